@@ -1,0 +1,170 @@
+/* os.c -- the operating system, reduced to what the core needs of it.
+ *
+ * Functions return 0 or an errno value, keep no error text and no state but two caches (page size, thread id). Those that
+ * the trap handler may call (os_remap_private, os_protect, os_claim, os_thread_id after its first call in a thread) are
+ * single system calls and async-signal-safe.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* os_page_size -- of this machine, asked once. */
+uint64_t os_page_size(void)
+{
+    static uint64_t size;
+    if (unlikely(size == 0))
+        size = (uint64_t)sysconf(_SC_PAGESIZE);
+    return size;
+}
+
+/* os_map_shared -- map [off, off+len) of the object somewhere; *out is set only on success. */
+int os_map_shared(int fd, uint64_t off, uint64_t len, int prot, void **out)
+{
+    if (FAIL_NOW(RCV_FAIL_MMAP))
+        return ENOMEM;
+    void *p = mmap(NULL, len, prot, MAP_SHARED | MAP_NORESERVE, fd, (off_t)off);
+    if (p == MAP_FAILED)
+        return errno;
+    *out = p;
+    return 0;
+}
+
+/* os_remap_shared -- put the object over whatever is mapped at `at`. A failure leaves what was there. */
+int os_remap_shared(int fd, uint64_t off, void *at, uint64_t len, int prot)
+{
+    if (FAIL_NOW(RCV_FAIL_MMAP))
+        return ENOMEM;
+    void *p = mmap(at, len, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, (off_t)off);
+    return p == MAP_FAILED ? errno : 0;
+}
+
+/* os_remap_private -- the same, copy-on-write: stores to it never reach the object. Signal-safe. */
+int os_remap_private(int fd, uint64_t off, void *at, uint64_t len)
+{
+    if (FAIL_NOW(RCV_FAIL_MMAP))
+        return ENOMEM;
+    void *p = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, (off_t)off);
+    return p == MAP_FAILED ? errno : 0;
+}
+
+/* os_unmap -- take a mapping away. */
+int os_unmap(void *at, uint64_t len) { return munmap(at, len) == 0 ? 0 : errno; }
+
+/* os_protect -- change what may be done to pages. ENOMEM: the process has as many mappings as it may. Signal-safe. */
+int os_protect(void *at, uint64_t len, int prot)
+{
+    if (FAIL_NOW(RCV_FAIL_MPROTECT))
+        return ENOMEM;
+    return mprotect(at, len, prot) == 0 ? 0 : errno;
+}
+
+/* os_claim -- put memory behind [off, off+len), at most a slice a call: tmpfs gives up with EINTR on any signal and starts
+ * over, so a long call under a fast interval timer would never end. ENOSPC: what was claimed so far stays. Signal-safe. */
+int os_claim(int fd, uint64_t off, uint64_t len)
+{
+    while (len > 0) {
+        uint64_t n = len < RCV_SLICE ? len : RCV_SLICE;
+        if (FAIL_NOW(RCV_FAIL_FALLOCATE))
+            return ENOSPC;
+        while (fallocate(fd, 0, (off_t)off, (off_t)n) != 0)
+            if (errno != EINTR)
+                return errno;
+        off += n;
+        len -= n;
+    }
+    return 0;
+}
+
+/* os_release -- give memory back: the range reads as zero afterwards, the object keeps its size. */
+int os_release(int fd, uint64_t off, uint64_t len)
+{
+    while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) != 0)
+        if (errno != EINTR)
+            return errno;
+    return 0;
+}
+
+/* os_reopen -- a second open file description of the object behind fd: dup() would share the first one's locks. */
+int os_reopen(int fd, int *out)
+{
+    char path[40];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int again = open(path, O_RDWR | O_CLOEXEC);
+    if (again < 0)
+        return errno;
+    *out = again;
+    return 0;
+}
+
+/* os_lock_byte -- an exclusive lock on one byte, owned by the open file description. EAGAIN: another one has it. */
+int os_lock_byte(int fd, uint64_t off)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)off, .l_len = 1};
+    while (fcntl(fd, F_OFD_SETLK, &lock) != 0)
+        if (errno != EINTR)
+            return errno == EACCES ? EAGAIN : errno;
+    return 0;
+}
+
+/* os_byte_locked -- does another open file description than fd's hold that byte? *locked is set only on success. */
+int os_byte_locked(int fd, uint64_t off, bool *locked)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)off, .l_len = 1};
+    if (fcntl(fd, F_OFD_GETLK, &lock) != 0)
+        return errno;
+    *locked = lock.l_type != F_UNLCK;
+    return 0;
+}
+
+/* os_nanos -- monotonic nanoseconds. */
+uint64_t os_nanos(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* The cache lies in static TLS: the trap handler reads it, and lazily allocated TLS is not async-signal-safe. */
+static _Thread_local uint64_t thread_id __attribute__((tls_model("initial-exec")));
+
+/* os_thread_id -- the kernel's id of this thread, never 0; cached, about a nanosecond. */
+uint64_t os_thread_id(void)
+{
+    if (unlikely(thread_id == 0))
+        thread_id = (uint64_t)syscall(SYS_gettid);
+    return thread_id;
+}
+
+/* os_forget_thread -- in a forked child: the one thread has a new id. */
+void os_forget_thread(void) { thread_id = 0; }
+
+/* os_random -- unpredictable bytes from the kernel. */
+int os_random(void *out, size_t len)
+{
+    uint8_t *p = out;
+    while (len > 0) {
+        ssize_t n = getrandom(p, len, 0);
+        if (n < 0) {
+            if (errno == EINTR)
+                continue;
+            return errno;
+        }
+        p += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+/* os_malloc, os_calloc, os_realloc, os_free -- process memory; NULL when there is none, or when a test says so. */
+void *os_malloc(size_t len) { return FAIL_NOW(RCV_FAIL_MALLOC) ? NULL : malloc(len); }
+void *os_calloc(size_t count, size_t len) { return FAIL_NOW(RCV_FAIL_MALLOC) ? NULL : calloc(count, len); }
+void *os_realloc(void *p, size_t len) { return FAIL_NOW(RCV_FAIL_MALLOC) ? NULL : realloc(p, len); }
+void  os_free(void *p) { free(p); }
