@@ -1,0 +1,634 @@
+/* segment.c -- making, attaching, closing a segment; the registry of what this process has open.
+ *
+ * rcv_open() runs under flock on the object, so formatting and attaching never race each other. What a kill leaves:
+ *
+ *   - while formatting: an object without its magic, which is stored last. The next opener makes it anew.
+ *   - while attaching: at most a slot whose lock is gone, a half-done recovery, or a new mutex nobody uses; each is mended
+ *     or overwritten by the next attach.
+ *
+ * Nothing in the object is believed before it has been checked, and nothing beyond its length is touched: that would be
+ * a SIGBUS. (Another program that truncates the object *while* it is mapped still causes one; shared memory has no defence.)
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define MIN_DATA RCV_SLICE
+#define MAX_DATA ((uint64_t)8 << 40) /* page numbers of the data region fit 32 bits with room to spare */
+#define MIN_UNDO RCV_SLICE
+#define MAX_UNDO ((uint64_t)1 << 30) /* unless asked for */
+#define MIN_STAMPS 4096u
+#define MAX_STAMPS (1u << 20)
+#define BYTES_A_STAMP 512u
+#define MIN_HOT 16u
+#define MAX_HOT 65536u
+#define PAGES_A_HOT_SLOT 8u
+
+_Static_assert(sizeof(struct rcv_header) <= 8192, "attaching maps it before anything else");
+_Static_assert(offsetof(struct rcv_header, format) == 8, "the checksum begins behind the magic");
+
+static const char *const region_name[RCV_REGIONS] = {"header", "process table", "stamp table", "hot-page table",
+                                                     "undo log", "shadows", "heap table", "data"};
+
+static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
+static uint64_t clamp(uint64_t n, uint64_t low, uint64_t high) { return n < low ? low : n > high ? high : n; }
+
+/* -- errors ------------------------------------------------------------------------------------------------- */
+
+/* seg_corrupt -- RCV_ERR_CORRUPT with the arena's name, the damage and the way out. Marks nothing: recover() does. */
+int seg_corrupt(rcv_arena *a, const char *format, ...)
+{
+    char    damage[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(damage, sizeof damage, format, args);
+    va_end(args);
+    return rcv_raise(RCV_ERR_CORRUPT, 0,
+                     "arena \"%s\" is damaged: %s; it was left as it is; copy /dev/shm/recoverable.%s if you want to look at "
+                     "it, then unlink the arena and create it anew", a->name, damage, a->name);
+}
+
+/* seg_full -- RCV_ERR_FULL: the file system behind the object has no more memory. */
+static int seg_full(rcv_arena *a, int err, const char *what)
+{
+    struct statvfs fs;
+    char           total[48] = "its limit";
+    if (fstatvfs(a->fd, &fs) == 0)
+        snprintf(total, sizeof total, "%llu MiB in all",
+                 (unsigned long long)((uint64_t)fs.f_blocks * fs.f_frsize >> 20));
+    return rcv_raise(RCV_ERR_FULL, err,
+                     "arena \"%s\": %s; /dev/shm holds %s: remove what is not needed there, or make it larger (docker run "
+                     "--shm-size=…, or mount -o remount,size=… /dev/shm)", a->name, what, total);
+}
+
+/* seg_os -- RCV_ERR_FULL for want of memory, RCV_ERR_OS for the rest. `what` was being done. */
+static int seg_os(rcv_arena *a, int err, const char *what)
+{
+    if (err == ENOSPC)
+        return seg_full(a, err, "no shared memory left");
+    return rcv_raise(err == ENOMEM ? RCV_ERR_FULL : RCV_ERR_OS, err, "arena \"%s\": a system call failed while %s", a->name,
+                     what);
+}
+
+/* -- the registry ------------------------------------------------------------------------------------------- */
+
+/* Changed under the GIL; read by the trap handler at any moment, so links are stored when what they point to is whole. */
+static rcv_arena *_Atomic registry;
+
+rcv_arena *seg_registry_first(void) { return atomic_load_explicit(&registry, memory_order_acquire); }
+
+/* seg_registry_each -- call fn for every open arena; fn may close it. */
+void seg_registry_each(void (*fn)(rcv_arena *))
+{
+    for (rcv_arena *a = seg_registry_first(), *next; a != NULL; a = next) {
+        next = a->next;
+        fn(a);
+    }
+}
+
+static void registry_add(rcv_arena *a)
+{
+    a->next = seg_registry_first();
+    atomic_store_explicit(&registry, a, memory_order_release);
+}
+
+static void registry_remove(rcv_arena *a)
+{
+    rcv_arena *p = seg_registry_first();
+    if (p == a) {
+        atomic_store_explicit(&registry, a->next, memory_order_release);
+        return;
+    }
+    for (; p != NULL; p = p->next)
+        if (p->next == a) {
+            p->next = a->next;
+            return;
+        }
+}
+
+/* -- fork ---------------------------------------------------------------------------------------------------- */
+
+/* forget_parent -- one arena in a forked child. Touches no shared memory: all of it is the parent's. */
+static void forget_parent(rcv_arena *a)
+{
+    txn_forget_all(a);
+    atomic_store(&a->prelocked, 0);
+    atomic_store(&a->waiters, 0);
+    tracker_after_fork(a);
+    heap_after_fork(a);
+    process_after_fork(a);
+}
+
+static void in_forked_child(void)
+{
+    os_forget_thread();
+    seg_registry_each(forget_parent);
+}
+
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static int            fork_error;
+
+static void register_fork(void) { fork_error = pthread_atfork(NULL, NULL, in_forked_child); }
+
+/* -- claiming ------------------------------------------------------------------------------------------------ */
+
+/* seg_claim_data -- back the data region up to `upto` bytes, rounded up to a slice. Lock held, or alone. On RCV_ERR_FULL what
+ * was claimed stays. A kill between memory and mark leaves a slice that the next claim takes over. */
+int seg_claim_data(rcv_arena *a, uint64_t upto)
+{
+    uint64_t claimed = rcv_data_claimed(a);
+    if (upto > a->data_size)
+        return rcv_raise(RCV_ERR_FULL, 0,
+                         "arena \"%s\" is full: its size is %llu bytes; delete something, or make it anew with a larger size",
+                         a->name, (unsigned long long)a->data_size);
+    while (claimed < upto) {
+        uint64_t n = a->data_size - claimed;
+        if (n > RCV_SLICE)
+            n = RCV_SLICE;
+        CRASHPOINT("claim.before_memory");
+        int err = os_claim(a->fd, a->data_off + claimed, n);
+        if (err != 0)
+            return seg_os(a, err, "claiming memory for data");
+        CRASHPOINT("claim.before_mark");
+        claimed += n;
+        atomic_store_explicit(&a->hdr->data_claimed, claimed, memory_order_release);
+        CRASHPOINT("claim.after_mark");
+    }
+    return 0;
+}
+
+/* -- the header ----------------------------------------------------------------------------------------------- */
+
+/* header_sum -- of the part that never changes. Keyed with constants: it finds accidents, not attacks. */
+static uint64_t header_sum(const struct rcv_header *h)
+{
+    const uint64_t key[2] = {RCV_MAGIC, RCV_FORMAT};
+    const size_t   from = offsetof(struct rcv_header, format);
+    return rcv_siphash(key, 0, (const uint8_t *)h + from, offsetof(struct rcv_header, checksum) - from);
+}
+
+/* plan -- the fixed part of a new header. RCV_ERR_MISUSE for a size that can't be. */
+static int plan(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, struct rcv_header *h)
+{
+    uint64_t page = os_page_size();
+    if (o->size > MAX_DATA || o->undo_size > MAX_DATA)
+        return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\": a size of %llu bytes is more than the format allows (%llu)", a->name,
+                         (unsigned long long)(o->size > MAX_DATA ? o->size : o->undo_size), (unsigned long long)MAX_DATA);
+    uint64_t data = round_up(o->size < MIN_DATA ? MIN_DATA : o->size, RCV_CHUNK);
+    uint64_t undo = o->undo_size != 0 ? clamp(o->undo_size, 4 * page, MAX_DATA) : clamp(data / 2, MIN_UNDO, MAX_UNDO);
+    uint64_t stamps = MIN_STAMPS;
+    while (stamps < MAX_STAMPS && stamps * BYTES_A_STAMP < data)
+        stamps *= 2;
+    h->format = RCV_FORMAT;
+    h->page_size = (uint32_t)page;
+    h->endian = RCV_ENDIAN_MARK;
+    h->owner_uid = uid;
+    h->stamp_count = (uint32_t)stamps;
+    h->hot_slots = (uint32_t)clamp(data / page / PAGES_A_HOT_SLOT, MIN_HOT, MAX_HOT);
+    h->chunk_count = (uint32_t)(data / RCV_CHUNK);
+    h->mutex_size = sizeof(pthread_mutex_t);
+    const uint64_t size[RCV_REGIONS] = {
+        [RCV_R_HEADER] = sizeof(struct rcv_header),
+        [RCV_R_PROCESS] = RCV_PROCESSES * sizeof(struct rcv_process),
+        [RCV_R_STAMP] = stamps * sizeof(uint64_t),
+        [RCV_R_HOT] = h->hot_slots * sizeof(uint64_t),
+        [RCV_R_UNDO] = undo,
+        [RCV_R_SHADOW] = h->hot_slots * page,
+        [RCV_R_HEAP] = h->chunk_count * 2 * sizeof(uint64_t),
+        [RCV_R_DATA] = data,
+    };
+    uint64_t at = 0;
+    for (int i = 0; i < RCV_REGIONS; i++) {
+        h->region[i].off = at;
+        h->region[i].size = round_up(size[i], page);
+        at += h->region[i].size;
+    }
+    h->total_size = at;
+    return 0;
+}
+
+/* check_format -- is it a segment of this format and machine? `h` is at least mapped. */
+static int check_format(rcv_arena *a, const struct rcv_header *h)
+{
+    uint64_t magic = atomic_load(&h->magic);
+    if (magic != RCV_MAGIC && magic != __builtin_bswap64(RCV_MAGIC))
+        return seg_corrupt(a, "it does not begin as an arena does");
+    if (magic != RCV_MAGIC)
+        return rcv_raise(RCV_ERR_VERSION, 0, "arena \"%s\" was made by a machine of the other byte order; unlink it, or use it "
+                                             "there", a->name);
+    if (h->format != RCV_FORMAT)
+        return rcv_raise(RCV_ERR_VERSION, 0,
+                         "arena \"%s\" has format %u, this version of recoverable reads format %u; use the version that made "
+                         "it, or unlink it", a->name, h->format, RCV_FORMAT);
+    if (h->checksum != header_sum(h))
+        return seg_corrupt(a, "its header's checksum does not fit");
+    if (h->endian != RCV_ENDIAN_MARK || h->page_size != os_page_size() || h->mutex_size != sizeof(pthread_mutex_t))
+        return rcv_raise(RCV_ERR_VERSION, 0,
+                         "arena \"%s\" was made by a machine or C library that differs from this one (pages of %u bytes, locks "
+                         "of %u); use it there, or unlink it", a->name, h->page_size, h->mutex_size);
+    return 0;
+}
+
+/* check_regions -- in order, apart, inside the object, and large enough for what the counts say. */
+static int check_regions(rcv_arena *a, const struct rcv_header *h, uint64_t length)
+{
+    const uint64_t page = h->page_size;
+    const uint64_t least[RCV_REGIONS] = {
+        [RCV_R_HEADER] = sizeof(struct rcv_header),
+        [RCV_R_PROCESS] = RCV_PROCESSES * sizeof(struct rcv_process),
+        [RCV_R_STAMP] = (uint64_t)h->stamp_count * sizeof(uint64_t),
+        [RCV_R_HOT] = (uint64_t)h->hot_slots * sizeof(uint64_t),
+        [RCV_R_UNDO] = page,
+        [RCV_R_SHADOW] = (uint64_t)h->hot_slots * page,
+        [RCV_R_HEAP] = (uint64_t)h->chunk_count * 2 * sizeof(uint64_t),
+        [RCV_R_DATA] = RCV_CHUNK,
+    };
+    if (h->total_size != length)
+        return seg_corrupt(a, "it is %llu bytes long, but was made with %llu", (unsigned long long)length,
+                           (unsigned long long)h->total_size);
+    uint64_t end = 0;
+    for (int i = 0; i < RCV_REGIONS; i++) {
+        const struct rcv_region *r = &h->region[i];
+        if (r->off % page != 0 || r->size % page != 0 || r->off < end || r->off > length || r->size > length - r->off ||
+            r->size < least[i] || (i == RCV_R_HEADER && r->off != 0))
+            return seg_corrupt(a, "its %s (%llu bytes at %llu) can't be there", region_name[i], (unsigned long long)r->size,
+                               (unsigned long long)r->off);
+        end = r->off + r->size;
+    }
+    if (h->stamp_count == 0 || (h->stamp_count & (h->stamp_count - 1)) != 0)
+        return seg_corrupt(a, "its stamp table has %u entries", h->stamp_count);
+    if ((uint64_t)h->chunk_count * RCV_CHUNK != h->region[RCV_R_DATA].size)
+        return seg_corrupt(a, "its heap has %u chunks, which does not fit its data", h->chunk_count);
+    return 0;
+}
+
+/* check_live -- what changes while it lives, as far as it must hold at every moment. */
+static int check_live(rcv_arena *a, const struct rcv_header *h)
+{
+    const uint64_t page = h->page_size;
+    const struct {
+        const char *what;
+        uint64_t    mark, size, least;
+    } claimed[] = {
+        {"data", atomic_load(&h->data_claimed), h->region[RCV_R_DATA].size, page},
+        {"undo log", atomic_load(&h->undo_claimed), h->region[RCV_R_UNDO].size, page},
+        {"shadows", atomic_load(&h->shadow_claimed), h->region[RCV_R_SHADOW].size, 0},
+    };
+    for (size_t i = 0; i < sizeof claimed / sizeof *claimed; i++)
+        if (claimed[i].mark > claimed[i].size || claimed[i].mark % page != 0 || claimed[i].mark < claimed[i].least)
+            return seg_corrupt(a, "%llu bytes of its %s are said to be backed, of %llu", (unsigned long long)claimed[i].mark,
+                               claimed[i].what, (unsigned long long)claimed[i].size);
+    if (atomic_load(&h->corrupt) != 0)
+        return seg_corrupt(a, "an earlier recovery found damage");
+    if (atomic_load(&h->phase) > RCV_PUBLISH)
+        return seg_corrupt(a, "its phase is %u", atomic_load(&h->phase));
+    const struct rcv_region *data = &h->region[RCV_R_DATA];
+    const uint64_t           links[2] = {atomic_load(&h->root), atomic_load(&h->reclaim)};
+    for (int i = 0; i < 2; i++) /* the links themselves are walked by those who follow them */
+        if (links[i] != 0 && ((links[i] & 7) != 0 || links[i] < data->off || links[i] - data->off >= claimed[0].mark))
+            return seg_corrupt(a, "its %s (%llu) lies outside the data", i == 0 ? "root" : "list of what is to be freed",
+                               (unsigned long long)links[i]);
+    return 0;
+}
+
+/* half_made -- no magic, and nothing that only a finished segment has: then it was never committed to. */
+static bool half_made(const struct rcv_header *h)
+{
+    return atomic_load(&h->magic) == 0 && atomic_load(&h->root) == 0 && atomic_load(&h->commit_seq) == 0 &&
+           atomic_load(&h->txn_counter) == 0 && atomic_load(&h->container_counter) == 0 &&
+           atomic_load(&h->process_counter) == 0;
+}
+
+/* -- mapping -------------------------------------------------------------------------------------------------- */
+
+/* map_core -- the core view, and the addresses that are derived from a checked (or planned) header. */
+static int map_core(rcv_arena *a, const struct rcv_header *h)
+{
+    void    *core;
+    uint64_t total = h->total_size;
+    int      err = os_map_shared(a->fd, 0, total, PROT_READ | PROT_WRITE, &core);
+    if (err != 0)
+        return seg_os(a, err, "mapping it");
+    a->core = core;
+    a->hdr = core;
+    a->total_size = total;
+    a->data_off = h->region[RCV_R_DATA].off;
+    a->data_size = h->region[RCV_R_DATA].size;
+    a->stamps = (_Atomic uint64_t *)(a->core + h->region[RCV_R_STAMP].off);
+    a->stamp_mask = h->stamp_count - 1;
+    a->undo_off = h->region[RCV_R_UNDO].off;
+    a->undo_size = h->region[RCV_R_UNDO].size;
+    a->undo = a->core + a->undo_off;
+    return 0;
+}
+
+static void unmap_core(rcv_arena *a)
+{
+    if (a->core != NULL)
+        os_unmap(a->core, a->total_size);
+    a->core = NULL;
+    a->hdr = NULL;
+}
+
+/* -- making --------------------------------------------------------------------------------------------------- */
+
+/* fill -- everything behind a planned header, and the magic last. */
+static int fill(rcv_arena *a, struct rcv_header *fixed)
+{
+    int rc, err;
+    for (int i = 0; i < RCV_REGIONS; i++) {
+        bool     whole = i != RCV_R_UNDO && i != RCV_R_SHADOW && i != RCV_R_DATA; /* these grow */
+        uint64_t first = whole ? fixed->region[i].size : i == RCV_R_SHADOW ? 0 : clamp(fixed->region[i].size, 0, RCV_SLICE);
+        if ((err = os_claim(a->fd, fixed->region[i].off, first)) != 0)
+            return seg_os(a, err, "claiming memory for its tables");
+        CRASHPOINT("open.format.claim");
+    }
+    if ((err = os_random(fixed->hash_secret, sizeof fixed->hash_secret)) != 0)
+        return seg_os(a, err, "making its hash secret");
+    if ((rc = map_core(a, fixed)) != 0)
+        return rc;
+    struct rcv_header *h = a->hdr;
+    const size_t       from = offsetof(struct rcv_header, format);
+    fixed->checksum = header_sum(fixed);
+    memcpy((uint8_t *)h + from, (uint8_t *)fixed + from, offsetof(struct rcv_header, checksum) + sizeof h->checksum - from);
+    CRASHPOINT("open.format.fixed");
+    atomic_store(&h->data_claimed, clamp(a->data_size, 0, RCV_SLICE));
+    atomic_store(&h->undo_claimed, clamp(a->undo_size, 0, RCV_SLICE));
+    if ((rc = lock_init(a)) != 0)
+        return rc;
+    CRASHPOINT("open.format.lock");
+    if ((rc = heap_format(a)) != 0)
+        return rc;
+    CRASHPOINT("open.format.before_magic");
+    store_fence();
+    atomic_store(&h->magic, RCV_MAGIC);
+    store_fence();
+    CRASHPOINT("open.format.after_magic");
+    return 0;
+}
+
+/* format -- make a segment in an object that is empty or half-made. A failure leaves an empty object. */
+static int format(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid)
+{
+    struct rcv_header fixed;
+    struct statvfs    fs;
+    memset(&fixed, 0, sizeof fixed);
+    int rc = plan(a, o, uid, &fixed);
+    if (rc != 0)
+        return rc;
+    if (fstatvfs(a->fd, &fs) == 0 && fs.f_blocks != 0 && fixed.region[RCV_R_DATA].size / fs.f_frsize > fs.f_blocks) {
+        char what[80];
+        snprintf(what, sizeof what, "its size of %llu MiB is more than there can be",
+                 (unsigned long long)(fixed.region[RCV_R_DATA].size >> 20));
+        return seg_full(a, 0, what);
+    }
+    /* To nothing first: a half-made object may hold anything, and what grows back reads as zero. */
+    if (ftruncate(a->fd, 0) != 0)
+        return seg_os(a, errno, "emptying it");
+    CRASHPOINT("open.format.empty");
+    if (ftruncate(a->fd, (off_t)fixed.total_size) != 0) {
+        rc = seg_os(a, errno, "setting its length");
+    } else {
+        CRASHPOINT("open.format.sized");
+        rc = fill(a, &fixed);
+    }
+    if (rc != 0) {
+        unmap_core(a);
+        (void)!ftruncate(a->fd, 0); /* if that fails, it is half-made, and made anew next time */
+        return rc;
+    }
+    a->created = true;
+    return 0;
+}
+
+/* -- attaching ------------------------------------------------------------------------------------------------ */
+
+/* inspect -- look at the header alone, map nothing else: 0 and a copy of a sound one in *fixed, 1 if the object is
+ * half-made, or an error. */
+static int inspect(rcv_arena *a, uint64_t length, struct rcv_header *fixed)
+{
+    void    *p;
+    uint64_t room = round_up(sizeof(struct rcv_header), os_page_size());
+    if (length == 0)
+        return 1;
+    if (length < room)
+        return seg_corrupt(a, "it is %llu bytes long, which is less than a header", (unsigned long long)length);
+    int err = os_map_shared(a->fd, 0, room, PROT_READ, &p);
+    if (err != 0)
+        return seg_os(a, err, "mapping its header");
+    const struct rcv_header *h = p;
+    int                      rc = half_made(h) ? 1 : check_format(a, h);
+    if (rc == 0)
+        rc = check_regions(a, h, length);
+    if (rc == 0)
+        rc = check_live(a, h);
+    if (rc == 0)
+        memcpy(fixed, h, offsetof(struct rcv_header, lock));
+    os_unmap(p, room);
+    return rc;
+}
+
+/* enter -- alone: a new mutex, recovery. With others: whatever a dead lock holder left. Joins the process table. */
+static int enter(rcv_arena *a)
+{
+    bool others = process_others(a);
+    int  rc = process_join(a);
+    if (rc != 0)
+        return rc;
+    CRASHPOINT("open.joined");
+    if (!others) {
+        if ((rc = lock_init(a)) != 0)
+            return rc;
+        CRASHPOINT("open.lock");
+        if (!a->created && (rc = recover(a, &a->recovered)) != 0)
+            return rc;
+        CRASHPOINT("open.recovered");
+        uint64_t undo = atomic_load(&a->hdr->undo_claimed); /* what a killed undo_trim left behind its mark */
+        if (undo < a->undo_size)
+            os_release(a->fd, a->undo_off + undo, a->undo_size - undo);
+    }
+    if ((rc = heap_open(a)) != 0)
+        return rc;
+    /* A lock that is taken is in a living step: nothing to recover, and the dead's chunks can wait. */
+    if ((rc = lock_take(a)) == RCV_ERR_AGAIN)
+        return 0;
+    if (rc == 0) {
+        uint64_t chunks = 0;
+        if (others && a->repaired.happened)
+            a->recovered = a->repaired;
+        if (!a->created && (rc = heap_return_dead(a, &chunks)) == 0 && chunks != 0) {
+            a->recovered.chunks = chunks;
+            a->recovered.happened = 1;
+        }
+        CRASHPOINT("open.returned");
+        lock_drop(a);
+    }
+    return rc;
+}
+
+/* dispose -- undo whatever of an open was done; the segment stays. */
+static void dispose(rcv_arena *a)
+{
+    if (a->heap != NULL)
+        heap_close(a);
+    if (a->tracker != NULL)
+        tracker_close(a);
+    if (a->hdr != NULL)
+        process_leave(a);
+    unmap_core(a);
+    if (a->fd >= 0)
+        close(a->fd);
+    os_free(a);
+}
+
+/* open_segment -- rcv_open with `a` allocated; the caller disposes of it on failure. */
+static int open_segment(rcv_arena *a, int fd, const struct rcv_open_options *o)
+{
+    struct stat       st;
+    struct rcv_header fixed;
+    /* Another description than the caller's: a dup() would keep its flock alive. */
+    int err = os_reopen(fd, &a->fd);
+    if (err != 0)
+        return rcv_raise(err == EACCES || err == EPERM ? RCV_ERR_PERMISSION : RCV_ERR_OS, err,
+                         "arena \"%s\": can't open its object", a->name);
+    if (fstat(a->fd, &st) != 0)
+        return seg_os(a, errno, "asking for its length");
+    if (st.st_uid != geteuid())
+        return rcv_raise(RCV_ERR_PERMISSION, 0,
+                         "arena \"%s\" belongs to user %u, this process runs as user %u; nothing was touched; use another name",
+                         a->name, (unsigned)st.st_uid, (unsigned)geteuid());
+    int rc = inspect(a, (uint64_t)st.st_size, &fixed);
+    if (rc < 0)
+        return rc;
+    if (rc == 1 && !o->create)
+        return rcv_raise(RCV_ERR_NOTFOUND, 0, "there is no arena \"%s\": its making was not finished; open it with create",
+                         a->name);
+    if (rc == 0 && fixed.owner_uid != st.st_uid)
+        return rcv_raise(RCV_ERR_PERMISSION, 0, "arena \"%s\" was made by user %u, and its object belongs to user %u", a->name,
+                         fixed.owner_uid, (unsigned)st.st_uid);
+    CRASHPOINT("open.inspected");
+    rc = rc == 1 ? format(a, o, (uint32_t)st.st_uid) : map_core(a, &fixed);
+    if (rc == 0)
+        rc = enter(a);
+    if (rc == 0)
+        rc = tracker_open(a);
+    CRASHPOINT("open.done");
+    return rc;
+}
+
+/* rcv_open -- see recoverable.h. A failure after formatting leaves a sound, empty segment. */
+int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out)
+{
+    pthread_once(&fork_once, register_fork);
+    if (fork_error != 0)
+        return rcv_raise(RCV_ERR_OS, fork_error, "can't register what a fork must do");
+    rcv_arena *a = os_calloc(1, sizeof *a);
+    if (a == NULL)
+        return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
+    a->fd = a->live_fd = -1;
+    a->busy_timeout = options->busy_timeout;
+    a->trap_mode = options->trap_mode != 0;
+    snprintf(a->name, sizeof a->name, "%s", options->name != NULL ? options->name : "?");
+    snprintf(a->policy, sizeof a->policy, "%s", options->policy != NULL ? options->policy : "adaptive");
+    int rc = open_segment(a, fd, options);
+    if (rc != 0) {
+        dispose(a);
+        return rc;
+    }
+    registry_add(a);
+    *out = a;
+    return 0;
+}
+
+/* -- closing -------------------------------------------------------------------------------------------------- */
+
+/* may_close -- nobody else is using it. */
+static int may_close(rcv_arena *a)
+{
+    uint64_t raw = tracker_raw_count(a), me = os_thread_id(), prelocked = atomic_load(&a->prelocked);
+    if (raw != 0)
+        return rcv_raise(RCV_ERR_MISUSE, 0,
+                         "arena \"%s\" can't be closed: %llu raw buffer%s of it (numpy arrays, memoryviews) still in use; it "
+                         "stays open; delete them first", a->name, (unsigned long long)raw, raw == 1 ? " is" : "s are");
+    if ((a->step_thread != 0 && a->step_thread != me) || (a->readers != 0 && a->reader_thread != me) ||
+        (prelocked != 0 && prelocked != me) || atomic_load(&a->waiters) != 0)
+        return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" can't be closed: another thread is using it; it stays open", a->name);
+    if (a->readers != 0)
+        return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" can't be closed from inside an operation on it; it stays open", a->name);
+    return 0;
+}
+
+/* rcv_close -- see recoverable.h. RCV_ERR_MISUSE leaves it open; otherwise `a` is gone. */
+int rcv_close(rcv_arena *a)
+{
+    if (a == NULL)
+        return 0;
+    int rc = may_close(a);
+    if (rc != 0)
+        return rc;
+    a->closing = true;
+    while (a->in_flight != NULL)
+        rcv_txn_free(a->in_flight); /* rolls back first; a mounted one lets the lock go */
+    txn_pool_free(a);
+    /* A robust mutex that is held in unmapped memory crashes this thread's next lock call, and its own exit. */
+    if (atomic_load(&a->prelocked) == os_thread_id() && lock_take(a) == 0)
+        lock_drop(a);
+    CRASHPOINT("close.rolled_back");
+    registry_remove(a);
+    dispose(a);
+    return 0;
+}
+
+/* -- what others ask of it ------------------------------------------------------------------------------------- */
+
+const struct rcv_recovery *rcv_recovered(const rcv_arena *a) { return &a->recovered; }
+
+int rcv_created(const rcv_arena *a) { return a->created; }
+
+/* rcv_get_stats -- a snapshot, without the lock: words that belong together may be from different moments. */
+int rcv_get_stats(rcv_arena *a, struct rcv_stats *out)
+{
+    const struct rcv_header   *h = a->hdr;
+    const struct rcv_counters *n = &a->n;
+    memset(out, 0, sizeof *out);
+    out->size = a->data_size;
+    out->claimed = rcv_data_claimed(a);
+    out->undo_size = a->undo_size;
+    out->undo_claimed = atomic_load(&h->undo_claimed);
+    out->shadow_claimed = atomic_load(&h->shadow_claimed);
+    out->overhead = out->undo_claimed + out->shadow_claimed;
+    for (int i = 0; i < RCV_REGIONS; i++)
+        if (i != RCV_R_UNDO && i != RCV_R_SHADOW && i != RCV_R_DATA)
+            out->overhead += h->region[i].size;
+    out->commit_seq = atomic_load(&h->commit_seq);
+    out->recoveries = atomic_load(&h->recoveries);
+    out->processes = (uint64_t)rcv_processes(a, NULL, 0);
+    out->transactions = n->transactions;
+    out->commits = n->commits;
+    out->rollbacks = n->rollbacks;
+    out->conflicts = n->conflicts;
+    out->suspends = n->suspends;
+    out->traps = n->traps;
+    out->pages_compared = n->pages_compared;
+    out->pages_copied = n->pages_copied;
+    out->promotions = n->promotions;
+    out->demotions = n->demotions;
+    out->strays = n->strays;
+    out->dooms = n->dooms;
+    out->map_fallbacks = n->map_fallbacks;
+    out->undo_bytes = n->undo_bytes;
+    out->undo_records = n->undo_records;
+    out->raw_buffers = tracker_raw_count(a);
+    out->in_flight = a->n_in_flight;
+    heap_stats(a, out);
+    tracker_stats(a, out);
+    return 0;
+}
