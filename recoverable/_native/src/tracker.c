@@ -1,0 +1,660 @@
+/* tracker.c -- raw writes: which pages did user code change through the tracked view in this step?
+ *
+ * What we want: numpy, memoryview and ctypes write into shared state at memory speed, without calling us; and still we know
+ * at the end of a step which pages changed, what was there before, and can put it back; a write outside any step must not
+ * change anything; and steps that have nothing to do with raw writes pay nothing.
+ *
+ * What does not work:
+ *   - soft-dirty bits and userfaultfd write protection: the first needs a write to /proc for each step and a walk over all
+ *     of the page table, both are missing or forbidden in many containers, and neither gives the old bytes in time;
+ *   - comparing everything with a copy: costs what the state is big, not what the step wrote;
+ *   - a private mapping for each step: a page-table entry and a kernel copy a page, and the diff still to be found;
+ *   - protecting everything and trapping each first write (classic incremental checkpointing): right, but some microseconds
+ *     a page and step for pages that are written in every step.
+ *
+ * What does: the last one, for pages rarely written (*trapped*: pre-image in the undo log, trap.c), and for those written
+ * again and again (*hot*, hot.c) a shadow with their committed content and a comparison at both ends of a step. Which page
+ * is treated how is a policy's guess (wse.c); a wrong guess costs time, never state.
+ *
+ * A page is *raw-changed* if it differs from its base: the shadow if it is listed, else the pre-image of its first trap in
+ * this step. Announced writes (a[3] = 1.0, edit()) go through the core view and may lie on the same page; their ranges are in
+ * the undo log as RCV_U_DATA and are left out of the comparison: base, overlaid by the announced ranges' present bytes, against
+ * the page. The log is read for that only if a page differs and has announced writes at all (PG_ANNOUNCED).
+ *
+ * After a suspension the transaction's stash is written back through the core view, with RCV_U_DATA and RCV_U_PAGE records.
+ * A page that came back whole is not trapped by that. If it is listed, it differs from its shadow and is reported as
+ * raw-changed; else it is reported only if it is trapped again, and then if it changed since that trap. The transaction keeps
+ * its own list of raw pages, so either is right. tracker_note_announced() must be told of everything that is written into
+ * array memory through the core view, the stash included: that is how the shadows of listed pages follow at the commit.
+ *
+ * Costs: no raw buffer alive, none alive since the last comparison, no trap: entering and leaving are some loads. Otherwise
+ * O(pages trapped + hot pages).
+ *
+ * Where it still fails: stores of *another* thread. While a step runs, one to a page that is writable counts as the step's
+ * own, and one to a protected page lands in a private copy (trap.c) in which the step's own later stores to that very page
+ * are lost, too. Both are races in the program; only the second is seen and reported. A raw buffer that was alive and is
+ * released leaves hot pages writable; they are compared once more and then not until the next buffer.
+ */
+#include "tracker.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* -- life ----------------------------------------------------------------------------------------------------- */
+
+static void free_tracker(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    hot_close(a);
+    wse_close(&t->wse);
+    os_free(t->state);
+    os_free(t->trapped);
+    os_free(t->announced);
+    os_free(t->ranges);
+    os_free(t->raw);
+    os_free(t->scratch);
+    os_free(t);
+    a->tracker = NULL;
+}
+
+/* allocate -- everything that the trap handler may touch, once. Large tables are backed by memory only where touched. */
+static int allocate(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    t->page_size = a->hdr->page_size;
+    t->shift = (unsigned)__builtin_ctz(t->page_size);
+    uint64_t pages = a->data_size >> t->shift;
+    if (pages >= UINT32_MAX)
+        return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\": %llu pages are more than can be tracked; make it smaller", a->name,
+                         (unsigned long long)pages);
+    t->pages = (uint32_t)pages;
+    t->cap_trapped = (uint32_t)(a->undo_size / undo_cost(t->page_size)) + 1;
+    atomic_flag_clear(&t->lock);
+    t->state = os_calloc(pages + 1, 1);
+    t->trapped = os_calloc(t->cap_trapped, sizeof *t->trapped);
+    t->announced = os_calloc(pages + 1, sizeof *t->announced);
+    t->scratch = os_malloc(t->page_size);
+    int rc = hot_open(a);
+    if (rc != 0 || !t->state || !t->trapped || !t->announced || !t->scratch)
+        return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": no process memory for tracking %u pages", a->name, t->pages);
+    return 0;
+}
+
+/* tracker_open -- the tracked view, the policy, the handler. A failure leaves nothing behind. */
+int tracker_open(rcv_arena *a)
+{
+    struct rcv_tracker *t = os_calloc(1, sizeof *t);
+    if (t == NULL)
+        return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": no process memory for its tracker", a->name);
+    a->tracker = t;
+    struct wse_costs costs;
+    void            *view = NULL;
+    int              rc = allocate(a);
+    if (rc == 0)
+        rc = calibrate(a, &costs);
+    if (rc == 0)
+        rc = wse_open(&t->wse, a->policy, t->pages, &costs);
+    if (rc == 0) {
+        int err = os_map_shared(a->fd, a->data_off, a->data_size, PROT_READ, &view);
+        if (err != 0)
+            rc = rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't map %llu bytes a second time", a->name,
+                           (unsigned long long)a->data_size);
+    }
+    a->tracked = view;
+    if (rc == 0)
+        rc = trap_install(a);
+    if (rc != 0) {
+        if (view != NULL)
+            os_unmap(view, a->data_size);
+        a->tracked = NULL;
+        free_tracker(a);
+    }
+    return rc;
+}
+
+/* tracker_close -- no step of this arena runs. Hot pages stay listed for the others. */
+void tracker_close(rcv_arena *a)
+{
+    if (a->tracker == NULL)
+        return;
+    trap_remove(a);
+    os_unmap(a->tracked, a->data_size);
+    a->tracked = NULL;
+    free_tracker(a);
+}
+
+/* tracker_after_fork -- in the child: nothing is ours to undo, and no page may be writable: the parent's step goes on. */
+void tracker_after_fork(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t == NULL)
+        return;
+    atomic_flag_clear(&t->lock); /* another thread of the parent may have held it */
+    view_lock(t);
+    atomic_store(&t->in_step, false);
+    t->private_view = true; /* whatever it is: everything is mapped anew */
+    view_reset(a);
+    view_unlock(t);
+    for (uint32_t i = 0; i < t->n_announced; i++)
+        t->state[t->announced[i]] &= (uint8_t)~PG_ANNOUNCED;
+    t->n_trapped = t->n_announced = t->n_raw = t->n_queue = t->edits = t->edit_lo = t->edit_hi = 0;
+    t->savepoint = t->all_listed = t->collected = t->announced_hot = t->active = t->ranges_built = false;
+    t->doomed = 0;
+    t->raw_since = t->raw_count > 0;
+}
+
+/* -- entering and leaving ------------------------------------------------------------------------------------- */
+
+/* mend -- the view as it should be between steps: shared and read-only but for hot pages. */
+static int mend(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    view_lock(t);
+    if (t->unprotected)
+        view_reset(a);
+    else if (t->private_view || t->n_claims != 0)
+        view_mend(a);
+    view_unlock(t);
+    if (t->unprotected)
+        return rcv_raise(RCV_ERR_OS, ENOMEM,
+                         "arena \"%s\": its memory can't be write-protected; nothing was changed; the process has too many "
+                         "mappings: raise vm.max_map_count", a->name);
+    return 0;
+}
+
+/* tracker_enter -- a step begins. Lock held, IDLE. A failure leaves it not begun. */
+int tracker_enter(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    int                 rc;
+    if (unlikely(t->unprotected || t->private_view || t->n_claims != 0) && (rc = mend(a)) != 0)
+        return rc;
+    if (unlikely(atomic_load_explicit(&a->hdr->hot_generation, memory_order_acquire) != t->generation) && (rc = hot_sync(a)) != 0)
+        return rc;
+    if (unlikely(t->raw_since)) {
+        rcv_handler_mend();
+        hot_take_back(a, true);
+        t->active = true;
+        t->all_listed = false;
+    }
+    atomic_store_explicit(&t->in_step, true, memory_order_relaxed);
+    store_fence();
+    return 0;
+}
+
+static int by_page(const void *x, const void *y)
+{
+    const struct trap_entry *l = x, *r = y;
+    if (l->page != r->page)
+        return l->page < r->page ? -1 : 1;
+    return l->at < r->at ? -1 : l->at > r->at;
+}
+
+/* sort_trapped -- by page, the oldest pre-image of each first. */
+static void sort_trapped(struct rcv_tracker *t)
+{
+    for (uint32_t i = 1; i < t->n_trapped; i++)
+        if (by_page(&t->trapped[i - 1], &t->trapped[i]) > 0) {
+            qsort(t->trapped, t->n_trapped, sizeof *t->trapped, by_page);
+            return;
+        }
+}
+
+/* protect_trapped -- sorted ones, adjacent ones in one call; listed pages stay writable. View lock held. */
+static void protect_trapped(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    uint32_t            n = t->n_trapped;
+    for (uint32_t i = 0; i < n;) {
+        uint32_t first = t->trapped[i].page, end = first + 1;
+        i++;
+        if (t->slot_of[first] != 0)
+            continue;
+        for (; i < n && t->trapped[i].page <= end && t->slot_of[t->trapped[i].page] == 0; i++)
+            end = t->trapped[i].page + 1;
+        view_protect(a, first, end - first);
+    }
+}
+
+/* protect_edits -- of [lo, hi): what is writable for an open edit() only. View lock held. */
+static void protect_edits(rcv_arena *a, uint32_t lo, uint32_t hi)
+{
+    struct rcv_tracker *t = a->tracker;
+    for (uint32_t p = lo; p < hi;) {
+        if (!(t->state[p] & PG_EDIT)) {
+            p++;
+            continue;
+        }
+        uint32_t first = p;
+        for (; p < hi && (t->state[p] & PG_EDIT); p++)
+            t->state[p] &= (uint8_t)~PG_EDIT;
+        view_protect(a, first, p - first);
+    }
+}
+
+/* reprotect -- the step's own pages are read-only again; the policy hears of its traps. */
+static void reprotect(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (likely(t->n_trapped == 0 && t->edit_hi == 0 && !t->wide && !t->private_view))
+        return;
+    t->active = true;
+    sort_trapped(t);
+    view_lock(t);
+    if (t->private_view) {
+        view_reset(a);
+    } else if (t->wide) {
+        view_protect_all(a);
+    } else {
+        protect_trapped(a);
+        protect_edits(a, t->edit_lo, t->edit_hi);
+    }
+    view_unlock(t);
+    for (uint32_t i = 0; i < t->n_trapped; i++)
+        if (t->slot_of[t->trapped[i].page] == 0 && (i == 0 || t->trapped[i].page != t->trapped[i - 1].page))
+            wse_trapped(&t->wse, t->trapped[i].page);
+    t->n_trapped = 0;
+    t->edits = t->edit_lo = t->edit_hi = 0;
+}
+
+/* tracker_leave -- the step is over, committed or undone. */
+void tracker_leave(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    atomic_store_explicit(&t->in_step, false, memory_order_relaxed);
+    store_fence();
+    t->raw_since = t->raw_count > 0;
+    if (likely(!t->active && t->n_trapped == 0 && t->n_announced == 0 && t->n_claims == 0 && !t->doomed && !t->savepoint &&
+               t->edit_hi == 0 && !t->wide && !t->private_view && !t->collected))
+        return;
+    reprotect(a);
+    if (t->n_claims != 0 || t->private_view)
+        (void)mend(a); /* what fails here stops the next step */
+    for (uint32_t i = 0; i < t->n_announced; i++)
+        t->state[t->announced[i]] &= (uint8_t)~PG_ANNOUNCED;
+    t->n_announced = t->n_raw = t->n_ranges = 0;
+    t->savepoint = t->all_listed = t->collected = t->announced_hot = t->ranges_built = false;
+    t->doomed = 0;
+    if (t->active)
+        wse_boundary(&t->wse);
+    t->active = false;
+}
+
+/* -- what has changed ------------------------------------------------------------------------------------------ */
+
+/* tracker_note_announced -- [off, off+len) of array memory is, or is about to be, written through the core view. */
+void tracker_note_announced(rcv_arena *a, rcv_off off, uint32_t len)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (unlikely(len == 0 || off < a->data_off))
+        return;
+    uint32_t last = page_of_off(a, off + len - 1);
+    for (uint32_t p = page_of_off(a, off); p <= last; p++) {
+        if (!(t->state[p] & PG_ANNOUNCED)) {
+            t->state[p] |= PG_ANNOUNCED;
+            t->announced[t->n_announced++] = p;
+        }
+        if (unlikely(t->slot_of[p] != 0))
+            t->announced_hot = true;
+    }
+    t->ranges_built = false;
+}
+
+static int by_range(const void *x, const void *y)
+{
+    const struct range *l = x, *r = y;
+    return l->page < r->page ? -1 : l->page > r->page;
+}
+
+static int grow(void **data, uint32_t *cap, uint32_t need, size_t item)
+{
+    uint32_t n = *cap ? *cap : 64;
+    while (n < need)
+        n *= 2;
+    void *p = n > *cap ? os_realloc(*data, n * item) : *data;
+    if (p == NULL)
+        return rcv_raise(RCV_ERR_FULL, 0, "no process memory for what raw writes have changed");
+    *data = p;
+    *cap = n;
+    return 0;
+}
+
+/* build_ranges -- the announced ranges of this step, cut at page ends and sorted. One walk over the log. */
+static int build_ranges(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    uint64_t            at = undo_tail(a);
+    struct undo_record  r;
+    int                 rc;
+    t->n_ranges = 0;
+    while ((rc = undo_prev(a, &at, &r)) > 0) {
+        if (r.kind != RCV_U_DATA || r.off < a->data_off)
+            continue;
+        uint64_t from = r.off - a->data_off, to = from + r.len;
+        for (uint64_t p = from >> t->shift; p << t->shift < to; p++) {
+            if (!(t->state[p] & PG_ANNOUNCED))
+                continue;
+            if (t->n_ranges == t->cap_ranges && (rc = grow((void **)&t->ranges, &t->cap_ranges, t->n_ranges + 1, sizeof *t->ranges)) != 0)
+                return rc;
+            uint64_t start = p << t->shift, end = start + t->page_size;
+            t->ranges[t->n_ranges++] = (struct range){.page = (uint32_t)p,
+                                                      .lo = (uint32_t)(from > start ? from - start : 0),
+                                                      .hi = (uint32_t)((to < end ? to : end) - start)};
+        }
+    }
+    if (rc < 0)
+        return rc;
+    qsort(t->ranges, t->n_ranges, t->n_ranges ? sizeof *t->ranges : 1, by_range);
+    t->ranges_built = true;
+    return 0;
+}
+
+/* differs -- is the page raw-changed against `base`? 1, 0 or an error. */
+static int differs(rcv_arena *a, uint32_t page, const uint8_t *base)
+{
+    struct rcv_tracker *t = a->tracker;
+    const uint8_t      *now = page_core(a, page);
+    a->n.pages_compared++;
+    if (memcmp(now, base, t->page_size) == 0)
+        return 0;
+    if (likely(!(t->state[page] & PG_ANNOUNCED)))
+        return 1;
+    if (!t->ranges_built) {
+        int rc = build_ranges(a);
+        if (rc != 0)
+            return rc;
+    }
+    memcpy(t->scratch, base, t->page_size);
+    uint32_t lo = 0, hi = t->n_ranges; /* the first range of this page */
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (t->ranges[mid].page < page)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    for (; lo < t->n_ranges && t->ranges[lo].page == page; lo++)
+        memcpy(t->scratch + t->ranges[lo].lo, now + t->ranges[lo].lo, t->ranges[lo].hi - t->ranges[lo].lo);
+    return memcmp(now, t->scratch, t->page_size) != 0;
+}
+
+/* collect_hot -- listed pages that could have been written here. */
+static int collect_hot(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    for (uint32_t i = 0; i < t->n_hot; i++) {
+        uint32_t slot = t->hot[i], page = t->page_of[slot] - 1;
+        if (!(t->state[page] & PG_WRITABLE) && !t->all_listed)
+            continue;
+        int changed = differs(a, page, hot_shadow(a, slot));
+        if (changed < 0)
+            return changed;
+        if (changed)
+            t->raw[t->n_raw++] = page;
+        wse_compared(&t->wse, page, changed != 0);
+    }
+    return 0;
+}
+
+/* collect_trapped -- the others, against their first pre-image. Pages that came along in a block (view.c) are arrays', too. */
+static int collect_trapped(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    sort_trapped(t);
+    for (uint32_t i = 0; i < t->n_trapped; i++) {
+        uint32_t page = t->trapped[i].page;
+        if (t->slot_of[page] != 0 || (i > 0 && t->trapped[i - 1].page == page))
+            continue;
+        int changed = differs(a, page, a->undo + t->trapped[i].at);
+        if (changed < 0)
+            return changed;
+        if (changed)
+            t->raw[t->n_raw++] = page;
+    }
+    return 0;
+}
+
+/* tracker_collect -- see the essay. RCV_ERR_FULL: no process memory, or the step is doomed; RCV_ERR_CORRUPT: the log is. */
+int tracker_collect(rcv_arena *a, const uint32_t **pages, uint32_t *n)
+{
+    struct rcv_tracker *t = a->tracker;
+    *pages = t->raw;
+    *n = t->n_raw = 0;
+    if (likely(t->n_trapped == 0 && !t->raw_since))
+        return 0;
+    t->collected = false;
+    if (t->doomed)
+        return rcv_raise(t->doomed, 0, "arena \"%s\": no room in the undo log for its raw writes", a->name);
+    int rc = 0;
+    if (t->n_trapped + t->n_hot > t->cap_raw)
+        rc = grow((void **)&t->raw, &t->cap_raw, t->n_trapped + t->n_hot, sizeof *t->raw);
+    if (rc == 0 && t->raw_since)
+        rc = collect_hot(a);
+    if (rc == 0)
+        rc = collect_trapped(a);
+    if (rc != 0) {
+        t->n_raw = 0;
+        return rc;
+    }
+    t->collected = t->active = true;
+    *pages = t->raw;
+    *n = t->n_raw;
+    return 0;
+}
+
+/* -- the ways a step ends --------------------------------------------------------------------------------------- */
+
+/* tracker_revert -- its undo log has been applied. Shadows before protection: the flags say what could have been written. */
+void tracker_revert(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->raw_since)
+        hot_take_back(a, false);
+    CRASHPOINT("tracker.revert.before_protect");
+    reprotect(a);
+}
+
+/* tracker_protect -- before PUBLISH: what is trapped is not ours any more. */
+void tracker_protect(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->raw_since && !t->collected) {
+        const uint32_t *pages;
+        uint32_t        n;
+        (void)tracker_collect(a, &pages, &n); /* the caller did not ask; hot_publish() must know all the same */
+    }
+    reprotect(a);
+    CRASHPOINT("tracker.protected");
+}
+
+/* tracker_publish -- between PUBLISH and IDLE. Cannot fail. */
+void tracker_publish(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->n_hot != 0 || t->wse.promote.n != 0)
+        hot_publish(a);
+}
+
+/* tracker_forget_pages -- between PUBLISH and IDLE, as all changes of the hot set. */
+void tracker_forget_pages(rcv_arena *a, rcv_off off, uint64_t len)
+{
+    if (a->tracker->n_hot == 0 || len == 0)
+        return;
+    hot_demote_range(a, page_of_off(a, off), page_of_off(a, off + len - 1) + 1);
+}
+
+/* tracker_doomed -- 0, or the error that the step ends with. */
+int tracker_doomed(const rcv_arena *a) { return a->tracker->doomed; }
+
+/* -- savepoints ---------------------------------------------------------------------------------------------- */
+
+/* tracker_savepoint -- from here on every page logs once more, listed ones too. RCV_ERR_OS: pages could not be protected. */
+int tracker_savepoint(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    t->savepoint = t->all_listed = true;
+    if (t->private_view)
+        return 0; /* doomed: nothing reaches the arena any more */
+    uint32_t n = t->n_trapped;
+    for (uint32_t i = 0; i < t->n_hot && n <= 1; i++)
+        n += (t->state[t->page_of[t->hot[i]] - 1] & PG_WRITABLE) != 0;
+    if (n == 0 && !t->wide)
+        return 0;
+    view_lock(t);
+    if (n == 1 && t->n_trapped == 1 && !t->wide) {
+        view_protect(a, t->trapped[0].page, 1);
+    } else { /* one call over everything is cheaper than one a page */
+        view_protect_all(a);
+    }
+    view_unlock(t);
+    return t->unprotected ? rcv_raise(RCV_ERR_OS, ENOMEM, "arena \"%s\": its memory can't be write-protected", a->name) : 0;
+}
+
+/* tracker_rollback_to -- undo_apply() has run down to `mark`, the tail has not moved yet. */
+void tracker_rollback_to(rcv_arena *a, uint64_t mark)
+{
+    struct rcv_tracker *t = a->tracker;
+    uint32_t            kept = 0;
+    t->collected = t->ranges_built = false;
+    if (t->n_trapped == 0)
+        return;
+    sort_trapped(t);
+    view_lock(t);
+    for (uint32_t i = 0; i < t->n_trapped; i++) {
+        struct trap_entry e = t->trapped[i];
+        if (e.at >= mark && (t->state[e.page] & PG_WRITABLE) && !t->private_view)
+            view_protect(a, e.page, 1);
+    }
+    for (uint32_t i = 0; i < t->n_trapped; i++)
+        if (t->trapped[i].at < mark)
+            t->trapped[kept++] = t->trapped[i];
+    t->n_trapped = kept;
+    view_unlock(t);
+}
+
+/* -- edit() ------------------------------------------------------------------------------------------------- */
+
+/* edit_begin -- make [off, off+len), whose bytes are in the log, writable for user code and system calls. A page that the range
+ * covers only in part keeps a pre-image of its own, like a trapped one. */
+static int edit_begin(rcv_arena *a, rcv_off off, uint64_t len)
+{
+    struct rcv_tracker *t = a->tracker;
+    uint32_t            first = page_of_off(a, off), end = page_of_off(a, off + len - 1) + 1;
+    uint64_t            inside = t->page_size - 1;
+    uint32_t            whole_lo = first + ((off & inside) != 0), whole_hi = end - (((off + len) & inside) != 0);
+    int                 rc = 0;
+    if (t->doomed)
+        return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": the undo log is full; the step can only be rolled back", a->name);
+    view_lock(t);
+    if (t->n_claims != 0)
+        view_mend(a); /* what another thread has put over our pages */
+    for (uint32_t p = first; p < end && rc == 0; p++) {
+        if ((t->state[p] & PG_WRITABLE) || (t->slot_of[p] != 0 && !t->savepoint))
+            continue;
+        if (p >= whole_lo && p < whole_hi)
+            t->state[p] |= t->slot_of[p] == 0 ? PG_EDIT : 0;
+        else
+            rc = view_log(a, p);
+    }
+    t->edit_lo = t->edit_hi == 0 || first < t->edit_lo ? first : t->edit_lo;
+    t->edit_hi = end > t->edit_hi ? end : t->edit_hi;
+    if (rc == 0)
+        rc = view_unprotect(a, first, end - first);
+    if (rc == 0)
+        t->edits++;
+    else
+        view_reset(a); /* everything protected, everything logged stays logged */
+    view_unlock(t);
+    if (rc == RCV_ERR_FULL)
+        return rcv_raise(rc, 0, "arena \"%s\": no room in the undo log for the edges of an edited range; the range is as it was; "
+                         "make the arena with a larger undo_size", a->name);
+    if (rc != 0)
+        return rcv_raise(rc, ENOMEM, "arena \"%s\": the kernel does not let %llu bytes be written", a->name, (unsigned long long)len);
+    for (uint64_t at = 0; at < len; at += UINT64_C(1) << 30)
+        tracker_note_announced(a, off + at, (uint32_t)(len - at < UINT64_C(1) << 30 ? len - at : UINT64_C(1) << 30));
+    return 0;
+}
+
+/* tracker_edit -- begin, or end (same arguments). Ending cannot fail. */
+int tracker_edit(rcv_arena *a, rcv_off off, uint64_t len, bool begin)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (len == 0)
+        return 0;
+    if (off < a->data_off || off - a->data_off > rcv_data_claimed(a) || len > rcv_data_claimed(a) - (off - a->data_off))
+        return rcv_raise(RCV_ERR_BUG, 0, "an edited range of %llu bytes lies outside the arena", (unsigned long long)len);
+    if (begin)
+        return edit_begin(a, off, len);
+    if (t->edits > 0)
+        t->edits--;
+    view_lock(t);
+    if (!t->private_view)
+        protect_edits(a, page_of_off(a, off), page_of_off(a, off + len - 1) + 1);
+    view_unlock(t);
+    return 0;
+}
+
+/* -- raw buffers and reports -------------------------------------------------------------------------------- */
+
+void *rcv_tracked(rcv_arena *a, rcv_off off)
+{
+    return off < a->data_off || off - a->data_off >= a->data_size ? NULL : a->tracked + (off - a->data_off);
+}
+
+void rcv_raw_acquire(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    t->raw_count++;
+    t->raw_since = true;
+    rcv_handler_mend(); /* from now on user code may fault */
+}
+
+void rcv_raw_release(rcv_arena *a)
+{
+    if (a->tracker->raw_count > 0)
+        a->tracker->raw_count--;
+}
+
+uint64_t rcv_raw_count(const rcv_arena *a) { return tracker_raw_count(a); }
+uint64_t tracker_raw_count(const rcv_arena *a) { return a->tracker ? a->tracker->raw_count : 0; }
+
+/* rcv_take_strays -- takes back those that still lie in the view first, unless a step runs. */
+int rcv_take_strays(rcv_arena *a, struct rcv_stray *out, int max)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->n_claims != 0 && !atomic_load(&t->in_step))
+        (void)mend(a);
+    uint32_t n = max < 0 ? 0 : (uint32_t)max < t->n_queue ? (uint32_t)max : t->n_queue;
+    memcpy(out, t->queue, n * sizeof *out);
+    t->n_queue -= n;
+    memmove(t->queue, t->queue + n, t->n_queue * sizeof *out);
+    return (int)n;
+}
+
+int rcv_strays_pending(const rcv_arena *a)
+{
+    const struct rcv_tracker *t = a->tracker;
+    return (int)(t->n_queue + (t->n_claims < STRAY_CLAIMS ? t->n_claims : STRAY_CLAIMS));
+}
+
+/* tracker_stats -- its share. */
+void tracker_stats(rcv_arena *a, struct rcv_stats *out)
+{
+    const struct rcv_tracker *t = a->tracker;
+    if (t == NULL)
+        return;
+    out->hot_pages = t->n_hot;
+    out->raw_buffers = t->raw_count;
+    out->traps = a->n.traps;
+    out->pages_compared = a->n.pages_compared;
+    out->pages_copied = a->n.pages_copied;
+    out->promotions = a->n.promotions;
+    out->demotions = a->n.demotions;
+    out->strays = a->n.strays;
+    out->dooms = a->n.dooms;
+    out->map_fallbacks = a->n.map_fallbacks;
+    out->cost_trap_ns = t->wse.costs.trap;
+    out->cost_protect_ns = t->wse.costs.protect;
+    out->cost_compare_ns = t->wse.costs.compare;
+    out->cost_copy_ns = t->wse.costs.copy;
+}

@@ -1,0 +1,162 @@
+/* tracker.h -- what the files of the page tracker share: struct rcv_tracker and the calls between them.
+ *
+ *   tracker.c   a step from its beginning to its end
+ *   hot.c       the hot set: the table in the segment, shadows, promotion and demotion, recovery
+ *   view.c      the tracked view: protection, unprotection, private pages
+ *   trap.c      the SIGSEGV handler
+ *   calibrate.c what a trap, a protection, a comparison and a copy cost here
+ *   wse.c       the policies
+ *
+ * Invariant, for every page of the data region and this process's view, outside the functions of view.c:
+ *
+ *      mapped writable and shared  =  PG_WRITABLE  (or `wide`)
+ *      PG_WRITABLE in a step       =>  listed (the shadow is its base) or in `trapped` (a pre-image is) or PG_EDIT (logged)
+ *      mapped private              =  PG_STRAY, or the whole view is (`private_view`)
+ */
+#ifndef RCV_TRACKER_H
+#define RCV_TRACKER_H
+
+#include "internal.h"
+#include "wse.h"
+
+#include <sched.h>
+#include <sys/mman.h>
+
+#define PG_WRITABLE 1u
+#define PG_STRAY 2u
+#define PG_ANNOUNCED 4u /* an announced write, or the stash, went into it in this step */
+#define PG_EDIT 8u      /* writable only because of an open edit() */
+
+#define STRAY_CLAIMS 64u /* private pages that a boundary maps back one by one; more: the whole view at once */
+#define STRAY_QUEUE 64u  /* reports that wait for rcv_take_strays; more are only counted */
+
+/* An entry of the hot table: one word, changed by one store. Low half: page + 1, or the whole word is 0. High half: the low
+ * bits of the commit sequence when its shadow was last refreshed, a hint for demotion that any process may write. */
+#define HOT_PAGE(e) ((uint32_t)(e)-1u)
+#define HOT_STAMP(e) ((uint32_t)((e) >> 32))
+#define HOT_ENTRY(page, seq) (((uint64_t)(page) + 1u) | (uint64_t)(uint32_t)(seq) << 32)
+
+struct trap_entry {
+    uint64_t at;   /* where in the undo log its pre-image begins */
+    uint32_t page; /* of the data region */
+    uint32_t pad;
+};
+
+struct range { /* announced bytes of one page */
+    uint32_t page, lo, hi;
+};
+
+struct rcv_tracker {
+    /* geometry: fixed */
+    uint32_t page_size, shift;
+    uint32_t pages; /* of the data region's ceiling */
+    uint32_t slots; /* of the hot table that have room for a shadow */
+    uint32_t max_runs; /* of adjacent hot pages: two map entries each */
+
+    /* mappings: under `lock`, which the trap handler takes too; nobody faults while holding it */
+    atomic_flag      lock;
+    uint8_t         *state;   /* by page: PG_… */
+    bool             wide;         /* mprotect failed somewhere: more is writable than PG_WRITABLE says */
+    bool             private_view; /* the whole view is private */
+    bool             unprotected;  /* pages could not be protected again: no step may begin */
+    uint32_t         n_claims;     /* strays that lie private in the view; may exceed STRAY_CLAIMS */
+    struct rcv_stray claims[STRAY_CLAIMS];
+
+    /* this step */
+    _Atomic bool       in_step;
+    bool               savepoint;     /* listed pages log, too */
+    bool               all_listed;    /* pages were protected in mid-step: PG_WRITABLE does not say what was written */
+    bool               collected;     /* tracker_collect has run, `raw` is right */
+    bool               announced_hot; /* an announced write went into a listed page */
+    bool               active;        /* it trapped, or hot pages were compared */
+    volatile int       doomed;        /* RCV_ERR_FULL, or 0 */
+    struct trap_entry *trapped;       /* in the order of the log until sorted */
+    volatile uint32_t  n_trapped;
+    uint32_t           cap_trapped; /* as many as the undo log has room for */
+    uint32_t          *announced;   /* pages with PG_ANNOUNCED */
+    uint32_t           n_announced;
+    struct range      *ranges; /* of them, sorted by page: built when first wanted */
+    uint32_t           n_ranges, cap_ranges;
+    bool               ranges_built;
+    uint32_t          *raw; /* what tracker_collect found */
+    uint32_t           n_raw, cap_raw;
+    uint32_t           edits, edit_lo, edit_hi; /* open ones; the pages that all of this step's spanned */
+    uint8_t           *scratch;                 /* a page */
+
+    /* the hot set as of `generation` */
+    uint64_t  generation;
+    uint32_t *slot_of; /* by page: slot + 1, 0 = not listed */
+    uint32_t *page_of; /* by slot: page + 1, 0 = free */
+    uint32_t *rank_of; /* by slot: its place in `hot` */
+    uint32_t *hot;     /* listed slots, dense */
+    uint32_t  n_hot, runs, free_hint;
+
+    /* raw buffers */
+    uint64_t raw_count;
+    bool     raw_since; /* one has been alive since hot pages were last compared */
+
+    /* reports */
+    struct rcv_stray queue[STRAY_QUEUE];
+    uint32_t         n_queue;
+
+    struct wse wse;
+};
+
+static inline uint32_t page_of_off(const rcv_arena *a, rcv_off off) { return (uint32_t)((off - a->data_off) >> a->tracker->shift); }
+static inline rcv_off  page_off(const rcv_arena *a, uint32_t page) { return a->data_off + ((uint64_t)page << a->tracker->shift); }
+static inline uint8_t *page_core(const rcv_arena *a, uint32_t page) { return a->core + page_off(a, page); }
+static inline uint8_t *page_view(const rcv_arena *a, uint32_t page) { return a->tracked + ((uint64_t)page << a->tracker->shift); }
+static inline uint32_t pages_claimed(const rcv_arena *a) { return (uint32_t)(rcv_data_claimed(a) >> a->tracker->shift); }
+static inline _Atomic uint64_t *hot_table(const rcv_arena *a)
+{
+    return (_Atomic uint64_t *)(void *)(a->core + a->hdr->region[RCV_R_HOT].off);
+}
+static inline uint8_t *hot_shadow(const rcv_arena *a, uint32_t slot)
+{
+    return a->core + a->hdr->region[RCV_R_SHADOW].off + (uint64_t)slot * a->hdr->page_size;
+}
+
+/* The view lock: held for a handful of system calls; a thread that holds it neither faults nor waits. */
+static inline void view_lock(struct rcv_tracker *t)
+{
+    while (atomic_flag_test_and_set_explicit(&t->lock, memory_order_acquire))
+        sched_yield();
+}
+static inline void view_unlock(struct rcv_tracker *t) { atomic_flag_clear_explicit(&t->lock, memory_order_release); }
+
+/* -- view.c: all with the view lock held. view_unprotect, view_log and view_make_private are called by the trap handler -- */
+
+int  view_log(rcv_arena *a, uint32_t page); /* pre-image into the log, entry into `trapped`: 0 or RCV_ERR_FULL */
+/* view_unprotect -- make pages writable whose bases are kept already. Where there are no map entries left: a larger block.
+ * RCV_ERR_FULL: no log left for that block. RCV_ERR_OS: not even the whole view. */
+int  view_unprotect(rcv_arena *a, uint32_t first, uint32_t count);
+/* view_protect -- read-only again. Never fails: in the end the whole view is mapped anew, and if even that is refused,
+ * `unprotected` keeps the next step from beginning. */
+void view_protect(rcv_arena *a, uint32_t first, uint32_t count);
+void view_protect_all(rcv_arena *a);
+void view_reset(rcv_arena *a);                      /* the whole view read-only and shared, all strays gone */
+bool view_make_private(rcv_arena *a, uint32_t page, bool whole); /* stores to it go nowhere from now on */
+void view_mend(rcv_arena *a);                       /* map strays back, queue their reports */
+void view_report(rcv_arena *a, uint32_t page, uint64_t address, int32_t kind);
+
+/* -- hot.c -- */
+
+int  hot_sync(rcv_arena *a); /* catch up with the table's generation */
+void hot_take_back(rcv_arena *a, bool strays); /* shadows -> data where they differ; `strays`: and report it */
+void hot_publish(rcv_arena *a);  /* shadows of what this commit changed; verdicts of the policy */
+void hot_demote_range(rcv_arena *a, uint32_t first, uint32_t last);
+int  hot_open(rcv_arena *a);
+void hot_close(rcv_arena *a);
+
+/* -- trap.c -- */
+
+int  trap_install(rcv_arena *a); /* the handler, and this arena's view in its table */
+void trap_remove(rcv_arena *a);  /* the view only: others may have chained to the handler */
+/* trap_calibrate -- a store into [base, base+len) is copied to `log` and unprotected, as a trap would be. len 0: off. */
+void trap_calibrate(void *base, uint64_t len, void *log);
+
+/* -- calibrate.c -- */
+
+int calibrate(rcv_arena *a, struct wse_costs *out); /* measured once a segment: cached in its header */
+
+#endif

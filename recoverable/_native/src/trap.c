@@ -1,0 +1,405 @@
+/* trap.c -- the SIGSEGV handler: a store to a protected page of an arena becomes a log entry.
+ *
+ * What we want: the first raw write to a page in a step is noticed before it happens, the page's bytes are kept, and the store
+ * then goes on as if nothing had been. A store by anybody else, or at any other time, must not reach shared memory. And a
+ * program that crashes for its own reasons crashes as it would have without us.
+ *
+ * What does not work:
+ *   - raising an error from the handler: there is no frame that could catch it;
+ *   - taking the arena's lock, or waiting for anything: the faulting thread may hold the GIL, and whoever we wait for want it;
+ *   - owning SIGSEGV: faulthandler, profilers, sanitizers and other runtimes install handlers too, before us and after us.
+ *
+ * What does: a fault is ours if it is a *write* (the processor says so), denied by protection (SEGV_ACCERR), inside the tracked
+ * view of an open arena. Then
+ *
+ *      this thread is inside this arena's step     pre-image into the log, unprotect            (us: a trap)
+ *      the log is full, or the kernel refuses      *doom*: the whole view becomes private memory, this and all later raw
+ *                                                  stores of the step go nowhere; the boundary rolls back and maps it again
+ *      another thread, or no step at all           *stray*: that page becomes private memory; the boundary maps it back
+ *
+ * Everything else is *chained* to the handlers before us, newest first, each with the mask and flags that it asked for. A
+ * handler that raises the signal again from inside finds us again, and we go on with the one before it, until the default
+ * action is left, which is restored: a real fault then repeats, a signal that was sent is sent once more.
+ *
+ * A handler installed after ours gets our traps first. rcv_handler_mend() notices (it runs at every step's start while raw
+ * buffers live), makes the newcomer the newest of those before us and puts ours back. In between, faulthandler's answer to one
+ * of our traps is to print a traceback, restore the handler that it found (ours) and raise SIGSEGV in this thread. Such a
+ * copy must be swallowed: then faulthandler returns, the store runs again and traps as it should. It is told from a signal
+ * that a program raises for itself by the frame of the first signal, which is still on the stack above the second: a SIGSEGV
+ * record with SEGV_ACCERR and an address in a tracked view. Swallowed once; again only after a trap of ours.
+ *
+ * Where it still fails: a newcomer that neither restores nor raises (signal.signal with a Python function) and arrives in the
+ * middle of a step makes our trap repeat for ever, as it would any fault. A stray from another thread during a step makes
+ * the page private for the step as well: what the step itself then writes to *that page* is lost with it. A signal handler
+ * that leaves by longjmp is taken for one that is still running until this thread's next trap.
+ *
+ * What may run here: view_log, view_unprotect and view_make_private (view.c) with undo_append_trap, heap_page_live, os_protect,
+ * os_remap_private, os_claim; os_thread_id (static TLS); mprotect, mmap, fallocate, gettid, sigaction, pthread_sigmask, tgkill,
+ * sched_yield, process_vm_readv. No allocation, no error text, no lock but the view lock, whose holders never fault.
+ */
+#include "tracker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define BEFORE_MAX 8u /* handlers that we can have before us; more push the oldest but one out */
+#define STACK_SCAN 16384u
+
+/* -- whose address is it -------------------------------------------------------------------------------------- */
+
+/* Nodes are never freed, only used again, so that the handler may walk the list at any time. */
+struct view {
+    _Atomic uintptr_t    base, size;
+    rcv_arena *_Atomic   arena; /* NULL: free. Stored last, cleared first */
+    struct view         *next;
+};
+static struct view *_Atomic views;
+
+static rcv_arena *arena_of(uintptr_t at)
+{
+    for (struct view *v = atomic_load_explicit(&views, memory_order_acquire); v != NULL; v = v->next) {
+        rcv_arena *a = atomic_load_explicit(&v->arena, memory_order_acquire);
+        if (a != NULL && at - atomic_load_explicit(&v->base, memory_order_relaxed) <
+                             atomic_load_explicit(&v->size, memory_order_relaxed))
+            return a;
+    }
+    return NULL;
+}
+
+static int view_register(rcv_arena *a)
+{
+    struct view *v = atomic_load(&views);
+    while (v != NULL && atomic_load(&v->arena) != NULL)
+        v = v->next;
+    bool fresh = v == NULL;
+    if (fresh && (v = os_calloc(1, sizeof *v)) == NULL)
+        return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": no process memory for its entry in the trap table", a->name);
+    atomic_store(&v->base, (uintptr_t)a->tracked);
+    atomic_store(&v->size, (uintptr_t)a->data_size);
+    if (fresh) {
+        v->next = atomic_load(&views);
+        atomic_store_explicit(&views, v, memory_order_release);
+    }
+    atomic_store_explicit(&v->arena, a, memory_order_release);
+    return 0;
+}
+
+/* -- a trap ------------------------------------------------------------------------------------------------- */
+
+static _Atomic uintptr_t scratch_base, scratch_size; /* calibration: see trap_calibrate() */
+static void *_Atomic     scratch_log;
+
+static _Atomic uint64_t traps_seen;            /* of the process: is the last swallowed copy a trap ago? */
+static _Atomic uint64_t swallowed_at = UINT64_MAX;
+static _Thread_local unsigned chained __attribute__((tls_model("initial-exec"))); /* handlers that have this thread's signal now */
+
+/* in_step -- is this thread the one inside the arena's step, and may the step still write? */
+static bool in_step(rcv_arena *a)
+{
+    return atomic_load_explicit(&a->tracker->in_step, memory_order_relaxed) && a->step_thread == os_thread_id() &&
+           atomic_load_explicit(&a->hdr->phase, memory_order_relaxed) != RCV_PUBLISH;
+}
+
+/* doom -- the step can't be kept: from here its raw stores go nowhere. */
+static bool doom(rcv_arena *a, uint32_t page)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (!t->doomed)
+        a->n.dooms++;
+    t->doomed = RCV_ERR_FULL;
+    return view_make_private(a, page, true);
+}
+
+static bool trap_own(rcv_arena *a, uint32_t page)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->doomed)
+        return doom(a, page);
+    a->n.traps++;
+    if (unlikely(atomic_load_explicit(&a->hdr->phase, memory_order_relaxed) == RCV_IDLE))
+        phase_set(a, RCV_STEP);
+    if ((t->slot_of[page] == 0 || t->savepoint) && view_log(a, page) != 0)
+        return doom(a, page);
+    CRASHPOINT("trap.before_unprotect");
+    if (view_unprotect(a, page, 1) != 0)
+        return doom(a, page);
+    return true;
+}
+
+static bool trap_stray(rcv_arena *a, uint32_t page, uintptr_t at)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (!view_make_private(a, page, false))
+        return false;
+    if (t->private_view && atomic_load_explicit(&t->in_step, memory_order_relaxed)) {
+        a->n.dooms += !t->doomed; /* no map entry for the page: all of the step's view went with it */
+        t->doomed = RCV_ERR_FULL;
+    }
+    t->state[page] |= PG_STRAY;
+    if (t->n_claims < STRAY_CLAIMS)
+        t->claims[t->n_claims] = (struct rcv_stray){.page = page_off(a, page), .address = at, .kind = 0};
+    t->n_claims++;
+    return true;
+}
+
+/* trap -- false: there is nothing we can do about it. */
+static bool trap(rcv_arena *a, uintptr_t at)
+{
+    struct rcv_tracker *t = a->tracker;
+    uint32_t            page = (uint32_t)((at - (uintptr_t)a->tracked) >> t->shift);
+    bool                done;
+    view_lock(t);
+    if (t->state[page] & PG_STRAY)
+        done = true; /* another thread was here while we waited */
+    else if (t->state[page] & PG_WRITABLE)
+        done = os_protect(page_view(a, page), t->page_size, PROT_READ | PROT_WRITE) == 0 || !in_step(a) || doom(a, page);
+    else
+        done = in_step(a) ? trap_own(a, page) : trap_stray(a, page, at);
+    view_unlock(t);
+    return done;
+}
+
+/* trap_scratch -- what a trap costs, without an arena: copy and unprotect. */
+static bool trap_scratch(uintptr_t at)
+{
+    uintptr_t base = atomic_load_explicit(&scratch_base, memory_order_relaxed), page = (uintptr_t)os_page_size();
+    if (at - base >= atomic_load_explicit(&scratch_size, memory_order_relaxed))
+        return false;
+    at &= ~(page - 1);
+    memcpy(atomic_load_explicit(&scratch_log, memory_order_relaxed), (void *)at, page);
+    return mprotect((void *)at, page, PROT_READ | PROT_WRITE) == 0;
+}
+
+/* is_write -- what the processor says the fault was. */
+static bool is_write(const ucontext_t *context)
+{
+#if defined(__x86_64__)
+    return (context->uc_mcontext.gregs[REG_ERR] & 2) != 0;
+#elif defined(__aarch64__)
+    struct esr { /* a record of the signal frame: magic, size, ESR_EL1 */
+        uint32_t magic, size;
+        uint64_t esr;
+    };
+    const uint8_t *p = (const uint8_t *)context->uc_mcontext.__reserved, *end = p + sizeof context->uc_mcontext.__reserved;
+    while (p + sizeof(struct esr) <= end) {
+        struct esr record;
+        memcpy(&record, p, sizeof record);
+        if (record.magic == 0 || record.size < 8)
+            break;
+        if (record.magic == 0x45535201u)
+            return (record.esr >> 26 & 0x3f) == 0x24 && (record.esr >> 6 & 1) != 0; /* data abort, a write */
+        p += record.size;
+    }
+    return true; /* reads don't fault in a view that is readable everywhere */
+#else
+#error "this processor's fault code is not known here"
+#endif
+}
+
+/* -- the copy that a displacer raises ------------------------------------------------------------------------- */
+
+static uintptr_t stack_pointer(const ucontext_t *context)
+{
+#if defined(__x86_64__)
+    return (uintptr_t)context->uc_mcontext.gregs[REG_RSP];
+#else
+    return (uintptr_t)context->uc_mcontext.sp;
+#endif
+}
+
+/* names_our_fault -- do these words begin a siginfo of a denied access to a tracked view? */
+static bool names_our_fault(const uint64_t *words)
+{
+    return words[0] == SIGSEGV && (uint32_t)words[1] == SEGV_ACCERR && arena_of((uintptr_t)words[2]) != NULL;
+}
+
+/* frame_of_ours -- is the frame of one of our faults on the stack above the interrupted code? Read by a system call, which
+ * stops where the stack ends; where that is forbidden, assume it: once between two traps does no harm. */
+static bool frame_of_ours(const ucontext_t *context)
+{
+    uintptr_t at = (stack_pointer(context) + 7) & ~(uintptr_t)7, end = at + STACK_SCAN;
+    uint64_t  words[66];
+    for (; at < end; at += 64 * sizeof *words) {
+        struct iovec to = {words, sizeof words}, from = {(void *)at, sizeof words};
+        ssize_t      n = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+        if (n < 0)
+            return errno == EPERM || errno == ENOSYS;
+        for (ssize_t i = 0; (i + 3) * (ssize_t)sizeof *words <= n; i++)
+            if (names_our_fault(words + i))
+                return true;
+        if ((size_t)n < sizeof words)
+            return false;
+    }
+    return false;
+}
+
+static bool is_reraised(const siginfo_t *info, const ucontext_t *context)
+{
+    if (info->si_code != SI_TKILL || info->si_pid != getpid() || atomic_load(&views) == NULL)
+        return false;
+    uint64_t now = atomic_load(&traps_seen);
+    if (atomic_load(&swallowed_at) == now || !frame_of_ours(context))
+        return false;
+    atomic_store(&swallowed_at, now);
+    return true;
+}
+
+/* -- the handlers before us ----------------------------------------------------------------------------------- */
+
+static struct sigaction  before[BEFORE_MAX]; /* [0]: what we found when we were installed */
+static _Atomic unsigned  n_before;
+static _Atomic bool      installed;
+
+static void handler(int sig, siginfo_t *info, void *context);
+
+/* by_default -- the default action, which is death. */
+static void by_default(int sig, const siginfo_t *info)
+{
+    struct sigaction action = {.sa_handler = SIG_DFL};
+    sigaction(sig, &action, NULL);
+    if (info->si_code <= 0) /* sent, by kill or raise: it won't come again by itself */
+        syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), sig);
+}
+
+/* chain -- give the signal to the newest handler before us that does not have it yet. */
+static void chain(int sig, siginfo_t *info, void *context)
+{
+    unsigned n = atomic_load(&n_before);
+    if (chained >= n) {
+        by_default(sig, info);
+        return;
+    }
+    struct sigaction *slot = &before[n - 1 - chained], action = *slot;
+    bool              with_info = action.sa_flags & SA_SIGINFO;
+    if (!with_info && action.sa_handler == SIG_IGN && info->si_code <= 0)
+        return;
+    if (!with_info && (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)) {
+        by_default(sig, info); /* the kernel does not let a real fault be ignored either */
+        return;
+    }
+    if ((unsigned)action.sa_flags & SA_RESETHAND)
+        *slot = (struct sigaction){.sa_handler = SIG_DFL};
+    sigset_t mask = action.sa_mask, old;
+    if (!(action.sa_flags & SA_NODEFER))
+        sigaddset(&mask, sig);
+    pthread_sigmask(SIG_BLOCK, &mask, &old);
+    if (action.sa_flags & SA_NODEFER) {
+        sigset_t only;
+        sigemptyset(&only);
+        sigaddset(&only, sig);
+        pthread_sigmask(SIG_UNBLOCK, &only, NULL);
+    }
+    chained++;
+    if (with_info)
+        action.sa_sigaction(sig, info, context);
+    else
+        action.sa_handler(sig);
+    if (chained > 0) /* a trap of ours in between has set it back */
+        chained--;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static void handler(int sig, siginfo_t *info, void *context)
+{
+    int saved = errno;
+    if (info->si_code == SEGV_ACCERR && is_write(context)) {
+        uintptr_t  at = (uintptr_t)info->si_addr;
+        rcv_arena *a = arena_of(at);
+        if (a != NULL ? trap(a, at) : trap_scratch(at)) {
+            atomic_fetch_add_explicit(&traps_seen, 1, memory_order_relaxed);
+            chained = 0;
+            errno = saved;
+            return;
+        }
+    }
+    if (!is_reraised(info, context))
+        chain(sig, info, context);
+    errno = saved;
+}
+
+/* -- installing ---------------------------------------------------------------------------------------------- */
+
+static bool ours(const struct sigaction *action) { return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == handler; }
+
+static bool same(const struct sigaction *x, const struct sigaction *y)
+{
+    return (x->sa_flags & SA_SIGINFO) == (y->sa_flags & SA_SIGINFO) &&
+           (x->sa_flags & SA_SIGINFO ? x->sa_sigaction == y->sa_sigaction : x->sa_handler == y->sa_handler);
+}
+
+/* push_before -- the newest of those before us; each only once. All signals are blocked: our own handler reads the list. */
+static void push_before(const struct sigaction *action)
+{
+    unsigned n = atomic_load(&n_before), drop = n;
+    for (unsigned i = 0; i < n; i++)
+        if (same(&before[i], action))
+            drop = i;
+    if (drop == n && n == BEFORE_MAX)
+        drop = 1;
+    for (unsigned i = drop; i + 1 < n; i++)
+        before[i] = before[i + 1];
+    if (drop == n)
+        n++;
+    before[n - 1] = *action;
+    atomic_store(&n_before, n);
+}
+
+/* put_ours -- make ours the handler, if it is not. 1: it was not; 0: it was; -errno. */
+static int put_ours(void)
+{
+    struct sigaction now;
+    if (sigaction(SIGSEGV, NULL, &now) != 0)
+        return -errno;
+    if (ours(&now))
+        return 0;
+    struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigset_t         all, old;
+    sigemptyset(&action.sa_mask);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    push_before(&now);
+    int rc = sigaction(SIGSEGV, &action, NULL) == 0 ? 1 : -errno;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return rc;
+}
+
+/* trap_install -- the handler, once a process, and this arena's view. A failure leaves the view out of the table. */
+int trap_install(rcv_arena *a)
+{
+    int rc = put_ours();
+    if (rc < 0)
+        return rcv_raise(RCV_ERR_OS, -rc, "arena \"%s\": can't install a handler for SIGSEGV", a->name);
+    atomic_store(&installed, true);
+    (void)os_thread_id(); /* asked of the kernel here rather than in the first trap */
+    return view_register(a);
+}
+
+/* trap_remove -- forget the view. The handler stays: whoever was installed after us may chain to it. */
+void trap_remove(rcv_arena *a)
+{
+    for (struct view *v = atomic_load(&views); v != NULL; v = v->next)
+        if (atomic_load(&v->arena) == a)
+            atomic_store(&v->arena, NULL);
+}
+
+/* trap_calibrate -- see tracker.h; installs the handler if it must. */
+void trap_calibrate(void *base, uint64_t len, void *log)
+{
+    if (len != 0 && put_ours() >= 0)
+        atomic_store(&installed, true);
+    atomic_store(&scratch_log, log);
+    atomic_store(&scratch_base, (uintptr_t)base);
+    atomic_store(&scratch_size, (uintptr_t)len);
+}
+
+int rcv_handler_mend(void) { return atomic_load(&installed) && put_ours() == 1; }
+
+int rcv_handler_installed(void)
+{
+    struct sigaction now;
+    return atomic_load(&installed) && sigaction(SIGSEGV, NULL, &now) == 0 && ours(&now);
+}
