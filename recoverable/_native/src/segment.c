@@ -457,8 +457,9 @@ static int enter(rcv_arena *a)
     }
     if ((rc = heap_open(a)) != 0)
         return rc;
-    /* A lock that is taken is in a living step: nothing to recover, and the dead's chunks can wait. */
-    if ((rc = lock_take(a)) == RCV_ERR_AGAIN)
+    /* A lock that is taken (MISUSE: by this thread, through another handle) is in a living step: nothing to recover, and
+     * the dead's chunks can wait. */
+    if ((rc = lock_take(a)) == RCV_ERR_AGAIN || rc == RCV_ERR_MISUSE)
         return 0;
     if (rc == 0) {
         uint64_t chunks = 0;
