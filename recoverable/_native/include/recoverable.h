@@ -1,0 +1,293 @@
+/* recoverable.h -- the C interface of the core: what ctypes and the Cython modules call.
+ *
+ * Conventions
+ *   - Functions return 0 (or a count) on success, a negative `enum rcv_error` on failure. After a failure
+ *     rcv_error_text() says what happened, in this thread, in one line.
+ *   - Segment state is guarded by the arena's lock (a robust mutex in the segment). Process state -- everything
+ *     behind the opaque structs -- is guarded by the GIL: every function here is called with it, except
+ *     rcv_lock_wait(), which is the only one that waits and the only one to be called without it.
+ *   - A *transaction* is mounted while its writes are in the arena: from the first touch of a step to its end.
+ *     Mounted = this thread holds the lock. At any other moment the arena holds committed state only.
+ */
+#ifndef RECOVERABLE_H
+#define RECOVERABLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define RCV_API __attribute__((visibility("default")))
+
+typedef uint64_t         rcv_off;
+typedef struct rcv_arena rcv_arena;
+typedef struct rcv_txn   rcv_txn;
+
+/* -- errors --------------------------------------------------------------------------------------------- */
+
+enum rcv_error {
+    RCV_OK = 0,
+    RCV_ERR_NOTFOUND = -1,   /* no such arena */
+    RCV_ERR_FULL = -2,       /* no memory in the arena, or behind it */
+    RCV_ERR_CORRUPT = -3,    /* the segment is damaged */
+    RCV_ERR_VERSION = -4,    /* a segment of another format */
+    RCV_ERR_PERMISSION = -5, /* a segment of another user */
+    RCV_ERR_BUSY = -6,       /* the lock was not to be had in time */
+    RCV_ERR_CONFLICT = -7,   /* the transaction read what another has changed since; it is doomed */
+    RCV_ERR_STALE = -8,      /* the handle's container is gone */
+    RCV_ERR_CLOSED = -9,     /* the transaction or the arena has ended */
+    RCV_ERR_NOTXN = -10,     /* a write outside a transaction */
+    RCV_ERR_MISUSE = -11,    /* the call does not fit the state; the text says how */
+    RCV_ERR_OS = -12,        /* a system call failed; rcv_error_errno() */
+    RCV_ERR_AGAIN = -13,     /* the lock is held by another: call rcv_lock_wait() without the GIL, then again */
+    RCV_ERR_BUG = -14        /* an invariant of ours is broken: please report */
+};
+
+RCV_API const char *rcv_error_text(void);
+RCV_API int         rcv_error_errno(void);
+
+/* -- arenas: segment.c, process.c, recover.c -------------------------------------------------------------- */
+
+struct rcv_open_options {
+    uint64_t    size;      /* ceiling of the data region in bytes; 0 when attaching: take what is there */
+    uint64_t    undo_size; /* ceiling of the undo log; 0: chosen from size */
+    int         create;    /* may format an object that has no magic */
+    int         trap_mode; /* containers write through the tracked view (tracking="trap") */
+    const char *policy;    /* "adaptive", "incremental" */
+    double      busy_timeout; /* seconds to wait for the lock */
+    const char *name;      /* for messages */
+};
+
+struct rcv_recovery { /* what an attach (or the death of a lock holder) undid; all 0 = nothing to undo */
+    uint32_t happened;
+    uint32_t phase;    /* the phase that the dead process left */
+    uint64_t records;  /* undo records applied */
+    uint64_t bytes;    /* bytes put back */
+    uint64_t pages;    /* pages put back from pre-images and shadows */
+    uint64_t chunks;   /* heap chunks returned that dead processes had reserved */
+    uint64_t micros;
+    char     handler[40]; /* what the dead process was running, as far as known */
+    uint64_t pid;         /* of the process that left it, or 0 */
+};
+
+/* rcv_open -- make or attach the segment behind `fd`, which the caller holds an flock on; recovers if need be.
+ * Keeps a duplicate of fd. On failure nothing is mapped and the segment is as it was, or half-made (no magic). */
+RCV_API int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out);
+/* rcv_close -- roll back what is in flight, give back the slot, unmap. RCV_ERR_MISUSE while raw buffers live. */
+RCV_API int rcv_close(rcv_arena *a);
+RCV_API const struct rcv_recovery *rcv_recovered(const rcv_arena *a);
+RCV_API int rcv_created(const rcv_arena *a); /* 1: this open made the segment */
+/* rcv_processes -- processes attached to the segment: writes up to `max` pids, returns how many are alive. */
+RCV_API int rcv_processes(rcv_arena *a, uint64_t *pids, int max);
+
+struct rcv_stats {
+    /* the segment */
+    uint64_t size, claimed, used, reserved; /* bytes of data: ceiling, backed, allocated, in reserved chunks */
+    uint64_t undo_size, undo_claimed, shadow_claimed, overhead; /* overhead: tables, log and shadows, backed */
+    uint64_t commit_seq, recoveries, hot_pages, processes;
+    /* this process */
+    uint64_t transactions, commits, rollbacks, conflicts, suspends;
+    uint64_t traps, pages_compared, pages_copied, promotions, demotions, strays, dooms, map_fallbacks;
+    uint64_t undo_bytes, undo_records, raw_buffers, in_flight;
+    uint64_t cost_trap_ns, cost_protect_ns, cost_compare_ns, cost_copy_ns; /* calibrated */
+};
+RCV_API int rcv_get_stats(rcv_arena *a, struct rcv_stats *out);
+
+struct rcv_verify_report {
+    uint64_t containers, entries, blocks, bytes, leaked_blocks, leaked_bytes, hot_pages;
+};
+/* rcv_verify -- walk everything under the lock; RCV_ERR_CORRUPT with the path of the first damage in the text. */
+RCV_API int rcv_verify(rcv_arena *a, struct rcv_verify_report *out);
+
+/* -- the lock: lock.c --------------------------------------------------------------------------------------- */
+
+/* rcv_lock_wait -- wait for the lock at most busy_timeout, WITHOUT the GIL; the lock is kept for this thread's next
+ * call that wants it. Touches no process state. */
+RCV_API int rcv_lock_wait(rcv_arena *a);
+
+/* -- transactions: txn.c ------------------------------------------------------------------------------------ */
+
+enum rcv_txn_flags {
+    RCV_TXN_ONE_STEP = 1 /* never suspended: arena.transaction(); its reads need not be recorded */
+};
+enum rcv_txn_state { RCV_ACTIVE, RCV_DOOMED, RCV_COMMITTED, RCV_ROLLED_BACK };
+
+/* rcv_txn_new -- a transaction that has touched nothing; `handler` is kept for messages (copied, cut). */
+RCV_API int  rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out);
+RCV_API void rcv_txn_free(rcv_txn *t); /* rolls back first if need be */
+RCV_API int  rcv_txn_state(const rcv_txn *t);
+RCV_API int  rcv_txn_touched(const rcv_txn *t); /* has it ever been mounted */
+RCV_API int  rcv_txn_wrote(const rcv_txn *t);
+RCV_API int  rcv_txn_mounted(const rcv_txn *t);
+
+/* rcv_txn_mount -- make its writes visible to this thread: lock, validate, put the stash back. No-op if mounted.
+ * RCV_ERR_AGAIN: wait. RCV_ERR_CONFLICT: it is doomed now. A transaction of this thread that is mounted is suspended. */
+RCV_API int rcv_txn_mount(rcv_txn *t);
+/* rcv_txn_suspend -- the end of a step: stash its writes, undo them, unlock. No-op if not mounted. A failure dooms it. */
+RCV_API int rcv_txn_suspend(rcv_txn *t);
+/* rcv_txn_commit -- the end of the last step. Mounts if it must (so RCV_ERR_AGAIN is possible). On any other failure it
+ * has been rolled back. */
+RCV_API int rcv_txn_commit(rcv_txn *t);
+/* rcv_txn_rollback -- cannot fail; legal in every state. May need the lock: RCV_ERR_AGAIN never, it holds it already
+ * whenever it has anything in the arena. */
+RCV_API void rcv_txn_rollback(rcv_txn *t);
+
+struct rcv_txn_report { /* of an ended or doomed transaction */
+    uint64_t pages, bytes, records; /* undone or committed */
+    uint64_t micros;                /* the rollback or commit itself */
+    /* a conflict: where */
+    uint64_t conflict_container; /* offset, 0 = unknown */
+    uint64_t conflict_id;        /* that container's id */
+    uint32_t conflict_kind;      /* enum rcv_unit */
+    uint64_t conflict_arg;       /* key hash, page, … */
+    char     winner[40];         /* handler that committed first, or "" */
+};
+RCV_API void rcv_txn_get_report(const rcv_txn *t, struct rcv_txn_report *out);
+RCV_API int rcv_txn_doom_code(const rcv_txn *t); /* the error that doomed it, or 0 */
+/* rcv_txn_doom -- mark it so that it can only roll back (the caller has found it unfit). */
+RCV_API void rcv_txn_doom(rcv_txn *t, int error);
+
+struct rcv_mark { /* a savepoint */
+    uint64_t undo_tail, intents, epoch;
+};
+RCV_API int  rcv_savepoint(rcv_txn *t, struct rcv_mark *out);
+RCV_API int  rcv_rollback_to(rcv_txn *t, const struct rcv_mark *mark);
+RCV_API void rcv_release(rcv_txn *t, const struct rcv_mark *mark); /* keep what was done since */
+
+/* rcv_op_begin / rcv_op_fail -- an operation of several stores: its own start, and the way back to it. */
+RCV_API void rcv_op_begin(rcv_txn *t, struct rcv_mark *out);
+RCV_API void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark);
+
+/* Who is running in this thread: set by the boundary driver around each step. `context` is the identity of the task's
+ * contextvars.Context: an eager task or a callback in the same thread has another one and is outside. */
+struct rcv_current {
+    rcv_txn *txn;
+    void    *context;
+    void    *owner; /* the caller's own object for it */
+};
+RCV_API struct rcv_current *rcv_current(void);
+
+/* rcv_access -- the gate of every operation on an arena.
+ *   inside a transaction of this arena: mounts it, *out = it
+ *   outside, reading: takes the lock (suspending a mounted transaction of this thread), *out = NULL; pair it with
+ *   rcv_access_end()
+ *   outside, writing: RCV_ERR_NOTXN                        RCV_ERR_AGAIN: rcv_lock_wait() without the GIL, then again */
+RCV_API int  rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out);
+RCV_API void rcv_access_end(rcv_arena *a, rcv_txn *t); /* t: what rcv_access gave */
+
+/* -- containers: handles ------------------------------------------------------------------------------------- */
+
+enum rcv_unit { RCV_UNIT_KEY = 1, RCV_UNIT_IDENTITY, RCV_UNIT_MEMBERSHIP, RCV_UNIT_CONTENT, RCV_UNIT_SHAPE, RCV_UNIT_PAGE, RCV_UNIT_BYTES };
+
+struct rcv_handle {
+    rcv_off  off;
+    uint64_t id;
+    uint64_t serial; /* the transaction that last checked it, and its epoch then: process state */
+    uint64_t epoch;
+};
+
+struct rcv_value { /* a value on its way in or out */
+    uint8_t        tag;  /* enum rcv_tag */
+    uint64_t       word; /* INT, FLOAT bits, REF offset */
+    const uint8_t *ptr;  /* STR, BYTES, BIGINT, CUSTOM; on the way out it points into the arena: copy before unlocking */
+    uint64_t       len;
+};
+
+struct rcv_key {
+    uint8_t        tag;  /* as given */
+    uint8_t        kind; /* canonical */
+    const uint8_t *ptr;  /* canonical bytes */
+    uint32_t       len;
+    uint64_t       hash; /* rcv_key_hash() */
+};
+
+RCV_API void    rcv_key_hash(const rcv_arena *a, struct rcv_key *key);
+RCV_API rcv_off rcv_root(rcv_arena *a); /* 0: not made yet */
+RCV_API int     rcv_root_make(rcv_txn *t);
+/* rcv_handle_open -- fill a handle for the container at `off`; returns its enum rcv_container_kind. Under rcv_access. */
+RCV_API int rcv_handle_open(rcv_arena *a, rcv_off off, struct rcv_handle *out);
+/* rcv_handle_check -- is the container still there, for this transaction (NULL: committed state)? Records the read of its
+ * identity and its ancestors' the first time. Under rcv_access. */
+RCV_API int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h);
+/* rcv_container_slot -- parent and slot of a container, for naming its path. */
+RCV_API int rcv_container_slot(rcv_arena *a, rcv_off off, rcv_off *parent, rcv_off *slot, uint64_t *id);
+
+/* -- Dict: dict.c. All under rcv_access, with a checked handle ------------------------------------------------ */
+
+RCV_API int rcv_dict_new(rcv_txn *t, rcv_off *out); /* a container that hangs nowhere yet */
+/* rcv_dict_get -- 1 and *out, or 0: no such key. */
+RCV_API int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, struct rcv_value *out);
+/* rcv_dict_set -- insert or replace; a container that was there is detached; a RCV_T_REF value is adopted.
+ * A failure leaves the Dict as it was. */
+RCV_API int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value);
+RCV_API int rcv_dict_del(rcv_txn *t, rcv_off d, const struct rcv_key *key); /* 1 deleted, 0 no such key */
+RCV_API int rcv_dict_clear(rcv_txn *t, rcv_off d);
+RCV_API int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out);
+/* rcv_dict_version -- moves whenever the set of keys, as this transaction sees it, changes. */
+RCV_API int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out);
+
+struct rcv_dict_iter {
+    rcv_off  entry;   /* the last one given; 0: at the start */
+    uint64_t intent;  /* position in the transaction's own insertions */
+    uint32_t own;     /* walking its own insertions now */
+    uint32_t reverse;
+    uint64_t version; /* the caller's: what rcv_dict_version said at the start */
+};
+enum { RCV_ITER_KEYS = 1, RCV_ITER_VALUES = 2 };
+/* rcv_dict_next -- the next entry in insertion order: 1, or 0 at the end. `what` decides which units count as read. */
+RCV_API int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what,
+                          struct rcv_value *key, struct rcv_value *value);
+/* rcv_dict_key_at -- the key of the entry at `slot` (a container's slot), for naming a path. */
+RCV_API int rcv_dict_key_at(rcv_arena *a, rcv_off slot, struct rcv_value *key);
+/* rcv_dict_key_of_hash -- a key with that hash, for naming a conflict: 1 or 0. */
+RCV_API int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct rcv_value *key);
+
+/* -- Array: array.c ---------------------------------------------------------------------------------------- */
+
+struct rcv_array_info {
+    uint64_t data, nbytes; /* offset of the items; their bytes */
+    uint32_t itemsize, ndim;
+    uint64_t shape[8];
+    char     dtype[232];
+};
+RCV_API int rcv_array_new(rcv_txn *t, const struct rcv_array_info *info, rcv_off *out); /* zeroed */
+RCV_API int rcv_array_get_info(rcv_arena *a, rcv_off array, struct rcv_array_info *out);
+/* rcv_array_read -- copy bytes out; up to 64 are validated by value, more by page. */
+RCV_API int rcv_array_read(rcv_arena *a, rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, void *out);
+RCV_API int rcv_array_write(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, const void *bytes);
+RCV_API int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item); /* every item */
+
+/* Raw access: memory in the tracked view. */
+RCV_API void *rcv_tracked(rcv_arena *a, rcv_off off); /* its address in the tracked view */
+RCV_API void  rcv_raw_acquire(rcv_arena *a);          /* a buffer that user code can write through now lives */
+RCV_API void  rcv_raw_release(rcv_arena *a);
+RCV_API uint64_t rcv_raw_count(const rcv_arena *a);
+/* rcv_edit_begin -- log the range and let it be written through the tracked view, by system calls too, until rcv_edit_end
+ * (same arguments). */
+RCV_API int rcv_edit_begin(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len);
+RCV_API int rcv_edit_end(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len);
+
+/* -- the tracker: what Python asks of it ------------------------------------------------------------------- */
+
+struct rcv_stray { /* a raw write outside any step, taken back */
+    uint64_t page;   /* offset in the segment */
+    uint64_t address;
+    int32_t  kind;   /* 0: trapped before it reached the arena; 1: found on a hot page and put back */
+};
+/* rcv_take_strays -- the strays noticed since the last call; returns how many were written to `out`. */
+RCV_API int rcv_take_strays(rcv_arena *a, struct rcv_stray *out, int max);
+RCV_API int rcv_strays_pending(const rcv_arena *a);
+/* rcv_handler_mend -- is the SIGSEGV handler still ours? If another has displaced it, chain to that one and put ours
+ * back: 1 if it had to. */
+RCV_API int rcv_handler_mend(void);
+RCV_API int rcv_handler_installed(void);
+
+/* -- test builds only (-Dcrashpoints=true): crashpoint.c ----------------------------------------------------- */
+
+RCV_API int         rcv_test_build(void);
+RCV_API void        rcv_crash_at(uint64_t nth);   /* SIGKILL ourselves at the nth point from now; 0 = never */
+RCV_API uint64_t    rcv_crash_count(void);        /* points passed since rcv_crash_at */
+RCV_API const char *rcv_crash_last(void);         /* name of the last point passed */
+enum rcv_fail_kind { RCV_FAIL_MALLOC = 1, RCV_FAIL_MPROTECT, RCV_FAIL_FALLOCATE, RCV_FAIL_MMAP, RCV_FAIL_HEAP };
+RCV_API void     rcv_fail_at(int kind, uint64_t nth); /* the nth call of that kind from now fails once; 0 = never */
+RCV_API uint64_t rcv_fail_count(int kind);
+
+#endif

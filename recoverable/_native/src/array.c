@@ -1,0 +1,261 @@
+/* array.c -- Array: fixed-size items in pages of their own, in the space that user code may map.
+ *
+ * Two ways in. Item access is announced: exact ranges through the core view; reads of up to 64 bytes are validated by
+ * value, so that neighbours never conflict. Raw access (.view) is found by page protection and counts by whole pages; an
+ * announced write therefore stamps its page too, blindly, so that a raw writer of that page notices.
+ */
+#include "internal.h"
+
+#define BY_VALUE 64u /* bytes: longer reads use a stamp a page */
+
+static struct rcv_array *array_at(rcv_arena *a, rcv_off off) { return (struct rcv_array *)container_at(a, off, RCV_K_ARRAY); }
+
+static int no_array(rcv_arena *a, rcv_off off) { return seg_corrupt(a, "no Array at %llu, where one is used", (unsigned long long)off); }
+
+/* items_at -- the offset of [at, at+len) of an Array's items. */
+static int items_at(rcv_arena *a, rcv_off off, uint64_t at, uint64_t len, rcv_off *out)
+{
+    const struct rcv_array *r = array_at(a, off);
+    if (unlikely(r == NULL))
+        return no_array(a, off);
+    if (unlikely(at > r->nbytes || len > r->nbytes - at))
+        return rcv_raise(RCV_ERR_BUG, 0, "bytes %llu+%llu of an Array of %llu", (unsigned long long)at, (unsigned long long)len,
+                         (unsigned long long)r->nbytes);
+    if (unlikely(r->nbytes != 0 && ((r->data & (a->hdr->page_size - 1)) || rcv_at(a, r->data, r->nbytes) == NULL)))
+        return seg_corrupt(a, "the items of the Array at %llu lie outside the claimed memory", (unsigned long long)off);
+    *out = r->data + at;
+    return 0;
+}
+
+static uint64_t page_of(const rcv_arena *a, rcv_off off) { return (off - a->data_off) / a->hdr->page_size; }
+
+/* -- what this transaction has written itself ---------------------------------------------------------- */
+
+static int add_granule(rcv_txn *t, uint64_t granule)
+{
+    if ((t->n_granules + 1) * 2 > t->granule_mask) {
+        uint32_t  size = t->granule_mask ? (t->granule_mask + 1) * 2 : 64;
+        uint64_t *bigger = os_calloc(size, sizeof *bigger);
+        if (bigger == NULL)
+            return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction's own records");
+        for (uint32_t i = 0; t->n_granules && i <= t->granule_mask; i++) {
+            if (t->granules[i] == 0)
+                continue;
+            uint32_t s = (uint32_t)rcv_mix(t->granules[i]) & (size - 1);
+            while (bigger[s] != 0)
+                s = (s + 1) & (size - 1);
+            bigger[s] = t->granules[i];
+        }
+        os_free(t->granules);
+        t->granules = bigger;
+        t->granule_mask = size - 1;
+    }
+    uint32_t s = (uint32_t)rcv_mix(granule) & t->granule_mask;
+    while (t->granules[s] != 0) {
+        if (t->granules[s] == granule)
+            return 0;
+        s = (s + 1) & t->granule_mask;
+    }
+    t->granules[s] = granule;
+    t->n_granules++;
+    return 0;
+}
+
+/* note_own -- remember that [off, off+len) holds our own bytes, which a read must not take for committed ones. */
+static int note_own(rcv_txn *t, rcv_off off, uint64_t len)
+{
+    if (!t->record_reads)
+        return 0;
+    if (len <= BY_VALUE) {
+        int rc = 0;
+        for (uint64_t g = off / 8; g <= (off + len - 1) / 8 && rc == 0; g++)
+            rc = add_granule(t, g);
+        return rc;
+    }
+    if (t->n_ranges == t->cap_ranges) {
+        int rc = vec_grow((void **)&t->ranges, &t->cap_ranges, t->n_ranges + 1, sizeof *t->ranges);
+        if (rc)
+            return rc;
+    }
+    t->ranges[t->n_ranges++] = (struct rcv_range){.off = off, .len = len};
+    return 0;
+}
+
+/* maybe_own -- could any of these bytes be our own? */
+static bool maybe_own(const rcv_txn *t, rcv_off off, uint64_t len)
+{
+    if (t->n_granules)
+        for (uint64_t g = off / 8; g <= (off + len - 1) / 8; g++) {
+            uint32_t s = (uint32_t)rcv_mix(g) & t->granule_mask;
+            for (; t->granules[s] != 0; s = (s + 1) & t->granule_mask)
+                if (t->granules[s] == g)
+                    return true;
+        }
+    for (uint64_t i = 0; i < t->n_ranges; i++)
+        if (off < t->ranges[i].off + t->ranges[i].len && t->ranges[i].off < off + len)
+            return true;
+    return t->n_raw_pages != 0;
+}
+
+/* committed_bytes -- what [off, off+len) holds without this step's writes: the present bytes under the old ones of the log,
+ * oldest last. A mounted transaction has all its writes in the log. */
+static int committed_bytes(rcv_txn *t, rcv_off off, uint32_t len, uint8_t *out)
+{
+    struct undo_record r;
+    uint64_t           at = undo_tail(t->arena);
+    int                more;
+    memcpy(out, t->arena->core + off, len);
+    while ((more = undo_prev(t->arena, &at, &r)) == 1) {
+        uint64_t from = r.off > off ? r.off : off, to = r.off + r.len < off + len ? r.off + r.len : off + len;
+        if (from < to)
+            memcpy(out + (from - off), r.old + (from - r.off), to - from);
+    }
+    return more;
+}
+
+/* -- the operations -------------------------------------------------------------------------------------- */
+
+int rcv_array_new(rcv_txn *t, const struct rcv_array_info *info, rcv_off *out)
+{
+    rcv_arena *a = t->arena;
+    rcv_off    data = 0;
+    int        rc = txn_alloc(t, sizeof(struct rcv_array), RCV_SPACE_GENERAL, 0, out);
+    if (rc == 0 && info->nbytes != 0)
+        rc = txn_alloc(t, info->nbytes, RCV_SPACE_ARRAY, 0, &data);
+    if (rc == 0)
+        rc = container_init(t, *out, RCV_K_ARRAY);
+    if (rc)
+        return rc;
+    struct rcv_array *r = (struct rcv_array *)(void *)(a->core + *out);
+    if (data)
+        memset(a->core + data, 0, info->nbytes);
+    r->data = data;
+    r->nbytes = info->nbytes;
+    r->itemsize = info->itemsize;
+    r->ndim = info->ndim;
+    memcpy(r->shape, info->shape, sizeof r->shape);
+    memcpy(r->dtype, info->dtype, sizeof r->dtype);
+    r->dtype[sizeof r->dtype - 1] = 0;
+    return 0;
+}
+
+int rcv_array_get_info(rcv_arena *a, rcv_off array, struct rcv_array_info *out)
+{
+    const struct rcv_array *r = array_at(a, array);
+    if (r == NULL)
+        return no_array(a, array);
+    uint64_t items = 1;
+    bool     sound = r->ndim >= 1 && r->ndim <= RCV_NDIM && r->itemsize != 0 && memchr(r->dtype, 0, sizeof r->dtype) != NULL;
+    for (uint32_t i = 0; sound && i < r->ndim; i++)
+        sound = !__builtin_mul_overflow(items, r->shape[i], &items);
+    if (!sound || __builtin_mul_overflow(items, (uint64_t)r->itemsize, &items) || items != r->nbytes)
+        return seg_corrupt(a, "the shape of the Array at %llu", (unsigned long long)array);
+    rcv_off data;
+    int     rc = items_at(a, array, 0, r->nbytes, &data);
+    if (rc)
+        return rc;
+    out->data = data;
+    out->nbytes = r->nbytes;
+    out->itemsize = r->itemsize;
+    out->ndim = r->ndim;
+    memcpy(out->shape, r->shape, sizeof out->shape);
+    memcpy(out->dtype, r->dtype, sizeof out->dtype);
+    return 0;
+}
+
+/* note_pages -- a long range counts by its pages. */
+static int note_pages(rcv_txn *t, rcv_off off, uint64_t len, bool write)
+{
+    int rc = 0;
+    for (uint64_t p = page_of(t->arena, off), last = page_of(t->arena, off + len - 1); p <= last && rc == 0; p++)
+        rc = write ? stamp_write(t, 0, 0, RCV_UNIT_PAGE, p) : stamp_read(t, 0, 0, RCV_UNIT_PAGE, p);
+    return rc;
+}
+
+int rcv_array_read(rcv_arena *a, rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, void *out)
+{
+    rcv_off off;
+    int     rc = items_at(a, array, at, len, &off);
+    if (rc || len == 0)
+        return rc;
+    if (t != NULL && t->record_reads) {
+        if (len > BY_VALUE) {
+            rc = note_pages(t, off, len, false);
+        } else if (likely(!maybe_own(t, off, len))) {
+            rc = stamp_read_value(t, array, off, (uint32_t)len, a->core + off);
+        } else {
+            uint8_t committed[BY_VALUE];
+            rc = committed_bytes(t, off, (uint32_t)len, committed);
+            /* Wholly our own by one write: nothing of others' was seen. */
+            if (rc == 0 && !txn_logged(t, off, (uint32_t)len))
+                rc = stamp_read_value(t, array, off, (uint32_t)len, committed);
+        }
+        if (rc)
+            return rc;
+    }
+    memcpy(out, a->core + off, len);
+    return 0;
+}
+
+/* announce -- the barrier for a range of items. */
+static int announce(rcv_txn *t, rcv_off off, uint64_t len)
+{
+    int rc = note_pages(t, off, len, true);
+    if (rc == 0)
+        rc = note_own(t, off, len);
+    for (uint64_t done = 0; done < len && rc == 0;) {
+        uint64_t piece = len - done < (UINT64_C(1) << 30) ? len - done : UINT64_C(1) << 30;
+        rc = txn_log(t, off + done, (uint32_t)piece, RCV_U_DATA);
+        if (rc == 0)
+            tracker_note_announced(t->arena, off + done, (uint32_t)piece);
+        done += piece;
+    }
+    return rc;
+}
+
+int rcv_array_write(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, const void *bytes)
+{
+    rcv_off off;
+    int     rc = items_at(t->arena, array, at, len, &off);
+    if (rc == 0 && len != 0)
+        rc = announce(t, off, len);
+    if (rc == 0 && len != 0)
+        memcpy(t->arena->core + off, bytes, len);
+    return rc;
+}
+
+int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item)
+{
+    struct rcv_array_info info;
+    int                   rc = rcv_array_get_info(t->arena, array, &info);
+    if (rc == 0 && info.nbytes != 0)
+        rc = announce(t, info.data, info.nbytes);
+    for (uint64_t at = 0; rc == 0 && at < info.nbytes; at += info.itemsize)
+        memcpy(t->arena->core + info.data + at, item, info.itemsize);
+    return rc;
+}
+
+int rcv_edit_begin(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
+{
+    rcv_off off;
+    int     rc = items_at(t->arena, array, at, len, &off);
+    if (rc == 0 && len != 0)
+        rc = announce(t, off, len);
+    return rc || len == 0 ? rc : tracker_edit(t->arena, off, len, true);
+}
+
+int rcv_edit_end(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
+{
+    rcv_off off;
+    int     rc = items_at(t->arena, array, at, len, &off);
+    return rc || len == 0 ? rc : tracker_edit(t->arena, off, len, false);
+}
+
+/* array_reclaim -- free a detached Array's items; reclaim.c frees the container itself. */
+int array_reclaim(rcv_txn *t, rcv_off array)
+{
+    const struct rcv_array *r = array_at(t->arena, array);
+    if (r == NULL)
+        return no_array(t->arena, array);
+    return r->data ? txn_free(t, r->data, 0) : 0;
+}

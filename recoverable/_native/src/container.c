@@ -1,0 +1,158 @@
+/* container.c -- what all containers share: identity, parents, handles, the root.
+ *
+ * A handle (in a process) carries its container's offset and id. The id is unique in the segment and cleared when the
+ * container is reclaimed, so that a handle of a deleted or rolled-back one is recognised, whatever lies there now.
+ */
+#include "internal.h"
+
+#define DEPTH_LIMIT 100000u /* of nesting: a longer chain of parents is a cycle, so damage */
+
+/* container_size -- bytes of a container's fixed part; 0 for an unknown kind. */
+uint64_t container_size(unsigned kind)
+{
+    switch (kind) {
+    case RCV_K_DICT:
+        return sizeof(struct rcv_dict);
+    case RCV_K_ARRAY:
+        return sizeof(struct rcv_array);
+    default:
+        return 0;
+    }
+}
+
+/* container_at -- the container of that kind (0: any) at `off`, or NULL. */
+struct rcv_container *container_at(rcv_arena *a, rcv_off off, unsigned kind)
+{
+    struct rcv_container *c = rcv_at(a, off, sizeof *c);
+    if (unlikely(c == NULL || (c->kind & 0xffff0000u) != RCV_CONTAINER_MARK))
+        return NULL;
+    unsigned is = c->kind & 0xffffu;
+    if (unlikely(kind != 0 && is != kind))
+        return NULL;
+    uint64_t size = container_size(is);
+    return size != 0 && rcv_at(a, off, size) != NULL ? c : NULL;
+}
+
+/* container_init -- make fresh memory a container that hangs nowhere. Ids are never used again, whatever happens. */
+int container_init(rcv_txn *t, rcv_off off, unsigned kind)
+{
+    rcv_arena            *a = t->arena;
+    struct rcv_container *c = (struct rcv_container *)(void *)(a->core + off);
+    uint64_t              id = atomic_load_explicit(&a->hdr->container_counter, memory_order_relaxed) + 1;
+    atomic_store_explicit(&a->hdr->container_counter, id, memory_order_release);
+    memset(c, 0, container_size(kind));
+    c->id = id;
+    c->kind = RCV_CONTAINER_MARK | kind;
+    return 0;
+}
+
+/* container_adopt -- hang a container that hangs nowhere into `parent` at `slot`. */
+int container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot)
+{
+    struct rcv_container *c = container_at(t->arena, child, 0);
+    if (c == NULL)
+        return rcv_raise(RCV_ERR_STALE, 0, "the container to be stored is gone");
+    if (c->parent != 0 || (c->flags & RCV_DETACHED) || child == rcv_root(t->arena))
+        return rcv_raise(RCV_ERR_MISUSE, 0, "a container has one parent, and this one is stored already; store a .copy() of it");
+    int rc = txn_log(t, child + offsetof(struct rcv_container, parent), 16, RCV_U_DATA);
+    if (rc)
+        return rc;
+    c->parent = parent;
+    c->slot = slot;
+    return 0;
+}
+
+/* container_detach -- cut it off from its parent: handles of it and of all below it are stale from now on; its memory is
+ * reclaimed after the commit. */
+int container_detach(rcv_txn *t, rcv_off child)
+{
+    struct rcv_container *c = container_at(t->arena, child, 0);
+    if (c == NULL)
+        return seg_corrupt(t->arena, "no container at %llu, where one is stored", (unsigned long long)child);
+    int rc = stamp_write(t, child, c->id, RCV_UNIT_IDENTITY, 0);
+    if (rc == 0)
+        rc = txn_log(t, child + offsetof(struct rcv_container, kind), 8, RCV_U_DATA);
+    if (rc == 0)
+        rc = intent_add(t, RCV_I_RECLAIM, child, 0);
+    if (rc)
+        return rc;
+    c->flags |= RCV_DETACHED;
+    t->epoch++;
+    return 0;
+}
+
+/* -- handles -------------------------------------------------------------------------------------------- */
+
+static int stale(void)
+{
+    return rcv_raise(RCV_ERR_STALE, 0, "its container was deleted, replaced, or rolled back");
+}
+
+int rcv_handle_open(rcv_arena *a, rcv_off off, struct rcv_handle *out)
+{
+    struct rcv_container *c = container_at(a, off, 0);
+    if (c == NULL)
+        return seg_corrupt(a, "no container at %llu, where one is stored", (unsigned long long)off);
+    *out = (struct rcv_handle){.off = off, .id = c->id, .serial = 0, .epoch = 0};
+    return (int)(c->kind & 0xffffu);
+}
+
+int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h)
+{
+    struct rcv_container *c = container_at(a, h->off, 0);
+    if (unlikely(c == NULL || c->id != h->id))
+        return stale();
+    if (likely(t != NULL && h->serial == t->serial && h->epoch == t->epoch))
+        return 0;
+    rcv_off off = h->off, root = rcv_root(a);
+    for (uint32_t depth = 0; depth < DEPTH_LIMIT; depth++) {
+        if (c->flags & RCV_DETACHED)
+            return stale();
+        if (t != NULL) {
+            int rc = stamp_read(t, off, c->id, RCV_UNIT_IDENTITY, 0);
+            if (rc)
+                return rc;
+        }
+        if (off == root) {
+            if (t != NULL) {
+                h->serial = t->serial;
+                h->epoch = t->epoch;
+            }
+            return 0;
+        }
+        off = c->parent;
+        if (off == 0)
+            return stale();
+        c = container_at(a, off, 0);
+        if (unlikely(c == NULL))
+            return seg_corrupt(a, "a container's parent at %llu is none", (unsigned long long)off);
+    }
+    return seg_corrupt(a, "a container is nested %u deep", DEPTH_LIMIT);
+}
+
+int rcv_container_slot(rcv_arena *a, rcv_off off, rcv_off *parent, rcv_off *slot, uint64_t *id)
+{
+    struct rcv_container *c = container_at(a, off, 0);
+    if (c == NULL)
+        return stale();
+    *parent = c->parent;
+    *slot = c->slot;
+    *id = c->id;
+    return (int)(c->kind & 0xffffu);
+}
+
+/* -- the root ------------------------------------------------------------------------------------------- */
+
+rcv_off rcv_root(rcv_arena *a) { return atomic_load_explicit(&a->hdr->root, memory_order_relaxed); }
+
+/* rcv_root_make -- a new segment's root Dict; two processes that both try conflict on the lock, and the second finds it. */
+int rcv_root_make(rcv_txn *t)
+{
+    if (rcv_root(t->arena) != 0)
+        return 0;
+    rcv_off root;
+    int     rc = rcv_dict_new(t, &root);
+    if (rc == 0)
+        rc = stamp_write(t, 0, 0, RCV_UNIT_IDENTITY, 0);
+    return rc ? rc : txn_write64(t, offsetof(struct rcv_header, root), root, RCV_U_DATA);
+}

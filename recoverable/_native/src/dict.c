@@ -1,0 +1,717 @@
+/* dict.c -- Dict: linear hashing, insertion order, and how both live with transactions.
+ *
+ * Conflict units are keys (the keyed hash of a key, with the Dict's id), present or absent: two requests conflict over a
+ * Dict only if they meet at a key, or if one looks at the whole (len, iteration) while the other changes it.
+ *
+ * So the bucket chains must not be a meeting point either. They are *structure*: changed in place while a transaction is
+ * mounted, logged as RCV_U_STRUCT, undone at a suspension like all else, but never stashed. At the next step the
+ * transaction's own insertions are linked into whatever chain is there then, its deletions cut out again
+ * (intent_resume). Growth is structure too: one bucket is split for each insertion that finds the table full (linear
+ * hashing, Litwin, VLDB 1980), so no request pays for everybody, and nobody conflicts with it.
+ *
+ * Insertion order and counts are intentions, applied at commit: the order is that of the commits.
+ *
+ * An entry never moves. Its key bytes are canonical (1, 1.0 and True are one key), its tag says what the key was.
+ */
+#include "internal.h"
+
+static struct rcv_dict *dict_at(rcv_arena *a, rcv_off d) { return (struct rcv_dict *)container_at(a, d, RCV_K_DICT); }
+
+static int no_dict(rcv_arena *a, rcv_off d) { return seg_corrupt(a, "no Dict at %llu, where one is used", (unsigned long long)d); }
+
+/* entry_at -- the entry there with all its key inside claimed memory, or NULL. */
+static struct rcv_entry *entry_at(rcv_arena *a, rcv_off off)
+{
+    struct rcv_entry *e = rcv_at(a, off, sizeof *e);
+    return likely(e != NULL && rcv_at(a, off, sizeof *e + e->key_len) != NULL) ? e : NULL;
+}
+
+static int no_entry(rcv_arena *a, rcv_off d, rcv_off e)
+{
+    return seg_corrupt(a, "the Dict at %llu leads to no entry at %llu", (unsigned long long)d, (unsigned long long)e);
+}
+
+static uint64_t floor_pow2(uint64_t n) { return UINT64_C(1) << (63 - __builtin_clzll(n)); }
+
+/* bucket_of -- linear hashing: which of `buckets` a hash falls into. */
+static uint64_t bucket_of(uint64_t hash, uint64_t buckets)
+{
+    uint64_t low = floor_pow2(buckets), b = hash & (2 * low - 1);
+    return b >= buckets ? hash & (low - 1) : b;
+}
+
+/* bucket_word -- offset of the word that holds the head of bucket `b`; 0: damage. */
+static rcv_off bucket_word(rcv_arena *a, const struct rcv_dict *d, uint64_t b)
+{
+    rcv_off        table = d->table;
+    const rcv_off *node;
+    switch (d->depth) {
+    case 0:
+        return b < d->capacity && rcv_at(a, table, ((uint64_t)d->capacity) * 8) ? table + b * 8 : 0;
+    case 2:
+        if (b / RCV_NODE / RCV_NODE >= RCV_NODE || (node = rcv_at(a, table, RCV_NODE * 8)) == NULL)
+            return 0;
+        table = node[b / RCV_NODE / RCV_NODE];
+        /* fall through */
+    case 1:
+        if ((node = rcv_at(a, table, RCV_NODE * 8)) == NULL || (d->depth == 1 && b >= (uint64_t)RCV_NODE * RCV_NODE))
+            return 0;
+        table = node[b / RCV_NODE % RCV_NODE];
+        return rcv_at(a, table, RCV_NODE * 8) ? table + b % RCV_NODE * 8 : 0;
+    default:
+        return 0;
+    }
+}
+
+static rcv_off *word_at(rcv_arena *a, rcv_off off) { return (rcv_off *)(void *)(a->core + off); }
+
+/* chain_bound -- no chain is longer than what the whole arena could hold: a longer one is a cycle. */
+static uint64_t chain_bound(const rcv_arena *a) { return rcv_data_claimed(a) / sizeof(struct rcv_entry) + 1; }
+
+static int no_chain(rcv_arena *a, rcv_off d) { return seg_corrupt(a, "the buckets of the Dict at %llu", (unsigned long long)d); }
+
+/* find -- the entry with that key: 1 and its offset, and the offset of the word that leads to it; or 0. */
+static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    if (unlikely(dict == NULL))
+        return no_dict(a, d);
+    rcv_off word = dict->buckets ? bucket_word(a, dict, bucket_of(key->hash, dict->buckets)) : 0;
+    if (unlikely(word == 0))
+        return no_chain(a, d);
+    uint64_t steps = 0, bound = chain_bound(a);
+    for (rcv_off at = *word_at(a, word); at != 0; steps++) {
+        struct rcv_entry *e = entry_at(a, at);
+        if (unlikely(e == NULL))
+            return no_entry(a, d, at);
+        if (e->hash == key->hash && e->key_len == key->len && e->key_kind == key->kind && memcmp(e->key, key->ptr, key->len) == 0) {
+            *entry = at;
+            *link = word;
+            return 1;
+        }
+        if (unlikely(steps > bound))
+            return no_chain(a, d);
+        word = at + offsetof(struct rcv_entry, next);
+        at = e->next;
+    }
+    return 0;
+}
+
+/* -- making one ------------------------------------------------------------------------------------------ */
+
+int rcv_dict_new(rcv_txn *t, rcv_off *out)
+{
+    int rc = txn_alloc(t, sizeof(struct rcv_dict), RCV_SPACE_GENERAL, 0, out);
+    if (rc == 0)
+        rc = container_init(t, *out, RCV_K_DICT);
+    if (rc)
+        return rc;
+    struct rcv_dict *d = (struct rcv_dict *)(void *)(t->arena->core + *out);
+    d->buckets = d->capacity = RCV_DICT_INLINE;
+    d->table = *out + offsetof(struct rcv_dict, first);
+    return 0;
+}
+
+/* -- growth: structure, never stashed -------------------------------------------------------------------- */
+
+static int set_word(rcv_txn *t, rcv_off off, uint64_t value) { return txn_write64(t, off, value, RCV_U_STRUCT); }
+
+/* new_node -- a zeroed page of offsets. */
+static int new_node(rcv_txn *t, rcv_off *out)
+{
+    int rc = txn_alloc(t, RCV_NODE * 8, RCV_SPACE_GENERAL, RCV_I_TRANSIENT, out);
+    if (rc == 0)
+        memset(t->arena->core + *out, 0, RCV_NODE * 8);
+    return rc;
+}
+
+/* widen_table -- make room for bucket `b` = d->buckets in the tree. */
+static int widen_table(rcv_txn *t, rcv_off off, const struct rcv_dict *d)
+{
+    rcv_arena *a = t->arena;
+    uint64_t   b = d->buckets;
+    rcv_off    node, table = d->table;
+    int        rc = 0;
+    if (d->depth == 0) {
+        if (b < d->capacity)
+            return 0;
+        if (d->capacity < RCV_NODE) { /* a bigger array: at most 4 KiB are copied */
+            uint32_t capacity = d->capacity * 2;
+            rc = txn_alloc(t, (uint64_t)capacity * 8, RCV_SPACE_GENERAL, RCV_I_TRANSIENT, &node);
+            if (rc)
+                return rc;
+            memcpy(a->core + node, a->core + table, (uint64_t)d->capacity * 8);
+            memset(a->core + node + (uint64_t)d->capacity * 8, 0, (uint64_t)d->capacity * 8);
+            if (table != off + offsetof(struct rcv_dict, first))
+                rc = txn_free(t, table, RCV_I_TRANSIENT);
+            if (rc == 0)
+                rc = set_word(t, off + offsetof(struct rcv_dict, table), node);
+            return rc ? rc : set_word(t, off + offsetof(struct rcv_dict, depth), (uint64_t)capacity << 32);
+        }
+    }
+    if ((d->depth == 0) || (d->depth == 1 && b >= (uint64_t)RCV_NODE * RCV_NODE)) { /* one level more */
+        rc = new_node(t, &node);
+        if (rc)
+            return rc;
+        *word_at(a, node) = table;
+        rc = set_word(t, off + offsetof(struct rcv_dict, table), node);
+        if (rc == 0)
+            rc = set_word(t, off + offsetof(struct rcv_dict, depth), d->depth + 1u);
+        if (rc)
+            return rc;
+        table = node;
+    }
+    if (d->depth == 2) {
+        rcv_off *top = rcv_at(a, table, RCV_NODE * 8);
+        if (top == NULL || b / RCV_NODE / RCV_NODE >= RCV_NODE)
+            return no_chain(a, off);
+        rcv_off slot = table + b / RCV_NODE / RCV_NODE * 8;
+        if (*word_at(a, slot) == 0) {
+            rc = new_node(t, &node);
+            if (rc == 0)
+                rc = set_word(t, slot, node);
+            if (rc)
+                return rc;
+        }
+        table = *word_at(a, slot);
+    }
+    if (rcv_at(a, table, RCV_NODE * 8) == NULL)
+        return no_chain(a, off);
+    rcv_off slot = table + b / RCV_NODE % RCV_NODE * 8;
+    if (*word_at(a, slot) == 0) {
+        rc = new_node(t, &node);
+        if (rc == 0)
+            rc = set_word(t, slot, node);
+    }
+    return rc;
+}
+
+/* split_one -- add bucket number `buckets`, moving to it what belongs there from the bucket that it splits. */
+static int split_one(rcv_txn *t, rcv_off off)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_dict *d = dict_at(a, off);
+    if (d == NULL || d->buckets == 0)
+        return no_dict(a, off);
+    uint64_t b = d->buckets, low = floor_pow2(b);
+    int      rc = widen_table(t, off, d);
+    rcv_off  from = rc ? 0 : bucket_word(a, d, b - low), to = rc ? 0 : bucket_word(a, d, b);
+    if (rc)
+        return rc;
+    if (from == 0 || to == 0)
+        return no_chain(a, off);
+    rcv_off  moved = 0;
+    uint64_t steps = 0, bound = chain_bound(a);
+    for (rcv_off word = from, at = *word_at(a, word); at != 0;) {
+        struct rcv_entry *e = entry_at(a, at);
+        if (e == NULL)
+            return no_entry(a, off, at);
+        rcv_off next = e->next;
+        if (bucket_of(e->hash, b + 1) == b) {
+            rc = set_word(t, word, next);
+            if (rc == 0)
+                rc = set_word(t, at + offsetof(struct rcv_entry, next), moved);
+            if (rc)
+                return rc;
+            moved = at;
+        } else {
+            word = at + offsetof(struct rcv_entry, next);
+        }
+        if (++steps > bound)
+            return no_chain(a, off);
+        at = next;
+    }
+    rc = set_word(t, to, moved);
+    return rc ? rc : set_word(t, off + offsetof(struct rcv_dict, buckets), b + 1);
+}
+
+/* grow -- one more bucket when there are more entries than buckets. Growing is never needed: a failure (no room) is undone
+ * and forgotten, except damage. */
+static int grow(rcv_txn *t, rcv_off off)
+{
+    const struct rcv_dict    *d = dict_at(t->arena, off);
+    const struct rcv_summary *s = intent_summary(t, off);
+    if (d == NULL)
+        return no_dict(t->arena, off);
+    if (d->c.count + (uint64_t)(s ? s->count : 0) <= d->buckets)
+        return 0;
+    struct rcv_mark mark;
+    rcv_op_begin(t, &mark);
+    int rc = split_one(t, off);
+    if (rc == 0)
+        return 0;
+    uint64_t epoch = t->epoch;
+    rcv_op_fail(t, &mark);
+    t->epoch = epoch;
+    return rc == RCV_ERR_CORRUPT ? rc : 0;
+}
+
+/* -- linking: structure too ------------------------------------------------------------------------------ */
+
+int dict_relink(rcv_txn *t, rcv_off off, rcv_off entry)
+{
+    rcv_arena        *a = t->arena;
+    struct rcv_dict  *d = dict_at(a, off);
+    struct rcv_entry *e = entry_at(a, entry);
+    if (d == NULL || d->buckets == 0)
+        return no_dict(a, off);
+    if (e == NULL)
+        return no_entry(a, off, entry);
+    rcv_off word = bucket_word(a, d, bucket_of(e->hash, d->buckets));
+    if (word == 0)
+        return no_chain(a, off);
+    int rc = set_word(t, entry + offsetof(struct rcv_entry, next), *word_at(a, word));
+    if (rc == 0)
+        rc = set_word(t, word, entry);
+    return rc ? rc : grow(t, off);
+}
+
+/* cut_at -- take the entry that `link` leads to out of its chain and mark it dead. */
+static int cut_at(rcv_txn *t, rcv_off entry, rcv_off link)
+{
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->core + entry);
+    int               rc = set_word(t, link, e->next);
+    if (rc == 0)
+        rc = txn_log(t, entry + offsetof(struct rcv_entry, flags), 8, RCV_U_STRUCT);
+    if (rc == 0)
+        e->flags |= RCV_ENTRY_DEAD;
+    return rc;
+}
+
+int dict_cut(rcv_txn *t, rcv_off off, rcv_off entry)
+{
+    rcv_arena        *a = t->arena;
+    struct rcv_entry *e = entry_at(a, entry);
+    if (e == NULL)
+        return no_entry(a, off, entry);
+    struct rcv_key key = {.kind = e->key_kind, .ptr = e->key, .len = e->key_len, .hash = e->hash};
+    rcv_off        found, link;
+    int            rc = find(a, off, &key, &found, &link);
+    if (rc < 0)
+        return rc;
+    if (rc == 0 || found != entry)
+        return seg_corrupt(a, "an entry of the Dict at %llu is not in its bucket", (unsigned long long)off);
+    return cut_at(t, entry, link);
+}
+
+/* -- the operations ----------------------------------------------------------------------------------------- */
+
+static uint64_t dict_id(rcv_arena *a, rcv_off d) { return ((struct rcv_container *)(void *)(a->core + d))->id; }
+
+int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, struct rcv_value *out)
+{
+    rcv_off entry, link;
+    int     rc = find(a, d, key, &entry, &link);
+    if (unlikely(rc < 0))
+        return rc;
+    if (t != NULL) {
+        int failed = stamp_read(t, d, dict_id(a, d), RCV_UNIT_KEY, key->hash);
+        if (unlikely(failed))
+            return failed;
+    }
+    if (rc == 0)
+        return 0;
+    rc = cell_read(a, &((struct rcv_entry *)(void *)(a->core + entry))->value, out);
+    return rc ? rc : 1;
+}
+
+/* note_change -- the units that a change of one key writes. */
+static int note_change(rcv_txn *t, rcv_off d, uint64_t hash, bool membership)
+{
+    uint64_t id = dict_id(t->arena, d);
+    int      rc = stamp_read(t, d, id, RCV_UNIT_KEY, hash);
+    if (rc == 0)
+        rc = stamp_write(t, d, id, RCV_UNIT_KEY, hash);
+    if (rc == 0)
+        rc = stamp_write(t, d, id, RCV_UNIT_CONTENT, 0);
+    if (rc == 0 && membership)
+        rc = stamp_write(t, d, id, RCV_UNIT_MEMBERSHIP, 0);
+    return rc;
+}
+
+/* replace -- another value for an entry that is there. One store, after all that can fail. */
+static int replace(rcv_txn *t, rcv_off d, rcv_off entry, const struct rcv_cell *cell)
+{
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->core + entry);
+    rcv_off           slot = entry + offsetof(struct rcv_entry, value);
+    int               rc = 0;
+    if (cell->tag == RCV_T_REF)
+        rc = container_adopt(t, cell->word, d, entry);
+    if (rc == 0)
+        rc = cell_drop(t, &e->value);
+    if (rc == 0)
+        rc = txn_log(t, slot, sizeof *cell, RCV_U_DATA);
+    if (rc == 0)
+        e->value = *cell;
+    return rc;
+}
+
+/* insert -- a new entry: fresh memory first, then its link, then what is meant for the commit. */
+static int insert(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_cell *cell)
+{
+    rcv_arena *a = t->arena;
+    rcv_off    entry;
+    int        rc = txn_alloc(t, sizeof(struct rcv_entry) + key->len, RCV_SPACE_GENERAL, 0, &entry);
+    if (rc)
+        return rc;
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(a->core + entry);
+    memset(e, 0, sizeof *e);
+    e->hash = key->hash;
+    e->value = *cell;
+    e->key_len = key->len;
+    e->key_tag = key->tag;
+    e->key_kind = key->kind;
+    if (key->len)
+        memcpy(e->key, key->ptr, key->len);
+    if (cell->tag == RCV_T_REF)
+        rc = container_adopt(t, cell->word, d, entry);
+    if (rc == 0)
+        rc = intent_add(t, RCV_I_INSERT, d, entry);
+    return rc ? rc : dict_relink(t, d, entry);
+}
+
+int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value)
+{
+    rcv_arena      *a = t->arena;
+    rcv_off         entry, link;
+    struct rcv_cell cell;
+    struct rcv_mark mark;
+    int             found = find(a, d, key, &entry, &link);
+    if (unlikely(found < 0))
+        return found;
+    const struct rcv_cell *old = found ? &((struct rcv_entry *)(void *)(a->core + entry))->value : NULL;
+    if (old && old->tag == RCV_T_REF && value->tag == RCV_T_REF && old->word == value->word)
+        return 0; /* `d[k] += x` on a container stores it where it is */
+    int rc = note_change(t, d, key->hash, found == 0);
+    if (rc)
+        return rc;
+    if (found == 1 && value->tag < RCV_T_STR) { /* a number over a number: one announced write, nothing to go back to */
+        struct rcv_entry *e = (struct rcv_entry *)(void *)(a->core + entry);
+        if (e->value.tag < RCV_T_STR) {
+            rc = txn_log(t, entry + offsetof(struct rcv_entry, value), sizeof cell, RCV_U_DATA);
+            if (rc == 0)
+                e->value = (struct rcv_cell){.tag = value->tag, .word = value->word};
+            return rc;
+        }
+    }
+    rcv_op_begin(t, &mark);
+    rc = cell_make(t, value, &cell);
+    if (rc == 0)
+        rc = found ? replace(t, d, entry, &cell) : insert(t, d, key, &cell);
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+/* remove_entry -- delete the entry that `link` leads to. */
+static int remove_entry(rcv_txn *t, rcv_off d, rcv_off entry, rcv_off link)
+{
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->core + entry);
+    struct rcv_mark   mark;
+    int               rc = note_change(t, d, e->hash, true);
+    if (rc)
+        return rc;
+    rcv_op_begin(t, &mark);
+    rc = cell_drop(t, &e->value);
+    if (rc == 0)
+        rc = intent_add(t, RCV_I_DELETE, d, entry);
+    if (rc == 0)
+        rc = cut_at(t, entry, link);
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+int rcv_dict_del(rcv_txn *t, rcv_off d, const struct rcv_key *key)
+{
+    rcv_off entry, link;
+    int     rc = find(t->arena, d, key, &entry, &link);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return stamp_read(t, d, dict_id(t->arena, d), RCV_UNIT_KEY, key->hash);
+    rc = remove_entry(t, d, entry, link);
+    return rc ? rc : 1;
+}
+
+/* delete_entry -- delete a given entry: find what leads to it. */
+static int delete_entry(rcv_txn *t, rcv_off d, rcv_off entry)
+{
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->core + entry);
+    struct rcv_key    key = {.kind = e->key_kind, .ptr = e->key, .len = e->key_len, .hash = e->hash};
+    rcv_off           found, link;
+    int               rc = find(t->arena, d, &key, &found, &link);
+    if (rc == 1 && found == entry)
+        return remove_entry(t, d, entry, link);
+    return rc < 0 ? rc : seg_corrupt(t->arena, "an entry of the Dict at %llu is not in its bucket", (unsigned long long)d);
+}
+
+int rcv_dict_clear(rcv_txn *t, rcv_off d)
+{
+    struct rcv_mark      mark;
+    struct rcv_dict_iter it = {0};
+    struct rcv_value     key;
+    int                  rc;
+    rcv_op_begin(t, &mark);
+    while ((rc = rcv_dict_next(t->arena, t, d, &it, RCV_ITER_KEYS, &key, NULL)) == 1) {
+        rc = delete_entry(t, d, it.entry);
+        if (rc)
+            break;
+    }
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    if (dict == NULL)
+        return no_dict(a, d);
+    *out = dict->c.count;
+    if (t == NULL)
+        return 0;
+    const struct rcv_summary *s = intent_summary(t, d);
+    if (s)
+        *out += (uint64_t)s->count;
+    return stamp_read(t, d, dict->c.id, RCV_UNIT_MEMBERSHIP, 0);
+}
+
+int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    if (dict == NULL)
+        return no_dict(a, d);
+    const struct rcv_summary *s = t ? intent_summary(t, d) : NULL;
+    *out = dict->version + (s ? s->changes : 0);
+    return 0;
+}
+
+/* -- iteration ------------------------------------------------------------------------------------------- */
+
+/* give -- hand out an entry's key and value. */
+static int give(rcv_arena *a, rcv_off d, rcv_off at, struct rcv_value *key, struct rcv_value *value)
+{
+    const struct rcv_entry *e = entry_at(a, at);
+    if (e == NULL)
+        return no_entry(a, d, at);
+    if (key)
+        *key = (struct rcv_value){.tag = e->key_tag, .word = e->key_kind, .ptr = e->key, .len = e->key_len};
+    int rc = value ? cell_read(a, &e->value, value) : 0;
+    return rc ? rc : 1;
+}
+
+/* next_own -- the transaction's own next insertion into `d`, or 0 at the end. Position it->intent counts from the side where
+ * the iteration began. */
+static rcv_off next_own(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it)
+{
+    const struct rcv_summary *s = intent_summary(t, d);
+    if (s == NULL || s->inserts == 0)
+        return 0;
+    while (it->intent < t->n_intents) {
+        const struct rcv_intent *i = &t->intents[it->reverse ? t->n_intents - 1 - it->intent : it->intent];
+        it->intent++;
+        if (i->op != RCV_I_INSERT || i->a != d)
+            continue;
+        const struct rcv_entry *e = entry_at(a, i->b);
+        if (e && !(e->flags & RCV_ENTRY_DEAD))
+            return i->b;
+    }
+    return 0;
+}
+
+/* next_committed -- the next committed entry that this transaction has not deleted. */
+static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, struct rcv_dict_iter *it)
+{
+    uint64_t steps = 0, bound = chain_bound(a);
+    rcv_off  at = it->entry;
+    for (;;) {
+        if (at == 0) {
+            at = it->reverse ? dict->tail : dict->head;
+        } else {
+            const struct rcv_entry *e = entry_at(a, at);
+            if (e == NULL)
+                return no_entry(a, d, at);
+            at = it->reverse ? e->before : e->after;
+        }
+        if (at == 0)
+            return 0;
+        const struct rcv_entry *e = entry_at(a, at);
+        if (e == NULL)
+            return no_entry(a, d, at);
+        if (!(e->flags & RCV_ENTRY_DEAD)) {
+            it->entry = at;
+            return 1;
+        }
+        if (++steps > bound)
+            return seg_corrupt(a, "the order of the Dict at %llu is a cycle", (unsigned long long)d);
+    }
+}
+
+int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what, struct rcv_value *key,
+                  struct rcv_value *value)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    int                    rc = 0;
+    if (dict == NULL)
+        return no_dict(a, d);
+    if (t != NULL && it->entry == 0) {
+        rc = stamp_read(t, d, dict->c.id, RCV_UNIT_MEMBERSHIP, 0);
+        if (rc == 0 && (what & RCV_ITER_VALUES))
+            rc = stamp_read(t, d, dict->c.id, RCV_UNIT_CONTENT, 0);
+        if (rc)
+            return rc;
+    }
+    if (it->own == 2)
+        return 0;
+    if (it->reverse && it->own == 0) { /* newest first: its own, then the committed ones from the tail */
+        rcv_off own = t ? next_own(a, t, d, it) : 0;
+        if (own) {
+            it->entry = own;
+            return give(a, d, own, key, value);
+        }
+        it->own = 1;
+        it->entry = 0;
+    }
+    if (!it->reverse && it->own == 1)
+        rc = 0;
+    else
+        rc = next_committed(a, dict, d, it);
+    if (rc < 0)
+        return rc;
+    if (rc == 1)
+        return give(a, d, it->entry, key, value);
+    if (!it->reverse && t != NULL) {
+        it->own = 1;
+        rcv_off own = next_own(a, t, d, it);
+        if (own) {
+            it->entry = own;
+            return give(a, d, own, key, value);
+        }
+    }
+    it->own = 2; /* stays at the end */
+    return 0;
+}
+
+int rcv_dict_key_at(rcv_arena *a, rcv_off slot, struct rcv_value *key)
+{
+    int rc = give(a, 0, slot, key, NULL);
+    return rc < 0 ? rc : 0;
+}
+
+int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct rcv_value *key)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    rcv_off                word = dict && dict->buckets ? bucket_word(a, dict, bucket_of(hash, dict->buckets)) : 0;
+    uint64_t               steps = 0, bound = chain_bound(a);
+    for (rcv_off at = word ? *word_at(a, word) : 0; at != 0 && steps <= bound; steps++) {
+        const struct rcv_entry *e = entry_at(a, at);
+        if (e == NULL)
+            return 0;
+        if (e->hash == hash)
+            return give(a, d, at, key, NULL);
+        at = e->next;
+    }
+    return 0;
+}
+
+/* -- at commit --------------------------------------------------------------------------------------------- */
+
+/* dict_apply_insert -- append the entry to the insertion order. */
+int dict_apply_insert(rcv_txn *t, rcv_off off, rcv_off entry)
+{
+    rcv_arena        *a = t->arena;
+    struct rcv_dict  *d = dict_at(a, off);
+    struct rcv_entry *e = entry_at(a, entry);
+    if (d == NULL)
+        return no_dict(a, off);
+    if (e == NULL)
+        return no_entry(a, off, entry);
+    if (e->flags & RCV_ENTRY_DEAD)
+        return 0;
+    rcv_off tail = d->tail;
+    if (tail != 0 && entry_at(a, tail) == NULL)
+        return no_entry(a, off, tail);
+    int rc = set_word(t, entry + offsetof(struct rcv_entry, before), tail);
+    if (rc == 0)
+        rc = txn_log(t, entry + offsetof(struct rcv_entry, flags), 8, RCV_U_STRUCT);
+    if (rc)
+        return rc;
+    e->flags |= RCV_ENTRY_LINKED;
+    rc = set_word(t, tail ? tail + offsetof(struct rcv_entry, after) : off + offsetof(struct rcv_dict, head), entry);
+    return rc ? rc : set_word(t, off + offsetof(struct rcv_dict, tail), entry);
+}
+
+/* dict_apply_delete -- take the entry out of the insertion order and free it. */
+int dict_apply_delete(rcv_txn *t, rcv_off off, rcv_off entry)
+{
+    rcv_arena        *a = t->arena;
+    struct rcv_dict  *d = dict_at(a, off);
+    struct rcv_entry *e = entry_at(a, entry);
+    int               rc = 0;
+    if (d == NULL)
+        return no_dict(a, off);
+    if (e == NULL)
+        return no_entry(a, off, entry);
+    if (e->flags & RCV_ENTRY_LINKED) {
+        if ((e->before && entry_at(a, e->before) == NULL) || (e->after && entry_at(a, e->after) == NULL))
+            return no_entry(a, off, entry);
+        rc = set_word(t, e->before ? e->before + offsetof(struct rcv_entry, after) : off + offsetof(struct rcv_dict, head), e->after);
+        if (rc == 0)
+            rc = set_word(t, e->after ? e->after + offsetof(struct rcv_entry, before) : off + offsetof(struct rcv_dict, tail), e->before);
+    }
+    return rc ? rc : heap_commit_free(a, entry);
+}
+
+/* dict_reclaim -- free some of a detached Dict: its entries from the head of the order, their blobs and containers, at last
+ * the table; reclaim.c frees the container itself. `budget` counts entries down. */
+int dict_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_dict *d = dict_at(a, off);
+    int              rc = 0;
+    *done = false;
+    if (d == NULL)
+        return no_dict(a, off);
+    while (d->head != 0) {
+        if (*budget == 0)
+            return 0;
+        --*budget;
+        rcv_off           entry = d->head;
+        struct rcv_entry *e = entry_at(a, entry);
+        if (e == NULL)
+            return no_entry(a, off, entry);
+        rc = cell_drop(t, &e->value);
+        if (rc == 0)
+            rc = set_word(t, off + offsetof(struct rcv_dict, head), e->after);
+        if (rc == 0)
+            rc = txn_free(t, entry, 0);
+        if (rc)
+            return rc;
+    }
+    if (d->depth == 0) {
+        if (d->table != off + offsetof(struct rcv_dict, first))
+            rc = txn_free(t, d->table, 0);
+    } else { /* nodes, from the last one down, as many as the budget allows */
+        while (d->buckets > 0 && rc == 0) {
+            if (*budget == 0)
+                return 0;
+            --*budget;
+            uint64_t last = (d->buckets - 1) / RCV_NODE;
+            rcv_off  word = bucket_word(a, d, last * RCV_NODE);
+            if (word == 0)
+                return no_chain(a, off);
+            rc = txn_free(t, word, 0);
+            if (rc == 0 && last % RCV_NODE == 0 && d->depth == 2) {
+                rcv_off *top = rcv_at(a, d->table, RCV_NODE * 8);
+                rc = top ? txn_free(t, top[last / RCV_NODE], 0) : no_chain(a, off);
+            }
+            if (rc == 0)
+                rc = set_word(t, off + offsetof(struct rcv_dict, buckets), last * RCV_NODE);
+        }
+        if (rc == 0)
+            rc = txn_free(t, d->table, 0);
+    }
+    *done = rc == 0;
+    return rc;
+}

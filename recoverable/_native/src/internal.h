@@ -1,0 +1,437 @@
+/* internal.h -- names that cross files inside the core, grouped by the file that defines them.
+ *
+ * Calls go down only:
+ *   dict array | check  ->  txn intent stamp reclaim  ->  heap value  ->  undo tracker trap wse  ->  segment process lock recover  ->  os
+ * (recover.c and lock.c call undo.c and the tracker's recovery half: a dead owner's step is undone while locking.)
+ *
+ * Who guards what: segment state by the arena's lock; process state (struct rcv_arena and all below it) by the GIL, and
+ * what the trap handler touches of it by being written only by the thread that is inside the step.
+ */
+#ifndef RCV_INTERNAL_H
+#define RCV_INTERNAL_H
+
+#include "../include/recoverable.h"
+#include "layout.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+/* The compiler must not move stores across this. No CPU fence is needed: a killed process's stores are all visible to
+ * the next reader of the same memory, in program order as the CPU retired them. */
+#define store_fence() atomic_signal_fence(memory_order_seq_cst)
+
+/* -- error.c -------------------------------------------------------------------------------------------- */
+
+int rcv_raise(int code, int err, const char *format, ...) __attribute__((format(printf, 3, 4))); /* keeps text; returns code */
+
+/* -- os.c: every system call on memory and files; 0 or errno -------------------------------------------- */
+
+uint64_t os_page_size(void);
+int      os_map_shared(int fd, uint64_t off, uint64_t len, int prot, void **out);
+int      os_remap_shared(int fd, uint64_t off, void *at, uint64_t len, int prot); /* over what is there */
+int      os_remap_private(int fd, uint64_t off, void *at, uint64_t len);          /* writable; signal-safe */
+int      os_unmap(void *at, uint64_t len);
+int      os_protect(void *at, uint64_t len, int prot);       /* signal-safe */
+int      os_claim(int fd, uint64_t off, uint64_t len);       /* memory behind [off, off+len), in slices; signal-safe */
+int      os_release(int fd, uint64_t off, uint64_t len);     /* give it back (punch a hole) */
+int      os_reopen(int fd, int *out);                        /* a second open file description of the same object */
+int      os_lock_byte(int fd, uint64_t off);                 /* EAGAIN: another description holds it */
+int      os_byte_locked(int fd, uint64_t off, bool *locked); /* by any *other* description */
+uint64_t os_nanos(void);                                     /* monotonic */
+uint64_t os_thread_id(void);
+void     os_forget_thread(void); /* in a forked child: its thread has another id */
+int      os_random(void *out, size_t len);
+void    *os_malloc(size_t len); /* NULL when it fails (or is made to) */
+void    *os_calloc(size_t count, size_t len);
+void    *os_realloc(void *p, size_t len);
+void     os_free(void *p);
+
+/* -- hash.c ------------------------------------------------------------------------------------------------ */
+
+uint64_t rcv_siphash(const uint64_t secret[2], uint8_t kind, const void *bytes, size_t len); /* SipHash-1-3 */
+static inline uint64_t rcv_mix(uint64_t x) /* finaliser of splitmix64 (Steele, Lea, Flood 2014) */
+{
+    x ^= x >> 30;
+    x *= UINT64_C(0xbf58476d1ce4e5b9);
+    x ^= x >> 27;
+    x *= UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+/* -- segment.c: the mapped segment ---------------------------------------------------------------------- */
+
+struct rcv_tracker; /* tracker.c */
+struct rcv_heap;    /* heap.c */
+
+struct rcv_counters { /* this process's share of struct rcv_stats */
+    uint64_t transactions, commits, rollbacks, conflicts, suspends;
+    uint64_t traps, pages_compared, pages_copied, promotions, demotions, strays, dooms, map_fallbacks;
+    uint64_t undo_bytes, undo_records;
+};
+
+struct rcv_arena {
+    struct rcv_header  *hdr;  /* core view: the whole segment, read-write, private to the library */
+    uint8_t            *core; /* the same address */
+    uint8_t            *tracked; /* tracked view: the data region only; raw buffers point in here */
+    uint64_t            data_off, data_size, total_size;
+    _Atomic uint64_t   *stamps;
+    uint32_t            stamp_mask;
+    uint8_t            *undo; /* base of the undo log */
+    uint64_t            undo_size, undo_off;
+    int                 fd, live_fd;
+    uint32_t            slot;  /* in the process table */
+    uint64_t            token; /* of this process */
+    bool                created, closing, needs_slot /* after fork */, trap_mode;
+    double              busy_timeout;
+    char                name[104];
+    char                policy[24];
+
+    rcv_txn            *mounted;     /* whose writes are in the arena now */
+    uint64_t            step_thread; /* os_thread_id() of the thread inside a step, else 0 */
+    uint64_t            reader_thread; /* … of the one inside a read outside a transaction, else 0 */
+    uint32_t            readers;     /* depth of such reads */
+    _Atomic uint64_t    prelocked;   /* rcv_lock_wait took the lock for this thread */
+    int                 prelock_rc;  /* … with this result of pthread_mutex_* */
+    _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the mutex under them */
+    rcv_txn            *in_flight;   /* all live transactions of this process, doubly linked */
+    uint64_t            n_in_flight, serial;
+    rcv_txn            *pool; /* ended ones, kept for reuse */
+    uint32_t            n_pool;
+
+    struct rcv_tracker *tracker;
+    struct rcv_heap    *heap;
+    struct rcv_recovery recovered; /* by the attach */
+    struct rcv_recovery repaired;  /* by the last recovery since */
+    struct rcv_counters n;
+    rcv_arena          *next; /* registry of open arenas (fork, trap) */
+};
+
+static inline uint64_t rcv_data_claimed(const rcv_arena *a)
+{
+    return atomic_load_explicit(&a->hdr->data_claimed, memory_order_relaxed);
+}
+/* rcv_at -- the memory behind [off, off+len) of the data region, or NULL if that is not all claimed, or not 8-aligned. */
+static inline void *rcv_at(const rcv_arena *a, rcv_off off, uint64_t len)
+{
+    uint64_t rel = off - a->data_off;
+    uint64_t claimed = rcv_data_claimed(a);
+    if (unlikely(off < a->data_off || (off & 7) || rel > claimed || len > claimed - rel))
+        return NULL;
+    return a->core + off;
+}
+/* seg_claim_data -- back the data region up to `upto` bytes (rounded up to a slice). Lock held. RCV_ERR_FULL leaves it. */
+int  seg_claim_data(rcv_arena *a, uint64_t upto);
+int  seg_corrupt(rcv_arena *a, const char *format, ...) __attribute__((format(printf, 2, 3))); /* RCV_ERR_CORRUPT */
+void seg_registry_each(void (*fn)(rcv_arena *)); /* all open arenas of this process */
+rcv_arena *seg_registry_first(void);
+
+/* -- process.c: who is alive ------------------------------------------------------------------------------- */
+
+int  process_join(rcv_arena *a);                              /* take a slot: sets slot, token, live_fd. Lock held or alone */
+void process_leave(rcv_arena *a);                             /* free it */
+bool process_alive(const rcv_arena *a, uint64_t token);       /* also true for ourselves */
+bool process_others(const rcv_arena *a);                      /* is any *other* process attached and alive */
+const struct rcv_process *process_of(const rcv_arena *a, uint64_t token); /* its slot's entry, or NULL */
+void process_after_fork(rcv_arena *a);                        /* in the child: close live_fd, needs_slot = true */
+
+/* -- lock.c ------------------------------------------------------------------------------------------------ */
+
+int  lock_init(rcv_arena *a);  /* (re-)initialise the robust mutex: only while nobody else is attached */
+/* lock_take -- 0: held, the phase is IDLE, process state in step with the segment. RCV_ERR_AGAIN: held by another thread.
+ * A dead owner's step has been undone. RCV_ERR_CORRUPT: not held. */
+int  lock_take(rcv_arena *a);
+void lock_drop(rcv_arena *a);
+
+/* -- recover.c ---------------------------------------------------------------------------------------------- */
+
+/* recover -- bring the segment from whatever phase it is in to IDLE. Idempotent; may be killed at any point. Lock held or
+ * alone. On damage: marks the header, RCV_ERR_CORRUPT. */
+int recover(rcv_arena *a, struct rcv_recovery *report);
+
+/* -- undo.c: the undo log ------------------------------------------------------------------------------------ */
+
+/* undo_append -- save [off, off+len) before it is changed. Lock held, phase STEP. RCV_ERR_FULL: nothing appended. */
+int undo_append(rcv_arena *a, rcv_off off, uint32_t len, unsigned kind);
+/* undo_reserve -- claim room so that the next appends of at most `bytes` (heads included) cannot fail. */
+int undo_reserve(rcv_arena *a, uint64_t bytes);
+static inline uint64_t undo_cost(uint64_t len) { return ((len + 7) & ~UINT64_C(7)) + sizeof(struct rcv_undo_head); }
+static inline uint64_t undo_tail(const rcv_arena *a) { return atomic_load_explicit(&a->hdr->undo_tail, memory_order_relaxed); }
+/* undo_append_trap -- the same for the trap handler: signal-safe, claims by fallocate, keeps no error text. 0 or RCV_ERR_FULL */
+int undo_append_trap(rcv_arena *a, rcv_off page_off);
+struct undo_record {
+    rcv_off        off;
+    uint32_t       len;
+    unsigned       kind; /* enum rcv_undo_kind */
+    const uint8_t *old;
+    uint64_t       start; /* where in the log it begins: the tail before it */
+};
+/* undo_prev -- the record that ends at *at; moves *at to its start. 1, 0 at the log's beginning, RCV_ERR_CORRUPT. Walk from
+ * undo_tail(a). Checks everything about the record against the claimed marks. */
+int  undo_prev(rcv_arena *a, uint64_t *at, struct undo_record *out);
+/* undo_apply -- put the old bytes back, newest first, down to tail `mark`, without moving the tail. Counts into the report. */
+int  undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report);
+void undo_set_tail(rcv_arena *a, uint64_t tail); /* fence, store, fence */
+void undo_trim(rcv_arena *a);                    /* in IDLE: give back what a huge step had claimed */
+void phase_set(rcv_arena *a, unsigned phase);    /* fence, store, fence */
+
+/* -- tracker.c: the tracked view; trap.c: the SIGSEGV handler; wse.c: which pages to keep hot ------------------ */
+
+int  tracker_open(rcv_arena *a);   /* map the tracked view read-only, read the hot table, install the handler */
+void tracker_close(rcv_arena *a);  /* demotes nothing: hot pages stay listed for the others */
+/* tracker_enter -- a step begins (lock held, phase IDLE): catch up with the hot table's generation; while raw buffers live:
+ * compare hot pages with their shadows and put strays back; from here on traps of this thread are logged. */
+int  tracker_enter(rcv_arena *a);
+/* tracker_collect -- the pages that raw writes changed in this step: trapped or hot, different from their base (pre-image
+ * or shadow) outside the announced ranges. Fills `pages` with page numbers in the data region; *n of them. Memory belongs
+ * to the tracker until the next call. */
+int  tracker_collect(rcv_arena *a, const uint32_t **pages, uint32_t *n);
+/* tracker_savepoint -- protect trapped and hot pages so that later raw writes log again in this step. */
+int  tracker_savepoint(rcv_arena *a);
+/* tracker_rollback_to -- after undo_apply down to `mark`: re-protect pages trapped above it. */
+void tracker_rollback_to(rcv_arena *a, uint64_t mark);
+/* tracker_revert -- the step's undo has been applied: copy shadows back over hot pages that differ, re-protect trapped ones. */
+void tracker_revert(rcv_arena *a);
+/* tracker_protect -- before PUBLISH: re-protect trapped pages (adjacent ones in one call). */
+void tracker_protect(rcv_arena *a);
+/* tracker_publish -- between PUBLISH and IDLE: refresh the shadows of listed pages that the undo log says changed, or that
+ * tracker_collect found; feed the policy; promote and demote. Only pages whose memory is allocated (heap_page_live). */
+void tracker_publish(rcv_arena *a);
+void tracker_leave(rcv_arena *a); /* the step is over: no trap of this thread is ours any more; mend what strays left */
+/* tracker_forget_pages -- array memory is being freed (between PUBLISH and IDLE): demote listed pages of that range. */
+void tracker_forget_pages(rcv_arena *a, rcv_off off, uint64_t len);
+int  tracker_doomed(const rcv_arena *a); /* the handler ran out of log: the step can only roll back */
+int  tracker_edit(rcv_arena *a, rcv_off off, uint64_t len, bool begin); /* pages of a logged range: writable / protected again */
+/* tracker_note_announced -- an announced write into array memory: its page has an announced range in this step. */
+void tracker_note_announced(rcv_arena *a, rcv_off off, uint32_t len);
+void tracker_after_fork(rcv_arena *a);
+/* tracker_recover -- recovery's half: shadows -> data (`from_shadow`) or data -> shadows for listed pages; validates the hot
+ * table. Works before tracker_open. */
+int  tracker_recover(rcv_arena *a, bool from_shadow, struct rcv_recovery *report);
+void tracker_stats(rcv_arena *a, struct rcv_stats *out);
+uint64_t tracker_raw_count(const rcv_arena *a);
+
+/* -- heap.c: the allocator ------------------------------------------------------------------------------------ */
+/* Blocks are handed out from chunks that this process has reserved, by process memory alone; the shared bitmaps change
+ * only at commit. So an allocation needs no undo, and a dead process's are simply never marked. */
+
+int  heap_open(rcv_arena *a);
+void heap_close(rcv_arena *a);   /* returns reservations */
+int  heap_format(rcv_arena *a);  /* a new segment: the table is zero; claims the first slice */
+/* heap_reserve -- a block of at least `size` bytes, 16-aligned (page aligned in the array space), contents unspecified.
+ * Pending until heap_commit_alloc + heap_settle, or heap_unreserve. Lock held. RCV_ERR_FULL. */
+int  heap_reserve(rcv_arena *a, uint64_t size, unsigned space, rcv_off *out);
+void heap_unreserve(rcv_arena *a, rcv_off off);    /* process memory only: no lock needed */
+int  heap_commit_alloc(rcv_arena *a, rcv_off off); /* mark it in the shared table (undo-logged) */
+int  heap_commit_free(rcv_arena *a, rcv_off off);  /* unmark it (undo-logged). RCV_ERR_CORRUPT if it was not allocated */
+void heap_settle(rcv_arena *a, rcv_off off);       /* after PUBLISH: what heap_commit_alloc marked is no longer pending */
+/* heap_block -- size of the block that starts at `off`, and whether it is marked or pending here. RCV_ERR_CORRUPT if no
+ * block starts there. */
+int  heap_block(rcv_arena *a, rcv_off off, uint64_t *size, bool *live);
+bool heap_page_live(const rcv_arena *a, uint32_t page); /* a page of the data region that a committed array owns */
+void heap_boundary(rcv_arena *a);                       /* a step has ended (lock held, IDLE): claim ahead of need */
+int  heap_return_dead(rcv_arena *a, uint64_t *chunks);  /* clear the owner words of dead processes */
+void heap_after_fork(rcv_arena *a);                     /* forget the parent's reservations (they are its own) */
+void heap_stats(rcv_arena *a, struct rcv_stats *out);
+/* heap_walk -- every marked block: fn(ctx, off, size); stops at non-zero. For check.c. */
+int  heap_walk(rcv_arena *a, int (*fn)(void *ctx, rcv_off off, uint64_t size), void *ctx);
+
+/* -- stamp.c: read and write sets ------------------------------------------------------------------------------- */
+
+struct rcv_read { /* 32 bytes */
+    uint64_t seen;      /* the stamp then */
+    uint32_t index;     /* in the stamp table */
+    uint32_t kind;      /* enum rcv_unit: for naming a conflict */
+    rcv_off  container; /* the same */
+    uint64_t arg;       /* the same */
+};
+struct rcv_value_read { /* an Array item, validated by value */
+    rcv_off  off;
+    rcv_off  container;
+    uint32_t len;
+    uint8_t  bytes[64];
+};
+
+static inline uint32_t stamp_index(const rcv_arena *a, uint64_t id, unsigned kind, uint64_t arg)
+{
+    return (uint32_t)rcv_mix(id * UINT64_C(0x9e3779b97f4a7c15) + arg * 8 + kind) & a->stamp_mask;
+}
+
+/* stamp_read / stamp_write -- the transaction has read / written the unit (kind, arg) of container `id` at `off`. A write is
+ * blind unless the unit is read as well. RCV_ERR_FULL: no process memory. */
+int stamp_read(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg);
+int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg);
+int stamp_read_value(rcv_txn *t, rcv_off container, rcv_off off, uint32_t len, const void *bytes);
+bool stamp_valid(rcv_txn *t); /* every stamp and value as seen? On false the transaction's report names the first that is not */
+/* stamp_publish -- set the stamps of what was written to a new commit sequence. Returns it. Lock held. */
+uint64_t stamp_publish(rcv_txn *t);
+void stamp_set(rcv_arena *a, uint64_t id, unsigned kind, uint64_t arg, uint64_t seq);
+
+/* -- intent.c: what is applied at commit ------------------------------------------------------------------------ */
+
+enum rcv_intent_op {
+    RCV_I_ALLOC = 1, /* a: block */
+    RCV_I_FREE,      /* a: block */
+    RCV_I_INSERT,    /* a: dict, b: entry: appended to the insertion order; re-linked into its bucket at resume */
+    RCV_I_DELETE,    /* a: dict, b: entry: unlinked from the order, freed; cut from its bucket again at resume */
+    RCV_I_RECLAIM    /* a: container: put on the arena's reclaim list */
+};
+#define RCV_I_TRANSIENT 0x80u /* made by a structural change (growth): dropped when that is undone at a suspension */
+struct rcv_intent {
+    uint32_t op;
+    uint32_t pad;
+    rcv_off  a;
+    uint64_t b;
+};
+struct rcv_summary { /* what the intents add up to for one container, so that len() needs no walk */
+    rcv_off  container; /* 0: free slot of the hash table */
+    int64_t  count;
+    uint64_t changes; /* of membership, by this transaction: only grows */
+    uint64_t inserts; /* live RCV_I_INSERT of it */
+};
+
+int  intent_add(rcv_txn *t, unsigned op, rcv_off a, uint64_t b);
+void intent_truncate(rcv_txn *t, uint64_t n); /* drop the newest down to n: allocations go back to the heap */
+/* intent_drop_transient -- growth was undone by a suspension. intent_resume -- rebuild what is not in the stash. */
+void intent_drop_transient(rcv_txn *t);
+int  intent_resume(rcv_txn *t);
+const struct rcv_summary *intent_summary(const rcv_txn *t, rcv_off container); /* NULL: none */
+int  intent_apply(rcv_txn *t);  /* at commit, in STEP: all of them, undo-logged */
+void intent_settle(rcv_txn *t); /* after PUBLISH */
+/* txn_alloc / txn_free -- heap_reserve / free as intents. Fresh memory may be filled without logging until it is linked. */
+int  txn_alloc(rcv_txn *t, uint64_t size, unsigned space, unsigned flags, rcv_off *out); /* flags: 0 or RCV_I_TRANSIENT */
+int  txn_free(rcv_txn *t, rcv_off off, unsigned flags);
+
+/* -- txn.c --------------------------------------------------------------------------------------------------- */
+
+struct rcv_stash_item { /* in the stash: this, then `len` bytes padded to 8 */
+    rcv_off  off;
+    uint32_t len;
+    uint32_t kind; /* RCV_U_DATA or RCV_U_PAGE */
+};
+
+struct rcv_logged { /* what undo_once has logged since the epoch began */
+    rcv_off  off;
+    uint32_t len;
+    uint32_t epoch;
+};
+#define RCV_LOGGED 256u
+
+struct rcv_range {
+    rcv_off  off;
+    uint64_t len;
+};
+
+struct rcv_txn {
+    rcv_arena *arena;
+    uint64_t   serial; /* unique in this process */
+    unsigned   flags;
+    int        state; /* enum rcv_txn_state */
+    int        doom;  /* the error that doomed it */
+    bool       mounted, touched, wrote, overflowed /* read set gave up: valid only while nobody commits */;
+    bool       record_reads;
+    uint64_t   seq;   /* commit sequence at the last validation */
+    uint64_t   epoch; /* moves when a handle checked earlier must be checked again */
+    uint32_t   log_epoch;
+    uint32_t   savepoints; /* open */
+
+    struct rcv_read *reads;
+    uint64_t         n_reads, cap_reads;
+    uint32_t        *read_table; /* open addressing: index into reads + 1, by stamp index */
+    uint32_t         read_mask;
+    uint32_t        *writes; /* stamp indices */
+    uint64_t         n_writes, cap_writes;
+    uint32_t        *write_table;
+    uint32_t         write_mask;
+    struct rcv_value_read *values;
+    uint64_t         n_values, cap_values;
+
+    struct rcv_intent  *intents;
+    uint64_t            n_intents, cap_intents;
+    struct rcv_summary *summaries; /* open addressing by container */
+    uint32_t            n_summaries, summary_mask;
+
+    /* what it has written into Arrays by announced writes: 8-byte granules, and ranges too long for that */
+    uint64_t              *granules; /* open addressing: offset / 8, 0 = free */
+    uint32_t               n_granules, granule_mask;
+    struct rcv_range      *ranges;
+    uint64_t               n_ranges, cap_ranges;
+
+    uint32_t *raw_pages; /* data pages that it has raw-written */
+    uint64_t  n_raw_pages, cap_raw_pages;
+    uint8_t  *stash;
+    uint64_t  n_stash, cap_stash;
+
+    struct rcv_logged logged[RCV_LOGGED];
+    struct rcv_txn_report report;
+    char      handler[RCV_HANDLER_NAME];
+    rcv_txn  *prev, *next;
+};
+
+/* txn_log -- the write barrier: the old bytes of [off, off+len) are in the log when it returns 0; then write at
+ * a->core + off. Logs a range once an epoch. */
+int txn_log(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind);
+/* txn_logged -- is exactly this range known to be in the log of this step? (false: perhaps) */
+static inline bool txn_logged(const rcv_txn *t, rcv_off off, uint32_t len)
+{
+    const struct rcv_logged *seen = &t->logged[(off >> 3 ^ off >> 11) & (RCV_LOGGED - 1)];
+    return seen->off == off && seen->len == len && seen->epoch == t->log_epoch;
+}
+static inline int txn_write64(rcv_txn *t, rcv_off off, uint64_t value, unsigned kind)
+{
+    int rc = txn_log(t, off, 8, kind);
+    if (rc == 0)
+        memcpy(t->arena->core + off, &value, 8);
+    return rc;
+}
+void txn_pool_free(rcv_arena *a);   /* at close */
+void txn_forget_all(rcv_arena *a);  /* after a fork, in the child */
+int txn_doomed_error(const rcv_txn *t); /* raises what a doomed or ended transaction raises */
+int  vec_grow(void **data, uint64_t *capacity, uint64_t need, size_t item); /* os_realloc by doubling; RCV_ERR_FULL */
+
+/* -- value.c: cells ------------------------------------------------------------------------------------------ */
+
+int  cell_make(rcv_txn *t, const struct rcv_value *value, struct rcv_cell *out); /* allocates a blob if it must */
+int  cell_read(rcv_arena *a, const struct rcv_cell *cell, struct rcv_value *out);
+int  cell_drop(rcv_txn *t, const struct rcv_cell *cell); /* it is being overwritten: free its blob, detach its container */
+
+/* -- container.c: what all containers share -------------------------------------------------------------------- */
+
+struct rcv_container *container_at(rcv_arena *a, rcv_off off, unsigned kind); /* NULL: no container of that kind (0: any) there */
+int container_init(rcv_txn *t, rcv_off off, unsigned kind);                   /* fresh memory */
+int container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot); /* RCV_ERR_MISUSE if it has a parent */
+int container_detach(rcv_txn *t, rcv_off child);
+uint64_t container_size(unsigned kind);
+
+/* -- dict.c ------------------------------------------------------------------------------------------------------ */
+
+int dict_relink(rcv_txn *t, rcv_off d, rcv_off entry); /* resume: put an inserted entry into its bucket again */
+int dict_cut(rcv_txn *t, rcv_off d, rcv_off entry);    /* resume: take a deleted one out again */
+int dict_apply_insert(rcv_txn *t, rcv_off d, rcv_off entry); /* commit: order list */
+int dict_apply_delete(rcv_txn *t, rcv_off d, rcv_off entry); /* commit: order list, free */
+int dict_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget, bool *done); /* free some of a detached Dict's entries */
+
+/* -- array.c ----------------------------------------------------------------------------------------------------- */
+
+int  array_reclaim(rcv_txn *t, rcv_off array);
+
+/* -- reclaim.c: freeing detached containers in slices ---------------------------------------------------------- */
+
+int  reclaim_push(rcv_txn *t, rcv_off container); /* at commit */
+void reclaim_slice(rcv_arena *a);                 /* at a boundary (lock held, IDLE): a small commit of its own */
+
+/* -- crashpoint.c -------------------------------------------------------------------------------------------------- */
+
+#if defined(RCV_CRASHPOINTS) && RCV_CRASHPOINTS
+void rcv_crashpoint(const char *name);
+int  rcv_fail_now(int kind); /* 1: this call is to fail */
+#define CRASHPOINT(name) rcv_crashpoint(name)
+#define FAIL_NOW(kind) rcv_fail_now(kind)
+#else
+#define CRASHPOINT(name) ((void)0)
+#define FAIL_NOW(kind) 0
+#endif
+
+#endif

@@ -1,0 +1,249 @@
+/* layout.h -- what lies in the segment: every struct that another process, or a later version, can see.
+ *
+ * One POSIX shared-memory object, regions at page-aligned offsets kept in the header:
+ *
+ *   header | process table | stamp table | hot-page table | undo log | shadows | heap table | data
+ *
+ * Rules
+ *   - Only offsets from the start of the segment are stored, never pointers: the mapping address is free.
+ *   - An offset that comes from the segment is checked against the *claimed* mark before it is followed.
+ *   - "never undone": changed by one atomic store, outside the undo log, and still right after any crash.
+ */
+#ifndef RCV_LAYOUT_H
+#define RCV_LAYOUT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#ifndef RECOVERABLE_H
+typedef uint64_t rcv_off; /* bytes from the start of the segment; 0 is "none" */
+#endif
+
+#define RCV_MAGIC UINT64_C(0x314e455241564352) /* "RCVAREN1", little endian in memory */
+#define RCV_FORMAT 1u
+#define RCV_ENDIAN_MARK 0x01020304u
+
+#define RCV_SLICE ((uint64_t)256 * 1024)     /* memory is claimed in slices of at most this */
+#define RCV_CHUNK ((uint64_t)64 * 1024)      /* what a process reserves from the heap at a time */
+#define RCV_PROCESSES 128u                   /* slots of the process table */
+#define RCV_HANDLER_NAME 40u                 /* bytes kept of a handler's name, its NUL included */
+#define RCV_COMMIT_RING 64u                  /* how many commits back a conflict's winner can be named */
+
+/* The one store that commits is IDLE/STEP -> PUBLISH; see undo.c for what recovery does in each. */
+enum rcv_phase { RCV_IDLE = 0, RCV_STEP = 1, RCV_PUBLISH = 2 };
+
+enum rcv_region_id {
+    RCV_R_HEADER,
+    RCV_R_PROCESS,
+    RCV_R_STAMP,
+    RCV_R_HOT,
+    RCV_R_UNDO,
+    RCV_R_SHADOW,
+    RCV_R_HEAP,
+    RCV_R_DATA,
+    RCV_REGIONS
+};
+
+struct rcv_region {
+    uint64_t off;  /* page aligned */
+    uint64_t size; /* ceiling, page aligned */
+};
+
+/* Who committed: lets a ConflictError name the winner. Slot = seq % RCV_COMMIT_RING; written before PUBLISH. */
+struct rcv_commit_note {
+    _Atomic uint64_t seq;
+    char             handler[RCV_HANDLER_NAME];
+};
+
+struct rcv_header {
+    /* -- fixed when the segment is made; covered by `checksum` -- */
+    _Atomic uint64_t  magic;     /* stored last: an object without it is half-made */
+    uint32_t          format;    /* RCV_FORMAT */
+    uint32_t          page_size; /* of the machine that made it */
+    uint32_t          endian;    /* RCV_ENDIAN_MARK */
+    uint32_t          owner_uid;
+    uint64_t          total_size; /* of the object */
+    struct rcv_region region[RCV_REGIONS];
+    uint32_t          stamp_count; /* power of two */
+    uint32_t          hot_slots;
+    uint32_t          chunk_count;
+    uint32_t          mutex_size; /* sizeof(pthread_mutex_t): differs between libcs */
+    uint64_t          hash_secret[2];
+    uint64_t          checksum; /* of everything above but the magic */
+
+    /* -- changed while it lives -- */
+    _Alignas(64) union {
+        pthread_mutex_t mutex; /* process-shared, robust, error-checking */
+        char            room[64];
+    } lock;
+    _Alignas(64) _Atomic uint32_t phase; /* enum rcv_phase */
+    _Atomic uint32_t corrupt;            /* 1: a recovery found damage; nobody may attach */
+    _Atomic uint64_t undo_tail;          /* bytes used in the undo log; 0 in IDLE */
+    _Atomic uint64_t commit_seq;         /* never undone; bumped before the stamps that carry it */
+    _Atomic uint64_t root;               /* the root Dict's header */
+    _Atomic uint64_t reclaim;            /* undone: first of the detached containers that wait to be freed */
+    _Atomic uint64_t hot_generation;     /* moves with every change of the hot-page table */
+    _Atomic uint64_t txn_counter;        /* never undone */
+    _Atomic uint64_t container_counter;  /* never undone: container ids, from 1 */
+    _Atomic uint64_t process_counter;    /* never undone: incarnations, from 1 */
+    _Atomic uint64_t data_claimed;       /* never undone: bytes of the data region that are backed by memory */
+    _Atomic uint64_t undo_claimed;       /* never undone: the same of the undo log */
+    _Atomic uint64_t shadow_claimed;     /* never undone: the same of the shadows */
+    _Atomic uint64_t privileged;         /* token of the process with the privileged last run, or 0 */
+    _Atomic uint64_t recoveries;         /* how many recoveries undid something */
+    _Atomic uint64_t holder;             /* token of the process inside a step, or 0 (a hint for messages) */
+    char             holder_handler[RCV_HANDLER_NAME]; /* its handler (a hint for messages) */
+    uint64_t         calibration[4];     /* nanoseconds: trap, protect, compare, copy; 0 = not measured */
+
+    _Alignas(64) struct rcv_commit_note ring[RCV_COMMIT_RING];
+};
+
+/* A process holds an open-file-description write lock on the first byte of its slot for as long as it lives. */
+struct rcv_process {
+    _Atomic uint64_t token; /* incarnation << 8 | slot + 1; 0 = never used. Written under the arena lock. */
+    uint64_t         pid;
+    uint64_t         attached_at; /* seconds since the epoch */
+    char             reserved[40];
+};
+
+/* Heap table: `uint64_t owner[chunk_count]`, then `uint64_t info[chunk_count]`.
+ *   owner: 0, or the token of the process that reserved the chunk (never undone)
+ *   info:  kind (8 bits) | class (8) | used blocks (16) | run (32)
+ *          SMALL  class: size class; used: blocks; run: 0
+ *          PAGES  class: enum rcv_space; used: pages; run: bitmap of used pages (lower 16 bits) and of the first page of
+ *                 each block (upper 16): a block reaches to the next first page, free page or the chunk's end
+ *          LARGE  class: enum rcv_space; used: 1; run: chunks of the block, this one included
+ *          CONT   class: enum rcv_space; used: 1; run: chunks back to the block's LARGE chunk
+ * A chunk with used == 0 and owner == 0 is free, whatever its kind says. */
+enum rcv_chunk_kind { RCV_CHUNK_FREE = 0, RCV_CHUNK_SMALL = 1, RCV_CHUNK_PAGES = 2, RCV_CHUNK_LARGE = 3, RCV_CHUNK_CONT = 4 };
+enum rcv_space { RCV_SPACE_GENERAL = 0, RCV_SPACE_ARRAY = 1 }; /* the class of PAGES, LARGE and CONT chunks */
+
+#define RCV_INFO(kind, cls, used, run) \
+    ((uint64_t)(kind) | (uint64_t)(cls) << 8 | (uint64_t)(used) << 16 | (uint64_t)(run) << 32)
+#define RCV_INFO_KIND(i) ((unsigned)((i)&0xff))
+#define RCV_INFO_CLASS(i) ((unsigned)((i) >> 8 & 0xff))
+#define RCV_INFO_USED(i) ((unsigned)((i) >> 16 & 0xffff))
+#define RCV_INFO_RUN(i) ((uint32_t)((i) >> 32))
+
+/* A SMALL chunk begins with its bitmap of used blocks; the blocks follow. */
+#define RCV_BITMAP_WORDS 32u /* 2048 bits: blocks of 32 bytes and more */
+struct rcv_small_chunk {
+    uint64_t bitmap[RCV_BITMAP_WORDS];
+};
+
+/* Undo log: records back to back; the head comes after the bytes, so that the log is read backwards.
+ *   [old bytes, padded to 8] [head]                                                              */
+enum rcv_undo_kind {
+    RCV_U_DATA = 1,   /* an announced write: goes into the stash when the transaction is suspended */
+    RCV_U_STRUCT = 2, /* announced, but rebuilt by the transaction's own operations instead of stashed */
+    RCV_U_PAGE = 3    /* a whole page's pre-image, taken by the trap handler or by edit() */
+};
+struct rcv_undo_head {
+    rcv_off  off;
+    uint32_t len;
+    uint32_t kind; /* enum rcv_undo_kind | RCV_UNDO_MARK: a head that lacks the mark is damage */
+};
+#define RCV_UNDO_MARK 0x52435600u
+
+/* -- values and containers ------------------------------------------------------------------------------ */
+
+enum rcv_tag {
+    RCV_T_NONE = 1,
+    RCV_T_FALSE,
+    RCV_T_TRUE,
+    RCV_T_INT,     /* fits 64 bits: `word` */
+    RCV_T_FLOAT,   /* `word` holds the bits */
+    RCV_T_STR,     /* UTF-8 (surrogatepass); inline up to RCV_CELL_INLINE bytes, else a blob */
+    RCV_T_BYTES,
+    RCV_T_BIGINT,  /* two's complement, little endian */
+    RCV_T_CUSTOM,  /* encoded by a codec in Python: tuples, datetimes, …; bytes of its own format */
+    RCV_T_REF = 32 /* a container: `word` is its header's offset */
+};
+
+#define RCV_CELL_INLINE 14u
+#define RCV_CELL_BLOB 0xffu /* in `size`: the bytes are in a blob at `word`, their count in `len` */
+
+struct rcv_cell { /* 16 bytes */
+    uint8_t tag;  /* enum rcv_tag; 0 = empty */
+    uint8_t size; /* bytes inline, or RCV_CELL_BLOB */
+    union {
+        uint8_t bytes[14];
+        struct __attribute__((packed)) {
+            uint16_t pad;
+            uint32_t len; /* of a blob; blobs are below 4 GiB */
+            uint64_t word;
+        };
+    };
+};
+
+enum rcv_container_kind {
+    RCV_K_DICT = 1,
+    RCV_K_ARRAY = 2,
+    RCV_K_LIST = 3,
+    RCV_K_SET = 4,
+    RCV_K_DEQUE = 5,
+    RCV_K_COUNTER = 6,
+    RCV_K_RECORD = 7
+};
+#define RCV_CONTAINER_MARK 0x52430000u /* in the upper half of `kind` */
+#define RCV_DETACHED 1u                /* flags: cut off from its parent, waits to be freed */
+
+/* Every container begins with this. */
+struct rcv_container {
+    uint64_t id;     /* unique in the segment, never used again; 0 once reclaimed */
+    uint32_t kind;   /* RCV_CONTAINER_MARK | enum rcv_container_kind */
+    uint32_t flags;  /* RCV_DETACHED */
+    rcv_off  parent; /* the container that holds it; 0 for the root */
+    rcv_off  slot;   /* where in its parent: a Dict's entry, …; for naming its path */
+    rcv_off  next_reclaim;
+    uint64_t count; /* items; changed only at commit */
+};
+
+#define RCV_DICT_INLINE 8u
+#define RCV_NODE 512u /* offsets in a bucket segment or directory node: one page */
+
+/* Linear hashing over buckets in a radix tree. `depth` 0: `table` is an array of `capacity` bucket heads;
+ * 1: a node of RCV_NODE segments; 2: a node of nodes. */
+struct rcv_dict {
+    struct rcv_container c;
+    rcv_off              head;    /* first entry in insertion order */
+    rcv_off              tail;    /* last */
+    uint64_t             version; /* moves with every committed change of membership */
+    uint64_t             buckets; /* in use, >= RCV_DICT_INLINE */
+    rcv_off              table;
+    uint32_t             depth;
+    uint32_t             capacity;               /* of a depth-0 table */
+    rcv_off              first[RCV_DICT_INLINE]; /* the first table, so that a small Dict is one block */
+};
+
+#define RCV_ENTRY_DEAD 1u   /* entry flags: deleted by the running transaction */
+#define RCV_ENTRY_LINKED 2u /* in the order list: set at commit */
+
+struct rcv_entry {
+    rcv_off         next; /* in its bucket */
+    uint64_t        hash; /* keyed, of the canonical key */
+    rcv_off         before, after; /* insertion order */
+    struct rcv_cell value;
+    uint32_t        flags;
+    uint32_t        key_len;
+    uint8_t         key_tag;  /* as given: 1, 1.0 and True are one key, but which came first is kept */
+    uint8_t         key_kind; /* canonical: what is compared with the bytes */
+    uint8_t         pad[6];
+    uint8_t         key[]; /* canonical bytes */
+};
+
+#define RCV_DTYPE 232u
+#define RCV_NDIM 8u
+
+struct rcv_array {
+    struct rcv_container c;
+    rcv_off              data;   /* page aligned, in the array space */
+    uint64_t             nbytes; /* of items */
+    uint32_t             itemsize;
+    uint32_t             ndim;
+    uint64_t             shape[RCV_NDIM];
+    char                 dtype[RCV_DTYPE]; /* NUL-terminated: PEP 3118 format or numpy descr */
+};
+
+#endif

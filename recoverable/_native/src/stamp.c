@@ -1,0 +1,200 @@
+/* stamp.c -- read and write sets over the stamp table: what makes a transaction serialisable.
+ *
+ * A stamp is the commit sequence number of the last change of a conflict unit (an ownership record, as in TL2: Dice,
+ * Shalev, Shavit, DISC 2006). The table is fixed and indexed by a hash of the unit, so two units may share a stamp: that
+ * makes a needless conflict, never a missed one. Stamps change only at commit, under the lock; one's own writes need no
+ * special case, and reused memory cannot fool a reader, because a unit is named by its container's id, which is never
+ * used again.
+ *
+ * Array items are validated by value instead: the read set keeps the committed bytes. A stamp an item would be 8 bytes for
+ * 8 bytes of state; a stamp a page would make neighbours conflict.
+ */
+#include "internal.h"
+
+#define READ_BOUND 65536u /* reads kept one by one; beyond: valid only while nobody commits */
+
+/* PROBE -- walk an open-addressing table of positions + 1: return 0 from the caller where `match` holds for position `at`,
+ * else leave the free slot in `slot`. */
+#define PROBE(table, mask, start, match)                  \
+    uint32_t slot = (start) & (mask);                     \
+    while ((table)[slot] != 0) {                          \
+        uint32_t at = (table)[slot] - 1;                  \
+        if (match)                                        \
+            return 0;                                     \
+        slot = (slot + 1) & (mask);                       \
+    }
+
+/* table_grow -- a table of twice the size, empty; the caller fills it again. */
+static int table_grow(uint32_t **table, uint32_t *mask)
+{
+    uint32_t  size = *mask ? (*mask + 1) * 2 : 64;
+    uint32_t *bigger = os_calloc(size, sizeof **table);
+    if (bigger == NULL)
+        return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction's read and write sets");
+    os_free(*table);
+    *table = bigger;
+    *mask = size - 1;
+    return 0;
+}
+
+/* stamp_read -- the transaction has read a unit. A failure leaves the set as it was. */
+int stamp_read(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
+{
+    if (!t->record_reads || t->overflowed)
+        return 0;
+    uint32_t index = stamp_index(t->arena, id, kind, arg);
+    if (unlikely((t->n_reads + 1) * 2 > t->read_mask)) {
+        if (t->n_reads >= READ_BOUND) {
+            t->overflowed = true;
+            return 0;
+        }
+        int rc = table_grow(&t->read_table, &t->read_mask);
+        if (rc)
+            return rc;
+        for (uint64_t i = 0; i < t->n_reads; i++) {
+            uint32_t s = t->reads[i].index & t->read_mask;
+            while (t->read_table[s] != 0)
+                s = (s + 1) & t->read_mask;
+            t->read_table[s] = (uint32_t)i + 1;
+        }
+    }
+    PROBE(t->read_table, t->read_mask, index, t->reads[at].index == index)
+    if (unlikely(t->n_reads == t->cap_reads)) {
+        int rc = vec_grow((void **)&t->reads, &t->cap_reads, t->n_reads + 1, sizeof *t->reads);
+        if (rc)
+            return rc;
+    }
+    uint64_t seen = atomic_load_explicit(&t->arena->stamps[index], memory_order_relaxed);
+    t->reads[t->n_reads] = (struct rcv_read){.seen = seen, .index = index, .kind = kind, .container = off, .arg = arg};
+    t->read_table[slot] = (uint32_t)++t->n_reads;
+    return 0;
+}
+
+/* stamp_write -- the transaction has written a unit: its stamp moves when it commits. */
+int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
+{
+    (void)off;
+    uint32_t index = stamp_index(t->arena, id, kind, arg);
+    if (unlikely((t->n_writes + 1) * 2 > t->write_mask)) {
+        int rc = table_grow(&t->write_table, &t->write_mask);
+        if (rc)
+            return rc;
+        for (uint64_t i = 0; i < t->n_writes; i++) {
+            uint32_t s = t->writes[i] & t->write_mask;
+            while (t->write_table[s] != 0)
+                s = (s + 1) & t->write_mask;
+            t->write_table[s] = (uint32_t)i + 1;
+        }
+    }
+    PROBE(t->write_table, t->write_mask, index, t->writes[at] == index)
+    if (unlikely(t->n_writes == t->cap_writes)) {
+        int rc = vec_grow((void **)&t->writes, &t->cap_writes, t->n_writes + 1, sizeof *t->writes);
+        if (rc)
+            return rc;
+    }
+    t->writes[t->n_writes++] = index;
+    t->write_table[slot] = (uint32_t)t->n_writes;
+    t->wrote = true;
+    return 0;
+}
+
+/* stamp_read_value -- it has read these committed bytes of an Array. */
+int stamp_read_value(rcv_txn *t, rcv_off container, rcv_off off, uint32_t len, const void *bytes)
+{
+    if (!t->record_reads || t->overflowed)
+        return 0;
+    /* Reading one item again and again is common (`a[3] += 1` in a loop): look at the newest few. */
+    for (uint64_t i = t->n_values, seen = 0; i > 0 && seen < 4; i--, seen++)
+        if (t->values[i - 1].off == off && t->values[i - 1].len == len)
+            return 0;
+    if (t->n_values >= READ_BOUND) {
+        t->overflowed = true;
+        return 0;
+    }
+    if (t->n_values == t->cap_values) {
+        int rc = vec_grow((void **)&t->values, &t->cap_values, t->n_values + 1, sizeof *t->values);
+        if (rc)
+            return rc;
+    }
+    struct rcv_value_read *v = &t->values[t->n_values++];
+    v->off = off;
+    v->container = container;
+    v->len = len;
+    memcpy(v->bytes, bytes, len);
+    return 0;
+}
+
+/* name_conflict -- write into the report where the transaction lost, and to whom. */
+static void name_conflict(rcv_txn *t, rcv_off container, unsigned kind, uint64_t arg, uint64_t seq)
+{
+    struct rcv_txn_report        *r = &t->report;
+    const struct rcv_commit_note *note = &t->arena->hdr->ring[seq % RCV_COMMIT_RING];
+    r->conflict_container = container;
+    r->conflict_kind = kind;
+    r->conflict_arg = arg;
+    struct rcv_container *c = container ? container_at(t->arena, container, 0) : NULL;
+    r->conflict_id = c ? c->id : 0;
+    r->winner[0] = 0;
+    if (seq != 0 && atomic_load_explicit(&note->seq, memory_order_relaxed) == seq) {
+        memcpy(r->winner, note->handler, sizeof r->winner);
+        r->winner[sizeof r->winner - 1] = 0;
+    }
+}
+
+/* stamp_valid -- is everything as the transaction saw it? The arena must hold committed state (nothing mounted). */
+bool stamp_valid(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    if (t->overflowed || !t->record_reads) {
+        name_conflict(t, 0, 0, 0, atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed));
+        return false;
+    }
+    for (uint64_t i = 0; i < t->n_reads; i++) {
+        const struct rcv_read *r = &t->reads[i];
+        uint64_t               now = atomic_load_explicit(&a->stamps[r->index], memory_order_relaxed);
+        if (unlikely(now != r->seen)) {
+            name_conflict(t, r->container, r->kind, r->arg, now);
+            return false;
+        }
+    }
+    for (uint64_t i = 0; i < t->n_values; i++) {
+        const struct rcv_value_read *v = &t->values[i];
+        if (unlikely(memcmp(a->core + v->off, v->bytes, v->len) != 0)) {
+            uint64_t page = (v->off - a->data_off) / a->hdr->page_size;
+            uint64_t seq = atomic_load_explicit(&a->stamps[stamp_index(a, 0, RCV_UNIT_PAGE, page)], memory_order_relaxed);
+            name_conflict(t, v->container, RCV_UNIT_BYTES, v->off, seq);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* stamp_set -- the stamp of one unit, outside a transaction's write set (reclaiming). Lock held. */
+void stamp_set(rcv_arena *a, uint64_t id, unsigned kind, uint64_t arg, uint64_t seq)
+{
+    atomic_store_explicit(&a->stamps[stamp_index(a, id, kind, arg)], seq, memory_order_release);
+}
+
+/* stamp_publish -- give every written unit a new commit sequence number.
+ *
+ * The counter moves first and is never undone: were we killed between, a later commit must not use this number again, or
+ * a reader that has seen one of our stamps would take that commit's for it. */
+uint64_t stamp_publish(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    uint64_t   seq = atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed) + 1;
+    atomic_store_explicit(&a->hdr->commit_seq, seq, memory_order_release);
+    store_fence();
+    CRASHPOINT("commit.after_seq");
+    struct rcv_commit_note *note = &a->hdr->ring[seq % RCV_COMMIT_RING];
+    atomic_store_explicit(&note->seq, 0, memory_order_release);
+    store_fence();
+    memcpy(note->handler, t->handler, sizeof note->handler);
+    store_fence();
+    atomic_store_explicit(&note->seq, seq, memory_order_release);
+    for (uint64_t i = 0; i < t->n_writes; i++)
+        atomic_store_explicit(&a->stamps[t->writes[i]], seq, memory_order_release);
+    store_fence();
+    CRASHPOINT("commit.after_stamps");
+    return seq;
+}

@@ -1,0 +1,587 @@
+/* txn.c -- transactions: mounted while a step runs, stashed while it waits.
+ *
+ * What we want: many requests in flight on one event loop, each free to await between its writes; nobody sees the writes
+ * of another before it commits; a crash of one undoes exactly its own.
+ *
+ * What does not work: leaving the writes in place over an await (others would read them, and undoing them later would undo
+ * what others have built on top); a copy of the state per request (cost by size, not by work); locks held over an await
+ * (deadlocks, and one slow request stops the server).
+ *
+ * What does: at the end of each step the transaction copies its own writes into a stash in process memory and undoes them,
+ * so that between steps the arena holds committed state only. When it touches the arena again, what it has read is
+ * validated against the stamps, and the stash is written back, undo-logged anew. Its commit is the end of a step at which
+ * the writes simply stay. The cost of a suspension is by what was written, a few dozen bytes a write.
+ *
+ *   state       mount            suspend        commit            rollback
+ *   ACTIVE      -> mounted       -> stashed     -> COMMITTED      -> ROLLED_BACK
+ *   DOOMED      its doom         no-op          its doom          -> ROLLED_BACK
+ *   COMMITTED   closed           no-op          closed            no-op
+ *   ROLLED_BACK closed           no-op          closed            no-op
+ */
+#include "internal.h"
+
+#define POOL 64u /* ended transactions kept for reuse */
+
+static __thread struct rcv_current current __attribute__((tls_model("initial-exec")));
+
+struct rcv_current *rcv_current(void) { return &current; }
+
+/* vec_grow -- room for `need` items, by doubling. */
+int vec_grow(void **data, uint64_t *capacity, uint64_t need, size_t item)
+{
+    uint64_t n = *capacity ? *capacity : 16;
+    while (n < need)
+        n *= 2;
+    void *bigger = os_realloc(*data, n * item);
+    if (bigger == NULL)
+        return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction's own records");
+    *data = bigger;
+    *capacity = n;
+    return 0;
+}
+
+/* -- life ------------------------------------------------------------------------------------------------ */
+
+/* reset -- make a transaction's process state empty, keeping its buffers where they are small. */
+static void reset(rcv_txn *t)
+{
+    if (t->n_reads)
+        memset(t->read_table, 0, ((size_t)t->read_mask + 1) * sizeof *t->read_table);
+    if (t->n_writes)
+        memset(t->write_table, 0, ((size_t)t->write_mask + 1) * sizeof *t->write_table);
+    if (t->n_summaries)
+        memset(t->summaries, 0, ((size_t)t->summary_mask + 1) * sizeof *t->summaries);
+    if (t->n_granules)
+        memset(t->granules, 0, ((size_t)t->granule_mask + 1) * sizeof *t->granules);
+    t->n_reads = t->n_writes = t->n_values = 0;
+    t->n_summaries = t->n_granules = 0;
+    t->n_intents = t->n_ranges = t->n_raw_pages = t->n_stash = 0;
+}
+
+static void destroy(rcv_txn *t)
+{
+    os_free(t->reads);
+    os_free(t->read_table);
+    os_free(t->writes);
+    os_free(t->write_table);
+    os_free(t->values);
+    os_free(t->intents);
+    os_free(t->summaries);
+    os_free(t->granules);
+    os_free(t->ranges);
+    os_free(t->raw_pages);
+    os_free(t->stash);
+    os_free(t);
+}
+
+int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out)
+{
+    rcv_txn *t = a->pool;
+    if (t != NULL) {
+        a->pool = t->next;
+        a->n_pool--;
+    } else {
+        t = os_calloc(1, sizeof *t);
+        if (t == NULL)
+            return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction");
+        t->arena = a;
+    }
+    t->serial = ++a->serial;
+    t->flags = flags;
+    t->state = RCV_ACTIVE;
+    t->doom = 0;
+    t->mounted = t->touched = t->wrote = t->overflowed = false;
+    t->record_reads = !(flags & RCV_TXN_ONE_STEP);
+    t->epoch = 1;
+    t->log_epoch++;
+    t->savepoints = 0;
+    t->report.conflict_kind = 0;
+    size_t n = handler ? strnlen(handler, RCV_HANDLER_NAME - 1) : 0;
+    memcpy(t->handler, handler ? handler : "", n);
+    memset(t->handler + n, 0, RCV_HANDLER_NAME - n);
+    t->prev = NULL;
+    t->next = a->in_flight;
+    if (t->next)
+        t->next->prev = t;
+    a->in_flight = t;
+    a->n_in_flight++;
+    a->n.transactions++;
+    *out = t;
+    return 0;
+}
+
+void rcv_txn_free(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    rcv_txn_rollback(t);
+    if (t->prev)
+        t->prev->next = t->next;
+    else
+        a->in_flight = t->next;
+    if (t->next)
+        t->next->prev = t->prev;
+    a->n_in_flight--;
+    if (current.txn == t)
+        current.txn = NULL;
+    reset(t);
+    if (a->n_pool < POOL && !a->closing && t->cap_reads <= 4096 && t->cap_writes <= 4096 && t->cap_intents <= 4096 &&
+        t->cap_stash <= 65536 && t->granule_mask <= 8192 && t->summary_mask <= 1024 && t->cap_values <= 1024) {
+        t->next = a->pool;
+        a->pool = t;
+        a->n_pool++;
+    } else {
+        destroy(t);
+    }
+}
+
+void txn_pool_free(rcv_arena *a)
+{
+    while (a->pool) {
+        rcv_txn *t = a->pool;
+        a->pool = t->next;
+        destroy(t);
+    }
+    a->n_pool = 0;
+}
+
+/* txn_forget_all -- after a fork, in the child: every transaction was the parent's. Nothing of it is undone here. */
+void txn_forget_all(rcv_arena *a)
+{
+    for (rcv_txn *t = a->in_flight; t; t = t->next) {
+        reset(t);
+        t->mounted = false;
+        t->state = RCV_ROLLED_BACK;
+    }
+    a->mounted = NULL;
+    a->step_thread = a->reader_thread = 0;
+    a->readers = 0;
+    current.txn = NULL;
+}
+
+int rcv_txn_state(const rcv_txn *t) { return t->state; }
+int rcv_txn_touched(const rcv_txn *t) { return t->touched; }
+int rcv_txn_wrote(const rcv_txn *t) { return t->wrote; }
+int rcv_txn_mounted(const rcv_txn *t) { return t->mounted; }
+
+void rcv_txn_get_report(const rcv_txn *t, struct rcv_txn_report *out) { *out = t->report; }
+
+/* txn_doomed_error -- raise what every call on an unfit transaction raises. */
+int txn_doomed_error(const rcv_txn *t)
+{
+    if (t->state == RCV_DOOMED)
+        return rcv_raise(t->doom, 0,
+                         t->doom == RCV_ERR_CONFLICT ? "another request has changed what this one had read; it can only roll back"
+                         : t->doom == RCV_ERR_FULL   ? "the arena has no room for this transaction's undo log; it can only roll back"
+                                                     : "the transaction was stopped; it can only roll back");
+    return rcv_raise(RCV_ERR_CLOSED, 0, "the transaction is already %s",
+                     t->state == RCV_COMMITTED ? "committed" : "rolled back");
+}
+
+int rcv_txn_doom_code(const rcv_txn *t) { return t->doom; }
+
+void rcv_txn_doom(rcv_txn *t, int error)
+{
+    if (t->state == RCV_ACTIVE) {
+        t->state = RCV_DOOMED;
+        t->doom = error;
+    }
+}
+
+/* -- the write barrier --------------------------------------------------------------------------------- */
+
+int txn_log(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind)
+{
+    if (txn_logged(t, off, len))
+        return 0;
+    int rc = undo_append(t->arena, off, len, kind);
+    if (unlikely(rc))
+        return rc;
+    t->logged[(off >> 3 ^ off >> 11) & (RCV_LOGGED - 1)] = (struct rcv_logged){.off = off, .len = len, .epoch = t->log_epoch};
+    t->wrote = true;
+    return 0;
+}
+
+/* -- mounting -------------------------------------------------------------------------------------------- */
+
+/* unmount -- the step is over: data is committed state, the log empty, the phase IDLE. */
+static void unmount(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    tracker_leave(a);
+    t->mounted = false;
+    a->mounted = NULL;
+    a->step_thread = 0;
+    heap_boundary(a);
+    lock_drop(a);
+}
+
+/* back_to_committed -- undo the step; the phase is IDLE afterwards. An undo log that we have written ourselves and cannot
+ * read back is damage: recovery by the next one to take the lock will say so. */
+static void back_to_committed(rcv_txn *t, struct rcv_recovery *report)
+{
+    rcv_arena *a = t->arena;
+    if (undo_tail(a) != 0)
+        (void)undo_apply(a, 0, report);
+    CRASHPOINT("rollback.after_undo");
+    tracker_revert(a);
+    undo_set_tail(a, 0);
+    CRASHPOINT("rollback.after_tail");
+    phase_set(a, RCV_IDLE);
+}
+
+/* put_back -- write the stash into the arena again, undo-logged. */
+static int put_back(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    for (uint64_t at = 0; at < t->n_stash;) {
+        struct rcv_stash_item item;
+        memcpy(&item, t->stash + at, sizeof item);
+        int rc = txn_log(t, item.off, item.len, item.kind);
+        if (rc)
+            return rc;
+        CRASHPOINT("resume.before_write");
+        memcpy(a->core + item.off, t->stash + at + sizeof item, item.len);
+        tracker_note_announced(a, item.off, item.len);
+        at += sizeof item + ((item.len + 7u) & ~7u);
+    }
+    return intent_resume(t);
+}
+
+/* make_room -- what else this thread has in the arena gives way: 0, or why it cannot. */
+static int make_room(rcv_arena *a, uint64_t me)
+{
+    rcv_txn *other = a->mounted;
+    if (a->readers > 0 && a->reader_thread == me)
+        return rcv_raise(RCV_ERR_MISUSE, 0, "a transaction cannot begin inside another operation on the arena");
+    if (other == NULL || a->step_thread != me)
+        return 0;
+    if (other->savepoints > 0)
+        return rcv_raise(RCV_ERR_MISUSE, 0, "another task touched the arena inside a savepoint of %s", other->handler);
+    (void)rcv_txn_suspend(other); /* on failure it is doomed and out of the way all the same */
+    return 0;
+}
+
+int rcv_txn_mount(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    if (t->mounted)
+        return 0;
+    if (t->state != RCV_ACTIVE)
+        return txn_doomed_error(t);
+    uint64_t me = os_thread_id();
+    int      rc = make_room(a, me);
+    if (rc == 0)
+        rc = lock_take(a);
+    if (rc)
+        return rc;
+    uint64_t seq = atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
+    if (t->touched && t->seq != seq && !stamp_valid(t)) {
+        rcv_txn_doom(t, RCV_ERR_CONFLICT);
+        a->n.conflicts++;
+        lock_drop(a);
+        return txn_doomed_error(t);
+    }
+    t->seq = seq;
+    t->touched = true;
+    a->step_thread = me;
+    rc = tracker_enter(a);
+    if (rc) {
+        a->step_thread = 0;
+        lock_drop(a);
+        return rc;
+    }
+    memcpy(a->hdr->holder_handler, t->handler, sizeof t->handler);
+    phase_set(a, RCV_STEP);
+    a->mounted = t;
+    t->mounted = true;
+    t->log_epoch++;
+    if (t->n_stash == 0 && t->n_intents == 0)
+        return 0;
+    rc = put_back(t);
+    if (rc) {
+        struct rcv_recovery report = {0};
+        rcv_txn_doom(t, rc);
+        intent_drop_transient(t);
+        back_to_committed(t, &report);
+        unmount(t);
+    }
+    return rc;
+}
+
+/* -- the end of a step ----------------------------------------------------------------------------------- */
+
+/* add_raw -- the pages that raw writes changed in this step count as read and written, whole. */
+static int add_raw(rcv_txn *t, bool keep)
+{
+    const uint32_t *pages;
+    uint32_t        n;
+    int             rc = tracker_collect(t->arena, &pages, &n);
+    for (uint32_t i = 0; i < n && rc == 0; i++) {
+        rc = stamp_read(t, 0, 0, RCV_UNIT_PAGE, pages[i]);
+        if (rc == 0)
+            rc = stamp_write(t, 0, 0, RCV_UNIT_PAGE, pages[i]);
+        if (rc || !keep)
+            continue;
+        bool known = false;
+        for (uint64_t k = 0; k < t->n_raw_pages && !known; k++)
+            known = t->raw_pages[k] == pages[i];
+        if (known)
+            continue;
+        if (t->n_raw_pages == t->cap_raw_pages)
+            rc = vec_grow((void **)&t->raw_pages, &t->cap_raw_pages, t->n_raw_pages + 1, sizeof *t->raw_pages);
+        if (rc == 0)
+            t->raw_pages[t->n_raw_pages++] = pages[i];
+    }
+    return rc;
+}
+
+static int stash_one(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind)
+{
+    uint64_t size = sizeof(struct rcv_stash_item) + ((len + 7u) & ~7u);
+    if (t->n_stash + size > t->cap_stash) {
+        int rc = vec_grow((void **)&t->stash, &t->cap_stash, t->n_stash + size, 1);
+        if (rc)
+            return rc;
+    }
+    struct rcv_stash_item item = {.off = off, .len = len, .kind = kind};
+    memcpy(t->stash + t->n_stash, &item, sizeof item);
+    memcpy(t->stash + t->n_stash + sizeof item, t->arena->core + off, len);
+    t->n_stash += size;
+    return 0;
+}
+
+/* fill_stash -- copy what the transaction has written. Ranges may overlap: all hold the newest bytes, so order is free. */
+static int fill_stash(rcv_txn *t)
+{
+    rcv_arena         *a = t->arena;
+    struct undo_record r;
+    uint64_t           at = undo_tail(a);
+    int                rc = 0, more;
+    t->n_stash = 0;
+    while (rc == 0 && (more = undo_prev(a, &at, &r)) != 0) {
+        if (more < 0)
+            return more;
+        if (r.kind == RCV_U_DATA)
+            rc = stash_one(t, r.off, r.len, RCV_U_DATA);
+    }
+    uint32_t page = a->hdr->page_size;
+    for (uint64_t i = 0; i < t->n_raw_pages && rc == 0; i++)
+        rc = stash_one(t, a->data_off + (uint64_t)t->raw_pages[i] * page, page, RCV_U_PAGE);
+    return rc;
+}
+
+int rcv_txn_suspend(rcv_txn *t)
+{
+    rcv_arena          *a = t->arena;
+    struct rcv_recovery report = {0};
+    int                 rc = 0;
+    if (!t->mounted)
+        return 0;
+    if (t->state == RCV_ACTIVE) {
+        rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full") : add_raw(t, true);
+        if (rc == 0)
+            rc = fill_stash(t);
+        if (rc)
+            rcv_txn_doom(t, rc);
+    }
+    CRASHPOINT("suspend.after_stash");
+    back_to_committed(t, &report);
+    intent_drop_transient(t);
+    if (!t->record_reads)
+        t->overflowed = true; /* it never expected this: valid only if nobody commits meanwhile */
+    a->n.suspends++;
+    unmount(t);
+    return rc;
+}
+
+/* finish -- process state of an ended transaction. */
+static void finish(rcv_txn *t, int state)
+{
+    t->state = state;
+    reset(t);
+}
+
+int rcv_txn_commit(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    if (t->state != RCV_ACTIVE)
+        return txn_doomed_error(t);
+    if (t->savepoints > 0)
+        return rcv_raise(RCV_ERR_MISUSE, 0, "a savepoint is still open");
+    if (!t->mounted) {
+        if (!t->wrote) { /* validated when it last ran: its reads were one committed state */
+            finish(t, RCV_COMMITTED);
+            return 0;
+        }
+        int rc = rcv_txn_mount(t);
+        if (rc)
+            return rc;
+    }
+    int rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept") : add_raw(t, false);
+    uint64_t tail = undo_tail(a);
+    if (rc == 0 && t->n_writes == 0 && t->n_intents == 0 && tail == 0) {
+        /* Trapped pages that ended as they began need no commit, but protection. */
+        tracker_revert(a);
+        phase_set(a, RCV_IDLE);
+        unmount(t);
+        finish(t, RCV_COMMITTED);
+        return 0;
+    }
+    if (rc == 0)
+        rc = intent_apply(t);
+    if (rc) {
+        rcv_txn_rollback(t);
+        return rc;
+    }
+    CRASHPOINT("commit.applied");
+    tail = undo_tail(a);
+    stamp_publish(t);
+    tracker_protect(a);
+    CRASHPOINT("commit.before_publish");
+    phase_set(a, RCV_PUBLISH);
+    CRASHPOINT("commit.after_publish");
+    tracker_publish(a);
+    CRASHPOINT("commit.after_shadows");
+    intent_settle(t);
+    undo_set_tail(a, 0);
+    CRASHPOINT("commit.after_tail");
+    phase_set(a, RCV_IDLE);
+    a->n.commits++;
+    a->n.undo_bytes += tail;
+    t->report.bytes = tail;
+    if (unlikely(atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed) != 0))
+        reclaim_slice(a);
+    unmount(t);
+    finish(t, RCV_COMMITTED);
+    return 0;
+}
+
+void rcv_txn_rollback(rcv_txn *t)
+{
+    if (t->state != RCV_ACTIVE && t->state != RCV_DOOMED)
+        return;
+    rcv_arena          *a = t->arena;
+    struct rcv_recovery report = {0};
+    uint64_t            begun = os_nanos();
+    if (t->mounted) {
+        back_to_committed(t, &report);
+        unmount(t);
+    }
+    intent_truncate(t, 0);
+    if (t->wrote)
+        a->n.rollbacks++;
+    t->report.records = report.records;
+    t->report.bytes = report.bytes + (t->n_stash ? t->n_stash : 0);
+    t->report.pages = report.pages;
+    t->report.micros = (os_nanos() - begun) / 1000;
+    t->savepoints = 0;
+    finish(t, RCV_ROLLED_BACK);
+}
+
+/* -- savepoints ------------------------------------------------------------------------------------------ */
+
+int rcv_savepoint(rcv_txn *t, struct rcv_mark *out)
+{
+    if (!t->mounted)
+        return t->state == RCV_ACTIVE ? rcv_raise(RCV_ERR_BUG, 0, "a savepoint of a transaction that is not mounted") : txn_doomed_error(t);
+    int rc = tracker_savepoint(t->arena);
+    if (rc)
+        return rc;
+    rcv_op_begin(t, out);
+    t->savepoints++;
+    return 0;
+}
+
+int rcv_rollback_to(rcv_txn *t, const struct rcv_mark *mark)
+{
+    if (!t->mounted)
+        return txn_doomed_error(t);
+    struct rcv_recovery report = {0};
+    int                 rc = undo_apply(t->arena, mark->undo_tail, &report);
+    tracker_rollback_to(t->arena, mark->undo_tail);
+    undo_set_tail(t->arena, mark->undo_tail);
+    intent_truncate(t, mark->intents);
+    t->log_epoch++;
+    t->epoch++;
+    t->savepoints--;
+    return rc;
+}
+
+void rcv_release(rcv_txn *t, const struct rcv_mark *mark)
+{
+    (void)mark;
+    if (t->savepoints > 0)
+        t->savepoints--;
+}
+
+void rcv_op_begin(rcv_txn *t, struct rcv_mark *out)
+{
+    t->log_epoch++; /* what was logged before must be logged again, or going back to here would miss it */
+    *out = (struct rcv_mark){.undo_tail = undo_tail(t->arena), .intents = t->n_intents, .epoch = t->epoch};
+}
+
+/* rcv_op_fail -- announced writes only: the operation had no raw ones. */
+void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark)
+{
+    struct rcv_recovery report = {0};
+    (void)undo_apply(t->arena, mark->undo_tail, &report);
+    undo_set_tail(t->arena, mark->undo_tail);
+    intent_truncate(t, mark->intents);
+    t->log_epoch++;
+    t->epoch++;
+}
+
+/* -- the gate -------------------------------------------------------------------------------------------- */
+
+/* read_begin -- a read outside any transaction: committed state, under the lock. */
+static int read_begin(rcv_arena *a)
+{
+    uint64_t me = os_thread_id();
+    if (a->readers > 0 && a->reader_thread == me) {
+        a->readers++; /* a finaliser that runs inside another read */
+        return 0;
+    }
+    int rc = make_room(a, me);
+    if (rc == 0)
+        rc = lock_take(a);
+    if (rc)
+        return rc;
+    if (unlikely(tracker_raw_count(a) != 0)) { /* a stray raw write may lie on a hot page */
+        rc = tracker_enter(a);
+        tracker_leave(a);
+        if (rc) {
+            lock_drop(a);
+            return rc;
+        }
+    }
+    a->reader_thread = me;
+    a->readers = 1;
+    return 0;
+}
+
+int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
+{
+    rcv_txn *t = current.txn;
+    if (likely(t != NULL && t->arena == a && current.context == context)) {
+        *out = t;
+        if (likely(a->mounted == t && t->state == RCV_ACTIVE)) {
+            if (likely(!tracker_doomed(a)))
+                return 0;
+            rcv_txn_doom(t, RCV_ERR_FULL);
+            return txn_doomed_error(t);
+        }
+        return t->state == RCV_ACTIVE ? rcv_txn_mount(t) : txn_doomed_error(t);
+    }
+    *out = NULL;
+    if (write)
+        return rcv_raise(RCV_ERR_NOTXN, 0, "a write outside a transaction");
+    return read_begin(a);
+}
+
+void rcv_access_end(rcv_arena *a, rcv_txn *t)
+{
+    if (t != NULL || a->readers == 0 || --a->readers > 0)
+        return;
+    a->reader_thread = 0;
+    lock_drop(a);
+}

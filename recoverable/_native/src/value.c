@@ -1,0 +1,76 @@
+/* value.c -- cells: how a value lies in a container's slot.
+ *
+ * A cell is 16 bytes: numbers and short text lie inside, longer bytes in a blob of their own. A cell is replaced whole by
+ * one announced write; the bytes of a blob never change once it is linked.
+ */
+#include "internal.h"
+
+#define BLOB_LIMIT UINT64_C(0xffffffff)
+
+static bool is_bytes(unsigned tag) { return tag >= RCV_T_STR && tag <= RCV_T_CUSTOM; }
+
+/* cell_make -- build a cell; bytes that do not fit go into a blob allocated for the transaction.
+ * A failure leaves at most that allocation, as an intent of the transaction: undone with its operation. */
+int cell_make(rcv_txn *t, const struct rcv_value *value, struct rcv_cell *out)
+{
+    memset(out, 0, sizeof *out);
+    out->tag = value->tag;
+    if (!is_bytes(value->tag)) {
+        out->word = value->word;
+        return 0;
+    }
+    if (value->len <= RCV_CELL_INLINE) {
+        out->size = (uint8_t)value->len;
+        if (value->len)
+            memcpy(out->bytes, value->ptr, value->len);
+        return 0;
+    }
+    if (value->len > BLOB_LIMIT)
+        return rcv_raise(RCV_ERR_FULL, 0, "a value of %llu bytes: the limit for one value is 4 GiB", (unsigned long long)value->len);
+    rcv_off blob;
+    int     rc = txn_alloc(t, value->len, RCV_SPACE_GENERAL, 0, &blob);
+    if (rc)
+        return rc;
+    /* Fresh memory: nobody can reach it before the cell is linked, so it needs no undo. */
+    memcpy(t->arena->core + blob, value->ptr, value->len);
+    out->size = RCV_CELL_BLOB;
+    out->len = (uint32_t)value->len;
+    out->word = blob;
+    return 0;
+}
+
+/* cell_read -- what a cell holds; `ptr` points into the arena (or the cell): copy before the lock is dropped. */
+int cell_read(rcv_arena *a, const struct rcv_cell *cell, struct rcv_value *out)
+{
+    out->tag = cell->tag;
+    out->word = cell->word;
+    out->ptr = NULL;
+    out->len = 0;
+    if (!is_bytes(cell->tag)) {
+        if (unlikely(cell->tag == 0 || (cell->tag > RCV_T_CUSTOM && cell->tag != RCV_T_REF)))
+            return seg_corrupt(a, "a cell of unknown type %u", cell->tag);
+        return 0;
+    }
+    if (cell->size != RCV_CELL_BLOB) {
+        if (unlikely(cell->size > RCV_CELL_INLINE))
+            return seg_corrupt(a, "a cell with %u bytes inline", cell->size);
+        out->ptr = cell->bytes;
+        out->len = cell->size;
+        return 0;
+    }
+    out->ptr = rcv_at(a, cell->word, cell->len);
+    out->len = cell->len;
+    if (unlikely(out->ptr == NULL))
+        return seg_corrupt(a, "a value's bytes at %llu lie outside the claimed memory", (unsigned long long)cell->word);
+    return 0;
+}
+
+/* cell_drop -- the cell is about to be overwritten: free its blob, detach its container (both at commit). */
+int cell_drop(rcv_txn *t, const struct rcv_cell *cell)
+{
+    if (cell->tag == RCV_T_REF)
+        return container_detach(t, cell->word);
+    if (is_bytes(cell->tag) && cell->size == RCV_CELL_BLOB)
+        return txn_free(t, cell->word, 0);
+    return 0;
+}
