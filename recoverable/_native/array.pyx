@@ -1,0 +1,318 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Array's native half: items by announced access, memory by raw buffers."""
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset, strlen
+from recoverable._native.core cimport *
+from recoverable._native.runtime cimport Container, NativeArena, Transaction, begin, done, fail
+
+from recoverable import errors as _errors
+from recoverable._native.runtime import current_transaction
+
+
+cdef class RawBuffer:
+    """Memory of an Array in the tracked view, as a buffer. While one is alive its arena cannot be closed."""
+    cdef NativeArena arena
+    cdef void *ptr
+    cdef Py_ssize_t size
+    cdef bint writable
+
+    @staticmethod
+    cdef RawBuffer over(NativeArena arena, rcv_off off, uint64_t size, bint writable):
+        cdef RawBuffer b = RawBuffer.__new__(RawBuffer)
+        b.arena = arena
+        b.ptr = rcv_tracked(arena.a, off)
+        b.size = size
+        b.writable = writable
+        arena.views += 1
+        if writable:
+            rcv_raw_acquire(arena.a)
+        return b
+
+    def __dealloc__(self):
+        if self.arena is None:
+            return
+        self.arena.views -= 1
+        if self.writable and not self.arena.closed:
+            rcv_raw_release(self.arena.a)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        if (flags & PyBUF_WRITABLE) and not self.writable:
+            raise BufferError("this view is read-only: it was taken outside a transaction; take it inside one to write")
+        PyBuffer_FillInfo(view, self, self.ptr, self.size, not self.writable, flags)
+
+    def __releasebuffer__(self, Py_buffer *view):
+        pass
+
+    def __len__(self):
+        return self.size
+
+
+cdef class ArrayHandle(Container):
+    """What `recoverable.Array` builds on: bytes in, bytes out; shapes and dtypes are its business.
+
+    `_format` is the struct code of an item ('d', 'q', …) where there is one, else "".
+    """
+    cdef readonly tuple shape
+    cdef readonly str _dtype
+    cdef readonly Py_ssize_t itemsize
+    cdef readonly str _format
+    cdef char code
+    cdef uint64_t nbytes_, length
+
+    def _describe(self, tuple shape, str dtype, Py_ssize_t itemsize, str format):
+        """Say what the Array is (not stored yet)."""
+        cdef uint64_t n = itemsize
+        for extent in shape:
+            n *= <uint64_t>extent
+        self.shape = shape
+        self._dtype = dtype
+        self.itemsize = itemsize
+        self._format = format
+        self.code = ord(format) if len(format) == 1 else 0
+        self.nbytes_ = n
+        self.length = <uint64_t>shape[0]
+
+    @property
+    def nbytes(self):
+        """Bytes of all items."""
+        return self.nbytes_
+
+    @property
+    def _stored(self):
+        return self.arena is not None
+
+    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+        cdef rcv_array_info info
+        if self.arena is not None:
+            return Container.plant(self, arena, t, planted, out)
+        memset(&info, 0, sizeof(info))
+        info.nbytes = self.nbytes_
+        info.itemsize = <uint32_t>self.itemsize
+        info.ndim = <uint32_t>len(self.shape)
+        for i, extent in enumerate(self.shape):
+            info.shape[i] = <uint64_t>extent
+        name = self._dtype.encode()
+        memcpy(info.dtype, PyBytes_AS_STRING(name), len(name))
+        cdef int rc = rcv_array_new(t, &info, out)
+        if rc:
+            fail(rc)
+        rc = rcv_handle_open(arena.a, out[0], &self.h)
+        if rc < 0:
+            fail(rc)
+        self.arena = arena
+        planted.append(self)
+        initial = self._initial()
+        if initial is not None:
+            self._write(0, initial)
+        return 0
+
+    def _initial(self):
+        """Bytes to begin with, or None for zeros."""
+        return None
+
+    cdef int known(self) except -1:
+        """Read shape and dtype, once: they never change."""
+        cdef rcv_txn *t
+        cdef rcv_array_info info
+        if self.shape is not None:
+            return 0
+        begin(self, False, &t)
+        try:
+            rc = rcv_array_get_info(self.arena.a, self.h.off, &info)
+            if rc:
+                fail(rc)
+        finally:
+            done(self.arena, t)
+        self._load(tuple([info.shape[i] for i in range(info.ndim)]), info.dtype[:strlen(info.dtype)].decode())
+        return 0
+
+    def _load(self, shape, dtype):
+        """Describe an Array that was read from the arena: the Python half knows dtypes."""
+        raise NotImplementedError
+
+    cdef int stored(self) except -1:
+        if self.arena is None:
+            raise _errors.TransactionError(
+                "this Array is not stored yet, so it has no items; store it in a container of the arena first: "
+                "arena.root['name'] = array")
+        return self.known()
+
+    def _know(self):
+        if self.arena is not None:
+            self.known()
+
+    def _read(self, uint64_t at, uint64_t size):
+        """Return the bytes [at, at+size) of the items."""
+        cdef rcv_txn *t
+        self.stored()
+        out = PyBytes_FromStringAndSize(NULL, size)
+        begin(self, False, &t)
+        try:
+            rc = rcv_array_read(self.arena.a, t, self.h.off, at, size, PyBytes_AS_STRING(out))
+            if rc:
+                fail(rc)
+        finally:
+            done(self.arena, t)
+        return out
+
+    def _write(self, uint64_t at, const unsigned char[::1] data):
+        """Write bytes at `at`: an announced write of exactly that range."""
+        cdef rcv_txn *t
+        self.stored()
+        begin(self, True, &t)
+        if data.shape[0] == 0:
+            return
+        rc = rcv_array_write(t, self.h.off, at, data.shape[0], &data[0])
+        if rc:
+            fail(rc)
+
+    def _fill(self, const unsigned char[::1] item):
+        cdef rcv_txn *t
+        self.stored()
+        begin(self, True, &t)
+        rc = rcv_array_fill(t, self.h.off, &item[0])
+        if rc:
+            fail(rc)
+
+    cdef int index(self, object key, uint64_t *at) except -1:
+        """The byte where item `key` of one dimension begins."""
+        cdef Py_ssize_t i = key
+        if i < 0:
+            i += self.length
+        if i < 0 or <uint64_t>i >= self.length:
+            raise IndexError(f"index {key} is out of bounds for an Array of {self.length} items")
+        at[0] = <uint64_t>i * <uint64_t>self.itemsize
+        return 0
+
+    def _get_scalar(self, key):
+        """Return item `key` of a one-dimensional Array whose items have a struct code."""
+        cdef rcv_txn *t
+        cdef uint64_t at
+        cdef uint64_t raw = 0
+        cdef float f4
+        cdef double f8
+        self.stored()
+        self.index(key, &at)
+        begin(self, False, &t)
+        try:
+            rc = rcv_array_read(self.arena.a, t, self.h.off, at, self.itemsize, &raw)
+            if rc:
+                fail(rc)
+        finally:
+            done(self.arena, t)
+        if self.code == c'q':
+            return <int64_t>raw
+        if self.code == c'd':
+            memcpy(&f8, &raw, 8)
+            return f8
+        if self.code == c'f':
+            memcpy(&f4, &raw, 4)
+            return <double>f4
+        if self.code == c'i':
+            return <int32_t>raw
+        if self.code == c'Q':
+            return raw
+        if self.code == c'I':
+            return <uint32_t>raw
+        if self.code == c'h':
+            return <int16_t>raw
+        if self.code == c'H':
+            return <uint16_t>raw
+        if self.code == c'b':
+            return <int8_t>raw
+        if self.code == c'B':
+            return <uint8_t>raw
+        return bool(<uint8_t>raw)
+
+    def _set_scalar(self, key, value):
+        """Set item `key` of a one-dimensional Array whose items have a struct code."""
+        cdef rcv_txn *t
+        cdef uint64_t at
+        cdef int64_t q
+        cdef uint64_t Q
+        cdef double f8
+        cdef float f4
+        cdef unsigned char raw[8]
+        self.stored()
+        self.index(key, &at)
+        if self.code == c'd':
+            f8 = value
+            memcpy(raw, &f8, 8)
+        elif self.code == c'f':
+            f4 = value
+            memcpy(raw, &f4, 4)
+        elif self.code == c'Q':
+            Q = value
+            memcpy(raw, &Q, 8)
+        elif self.code == c'?':
+            raw[0] = 1 if value else 0
+        else:
+            q = value
+            if not fits(self.code, q):
+                raise OverflowError(f"{value} does not fit an item of type {self._dtype}; nothing was written")
+            memcpy(raw, &q, 8) # little endian: the low bytes come first
+        begin(self, True, &t)
+        rc = rcv_array_write(t, self.h.off, at, self.itemsize, raw)
+        if rc:
+            fail(rc)
+
+    def _raw(self, bint write, uint64_t at, uint64_t size):
+        """Return a RawBuffer over [at, at+size) of the items; `write`: writable, inside a transaction only."""
+        cdef rcv_txn *t
+        cdef rcv_array_info info
+        self.stored()
+        begin(self, write, &t)
+        try:
+            rc = rcv_array_get_info(self.arena.a, self.h.off, &info)
+            if rc:
+                fail(rc)
+            return RawBuffer.over(self.arena, info.data + at, size, write)
+        finally:
+            done(self.arena, t)
+
+    def _in_transaction(self):
+        return self.arena is not None and current_transaction(self.arena) is not None
+
+    def _edit(self, uint64_t at, uint64_t size, bint start):
+        """Begin or end an edit of [at, at+size)."""
+        cdef rcv_txn *t
+        cdef Transaction owner = current_transaction(self.arena)
+        if not start and (owner is None or owner.t == NULL or not rcv_txn_mounted(owner.t)):
+            return # rolled back meanwhile: nothing is open
+        self.stored()
+        begin(self, start, &t)
+        rc = rcv_edit_begin(t, self.h.off, at, size) if start else rcv_edit_end(t, self.h.off, at, size)
+        owner.open_blocks += 1 if start else -1
+        if rc:
+            if start:
+                owner.open_blocks -= 1
+            fail(rc)
+
+    def __eq__(self, other):
+        if isinstance(other, ArrayHandle):
+            if self is other:
+                return True
+            if self.arena is not None and (<ArrayHandle>other).arena is self.arena:
+                return self.h.id == (<ArrayHandle>other).h.id
+            return False
+        return NotImplemented
+
+    __hash__ = None
+
+
+cdef bint fits(char code, int64_t value):
+    if code == c'q':
+        return True
+    if code == c'i':
+        return -2147483648 <= value <= 2147483647
+    if code == c'I':
+        return 0 <= value <= 4294967295
+    if code == c'h':
+        return -32768 <= value <= 32767
+    if code == c'H':
+        return 0 <= value <= 65535
+    if code == c'b':
+        return -128 <= value <= 127
+    return 0 <= value <= 255

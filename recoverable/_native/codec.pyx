@@ -1,0 +1,267 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The codec: which Python values an arena can hold, and how they look to the core.
+
+`None bool int float str bytes` are the core's own. Text is UTF-8; lone surrogates are kept ("surrogatepass"). Never pickle:
+a segment is data, and data must not run code.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_FromDouble
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_FromLongLong
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy
+from recoverable._native.core cimport *
+from recoverable._native.runtime cimport Container, NativeArena, bind, container_class, done, fail, gate
+
+from recoverable import errors as _errors
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size)
+    void PyErr_Clear()
+
+# What a key is compared by: 1, 1.0 and True are one key.
+cdef enum:
+    KEY_INT = 1
+    KEY_BIGINT = 2
+    KEY_FLOAT = 3
+    KEY_STR = 4
+    KEY_BYTES = 5
+    KEY_NONE = 6
+
+_HOW = ("it was not stored; store None, bool, int, float, str or bytes, or a dict of them "
+        "(json.dumps() makes text of most things)")
+
+
+cdef object text_bytes(str text, const uint8_t **ptr, uint64_t *size):
+    """Point at the UTF-8 of a str. Returns what must stay alive meanwhile."""
+    cdef Py_ssize_t n = 0
+    cdef const char *utf8 = PyUnicode_AsUTF8AndSize(text, &n)
+    if utf8 == NULL:
+        PyErr_Clear() # lone surrogates
+        kept = text.encode("utf-8", "surrogatepass")
+        ptr[0] = <const uint8_t *>PyBytes_AS_STRING(kept)
+        size[0] = PyBytes_GET_SIZE(kept)
+        return kept
+    ptr[0] = <const uint8_t *>utf8
+    size[0] = n
+    return text
+
+
+cdef bytes int_bytes(object value):
+    return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+
+
+cdef object encode(object value, rcv_value *out):
+    """Describe a value to the core; `out.tag` is 0 for what is not a scalar (a container, or nothing that can be stored).
+
+    Returns what must stay alive while `out` is used.
+    """
+    cdef int overflow = 0
+    cdef double number
+    out.ptr = NULL
+    out.len = 0
+    out.word = 0
+    if value is None:
+        out.tag = RCV_T_NONE
+    elif value is True:
+        out.tag = RCV_T_TRUE
+    elif value is False:
+        out.tag = RCV_T_FALSE
+    elif isinstance(value, int):
+        out.word = <uint64_t>PyLong_AsLongLongAndOverflow(value, &overflow)
+        out.tag = RCV_T_INT
+        if overflow:
+            kept = int_bytes(value)
+            out.tag = RCV_T_BIGINT
+            out.ptr = <const uint8_t *>PyBytes_AS_STRING(kept)
+            out.len = PyBytes_GET_SIZE(kept)
+            return kept
+    elif isinstance(value, str):
+        out.tag = RCV_T_STR
+        return text_bytes(value, &out.ptr, &out.len)
+    elif isinstance(value, float):
+        out.tag = RCV_T_FLOAT
+        number = PyFloat_AS_DOUBLE(value)
+        memcpy(&out.word, &number, 8)
+    elif isinstance(value, bytes):
+        out.tag = RCV_T_BYTES
+        out.ptr = <const uint8_t *>PyBytes_AS_STRING(value)
+        out.len = PyBytes_GET_SIZE(value)
+    else:
+        out.tag = 0
+    return value
+
+
+cdef object decode(NativeArena arena, const rcv_value *value):
+    """Make the Python value; a container gives a live handle. Call it under gate()."""
+    cdef double number
+    cdef rcv_handle h
+    cdef int kind
+    cdef int tag = value.tag
+    if tag == RCV_T_INT:
+        return PyLong_FromLongLong(<int64_t>value.word)
+    if tag == RCV_T_STR:
+        return PyUnicode_DecodeUTF8(<char *>value.ptr, value.len, "surrogatepass")
+    if tag == RCV_T_NONE:
+        return None
+    if tag == RCV_T_TRUE:
+        return True
+    if tag == RCV_T_FALSE:
+        return False
+    if tag == RCV_T_FLOAT:
+        memcpy(&number, &value.word, 8)
+        return PyFloat_FromDouble(number)
+    if tag == RCV_T_BYTES:
+        return PyBytes_FromStringAndSize(<char *>value.ptr, value.len)
+    if tag == RCV_T_BIGINT:
+        return int.from_bytes(PyBytes_FromStringAndSize(<char *>value.ptr, value.len), "little", signed=True)
+    if tag == RCV_T_REF:
+        kind = rcv_handle_open(arena.a, value.word, &h)
+        if kind < 0:
+            fail(kind)
+        return bind(arena, container_class(kind), h)
+    raise _errors.ArenaVersionError(
+        f"the arena holds a value of type {tag}, which this version does not know; nothing was changed: "
+        "attach with the version that wrote it")
+
+
+cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
+    """Describe a key: its canonical bytes and their keyed hash. Returns what must stay alive while `out` is used."""
+    cdef uint64_t size = 8
+    cdef int overflow = 0
+    cdef double number
+    kept = key
+    out.key.ptr = <const uint8_t *>&out.word
+    if isinstance(key, str):
+        kept = text_bytes(key, &out.key.ptr, &size)
+        out.key.kind = KEY_STR
+        out.key.tag = RCV_T_STR
+    elif isinstance(key, int):
+        out.word = PyLong_AsLongLongAndOverflow(key, &overflow)
+        out.key.kind = KEY_INT
+        out.key.tag = RCV_T_INT
+        if key is True:
+            out.key.tag = RCV_T_TRUE
+        elif key is False:
+            out.key.tag = RCV_T_FALSE
+        elif overflow:
+            kept = int_bytes(key)
+            out.key.kind = KEY_BIGINT
+            out.key.tag = RCV_T_BIGINT
+            out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(kept)
+            size = PyBytes_GET_SIZE(kept)
+    elif isinstance(key, bytes):
+        out.key.kind = KEY_BYTES
+        out.key.tag = RCV_T_BYTES
+        out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(key)
+        size = PyBytes_GET_SIZE(key)
+    elif isinstance(key, float):
+        number = PyFloat_AS_DOUBLE(key)
+        if key.is_integer():
+            kept = encode_key(arena, int(key), out)
+            out.key.tag = RCV_T_FLOAT
+            return kept
+        memcpy(&out.word, &number, 8)
+        out.key.kind = KEY_FLOAT
+        out.key.tag = RCV_T_FLOAT
+    elif key is None:
+        out.key.kind = KEY_NONE
+        out.key.tag = RCV_T_NONE
+        size = 0
+    else:
+        hash(key) # an unhashable one gets the exception that a dict would give
+        raise TypeError(f"a key of type {type(key).__name__!r} can't be stored in an arena; nothing was changed: "
+                        "use a str, bytes, int, float, bool or None")
+    if size > 0xffffffff:
+        raise _errors.ArenaFullError("a key of more than 4 GiB; nothing was changed")
+    out.key.len = <uint32_t>size
+    rcv_key_hash(arena.a, &out.key)
+    return kept
+
+
+cdef object decode_key(const rcv_value *key):
+    """Make the Python key; `word` holds its canonical kind."""
+    cdef double number
+    cdef int64_t word
+    cdef int kind = <int>key.word
+    if kind == KEY_STR:
+        return PyUnicode_DecodeUTF8(<char *>key.ptr, key.len, "surrogatepass")
+    if kind == KEY_BYTES:
+        return PyBytes_FromStringAndSize(<char *>key.ptr, key.len)
+    if kind == KEY_NONE:
+        return None
+    if kind == KEY_INT and key.len == 8:
+        memcpy(&word, key.ptr, 8)
+        if key.tag == RCV_T_TRUE:
+            return True
+        if key.tag == RCV_T_FALSE:
+            return False
+        return float(word) if key.tag == RCV_T_FLOAT else word
+    if kind == KEY_BIGINT:
+        big = int.from_bytes(PyBytes_FromStringAndSize(<char *>key.ptr, key.len), "little", signed=True)
+        return float(big) if key.tag == RCV_T_FLOAT else big
+    if kind == KEY_FLOAT and key.len == 8:
+        memcpy(&number, key.ptr, 8)
+        return number
+    raise _errors.ArenaCorruptError(f"a key of unknown kind {kind}; nothing was changed: run arena.verify()")
+
+
+def unsupported(value: object) -> TypeError:
+    """Return the error for a value that can't be stored: names the way out."""
+    return TypeError(f"a value of type {type(value).__name__!r} can't be stored in an arena: {_HOW}")
+
+
+def path_of(NativeArena arena not None, unsigned long long offset, unsigned long long id) -> str | None:
+    """Return where a container hangs, as text: root["a"]["b"]; None when it is gone."""
+    cdef rcv_txn *t
+    cdef rcv_off parent = 0, slot = 0, at = offset
+    cdef uint64_t seen = 0
+    cdef rcv_value key
+    cdef int kind
+    parts = []
+    gate(arena, False, &t)
+    try:
+        for depth in range(1000):
+            if at == rcv_root(arena.a):
+                return "root" + "".join(f"[{part!r}]" for part in reversed(parts))
+            kind = rcv_container_slot(arena.a, at, &parent, &slot, &seen)
+            if kind < 0 or (depth == 0 and seen != id) or parent == 0:
+                return None
+            kind = rcv_container_slot(arena.a, parent, &at, &at, &seen)
+            if kind == RCV_K_DICT and rcv_dict_key_at(arena.a, slot, &key) == 0:
+                parts.append(decode_key(&key))
+            else:
+                parts.append("?")
+            at = parent
+        return None
+    finally:
+        done(arena, t)
+
+
+def describe_conflict(NativeArena arena not None, report: dict) -> tuple[str | None, str | None]:
+    """Return the path and the key (both text or None) of a report's conflict."""
+    cdef rcv_txn *t
+    cdef rcv_value key
+    cdef rcv_array_info info
+    kind, container, arg = report["conflict_kind"], report["conflict_container"], report["conflict_arg"]
+    if kind == RCV_UNIT_PAGE:
+        return None, f"page {arg} of array memory"
+    if not container:
+        return None, None
+    path = path_of(arena, container, report["conflict_id"])
+    name = None
+    gate(arena, False, &t)
+    try:
+        if kind == RCV_UNIT_KEY and rcv_dict_key_of_hash(arena.a, container, arg, &key) == 1:
+            name = repr(decode_key(&key))
+        elif kind == RCV_UNIT_BYTES and rcv_array_get_info(arena.a, container, &info) == 0:
+            name = f"item {(arg - info.data) // info.itemsize}"
+        elif kind == RCV_UNIT_MEMBERSHIP:
+            name = "its keys"
+        elif kind == RCV_UNIT_CONTENT:
+            name = "its values"
+        elif kind == RCV_UNIT_IDENTITY:
+            name = "the container itself"
+    finally:
+        done(arena, t)
+    return path, name

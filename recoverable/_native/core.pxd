@@ -1,0 +1,153 @@
+# core.pxd -- recoverable.h as Cython sees it. The C header is the manual.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from "recoverable.h" nogil:
+    ctypedef uint64_t rcv_off
+    ctypedef struct rcv_arena:
+        pass
+    ctypedef struct rcv_txn:
+        pass
+
+    enum:
+        RCV_OK
+        RCV_ERR_NOTFOUND
+        RCV_ERR_FULL
+        RCV_ERR_CORRUPT
+        RCV_ERR_BUSY
+        RCV_ERR_CONFLICT
+        RCV_ERR_STALE
+        RCV_ERR_CLOSED
+        RCV_ERR_NOTXN
+        RCV_ERR_MISUSE
+        RCV_ERR_AGAIN
+        RCV_ERR_BUG
+    const char *rcv_error_text()
+    int rcv_error_errno()
+
+    int rcv_lock_wait(rcv_arena *a)
+
+    enum:
+        RCV_TXN_ONE_STEP
+        RCV_ACTIVE
+        RCV_DOOMED
+        RCV_COMMITTED
+        RCV_ROLLED_BACK
+    int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out)
+    void rcv_txn_free(rcv_txn *t)
+    int rcv_txn_state(const rcv_txn *t)
+    int rcv_txn_touched(const rcv_txn *t)
+    int rcv_txn_wrote(const rcv_txn *t)
+    int rcv_txn_mounted(const rcv_txn *t)
+    int rcv_txn_mount(rcv_txn *t)
+    int rcv_txn_suspend(rcv_txn *t)
+    int rcv_txn_commit(rcv_txn *t)
+    void rcv_txn_rollback(rcv_txn *t)
+    void rcv_txn_doom(rcv_txn *t, int error)
+    int rcv_txn_doom_code(const rcv_txn *t)
+
+    struct rcv_txn_report:
+        uint64_t pages, bytes, records, micros
+        uint64_t conflict_container, conflict_id
+        uint32_t conflict_kind
+        uint64_t conflict_arg
+        char winner[40]
+    void rcv_txn_get_report(const rcv_txn *t, rcv_txn_report *out)
+
+    struct rcv_mark:
+        uint64_t undo_tail, intents, epoch
+    int rcv_savepoint(rcv_txn *t, rcv_mark *out)
+    int rcv_rollback_to(rcv_txn *t, const rcv_mark *mark)
+    void rcv_release(rcv_txn *t, const rcv_mark *mark)
+    void rcv_op_begin(rcv_txn *t, rcv_mark *out)
+    void rcv_op_fail(rcv_txn *t, const rcv_mark *mark)
+
+    struct rcv_current_s "rcv_current":
+        rcv_txn *txn
+        void *context
+        void *owner
+    rcv_current_s *rcv_current()
+    int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
+    void rcv_access_end(rcv_arena *a, rcv_txn *t)
+
+    enum:
+        RCV_UNIT_KEY
+        RCV_UNIT_IDENTITY
+        RCV_UNIT_MEMBERSHIP
+        RCV_UNIT_CONTENT
+        RCV_UNIT_SHAPE
+        RCV_UNIT_PAGE
+        RCV_UNIT_BYTES
+
+    struct rcv_handle:
+        rcv_off off
+        uint64_t id, serial, epoch
+    struct rcv_value:
+        uint8_t tag
+        uint64_t word
+        const uint8_t *ptr
+        uint64_t len
+    struct rcv_key:
+        uint8_t tag, kind
+        const uint8_t *ptr
+        uint32_t len
+        uint64_t hash
+
+    void rcv_key_hash(const rcv_arena *a, rcv_key *key)
+    rcv_off rcv_root(rcv_arena *a)
+    int rcv_root_make(rcv_txn *t)
+    int rcv_handle_open(rcv_arena *a, rcv_off off, rcv_handle *out)
+    int rcv_handle_check(rcv_arena *a, rcv_txn *t, rcv_handle *h)
+    int rcv_container_slot(rcv_arena *a, rcv_off off, rcv_off *parent, rcv_off *slot, uint64_t *id)
+
+    int rcv_dict_new(rcv_txn *t, rcv_off *out)
+    int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const rcv_key *key, rcv_value *out)
+    int rcv_dict_set(rcv_txn *t, rcv_off d, const rcv_key *key, const rcv_value *value)
+    int rcv_dict_del(rcv_txn *t, rcv_off d, const rcv_key *key)
+    int rcv_dict_clear(rcv_txn *t, rcv_off d)
+    int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
+    int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
+    struct rcv_dict_iter:
+        rcv_off entry
+        uint64_t intent
+        uint32_t own, reverse
+        uint64_t version
+    enum:
+        RCV_ITER_KEYS
+        RCV_ITER_VALUES
+    int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, unsigned what, rcv_value *key, rcv_value *value)
+    int rcv_dict_key_at(rcv_arena *a, rcv_off slot, rcv_value *key)
+    int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, rcv_value *key)
+
+    struct rcv_array_info:
+        uint64_t data, nbytes
+        uint32_t itemsize, ndim
+        uint64_t shape[8]
+        char dtype[232]
+    int rcv_array_new(rcv_txn *t, const rcv_array_info *info, rcv_off *out)
+    int rcv_array_get_info(rcv_arena *a, rcv_off array, rcv_array_info *out)
+    int rcv_array_read(rcv_arena *a, rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, void *out)
+    int rcv_array_write(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, const void *bytes)
+    int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item)
+
+    void *rcv_tracked(rcv_arena *a, rcv_off off)
+    void rcv_raw_acquire(rcv_arena *a)
+    void rcv_raw_release(rcv_arena *a)
+    uint64_t rcv_raw_count(const rcv_arena *a)
+    int rcv_edit_begin(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
+    int rcv_edit_end(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
+
+# Of layout.h: the tags of values and the kinds of containers.
+cdef extern from "../src/layout.h" nogil:
+    enum:
+        RCV_T_NONE
+        RCV_T_FALSE
+        RCV_T_TRUE
+        RCV_T_INT
+        RCV_T_FLOAT
+        RCV_T_STR
+        RCV_T_BYTES
+        RCV_T_BIGINT
+        RCV_T_CUSTOM
+        RCV_T_REF
+        RCV_K_DICT
+        RCV_K_ARRAY

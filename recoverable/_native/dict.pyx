@@ -1,0 +1,345 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Dict's native half: a handle on a Dict in the arena, or, before it is stored, a plain dict that waits for it."""
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+from recoverable._native.codec cimport KeyBuffer, decode, decode_key, encode, encode_key
+from recoverable._native.core cimport *
+from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
+
+from recoverable._native.codec import unsupported
+
+cdef extern from "Python.h":
+    int Py_EnterRecursiveCall(const char *where) except -1
+    void Py_LeaveRecursiveCall()
+
+cdef enum:
+    KEYS = 1
+    VALUES = 2
+    ITEMS = 3
+
+_MISSING = object()
+
+
+cdef int raise_key_error(object key) except -1:
+    raise KeyError(key)
+
+
+cdef class DictHandle(Container):
+    """What `recoverable.Dict` adds the mapping's plain methods to."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.pending = None
+
+    def __init__(self, *args, **kwargs):
+        self.pending = dict(*args, **kwargs)
+
+    # -- storing -------------------------------------------------------------------------------------------------
+
+    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+        if self.arena is not None:
+            return Container.plant(self, arena, t, planted, out)
+        cdef int rc = rcv_dict_new(t, out)
+        if rc:
+            fail(rc)
+        rc = rcv_handle_open(arena.a, out[0], &self.h)
+        if rc < 0:
+            fail(rc)
+        self.arena = arena
+        planted.append(self)
+        # dict() copies, so that a mapping that changes while we store it is not our problem.
+        Py_EnterRecursiveCall(" while storing a nested value in an arena")
+        try:
+            for key, value in dict(self.pending or {}).items():
+                self.store(t, out[0], key, value, planted)
+        finally:
+            Py_LeaveRecursiveCall()
+        return 0
+
+    cdef int store(self, rcv_txn *t, rcv_off d, object key, object value, list planted) except -1:
+        """Set one key, making the containers that the value needs."""
+        cdef KeyBuffer k
+        cdef rcv_value v
+        cdef Container child
+        kept_key = encode_key(self.arena, key, &k)
+        kept = encode(value, &v)
+        if v.tag == 0:
+            if isinstance(value, Container):
+                child = <Container>value
+            elif isinstance(value, dict):
+                child = DictHandle.__new__(DictHandle)
+                (<DictHandle>child).pending = value
+            else:
+                raise unsupported(value)
+            v.tag = RCV_T_REF
+            child.plant(self.arena, t, planted, &v.word)
+        cdef int rc = rcv_dict_set(t, d, &k.key, &v)
+        if rc:
+            fail(rc)
+        return 0
+
+    cdef int store_container(self, rcv_txn *t, object key, object value) except -1:
+        """Set one key to a container: all of it, or nothing."""
+        cdef rcv_mark mark
+        planted = []
+        rcv_op_begin(t, &mark)
+        try:
+            self.store(t, self.h.off, key, value, planted)
+        except BaseException:
+            if rcv_txn_mounted(t):
+                rcv_op_fail(t, &mark)
+            for child in planted:
+                (<Container>child).unplant()
+            raise
+        for child in planted:
+            if isinstance(child, DictHandle):
+                (<DictHandle>child).pending = None
+        return 0
+
+    # -- the mapping -----------------------------------------------------------------------------------------------
+
+    def __getitem__(self, key):
+        value = self.lookup(key, _MISSING)
+        if value is _MISSING:
+            missing = getattr(type(self), "__missing__", None)
+            if missing is not None:
+                return missing(self, key)
+            raise_key_error(key)
+        return value
+
+    cdef object lookup(self, object key, object default):
+        cdef rcv_txn *t
+        cdef KeyBuffer k
+        cdef rcv_value v
+        if self.arena is None:
+            return self.unstored().get(key, default)
+        if self.arena.closed:
+            begin(self, False, &t)
+        kept = encode_key(self.arena, key, &k)
+        begin(self, False, &t)
+        try:
+            rc = rcv_dict_get(self.arena.a, t, self.h.off, &k.key, &v)
+            if rc == 1:
+                return decode(self.arena, &v)
+            if rc < 0:
+                fail(rc)
+            return default
+        finally:
+            done(self.arena, t)
+
+    def get(self, key, default=None):
+        """Return the value of a key, or the default."""
+        return self.lookup(key, default)
+
+    def __contains__(self, key):
+        cdef rcv_txn *t
+        cdef KeyBuffer k
+        cdef rcv_value v
+        if self.arena is None:
+            return key in self.unstored()
+        if self.arena.closed:
+            begin(self, False, &t)
+        kept = encode_key(self.arena, key, &k)
+        begin(self, False, &t)
+        try:
+            rc = rcv_dict_get(self.arena.a, t, self.h.off, &k.key, &v)
+            if rc < 0:
+                fail(rc)
+            return rc == 1
+        finally:
+            done(self.arena, t)
+
+    def __setitem__(self, key, value):
+        cdef rcv_txn *t
+        cdef KeyBuffer k
+        cdef rcv_value v
+        if self.arena is None:
+            self.unstored()[key] = value
+            return
+        if self.arena.closed:
+            begin(self, True, &t)
+        kept_key = encode_key(self.arena, key, &k)
+        kept = encode(value, &v)
+        begin(self, True, &t)
+        if v.tag == 0:
+            self.store_container(t, key, value)
+            return
+        rc = rcv_dict_set(t, self.h.off, &k.key, &v)
+        if rc:
+            fail(rc)
+
+    def __delitem__(self, key):
+        if not self.discard(key):
+            raise_key_error(key)
+
+    cdef bint discard(self, object key) except -1:
+        """Delete a key; was it there?"""
+        cdef rcv_txn *t
+        cdef KeyBuffer k
+        if self.arena is None:
+            return self.unstored().pop(key, _MISSING) is not _MISSING
+        if self.arena.closed:
+            begin(self, True, &t)
+        kept = encode_key(self.arena, key, &k)
+        begin(self, True, &t)
+        rc = rcv_dict_del(t, self.h.off, &k.key)
+        if rc < 0:
+            fail(rc)
+        return rc == 1
+
+    def pop(self, key, default=_MISSING):
+        """Remove a key and return its value (a container's as a plain copy); without one, the default or a KeyError."""
+        value = self.lookup(key, _MISSING)
+        if value is _MISSING:
+            if default is _MISSING:
+                raise_key_error(key)
+            return default
+        if isinstance(value, Container) and self.arena is not None:
+            value = (<Container>value).to_python()
+        self.discard(key)
+        return value
+
+    def popitem(self):
+        """Remove the item that was inserted last and return it as (key, value)."""
+        for key in DictIterator(self, KEYS, True):
+            return key, self.pop(key)
+        raise KeyError("popitem(): dictionary is empty")
+
+    def setdefault(self, key, default=None):
+        """Return the value of a key; without one, insert the default first."""
+        value = self.lookup(key, _MISSING)
+        if value is not _MISSING:
+            return value
+        self[key] = default
+        return self[key]
+
+    def clear(self):
+        """Remove everything."""
+        cdef rcv_txn *t
+        if self.arena is None:
+            self.unstored().clear()
+            return
+        begin(self, True, &t)
+        rc = rcv_dict_clear(t, self.h.off)
+        if rc < 0:
+            fail(rc)
+
+    def __len__(self):
+        cdef rcv_txn *t
+        cdef uint64_t n
+        if self.arena is None:
+            return len(self.unstored())
+        begin(self, False, &t)
+        try:
+            rc = rcv_dict_len(self.arena.a, t, self.h.off, &n)
+            if rc:
+                fail(rc)
+            return n
+        finally:
+            done(self.arena, t)
+
+    def __bool__(self):
+        return len(self) != 0
+
+    def __iter__(self):
+        return DictIterator(self, KEYS, False)
+
+    def __reversed__(self):
+        return DictIterator(self, KEYS, True)
+
+    def _iterate(self, int what, bint reverse=False):
+        """Return an iterator of keys (1), values (2) or items (3), in insertion order."""
+        return DictIterator(self, what, reverse)
+
+    # -- as a whole --------------------------------------------------------------------------------------------------
+
+    def __eq__(self, other):
+        cdef DictHandle that
+        if isinstance(other, DictHandle):
+            that = <DictHandle>other
+            if self is that or (self.arena is not None and that.arena is self.arena and self.h.id == that.h.id):
+                return True
+            return self.to_python() == that.to_python()
+        if isinstance(other, dict):
+            return self.to_python() == other
+        return NotImplemented
+
+    __hash__ = None
+
+    cpdef object to_python(self):
+        """Return a plain deep copy: dicts, numbers, text."""
+        out = {}
+        Py_EnterRecursiveCall(" while copying a nested value out of an arena")
+        try:
+            for key, value in DictIterator(self, ITEMS, False):
+                out[key] = (<Container>value).to_python() if isinstance(value, Container) else value
+        finally:
+            Py_LeaveRecursiveCall()
+        return out
+
+    def __repr__(self):
+        name = type(self).__name__
+        if self.arena is not None and self.arena.closed:
+            return f"<{name} of a closed arena>"
+        return f"{name}({self.to_python()!r})"
+
+    cdef dict unstored(self):
+        if self.pending is None:
+            self.pending = {}
+        return self.pending
+
+
+cdef class DictIterator:
+    """Keys, values or items in insertion order; RuntimeError when the keys change meanwhile."""
+    cdef DictHandle d
+    cdef int what
+    cdef rcv_dict_iter at
+    cdef bint begun
+    cdef object plain
+
+    def __cinit__(self, DictHandle d not None, int what, bint reverse):
+        self.d = d
+        self.what = what
+        memset(&self.at, 0, sizeof(self.at))
+        self.at.reverse = reverse
+        if d.arena is None:
+            items = d.unstored()
+            source = items.keys() if what == KEYS else items.values() if what == VALUES else items.items()
+            self.plain = reversed(source) if reverse else iter(source)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef rcv_txn *t
+        cdef rcv_value key, value
+        cdef uint64_t version
+        if self.plain is not None:
+            return next(self.plain)
+        if self.d is None:
+            raise StopIteration
+        cdef NativeArena arena = self.d.arena
+        begin(self.d, False, &t)
+        try:
+            rc = rcv_dict_version(arena.a, t, self.d.h.off, &version)
+            if rc:
+                fail(rc)
+            if not self.begun:
+                self.begun = True
+                self.at.version = version
+            elif version != self.at.version:
+                self.d = None
+                raise RuntimeError("Dict changed its keys during iteration")
+            rc = rcv_dict_next(arena.a, t, self.d.h.off, &self.at, RCV_ITER_KEYS if self.what == KEYS else RCV_ITER_VALUES,
+                               &key, NULL if self.what == KEYS else &value)
+            if rc < 0:
+                fail(rc)
+            if rc == 0:
+                self.d = None
+                raise StopIteration
+            if self.what == KEYS:
+                return decode_key(&key)
+            if self.what == VALUES:
+                return decode(arena, &value)
+            return decode_key(&key), decode(arena, &value)
+        finally:
+            done(arena, t)

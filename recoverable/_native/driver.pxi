@@ -1,0 +1,232 @@
+# driver.pxi -- the boundary driver: a coroutine that drives the handler's, one step at a time. Part of runtime.pyx, so that
+# a step is one native call: enter, send, leave, with no bytecode between them that a KeyboardInterrupt could hit.
+
+cdef extern from "Python.h":
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+    PySendResult PyIter_Send(object iterator, object value, PyObject **result)
+    void PyErr_SetObject(PyObject *kind, PyObject *value)
+    void Py_DECREF(PyObject *o)
+    PyObject *PyExc_StopIteration
+
+
+cdef object stop(object result):
+    """Raise StopIteration with that value."""
+    if isinstance(result, (tuple, BaseException)):
+        raise StopIteration(result)
+    PyErr_SetObject(PyExc_StopIteration, <PyObject *>result) # not instantiated unless somebody looks
+    return <object>NULL
+
+
+cdef class StepDriver:
+    """Drive a handler's coroutine: `result = await StepDriver(coroutine, transaction, decide)`.
+
+    Around each step the transaction is the current one; where the coroutine suspends, it is suspended; where the coroutine
+    ends, decide(result, None) or decide(None, exception) says whether to commit, and it is committed or rolled back in the
+    same native call.
+
+    Args:
+        coroutine: the handler's.
+        transaction: a fresh one.
+        decide: called only if the transaction was touched.
+
+    Raises:
+        ConflictError: the transaction lost; it is rolled back and its `conflicted` is True.
+    """
+    cdef object coroutine, decide
+    cdef Transaction t
+    cdef bint finished, running
+
+    def __cinit__(self, object coroutine, Transaction transaction not None, object decide):
+        self.coroutine = coroutine
+        self.t = transaction
+        self.decide = decide
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.step(None, None)
+
+    def send(self, value):
+        return self.step(value, None)
+
+    def throw(self, kind, value=None, traceback=None):
+        if value is None:
+            value = kind() if isinstance(kind, type) else kind
+        if traceback is not None:
+            value = value.with_traceback(traceback)
+        return self.step(None, value)
+
+    def close(self):
+        """Roll back, then close the coroutine: its `finally` blocks find the arena closed to them."""
+        if self.finished:
+            return
+        if self.running:
+            raise ValueError("coroutine already executing")
+        self.finished = True
+        cdef rcv_current_s *cur = rcv_current()
+        cdef rcv_current_s before = cur[0]
+        if self.t.t != NULL and not self.t.arena.closed:
+            rcv_txn_rollback(self.t.t)
+        cur.txn = self.t.t
+        cur.context = rcv_context()
+        cur.owner = <void *>self.t
+        try:
+            self.coroutine.close()
+        finally:
+            cur[0] = before
+            self.t.rollback()
+
+    def __del__(self):
+        self.close()
+
+    cdef object step(self, object value, object error):
+        """Run the coroutine to its next suspension or its end."""
+        if self.finished:
+            raise RuntimeError("cannot reuse an already awaited coroutine")
+        if self.running:
+            raise RuntimeError("coroutine is being awaited already")
+        cdef rcv_current_s *cur = rcv_current()
+        cdef rcv_current_s before = cur[0]
+        cdef PyObject *raw = NULL
+        cdef PySendResult how
+        cdef object result
+        cur.txn = self.t.t
+        cur.context = rcv_context()
+        cur.owner = <void *>self.t
+        self.running = True
+        try:
+            if not self.t.arena.closed and rcv_raw_count(self.t.arena.a) != 0:
+                # Raw writes are possible: they must find the transaction mounted, touched or not.
+                try:
+                    self.t.mount()
+                except BaseException as doomed:
+                    if error is None:
+                        error = doomed
+            while True:
+                if error is None:
+                    how = PyIter_Send(self.coroutine, value, &raw)
+                    if how == PYGEN_ERROR:
+                        failed = take_error()
+                    else:
+                        result = <object>raw
+                        Py_DECREF(raw)
+                else:
+                    try:
+                        result = self.coroutine.throw(error)
+                        how = PYGEN_NEXT
+                    except StopIteration as ended:
+                        result = ended.value
+                        how = PYGEN_RETURN
+                    except BaseException as raised:
+                        failed = raised
+                        how = PYGEN_ERROR
+                if how != PYGEN_NEXT:
+                    break
+                if self.t.open_blocks == 0:
+                    if self.t.t != NULL and not self.t.arena.closed and rcv_txn_mounted(self.t.t):
+                        rcv_txn_suspend(self.t.t) # a failure dooms it: its next access says so
+                    return result
+                error = _errors.TransactionError(
+                    "await inside a savepoint, an edit or a transaction block: these are part of one step; "
+                    "the block is rolled back: await before or after it")
+            self.finished = True
+            if how == PYGEN_ERROR:
+                self.end_with_error(failed)
+            self.end_with_result(result)
+        finally:
+            self.running = False
+            cur[0] = before
+        return stop(result)
+
+    cdef int lost(self, object cause) except -1:
+        """The transaction was doomed, whatever the handler made of it: roll back and say why."""
+        cdef int doom = rcv_txn_doom_code(self.t.t)
+        self.t.conflicted = doom == RCV_ERR_CONFLICT
+        self.t.rollback()
+        if isinstance(cause, _errors._Doomed):
+            cause = cause.__cause__
+        if self.t.conflicted:
+            raise self.conflict() from cause
+        if doom == RCV_ERR_FULL:
+            raise _errors.error_from(doom, "the arena ran out of room while the handler ran", 0) from cause
+        raise _errors.error_from(doom, "the transaction was stopped while the handler ran", 0) from cause
+
+    cdef object conflict(self):
+        report = self.t.report()
+        where = report["conflict_path"] or "the arena"
+        if report["conflict_key"] is not None:
+            where += f"[{report['conflict_key']}]"
+        winner = f"{report['winner']!r} committed first" if report["winner"] else "another commit was first"
+        return _errors.ConflictError(
+            f"{self.t.handler!r} lost a conflict at {where}: {winner}; its writes are rolled back: run it again",
+            path=report["conflict_path"], key=report["conflict_key"], winner=report["winner"], runs=self.t.attempt)
+
+    cdef int end_with_result(self, object result) except -1:
+        if self.t.t == NULL or self.t.arena.closed:
+            if self.t.t == NULL:
+                raise _errors.TransactionClosedError("the transaction was ended inside its handler; the arena holds committed state")
+            closed_error(self.t.arena)
+        if rcv_txn_state(self.t.t) == RCV_DOOMED:
+            self.lost(None)
+        if not rcv_txn_touched(self.t.t):
+            self.t.end("committed") # nothing to decide about
+            return 0
+        try:
+            commit = self.decide is None or self.decide(result, None)
+        except BaseException:
+            self.t.rollback()
+            raise
+        if not commit:
+            self.t.rollback()
+            return 0
+        self.finish_commit()
+        return 0
+
+    cdef int finish_commit(self) except -1:
+        try:
+            self.t.commit()
+        except _errors._Doomed as doomed:
+            if self.t.conflicted:
+                raise self.conflict() from doomed.__cause__
+            raise
+        return 0
+
+    cdef int end_with_error(self, object error) except -1:
+        if self.t.t == NULL or self.t.arena.closed:
+            raise error
+        if rcv_txn_state(self.t.t) == RCV_DOOMED:
+            self.lost(error)
+        if isinstance(error, _errors._Doomed): # somebody else's: of another arena, or raised again
+            self.t.rollback()
+            raise error
+        commit = False
+        if rcv_txn_touched(self.t.t) and self.decide is not None:
+            try:
+                commit = self.decide(None, error)
+            except BaseException:
+                self.t.rollback()
+                raise
+        if commit:
+            self.finish_commit()
+        else:
+            self.t.rollback()
+        raise error
+
+
+cdef object take_error():
+    """The exception that is set, and clear it."""
+    try:
+        raise_current()
+    except BaseException as error:
+        return error
+
+
+cdef int raise_current() except -1:
+    return -1

@@ -1,0 +1,396 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
+"""The gate between Python objects and the core: arenas, transactions, handles.
+
+Every operation on an arena goes through gate(): it finds out who is asking (the current transaction of this thread and
+contextvars context, or nobody), has the core mount that transaction or take the lock, and waits for the lock without the
+GIL when another process or thread has it.
+"""
+from cpython.object cimport PyObject
+from recoverable._native.core cimport *
+
+from recoverable import errors as _errors
+
+cdef extern from *:
+    """
+    #include <Python.h>
+    /* The identity of the running task: each asyncio task runs in a contextvars.Context of its own. Read from the thread
+     * state (public in cpython/pystate.h), because PyContext_CopyCurrent() would copy it. */
+    static inline void *rcv_context(void)
+    {
+        PyThreadState *state = PyThreadState_Get();
+        if (state->context == NULL) { /* no task here yet: make the thread's own, so that it stays the same */
+            PyObject *copy = PyContext_CopyCurrent();
+            Py_XDECREF(copy);
+        }
+        return (void *)state->context;
+    }
+    """
+    void *rcv_context()
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8(object text) except NULL
+
+
+cdef void *current_context():
+    return rcv_context()
+
+
+cdef int fail(int rc) except -1:
+    """Raise the exception of a negative core result."""
+    text = rcv_error_text().decode("utf-8", "replace")
+    raise _errors.error_from(rc, text, rcv_error_errno())
+
+
+cdef class NativeArena:
+    """An open arena's core half: the pointer that ctypes' rcv_open gave, until mark_closed()."""
+
+    def __init__(self, address: int) -> None:
+        self.a = <rcv_arena *><size_t>address
+        self.closed = False
+        self.views = 0
+        self.public = None
+
+    def root(self) -> Container:
+        """Return the root Dict's handle; make the root Dict first when the segment is new.
+
+        Raises:
+            ArenaFullError: no room for it.
+        """
+        cdef Transaction t
+        cdef rcv_handle h
+        cdef rcv_txn *reader
+        if self._root is not None:
+            return self._root
+        gate(self, False, &reader)
+        try:
+            made = rcv_root(self.a) != 0
+        finally:
+            done(self, reader)
+        if not made:
+            t = Transaction(self, "(making the root)", True)
+            t.mount()
+            rc = rcv_root_make(t.t)
+            if rc:
+                t.rollback()
+                fail(rc)
+            t.commit()
+        gate(self, False, &reader)
+        try:
+            rc = rcv_handle_open(self.a, rcv_root(self.a), &h)
+            if rc < 0:
+                fail(rc)
+        finally:
+            done(self, reader)
+        self._root = bind(self, container_class(rc), h)
+        return self._root
+
+    def mark_closed(self) -> None:
+        """The segment is about to be unmapped: from now on every handle raises instead of touching it."""
+        cdef rcv_current_s *cur = rcv_current()
+        if cur.owner != NULL and (<Transaction>cur.owner).arena is self:
+            raise _errors.TransactionError(
+                "an arena cannot be closed by a transaction on it; nothing was closed: close it after the handler has ended")
+        self.closed = True
+
+    def mark_open(self) -> None:
+        """Take mark_closed() back: closing was refused."""
+        self.closed = False
+
+    def raw_count(self) -> int:
+        """Return how many buffers over this arena's memory are alive: views, memoryviews, ctypes structures."""
+        return self.views
+
+    @property
+    def address(self) -> int:
+        return <size_t>self.a
+
+
+# -- the gate ------------------------------------------------------------------------------------------------
+
+cdef int closed_error(NativeArena arena) except -1:
+    name = getattr(arena.public, "name", None) if arena is not None else None
+    raise _errors.TransactionClosedError(
+        f"the arena {name!r} is closed; what was committed is kept: open it again with Arena.open()")
+
+
+cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1:
+    """Begin one operation: mounts the current transaction (*t), or takes the lock for a read outside any (*t NULL).
+
+    Pair with done().
+    """
+    if arena is None or arena.closed:
+        closed_error(arena)
+    cdef void *context = rcv_context()
+    cdef int rc = rcv_access(arena.a, context, write, t)
+    while rc == RCV_ERR_AGAIN:
+        with nogil:
+            rc = rcv_lock_wait(arena.a)
+        if rc == 0:
+            rc = rcv_access(arena.a, context, write, t)
+    if rc:
+        fail(rc)
+    return 0
+
+
+cdef void done(NativeArena arena, rcv_txn *t) noexcept:
+    rcv_access_end(arena.a, t)
+
+
+cdef class Container:
+    """A handle: which container of which arena. Two handles of one container are equal."""
+
+    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+        """Make the container in the arena that this handle, not stored yet, describes; append self to `planted`.
+
+        A handle that is stored already gives where it is: the core refuses to store it twice.
+        """
+        if self.arena is not arena:
+            raise _errors.TransactionError(
+                "a container of another arena can't be stored here; nothing was changed: store its .to_python()")
+        out[0] = self.h.off
+        return 0
+
+    cdef void unplant(self) noexcept:
+        """The operation that planted it has failed: it is not stored after all."""
+        self.arena = None
+
+    cpdef object to_python(self):
+        """Return a plain deep copy."""
+        raise NotImplementedError
+
+
+cdef int begin(Container c, bint write, rcv_txn **t) except -1:
+    """gate(), and the handle's container is still there."""
+    gate(c.arena, write, t)
+    cdef int rc = rcv_handle_check(c.arena.a, t[0], &c.h)
+    if rc:
+        done(c.arena, t[0])
+        fail(rc)
+    return 0
+
+
+cdef dict _classes = {}
+
+
+def register_container(kind: int, cls: type) -> None:
+    """Say which class stands for containers of that kind (enum rcv_container_kind)."""
+    _classes[kind] = cls
+
+
+cdef object container_class(int kind):
+    cls = _classes.get(kind)
+    if cls is None:
+        raise _errors.ArenaVersionError(
+            f"the arena holds a container of kind {kind}, which this version does not know; nothing was changed: "
+            "attach with the version that wrote it")
+    return cls
+
+
+cdef Container bind(NativeArena arena, object cls, rcv_handle h):
+    cdef Container c = cls.__new__(cls)
+    c.arena = arena
+    c.h = h
+    return c
+
+
+# -- transactions -----------------------------------------------------------------------------------------------
+
+cdef class Mark:
+    """A savepoint: where rollback_to() goes back to."""
+    cdef rcv_mark mark
+
+
+cdef class Transaction:
+    """One run of a handler against the arena; touches nothing until the first access.
+
+    Args:
+        arena: the arena.
+        handler: its name, for messages (cut to 39 bytes).
+        one_step: it is never suspended, so its reads need not be recorded.
+    """
+
+    def __cinit__(self, NativeArena arena not None, str handler not None, bint one_step):
+        if arena.closed:
+            closed_error(arena)
+        cdef int rc = rcv_txn_new(arena.a, RCV_TXN_ONE_STEP if one_step else 0, PyUnicode_AsUTF8(handler), &self.t)
+        if rc:
+            fail(rc)
+        self.arena = arena
+        self.handler = handler
+        self.one_step = one_step
+        self.attempt = 1
+
+    def __dealloc__(self):
+        if self.t != NULL and not self.arena.closed:
+            rcv_txn_free(self.t)
+
+    cdef int check(self) except -1:
+        """Raise unless it can still run."""
+        if self.arena.closed:
+            closed_error(self.arena)
+        if self.t == NULL:
+            raise _errors.TransactionClosedError(
+                f"the transaction is already {self._ended.replace('_', ' ')}; the arena holds committed state: begin another")
+        return 0
+
+    cdef object make_report(self):
+        cdef rcv_txn_report r
+        rcv_txn_get_report(self.t, &r)
+        return {
+            "pages": r.pages, "bytes": r.bytes, "records": r.records, "micros": r.micros,
+            "conflict_kind": r.conflict_kind, "conflict_container": r.conflict_container, "conflict_id": r.conflict_id,
+            "conflict_arg": r.conflict_arg, "winner": r.winner.decode("utf-8", "replace") or None,
+        }
+
+    cdef void end(self, str how):
+        """Keep what is asked for later and give the core's half back."""
+        self._ended = how
+        self._touched = rcv_txn_touched(self.t)
+        self._wrote = rcv_txn_wrote(self.t)
+        if how != "committed":
+            self._report = self.make_report()
+        rcv_txn_free(self.t)
+        self.t = NULL
+
+    def enter(self) -> None:
+        """Make it the current transaction of this thread and context."""
+        cdef rcv_current_s *cur = rcv_current()
+        if self.entered:
+            raise _errors.TransactionError("the transaction is current already")
+        self.check()
+        self.before_txn = cur.txn
+        self.before_context = cur.context
+        self.before_owner = cur.owner
+        cur.txn = self.t
+        cur.context = rcv_context()
+        cur.owner = <void *>self
+        self.entered = True
+
+    def leave(self) -> None:
+        """Make current again what was before enter()."""
+        cdef rcv_current_s *cur = rcv_current()
+        if not self.entered:
+            return
+        self.entered = False
+        if cur.owner == <void *>self:
+            cur.txn = self.before_txn
+            cur.context = self.before_context
+            cur.owner = self.before_owner
+
+    def mount(self) -> None:
+        """Put its writes into the arena and take the lock. A no-op when it is mounted."""
+        self.check()
+        cdef int rc = rcv_txn_mount(self.t)
+        while rc == RCV_ERR_AGAIN:
+            with nogil:
+                rc = rcv_lock_wait(self.arena.a)
+            if rc == 0:
+                rc = rcv_txn_mount(self.t)
+        if rc:
+            fail(rc)
+
+    def suspend(self) -> None:
+        """End a step: its writes leave the arena, and the lock is dropped. A no-op when it is not mounted."""
+        self.check()
+        cdef int rc = rcv_txn_suspend(self.t)
+        if rc:
+            fail(rc)
+
+    def commit(self) -> None:
+        """Commit. On any failure it has been rolled back."""
+        self.check()
+        cdef int rc = rcv_txn_commit(self.t)
+        while rc == RCV_ERR_AGAIN:
+            with nogil:
+                rc = rcv_lock_wait(self.arena.a)
+            if rc == 0:
+                rc = rcv_txn_commit(self.t)
+        if rc == 0:
+            self.end("committed")
+            return
+        try:
+            fail(rc)
+        finally:
+            self.conflicted = rc == RCV_ERR_CONFLICT
+            self.rollback()
+
+    def rollback(self) -> None:
+        """Undo all its writes. Never fails; a no-op when it has ended."""
+        if self.t == NULL or self.arena.closed:
+            return
+        rcv_txn_rollback(self.t)
+        self.end("rolled_back")
+
+    def doom(self) -> None:
+        """It can only roll back from now on."""
+        if self.t != NULL and not self.arena.closed:
+            rcv_txn_doom(self.t, RCV_ERR_CLOSED)
+
+    def savepoint(self) -> Mark:
+        """Mark where rollback_to() goes back to. No await until it is released."""
+        cdef Mark m = Mark.__new__(Mark)
+        self.mount()
+        cdef int rc = rcv_savepoint(self.t, &m.mark)
+        if rc:
+            fail(rc)
+        self.open_blocks += 1
+        return m
+
+    def rollback_to(self, Mark mark not None) -> None:
+        """Undo what was done since the mark, and release it."""
+        if self.t == NULL or self.arena.closed:
+            return
+        self.open_blocks -= 1
+        cdef int rc = rcv_rollback_to(self.t, &mark.mark) if rcv_txn_mounted(self.t) else 0
+        if rc:
+            fail(rc)
+
+    def release(self, Mark mark not None) -> None:
+        """Keep what was done since the mark."""
+        if self.t == NULL or self.arena.closed:
+            return
+        self.open_blocks -= 1
+        rcv_release(self.t, &mark.mark)
+
+    def report(self) -> dict:
+        """Return what it did or undid: pages, bytes, records, micros; and where it lost, if it did.
+
+        `conflict_path`, `conflict_key` and `winner` are text or None.
+        """
+        out = dict(self._report if self._report is not None else self.make_report() if self.t != NULL else {
+            "pages": 0, "bytes": 0, "records": 0, "micros": 0, "conflict_kind": 0, "winner": None})
+        out["conflict_path"] = out["conflict_key"] = None
+        if out["conflict_kind"] and not self.arena.closed:
+            from recoverable._native.codec import describe_conflict
+            out["conflict_path"], out["conflict_key"] = describe_conflict(self.arena, out)
+        return out
+
+    @property
+    def state(self) -> str:
+        if self.t == NULL:
+            return self._ended
+        if self.arena.closed:
+            return "rolled_back"
+        return {RCV_ACTIVE: "active", RCV_DOOMED: "doomed", RCV_COMMITTED: "committed"}.get(rcv_txn_state(self.t), "rolled_back")
+
+    @property
+    def touched(self) -> bool:
+        return rcv_txn_touched(self.t) if self.t != NULL and not self.arena.closed else self._touched
+
+    @property
+    def wrote(self) -> bool:
+        return rcv_txn_wrote(self.t) if self.t != NULL and not self.arena.closed else self._wrote
+
+
+def current_transaction(arena: NativeArena | None = None):
+    """Return the Transaction that runs in this thread and context (on that arena), or None."""
+    cdef rcv_current_s *cur = rcv_current()
+    if cur.owner == NULL or cur.context != rcv_context():
+        return None
+    cdef Transaction t = <Transaction>cur.owner
+    if arena is not None and t.arena is not arena:
+        return None
+    return t
+
+
+include "driver.pxi"

@@ -1,0 +1,308 @@
+"""Array: fixed-size items in the arena, one by one or as memory."""
+
+from __future__ import annotations
+
+import operator
+import struct
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from recoverable._native.array import ArrayHandle
+from recoverable._native.runtime import register_container
+from recoverable.containers.dtype import item_type, numpy
+
+__all__ = ["Array"]
+
+_KIND = 2  # RCV_K_ARRAY
+_DIMENSIONS = 8
+
+
+class Array(ArrayHandle):
+    """Items of one type and fixed size: a column of balances, a feature matrix.
+
+    Two ways in:
+
+    - items and slices, `a[3] = 1.0`, `a[2, 5]`, `a[10:20] = …`: announced writes of exactly those bytes. Neighbouring items
+      never conflict between requests. Reading gives plain numbers (one dimension) or numpy copies.
+    - `.view`, the memory itself as an ndarray (without numpy: a memoryview, one dimension): for computation. Writes are found
+      by page; a page that two requests changed is a conflict. Read-only outside a transaction. For system calls
+      (`readinto`, `recv_into`) use `.edit()`.
+
+    Args:
+        shape: An int, or a tuple of up to 8 of them; or a sequence or ndarray to copy.
+        dtype: "f8", "i8", float, …: anything that numpy makes a dtype of, if it has a fixed size. Without numpy the plain
+            number types.
+
+    It is not stored yet, and has no items, until it is assigned into a container: `arena.root["m"] = Array(1000, "f4")`.
+    It begins as zeros, or as a copy of the sequence. An Array takes whole pages of 4 KiB.
+    """
+
+    __slots__ = ("_source",)
+
+    def __init__(self, shape: int | tuple[int, ...] | Sequence[Any], dtype: Any = None) -> None:
+        np = numpy()
+        self._source: Any = None
+        if np is not None and isinstance(shape, np.ndarray):
+            self._source = np.ascontiguousarray(shape, dtype=None if dtype is None else np.dtype(dtype))
+            dtype, shape = self._source.dtype, self._source.shape
+        elif isinstance(shape, (list, range)):
+            self._source = list(shape)
+            shape = (len(self._source),)
+        item = item_type("f8" if dtype is None else dtype)
+        extents = tuple(operator.index(n) for n in shape) if isinstance(shape, tuple) else (operator.index(shape),)  # type: ignore[arg-type]
+        if not 1 <= len(extents) <= _DIMENSIONS:
+            raise ValueError(f"an Array has 1 to {_DIMENSIONS} dimensions, not {len(extents)}")
+        if any(n < 0 for n in extents):
+            raise ValueError(f"an Array of shape {extents}: no extent can be negative")
+        total = item.size
+        for n in extents:
+            total *= n
+        if total >= 2**63:
+            raise ValueError(f"an Array of shape {extents} would take {total} bytes")
+        self._describe(extents, item.text, item.size, item.code)
+
+    # -- hooks of the native half -----------------------------------------------------------------------------
+
+    def _load(self, shape: tuple[int, ...], dtype: str) -> None:
+        item = item_type(dtype)
+        self._describe(shape, item.text, item.size, item.code)
+
+    def _initial(self) -> bytes | None:
+        source, self._source = self._source, None
+        if source is None:
+            return None
+        if isinstance(source, list):
+            return struct.pack(f"={len(source)}{self._format}", *source) if self._format else None
+        return source.tobytes()  # type: ignore[no-any-return]
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> Any:
+        """The numpy dtype of an item; without numpy its type string, such as "<f8"."""
+        self._know()
+        np = numpy()
+        if np is None:
+            return self._dtype
+        return np.dtype(_numpy_spec(self._dtype))
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions."""
+        self._know()
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        self._know()
+        return self.shape[0]
+
+    # -- items --------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Any:
+        self._know()
+        if self._format and len(self.shape) == 1 and not isinstance(key, (slice, tuple)):
+            return self._get_scalar(key)
+        span = self._span(key)
+        if span is None:
+            return self._rows(key)
+        at, shape = span
+        count = _product(shape)
+        raw = self._read(at * self.itemsize, count * self.itemsize)
+        np = numpy()
+        if np is not None:
+            out = np.frombuffer(raw, dtype=self.dtype).reshape(shape)
+            return out[()] if shape == () else out.copy()
+        return list(struct.unpack(f"={count}{self._format}", raw))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._know()
+        if self._format and len(self.shape) == 1 and not isinstance(key, (slice, tuple)):
+            self._set_scalar(key, value)
+            return
+        span = self._span(key)
+        np = numpy()
+        if np is None:
+            if span is None:
+                raise TypeError(f"the index {key!r} needs numpy, which is not installed; nothing was written")
+            at, shape = span
+            values = list(value)
+            if len(values) != _product(shape):
+                raise ValueError(f"{len(values)} values for {_product(shape)} items; nothing was written")
+            self._write(at * self.itemsize, struct.pack(f"={len(values)}{self._format}", *values))
+            return
+        if span is not None:
+            at, shape = span
+            block = np.empty(shape, self.dtype)
+            block[...] = value
+            self._write(at * self.itemsize, block.tobytes())
+            return
+        # Any other index: find which items it picks, and write each run of them.
+        picked = np.arange(_product(self.shape)).reshape(self.shape)[key]
+        block = np.empty(picked.shape, self.dtype)
+        block[...] = value
+        places, raw = picked.ravel(), block.tobytes()
+        starts = np.flatnonzero(np.diff(places, prepend=places[:1] - 2) != 1)
+        for first, last in zip(starts, [*starts[1:], len(places)], strict=True):
+            self._write(int(places[first]) * self.itemsize, raw[first * self.itemsize : last * self.itemsize])
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def fill(self, value: Any) -> None:
+        """Set every item to one value."""
+        self._know()
+        if self._format:
+            self._fill(struct.pack("=" + self._format, value))
+        else:
+            np = numpy()
+            block = np.empty((), self.dtype)
+            block[...] = value
+            self._fill(block.tobytes())
+
+    # -- memory -------------------------------------------------------------------------------------------------
+
+    @property
+    def view(self) -> Any:
+        """The memory, as an ndarray (without numpy: a memoryview of one dimension). Writable inside a transaction only.
+
+        Writes through it are found by page protection and undone with the transaction. Reading outside a transaction is
+        not synchronised: it may see the running step's writes. While a view lives, its arena cannot be closed.
+        """
+        self._know()
+        return self._as_array(self._raw(self._in_transaction(), 0, self.nbytes), self.shape)
+
+    def edit(self, key: Any = slice(None)) -> _Edit:
+        """Open a range for writing, by system calls too: `with a.edit(slice(3, 5)) as part: file.readinto(part)`.
+
+        Args:
+            key: An index, or a slice of the first dimension with step 1.
+
+        Returns:
+            A context manager that gives the range as an ndarray (without numpy: a memoryview). The range is logged when the
+            block begins and protected again at its end. An `await` inside it is refused.
+        """
+        self._know()
+        span = self._span(key)
+        if span is None:
+            raise TypeError(f"edit({key!r}): a range must be one piece of memory: an index, or a slice with step 1")
+        return _Edit(self, *span)
+
+    def to_python(self) -> Any:
+        """Return a plain copy: (nested) lists of numbers."""
+        self._know()
+        raw = self._read(0, self.nbytes)
+        if self._format:
+            return _nest(list(struct.unpack(f"={_product(self.shape)}{self._format}", raw)), self.shape)
+        return numpy().frombuffer(raw, dtype=self.dtype).reshape(self.shape).tolist()
+
+    def copy(self) -> Array:
+        """Return an Array that is not stored yet, with a copy of the items."""
+        self._know()
+        out = Array(self.shape, item_type(self._dtype))
+        out._source = _Bytes(self._read(0, self.nbytes))
+        return out
+
+    def __repr__(self) -> str:
+        if self._stored and self._arena.closed:
+            return "<Array of a closed arena>"
+        self._know()
+        return f"<Array shape={self.shape} dtype={self._dtype!r}{'' if self._stored else ', not stored yet'}>"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if copy is False:
+            raise ValueError("an Array gives numpy a copy; use .view for its memory")
+        np = numpy()
+        out = np.frombuffer(self._read(0, self.nbytes), dtype=self.dtype).reshape(self.shape).copy()
+        return out if dtype is None else out.astype(dtype)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _span(self, key: Any) -> tuple[int, tuple[int, ...]] | None:
+        """Return (first item, shape) where `key` picks one contiguous piece, else None."""
+        parts = key if isinstance(key, tuple) else (key,)
+        if len(parts) > len(self.shape):
+            raise IndexError(f"{len(parts)} indices for an Array of {len(self.shape)} dimensions")
+        at, rest = 0, list(self.shape)
+        for depth, part in enumerate(parts):
+            extent = rest.pop(0)
+            if isinstance(part, slice):
+                start, stop, step = part.indices(extent)
+                if step != 1 or any(p != slice(None) for p in parts[depth + 1 :]):
+                    return None
+                return at + start * _product(rest), (max(0, stop - start), *rest)
+            if not hasattr(part, "__index__") or isinstance(part, bool):
+                return None
+            i = operator.index(part)
+            i += extent if i < 0 else 0
+            if not 0 <= i < extent:
+                raise IndexError(f"index {part} is out of bounds for dimension {depth}, which has {extent} items")
+            at += i * _product(rest)
+        return at, tuple(rest)
+
+    def _rows(self, key: Any) -> Any:
+        """Read an index that is not one piece of memory: through a copy of all items."""
+        np = numpy()
+        if np is None:
+            if isinstance(key, slice):
+                return self.to_python()[key]
+            raise TypeError(f"the index {key!r} needs numpy, which is not installed")
+        return np.asarray(self)[key]
+
+    def _as_array(self, raw: Any, shape: tuple[int, ...]) -> Any:
+        np = numpy()
+        if np is not None:
+            return np.frombuffer(raw, dtype=self.dtype).reshape(shape)
+        return memoryview(raw).cast(self._format)  # type: ignore[call-overload]
+
+
+class _Edit:
+    """The block of Array.edit()."""
+
+    __slots__ = ("_array", "_at", "_shape", "_size")
+
+    def __init__(self, array: Array, at: int, shape: tuple[int, ...]) -> None:
+        self._array = array
+        self._at = at * array.itemsize
+        self._shape = shape or (1,)
+        self._size = _product(shape) * array.itemsize
+
+    def __enter__(self) -> Any:
+        self._array._edit(self._at, self._size, True)
+        return self._array._as_array(self._array._raw(True, self._at, self._size), self._shape)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._array._edit(self._at, self._size, False)
+
+
+class _Bytes(bytes):
+    """Items on their way into a new Array."""
+
+    def tobytes(self) -> bytes:
+        return self
+
+
+def _product(extents: Sequence[int]) -> int:
+    total = 1
+    for n in extents:
+        total *= n
+    return total
+
+
+def _nest(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
+    if len(shape) == 1:
+        return flat
+    size = _product(shape[1:])
+    return [_nest(flat[i * size : (i + 1) * size], shape[1:]) for i in range(shape[0])]
+
+
+def _numpy_spec(text: str) -> Any:
+    np = numpy()
+    if not text.startswith("["):
+        return text
+    import ast  # noqa: PLC0415 -- only structured types need it
+
+    return np.dtype([tuple(field) for field in ast.literal_eval(text)])
+
+
+register_container(_KIND, Array)

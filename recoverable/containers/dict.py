@@ -1,0 +1,123 @@
+"""Dict: a dict in the arena."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from typing import Any, Generic, TypeVar
+
+from recoverable._native.dict import DictHandle
+from recoverable._native.runtime import register_container
+
+__all__ = ["Dict"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_KEYS, _VALUES, _ITEMS = 1, 2, 3
+_KIND = 1  # RCV_K_DICT
+
+
+class Dict(DictHandle, Generic[K, V]):
+    """A `dict` that lives in an arena: same methods, same order, same exceptions.
+
+    Made by `Dict({...})` it is not stored yet and behaves as the plain dict that it wraps; assigning it into a container of
+    an arena stores it, and from then on it is a handle on what is stored. Assigning a plain `dict` stores a copy.
+
+    Values: `None bool int float str bytes`, dicts of them, and containers. Keys: the same without containers; 1, 1.0 and
+    True are one key, as in a dict.
+
+    Different keys never conflict between requests. `len()`, iteration and views read the Dict as a whole: a request that
+    uses them conflicts with one that inserts or deletes meanwhile (or, for values and items, changes anything in it).
+
+    Raises:
+        NoTransactionError: a write outside a transaction.
+        StaleReferenceError: it was deleted, replaced or rolled back.
+        TypeError: a key or value that can't be stored; it names the way out.
+        ArenaFullError: no room; the Dict is as it was before the operation.
+    """
+
+    __slots__ = ()
+
+    def keys(self) -> KeysView[K]:
+        """Return a view of the keys, in insertion order."""
+        return KeysView(self)  # type: ignore[arg-type]
+
+    def values(self) -> ValuesView[V]:
+        """Return a view of the values, in the order of their keys."""
+        return _Values(self)  # type: ignore[arg-type]
+
+    def items(self) -> ItemsView[K, V]:
+        """Return a view of the (key, value) pairs, in insertion order."""
+        return _Items(self)  # type: ignore[arg-type]
+
+    def update(self, other: Any = (), /, **kwargs: Any) -> None:
+        """Set every key of a mapping or of an iterable of pairs."""
+        if isinstance(other, Mapping):
+            for key, value in other.items():
+                self[key] = value
+        elif hasattr(other, "keys"):
+            for key in other.keys():  # noqa: SIM118 -- dict.update's own protocol
+                self[key] = other[key]
+        else:
+            for key, value in other:
+                self[key] = value
+        for key, value in kwargs.items():
+            self[key] = value
+
+    def copy(self) -> Dict[K, V]:
+        """Return a Dict that is not stored yet, with a deep copy of the content."""
+        return Dict(self.to_python())
+
+    def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return {**self.to_python(), **_plain(other)}
+
+    def __ror__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return {**_plain(other), **self.to_python()}
+
+    def __ior__(self, other: Any) -> Dict[K, V]:
+        self.update(other)
+        return self
+
+    @classmethod
+    def fromkeys(cls, keys: Any, value: Any = None) -> Dict[Any, Any]:
+        """Return a Dict that is not stored yet, with these keys and one value."""
+        return cls(dict.fromkeys(keys, value))
+
+
+class _Values(ValuesView[V]):
+    """Walks the values directly instead of looking up each key."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[V]:
+        return self._mapping._iterate(_VALUES)  # type: ignore[attr-defined,no-any-return]
+
+    def __reversed__(self) -> Iterator[V]:
+        return self._mapping._iterate(_VALUES, True)  # type: ignore[attr-defined,no-any-return]
+
+    def __contains__(self, value: object) -> bool:
+        return any(v is value or v == value for v in self)
+
+
+class _Items(ItemsView[K, V]):
+    """Walks the items directly instead of looking up each key."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[tuple[K, V]]:
+        return self._mapping._iterate(_ITEMS)  # type: ignore[attr-defined,no-any-return]
+
+    def __reversed__(self) -> Iterator[tuple[K, V]]:
+        return self._mapping._iterate(_ITEMS, True)  # type: ignore[attr-defined,no-any-return]
+
+
+def _plain(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+    return mapping.to_python() if isinstance(mapping, Dict) else dict(mapping)
+
+
+MutableMapping.register(Dict)
+register_container(_KIND, Dict)
