@@ -596,11 +596,6 @@ int tracker_edit(rcv_arena *a, rcv_off off, uint64_t len, bool begin)
 
 /* -- raw buffers and reports -------------------------------------------------------------------------------- */
 
-void *rcv_tracked(rcv_arena *a, rcv_off off)
-{
-    return off < a->data_off || off - a->data_off >= a->data_size ? NULL : a->tracked + (off - a->data_off);
-}
-
 void rcv_raw_acquire(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
