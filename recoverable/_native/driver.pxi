@@ -10,14 +10,15 @@ cdef extern from "Python.h":
     void PyErr_SetObject(PyObject *kind, PyObject *value)
     void Py_DECREF(PyObject *o)
     PyObject *PyExc_StopIteration
+    ctypedef PyObject *(*iternextfunc)(PyObject *) noexcept
+    ctypedef struct PyTypeObject:
+        iternextfunc tp_iternext
+    void Py_INCREF(PyObject *o)
 
 
 cdef object stop(object result):
     """Raise StopIteration with that value."""
-    if isinstance(result, (tuple, BaseException)):
-        raise StopIteration(result)
-    PyErr_SetObject(PyExc_StopIteration, <PyObject *>result) # not instantiated unless somebody looks
-    return <object>NULL
+    raise StopIteration(result)
 
 
 cdef class StepDriver:
@@ -50,18 +51,20 @@ cdef class StepDriver:
     def __iter__(self):
         return self
 
-    def __next__(self):
-        return self.step(None, None)
+    def __next__(self): # replaced by next_step() below
+        return self.send(None)
 
     def send(self, value):
-        return self.step(value, None)
+        result = self.step(value, None)
+        return stop(result) if self.finished else result
 
     def throw(self, kind, value=None, traceback=None):
         if value is None:
             value = kind() if isinstance(kind, type) else kind
         if traceback is not None:
             value = value.with_traceback(traceback)
-        return self.step(None, value)
+        result = self.step(None, value)
+        return stop(result) if self.finished else result
 
     def close(self):
         """Roll back, then close the coroutine: its `finally` blocks find the arena closed to them."""
@@ -87,7 +90,7 @@ cdef class StepDriver:
         self.close()
 
     cdef object step(self, object value, object error):
-        """Run the coroutine to its next suspension or its end."""
+        """Run the coroutine to its next suspension, or to its end (`finished`): what it yielded or returned."""
         if self.finished:
             raise RuntimeError("cannot reuse an already awaited coroutine")
         if self.running:
@@ -143,7 +146,7 @@ cdef class StepDriver:
         finally:
             self.running = False
             cur[0] = before
-        return stop(result)
+        return result
 
     cdef int lost(self, object cause) except -1:
         """The transaction was doomed, whatever the handler made of it: roll back and say why."""
@@ -230,3 +233,25 @@ cdef object take_error():
 
 cdef int raise_current() except -1:
     return -1
+
+
+cdef PyObject *next_step(PyObject *o) noexcept:
+    """StepDriver's tp_iternext. Raising StopIteration in a Cython method builds a traceback, which takes longer than all the
+    rest of a step; setting it here does not even make the exception object."""
+    cdef StepDriver driver = <StepDriver>o
+    try:
+        result = driver.step(None, None)
+        if driver.finished and isinstance(result, (tuple, BaseException)):
+            stop(result) # not to be taken for the exception's arguments
+    except BaseException as error:
+        kind = type(error)
+        PyErr_SetObject(<PyObject *>kind, <PyObject *>error)
+        return NULL
+    if driver.finished:
+        PyErr_SetObject(PyExc_StopIteration, <PyObject *>result)
+        return NULL
+    Py_INCREF(<PyObject *>result)
+    return <PyObject *>result
+
+
+(<PyTypeObject *>StepDriver).tp_iternext = next_step

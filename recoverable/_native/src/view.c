@@ -207,3 +207,6 @@ void view_report(rcv_arena *a, uint32_t page, uint64_t address, int32_t kind)
     if (t->n_queue < STRAY_QUEUE)
         t->queue[t->n_queue++] = (struct rcv_stray){.page = page_off(a, page), .address = address, .kind = kind};
 }
+
+/* rcv_tracked -- the address of an offset in the tracked view. */
+void *rcv_tracked(rcv_arena *a, rcv_off off) { return a->tracked + (off - a->data_off); }
