@@ -1,12 +1,9 @@
 /* test_hash.c -- is it SipHash? The permutation and the framing against the paper's and the reference's vectors for 2-4
  * (through the round counts), and 1-3 against CPython's own (hash(bytes) under PYTHONHASHSEED=0: the key is zero). */
-#define rcv_siphash siphash_under_test /* a copy of the file, for its parameters; the library has its own */
-#include "../../recoverable/_native/src/hash.c"
-#undef rcv_siphash
-
 #include "check.h"
 
-uint64_t rcv_siphash(const uint64_t secret[2], uint8_t kind, const void *bytes, size_t len);
+#include "internal.h"
+#include "siphash.h"
 
 static uint8_t message[256];
 

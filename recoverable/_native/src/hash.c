@@ -1,82 +1,19 @@
-/* hash.c -- the keyed hash behind dict buckets and the header's checksum: SipHash-1-3.
+/* hash.c -- the keyed hash behind dict buckets and the header's checksum: SipHash-1-3 (siphash.h).
  *
- * Aumasson and Bernstein, "SipHash: a fast short-input PRF" (INDOCRYPT 2012). A keyed hash because clients choose keys: with
- * an unkeyed one they could choose them to collide. One compression round and three final ones instead of two and four,
- * as CPython and Rust use for their tables. Written from the paper's description; its vectors for 2-4 are in the tests.
+ * A keyed hash because clients choose keys: with an unkeyed one they could choose them to collide. One compression round
+ * and three final ones instead of two and four, as CPython and Rust use for their tables.
  */
 #include "internal.h"
-
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "words are read in the machine's order, which must be little endian"
-#endif
-
-struct sip {
-    uint64_t a, b, c, d; /* v0 … v3 of the paper */
-};
-
-static inline uint64_t rotate(uint64_t x, unsigned by) { return x << by | x >> (64 - by); }
-
-/* sip_round -- the permutation. */
-static inline void sip_round(struct sip *s)
-{
-    s->a += s->b;
-    s->c += s->d;
-    s->b = rotate(s->b, 13) ^ s->a;
-    s->d = rotate(s->d, 16) ^ s->c;
-    s->a = rotate(s->a, 32);
-    s->c += s->b;
-    s->a += s->d;
-    s->b = rotate(s->b, 17) ^ s->c;
-    s->d = rotate(s->d, 21) ^ s->a;
-    s->c = rotate(s->c, 32);
-}
-
-/* sip_word -- take in one word of the message. */
-static inline void sip_word(struct sip *s, uint64_t word, unsigned rounds)
-{
-    s->d ^= word;
-    for (unsigned i = 0; i < rounds; i++)
-        sip_round(s);
-    s->a ^= word;
-}
-
-/* sip_load -- up to 8 bytes as a word, zero-filled; never reads past them. */
-static inline uint64_t sip_load(const uint8_t *p, size_t len)
-{
-    uint64_t word = 0;
-    for (size_t i = 0; i < len; i++)
-        word |= (uint64_t)p[i] << 8 * i;
-    return word;
-}
-
-/* sip_hash -- SipHash-`c`-`d` of a message; with `extra` >= 0, of the message and one more byte. */
-static inline uint64_t sip_hash(unsigned c, unsigned d, const uint64_t secret[2], const uint8_t *p, size_t len, int extra)
-{
-    struct sip s = {secret[0] ^ UINT64_C(0x736f6d6570736575), secret[1] ^ UINT64_C(0x646f72616e646f6d),
-                    secret[0] ^ UINT64_C(0x6c7967656e657261), secret[1] ^ UINT64_C(0x7465646279746573)};
-    size_t total = len + (extra >= 0);
-    for (; len >= 8; len -= 8, p += 8) {
-        uint64_t word;
-        memcpy(&word, p, 8);
-        sip_word(&s, word, c);
-    }
-    uint64_t last = sip_load(p, len);
-    if (extra >= 0) {
-        last |= (uint64_t)extra << 8 * len;
-        if (len == 7) { /* the extra byte fills this word: the length goes into one of its own */
-            sip_word(&s, last, c);
-            last = 0;
-        }
-    }
-    sip_word(&s, last | (uint64_t)(total & 0xff) << 56, c);
-    s.c ^= 0xff;
-    for (unsigned i = 0; i < d; i++)
-        sip_round(&s);
-    return s.a ^ s.b ^ s.c ^ s.d;
-}
+#include "siphash.h"
 
 /* rcv_siphash -- of the bytes and then the byte `kind`, so that equal bytes of different kinds are different messages. */
 uint64_t rcv_siphash(const uint64_t secret[2], uint8_t kind, const void *bytes, size_t len)
 {
     return sip_hash(1, 3, secret, bytes, len, kind);
+}
+
+/* rcv_key_hash -- fill in a key's hash, keyed with the segment's secret: chosen keys cannot make chains long. */
+void rcv_key_hash(const rcv_arena *a, struct rcv_key *key)
+{
+    key->hash = rcv_siphash(a->hdr->hash_secret, key->kind, key->ptr, key->len);
 }
