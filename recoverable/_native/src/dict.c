@@ -41,29 +41,7 @@ static uint64_t bucket_of(uint64_t hash, uint64_t buckets)
 }
 
 /* bucket_word -- offset of the word that holds the head of bucket `b`; 0: damage. */
-static rcv_off bucket_word(rcv_arena *a, const struct rcv_dict *d, uint64_t b)
-{
-    rcv_off        table = d->table;
-    const rcv_off *node;
-    switch (d->depth) {
-    case 0:
-        return b < d->capacity && rcv_at(a, table, ((uint64_t)d->capacity) * 8) ? table + b * 8 : 0;
-    case 2:
-        if (b / RCV_NODE / RCV_NODE >= RCV_NODE || (node = rcv_at(a, table, RCV_NODE * 8)) == NULL)
-            return 0;
-        table = node[b / RCV_NODE / RCV_NODE];
-        /* fall through */
-    case 1:
-        if ((node = rcv_at(a, table, RCV_NODE * 8)) == NULL || (d->depth == 1 && b >= (uint64_t)RCV_NODE * RCV_NODE))
-            return 0;
-        table = node[b / RCV_NODE % RCV_NODE];
-        return rcv_at(a, table, RCV_NODE * 8) ? table + b % RCV_NODE * 8 : 0;
-    default:
-        return 0;
-    }
-}
-
-static rcv_off *word_at(rcv_arena *a, rcv_off off) { return (rcv_off *)(void *)(a->core + off); }
+static rcv_off bucket_word(rcv_arena *a, const struct rcv_dict *d, uint64_t b) { return table_word(a, &d->table, b); }
 
 /* chain_bound -- no chain is longer than what the whole arena could hold: a longer one is a cycle. */
 static uint64_t chain_bound(const rcv_arena *a) { return rcv_data_claimed(a) / sizeof(struct rcv_entry) + 1; }
@@ -76,7 +54,7 @@ static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *ent
     const struct rcv_dict *dict = dict_at(a, d);
     if (unlikely(dict == NULL))
         return no_dict(a, d);
-    rcv_off word = dict->buckets ? bucket_word(a, dict, bucket_of(key->hash, dict->buckets)) : 0;
+    rcv_off word = dict->table.used ? bucket_word(a, dict, bucket_of(key->hash, dict->table.used)) : 0;
     if (unlikely(word == 0))
         return no_chain(a, d);
     uint64_t steps = 0, bound = chain_bound(a);
@@ -107,8 +85,8 @@ int rcv_dict_new(rcv_txn *t, rcv_off *out)
     if (rc)
         return rc;
     struct rcv_dict *d = (struct rcv_dict *)(void *)(t->arena->core + *out);
-    d->buckets = d->capacity = RCV_DICT_INLINE;
-    d->table = *out + offsetof(struct rcv_dict, first);
+    table_init(&d->table, *out + offsetof(struct rcv_dict, table));
+    d->table.used = RCV_TABLE_INLINE;
     return 0;
 }
 
@@ -116,85 +94,15 @@ int rcv_dict_new(rcv_txn *t, rcv_off *out)
 
 static int set_word(rcv_txn *t, rcv_off off, uint64_t value) { return txn_write64(t, off, value, RCV_U_STRUCT); }
 
-/* new_node -- a zeroed page of offsets. */
-static int new_node(rcv_txn *t, rcv_off *out)
-{
-    int rc = txn_alloc(t, RCV_NODE * 8, RCV_SPACE_GENERAL, RCV_I_TRANSIENT, out);
-    if (rc == 0)
-        memset(t->arena->core + *out, 0, RCV_NODE * 8);
-    return rc;
-}
-
-/* widen_table -- make room for bucket `b` = d->buckets in the tree. */
-static int widen_table(rcv_txn *t, rcv_off off, const struct rcv_dict *d)
-{
-    rcv_arena *a = t->arena;
-    uint64_t   b = d->buckets;
-    rcv_off    node, table = d->table;
-    int        rc = 0;
-    if (d->depth == 0) {
-        if (b < d->capacity)
-            return 0;
-        if (d->capacity < RCV_NODE) { /* a bigger array: at most 4 KiB are copied */
-            uint32_t capacity = d->capacity * 2;
-            rc = txn_alloc(t, (uint64_t)capacity * 8, RCV_SPACE_GENERAL, RCV_I_TRANSIENT, &node);
-            if (rc)
-                return rc;
-            memcpy(a->core + node, a->core + table, (uint64_t)d->capacity * 8);
-            memset(a->core + node + (uint64_t)d->capacity * 8, 0, (uint64_t)d->capacity * 8);
-            if (table != off + offsetof(struct rcv_dict, first))
-                rc = txn_free(t, table, RCV_I_TRANSIENT);
-            if (rc == 0)
-                rc = set_word(t, off + offsetof(struct rcv_dict, table), node);
-            return rc ? rc : set_word(t, off + offsetof(struct rcv_dict, depth), (uint64_t)capacity << 32);
-        }
-    }
-    if ((d->depth == 0) || (d->depth == 1 && b >= (uint64_t)RCV_NODE * RCV_NODE)) { /* one level more */
-        rc = new_node(t, &node);
-        if (rc)
-            return rc;
-        *word_at(a, node) = table;
-        rc = set_word(t, off + offsetof(struct rcv_dict, table), node);
-        if (rc == 0)
-            rc = set_word(t, off + offsetof(struct rcv_dict, depth), d->depth + 1u);
-        if (rc)
-            return rc;
-        table = node;
-    }
-    if (d->depth == 2) {
-        rcv_off *top = rcv_at(a, table, RCV_NODE * 8);
-        if (top == NULL || b / RCV_NODE / RCV_NODE >= RCV_NODE)
-            return no_chain(a, off);
-        rcv_off slot = table + b / RCV_NODE / RCV_NODE * 8;
-        if (*word_at(a, slot) == 0) {
-            rc = new_node(t, &node);
-            if (rc == 0)
-                rc = set_word(t, slot, node);
-            if (rc)
-                return rc;
-        }
-        table = *word_at(a, slot);
-    }
-    if (rcv_at(a, table, RCV_NODE * 8) == NULL)
-        return no_chain(a, off);
-    rcv_off slot = table + b / RCV_NODE % RCV_NODE * 8;
-    if (*word_at(a, slot) == 0) {
-        rc = new_node(t, &node);
-        if (rc == 0)
-            rc = set_word(t, slot, node);
-    }
-    return rc;
-}
-
 /* split_one -- add bucket number `buckets`, moving to it what belongs there from the bucket that it splits. */
 static int split_one(rcv_txn *t, rcv_off off)
 {
     rcv_arena       *a = t->arena;
     struct rcv_dict *d = dict_at(a, off);
-    if (d == NULL || d->buckets == 0)
+    if (d == NULL || d->table.used == 0)
         return no_dict(a, off);
-    uint64_t b = d->buckets, low = floor_pow2(b);
-    int      rc = widen_table(t, off, d);
+    uint64_t b = d->table.used, low = floor_pow2(b);
+    int      rc = table_widen(t, off + offsetof(struct rcv_dict, table), RCV_U_STRUCT, RCV_I_TRANSIENT);
     rcv_off  from = rc ? 0 : bucket_word(a, d, b - low), to = rc ? 0 : bucket_word(a, d, b);
     if (rc)
         return rc;
@@ -222,7 +130,7 @@ static int split_one(rcv_txn *t, rcv_off off)
         at = next;
     }
     rc = set_word(t, to, moved);
-    return rc ? rc : set_word(t, off + offsetof(struct rcv_dict, buckets), b + 1);
+    return rc ? rc : set_word(t, off + offsetof(struct rcv_dict, table.used), b + 1);
 }
 
 /* grow -- one more bucket when there are more entries than buckets. Growing is never needed: a failure (no room) is undone
@@ -233,7 +141,7 @@ static int grow(rcv_txn *t, rcv_off off)
     const struct rcv_summary *s = intent_summary(t, off);
     if (d == NULL)
         return no_dict(t->arena, off);
-    if (d->c.count + (uint64_t)(s ? s->count : 0) <= d->buckets)
+    if (d->c.count + (uint64_t)(s ? s->count : 0) <= d->table.used)
         return 0;
     struct rcv_mark mark;
     rcv_op_begin(t, &mark);
@@ -253,11 +161,11 @@ int dict_relink(rcv_txn *t, rcv_off off, rcv_off entry)
     rcv_arena        *a = t->arena;
     struct rcv_dict  *d = dict_at(a, off);
     struct rcv_entry *e = entry_at(a, entry);
-    if (d == NULL || d->buckets == 0)
+    if (d == NULL || d->table.used == 0)
         return no_dict(a, off);
     if (e == NULL)
         return no_entry(a, off, entry);
-    rcv_off word = bucket_word(a, d, bucket_of(e->hash, d->buckets));
+    rcv_off word = bucket_word(a, d, bucket_of(e->hash, d->table.used));
     if (word == 0)
         return no_chain(a, off);
     int rc = set_word(t, entry + offsetof(struct rcv_entry, next), *word_at(a, word));
@@ -602,7 +510,7 @@ int rcv_dict_key_at(rcv_arena *a, rcv_off slot, struct rcv_value *key)
 int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct rcv_value *key)
 {
     const struct rcv_dict *dict = dict_at(a, d);
-    rcv_off                word = dict && dict->buckets ? bucket_word(a, dict, bucket_of(hash, dict->buckets)) : 0;
+    rcv_off                word = dict && dict->table.used ? bucket_word(a, dict, bucket_of(hash, dict->table.used)) : 0;
     uint64_t               steps = 0, bound = chain_bound(a);
     for (rcv_off at = word ? *word_at(a, word) : 0; at != 0 && steps <= bound; steps++) {
         const struct rcv_entry *e = entry_at(a, at);
@@ -689,29 +597,5 @@ int dict_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
         if (rc)
             return rc;
     }
-    if (d->depth == 0) {
-        if (d->table != off + offsetof(struct rcv_dict, first))
-            rc = txn_free(t, d->table, 0);
-    } else { /* nodes, from the last one down, as many as the budget allows */
-        while (d->buckets > 0 && rc == 0) {
-            if (*budget == 0)
-                return 0;
-            --*budget;
-            uint64_t last = (d->buckets - 1) / RCV_NODE;
-            rcv_off  word = bucket_word(a, d, last * RCV_NODE);
-            if (word == 0)
-                return no_chain(a, off);
-            rc = txn_free(t, word, 0);
-            if (rc == 0 && last % RCV_NODE == 0 && d->depth == 2) {
-                rcv_off *top = rcv_at(a, d->table, RCV_NODE * 8);
-                rc = top ? txn_free(t, top[last / RCV_NODE], 0) : no_chain(a, off);
-            }
-            if (rc == 0)
-                rc = set_word(t, off + offsetof(struct rcv_dict, buckets), last * RCV_NODE);
-        }
-        if (rc == 0)
-            rc = txn_free(t, d->table, 0);
-    }
-    *done = rc == 0;
-    return rc;
+    return table_reclaim(t, off + offsetof(struct rcv_dict, table), budget, done);
 }

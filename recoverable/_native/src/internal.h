@@ -233,6 +233,7 @@ int  heap_block(rcv_arena *a, rcv_off off, uint64_t *size, bool *live);
 bool heap_page_live(const rcv_arena *a, uint32_t page); /* a page of the data region that a committed array owns */
 void heap_boundary(rcv_arena *a);                       /* a step has ended (lock held, IDLE): claim ahead of need */
 int  heap_return_dead(rcv_arena *a, uint64_t *chunks);  /* clear the owner words of dead processes */
+bool heap_short(const rcv_arena *a);                    /* is nearly all of the ceiling claimed and in use? */
 void heap_after_fork(rcv_arena *a);                     /* forget the parent's reservations (they are its own) */
 void heap_stats(rcv_arena *a, struct rcv_stats *out);
 /* heap_walk -- every marked block: fn(ctx, off, size); stops at non-zero. For check.c. */
@@ -404,6 +405,19 @@ int container_init(rcv_txn *t, rcv_off off, unsigned kind);                   /*
 int container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot); /* RCV_ERR_MISUSE if it has a parent */
 int container_detach(rcv_txn *t, rcv_off child);
 uint64_t container_size(unsigned kind);
+
+/* -- table.c: a growing table of words --------------------------------------------------------------------------- */
+
+/* table_word -- offset of word `i`, or 0: there is none (damage, where one must be). */
+rcv_off table_word(rcv_arena *a, const struct rcv_table *table, uint64_t i);
+/* table_init -- fresh memory: an empty table whose words lie in itself (`off`: where the table is). */
+void table_init(struct rcv_table *table, rcv_off off);
+/* table_widen -- make room for word number `used`, whose value is undefined, without counting it as used. `kind` and `flags`
+ * say how the change is logged and its memory allocated: RCV_U_STRUCT with RCV_I_TRANSIENT, or RCV_U_DATA with 0. */
+int table_widen(rcv_txn *t, rcv_off off, unsigned kind, unsigned flags);
+/* table_reclaim -- free the nodes, from the last one down; `budget` counts them. */
+int table_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
+static inline rcv_off *word_at(rcv_arena *a, rcv_off off) { return (rcv_off *)(void *)(a->core + off); } /* checked before */
 
 /* -- dict.c ------------------------------------------------------------------------------------------------------ */
 

@@ -81,7 +81,8 @@ struct rcv_header {
     _Atomic uint32_t corrupt;            /* 1: a recovery found damage; nobody may attach */
     _Atomic uint64_t undo_tail;          /* bytes used in the undo log; 0 in IDLE */
     _Atomic uint64_t commit_seq;         /* never undone; bumped before the stamps that carry it */
-    _Atomic uint64_t root;               /* the root Dict's header */
+    _Atomic uint64_t system;             /* undone: a hidden Dict, for the schemas of Records; 0 until one is needed */
+    _Atomic uint64_t root;               /* undone: the root Dict's header */
     _Atomic uint64_t reclaim;            /* undone: first of the detached containers that wait to be freed */
     _Atomic uint64_t hot_generation;     /* moves with every change of the hot-page table */
     _Atomic uint64_t txn_counter;        /* never undone */
@@ -200,21 +201,26 @@ struct rcv_container {
     uint64_t count; /* items; changed only at commit */
 };
 
-#define RCV_DICT_INLINE 8u
-#define RCV_NODE 512u /* offsets in a bucket segment or directory node: one page */
+#define RCV_TABLE_INLINE 8u
+#define RCV_NODE 512u /* offsets in a node: one page */
 
-/* Linear hashing over buckets in a radix tree. `depth` 0: `table` is an array of `capacity` bucket heads;
- * 1: a node of RCV_NODE segments; 2: a node of nodes. */
+/* A growing table of words (bucket heads, chunk offsets): a radix tree of pages, so that growth never copies more than one.
+ * `depth` 0: `root` is an array of `capacity` words; 1: a node of RCV_NODE segments; 2: a node of nodes. */
+struct rcv_table {
+    uint64_t used; /* words in use */
+    rcv_off  root;
+    uint32_t depth;
+    uint32_t capacity;                /* of a depth-0 array */
+    rcv_off  first[RCV_TABLE_INLINE]; /* the first array, so that a small container is one block */
+};
+
+/* Also a Set: its entries have None for a value. */
 struct rcv_dict {
     struct rcv_container c;
     rcv_off              head;    /* first entry in insertion order */
     rcv_off              tail;    /* last */
     uint64_t             version; /* moves with every committed change of membership */
-    uint64_t             buckets; /* in use, >= RCV_DICT_INLINE */
-    rcv_off              table;
-    uint32_t             depth;
-    uint32_t             capacity;               /* of a depth-0 table */
-    rcv_off              first[RCV_DICT_INLINE]; /* the first table, so that a small Dict is one block */
+    struct rcv_table     table;   /* buckets, linear hashing; never fewer than RCV_TABLE_INLINE */
 };
 
 #define RCV_ENTRY_DEAD 1u   /* entry flags: deleted by the running transaction */
@@ -244,6 +250,46 @@ struct rcv_array {
     uint32_t             ndim;
     uint64_t             shape[RCV_NDIM];
     char                 dtype[RCV_DTYPE]; /* NUL-terminated: PEP 3118 format or numpy descr */
+};
+
+#define RCV_LEAF 32u /* cells in a List's chunk */
+
+struct rcv_list {
+    struct rcv_container c;
+    uint64_t             length;
+    struct rcv_table     table; /* chunks of RCV_LEAF cells, by position */
+};
+
+#define RCV_BLOCK 62u                      /* cells in a Deque's block: one KiB with its head */
+#define RCV_DEQUE_START (UINT64_C(1) << 63) /* the position of the first item ever */
+
+struct rcv_block {
+    uint64_t        base; /* position of its first cell: a multiple of RCV_BLOCK after RCV_DEQUE_START */
+    rcv_off         prev, next;
+    uint64_t        reserved;
+    struct rcv_cell cells[RCV_BLOCK];
+};
+
+/* Positions only grow to the right and fall to the left; a cell outside [left, right) is empty (tag 0). */
+struct rcv_deque {
+    struct rcv_container c;
+    uint64_t             left;  /* position of the first item; guarded by the left end's unit */
+    uint64_t             right; /* position after the last one; by the right end's */
+    rcv_off              left_block, right_block;
+    uint64_t             version;
+};
+
+struct rcv_counter {
+    struct rcv_container c;
+    int64_t              value; /* changed only at commit */
+};
+
+struct rcv_record {
+    struct rcv_container c;
+    uint64_t             schema; /* key in the system Dict's "schemas" */
+    rcv_off              cells;  /* a block of `fields` cells */
+    uint32_t             fields;
+    uint32_t             reserved;
 };
 
 #endif

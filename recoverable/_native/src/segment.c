@@ -291,10 +291,10 @@ static int check_live(rcv_arena *a, const struct rcv_header *h)
     if (atomic_load(&h->phase) > RCV_PUBLISH)
         return seg_corrupt(a, "its phase is %u", atomic_load(&h->phase));
     const struct rcv_region *data = &h->region[RCV_R_DATA];
-    const uint64_t           links[2] = {atomic_load(&h->root), atomic_load(&h->reclaim)};
-    for (int i = 0; i < 2; i++) /* the links themselves are walked by those who follow them */
+    const uint64_t           links[3] = {atomic_load(&h->root), atomic_load(&h->reclaim), atomic_load(&h->system)};
+    for (int i = 0; i < 3; i++) /* the links themselves are walked by those who follow them */
         if (links[i] != 0 && ((links[i] & 7) != 0 || links[i] < data->off || links[i] - data->off >= claimed[0].mark))
-            return seg_corrupt(a, "its %s (%llu) lies outside the data", i == 0 ? "root" : "list of what is to be freed",
+            return seg_corrupt(a, "its %s (%llu) lies outside the data", i == 0 ? "root" : i == 1 ? "list of what is to be freed" : "system Dict",
                                (unsigned long long)links[i]);
     return 0;
 }

@@ -133,11 +133,11 @@ static inline bool range_in(uint64_t off, uint64_t len, uint64_t start, uint64_t
     return off >= start && off - start <= size && len <= size - (off - start);
 }
 
-/* can_undo -- is this a range that records may name: claimed data, the heap table, the header's two undone words. */
+/* can_undo -- is this a range that records may name: claimed data, the heap table, the header's three undone words. */
 static bool can_undo(const rcv_arena *a, const struct undo_record *r)
 {
     const struct rcv_region *heap = &a->hdr->region[RCV_R_HEAP];
-    const uint64_t           words = offsetof(struct rcv_header, root);
+    const uint64_t           words = offsetof(struct rcv_header, system);
     if (range_in(r->off, r->len, a->data_off, rcv_data_claimed(a)))
         return r->kind != RCV_U_PAGE || (r->len == a->hdr->page_size && r->off % r->len == 0);
     if (r->kind == RCV_U_PAGE)
@@ -146,7 +146,7 @@ static bool can_undo(const rcv_arena *a, const struct undo_record *r)
            range_in(r->off, r->len, words, offsetof(struct rcv_header, reclaim) + 8 - words);
 }
 
-_Static_assert(offsetof(struct rcv_header, reclaim) == offsetof(struct rcv_header, root) + 8, "one range in can_undo()");
+_Static_assert(offsetof(struct rcv_header, reclaim) == offsetof(struct rcv_header, system) + 16, "one range in can_undo()");
 
 /* undo_prev -- the record that ends at *at, checked; moves *at to its start. 1, 0 at the log's beginning, RCV_ERR_CORRUPT. */
 int undo_prev(rcv_arena *a, uint64_t *at, struct undo_record *out)
