@@ -1116,6 +1116,13 @@ void heap_after_fork(rcv_arena *a)
     own_free_all(h);
 }
 
+bool heap_short(const rcv_arena *a)
+{
+    const struct rcv_heap *h = a->heap;
+    uint32_t               unclaimed = h->chunks - chunks_claimed(a), enough = h->chunks / 16 + LOW_WATER;
+    return h->n_free < enough && unclaimed < enough - h->n_free;
+}
+
 int heap_return_dead(rcv_arena *a, uint64_t *chunks)
 {
     uint32_t n = chunks_claimed(a);

@@ -1,0 +1,111 @@
+/* reclaim.c -- freeing containers that were cut off, a slice at a time.
+ *
+ * Deleting a tree of a million entries must not stop the server: the request that deletes it cuts off its root and is done.
+ * The container goes onto a list in the segment, undo-logged like all state, so a crash neither loses it nor frees it
+ * twice. Later boundaries free it from there, a bounded number of entries at a time. Each slice is a small commit of its own:
+ *
+ *   free entries as intentions -> apply them -> stamps of the containers met -> PUBLISH -> demote freed pages -> IDLE
+ *
+ * A container inside one being freed is put on the list in its turn, so nesting costs no stack. Its identity stamp moves in
+ * the commit that puts it there, that is before its memory can be anybody else's: whoever has read it through a handle
+ * conflicts, instead of reading what lies there next.
+ *
+ * A slice that fails (no room in the undo log, damage) is undone, and a later boundary tries again.
+ */
+#include "internal.h"
+
+#define BUDGET 64u        /* entries freed at a boundary: a few tens of microseconds */
+#define BUDGET_SHORT 512u /* while the arena is short of memory */
+
+struct range { /* array memory being freed */
+    rcv_off  off;
+    uint64_t len;
+};
+
+/* reclaim_push -- at commit, in STEP: put a detached container on the list. A failure leaves the caller to undo the step. */
+int reclaim_push(rcv_txn *t, rcv_off container)
+{
+    rcv_arena            *a = t->arena;
+    struct rcv_container *c = container_at(a, container, 0);
+    if (c == NULL || !(c->flags & RCV_DETACHED) || c->id == 0)
+        return seg_corrupt(a, "no detached container at %llu, where one is to be freed", (unsigned long long)container);
+    uint64_t first = atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed);
+    int      rc = txn_write64(t, container + offsetof(struct rcv_container, next_reclaim), first, RCV_U_STRUCT);
+    return rc ? rc : txn_write64(t, offsetof(struct rcv_header, reclaim), container, RCV_U_STRUCT);
+}
+
+/* free_contents -- what a container holds, as far as the budget goes. */
+static int free_contents(rcv_txn *t, rcv_off off, unsigned kind, uint32_t *budget, bool *done, struct range *pages)
+{
+    const struct rcv_array *array;
+    switch (kind) {
+    case RCV_K_DICT: return dict_reclaim(t, off, budget, done);
+    case RCV_K_ARRAY:
+        array = (const struct rcv_array *)(const void *)(t->arena->core + off);
+        *pages = (struct range){.off = array->data, .len = array->nbytes};
+        *done = true;
+        return array_reclaim(t, off);
+    default: return seg_corrupt(t->arena, "a detached container of kind %u at %llu", kind, (unsigned long long)off);
+    }
+}
+
+/* free_some -- from the head of the list. Every turn uses up some of the budget, so a list that is a ring ends, too. */
+static int free_some(rcv_txn *t, uint32_t budget, struct range *pages, uint32_t *n_pages)
+{
+    rcv_arena *a = t->arena;
+    int        rc = 0;
+    for (rcv_off off; rc == 0 && budget > 0 && (off = atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed)) != 0;) {
+        struct rcv_container *c = container_at(a, off, 0);
+        bool                  done;
+        if (c == NULL || !(c->flags & RCV_DETACHED) || c->id == 0)
+            return seg_corrupt(a, "no detached container at %llu, where one waits to be freed", (unsigned long long)off);
+        pages[*n_pages].len = 0;
+        rc = free_contents(t, off, c->kind & 0xffffu, &budget, &done, &pages[*n_pages]);
+        if (rc || !done)
+            break;
+        *n_pages += pages[*n_pages].len != 0;
+        budget -= budget > 0;
+        rc = txn_write64(t, offsetof(struct rcv_header, reclaim), c->next_reclaim, RCV_U_STRUCT);
+        if (rc == 0) /* no handle finds it any more */
+            rc = txn_write64(t, off + offsetof(struct rcv_container, id), 0, RCV_U_STRUCT);
+        if (rc == 0)
+            rc = txn_free(t, off, 0);
+    }
+    return rc;
+}
+
+/* reclaim_slice -- lock held, phase IDLE; no transaction has anything in the arena. Cannot fail: what it could not do is
+ * undone and stays on the list. */
+void reclaim_slice(rcv_arena *a)
+{
+    struct range        pages[BUDGET_SHORT + 1];
+    struct rcv_recovery report = {0};
+    uint32_t            n_pages = 0;
+    rcv_txn            *t;
+    if (atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed) == 0 ||
+        rcv_txn_new(a, RCV_TXN_ONE_STEP, "(reclaiming)", &t) != 0)
+        return;
+    a->n.transactions--; /* nobody's request */
+    phase_set(a, RCV_STEP);
+    int rc = free_some(t, heap_short(a) ? BUDGET_SHORT : BUDGET, pages, &n_pages);
+    if (rc == 0)
+        rc = intent_apply(t);
+    CRASHPOINT("reclaim.applied");
+    if (rc == 0) {
+        stamp_publish(t);
+        CRASHPOINT("reclaim.before_publish");
+        phase_set(a, RCV_PUBLISH);
+        CRASHPOINT("reclaim.after_publish");
+        for (uint32_t i = 0; i < n_pages; i++)
+            tracker_forget_pages(a, pages[i].off, pages[i].len);
+        intent_settle(t);
+        t->state = RCV_COMMITTED;
+    } else {
+        (void)undo_apply(a, 0, &report);
+    }
+    undo_set_tail(a, 0);
+    CRASHPOINT("reclaim.after_tail");
+    phase_set(a, RCV_IDLE);
+    t->wrote = false; /* a slice undone is no request rolled back */
+    rcv_txn_free(t);
+}
