@@ -25,13 +25,13 @@
  * buffers live), makes the newcomer the newest of those before us and puts ours back. In between, faulthandler's answer to one
  * of our traps is to print a traceback, restore the handler that it found (ours) and raise SIGSEGV in this thread. Such a
  * copy must be swallowed: then faulthandler returns, the store runs again and traps as it should. It is told from a signal
- * that a program raises for itself by the frame of the first signal, which is still on the stack above the second: a SIGSEGV
- * record with SEGV_ACCERR and an address in a tracked view. Swallowed once; again only after a trap of ours.
+ * that a program raises for itself by the frame of the first signal, which is still on the stack above the second: the saved
+ * registers of a denied write to a tracked view. (Its siginfo is only there for handlers that asked for it, and faulthandler
+ * does not.) Swallowed once; again only after a trap of ours.
  *
  * Where it still fails: a newcomer that neither restores nor raises (signal.signal with a Python function) and arrives in the
  * middle of a step makes our trap repeat for ever, as it would any fault. A stray from another thread during a step makes
- * the page private for the step as well: what the step itself then writes to *that page* is lost with it. A signal handler
- * that leaves by longjmp is taken for one that is still running until this thread's next trap.
+ * the page private for the step as well: what the step itself then writes to *that page* is lost with it.
  *
  * What may run here: view_log, view_unprotect and view_make_private (view.c) with undo_append_trap, heap_page_live, os_protect,
  * os_remap_private, os_claim; os_thread_id (static TLS); mprotect, mmap, fallocate, gettid, sigaction, pthread_sigmask, tgkill,
@@ -95,7 +95,6 @@ static void *_Atomic     scratch_log;
 
 static _Atomic uint64_t traps_seen;            /* of the process: is the last swallowed copy a trap ago? */
 static _Atomic uint64_t swallowed_at = UINT64_MAX;
-static _Thread_local unsigned chained __attribute__((tls_model("initial-exec"))); /* handlers that have this thread's signal now */
 
 /* in_step -- is this thread the one inside the arena's step, and may the step still write? */
 static bool in_step(rcv_arena *a)
@@ -211,10 +210,17 @@ static uintptr_t stack_pointer(const ucontext_t *context)
 #endif
 }
 
-/* names_our_fault -- do these words begin a siginfo of a denied access to a tracked view? */
-static bool names_our_fault(const uint64_t *words)
+/* names_our_fault -- do these words belong to the registers that the kernel saved at a denied write to a tracked view? `seen`
+ * is kept from word to word, upwards. */
+static bool names_our_fault(const uint64_t *words, bool *seen)
 {
-    return words[0] == SIGSEGV && (uint32_t)words[1] == SEGV_ACCERR && arena_of((uintptr_t)words[2]) != NULL;
+#if defined(__x86_64__) /* error code (a write, by user code), trap number (14: page fault), old mask, fault address */
+    (void)seen;
+    return (words[0] & ~UINT64_C(0x3f)) == 0 && (words[0] & 6) == 6 && words[1] == 14 && arena_of((uintptr_t)words[3]) != NULL;
+#else /* the fault address; further up the record with the syndrome: magic and size, then a data abort that is a write */
+    *seen |= arena_of((uintptr_t)words[0]) != NULL;
+    return *seen && words[0] == (UINT64_C(16) << 32 | 0x45535201u) && (words[1] >> 26 & 0x3f) == 0x24 && (words[1] >> 6 & 1);
+#endif
 }
 
 /* frame_of_ours -- is the frame of one of our faults on the stack above the interrupted code? Read by a system call, which
@@ -222,14 +228,15 @@ static bool names_our_fault(const uint64_t *words)
 static bool frame_of_ours(const ucontext_t *context)
 {
     uintptr_t at = (stack_pointer(context) + 7) & ~(uintptr_t)7, end = at + STACK_SCAN;
-    uint64_t  words[66];
+    uint64_t  words[64 + 3]; /* three more than a stride, so that no pattern falls between two */
+    bool      seen = false;
     for (; at < end; at += 64 * sizeof *words) {
         struct iovec to = {words, sizeof words}, from = {(void *)at, sizeof words};
         ssize_t      n = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
         if (n < 0)
             return errno == EPERM || errno == ENOSYS;
-        for (ssize_t i = 0; (i + 3) * (ssize_t)sizeof *words <= n; i++)
-            if (names_our_fault(words + i))
+        for (ssize_t i = 0; (i + 4) * (ssize_t)sizeof *words <= n; i++)
+            if (names_our_fault(words + i, &seen))
                 return true;
         if ((size_t)n < sizeof words)
             return false;
@@ -256,6 +263,26 @@ static _Atomic bool      installed;
 
 static void handler(int sig, siginfo_t *info, void *context);
 
+/* The handlers that have a signal of this thread right now: a link in the frame of each chain(). A handler may leave by
+ * longjmp and never come back to take its link away, so a link counts only if it lies above the code that was interrupted,
+ * not far, and still holds its cookie. Static TLS: the lazily allocated kind is not signal-safe. */
+struct link {
+    uintptr_t cookie;
+    unsigned  depth;
+};
+static _Thread_local struct link *innermost __attribute__((tls_model("initial-exec")));
+
+#define COOKIE(link) ((uintptr_t)(link) ^ (uintptr_t)0x5245434f56455241)
+#define FRAMES_MAX ((uintptr_t)1024 * 1024) /* of a handler that raises the signal again */
+
+static unsigned depth_of(const ucontext_t *context)
+{
+    uintptr_t at = stack_pointer(context), link = (uintptr_t)innermost;
+    if (link <= at || link - at > FRAMES_MAX || innermost->cookie != COOKIE(innermost))
+        return 0;
+    return innermost->depth;
+}
+
 /* by_default -- the default action, which is death. */
 static void by_default(int sig, const siginfo_t *info)
 {
@@ -268,12 +295,12 @@ static void by_default(int sig, const siginfo_t *info)
 /* chain -- give the signal to the newest handler before us that does not have it yet. */
 static void chain(int sig, siginfo_t *info, void *context)
 {
-    unsigned n = atomic_load(&n_before);
-    if (chained >= n) {
+    unsigned n = atomic_load(&n_before), depth = depth_of(context);
+    if (depth >= n) {
         by_default(sig, info);
         return;
     }
-    struct sigaction *slot = &before[n - 1 - chained], action = *slot;
+    struct sigaction *slot = &before[n - 1 - depth], action = *slot;
     bool              with_info = action.sa_flags & SA_SIGINFO;
     if (!with_info && action.sa_handler == SIG_IGN && info->si_code <= 0)
         return;
@@ -293,13 +320,16 @@ static void chain(int sig, siginfo_t *info, void *context)
         sigaddset(&only, sig);
         pthread_sigmask(SIG_UNBLOCK, &only, NULL);
     }
-    chained++;
+    struct link *outer = innermost, own = {.depth = depth + 1};
+    own.cookie = COOKIE(&own);
+    innermost = &own;
+    store_fence();
     if (with_info)
         action.sa_sigaction(sig, info, context);
     else
         action.sa_handler(sig);
-    if (chained > 0) /* a trap of ours in between has set it back */
-        chained--;
+    innermost = outer;
+    *(volatile uintptr_t *)&own.cookie = 0;
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
@@ -311,7 +341,6 @@ static void handler(int sig, siginfo_t *info, void *context)
         rcv_arena *a = arena_of(at);
         if (a != NULL ? trap(a, at) : trap_scratch(at)) {
             atomic_fetch_add_explicit(&traps_seen, 1, memory_order_relaxed);
-            chained = 0;
             errno = saved;
             return;
         }
