@@ -70,8 +70,8 @@ static inline _Noreturn void die(void)
         pause();
 }
 
-/* word_at -- the nth word of the data region, in the core view. */
-static inline uint64_t *word_at(rcv_arena *a, uint64_t n) { return (uint64_t *)(a->core + a->data_off) + n; }
+/* nth_word -- the nth word of the data region, in the core view. */
+static inline uint64_t *nth_word(rcv_arena *a, uint64_t n) { return (uint64_t *)(a->core + a->data_off) + n; }
 
 static inline void step_begin(rcv_arena *a)
 {
@@ -101,7 +101,7 @@ static inline void step_rollback(rcv_arena *a)
 static inline void put(rcv_arena *a, uint64_t n, uint64_t value)
 {
     CHECK(undo_append(a, a->data_off + n * 8, 8, RCV_U_DATA) == 0);
-    *word_at(a, n) = value;
+    *nth_word(a, n) = value;
 }
 
 /* random numbers: the same in every run */

@@ -37,7 +37,7 @@ static void test_make_attach_close(void)
     step_commit(a);
     b = scratch_arena(fd, 64 * MIB); /* another size: the segment's own stays */
     CHECK(!rcv_created(b) && !rcv_recovered(b)->happened && b->data_size == a->data_size);
-    CHECK(*word_at(b, 100) == 1234);
+    CHECK(*nth_word(b, 100) == 1234);
     CHECK(rcv_processes(b, NULL, 0) == 2); /* two attachments, two slots, one process */
     struct rcv_stats stats;
     CHECK(rcv_get_stats(b, &stats) == 0);
@@ -512,10 +512,10 @@ static void test_a_forked_child_takes_a_slot_of_its_own(void)
     CHECK(process_alive(p.a, p.a->token) && rcv_processes(p.a, NULL, 0) == 1);
     CHECK(atomic_load(&p.a->hdr->phase) == RCV_STEP && undo_tail(p.a) == undo_cost(8));
     step_rollback(p.a);
-    CHECK(*word_at(p.a, 7) == 0);
+    CHECK(*nth_word(p.a, 7) == 0);
     pid = start(use_inherited, &p);
     hear(p.ready[0]);
-    CHECK(*word_at(p.a, 5) == 555 && process_others(p.a));
+    CHECK(*nth_word(p.a, 5) == 555 && process_others(p.a));
     tell(p.go[1]);
     reap(pid, false);
     CHECK(!process_others(p.a));
@@ -652,12 +652,12 @@ static void test_threads(void)
         sched_yield();
     CHECK(rcv_close(p.a) == RCV_ERR_MISUSE && says("another thread"));
     lock_drop(p.a);
-    CHECK(pthread_join(thread, NULL) == 0 && *word_at(p.a, 3) == 333);
+    CHECK(pthread_join(thread, NULL) == 0 && *nth_word(p.a, 3) == 333);
     put(p.a, 3, 0);
     undo_set_tail(p.a, 0);
     s.end = true; /* a thread that ends in a step is a dead owner, too */
     CHECK(pthread_create(&thread, NULL, thread_step, &s) == 0 && pthread_join(thread, NULL) == 0);
-    CHECK(lock_take(p.a) == 0 && p.a->repaired.happened && p.a->repaired.records == 1 && *word_at(p.a, 3) == 0);
+    CHECK(lock_take(p.a) == 0 && p.a->repaired.happened && p.a->repaired.records == 1 && *nth_word(p.a, 3) == 0);
     lock_drop(p.a);
     pair_done(&p);
 }
@@ -672,7 +672,7 @@ static void die_in_a_step(struct pair *p)
     for (uint64_t i = 0; i < p->words; i++)
         put(a, i, i + 1);
     CHECK(undo_append_trap(a, a->data_off + 3 * 4096) == 0);
-    *word_at(a, 3 * 512) = 9;
+    *nth_word(a, 3 * 512) = 9;
     tell(p->ready[1]);
     die();
 }
@@ -701,13 +701,13 @@ static void test_killed_in_a_step_found_by_a_survivor(void)
         pid_t pid = start(die_in_a_step, &p);
         hear(p.ready[0]);
         reap(pid, true);
-        CHECK(*word_at(p.a, 999) == 1000);
+        CHECK(*nth_word(p.a, 999) == 1000);
         if (wait)
             CHECK(rcv_lock_wait(p.a) == 0);
         CHECK(lock_take(p.a) == 0);
         check_report(&p.a->repaired, pid);
         for (uint64_t i = 0; i < 2048; i++)
-            CHECK(*word_at(p.a, i) == 0);
+            CHECK(*nth_word(p.a, i) == 0);
         CHECK(atomic_load(&p.a->hdr->phase) == RCV_IDLE && undo_tail(p.a) == 0);
         lock_drop(p.a);
         CHECK(lock_take(p.a) == 0); /* consistent again */
@@ -716,7 +716,7 @@ static void test_killed_in_a_step_found_by_a_survivor(void)
     pid_t pid = start(die_in_publish, &p);
     reap(pid, true);
     CHECK(lock_take(p.a) == 0);
-    CHECK(p.a->repaired.phase == RCV_PUBLISH && p.a->repaired.happened && p.a->repaired.records == 0 && *word_at(p.a, 1) == 11);
+    CHECK(p.a->repaired.phase == RCV_PUBLISH && p.a->repaired.happened && p.a->repaired.records == 0 && *nth_word(p.a, 1) == 11);
     lock_drop(p.a);
     struct rcv_stats stats;
     CHECK(rcv_get_stats(p.a, &stats) == 0 && stats.recoveries == 3);
@@ -735,7 +735,7 @@ static void test_killed_in_a_step_found_by_an_attach(void)
         reap(pid, true);
         p.a = scratch_arena(p.fd, 0);
         check_report(rcv_recovered(p.a), pid);
-        CHECK(*word_at(p.a, 0) == 0 && *word_at(p.a, 1536) == 0);
+        CHECK(*nth_word(p.a, 0) == 0 && *nth_word(p.a, 1536) == 0);
         CHECK(lock_take(p.a) == 0);
         lock_drop(p.a);
         if (survivor) {
@@ -764,7 +764,7 @@ static void test_a_bad_log_is_marked_and_not_acted_on(void)
     pair_init(&p, MIB);
     reap(start(die_with_a_bad_log, &p), true);
     CHECK(lock_take(p.a) == RCV_ERR_CORRUPT && says("undo record"));
-    CHECK(*word_at(p.a, 2) == 22); /* left as it was */
+    CHECK(*nth_word(p.a, 2) == 22); /* left as it was */
     CHECK(lock_take(p.a) == RCV_ERR_CORRUPT); /* and not a hang */
     CHECK(rcv_lock_wait(p.a) == 0 && lock_take(p.a) == RCV_ERR_CORRUPT);
     CHECK(scratch_open(p.fd, 0, &b) == RCV_ERR_CORRUPT && says("earlier recovery"));
@@ -838,7 +838,7 @@ static void test_recovery_killed_at_every_point(bool survivor)
         }
         CHECK(!process_others(p.a) && atomic_load(&p.a->hdr->phase) == RCV_IDLE && undo_tail(p.a) == 0);
         for (uint64_t i = 0; i < 2048; i++)
-            CHECK(*word_at(p.a, i) == 0);
+            CHECK(*nth_word(p.a, i) == 0);
         pair_done(&p);
         if (!was_killed(status)) {
             CHECK(c.nth > 20);

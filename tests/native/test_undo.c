@@ -13,7 +13,7 @@ static void test_records_come_back_newest_first(void)
     step_begin(a);
     uint64_t at = undo_tail(a);
     CHECK(at == 0 && undo_prev(a, &at, &r) == 0);
-    memcpy(word_at(a, 0), "abcdefghijklmnopqrstuvwxyz", 26);
+    memcpy(nth_word(a, 0), "abcdefghijklmnopqrstuvwxyz", 26);
     for (uint32_t len = 1; len <= 26; len++)
         CHECK(undo_append(a, a->data_off, len, len % 2 ? RCV_U_DATA : RCV_U_STRUCT) == 0);
     at = undo_tail(a);
@@ -38,7 +38,7 @@ static void test_random_writes_are_undone_to_any_mark(void)
     for (int round = 0; round < 50; round++) {
         step_begin(a);
         for (int m = 0; m < 8; m++) {
-            memcpy(seen[m], word_at(a, 0), sizeof seen[m]);
+            memcpy(seen[m], nth_word(a, 0), sizeof seen[m]);
             marks[m] = undo_tail(a);
             for (int i = 0; i < 40; i++) {
                 uint32_t len = 1 + (uint32_t)rnd(rnd(4) ? 24 : 4096);
@@ -58,7 +58,7 @@ static void test_random_writes_are_undone_to_any_mark(void)
                 continue; /* skip a savepoint */
             CHECK(undo_apply(a, marks[m], &report) == 0);
             CHECK(report.records >= 40);
-            CHECK(memcmp(seen[m], word_at(a, 0), sizeof seen[m]) == 0);
+            CHECK(memcmp(seen[m], nth_word(a, 0), sizeof seen[m]) == 0);
             undo_set_tail(a, marks[m]);
         }
         if (rnd(2))
@@ -234,7 +234,7 @@ static void scenario(void *arg)
     for (uint64_t i = 0; i < 8; i++)
         put(a, i, 100 + i);
     CHECK(undo_append_trap(a, a->data_off + 4096) == 0);
-    *word_at(a, 512) = 100;
+    *nth_word(a, 512) = 100;
     CHECK(undo_reserve(a, 2 * MIB) == 0);
     put(a, 0, 1000);
     if (s->commit)
@@ -266,10 +266,10 @@ static void test_killed_at_every_point(bool commit)
         CHECK(rcv_close(a) == 0);
         int status = child(scenario, &s);
         a = scratch_arena(s.fd, 0);
-        bool after = *word_at(a, 0) == 1000;
+        bool after = *nth_word(a, 0) == 1000;
         for (uint64_t i = 0; i < 8; i++)
-            CHECK(*word_at(a, i) == (after ? i == 0 ? 1000 : 100 + i : i));
-        CHECK(*word_at(a, 512) == (after ? 100 : 512));
+            CHECK(*nth_word(a, i) == (after ? i == 0 ? 1000 : 100 + i : i));
+        CHECK(*nth_word(a, 512) == (after ? 100 : 512));
         CHECK(atomic_load(&a->hdr->phase) == RCV_IDLE && undo_tail(a) == 0);
         CHECK(commit || !after);
         CHECK(rcv_close(a) == 0);
