@@ -1,0 +1,161 @@
+"""The one tree of errors.
+
+Every error of this library is a `RecoverableError`; where the standard library has a kind for it too (`ValueError`,
+`MemoryError`, `PermissionError`, `OSError`), it is that as well. A message says what happened, what state that leaves,
+and what to do about it.
+
+The C core reports failures as one table of negative codes (`enum rcv_error`); `error_from` is where a code becomes an
+exception. Nothing else in the project maps codes.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArenaBusyError",
+    "ArenaCorruptError",
+    "ArenaFullError",
+    "ArenaNotFoundError",
+    "ArenaOptionError",
+    "ArenaPermissionError",
+    "ArenaSystemError",
+    "ArenaVersionError",
+    "ConflictError",
+    "InternalError",
+    "NoTransactionError",
+    "RecoverableError",
+    "StaleReferenceError",
+    "TransactionClosedError",
+    "TransactionError",
+]
+
+
+class RecoverableError(Exception):
+    """Is the base of every error that this library raises."""
+
+
+class ArenaOptionError(RecoverableError, ValueError):
+    """Reports a name, size or option that can't be used. Nothing was opened or changed."""
+
+
+class ArenaNotFoundError(RecoverableError):
+    """Reports that no arena of that name exists."""
+
+
+class ArenaFullError(RecoverableError, MemoryError):
+    """Reports that the arena, or the shared memory behind it, has no room. What was begun has been undone."""
+
+
+class ArenaCorruptError(RecoverableError):
+    """Reports a segment whose content does not add up."""
+
+
+class ArenaVersionError(RecoverableError):
+    """Reports a segment that another format version, machine or C library has made."""
+
+
+class ArenaPermissionError(RecoverableError, PermissionError):
+    """Reports a segment that belongs to another user, or that the system does not let this one open."""
+
+
+class ArenaBusyError(RecoverableError):
+    """Reports that the arena's lock was not to be had within `busy_timeout`."""
+
+
+class ArenaSystemError(RecoverableError, OSError):
+    """Reports a system call that failed; `errno` tells why."""
+
+
+class InternalError(RecoverableError):
+    """Reports a broken invariant of this library. Please report it."""
+
+
+class TransactionError(RecoverableError):
+    """Reports a call that does not fit the state of the transaction or the arena."""
+
+
+class NoTransactionError(TransactionError):
+    """Reports a write, or a call that needs a transaction, outside of one."""
+
+
+class StaleReferenceError(TransactionError):
+    """Reports a handle whose container has been deleted, or was never committed."""
+
+
+class TransactionClosedError(TransactionError):
+    """Reports the use of a transaction or an arena that has ended."""
+
+
+class ConflictError(TransactionError):
+    """Reports a transaction that read what others changed before it could commit; it has been rolled back.
+
+    Attributes:
+        path: Where the conflict was, from the arena's root, or None where it is not known.
+        key: The key or slot there, or None.
+        winner: The handler that committed first, or None.
+        runs: How many times the handler was run.
+    """
+
+    def __init__(
+        self,
+        message: str = "the transaction read what another has changed since; it has been rolled back",
+        *,
+        path: str | None = None,
+        key: str | None = None,
+        winner: str | None = None,
+        runs: int = 1,
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.key = key
+        self.winner = winner
+        self.runs = runs
+
+
+class _Doomed(BaseException):
+    """Stops a handler whose transaction can only roll back.
+
+    It is not an `Exception`, so that a handler's own `except Exception` does not swallow it; and if something does, the
+    next access raises it again. The boundary turns it into a re-run or into a `ConflictError`: users never see it.
+    """
+
+
+# `enum rcv_error` in recoverable.h, in its order.
+_NOTFOUND, _FULL, _CORRUPT, _VERSION, _PERMISSION, _BUSY, _CONFLICT = -1, -2, -3, -4, -5, -6, -7
+_STALE, _CLOSED, _NOTXN, _MISUSE, _OS, _AGAIN, _BUG = -8, -9, -10, -11, -12, -13, -14
+
+_KINDS: dict[int, type[BaseException]] = {
+    _NOTFOUND: ArenaNotFoundError,
+    _FULL: ArenaFullError,
+    _CORRUPT: ArenaCorruptError,
+    _VERSION: ArenaVersionError,
+    _PERMISSION: ArenaPermissionError,
+    _BUSY: ArenaBusyError,
+    _CONFLICT: _Doomed,
+    _STALE: StaleReferenceError,
+    _CLOSED: TransactionClosedError,
+    _NOTXN: NoTransactionError,
+    _MISUSE: TransactionError,
+}
+
+
+def error_from(code: int, text: str, errno: int = 0) -> BaseException:
+    """Build the exception for a code of the C core.
+
+    Args:
+        code: A negative `enum rcv_error`.
+        text: What `rcv_error_text()` says about it.
+        errno: What `rcv_error_errno()` says: the system's reason, or 0.
+
+    Returns:
+        The exception, to be raised by the caller. `RCV_ERR_CONFLICT` gives the internal `_Doomed`.
+    """
+    if code == _OS:
+        return ArenaSystemError(errno, text)
+    kind = _KINDS.get(code)
+    if kind is not None:
+        return kind(text)
+    name = {_AGAIN: "RCV_ERR_AGAIN", _BUG: "RCV_ERR_BUG"}.get(code, f"code {code}")
+    return InternalError(
+        f"{text} ({name}). This is a bug in recoverable: the transaction has not been committed. "
+        "Please report it with this message and the traceback."
+    )
