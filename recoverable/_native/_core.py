@@ -1,0 +1,258 @@
+"""The control plane over ctypes: opening, closing, statistics, verification, and the switches of test builds.
+
+Only `arena.py`, the events of stray writes and the tests call this; what runs per request is in the Cython module.
+An arena is its address here (`rcv_arena *` as an integer).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+from recoverable._native import load
+from recoverable.errors import error_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_AGAIN = -13  # RCV_ERR_AGAIN
+_NAME = 40  # length of a handler's name in the structures
+
+_u32, _u64, _int, _pointer = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p
+
+
+class _Options(ctypes.Structure):
+    _fields_ = (
+        ("size", _u64),
+        ("undo_size", _u64),
+        ("create", _int),
+        ("trap_mode", _int),
+        ("policy", ctypes.c_char_p),
+        ("busy_timeout", ctypes.c_double),
+        ("name", ctypes.c_char_p),
+    )
+
+
+class _Recovery(ctypes.Structure):
+    _fields_ = (
+        ("happened", _u32),
+        ("phase", _u32),
+        ("records", _u64),
+        ("bytes", _u64),
+        ("pages", _u64),
+        ("chunks", _u64),
+        ("micros", _u64),
+        ("handler", ctypes.c_char * _NAME),
+        ("pid", _u64),
+    )
+
+
+STATS = (
+    *("size", "claimed", "used", "reserved"),
+    *("undo_size", "undo_claimed", "shadow_claimed", "overhead"),
+    *("commit_seq", "recoveries", "hot_pages", "processes"),
+    *("transactions", "commits", "rollbacks", "conflicts", "suspends"),
+    *("traps", "pages_compared", "pages_copied", "promotions", "demotions", "strays", "dooms", "map_fallbacks"),
+    *("undo_bytes", "undo_records", "raw_buffers", "in_flight"),
+    *("cost_trap_ns", "cost_protect_ns", "cost_compare_ns", "cost_copy_ns"),
+)
+VERIFY = ("containers", "entries", "blocks", "bytes", "leaked_blocks", "leaked_bytes", "hot_pages")
+
+
+class _Stats(ctypes.Structure):
+    _fields_ = tuple((name, _u64) for name in STATS)
+
+
+class _Verify(ctypes.Structure):
+    _fields_ = tuple((name, _u64) for name in VERIFY)
+
+
+class _Stray(ctypes.Structure):
+    _fields_ = (("page", _u64), ("address", _u64), ("kind", ctypes.c_int32))
+
+
+_library = load()
+
+
+def _function(name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(_library, name)
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+_error_text = _function("rcv_error_text", ctypes.c_char_p)
+_error_errno = _function("rcv_error_errno", _int)
+_open = _function("rcv_open", _int, _int, ctypes.POINTER(_Options), ctypes.POINTER(_pointer))
+_close = _function("rcv_close", _int, _pointer)
+_recovered = _function("rcv_recovered", ctypes.POINTER(_Recovery), _pointer)
+_created = _function("rcv_created", _int, _pointer)
+_processes = _function("rcv_processes", _int, _pointer, ctypes.POINTER(_u64), _int)
+_get_stats = _function("rcv_get_stats", _int, _pointer, ctypes.POINTER(_Stats))
+_verify = _function("rcv_verify", _int, _pointer, ctypes.POINTER(_Verify))
+_take_strays = _function("rcv_take_strays", _int, _pointer, ctypes.POINTER(_Stray), _int)
+_strays_pending = _function("rcv_strays_pending", _int, _pointer)
+_handler_mend = _function("rcv_handler_mend", _int)
+_handler_installed = _function("rcv_handler_installed", _int)
+
+# The one function that waits, and so the one that is called without the GIL: through CDLL, on the same library.
+_lock_wait = ctypes.CDLL(None, handle=_library._handle).rcv_lock_wait
+_lock_wait.restype = _int
+_lock_wait.argtypes = (_pointer,)
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        raise error_from(result, (_error_text() or b"").decode("utf-8", "replace"), _error_errno())
+    return result
+
+
+def _locked(address: int, call: Callable[[], int]) -> int:
+    """Call what takes the arena's lock: where another holds it, wait without the GIL and call again."""
+    while (result := call()) == _AGAIN:
+        _check(_lock_wait(address))
+    return _check(result)
+
+
+def open_segment(
+    fd: int,
+    *,
+    name: str,
+    size: int,
+    undo_size: int,
+    create: bool,
+    trap_mode: bool,
+    policy: str,
+    busy_timeout: float,
+) -> int:
+    """Make or attach the segment behind `fd`, on which the caller holds an flock; return the arena's address."""
+    options = _Options(
+        size=size,
+        undo_size=undo_size,
+        create=create,
+        trap_mode=trap_mode,
+        policy=policy.encode(),
+        busy_timeout=busy_timeout,
+        name=name.encode(),
+    )
+    out = _pointer()
+    _check(_open(fd, ctypes.byref(options), ctypes.byref(out)))
+    assert out.value is not None
+    return out.value
+
+
+def close_segment(address: int) -> None:
+    """Roll back what is in flight, give back the process's slot and unmap. Refused while raw buffers live."""
+    _locked(address, lambda: int(_close(address)))
+
+
+def created(address: int) -> bool:
+    """Tell whether this process's open made the segment."""
+    return bool(_created(address))
+
+
+def recovered(address: int) -> dict[str, Any] | None:
+    """Return what recovery undid, or None where there was nothing to undo."""
+    found = _recovered(address)
+    if not found or not found.contents.happened:
+        return None
+    report = {name: getattr(found.contents, name) for name, *_ in _Recovery._fields_}
+    report["handler"] = report["handler"].decode("utf-8", "replace")
+    return report
+
+
+def processes(address: int) -> list[int]:
+    """Return the ids of the processes that are attached, as far as their table holds them."""
+    room = 256
+    pids = (_u64 * room)()
+    alive = _locked(address, lambda: int(_processes(address, pids, room)))
+    return list(pids[: min(alive, room)])
+
+
+def stats(address: int) -> dict[str, int]:
+    """Return the counters of `struct rcv_stats` by name."""
+    out = _Stats()
+    _locked(address, lambda: int(_get_stats(address, ctypes.byref(out))))
+    return {name: getattr(out, name) for name in STATS}
+
+
+def verify(address: int) -> dict[str, int]:
+    """Walk everything in the segment; raises `ArenaCorruptError` with the path of the first damage."""
+    out = _Verify()
+    _locked(address, lambda: int(_verify(address, ctypes.byref(out))))
+    return {name: getattr(out, name) for name in VERIFY}
+
+
+def take_strays(address: int, room: int = 64) -> list[tuple[int, int]]:
+    """Return the stray writes noticed since the last call, as (offset of the page, kind)."""
+    strays = (_Stray * room)()
+    count = _check(_take_strays(address, strays, room))
+    return [(stray.page, stray.kind) for stray in strays[:count]]
+
+
+def strays_pending(address: int) -> int:
+    """Count the stray writes that `take_strays` would return."""
+    return int(_strays_pending(address))
+
+
+def handler_mend() -> bool:
+    """Put our SIGSEGV handler back if another has displaced it; True if it had to."""
+    return _check(_handler_mend()) > 0
+
+
+def handler_installed() -> bool:
+    """Tell whether the SIGSEGV handler is ours."""
+    return bool(_handler_installed())
+
+
+# -- test builds only (-Dcrashpoints=true) --------------------------------------------------------------------
+
+FAIL_MALLOC, FAIL_MPROTECT, FAIL_FALLOCATE, FAIL_MMAP, FAIL_HEAP = 1, 2, 3, 4, 5
+
+
+def _switch(name: str, result: Any, *arguments: Any) -> Any:
+    """Return a function that only test builds have, or one that says so."""
+    if hasattr(_library, name):
+        return _function(name, result, *arguments)
+
+    def absent(*_: Any) -> Any:
+        raise RuntimeError(f"{name} is not in this build: install it with -Csetup-args=-Dcrashpoints=true")
+
+    return absent
+
+
+_crash_at = _switch("rcv_crash_at", None, _u64)
+_crash_count = _switch("rcv_crash_count", _u64)
+_crash_last = _switch("rcv_crash_last", ctypes.c_char_p)
+_fail_at = _switch("rcv_fail_at", None, _int, _u64)
+_fail_count = _switch("rcv_fail_count", _u64, _int)
+
+
+def test_build() -> bool:
+    """Tell whether crash points and failure injection are compiled in."""
+    return hasattr(_library, "rcv_test_build") and bool(_function("rcv_test_build", _int)())
+
+
+def crash_at(nth: int) -> None:
+    """Kill this process at the nth crash point from now; 0 = never."""
+    _crash_at(nth)
+
+
+def crash_count() -> int:
+    """Count the crash points passed since `crash_at`."""
+    return int(_crash_count())
+
+
+def crash_last() -> str:
+    """Name the crash point passed last."""
+    return (_crash_last() or b"").decode()
+
+
+def fail_at(kind: int, nth: int) -> None:
+    """Let the nth call of that kind from now fail once; 0 = never."""
+    _fail_at(kind, nth)
+
+
+def fail_count(kind: int) -> int:
+    """Count the calls of that kind since `fail_at`."""
+    return int(_fail_count(kind))
