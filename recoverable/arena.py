@@ -1,0 +1,444 @@
+"""The arena: open, close, unlink, root, and what it tells about itself.
+
+One segment is mapped once in a process, however often it is opened: its lock belongs to a thread, and a second mapping
+would wait for the first. So `Arena.open` of a name that is open already gives another `Arena` on the same mapping, with
+the options of the first; each is closed for itself, and the mapping goes with the last.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import os
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from recoverable import _options, _registry, _shm, boundary, events, policy, speculation
+from recoverable._native import _core
+from recoverable._native.runtime import NativeArena, current_transaction
+from recoverable.containers import Dict  # noqa: TC001  # importing it makes the containers known to the core
+from recoverable.errors import (
+    ArenaFullError,
+    ArenaNotFoundError,
+    ArenaOptionError,
+    RecoverableError,
+    TransactionClosedError,
+    TransactionError,
+)
+from recoverable.reports import Recovery, Stats, VerifyReport
+from recoverable.transaction import SavepointBlock, TransactionBlock
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from types import TracebackType
+
+__all__ = ["Arena"]
+
+T = TypeVar("T")
+
+_DEFAULT_SIZE: Final = 256 * 1024**2
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_PHASES: Final = ("idle", "step", "publish")
+
+
+class Segment:
+    """One mapped segment of this process, and the arenas that use it."""
+
+    __slots__ = ("address", "arenas", "key", "name", "native", "root", "size")
+
+    def __init__(self, name: str, key: tuple[int, int], address: int) -> None:
+        self.name = name
+        self.key = key
+        self.address = address
+        self.native = NativeArena(address)
+        self.root: Dict[Any, Any] = self.native.root()
+        self.arenas: list[Arena] = []
+        self.size = _core.stats(address)["size"]
+
+    def close(self) -> None:
+        """Roll back what is in flight and unmap; refused while raw buffers live."""
+        if current_transaction(self.native) is not None:
+            raise TransactionError(
+                f"arena {self.name!r} can't be closed inside one of its own transactions. It stays open and nothing "
+                "was rolled back. Close it after the transaction has ended."
+            )
+        if self.native.raw_count():
+            gc.collect()  # views that only a reference cycle keeps
+        if views := self.native.raw_count():
+            raise TransactionError(
+                f"arena {self.name!r} can't be closed: {views} raw buffer(s) of its memory are alive (array views, "
+                "memoryviews). It stays open and nothing was lost. Delete them (del view; memoryview.release()), then "
+                "close it."
+            )
+        self.native.mark_closed()  # first: nothing may reach memory that is about to be unmapped
+        try:
+            _core.close_segment(self.address)
+        except BaseException:
+            self.native.mark_open()
+            raise
+        _registry.remove(self)
+
+
+class Arena:
+    """State that survives its process: a root `Dict` in a named shared-memory segment.
+
+    Open one with `Arena.open`; it is a context manager that closes itself.
+    """
+
+    __slots__ = ("__weakref__", "_closed", "_segment", "native")
+
+    def __init__(self, segment: Segment) -> None:
+        """Attach to a mapped segment. Use `Arena.open`."""
+        self._segment = segment
+        self._closed = False
+        self.native: Final = segment.native
+        segment.arenas.append(self)
+        if len(segment.arenas) == 1:
+            segment.native.public = self
+
+    # -- opening and closing ----------------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        size: int | str | None = None,
+        create: bool = True,
+        *,
+        undo_size: int | str | None = None,
+        tracking: str = "hybrid",
+        policy: str = speculation.DEFAULT,
+        busy_timeout: float = 5.0,
+    ) -> Arena:
+        """Create the arena of that name, or attach to it and undo what a dead process left half-done.
+
+        Args:
+            name: 1 to 100 of `A-Z a-z 0-9 . _ -`.
+            size: The ceiling of its data, in bytes or as text ("256 MiB"); memory is only taken as it is needed. The
+                default is 256 MiB, or less where `/dev/shm` is smaller. An arena that exists keeps its own size.
+            create: Whether to make it where there is none.
+            undo_size: The ceiling of the undo log, which bounds what one step may change. Default: chosen from `size`.
+            tracking: How writes are found; "hybrid" is the only way in this version.
+            policy: How hot pages are chosen: one of `recoverable.speculation.POLICIES`.
+            busy_timeout: Seconds to wait for the arena's lock before `ArenaBusyError`.
+
+        Returns:
+            The arena. Opening a name again in one process shares the mapping and its options; close each.
+
+        Raises:
+            ArenaOptionError: A name, size or option that can't be. Also a `ValueError`.
+            ArenaNotFoundError: There is none, and `create` is false.
+            ArenaFullError: `/dev/shm` is too small or has no room.
+            ArenaPermissionError: It belongs to another user.
+            ArenaVersionError: Another format has made it.
+            ArenaCorruptError: It is damaged.
+            ArenaBusyError: Another process holds it for longer than `busy_timeout`.
+        """
+        _options.parse_name(name)
+        asked = None if size is None else _options.parse_size(size)
+        undo = 0 if undo_size is None else _options.parse_size(undo_size, "undo_size")
+        trap_mode = _options.parse_tracking(tracking)
+        speculation.checked(policy)
+        timeout = _options.parse_timeout(busy_timeout)
+
+        with _registry.lock:
+            with _shm.locked(name, create=create, timeout=timeout) as fd:
+                status = os.fstat(fd)
+                shared = _registry.find((status.st_dev, status.st_ino))
+                if shared is None:
+                    segment = _map(name, fd, asked, undo, create, trap_mode, policy, timeout)
+                else:
+                    segment = shared
+            arena = cls(segment)
+        arena._announce(asked, opened=shared is None)
+        return arena
+
+    @staticmethod
+    def unlink(name: str) -> None:
+        """Remove the arena of that name and, once the last process has closed it, its memory.
+
+        Raises:
+            ArenaNotFoundError: There is none.
+            ArenaPermissionError: It belongs to another user.
+        """
+        _options.parse_name(name)
+        with _shm.locked(name, create=False, timeout=5.0):
+            _shm.unlink(name)
+
+    @classmethod
+    @contextlib.contextmanager
+    def temporary(cls, size: int | str | None = None, *, name: str | None = None, **options: Any) -> Iterator[Arena]:
+        """Open a new arena that is closed and unlinked at the end of the `with` block, whatever happens in it.
+
+        Args:
+            size: As for `open`.
+            name: Its name; the default is a new one. An arena of that name that exists is refused.
+            options: As for `open`.
+
+        Raises:
+            TransactionError: Raw buffers of it are alive at the end. It is unlinked all the same.
+        """
+        name = _options.parse_name(f"temporary-{os.getpid()}-{uuid.uuid4().hex[:12]}" if name is None else name)
+        arena = cls.open(name, size, **options)
+        process = os.getpid()
+        if not _core.created(arena._segment.address) or len(arena._segment.arenas) > 1:
+            arena.close()
+            raise ArenaOptionError(
+                f"arena {name!r} exists already, so it can't be a temporary one. It is unchanged. "
+                "Leave name out to have a new one made."
+            )
+        failed = True
+        try:
+            yield arena
+            failed = False
+        finally:
+            if os.getpid() == process:  # a forked child must not take its parent's arena away
+                try:
+                    arena._unlink_own()
+                finally:
+                    try:
+                        arena.close()
+                    except TransactionError:
+                        if not failed:  # the block's own exception tells more
+                            raise
+
+    def close(self) -> None:
+        """Close this arena; what was committed stays. Closing twice is fine.
+
+        The last `Arena` of a segment in this process rolls back the transactions in flight and unmaps it.
+
+        Raises:
+            TransactionError: Raw buffers of it are alive, or this is inside one of its transactions. It stays open.
+        """
+        with _registry.lock:
+            if self._closed:
+                return
+            segment = self._segment
+            others = [arena for arena in segment.arenas if arena is not self]
+            if others:
+                if self.native.public is self:
+                    self.native.public = others[0]
+            else:
+                self._report_strays()
+                segment.close()
+            segment.arenas[:] = others
+            self._closed = True
+
+    def __enter__(self) -> Arena:
+        self._check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name that it was opened by."""
+        return self._segment.name
+
+    @property
+    def size(self) -> int:
+        """The ceiling of its data, in bytes."""
+        return self._segment.size
+
+    @property
+    def root(self) -> Dict[Any, Any]:
+        """The `Dict` that all state hangs from. Reads outside a transaction see committed state."""
+        if self._closed:
+            self._check()
+        return self._segment.root
+
+    def transaction(self, *, independent: bool = False) -> TransactionBlock:
+        """Run a `with` block as one transaction: it commits at a clean end and rolls back on any exception.
+
+        It is one step: an `await` inside it is refused. Inside a running transaction of this arena the block is a part
+        of that one, with a savepoint of its own.
+
+        Args:
+            independent: Commit apart from the transaction around; not in this version yet.
+        """
+        if self._closed:
+            self._check()
+        if independent:
+            raise RecoverableError(
+                "transaction(independent=True) is not in this version yet. Nothing was begun. Leave it out, or write "
+                "what must outlive a rollback after the transaction has ended."
+            )
+        return TransactionBlock(self.native, sys._getframe(1).f_code.co_qualname)
+
+    def savepoint(self) -> SavepointBlock:
+        """Undo a `with` block's writes alone when an exception leaves it; needs a running transaction."""
+        if self._closed:
+            self._check()
+        return SavepointBlock(self.native)
+
+    async def run(self, async_fn: Callable[..., Awaitable[T]], /, *args: Any, **options: Any) -> T:
+        """Run `async_fn(*args)` as one transaction, across its awaits.
+
+        Args:
+            async_fn: A coroutine function. Inside a running transaction of this arena it is a part of that one.
+            args: Its arguments; bind keyword arguments with `functools.partial`.
+            options: As for `@recoverable`, except `arena`.
+
+        Returns:
+            What it returned, once committed.
+
+        Raises:
+            ConflictError: It met more than `max_conflicts` conflicts.
+        """
+        self._check()
+        if current_transaction(self.native) is not None:
+            return await async_fn(*args)
+        chosen = policy.DEFAULT if not options else policy.options(**options)
+        policy.discover()
+        return await boundary.run(self.native, _name(async_fn), *boundary.coroutine(async_fn, args), {}, chosen)
+
+    # -- reports ------------------------------------------------------------------------------------------------
+
+    @property
+    def recovered(self) -> Recovery | None:
+        """What was undone of a dead process's work, by attaching or since; None where there was nothing."""
+        self._check()
+        found = _core.recovered(self._segment.address)
+        if found is None:
+            return None
+        phase = found["phase"]
+        return Recovery(
+            phase=_PHASES[phase] if phase < len(_PHASES) else str(phase),
+            records=found["records"],
+            bytes=found["bytes"],
+            pages=found["pages"],
+            chunks=found["chunks"],
+            microseconds=found["micros"],
+            handler=found["handler"],
+            pid=found["pid"],
+        )
+
+    def stats(self) -> Stats:
+        """Return the counters of the arena and of this process's use of it."""
+        self._check()
+        self._report_strays()
+        return Stats(**_core.stats(self._segment.address))
+
+    def verify(self) -> VerifyReport:
+        """Walk everything in the arena.
+
+        Raises:
+            ArenaCorruptError: Something does not add up; the message has the path of the first damage.
+        """
+        self._check()
+        return VerifyReport(**_core.verify(self._segment.address))
+
+    def processes(self) -> list[int]:
+        """Return the ids of the processes that have the arena open, this one included."""
+        self._check()
+        return _core.processes(self._segment.address)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else _options.human_size(self.size)
+        return f"<Arena {self.name!r} {state}>"
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._closed:
+            raise TransactionClosedError(
+                f"arena {self.name!r} is closed. What was committed is kept. "
+                f"Open it again with Arena.open({self.name!r})."
+            )
+
+    def _announce(self, asked: int | None, *, opened: bool) -> None:
+        """Write the events of opening; after the file lock is released, since a log pipeline may be slow."""
+        address = self._segment.address
+        if opened and _core.created(address):
+            events.arena_created(self.name, self.size)
+            return
+        differs = asked is not None and -(-asked // _PAGE) * _PAGE != self.size
+        events.arena_attached(self.name, self.size, len(_core.processes(address)), asked if differs else None)
+        if opened and (report := self.recovered) is not None:
+            events.arena_recovered(self.name, report)
+
+    def _report_strays(self) -> None:
+        """Write an event for raw writes that were taken back."""
+        if _core.strays_pending(self._segment.address):
+            events.write_stray(self.name, [page for page, _ in _core.take_strays(self._segment.address)])
+
+    def _unlink_own(self) -> None:
+        """Unlink the name if it still is this arena's."""
+        try:
+            with _shm.locked(self.name, create=False, timeout=5.0) as fd:
+                status = os.fstat(fd)
+                if (status.st_dev, status.st_ino) == self._segment.key:
+                    _shm.unlink(self.name)
+        except ArenaNotFoundError:
+            pass
+
+
+def _map(
+    name: str, fd: int, asked: int | None, undo: int, create: bool, trap_mode: bool, policy: str, timeout: float
+) -> Segment:
+    """Make or attach the segment behind `fd`, whose file lock is held. A failure leaves no object that it made."""
+    status = os.fstat(fd)
+    empty = create and status.st_size == 0  # new, or of somebody who died before giving it a size: nobody's data
+    try:
+        size = asked or 0
+        if empty:
+            room = _shm.capacity(fd)
+            size = asked or min(_DEFAULT_SIZE, room // _PAGE * _PAGE)
+            if size > room:
+                raise ArenaFullError(
+                    f"arena {name!r} with size {_options.human_size(size)} can't be made: /dev/shm holds "
+                    f"{_options.human_size(room)} in all. Nothing was made. Ask for less, or enlarge it "
+                    "(mount -o remount,size=...; docker run --shm-size=...)."
+                )
+        try:
+            address = _core.open_segment(
+                fd,
+                name=name,
+                size=size,
+                undo_size=undo,
+                create=create,
+                trap_mode=trap_mode,
+                policy=policy,
+                busy_timeout=timeout,
+            )
+        except TransactionError as error:  # the core calls any unfit argument a misuse
+            raise ArenaOptionError(str(error)) from None
+        try:
+            segment = Segment(name, (status.st_dev, status.st_ino), address)
+        except BaseException:
+            empty = empty or (create and _core.created(address))
+            _core.close_segment(address)  # it has no transaction and no handle yet
+            raise
+    except BaseException:
+        if empty:
+            _shm.unlink(name)
+        raise
+    _registry.add(segment)
+    return segment
+
+
+def _name(fn: object) -> str:
+    return getattr(fn, "__qualname__", None) or type(fn).__qualname__
+
+
+def _close_all() -> None:
+    """Close what is open when the interpreter ends; quietly, since the next process recovers whatever is left."""
+    for segment in _registry.all_open():
+        for arena in list(segment.arenas):
+            with contextlib.suppress(RecoverableError):
+                arena.close()
+
+
+atexit.register(_close_all)

@@ -1,0 +1,130 @@
+"""What an arena tells about itself: recovery, statistics, verification. Plain frozen records of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Recovery", "Stats", "VerifyReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What was undone when a process was found to have died in the middle of a step.
+
+    Attributes:
+        phase: What the dead process was in: "idle" (between steps), "step", or "publish" (its commit stood already).
+        records: Undo records applied.
+        bytes: Bytes put back from them.
+        pages: Pages put back from pre-images and shadows.
+        chunks: Heap chunks returned that dead processes had reserved.
+        microseconds: How long it took.
+        handler: What the dead process was running, as far as known, else "".
+        pid: The dead process, or 0.
+    """
+
+    phase: str
+    records: int
+    bytes: int
+    pages: int
+    chunks: int
+    microseconds: int
+    handler: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters of an arena. Sizes are in bytes; what is not a size or a time is a count.
+
+    Attributes:
+        size: The ceiling of the data region.
+        claimed: How much of it has memory behind it.
+        used: How much of that is allocated.
+        reserved: How much lies in chunks that processes have reserved for themselves.
+        undo_size: The ceiling of the undo log.
+        undo_claimed: How much of it has memory behind it.
+        shadow_claimed: Memory behind the shadows of hot pages.
+        overhead: Memory behind everything but data: tables, log, shadows.
+        commit_seq: Commits since the arena was made, in all processes.
+        recoveries: How often a dead process's step was undone.
+        hot_pages: Pages in the estimated writable working set.
+        processes: Processes attached now.
+        transactions: Transactions of this process that touched the arena.
+        commits: Those that committed.
+        rollbacks: Those that rolled back.
+        conflicts: Those that rolled back because of a conflict.
+        suspends: Steps that ended in the middle of a transaction.
+        traps: First raw writes that faulted.
+        pages_compared: Hot pages compared with their shadows.
+        pages_copied: Pages copied: pre-images and shadows.
+        promotions: Pages made hot.
+        demotions: Hot pages given up.
+        strays: Raw writes outside any step, taken back.
+        dooms: Steps that ran out of memory in a raw write and were rolled back.
+        map_fallbacks: Times the kernel had no map entries left and a block of pages was unprotected at once.
+        undo_bytes: Bytes logged, in all.
+        undo_records: Records logged, in all.
+        raw_buffers: Raw buffers alive now: array views, memoryviews.
+        in_flight: Transactions alive now.
+        cost_trap_ns: Measured cost of a trap, nanoseconds.
+        cost_protect_ns: Measured cost of protecting a page again, nanoseconds.
+        cost_compare_ns: Measured cost of comparing a page, nanoseconds.
+        cost_copy_ns: Measured cost of copying a page, nanoseconds.
+    """
+
+    size: int
+    claimed: int
+    used: int
+    reserved: int
+    undo_size: int
+    undo_claimed: int
+    shadow_claimed: int
+    overhead: int
+    commit_seq: int
+    recoveries: int
+    hot_pages: int
+    processes: int
+    transactions: int
+    commits: int
+    rollbacks: int
+    conflicts: int
+    suspends: int
+    traps: int
+    pages_compared: int
+    pages_copied: int
+    promotions: int
+    demotions: int
+    strays: int
+    dooms: int
+    map_fallbacks: int
+    undo_bytes: int
+    undo_records: int
+    raw_buffers: int
+    in_flight: int
+    cost_trap_ns: int
+    cost_protect_ns: int
+    cost_compare_ns: int
+    cost_copy_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `arena.verify()` has walked and found sound.
+
+    Attributes:
+        containers: Containers reached from the root.
+        entries: Entries and items in them.
+        blocks: Allocated blocks.
+        bytes: Bytes in those blocks.
+        leaked_blocks: Allocated blocks that nothing reaches.
+        leaked_bytes: Bytes in those.
+        hot_pages: Hot pages whose shadow was compared.
+    """
+
+    containers: int
+    entries: int
+    blocks: int
+    bytes: int
+    leaked_blocks: int
+    leaked_bytes: int
+    hot_pages: int
