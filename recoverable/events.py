@@ -1,0 +1,242 @@
+"""The events that the library writes, one function each, over structlog's logger named "recoverable".
+
+What we want: whoever configures structlog gets every event in their own pipeline; a healthy request pays nothing for
+it; and a program that never heard of structlog is not flooded. structlog's own default prints everything, debug
+included, to standard output, which would put a line there for each request. So, as the standard library's logging does
+for libraries, an unconfigured structlog gets warnings and errors only, on standard error.
+
+Events name containers and keys where a conflict was, never values.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from recoverable._native.runtime import Report
+    from recoverable.reports import Recovery
+
+__all__ = [
+    "arena_attached",
+    "arena_created",
+    "arena_full",
+    "arena_not_closed",
+    "arena_recovered",
+    "committed_wanted",
+    "hook_failed",
+    "request_committed",
+    "request_conflict",
+    "request_rolled_back",
+    "write_stray",
+]
+
+_configured = structlog.get_logger("recoverable")  # a proxy: it takes up the configuration at each use
+
+
+class _Unconfigured:
+    """Writes warnings and errors to standard error, for programs that have not configured structlog."""
+
+    def _write(self, event: str, **fields: Any) -> None:
+        logger = structlog.wrap_logger(
+            structlog.PrintLogger(sys.stderr),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso"),
+                structlog.dev.ConsoleRenderer(colors=False),
+            ],
+            wrapper_class=structlog.BoundLogger,
+        )
+        logger.warning(event, **fields)
+
+    warning = error = _write
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Drop it."""
+
+    debug = info
+
+
+_unconfigured = _Unconfigured()
+
+
+def _log() -> Any:
+    return _configured if structlog.is_configured() else _unconfigured
+
+
+# -- arenas ---------------------------------------------------------------------------------------------------
+
+
+def arena_created(name: str, size: int) -> None:
+    """Tell that a new arena was made. `size`: its ceiling in bytes."""
+    _log().info("arena.created", arena=name, size=size)
+
+
+def arena_attached(name: str, size: int, processes: int, asked_size: int | None) -> None:
+    """Tell that an existing arena was attached, and whether a size was asked for that it does not have.
+
+    Args:
+        name: The arena.
+        size: The ceiling that it has, in bytes.
+        processes: How many are attached, this one included.
+        asked_size: The size asked for where it differs; it was ignored.
+    """
+    if asked_size is None:
+        _log().info("arena.attached", arena=name, size=size, processes=processes)
+    else:
+        _log().warning(
+            "arena.attached",
+            arena=name,
+            size=size,
+            processes=processes,
+            asked_size=asked_size,
+            note="the arena exists and keeps its size; unlink it first to make it anew",
+        )
+
+
+def arena_recovered(name: str, report: Recovery) -> None:
+    """Tell what a dead process left and recovery undid."""
+    _log().warning(
+        "arena.recovered",
+        arena=name,
+        phase=report.phase,
+        records=report.records,
+        bytes=report.bytes,
+        pages=report.pages,
+        chunks=report.chunks,
+        microseconds=report.microseconds,
+        handler=report.handler,
+        pid=report.pid,
+    )
+
+
+def arena_full(name: str, handler: str, detail: str) -> None:
+    """Tell that a transaction was rolled back because there was no room."""
+    _log().error("arena.full", arena=name, handler=handler, detail=detail)
+
+
+def arena_not_closed(name: str, detail: str) -> None:
+    """Tell that an arena could not be closed at shutdown; its state is safe, its memory stays mapped."""
+    _log().warning("arena.not_closed", arena=name, detail=detail)
+
+
+def write_stray(name: str, pages: list[int]) -> None:
+    """Tell that raw writes outside any transaction were taken back. `pages`: offsets in the segment."""
+    _log().warning("write.stray", arena=name, writes=len(pages), pages=pages[:8])
+
+
+# -- requests -------------------------------------------------------------------------------------------------
+
+_asked: object = None  # the wrapper class that _enabled was asked of
+_enabled: Callable[[], bool] = bool
+
+
+def committed_wanted() -> bool:
+    """Tell, cheaply, whether `request.committed` (debug) would be written anywhere."""
+    global _asked, _enabled
+    if not structlog.is_configured():
+        return False
+    wrapper = structlog.get_config()["wrapper_class"]
+    if wrapper is not _asked:
+        _asked, _enabled = wrapper, _debug_check(_configured.bind())
+    return _enabled()
+
+
+def _debug_check(logger: Any) -> Callable[[], bool]:
+    """Find out how this kind of logger tells whether debug is enabled."""
+    if isinstance(logger, structlog.stdlib.BoundLogger):  # the standard library's levels may change at any time
+        standard = logging.getLogger("recoverable")
+        return lambda: standard.isEnabledFor(logging.DEBUG)
+    ask = getattr(logger, "is_enabled_for", None)
+    enabled = ask is None or bool(ask(logging.DEBUG))  # fixed in the class of a filtering logger
+    return lambda: enabled
+
+
+def request_committed(name: str, handler: str, report: Report, attempt: int, request_id: str) -> None:
+    """Tell that a request's writes were committed."""
+    _log().debug(
+        "request.committed",
+        arena=name,
+        handler=handler,
+        pages=report["pages"],
+        bytes=report["bytes"],
+        microseconds=report["micros"],
+        attempt=attempt,
+        request_id=request_id,
+    )
+
+
+def request_rolled_back(
+    name: str,
+    handler: str,
+    exception: str | None,
+    report: Report,
+    attempt: int,
+    request_id: str,
+    *,
+    expected: bool,
+    then: str,
+) -> None:
+    """Tell that a request's writes were undone.
+
+    Args:
+        name: The arena.
+        handler: The handler's qualified name.
+        exception: The type of what it raised, or None where it returned an error response.
+        report: What was undone, and how long that took.
+        attempt: Which run of the request it was, from 1.
+        request_id: The request's id.
+        expected: An answer or a cancellation, not a crash: written as info instead of as a warning.
+        then: What comes next: "raise", "retry", "fallback" or "return".
+    """
+    write = _log().info if expected else _log().warning
+    write(
+        "request.rolled_back",
+        arena=name,
+        handler=handler,
+        exception_type=exception,
+        pages=report["pages"],
+        bytes=report["bytes"],
+        microseconds=report["micros"],
+        attempt=attempt,
+        request_id=request_id,
+        then=then,
+    )
+
+
+def request_conflict(name: str, handler: str, report: Report, attempt: int, request_id: str, *, then: str) -> None:
+    """Tell that a run met a conflict. Info while a re-run follows, a warning when none does.
+
+    Args:
+        name: The arena.
+        handler: The handler's qualified name.
+        report: What was undone, and where the conflict was.
+        attempt: Which run of the request it was, from 1.
+        request_id: The request's id.
+        then: What comes next: "rerun", "raise" or "fallback".
+    """
+    write = _log().info if then == "rerun" else _log().warning
+    write(
+        "request.conflict",
+        arena=name,
+        handler=handler,
+        path=report["conflict_path"],
+        key=report["conflict_key"],
+        winner=report["winner"],
+        pages=report["pages"],
+        bytes=report["bytes"],
+        microseconds=report["micros"],
+        attempt=attempt,
+        request_id=request_id,
+        then=then,
+    )
+
+
+def hook_failed(name: str, handler: str, hook: str, error: BaseException) -> None:
+    """Tell that an `after_commit` callback raised; the commit stands."""
+    _log().error("after_commit.failed", arena=name, handler=handler, hook=hook, exc_info=error)
