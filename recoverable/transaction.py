@@ -1,0 +1,295 @@
+"""Transactions as `with` blocks, savepoints, and what runs after a commit.
+
+`arena.transaction()` is one step: the arena's lock is held from its first touch to its end, so nothing may be awaited
+inside. A `with` block can't see an `await`; what can be seen is that the event loop runs something else while the block
+is open. So the first block that is opened in an iteration of a running loop leaves one callback behind, the *sentinel*,
+which the loop runs before it can resume a coroutine that has been suspended since. Whatever block is still open then
+has an `await` in it: it is rolled back on the spot, and says so when it ends. One callback serves all blocks of an
+iteration; a block that ends in time costs nothing more.
+
+An `await` that does not suspend (a finished future) is not seen, and does no harm.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from asyncio import AbstractEventLoop
+from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
+from typing import TYPE_CHECKING, Any
+
+from recoverable import events
+from recoverable._native.runtime import Mark, NativeArena, Transaction, current_transaction
+from recoverable.errors import (
+    ArenaFullError,
+    ConflictError,
+    NoTransactionError,
+    TransactionError,
+    _Doomed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+__all__ = ["SavepointBlock", "TransactionBlock", "after_commit", "attempt", "conflict_error", "run_hooks"]
+
+
+class _Open(threading.local):
+    """The one-step transactions that are open in this thread while an event loop runs."""
+
+    def __init__(self) -> None:
+        self.blocks: list[TransactionBlock] = []
+        self.loop: AbstractEventLoop | None = None  # where a sentinel is waiting
+
+    def sentinel(self) -> None:
+        """Roll back every block that an `await` has left open."""
+        self.loop = None
+        while self.blocks:
+            self.blocks.pop().abandon()
+
+
+_open = _Open()
+
+
+class _Nested:
+    """A savepoint in a running transaction, for both kinds of block."""
+
+    __slots__ = ("hooks", "mark", "outer")
+
+    def __init__(self, outer: Transaction) -> None:
+        self.mark: Mark = outer.savepoint()
+        self.outer = outer
+        self.hooks = len(outer.hooks or ())
+
+    def end(self, error: BaseException | None) -> None:
+        """Keep what was done since, or undo it; a transaction that has ended meanwhile is left to its owner."""
+        outer = self.outer
+        if outer.state != "active":
+            if outer.state == "doomed":
+                outer.open_blocks -= 1
+            return
+        if error is None:
+            outer.release(self.mark)
+            return
+        outer.rollback_to(self.mark)
+        if outer.hooks is not None:
+            del outer.hooks[self.hooks :]
+
+
+class TransactionBlock:
+    """What `arena.transaction()` returns: a context manager for one use."""
+
+    __slots__ = ("_abandoned", "_handler", "_native", "_nested", "_transaction", "_watch")
+
+    def __init__(self, native: NativeArena, handler: str) -> None:
+        """Begin nothing yet; `handler` is the name of the function that opens the block, for messages."""
+        self._native = native
+        self._handler = handler
+        self._transaction: Transaction | None = None
+        self._nested: _Nested | None = None
+        self._watch: list[TransactionBlock] | None = None
+        self._abandoned = False
+
+    def __enter__(self) -> None:
+        if self._transaction is not None or self._nested is not None:
+            raise TransactionError(
+                "a transaction block is for one use; this one has been entered before. Nothing was begun. "
+                "Write `with arena.transaction():` each time."
+            )
+        outer = current_transaction(self._native)
+        if outer is not None:
+            self._nested = _Nested(outer)
+            return
+        transaction = self._transaction = Transaction(self._native, self._handler, True)
+        transaction.enter()
+        loop = running_loop()
+        if loop is not None:
+            if _open.loop is not loop:
+                _open.loop = loop
+                loop.call_soon(_open.sentinel)
+            self._watch = _open.blocks
+            self._watch.append(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._nested is not None:
+            self._nested.end(error)
+            return
+        transaction = self._transaction
+        assert transaction is not None
+        if self._watch is not None and not self._abandoned:
+            self._watch.remove(self)
+        if self._abandoned:
+            if error is None or isinstance(error, Exception):
+                raise TransactionError(
+                    "await inside arena.transaction(): the block is one step, and the event loop ran something else "
+                    f"while it was open (in {self._handler}). It has been rolled back, and nothing of it was "
+                    "committed. Await before or after the block, or use `await arena.run(...)` or "
+                    "@recoverable, which allow it."
+                ) from error
+            return
+        try:
+            if error is None:
+                transaction.commit()
+            else:
+                transaction.rollback()
+        except ArenaFullError as full:
+            events.arena_full(self._native.public.name, self._handler, str(full))
+            raise
+        except _Doomed:
+            raise conflict_error(transaction, 1) from None
+        finally:
+            transaction.leave()
+            if self._native.raw_count():
+                self._native.public._report_strays()
+        if error is None:
+            if transaction.hooks is not None:
+                _run_hooks_now(transaction)
+        elif isinstance(error, _Doomed):
+            raise conflict_error(transaction, 1) from None
+        elif isinstance(error, ArenaFullError):
+            events.arena_full(self._native.public.name, self._handler, str(error))
+
+    def abandon(self) -> None:
+        """Roll back, because the event loop went on while the block was open."""
+        transaction = self._transaction
+        assert transaction is not None
+        self._abandoned = True
+        transaction.rollback()
+        transaction.leave()
+
+
+class SavepointBlock:
+    """What `arena.savepoint()` returns: a context manager for one use."""
+
+    __slots__ = ("_native", "_nested")
+
+    def __init__(self, native: NativeArena) -> None:
+        """Begin nothing yet."""
+        self._native = native
+        self._nested: _Nested | None = None
+
+    def __enter__(self) -> None:
+        outer = current_transaction(self._native)
+        if outer is None:
+            raise NoTransactionError(
+                "arena.savepoint() needs a running transaction, and there is none here. Nothing was begun. Use it "
+                "inside a @recoverable handler, arena.run() or `with arena.transaction():`."
+            )
+        self._nested = _Nested(outer)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._nested is not None
+        self._nested.end(error)
+
+
+# -- what a handler can ask for -------------------------------------------------------------------------------
+
+
+def _current(call: str) -> Transaction:
+    transaction = current_transaction()
+    if transaction is None:
+        raise NoTransactionError(
+            f"recoverable.{call} needs a running transaction, and there is none here. Nothing was done. Use it inside "
+            "a @recoverable handler, arena.run() or `with arena.transaction():`; a task spawned there is outside."
+        )
+    return transaction
+
+
+def after_commit(fn: Callable[..., Any], *args: Any) -> None:
+    """Call `fn(*args)` once the running transaction has committed; never if it rolls back.
+
+    Callbacks run in the order they were given, outside the transaction, before the response is sent. What one raises is
+    logged as `after_commit.failed` and goes no further: the commit stands. Rolling back to a savepoint drops those that
+    were given since. A coroutine function is awaited; in `with arena.transaction():`, which can't await, it is refused.
+
+    Args:
+        fn: The callback.
+        args: Its arguments.
+
+    Raises:
+        NoTransactionError: There is no running transaction.
+        TransactionError: `fn` is a coroutine function and the transaction is a `with` block.
+    """
+    transaction = _current("after_commit()")
+    if transaction.one_step and inspect.iscoroutinefunction(fn):
+        raise TransactionError(
+            f"{_name(fn)} is a coroutine function, which `with arena.transaction():` can't await after its commit. It "
+            "will not be called; the transaction goes on. Give a plain function, or use `await arena.run(...)`."
+        )
+    if transaction.hooks is None:
+        transaction.hooks = [(fn, args)]
+    else:
+        transaction.hooks.append((fn, args))
+
+
+def attempt() -> int:
+    """Tell which run of its handler the running transaction is: 1, or more after a conflict or a retry.
+
+    Raises:
+        NoTransactionError: There is no running transaction.
+    """
+    return _current("attempt()").attempt
+
+
+# -- after the end ----------------------------------------------------------------------------------------------
+
+
+def _name(fn: object) -> str:
+    return getattr(fn, "__qualname__", None) or type(fn).__qualname__
+
+
+async def run_hooks(transaction: Transaction) -> None:
+    """Call, and where they are coroutines await, the callbacks of a committed transaction; each failure is logged."""
+    hooks, transaction.hooks = transaction.hooks or (), None
+    for fn, args in hooks:
+        try:
+            result = fn(*args)
+            if inspect.isawaitable(result):
+                await result
+        except Exception as error:
+            events.hook_failed(transaction.arena.public.name, transaction.handler, _name(fn), error)
+
+
+def _run_hooks_now(transaction: Transaction) -> None:
+    hooks, transaction.hooks = transaction.hooks or (), None
+    for fn, args in hooks:
+        try:
+            result = fn(*args)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TransactionError(
+                    f"{_name(fn)} returned a coroutine, which `with arena.transaction():` can't await. It was not run; "
+                    "the commit stands. Start a task in a plain function, or use `await arena.run(...)`."
+                )
+        except Exception as error:
+            events.hook_failed(transaction.arena.public.name, transaction.handler, _name(fn), error)
+
+
+def conflict_error(transaction: Transaction, runs: int, why: str | None = None) -> ConflictError:
+    """Build the `ConflictError` that the caller of the last run sees.
+
+    Args:
+        transaction: The run that lost.
+        runs: How many there were.
+        why: Why there is no further run, where it is not that `max_conflicts` is used up.
+    """
+    report = transaction.report()
+    path, key, winner = report["conflict_path"], report["conflict_key"], report["winner"]
+    where = f" at {path}" if path else ""
+    if key:
+        where += f", {key}"
+    by = f", which {winner} changed first" if winner else ""
+    times = "once" if runs == 1 else f"{runs} times"
+    return ConflictError(
+        f"{transaction.handler} met a conflict{where}{by}; it was run {times} and rolled back each time, so nothing of "
+        f"it was committed. {why or 'Send the request again, or raise max_conflicts.'}",
+        path=path,
+        key=key,
+        winner=winner,
+        runs=runs,
+    )
