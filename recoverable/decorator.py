@@ -1,0 +1,134 @@
+"""`@recoverable`: makes a coroutine function run as one transaction.
+
+The wrapper is a coroutine function itself, since that is what aiohttp accepts as a handler. Its first run is written
+out here instead of calling `boundary.run`, which spares a healthy request one coroutine; whatever else can happen is
+there.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, overload
+
+from recoverable import _registry, boundary, policy
+from recoverable._native.runtime import StepDriver, Transaction, current_transaction
+from recoverable.arena import Arena
+
+__all__ = ["recoverable"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Handler = Callable[P, Coroutine[Any, Any, T]]
+
+
+@overload
+def recoverable(fn: Handler[P, T], /) -> Handler[P, T]: ...
+
+
+@overload
+def recoverable(
+    *,
+    arena: Arena | None = None,
+    retries: int = 0,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
+    timeout: float | None = None,
+    fallback: Callable[..., Any] | None = None,
+    commit_if: Callable[[Any], object] | None = None,
+    max_conflicts: int = 5,
+) -> Callable[[Handler[P, T]], Handler[P, T]]: ...
+
+
+def recoverable(
+    fn: Any = None,
+    /,
+    *,
+    arena: Arena | None = None,
+    retries: int = 0,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
+    timeout: float | None = None,
+    fallback: Callable[..., Any] | None = None,
+    commit_if: Callable[[Any], object] | None = None,
+    max_conflicts: int = 5,
+) -> Any:
+    """Run a coroutine function as one transaction: all of its writes commit when it returns, or none if it fails.
+
+    Works on coroutine functions, on aiohttp handlers and on `web.View` methods, with and without options. Inside a
+    transaction of the same arena a call joins it: the outer one's options decide.
+
+    Args:
+        fn: The coroutine function; left out in `@recoverable(...)`.
+        arena: The arena. By default the one of the request's application (`recoverable.aiohttp.setup`), else the only
+            one that is open.
+        retries: How many times to run it again after it has raised something in `retry_on`. Conflicts don't count.
+        retry_on: What to retry. Cancellation and answers (web exceptions below 500) never are.
+        timeout: Seconds for the whole call, all runs together; then it is cancelled, rolled back and `TimeoutError` is
+            raised. `after_commit` callbacks and the fallback are outside of it.
+        fallback: `fallback(exception, *args, **kwargs)` gives the value to return when every run has failed; it may be
+        a     coroutine function. It runs after the rollback, in no transaction.
+        commit_if: `commit_if(result)` decides instead of the response's status whether a returned result commits.
+        max_conflicts: How many times to run it again after a conflict. 0 never does: `ConflictError`.
+
+    Returns:
+        A coroutine function with the same signature.
+
+    Raises:
+        TypeError: It is no coroutine function.
+        ArenaOptionError: An option can't be.
+    """
+    if arena is not None and not isinstance(arena, Arena):
+        raise TypeError(f"arena={arena!r} is no Arena: give what Arena.open() returned, or leave it out")
+    chosen = policy.options(
+        retries=retries,
+        retry_on=retry_on,
+        timeout=timeout,
+        fallback=fallback,
+        commit_if=commit_if,
+        max_conflicts=max_conflicts,
+    )
+    if fn is not None:
+        return _wrap(fn, arena, chosen)
+    return functools.partial(_wrap, arena=arena, options=chosen)
+
+
+def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Handler[P, T]:
+    if not inspect.iscoroutinefunction(fn):
+        what = getattr(fn, "__qualname__", None) or repr(fn)
+        if isinstance(fn, type):
+            hint = "decorate its methods (`async def get(self)`), not the class"
+        elif inspect.isasyncgenfunction(fn):
+            hint = "an async generator has no end to commit at; decorate the coroutine function that uses it"
+        else:
+            hint = "write it with `async def`, or use `with arena.transaction():` inside a plain function"
+        raise TypeError(f"@recoverable needs a coroutine function, and {what} is none: {hint}")
+    policy.discover()
+    handler = fn.__qualname__
+    timed = options.timeout is not None
+    state, decide = _registry.state, options.decide
+
+    @functools.wraps(fn)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        if arena is not None:
+            native = arena.native
+        else:
+            native = state.only or _registry.resolve(policy.arena_of(args), handler)
+        if current_transaction(native) is not None:
+            return await fn(*args, **kwargs)
+        if timed:
+            return await boundary.run(native, handler, fn, args, kwargs, options)
+        transaction = Transaction(native, handler, False)
+        try:
+            result = await StepDriver(fn(*args, **kwargs), transaction, decide)
+        except BaseException as error:
+            failure = error
+        else:
+            if transaction.touched or transaction.hooks is not None:
+                await boundary.returned(transaction, args, options, None, result, None)
+            return result
+        try:
+            return await boundary.again(native, handler, fn, args, kwargs, options, None, transaction, failure)
+        finally:
+            del failure  # its traceback refers to this frame
+
+    return wrapper

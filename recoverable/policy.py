@@ -1,0 +1,216 @@
+"""What ends a request: commit or roll back, and then return, raise, run again or fall back.
+
+The rules, in the order in which they are asked (docs/guarantees.md has them for users):
+
+1. The handler returned: commit, unless it is a web response of 500 or above, or `commit_if(result)` says no. The result
+   is returned either way.
+2. It raised an *answer*, a web exception below 500: below 400 (a redirect) commits; either way it is raised on, and
+   neither retried nor replaced by the fallback.
+3. It met a conflict: run again, up to `max_conflicts` times.
+4. It raised something in `retry_on`: run again, up to `retries` times. Cancellation and the like (`BaseException`s that
+   are no `Exception`s) are never retried and have no fallback.
+5. Otherwise the fallback's value is returned, where there is one, and else the exception raised.
+
+What a web response or exception is, a web framework's adapter says (`recoverable.aiohttp`); without one there are none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from recoverable.errors import ArenaOptionError
+
+if TYPE_CHECKING:
+    from recoverable.arena import Arena
+
+__all__ = [
+    "DEFAULT",
+    "Options",
+    "WebAdapter",
+    "after_crash",
+    "arena_of",
+    "commits",
+    "discover",
+    "is_answer",
+    "options",
+    "request_id",
+    "use",
+    "why_no_rerun",
+]
+
+Decide = Callable[[Any, BaseException | None], object]
+
+
+class WebAdapter(Protocol):
+    """What this library asks of a web framework."""
+
+    @property
+    def response(self) -> type:
+        """The class of responses; they have a `status`."""
+
+    @property
+    def error(self) -> type[BaseException]:
+        """The class of exceptions that are responses; they have a `status`."""
+
+    def find(self, args: tuple[Any, ...]) -> Any | None:
+        """Return the request among a handler's arguments, or None."""
+
+    def arena(self, request: Any) -> Arena | None:
+        """Return the arena of the request's application, or None."""
+
+    def request_id(self, request: Any) -> str | None:
+        """Return the id that the client or a proxy gave it, or None."""
+
+    def why_no_rerun(self, request: Any) -> str | None:
+        """Make the request ready to be handled again; where that can't be, return a sentence that says why."""
+
+
+_web: WebAdapter | None = None
+
+
+def use(adapter: WebAdapter) -> None:
+    """Set the adapter; `recoverable.aiohttp` does when it is imported."""
+    global _web
+    _web = adapter
+
+
+def discover() -> None:
+    """Load the adapter of a web framework that the program has imported, and only then."""
+    if _web is None and "aiohttp.web" in sys.modules:
+        importlib.import_module("recoverable.aiohttp")
+
+
+# -- commit or roll back ----------------------------------------------------------------------------------------
+
+
+def commits(result: Any, error: BaseException | None) -> bool:
+    """Tell whether a run that ended so commits: the default rule."""
+    web = _web
+    if error is not None:
+        return web is not None and isinstance(error, web.error) and error.status < 400  # type: ignore[attr-defined]
+    return web is None or not isinstance(result, web.response) or result.status < 500  # type: ignore[attr-defined]
+
+
+def is_answer(error: BaseException) -> bool:
+    """Tell whether what was raised is a response below 500: an answer, not a crash."""
+    return _web is not None and isinstance(error, _web.error) and error.status < 500  # type: ignore[attr-defined]
+
+
+# -- the options ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `@recoverable` and `arena.run`, checked. `decide` is the commit rule that they make."""
+
+    retries: int
+    retry_on: tuple[type[BaseException], ...]
+    timeout: float | None
+    fallback: Callable[..., Any] | None
+    max_conflicts: int
+    decide: Decide
+
+
+def _count(value: object, option: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ArenaOptionError(f"{option}={value!r} must be a whole number, 0 or more. Nothing was run.")
+
+
+def _by(commit_if: Callable[[Any], object]) -> Decide:
+    def decide(result: Any, error: BaseException | None) -> object:
+        return commit_if(result) if error is None else commits(None, error)
+
+    return decide
+
+
+def options(
+    *,
+    retries: int = 0,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
+    timeout: float | None = None,
+    fallback: Callable[..., Any] | None = None,
+    commit_if: Callable[[Any], object] | None = None,
+    max_conflicts: int = 5,
+    nested: str | None = None,
+) -> Options:
+    """Check the options and put them together.
+
+    Raises:
+        ArenaOptionError: One of them can't be. Also a `ValueError`.
+    """
+    kinds: Any = (retry_on,) if isinstance(retry_on, type) else retry_on
+    if not (
+        isinstance(kinds, tuple) and all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
+    ):
+        raise ArenaOptionError(f"retry_on={retry_on!r} must be exception classes. Nothing was run.")
+    limit: Any = timeout
+    if limit is not None and not (isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0):
+        raise ArenaOptionError(f"timeout={timeout!r} must be seconds above 0, or None. Nothing was run.")
+    for name, value in (("fallback", fallback), ("commit_if", commit_if)):
+        if value is not None and not callable(value):
+            raise ArenaOptionError(f"{name}={value!r} must be a function. Nothing was run.")
+    if nested is not None:
+        raise ArenaOptionError(
+            f"nested={nested!r} is not in this version yet. Nothing was run. Leave it out: a nested call joins the "
+            "transaction around it."
+        )
+    return Options(
+        retries=_count(retries, "retries"),
+        retry_on=kinds,
+        timeout=None if timeout is None else float(timeout),
+        fallback=fallback,
+        max_conflicts=_count(max_conflicts, "max_conflicts"),
+        decide=commits if commit_if is None else _by(commit_if),
+    )
+
+
+DEFAULT: Final = options()
+
+
+# -- run again, fall back or raise --------------------------------------------------------------------------------
+
+
+def after_crash(error: BaseException, chosen: Options, crashes: int) -> Literal["retry", "fallback", "raise"]:
+    """Tell what follows a run that raised, and was no conflict.
+
+    Args:
+        error: What it raised.
+        chosen: The options.
+        crashes: How many runs have crashed, this one included.
+    """
+    if not isinstance(error, Exception) or is_answer(error):
+        return "raise"
+    if crashes <= chosen.retries and isinstance(error, chosen.retry_on):
+        return "retry"
+    return "raise" if chosen.fallback is None else "fallback"
+
+
+def why_no_rerun(args: tuple[Any, ...]) -> str | None:
+    """Make a handler's request ready for another run; where that can't be, return a sentence that says why."""
+    if _web is None or (request := _web.find(args)) is None:
+        return None
+    return _web.why_no_rerun(request)
+
+
+# -- what a request tells -----------------------------------------------------------------------------------------
+
+
+def arena_of(args: tuple[Any, ...]) -> Arena | None:
+    """Return the arena of the application whose request is among a handler's arguments, or None."""
+    if _web is None or (request := _web.find(args)) is None:
+        return None
+    return _web.arena(request)
+
+
+def request_id(args: tuple[Any, ...]) -> str:
+    """Return the request's id, or a new one. Asked only when an event is written."""
+    if _web is not None and (request := _web.find(args)) is not None and (given := _web.request_id(request)):
+        return given
+    return uuid.uuid4().hex
