@@ -1,0 +1,169 @@
+"""recoverable on aiohttp: `setup(app, arena)`, or the middleware alone. The only file that imports aiohttp.
+
+The middleware is the outermost one: a handler's transaction has ended before it sees the response, and a failure of
+ours becomes a response here, whatever other middlewares make of exceptions:
+
+| what | response |
+|---|---|
+| `ArenaFullError` | 507 Insufficient Storage |
+| `ConflictError` after the last run, `ArenaBusyError` | 503 Service Unavailable, with `Retry-After` |
+
+Everything else passes as it is. A request is run again with what it came with: a body that was read with `read()`,
+`text()`, `json()` or `post()` can be read again. A body that was streamed is gone, and a response whose headers have
+left can't be taken back: such a request is not run again. In the second case its connection is closed, since the client
+has half an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal
+
+from aiohttp import web
+
+from recoverable import _registry, boundary, events, policy
+from recoverable.arena import Arena
+from recoverable.errors import ArenaBusyError, ArenaFullError, ArenaOptionError, ConflictError, TransactionError
+
+__all__ = ["arena_key", "middleware", "setup"]
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
+#: Where `setup` stores the arena: `request.app[recoverable.aiohttp.arena_key]`.
+arena_key: Final = web.AppKey("arena_key", Arena)
+
+_OF_REQUEST: Final = "recoverable.arena"
+_RETRY_AFTER: Final = "1"  # seconds
+
+
+def setup(app: web.Application, arena: Arena, *, protect: Literal["decorated", "all"] = "decorated") -> None:
+    """Make an application's handlers use the arena, and close it after the last of them on shutdown.
+
+    Call it after the application's own middlewares and clean-up callbacks are added where those need the arena: the
+    middleware goes in front of all that are there, and the arena is closed after all clean-up callbacks that are there.
+
+    Args:
+        app: The application; sub-applications find the arena through it.
+        arena: An open arena.
+        protect: "decorated" runs as transactions only what is decorated with `@recoverable`. "all" does so with every
+            request, other middlewares included, except WebSocket upgrades: those live long, and a message is the unit.
+
+    Raises:
+        ArenaOptionError: `protect` is neither, or the application has an arena already.
+    """
+    if arena_key in app:
+        raise ArenaOptionError(
+            f"the application has an arena already: {app[arena_key]!r}. Nothing was changed. Call setup() once; a "
+            "handler on another arena says so with @recoverable(arena=...)."
+        )
+    outermost = _middleware(arena, protect, from_app=True)
+    app[arena_key] = arena
+    app.middlewares.insert(0, outermost)  # type: ignore[arg-type]  # its own alias says the same in other words
+    app.on_cleanup.append(_close)
+
+
+def middleware(arena: Arena, *, protect: Literal["decorated", "all"] = "decorated") -> Middleware:
+    """Return the middleware alone: the application closes the arena itself, and puts it first in `middlewares`.
+
+    Args:
+        arena: An open arena; decorated handlers behind the middleware use it.
+        protect: As for `setup`.
+    """
+    return _middleware(arena, protect, from_app=False)
+
+
+def _middleware(arena: Arena, protect: str, *, from_app: bool) -> Middleware:
+    if protect not in {"decorated", "all"}:
+        raise ArenaOptionError(f"protect={protect!r} must be 'decorated' or 'all'. Nothing was changed.")
+    if not isinstance(arena, Arena):
+        raise TypeError(f"arena={arena!r} is no Arena: give what Arena.open() returned")
+    _registry.bind(arena)
+    every = protect == "all"
+
+    @web.middleware
+    async def recoverable_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not from_app:
+            request[_OF_REQUEST] = arena
+        try:
+            if every and not _is_upgrade(request):
+                return await boundary.run(arena.native, _name(request), _call, (handler, request), {}, policy.DEFAULT)
+            return await handler(request)
+        except (ArenaFullError, ConflictError, ArenaBusyError) as error:
+            if request.writer.output_size > 0:
+                if request.transport is not None:
+                    request.transport.close()
+                raise
+            raise _answer(error) from error
+
+    return recoverable_middleware
+
+
+async def _call(handler: Handler, request: web.Request) -> web.StreamResponse:
+    return await handler(request)  # a View is awaitable, but no coroutine
+
+
+def _answer(error: BaseException) -> web.HTTPException:
+    if isinstance(error, ArenaFullError):
+        return web.HTTPInsufficientStorage(text="507: no room for this change; nothing was changed\n")
+    return web.HTTPServiceUnavailable(
+        text="503: too busy; nothing was changed, try again\n", headers={"Retry-After": _RETRY_AFTER}
+    )
+
+
+def _is_upgrade(request: web.Request) -> bool:
+    return request.headers.get("Upgrade", "").lower() == "websocket"
+
+
+def _name(request: web.Request) -> str:
+    handler = request.match_info.handler
+    return getattr(handler, "__qualname__", None) or type(handler).__qualname__
+
+
+async def _close(app: web.Application) -> None:
+    arena = app[arena_key]
+    try:
+        arena.close()
+    except TransactionError as error:  # views are alive: raising would keep other clean-up from running
+        events.arena_not_closed(arena.name, str(error))
+
+
+# -- what policy.py asks of a web framework ---------------------------------------------------------------------
+
+
+class _Adapter:
+    response = web.StreamResponse
+    error = web.HTTPException
+
+    def find(self, args: tuple[Any, ...]) -> web.Request | None:
+        for arg in args[:2]:  # a handler's request, a View's self, a method's self and request
+            if isinstance(arg, web.Request):
+                return arg
+            if isinstance(arg, web.View):
+                return arg.request
+        return None
+
+    def arena(self, request: web.Request) -> Arena | None:
+        found = request.get(_OF_REQUEST)
+        return found if found is not None else request.config_dict.get(arena_key)
+
+    def request_id(self, request: web.Request) -> str | None:
+        given = request.headers.get("X-Request-ID", "")
+        return given if 0 < len(given) <= 128 and given.isprintable() else None
+
+    def why_no_rerun(self, request: web.Request) -> str | None:
+        if request.writer.output_size > 0:
+            return "It can't be run again, because its response was being sent already; the connection is closed."
+        # aiohttp has no public word for these two: what read() and post() keep, and how far the body was consumed.
+        post = getattr(request, "_post", None)
+        if getattr(request, "_read_bytes", None) is None and post is None:
+            if getattr(request.content, "_cursor", 0):
+                return "It can't be run again, because its body was streamed; read it with read(), json() or post()."
+        elif post is not None:
+            for field in post.values():
+                if isinstance(field, web.FileField):
+                    field.file.seek(0)
+        return None
+
+
+policy.use(_Adapter())
