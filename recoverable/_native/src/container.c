@@ -12,7 +12,16 @@ uint64_t container_size(unsigned kind)
 {
     switch (kind) {
     case RCV_K_DICT:
+    case RCV_K_SET:
         return sizeof(struct rcv_dict);
+    case RCV_K_LIST:
+        return sizeof(struct rcv_list);
+    case RCV_K_DEQUE:
+        return sizeof(struct rcv_deque);
+    case RCV_K_COUNTER:
+        return sizeof(struct rcv_counter);
+    case RCV_K_RECORD:
+        return sizeof(struct rcv_record);
     case RCV_K_ARRAY:
         return sizeof(struct rcv_array);
     default:
@@ -46,13 +55,20 @@ int container_init(rcv_txn *t, rcv_off off, unsigned kind)
     return 0;
 }
 
+static int stale(void)
+{
+    return rcv_raise(RCV_ERR_STALE, 0, "its container was deleted, replaced, or rolled back");
+}
+
 /* container_adopt -- hang a container that hangs nowhere into `parent` at `slot`. */
 int container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot)
 {
     struct rcv_container *c = container_at(t->arena, child, 0);
     if (c == NULL)
         return rcv_raise(RCV_ERR_STALE, 0, "the container to be stored is gone");
-    if (c->parent != 0 || (c->flags & RCV_DETACHED) || child == rcv_root(t->arena))
+    if (c->flags & RCV_DETACHED)
+        return stale();
+    if (c->parent != 0 || child == rcv_root(t->arena))
         return rcv_raise(RCV_ERR_MISUSE, 0, "a container has one parent, and this one is stored already; store a .copy() of it");
     int rc = txn_log(t, child + offsetof(struct rcv_container, parent), 16, RCV_U_DATA);
     if (rc)
@@ -83,11 +99,6 @@ int container_detach(rcv_txn *t, rcv_off child)
 
 /* -- handles -------------------------------------------------------------------------------------------- */
 
-static int stale(void)
-{
-    return rcv_raise(RCV_ERR_STALE, 0, "its container was deleted, replaced, or rolled back");
-}
-
 int rcv_handle_open(rcv_arena *a, rcv_off off, struct rcv_handle *out)
 {
     struct rcv_container *c = container_at(a, off, 0);
@@ -104,7 +115,7 @@ int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h)
         return stale();
     if (likely(t != NULL && h->serial == t->serial && h->epoch == t->epoch))
         return 0;
-    rcv_off off = h->off, root = rcv_root(a);
+    rcv_off off = h->off, root = rcv_root(a), system = rcv_system(a);
     for (uint32_t depth = 0; depth < DEPTH_LIMIT; depth++) {
         if (c->flags & RCV_DETACHED)
             return stale();
@@ -113,7 +124,7 @@ int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h)
             if (rc)
                 return rc;
         }
-        if (off == root) {
+        if (off == root || off == system) {
             if (t != NULL) {
                 h->serial = t->serial;
                 h->epoch = t->epoch;
@@ -144,6 +155,22 @@ int rcv_container_slot(rcv_arena *a, rcv_off off, rcv_off *parent, rcv_off *slot
 /* -- the root ------------------------------------------------------------------------------------------- */
 
 rcv_off rcv_root(rcv_arena *a) { return atomic_load_explicit(&a->hdr->root, memory_order_relaxed); }
+
+rcv_off rcv_system(rcv_arena *a) { return atomic_load_explicit(&a->hdr->system, memory_order_relaxed); }
+
+/* rcv_system_make -- the hidden Dict. Two transactions that both make it conflict over its identity. */
+int rcv_system_make(rcv_txn *t)
+{
+    if (rcv_system(t->arena) != 0)
+        return 0;
+    rcv_off system;
+    int     rc = rcv_dict_new(t, &system);
+    if (rc == 0)
+        rc = stamp_read(t, 0, 0, RCV_UNIT_IDENTITY, 1);
+    if (rc == 0)
+        rc = stamp_write(t, 0, 0, RCV_UNIT_IDENTITY, 1);
+    return rc ? rc : txn_write64(t, offsetof(struct rcv_header, system), system, RCV_U_DATA);
+}
 
 /* rcv_root_make -- a new segment's root Dict; two processes that both try conflict on the lock, and the second finds it. */
 int rcv_root_make(rcv_txn *t)

@@ -15,7 +15,13 @@
  */
 #include "internal.h"
 
-static struct rcv_dict *dict_at(rcv_arena *a, rcv_off d) { return (struct rcv_dict *)container_at(a, d, RCV_K_DICT); }
+/* dict_at -- the Dict or Set at `d`, or NULL. */
+static struct rcv_dict *dict_at(rcv_arena *a, rcv_off d)
+{
+    struct rcv_container *c = container_at(a, d, 0);
+    unsigned              kind = c ? c->kind & 0xffffu : 0;
+    return kind == RCV_K_DICT || kind == RCV_K_SET ? (struct rcv_dict *)c : NULL;
+}
 
 static int no_dict(rcv_arena *a, rcv_off d) { return seg_corrupt(a, "no Dict at %llu, where one is used", (unsigned long long)d); }
 
@@ -77,11 +83,11 @@ static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *ent
 
 /* -- making one ------------------------------------------------------------------------------------------ */
 
-int rcv_dict_new(rcv_txn *t, rcv_off *out)
+static int make(rcv_txn *t, unsigned kind, rcv_off *out)
 {
     int rc = txn_alloc(t, sizeof(struct rcv_dict), RCV_SPACE_GENERAL, 0, out);
     if (rc == 0)
-        rc = container_init(t, *out, RCV_K_DICT);
+        rc = container_init(t, *out, kind);
     if (rc)
         return rc;
     struct rcv_dict *d = (struct rcv_dict *)(void *)(t->arena->core + *out);
@@ -90,7 +96,9 @@ int rcv_dict_new(rcv_txn *t, rcv_off *out)
     return 0;
 }
 
-/* -- growth: structure, never stashed -------------------------------------------------------------------- */
+int rcv_dict_new(rcv_txn *t, rcv_off *out) { return make(t, RCV_K_DICT, out); }
+
+int rcv_set_new(rcv_txn *t, rcv_off *out) { return make(t, RCV_K_SET, out); }
 
 static int set_word(rcv_txn *t, rcv_off off, uint64_t value) { return txn_write64(t, off, value, RCV_U_STRUCT); }
 
@@ -237,23 +245,6 @@ static int note_change(rcv_txn *t, rcv_off d, uint64_t hash, bool membership)
     return rc;
 }
 
-/* replace -- another value for an entry that is there. One store, after all that can fail. */
-static int replace(rcv_txn *t, rcv_off d, rcv_off entry, const struct rcv_cell *cell)
-{
-    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->core + entry);
-    rcv_off           slot = entry + offsetof(struct rcv_entry, value);
-    int               rc = 0;
-    if (cell->tag == RCV_T_REF)
-        rc = container_adopt(t, cell->word, d, entry);
-    if (rc == 0)
-        rc = cell_drop(t, &e->value);
-    if (rc == 0)
-        rc = txn_log(t, slot, sizeof *cell, RCV_U_DATA);
-    if (rc == 0)
-        e->value = *cell;
-    return rc;
-}
-
 /* insert -- a new entry: fresh memory first, then its link, then what is meant for the commit. */
 static int insert(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_cell *cell)
 {
@@ -280,32 +271,21 @@ static int insert(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct
 
 int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value)
 {
-    rcv_arena      *a = t->arena;
     rcv_off         entry, link;
     struct rcv_cell cell;
     struct rcv_mark mark;
-    int             found = find(a, d, key, &entry, &link);
+    int             found = find(t->arena, d, key, &entry, &link);
     if (unlikely(found < 0))
         return found;
-    const struct rcv_cell *old = found ? &((struct rcv_entry *)(void *)(a->core + entry))->value : NULL;
-    if (old && old->tag == RCV_T_REF && value->tag == RCV_T_REF && old->word == value->word)
-        return 0; /* `d[k] += x` on a container stores it where it is */
     int rc = note_change(t, d, key->hash, found == 0);
     if (rc)
         return rc;
-    if (found == 1 && value->tag < RCV_T_STR) { /* a number over a number: one announced write, nothing to go back to */
-        struct rcv_entry *e = (struct rcv_entry *)(void *)(a->core + entry);
-        if (e->value.tag < RCV_T_STR) {
-            rc = txn_log(t, entry + offsetof(struct rcv_entry, value), sizeof cell, RCV_U_DATA);
-            if (rc == 0)
-                e->value = (struct rcv_cell){.tag = value->tag, .word = value->word};
-            return rc;
-        }
-    }
+    if (found)
+        return cell_set(t, d, entry, entry + offsetof(struct rcv_entry, value), value);
     rcv_op_begin(t, &mark);
     rc = cell_make(t, value, &cell);
     if (rc == 0)
-        rc = found ? replace(t, d, entry, &cell) : insert(t, d, key, &cell);
+        rc = insert(t, d, key, &cell);
     if (rc)
         rcv_op_fail(t, &mark);
     return rc;
@@ -391,7 +371,9 @@ int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
     if (dict == NULL)
         return no_dict(a, d);
     const struct rcv_summary *s = t ? intent_summary(t, d) : NULL;
-    *out = dict->version + (s ? s->changes : 0);
+    *out = dict->version;
+    if (s && s->changes) /* a number that no committed version and no other transaction has */
+        *out += rcv_mix(t->serial) + s->changes;
     return 0;
 }
 
@@ -409,21 +391,37 @@ static int give(rcv_arena *a, rcv_off d, rcv_off at, struct rcv_value *key, stru
     return rc ? rc : 1;
 }
 
-/* next_own -- the transaction's own next insertion into `d`, or 0 at the end. Position it->intent counts from the side where
- * the iteration began. */
+/* own_position -- where the intent is that inserted it->own_entry; n_intents: nowhere. Suspensions drop the intents of
+ * growth between others, so the position noted may have moved. */
+static uint64_t own_position(const rcv_txn *t, rcv_off d, const struct rcv_dict_iter *it)
+{
+    uint64_t n = t->n_intents, i = it->intent;
+    if (i < n && t->intents[i].op == RCV_I_INSERT && t->intents[i].a == d && t->intents[i].b == it->own_entry)
+        return i;
+    for (i = 0; i < n; i++)
+        if (t->intents[i].op == RCV_I_INSERT && t->intents[i].a == d && t->intents[i].b == it->own_entry)
+            return i;
+    return n;
+}
+
+/* next_own -- the transaction's own next insertion into `d`, or 0 at the end. */
 static rcv_off next_own(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it)
 {
     const struct rcv_summary *s = intent_summary(t, d);
     if (s == NULL || s->inserts == 0)
         return 0;
-    while (it->intent < t->n_intents) {
-        const struct rcv_intent *i = &t->intents[it->reverse ? t->n_intents - 1 - it->intent : it->intent];
-        it->intent++;
+    uint64_t n = t->n_intents, at = it->own_entry ? own_position(t, d, it) : it->reverse ? n : UINT64_MAX;
+    if (it->own_entry && at == n)
+        return 0;
+    while (it->reverse ? at-- > 0 : ++at < n) {
+        const struct rcv_intent *i = &t->intents[at];
         if (i->op != RCV_I_INSERT || i->a != d)
             continue;
         const struct rcv_entry *e = entry_at(a, i->b);
-        if (e && !(e->flags & RCV_ENTRY_DEAD))
-            return i->b;
+        if (e && !(e->flags & RCV_ENTRY_DEAD)) {
+            it->intent = at;
+            return it->own_entry = i->b;
+        }
     }
     return 0;
 }
@@ -463,12 +461,13 @@ int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it,
     int                    rc = 0;
     if (dict == NULL)
         return no_dict(a, d);
-    if (t != NULL && it->entry == 0) {
+    if (t != NULL && it->serial != t->serial) { /* also where the iteration began before this transaction did */
         rc = stamp_read(t, d, dict->c.id, RCV_UNIT_MEMBERSHIP, 0);
         if (rc == 0 && (what & RCV_ITER_VALUES))
             rc = stamp_read(t, d, dict->c.id, RCV_UNIT_CONTENT, 0);
         if (rc)
             return rc;
+        it->serial = t->serial;
     }
     if (it->own == 2)
         return 0;

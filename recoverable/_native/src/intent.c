@@ -59,12 +59,14 @@ int intent_add(rcv_txn *t, unsigned op, rcv_off a, uint64_t b)
         if (rc)
             return rc;
     }
-    if (op == RCV_I_INSERT || op == RCV_I_DELETE) {
+    if (op == RCV_I_INSERT || op == RCV_I_DELETE || op == RCV_I_ADD) {
         struct rcv_summary *s = summary_for(t, a);
         if (s == NULL)
             return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction's list of changes");
         s->changes++;
-        if (op == RCV_I_INSERT) {
+        if (op == RCV_I_ADD) {
+            s->count += (int64_t)b;
+        } else if (op == RCV_I_INSERT) {
             s->count++;
             s->inserts++;
         } else {
@@ -82,11 +84,14 @@ static void forget(rcv_txn *t, const struct rcv_intent *i)
     case RCV_I_ALLOC:
         heap_unreserve(t->arena, i->a);
         break;
+    case RCV_I_ADD:
     case RCV_I_INSERT:
     case RCV_I_DELETE: {
         struct rcv_summary *s = summary_slot(t->summaries, t->summary_mask, i->a);
         s->changes++; /* an iterator that saw it must notice */
-        if (i->op == RCV_I_INSERT) {
+        if (i->op == RCV_I_ADD) {
+            s->count -= (int64_t)i->b;
+        } else if (i->op == RCV_I_INSERT) {
             s->count--;
             s->inserts--;
         } else {
@@ -132,6 +137,29 @@ int intent_resume(rcv_txn *t)
     return rc;
 }
 
+/* apply_summary -- what the list adds up to, in the container's own words. */
+static int apply_summary(rcv_txn *t, const struct rcv_summary *s)
+{
+    rcv_off               off = s->container;
+    struct rcv_container *c = container_at(t->arena, off, 0);
+    int                   rc = 0;
+    int64_t               sum;
+    if (c == NULL)
+        return seg_corrupt(t->arena, "no container at %llu, where changes were counted", (unsigned long long)off);
+    if ((c->kind & 0xffffu) == RCV_K_COUNTER) {
+        const struct rcv_counter *counter = (const struct rcv_counter *)c;
+        if (__builtin_add_overflow(counter->value, s->count, &sum))
+            return rcv_raise(RCV_ERR_MISUSE, 0, "a Counter left the range of 64 bits");
+        return txn_write64(t, off + offsetof(struct rcv_counter, value), (uint64_t)sum, RCV_U_STRUCT);
+    }
+    const struct rcv_dict *d = (const struct rcv_dict *)c;
+    if (s->count != 0)
+        rc = txn_write64(t, off + offsetof(struct rcv_container, count), c->count + (uint64_t)s->count, RCV_U_STRUCT);
+    if (rc == 0 && s->changes != 0)
+        rc = txn_write64(t, off + offsetof(struct rcv_dict, version), d->version + 1, RCV_U_STRUCT);
+    return rc;
+}
+
 /* intent_apply -- at commit, in STEP. A failure leaves a part applied: the caller undoes the step. */
 int intent_apply(rcv_txn *t)
 {
@@ -155,22 +183,15 @@ int intent_apply(rcv_txn *t)
         case RCV_I_RECLAIM:
             rc = reclaim_push(t, it->a);
             break;
+        case RCV_I_ADD: /* added up in the summary */
+            break;
         default:
             return rcv_raise(RCV_ERR_BUG, 0, "an intention of kind %u", it->op);
         }
     }
-    for (uint32_t i = 0; t->n_summaries && i <= t->summary_mask && rc == 0; i++) {
-        const struct rcv_summary *s = &t->summaries[i];
-        if (s->container == 0 || (s->count == 0 && s->changes == 0))
-            continue;
-        struct rcv_dict *d = (struct rcv_dict *)container_at(a, s->container, RCV_K_DICT);
-        if (d == NULL)
-            return seg_corrupt(a, "no Dict at %llu, where items were counted", (unsigned long long)s->container);
-        if (s->count != 0)
-            rc = txn_write64(t, s->container + offsetof(struct rcv_container, count), d->c.count + (uint64_t)s->count, RCV_U_STRUCT);
-        if (rc == 0)
-            rc = txn_write64(t, s->container + offsetof(struct rcv_dict, version), d->version + 1, RCV_U_STRUCT);
-    }
+    for (uint32_t i = 0; t->n_summaries && i <= t->summary_mask && rc == 0; i++)
+        if (t->summaries[i].container != 0)
+            rc = apply_summary(t, &t->summaries[i]);
     return rc;
 }
 

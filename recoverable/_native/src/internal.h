@@ -277,7 +277,8 @@ enum rcv_intent_op {
     RCV_I_FREE,      /* a: block */
     RCV_I_INSERT,    /* a: dict, b: entry: appended to the insertion order; re-linked into its bucket at resume */
     RCV_I_DELETE,    /* a: dict, b: entry: unlinked from the order, freed; cut from its bucket again at resume */
-    RCV_I_RECLAIM    /* a: container: put on the arena's reclaim list */
+    RCV_I_RECLAIM,   /* a: container: put on the arena's reclaim list */
+    RCV_I_ADD        /* a: Counter, b: what is added to it */
 };
 #define RCV_I_TRANSIENT 0x80u /* made by a structural change (growth): dropped when that is undone at a suspension */
 struct rcv_intent {
@@ -397,6 +398,8 @@ int  vec_grow(void **data, uint64_t *capacity, uint64_t need, size_t item); /* o
 int  cell_make(rcv_txn *t, const struct rcv_value *value, struct rcv_cell *out); /* allocates a blob if it must */
 int  cell_read(rcv_arena *a, const struct rcv_cell *cell, struct rcv_value *out);
 int  cell_drop(rcv_txn *t, const struct rcv_cell *cell); /* it is being overwritten: free its blob, detach its container */
+/* cell_set -- replace the cell at `at`, in container `owner` at its `slot`, with a value: all of it or nothing. */
+int  cell_set(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct rcv_value *value);
 
 /* -- container.c: what all containers share -------------------------------------------------------------------- */
 
@@ -416,6 +419,8 @@ void table_init(struct rcv_table *table, rcv_off off);
  * say how the change is logged and its memory allocated: RCV_U_STRUCT with RCV_I_TRANSIENT, or RCV_U_DATA with 0. */
 int table_widen(rcv_txn *t, rcv_off off, unsigned kind, unsigned flags);
 /* table_reclaim -- free the nodes, from the last one down; `budget` counts them. */
+/* table_pop -- one word less in use; a node that becomes empty is freed. */
+int table_pop(rcv_txn *t, rcv_off off, unsigned kind);
 int table_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
 static inline rcv_off *word_at(rcv_arena *a, rcv_off off) { return (rcv_off *)(void *)(a->core + off); } /* checked before */
 
@@ -426,6 +431,12 @@ int dict_cut(rcv_txn *t, rcv_off d, rcv_off entry);    /* resume: take a deleted
 int dict_apply_insert(rcv_txn *t, rcv_off d, rcv_off entry); /* commit: order list */
 int dict_apply_delete(rcv_txn *t, rcv_off d, rcv_off entry); /* commit: order list, free */
 int dict_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget, bool *done); /* free some of a detached Dict's entries */
+
+/* -- list.c deque.c record.c ------------------------------------------------------------------------------------------- */
+
+int list_reclaim(rcv_txn *t, rcv_off list, uint32_t *budget, bool *done);
+int deque_reclaim(rcv_txn *t, rcv_off deque, uint32_t *budget, bool *done);
+int record_reclaim(rcv_txn *t, rcv_off record, uint32_t *budget, bool *done);
 
 /* -- array.c ----------------------------------------------------------------------------------------------------- */
 

@@ -275,8 +275,8 @@ struct rcv_deque {
     struct rcv_container c;
     uint64_t             left;  /* position of the first item; guarded by the left end's unit */
     uint64_t             right; /* position after the last one; by the right end's */
-    rcv_off              left_block, right_block;
-    uint64_t             version;
+    rcv_off              left_block, right_block; /* there is always at least one */
+    uint64_t             maxlen;                  /* UINT64_MAX: none */
 };
 
 struct rcv_counter {

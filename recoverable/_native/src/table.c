@@ -125,6 +125,37 @@ int table_widen(rcv_txn *t, rcv_off off, unsigned kind, unsigned flags)
     return ensure_node(t, node + i / RCV_NODE % RCV_NODE * 8, kind, flags);
 }
 
+int table_pop(rcv_txn *t, rcv_off off, unsigned kind)
+{
+    rcv_arena              *a = t->arena;
+    const struct rcv_table *table = rcv_at(a, off, sizeof *table);
+    if (table == NULL || table->used == 0)
+        return damaged(a, off);
+    uint64_t i = table->used - 1;
+    rcv_off  top = table->root, slot;
+    int      rc = txn_write64(t, off + offsetof(struct rcv_table, used), i, kind);
+    if (rc || table->depth == 0 || i % RCV_NODE != 0)
+        return rc;
+    if (table->depth == 2) {
+        if (rcv_at(a, top, RCV_NODE * 8) == NULL)
+            return damaged(a, off);
+        top = *word_at(a, top + i / RCV_NODE / RCV_NODE % RCV_NODE * 8);
+    }
+    if (rcv_at(a, top, RCV_NODE * 8) == NULL)
+        return damaged(a, off);
+    slot = top + i / RCV_NODE % RCV_NODE * 8;
+    rc = txn_free(t, *word_at(a, slot), 0);
+    if (rc == 0)
+        rc = txn_write64(t, slot, 0, kind);
+    if (rc == 0 && table->depth == 2 && i / RCV_NODE % RCV_NODE == 0) {
+        slot = table->root + i / RCV_NODE / RCV_NODE * 8;
+        rc = txn_free(t, *word_at(a, slot), 0);
+        if (rc == 0)
+            rc = txn_write64(t, slot, 0, kind);
+    }
+    return rc;
+}
+
 int table_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
 {
     rcv_arena              *a = t->arena;

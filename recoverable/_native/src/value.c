@@ -74,3 +74,32 @@ int cell_drop(rcv_txn *t, const struct rcv_cell *cell)
         return txn_free(t, cell->word, 0);
     return 0;
 }
+
+/* cell_set -- replace a cell: everything that can fail comes before the one store, and goes back with the operation. */
+int cell_set(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct rcv_value *value)
+{
+    struct rcv_cell *old = (struct rcv_cell *)(void *)(t->arena->core + at), cell;
+    struct rcv_mark  mark;
+    int              rc;
+    if (value->tag == RCV_T_REF && old->tag == RCV_T_REF && old->word == value->word)
+        return 0; /* `x[k] += y` on a container stores it where it is */
+    if (value->tag < RCV_T_STR && old->tag < RCV_T_STR) { /* a number over a number: nothing to go back to */
+        rc = txn_log(t, at, sizeof cell, RCV_U_DATA);
+        if (rc == 0)
+            *old = (struct rcv_cell){.tag = value->tag, .word = value->word};
+        return rc;
+    }
+    rcv_op_begin(t, &mark);
+    rc = cell_make(t, value, &cell);
+    if (rc == 0 && cell.tag == RCV_T_REF)
+        rc = container_adopt(t, cell.word, owner, slot);
+    if (rc == 0)
+        rc = cell_drop(t, old);
+    if (rc == 0)
+        rc = txn_log(t, at, sizeof cell, RCV_U_DATA);
+    if (rc == 0)
+        *old = cell;
+    else
+        rcv_op_fail(t, &mark);
+    return rc;
+}

@@ -1,0 +1,43 @@
+/* counter.c -- Counter: a number that many requests may change at once.
+ *
+ * An addition is an intention: added up in the transaction, applied at its commit. It writes the Counter's unit without
+ * reading it, so additions never conflict with each other; whoever reads the value conflicts with all of them.
+ */
+#include "internal.h"
+
+static struct rcv_counter *counter_at(rcv_arena *a, rcv_off c) { return (struct rcv_counter *)container_at(a, c, RCV_K_COUNTER); }
+
+static int no_counter(rcv_arena *a, rcv_off c) { return seg_corrupt(a, "no Counter at %llu, where one is used", (unsigned long long)c); }
+
+int rcv_counter_new(rcv_txn *t, int64_t value, rcv_off *out)
+{
+    int rc = txn_alloc(t, sizeof(struct rcv_counter), RCV_SPACE_GENERAL, 0, out);
+    if (rc == 0)
+        rc = container_init(t, *out, RCV_K_COUNTER);
+    if (rc == 0)
+        ((struct rcv_counter *)(void *)(t->arena->core + *out))->value = value;
+    return rc;
+}
+
+int rcv_counter_add(rcv_txn *t, rcv_off c, int64_t n)
+{
+    const struct rcv_counter *counter = counter_at(t->arena, c);
+    const struct rcv_summary *s = intent_summary(t, c);
+    int64_t                   sum;
+    if (counter == NULL)
+        return no_counter(t->arena, c);
+    if (__builtin_add_overflow(s ? s->count : 0, n, &sum) || __builtin_add_overflow(counter->value, sum, &sum))
+        return rcv_raise(RCV_ERR_MISUSE, 0, "a Counter would leave the range of 64 bits");
+    int rc = stamp_write(t, c, counter->c.id, RCV_UNIT_CONTENT, 0);
+    return rc ? rc : intent_add(t, RCV_I_ADD, c, (uint64_t)n);
+}
+
+int rcv_counter_get(rcv_arena *a, rcv_txn *t, rcv_off c, int64_t *out)
+{
+    const struct rcv_counter *counter = counter_at(a, c);
+    if (counter == NULL)
+        return no_counter(a, c);
+    const struct rcv_summary *s = t ? intent_summary(t, c) : NULL;
+    *out = counter->value + (s ? s->count : 0);
+    return t ? stamp_read(t, c, counter->c.id, RCV_UNIT_CONTENT, 0) : 0;
+}
