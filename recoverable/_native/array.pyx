@@ -57,6 +57,7 @@ cdef class ArrayHandle(Container):
     cdef readonly tuple shape
     cdef readonly str _dtype
     cdef readonly Py_ssize_t itemsize
+    cdef public bytes _source # items on their way into a new Array; None: zeros
     cdef readonly str _format
     cdef char code
     cdef uint64_t nbytes_, length
@@ -95,7 +96,8 @@ cdef class ArrayHandle(Container):
             info.shape[i] = <uint64_t>extent
         name = self._dtype.encode()
         memcpy(info.dtype, PyBytes_AS_STRING(name), len(name))
-        cdef int rc = rcv_array_new(t, &info, out)
+        cdef bytes initial = self._initial()
+        cdef int rc = rcv_array_new(t, &info, NULL if initial is None else PyBytes_AS_STRING(initial), out)
         if rc:
             fail(rc)
         rc = rcv_handle_open(arena.a, out[0], &self.h)
@@ -103,14 +105,14 @@ cdef class ArrayHandle(Container):
             fail(rc)
         self.arena = arena
         planted.append(self)
-        initial = self._initial()
-        if initial is not None:
-            self._write(0, initial)
         return 0
 
+    cdef void rooted(self) noexcept:
+        self._source = None
+
     def _initial(self):
-        """Bytes to begin with, or None for zeros."""
-        return None
+        """Bytes to begin with, `nbytes` of them, or None for zeros."""
+        return self._source
 
     cdef int known(self) except -1:
         """Read shape and dtype, once: they never change."""

@@ -107,8 +107,8 @@ cdef extern from "recoverable.h" nogil:
     int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
     int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
     struct rcv_dict_iter:
-        rcv_off entry
-        uint64_t intent
+        rcv_off entry, own_entry
+        uint64_t intent, serial
         uint32_t own, reverse
         uint64_t version
     enum:
@@ -123,7 +123,7 @@ cdef extern from "recoverable.h" nogil:
         uint32_t itemsize, ndim
         uint64_t shape[8]
         char dtype[232]
-    int rcv_array_new(rcv_txn *t, const rcv_array_info *info, rcv_off *out)
+    int rcv_array_new(rcv_txn *t, const rcv_array_info *info, const void *items, rcv_off *out)
     int rcv_array_get_info(rcv_arena *a, rcv_off array, rcv_array_info *out)
     int rcv_array_read(rcv_arena *a, rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, void *out)
     int rcv_array_write(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, const void *bytes)

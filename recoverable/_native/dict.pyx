@@ -91,9 +91,11 @@ cdef class DictHandle(Container):
                 (<Container>child).unplant()
             raise
         for child in planted:
-            if isinstance(child, DictHandle):
-                (<DictHandle>child).pending = None
+            (<Container>child).rooted()
         return 0
+
+    cdef void rooted(self) noexcept:
+        self.pending = None
 
     # -- the mapping -----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ cdef class Container:
     cdef rcv_handle h
     cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1
     cdef void unplant(self) noexcept
+    cdef void rooted(self) noexcept
     cpdef object to_python(self)
 
 cdef class Transaction:

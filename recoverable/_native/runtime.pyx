@@ -147,12 +147,22 @@ cdef class Container:
         if self.arena is not arena:
             raise _errors.TransactionError(
                 "a container of another arena can't be stored here; nothing was changed: store its .to_python()")
+        cdef rcv_off parent, slot
+        cdef uint64_t id
+        cdef int rc = rcv_container_slot(arena.a, self.h.off, &parent, &slot, &id)
+        if rc < 0:
+            fail(rc)
+        if id != self.h.id: # another one lies there now
+            fail(rcv_handle_check(arena.a, t, &self.h))
         out[0] = self.h.off
         return 0
 
     cdef void unplant(self) noexcept:
         """The operation that planted it has failed: it is not stored after all."""
         self.arena = None
+
+    cdef void rooted(self) noexcept:
+        """The operation that planted it has succeeded: what it was made from can go."""
 
     cpdef object to_python(self):
         """Return a plain deep copy."""

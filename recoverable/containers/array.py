@@ -38,17 +38,17 @@ class Array(ArrayHandle):
     It begins as zeros, or as a copy of the sequence. An Array takes whole pages of 4 KiB.
     """
 
-    __slots__ = ("_source",)
+    __slots__ = ()
 
     def __init__(self, shape: int | tuple[int, ...] | Sequence[Any], dtype: Any = None) -> None:
         np = numpy()
-        self._source: Any = None
+        source: Any = None
         if np is not None and isinstance(shape, np.ndarray):
-            self._source = np.ascontiguousarray(shape, dtype=None if dtype is None else np.dtype(dtype))
-            dtype, shape = self._source.dtype, self._source.shape
+            source = shape if dtype is None else shape.astype(np.dtype(dtype))
+            dtype, shape = source.dtype, source.shape
         elif isinstance(shape, (list, range)):
-            self._source = list(shape)
-            shape = (len(self._source),)
+            source = list(shape)
+            shape = (len(source),)
         item = item_type("f8" if dtype is None else dtype)
         extents = tuple(operator.index(n) for n in shape) if isinstance(shape, tuple) else (operator.index(shape),)  # type: ignore[arg-type]
         if not 1 <= len(extents) <= _DIMENSIONS:
@@ -61,6 +61,8 @@ class Array(ArrayHandle):
         if total >= 2**63:
             raise ValueError(f"an Array of shape {extents} would take {total} bytes")
         self._describe(extents, item.text, item.size, item.code)
+        if source is not None:
+            self._source = self._pack(source)
 
     # -- hooks of the native half -----------------------------------------------------------------------------
 
@@ -68,12 +70,15 @@ class Array(ArrayHandle):
         item = item_type(dtype)
         self._describe(shape, item.text, item.size, item.code)
 
-    def _initial(self) -> bytes | None:
-        source, self._source = self._source, None
-        if source is None:
-            return None
+    def _pack(self, source: Any) -> bytes:
+        """Copy what the items begin as: now, so that a bad one is an error here and no later change shows."""
+        if isinstance(source, list) and self._format:
+            try:
+                return struct.pack(f"={len(source)}{self._format}", *source)
+            except struct.error as error:
+                raise TypeError(f"an item does not fit an Array of {self._dtype}: {error}; nothing was made") from None
         if isinstance(source, list):
-            return struct.pack(f"={len(source)}{self._format}", *source) if self._format else None
+            source = numpy().array(source, dtype=self.dtype)
         return source.tobytes()  # type: ignore[no-any-return]
 
     # -- what it is ---------------------------------------------------------------------------------------------
@@ -200,7 +205,7 @@ class Array(ArrayHandle):
         """Return an Array that is not stored yet, with a copy of the items."""
         self._know()
         out = Array(self.shape, item_type(self._dtype))
-        out._source = _Bytes(self._read(0, self.nbytes))
+        out._source = self._read(0, self.nbytes)
         return out
 
     def __repr__(self) -> str:
@@ -273,13 +278,6 @@ class _Edit:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._array._edit(self._at, self._size, False)
-
-
-class _Bytes(bytes):
-    """Items on their way into a new Array."""
-
-    def tobytes(self) -> bytes:
-        return self
 
 
 def _product(extents: Sequence[int]) -> int:

@@ -115,7 +115,7 @@ static int committed_bytes(rcv_txn *t, rcv_off off, uint32_t len, uint8_t *out)
 
 /* -- the operations -------------------------------------------------------------------------------------- */
 
-int rcv_array_new(rcv_txn *t, const struct rcv_array_info *info, rcv_off *out)
+int rcv_array_new(rcv_txn *t, const struct rcv_array_info *info, const void *items, rcv_off *out)
 {
     rcv_arena *a = t->arena;
     rcv_off    data = 0;
@@ -127,7 +127,10 @@ int rcv_array_new(rcv_txn *t, const struct rcv_array_info *info, rcv_off *out)
     if (rc)
         return rc;
     struct rcv_array *r = (struct rcv_array *)(void *)(a->core + *out);
-    if (data)
+    /* Fresh memory: nobody can reach it before it is linked, so it needs no undo. */
+    if (data && items)
+        memcpy(a->core + data, items, info->nbytes);
+    else if (data)
         memset(a->core + data, 0, info->nbytes);
     r->data = data;
     r->nbytes = info->nbytes;
