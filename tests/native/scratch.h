@@ -75,7 +75,10 @@ static inline uint64_t *nth_word(rcv_arena *a, uint64_t n) { return (uint64_t *)
 
 static inline void step_begin(rcv_arena *a)
 {
-    CHECK(lock_take(a) == 0);
+    int rc;
+    while ((rc = lock_take(a)) == RCV_ERR_AGAIN) /* another process of the test is in a step: however long */
+        (void)rcv_lock_wait(a);
+    CHECK(rc == 0);
     phase_set(a, RCV_STEP);
 }
 
