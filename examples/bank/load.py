@@ -1,0 +1,323 @@
+"""The bank's clients, and what they know.
+
+A client of a server that may be killed at any moment knows one of three things about a transfer that it sent:
+
+    answered 200              it is done, and must be in the audit for ever, whatever dies afterwards
+    answered anything else    it is not done, and must never be there
+    not answered              it may be done or not, but never in part
+
+A request that carried an injected crash must not be there either, answered or not. `Ledger` keeps this knowledge and
+compares it with the bank's own books; `Bank` is the server process, started and killed again and again on one arena;
+`Customers` are the clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import enum
+import json
+import random
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVER = Path(__file__).with_name("server.py")
+START_DEADLINE = 30.0  # seconds until a started server must have announced itself
+ANSWER_DEADLINE = 20.0  # seconds until a living server must have answered
+
+# The server's interpreter and imports are made ready while its predecessor is still alive; it opens the arena only when
+# told to, by a line on its stdin. A restart then takes a few milliseconds, and the clients notice little of it.
+STANDBY = "import runpy, sys; main = runpy.run_path(sys.argv.pop(1))['main']; sys.stdin.readline() and main()"
+
+
+class BankError(RuntimeError):
+    """The server did something that no client's behaviour excuses."""
+
+
+# -- the server, as a process ------------------------------------------------------------------------------------------
+
+
+class Bank:
+    """One server process after another on the same arena."""
+
+    def __init__(self, name: str, *, accounts: int = 200, size: str = "64 MiB", options: tuple[str, ...] = ()) -> None:
+        """Describe the server; `start` starts it."""
+        self.name = name
+        self.recovered: list[dict[str, Any]] = []  # what each start found half-done and undid
+        # -P: the interpreter must not take the package from the current directory instead of the installed one.
+        self._command = [sys.executable, "-P", "-c", STANDBY, str(SERVER), "--name", name, "--size", size]
+        self._command += ["--accounts", str(accounts), *options]
+        self._process: asyncio.subprocess.Process | None = None
+        self._standby: asyncio.subprocess.Process | None = None
+        self._open = asyncio.Event()
+        self._url = ""
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+
+    @property
+    def pid(self) -> int:
+        """Return the process id of the running server."""
+        return self._running().pid
+
+    async def prepare(self) -> None:
+        """Start the next server as far as it gets without the arena."""
+        if self._standby is None:
+            # A session of its own: Ctrl-C in the terminal is ours to handle, and we end it by its id.
+            self._standby = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=self._log,
+                start_new_session=True,
+            )
+
+    async def start(self) -> str:
+        """Start the server and return its address once it has announced itself."""
+        await self.prepare()
+        self._process, self._standby = self._standby, None
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"go\n")
+        try:
+            async with asyncio.timeout(START_DEADLINE):
+                line = await process.stdout.readline()
+            announced = json.loads(line)
+        except (TimeoutError, ValueError) as error:
+            raise BankError(f"the server did not start\n{self.log()}") from error
+        self._url = announced["ready"]
+        self.recovered.append(announced["recovered"] or {"records": 0, "bytes": 0, "phase": "idle"})
+        return self._url
+
+    def open_doors(self) -> None:
+        """Let the clients in."""
+        self._open.set()
+
+    async def url(self) -> str:
+        """Wait until the server takes customers, and return its address."""
+        await self._open.wait()
+        return self._url
+
+    async def get(self, session: aiohttp.ClientSession, path: str) -> Any:
+        """Ask the server, which must answer 200."""
+        try:
+            async with session.get(self._url + path, timeout=aiohttp.ClientTimeout(ANSWER_DEADLINE)) as response:
+                if response.status != 200:
+                    raise BankError(f"GET {path} answered {response.status} {await response.text()}\n{self.log()}")
+                return await response.json()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise BankError(f"GET {path} was not answered: {error!r}\n{self.log()}") from error
+
+    async def kill(self) -> None:
+        """End the server as the OOM killer does."""
+        with contextlib.suppress(ProcessLookupError):  # it was told to die, and has
+            self._running().send_signal(signal.SIGKILL)
+        await self.killed()
+
+    async def killed(self) -> None:
+        """Wait until the server, which has been killed, is gone."""
+        self._open.clear()
+        async with asyncio.timeout(ANSWER_DEADLINE):
+            status = await self.ended()
+        self._process = None
+        if status != -signal.SIGKILL:
+            raise BankError(f"the server ended by itself with status {status}\n{self.log()}")
+
+    async def ended(self) -> int:
+        """Wait until the server ends, for whatever reason, and return its exit status."""
+        return await self._running().wait()
+
+    async def stop(self) -> None:
+        """End whatever is running: politely, then not."""
+        for process in (self._standby, self._process):
+            if process is not None and process.returncode is None:
+                process.terminate()
+                try:
+                    async with asyncio.timeout(5):
+                        await process.wait()
+                except TimeoutError:
+                    process.kill()
+                    await process.wait()
+        self._standby = self._process = None
+
+    def undone(self) -> list[int]:
+        """Return, for each start so far, how many writes of its predecessor it found half-done and undid."""
+        return [report["records"] for report in self.recovered]
+
+    def close(self) -> None:
+        """Forget what the servers wrote."""
+        self._log.close()
+
+    def log(self, lines: int = 30) -> str:
+        """Return the end of what the servers wrote to stderr."""
+        self._log.seek(0)
+        return "\n".join(self._log.read().decode(errors="replace").splitlines()[-lines:])
+
+    def _running(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            raise BankError("the server is not running")
+        return self._process
+
+
+# -- what the clients know ---------------------------------------------------------------------------------------------
+
+
+class Fate(enum.Enum):
+    """What its client knows of a transfer."""
+
+    COMMITTED = "answered 200"
+    REFUSED = "answered, not 200"
+    UNKNOWN = "not answered"
+    CRASHED = "carried a crash"
+
+
+@dataclasses.dataclass
+class Ledger:
+    """Every transfer that was ever sent, and what its client knows of it."""
+
+    fates: dict[str, Fate] = dataclasses.field(default_factory=dict)
+    sent: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)  # by kind
+    answers: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)  # by status, 0: none
+
+    def note(self, transfer: str, kind: str, status: int) -> None:
+        """Enter one attempt: its id, its crash kind or "", the status answered or 0."""
+        self.sent[kind] += 1
+        self.answers[status] += 1
+        if kind in NEVER_COMMITS:
+            self.fates[transfer] = Fate.CRASHED
+        elif status == 200:
+            self.fates[transfer] = Fate.COMMITTED
+        elif status == 0:
+            self.fates.setdefault(transfer, Fate.UNKNOWN)
+        elif self.fates.get(transfer) is not Fate.UNKNOWN:  # an unanswered earlier attempt may yet have been done
+            self.fates[transfer] = Fate.REFUSED
+
+    def count(self, fate: Fate) -> int:
+        """Return how many transfers have this fate."""
+        return sum(known is fate for known in self.fates.values())
+
+    def problems(self, books: dict[str, Any], accounts: int) -> list[str]:
+        """Compare the bank's books with themselves and with what the clients know; name each disagreement."""
+        found: list[str] = []
+        opening, balances, audit = books["opening"], books["balances"], books["audit"]
+        if sum(balances) != opening * accounts:
+            found.append(f"the total is {sum(balances)}, not {opening * accounts}")
+
+        replayed = [opening] * accounts
+        for entry in audit.values():
+            replayed[entry["from"]] -= entry["amount"]
+            replayed[entry["to"]] += entry["amount"]
+        for number, (said, is_) in enumerate(zip(replayed, balances, strict=True)):
+            if said != is_:
+                found.append(f"account {number} holds {is_}; its transfers add up to {said}")
+
+        for transfer, fate in self.fates.items():
+            if fate is Fate.COMMITTED and transfer not in audit:
+                found.append(f"transfer {transfer} was acknowledged and is lost")
+            if fate in (Fate.REFUSED, Fate.CRASHED) and transfer in audit:
+                found.append(f"transfer {transfer} {fate.value} and is done all the same")
+        found += [f"transfer {transfer} was never sent" for transfer in audit.keys() - self.fates.keys()]
+        return found
+
+    def in_doubt_but_done(self, books: dict[str, Any]) -> int:
+        """Return how many unanswered transfers the audit knows."""
+        return sum(fate is Fate.UNKNOWN and transfer in books["audit"] for transfer, fate in self.fates.items())
+
+
+NEVER_COMMITS = ("raise", "500", "timeout", "cancel", "die")
+
+
+# -- the clients -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Customers:
+    """Clients that transfer money at random, some of them through handlers that crash.
+
+    `crash_rate` is the share of requests that carry a crash or hang up on the server; `stop` ends the work between two
+    requests.
+    """
+
+    bank: Bank
+    ledger: Ledger
+    accounts: int
+    seed: int
+    crash_rate: float = 0.25
+    stop: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+    async def work(self, session: aiohttp.ClientSession, number: int) -> None:
+        """Send one client's transfers until told to stop."""
+        rng = random.Random(f"{self.seed}/{number}")
+        names: Iterator[str] = (f"{number}-{count}" for count in range(sys.maxsize))
+        while not self.stop.is_set():
+            order = self._order(next(names), rng)
+            if rng.random() < self.crash_rate:
+                # A timeout blocks its client for long, so that it is rarer than the others.
+                kind = rng.choices(("raise", "500", "cancel", "hang up", "timeout"), (4, 4, 4, 4, 1))[0]
+                if kind == "hang up":
+                    await self._hang_up(order, rng.uniform(0, 0.006))
+                else:
+                    await self._transfer(session, order | {"crash": kind})
+                continue
+            status = await self._transfer(session, order)
+            careful = rng.random() < 0.5
+            while (status == 503 or (status == 0 and careful)) and not self.stop.is_set():
+                status = await self._transfer(session, order)  # the same id: done once, however often it is sent
+
+    async def make_it_die(self, session: aiohttp.ClientSession, number: int) -> None:
+        """Send a transfer in which the server dies with the debit made and the credit not."""
+        order = self._order(f"die-{number}", random.Random(number)) | {"amount": 1, "crash": "die"}
+        if await self._transfer(session, order):
+            await self.bank.kill()  # it answered: that account was empty
+        else:
+            await self.bank.killed()
+
+    def _order(self, name: str, rng: random.Random) -> dict[str, Any]:
+        """Make up a transfer."""
+        source, target = rng.randrange(self.accounts), rng.randrange(self.accounts)
+        return {"id": name, "from": source, "to": target, "amount": rng.randint(1, 50_00)}
+
+    async def _transfer(self, session: aiohttp.ClientSession, order: dict[str, Any]) -> int:
+        """Send one request; return its status, or 0 if the connection broke before one came."""
+        url = await self.bank.url()
+        status = 0
+        try:
+            async with session.post(
+                url + "/transfer", json=order, timeout=aiohttp.ClientTimeout(ANSWER_DEADLINE)
+            ) as response:
+                status = response.status  # what follows is only the body: the transfer is done
+                await response.read()
+        except TimeoutError as error:
+            raise BankError(f"a request has not been answered for {ANSWER_DEADLINE:g} s\n{self.bank.log()}") from error
+        except aiohttp.ClientError:
+            pass  # the server was killed, or closed the connection on a cancelled handler
+        self.ledger.note(order["id"], order.get("crash", ""), status)
+        return status
+
+    async def _hang_up(self, order: dict[str, Any], after: float) -> None:
+        """Send one request and close the socket before the answer has come."""
+        url = await self.bank.url()
+        body = json.dumps(order).encode()
+        head = f"POST /transfer HTTP/1.1\r\nHost: bank\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        except OSError:
+            return  # killed at this moment: nothing was sent
+        try:
+            writer.write(head + body)
+            await writer.drain()
+            await asyncio.sleep(after)  # not waiting for anything: an impatient client
+        except OSError:
+            pass  # killed at this moment: perhaps it was sent
+        finally:
+            writer.transport.abort()
+        self.ledger.note(order["id"], "hang up", 0)
