@@ -293,6 +293,7 @@ static void test_every_living_field_is_checked_or_harmless(void)
         bool        checked;
     } fields[] = {{FIELD(lock), false},           {FIELD(phase), true},          {FIELD(corrupt), true},
                   {FIELD(undo_tail), true},       {FIELD(commit_seq), false},    {FIELD(root), true},
+                  {FIELD(system), true},
                   {FIELD(reclaim), true},         {FIELD(hot_generation), false}, {FIELD(txn_counter), false},
                   {FIELD(container_counter), false}, {FIELD(process_counter), false}, {FIELD(data_claimed), true},
                   {FIELD(undo_claimed), true},    {FIELD(shadow_claimed), true}, {FIELD(privileged), false},
