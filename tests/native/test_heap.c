@@ -272,7 +272,37 @@ static void test_runs(void)
     drop(a);
 }
 
-/* Two processes never get the same block; what a killed one held comes back, what it had committed stays. */
+static void reserve_and_wait(int up, int down)
+{
+    rcv_off    off[1000];
+    rcv_arena *mine = scratch_arena(fd, 0);
+    step(mine);
+    for (unsigned i = 0; i < 1000; i++)
+        CHECK(heap_reserve(mine, 32 + i % 50 * 200, i & 1, &off[i]) == 0);
+    for (unsigned i = 0; i < 1000; i += 2)
+        CHECK(heap_commit_alloc(mine, off[i]) == 0);
+    step_undo(mine);
+    CHECK(write(up, off, sizeof off) == (ssize_t)sizeof off);
+    char c;
+    (void)!read(down, &c, 1); /* until we are killed */
+    _exit(1);
+}
+
+static void allocate_and_close(void *unused)
+{
+    (void)unused;
+    rcv_arena *mine = scratch_arena(fd, 0);
+    step(mine);
+    for (unsigned i = 0; i < 100; i++)
+        alloc(mine, RCV_CHUNK, RCV_SPACE_GENERAL);
+    for (unsigned i = 0; i < 1000; i++)
+        alloc(mine, 200, RCV_SPACE_GENERAL);
+    step_end(mine);
+    CHECK(rcv_close(mine) == 0);
+}
+
+/* Two processes never get the same block, though each remembers as free what the other has taken since; what a killed one
+ * held comes back, what it had committed stays. */
 static void test_processes(void)
 {
     rcv_arena *a = make(64 * MIB);
@@ -281,6 +311,8 @@ static void test_processes(void)
     step(a);
     for (unsigned i = 0; i < 100; i++)
         alloc(a, 32 + i * 100, i & 1);
+    CHECK(heap_reserve(a, 600 * RCV_CHUNK, RCV_SPACE_ARRAY, &off[0]) == 0);
+    heap_unreserve(a, off[0]); /* so it knows many free chunks */
     step_end(a);
     uint64_t before = used(a);
     CHECK(pipe(up) == 0 && pipe(down) == 0);
@@ -288,29 +320,19 @@ static void test_processes(void)
     pid_t other = fork();
     CHECK(other >= 0);
     if (other == 0) {
-        close(down[1]); /* if we fail, it ends */
-        rcv_arena *mine = scratch_arena(fd, 0);
-        step(mine);
-        for (unsigned i = 0; i < 1000; i++)
-            CHECK(heap_reserve(mine, 32 + i % 50 * 200, i & 1, &off[i]) == 0);
-        for (unsigned i = 0; i < 1000; i += 2)
-            CHECK(heap_commit_alloc(mine, off[i]) == 0);
-        step_undo(mine);
-        CHECK(write(up[1], off, 1000 * sizeof *off) == (ssize_t)(1000 * sizeof *off));
-        char c;
-        (void)!read(down[0], &c, 1);
-        _exit(1);
+        close(down[1]);
+        reserve_and_wait(up[1], down[0]);
+    }
+    close(up[1]);
+    for (size_t got = 0; got < sizeof off / 2;) {
+        ssize_t n = read(up[0], (char *)off + got, sizeof off / 2 - got);
+        CHECK(n > 0);
+        got += (size_t)n;
     }
     for (unsigned i = 0; i < 1000; i++) {
         step(a);
         CHECK(heap_reserve(a, 32 + i % 50 * 200, i & 1, &off[1000 + i]) == 0);
         step_end(a);
-    }
-    size_t got = 0;
-    while (got < 1000 * sizeof *off) {
-        ssize_t n = read(up[0], (char *)off + got, 1000 * sizeof *off - got);
-        CHECK(n > 0);
-        got += (size_t)n;
     }
     for (unsigned i = 0; i < 1000; i++)
         for (unsigned k = 1000; k < 2000; k++)
@@ -326,8 +348,64 @@ static void test_processes(void)
     CHECK(used(a) == before);
     for (unsigned i = 1000; i < 2000; i++)
         heap_unreserve(a, off[i]);
+    CHECK(went_well(child(allocate_and_close, NULL)));
+    CHECK(used(a) == before + 100 * RCV_CHUNK + 1000 * 224);
+    step(a);
+    for (unsigned i = 0; i < 2000; i++) { /* into what it remembers as free */
+        uint64_t size;
+        bool     live = true;
+        CHECK(heap_reserve(a, i % 100 ? 20000 : RCV_CHUNK, RCV_SPACE_GENERAL, &off[i]) == 0);
+        CHECK(heap_commit_alloc(a, off[i]) == 0);
+        CHECK(heap_block(a, off[i], &size, &live) == 0 && live);
+        heap_settle(a, off[i]);
+    }
+    step_end(a);
+    CHECK(used(a) == before + 100 * RCV_CHUNK + 1000 * 224 + 20 * RCV_CHUNK + 1980 * 20480);
     drop(a);
-    close(up[0]), close(up[1]), close(down[0]), close(down[1]);
+    close(up[0]), close(down[0]), close(down[1]);
+}
+
+static rcv_arena *inherited;
+static rcv_off    parents[400];
+
+static void allocate_in_fork(void *unused)
+{
+    (void)unused;
+    rcv_arena *a = inherited;
+    uint64_t   size;
+    bool       live;
+    for (unsigned i = 0; i < 200; i++)
+        heap_unreserve(a, parents[i]); /* the parent's: nothing happens */
+    step(a);
+    CHECK(heap_block(a, parents[0], &size, &live) == 0 && !live);
+    for (unsigned i = 0; i < 400; i++) {
+        rcv_off off = alloc(a, 32 + i * 40, i & 1);
+        for (unsigned k = 0; k < 400; k++)
+            CHECK((off - a->data_off) / RCV_CHUNK != (parents[k] - a->data_off) / RCV_CHUNK);
+    }
+    step_end(a);
+}
+
+/* A forked child has none of its parent's reservations, and the parent keeps them. */
+static void test_fork(void)
+{
+    rcv_arena *a = inherited = make(32 * MIB);
+    step(a);
+    for (unsigned i = 0; i < 400; i++)
+        CHECK(heap_reserve(a, 32 + i * 40, i & 1, &parents[i]) == 0);
+    step_end(a);
+    CHECK(went_well(child(allocate_in_fork, NULL)));
+    uint64_t theirs = used(a);
+    CHECK(theirs > 0);
+    step(a);
+    for (unsigned i = 0; i < 400; i++) {
+        block_size(a, parents[i], true);
+        CHECK(heap_commit_alloc(a, parents[i]) == 0);
+        heap_settle(a, parents[i]);
+    }
+    step_end(a);
+    CHECK(used(a) == 2 * theirs);
+    drop(a);
 }
 
 /* -- a million operations against a model -------------------------------------------------------------- */
@@ -611,6 +689,7 @@ int main(int argc, char **argv)
     test_full();
     test_runs();
     test_processes();
+    test_fork();
     test_random(1000000);
     test_scribbled();
     measure();

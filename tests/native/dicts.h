@@ -1,0 +1,104 @@
+/* dicts.h -- Dicts, Arrays and transactions over them, as short as a test wants them. */
+#ifndef RCV_TEST_DICTS_H
+#define RCV_TEST_DICTS_H
+
+#include "scratch.h"
+
+#define OK(call)                                                                                     \
+    do {                                                                                             \
+        int ok_rc = (call);                                                                          \
+        if (ok_rc < 0)                                                                               \
+            fprintf(stderr, "%s:%d: %s: %d: %s\n", __FILE__, __LINE__, #call, ok_rc, rcv_error_text()); \
+        CHECK(ok_rc >= 0);                                                                           \
+    } while (0)
+
+static inline rcv_txn *begin(rcv_arena *a)
+{
+    rcv_txn *t;
+    OK(rcv_txn_new(a, 0, "test", &t));
+    OK(rcv_txn_mount(t));
+    return t;
+}
+
+static inline void commit(rcv_txn *t)
+{
+    OK(rcv_txn_commit(t));
+    rcv_txn_free(t);
+}
+
+/* rooted_arena -- with its root Dict. */
+static inline rcv_arena *rooted_arena(int fd, uint64_t size)
+{
+    rcv_arena *a = scratch_arena(fd, size);
+    rcv_txn   *t = begin(a);
+    OK(rcv_root_make(t));
+    commit(t);
+    return a;
+}
+
+static inline struct rcv_key key_of(rcv_arena *a, const char *name)
+{
+    struct rcv_key k = {.tag = RCV_T_STR, .kind = RCV_T_STR, .ptr = (const uint8_t *)name, .len = (uint32_t)strlen(name)};
+    rcv_key_hash(a, &k);
+    return k;
+}
+
+static inline int set(rcv_txn *t, rcv_off d, const char *name, const struct rcv_value *v)
+{
+    struct rcv_key k = key_of(t->arena, name);
+    return rcv_dict_set(t, d, &k, v);
+}
+
+static inline void set_int(rcv_txn *t, rcv_off d, const char *name, int64_t i)
+{
+    struct rcv_value v = {.tag = RCV_T_INT, .word = (uint64_t)i};
+    OK(set(t, d, name, &v));
+}
+
+/* set_bytes -- a value of `len` bytes, all alike. */
+static inline void set_bytes(rcv_txn *t, rcv_off d, const char *name, uint64_t len)
+{
+    uint8_t         *bytes = calloc(1, len + 1);
+    struct rcv_value v = {.tag = RCV_T_BYTES, .ptr = bytes, .len = len};
+    CHECK(bytes != NULL);
+    OK(set(t, d, name, &v));
+    free(bytes);
+}
+
+static inline rcv_off set_dict(rcv_txn *t, rcv_off d, const char *name)
+{
+    rcv_off          child;
+    struct rcv_value v = {.tag = RCV_T_REF};
+    OK(rcv_dict_new(t, &child));
+    v.word = child;
+    OK(set(t, d, name, &v));
+    return child;
+}
+
+static inline rcv_off set_array(rcv_txn *t, rcv_off d, const char *name, uint64_t items)
+{
+    rcv_off               child;
+    struct rcv_value      v = {.tag = RCV_T_REF};
+    struct rcv_array_info info = {.nbytes = items * 8, .itemsize = 8, .ndim = 1, .shape = {items}, .dtype = "<f8"};
+    OK(rcv_array_new(t, &info, NULL, &child));
+    v.word = child;
+    OK(set(t, d, name, &v));
+    return child;
+}
+
+static inline int del(rcv_txn *t, rcv_off d, const char *name)
+{
+    struct rcv_key k = key_of(t->arena, name);
+    return rcv_dict_del(t, d, &k);
+}
+
+/* verified -- the report of an arena that must be sound and without leaks. */
+static inline struct rcv_verify_report verified(rcv_arena *a)
+{
+    struct rcv_verify_report r;
+    OK(rcv_verify(a, &r));
+    CHECK(r.leaked_blocks == 0 && r.leaked_bytes == 0);
+    return r;
+}
+
+#endif
