@@ -26,8 +26,10 @@
  * of our traps is to print a traceback, restore the handler that it found (ours) and raise SIGSEGV in this thread. Such a
  * copy must be swallowed: then faulthandler returns, the store runs again and traps as it should. It is told from a signal
  * that a program raises for itself by the frame of the first signal, which is still on the stack above the second: the saved
- * registers of a denied write to a tracked view. (Its siginfo is only there for handlers that asked for it, and faulthandler
- * does not.) Swallowed once; again only after a trap of ours.
+ * registers of a write fault in a tracked view. (Its siginfo is only there for handlers that asked for it, and faulthandler
+ * does not.) The kernel saves the *last* fault's address with every signal, also with one that was sent; so the page must
+ * still be protected, and an address that we have dealt with counts only from the same instruction. Swallowed once; again
+ * only after a trap of ours.
  *
  * Where it still fails: a newcomer that neither restores nor raises (signal.signal with a Python function) and arrives in the
  * middle of a step makes our trap repeat for ever, as it would any fault. A stray from another thread during a step makes
@@ -95,6 +97,9 @@ static void *_Atomic     scratch_log;
 
 static _Atomic uint64_t traps_seen;            /* of the process: is the last swallowed copy a trap ago? */
 static _Atomic uint64_t swallowed_at = UINT64_MAX;
+/* The last fault of this thread that was ours. Static TLS: the lazily allocated kind is not signal-safe. */
+static _Thread_local uintptr_t last_at __attribute__((tls_model("initial-exec")));
+static _Thread_local uintptr_t last_pc __attribute__((tls_model("initial-exec")));
 
 /* in_step -- is this thread the one inside the arena's step, and may the step still write? */
 static bool in_step(rcv_arena *a)
@@ -201,6 +206,15 @@ static bool is_write(const ucontext_t *context)
 
 /* -- the copy that a displacer raises ------------------------------------------------------------------------- */
 
+static uintptr_t program_counter(const ucontext_t *context)
+{
+#if defined(__x86_64__)
+    return (uintptr_t)context->uc_mcontext.gregs[REG_RIP];
+#else
+    return (uintptr_t)context->uc_mcontext.pc;
+#endif
+}
+
 static uintptr_t stack_pointer(const ucontext_t *context)
 {
 #if defined(__x86_64__)
@@ -210,16 +224,30 @@ static uintptr_t stack_pointer(const ucontext_t *context)
 #endif
 }
 
-/* names_our_fault -- do these words belong to the registers that the kernel saved at a denied write to a tracked view? `seen`
- * is kept from word to word, upwards. */
-static bool names_our_fault(const uint64_t *words, bool *seen)
+/* still_denied -- would a store at `at` by the instruction at `pc` be news to us? */
+static bool still_denied(uintptr_t at, uintptr_t pc)
 {
-#if defined(__x86_64__) /* error code (a write, by user code), trap number (14: page fault), old mask, fault address */
+    rcv_arena *a = arena_of(at);
+    if (a == NULL || (at == last_at && pc != last_pc))
+        return false;
+    return (a->tracker->state[(at - (uintptr_t)a->tracked) >> a->tracker->shift] & (PG_WRITABLE | PG_STRAY)) == 0;
+}
+
+#define PATTERN 7 /* words that names_our_fault() looks at */
+
+/* names_our_fault -- do these words belong to the registers that the kernel saved at a write fault of ours? `seen` is kept from
+ * word to word, upwards. */
+static bool names_our_fault(const uint64_t *words, uintptr_t *seen)
+{
+#if defined(__x86_64__) /* rip, flags, segments, error code (a write, by user code), trap (a page fault), old mask, address */
     (void)seen;
-    return (words[0] & ~UINT64_C(0x3f)) == 0 && (words[0] & 6) == 6 && words[1] == 14 && arena_of((uintptr_t)words[3]) != NULL;
+    return (words[3] & ~UINT64_C(0x3f)) == 0 && (words[3] & 6) == 6 && words[4] == 14 &&
+           still_denied((uintptr_t)words[6], (uintptr_t)words[0]);
 #else /* the fault address; further up the record with the syndrome: magic and size, then a data abort that is a write */
-    *seen |= arena_of((uintptr_t)words[0]) != NULL;
-    return *seen && words[0] == (UINT64_C(16) << 32 | 0x45535201u) && (words[1] >> 26 & 0x3f) == 0x24 && (words[1] >> 6 & 1);
+    if (*seen == 0 && arena_of((uintptr_t)words[0]) != NULL)
+        *seen = (uintptr_t)words[0];
+    return *seen != 0 && words[0] == (UINT64_C(16) << 32 | 0x45535201u) && (words[1] >> 26 & 0x3f) == 0x24 &&
+           (words[1] >> 6 & 1) != 0 && still_denied(*seen, last_pc);
 #endif
 }
 
@@ -227,15 +255,14 @@ static bool names_our_fault(const uint64_t *words, bool *seen)
  * stops where the stack ends; where that is forbidden, assume it: once between two traps does no harm. */
 static bool frame_of_ours(const ucontext_t *context)
 {
-    uintptr_t at = (stack_pointer(context) + 7) & ~(uintptr_t)7, end = at + STACK_SCAN;
-    uint64_t  words[64 + 3]; /* three more than a stride, so that no pattern falls between two */
-    bool      seen = false;
+    uintptr_t at = (stack_pointer(context) + 7) & ~(uintptr_t)7, end = at + STACK_SCAN, seen = 0;
+    uint64_t  words[64 + PATTERN - 1]; /* more than a stride, so that no pattern falls between two */
     for (; at < end; at += 64 * sizeof *words) {
         struct iovec to = {words, sizeof words}, from = {(void *)at, sizeof words};
         ssize_t      n = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
         if (n < 0)
             return errno == EPERM || errno == ENOSYS;
-        for (ssize_t i = 0; (i + 4) * (ssize_t)sizeof *words <= n; i++)
+        for (ssize_t i = 0; (i + PATTERN) * (ssize_t)sizeof *words <= n; i++)
             if (names_our_fault(words + i, &seen))
                 return true;
         if ((size_t)n < sizeof words)
@@ -265,7 +292,7 @@ static void handler(int sig, siginfo_t *info, void *context);
 
 /* The handlers that have a signal of this thread right now: a link in the frame of each chain(). A handler may leave by
  * longjmp and never come back to take its link away, so a link counts only if it lies above the code that was interrupted,
- * not far, and still holds its cookie. Static TLS: the lazily allocated kind is not signal-safe. */
+ * not far, and still holds its cookie. */
 struct link {
     uintptr_t cookie;
     unsigned  depth;
@@ -341,6 +368,8 @@ static void handler(int sig, siginfo_t *info, void *context)
         rcv_arena *a = arena_of(at);
         if (a != NULL ? trap(a, at) : trap_scratch(at)) {
             atomic_fetch_add_explicit(&traps_seen, 1, memory_order_relaxed);
+            last_at = at;
+            last_pc = program_counter(context);
             errno = saved;
             return;
         }

@@ -52,7 +52,7 @@ static int log_block(rcv_arena *a, uint32_t lo, uint32_t hi)
     if (hi > claimed)
         hi = claimed; /* reading beyond would allocate */
     for (uint32_t p = lo; p < hi; p++) {
-        if ((t->state[p] & (PG_WRITABLE | PG_STRAY)) || !heap_page_live(a, p))
+        if ((t->state[p] & (PG_WRITABLE | PG_STRAY)) || !(a->trap_mode || heap_page_live(a, p)))
             continue;
         if (needs_log(t, p)) {
             int rc = view_log(a, p);
