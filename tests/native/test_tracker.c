@@ -478,7 +478,35 @@ static void every_mprotect_fails_once(void)
     CHECK(fallbacks >= 8);
 }
 
-/* The same with mmap: it is only called where something else has failed, so make the first mprotect fail as well. */
+/* A hot page that comes along in a block is compared like any other. */
+static void hot_pages_in_a_block(void)
+{
+    if (!rcv_test_build())
+        return;
+    struct tracked w = tracked_make(64, 0, "adaptive");
+    make_hot(&w, 0, 1);
+    for (int keep = 0; keep < 2; keep++) {
+        view_lock(w.a->tracker);
+        view_protect_all(w.a); /* as after any fallback */
+        view_unlock(w.a->tracker);
+        begin(w.a);
+        rcv_fail_at(RCV_FAIL_MPROTECT, 1);
+        poke(&w, PAGE, (uint8_t)(keep + 7));
+        rcv_fail_at(RCV_FAIL_MPROTECT, 0);
+        uint64_t traps = w.a->n.traps;
+        poke(&w, 0, 9);
+        CHECK(w.a->n.traps == traps);
+        if (keep) {
+            CHECK(commit(w.a) == 2 && w.core[0] == 9 && shadow(&w, 0)[0] == 9);
+        } else {
+            rollback(w.a);
+            CHECK(w.core[0] == 1 && w.core[PAGE] == 0);
+        }
+    }
+    tracked_drop(&w);
+}
+
+/* Every other page of more than vm.max_map_count / 2: blocks are unprotected, and hot pages stay within their share. */
 static void more_hot_pages_than_the_map_allows(void)
 {
     FILE              *f = fopen("/proc/sys/vm/max_map_count", "r");
@@ -493,8 +521,10 @@ static void more_hot_pages_than_the_map_allows(void)
     struct tracked w = tracked_make(2 * n, 1024 * MIB, "adaptive");
     for (int keep = 0; keep < 3; keep++) {
         begin(w.a);
+        errno = 1234;
         for (uint64_t i = 0; i < n; i++)
             poke(&w, 2 * i * PAGE, (uint8_t)(7 + keep));
+        CHECK(errno == 1234); /* though system calls of the handler failed */
         if (keep)
             CHECK(commit(w.a) == n);
         else
@@ -712,6 +742,7 @@ int main(void)
     the_hot_set_is_shared();
     a_forked_child_starts_clean();
     every_mprotect_fails_once();
+    hot_pages_in_a_block();
     more_hot_pages_than_the_map_allows();
     promotion_may_fail();
     killed_at_every_point();
