@@ -2,6 +2,7 @@
 """Array's native half: items by announced access, memory by raw buffers."""
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.number cimport PyNumber_AsSsize_t
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 from recoverable._native.core cimport *
@@ -54,9 +55,9 @@ cdef class ArrayHandle(Container):
 
     `_format` is the struct code of an item ('d', 'q', …) where there is one, else "".
     """
-    cdef readonly tuple shape
+    cdef tuple extents # None: not read yet
     cdef readonly str _dtype
-    cdef readonly Py_ssize_t itemsize
+    cdef Py_ssize_t item_size
     cdef public bytes _source # items on their way into a new Array; None: zeros
     cdef readonly str _format
     cdef char code
@@ -67,22 +68,39 @@ cdef class ArrayHandle(Container):
         cdef uint64_t n = itemsize
         for extent in shape:
             n *= <uint64_t>extent
-        self.shape = shape
+        self.extents = shape
         self._dtype = dtype
-        self.itemsize = itemsize
+        self.item_size = itemsize
         self._format = format
         self.code = ord(format) if len(format) == 1 else 0
         self.nbytes_ = n
         self.length = <uint64_t>shape[0]
 
     @property
+    def shape(self):
+        """Its extents, one a dimension."""
+        self._know()
+        return self.extents
+
+    @property
+    def itemsize(self):
+        """Bytes of one item."""
+        self._know()
+        return self.item_size
+
+    @property
     def nbytes(self):
         """Bytes of all items."""
+        self._know()
         return self.nbytes_
 
     @property
     def _stored(self):
         return self.arena is not None
+
+    @property
+    def _closed(self):
+        return self.arena is not None and self.arena.closed
 
     cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
         cdef rcv_array_info info
@@ -90,9 +108,9 @@ cdef class ArrayHandle(Container):
             return Container.plant(self, arena, t, planted, out)
         memset(&info, 0, sizeof(info))
         info.nbytes = self.nbytes_
-        info.itemsize = <uint32_t>self.itemsize
-        info.ndim = <uint32_t>len(self.shape)
-        for i, extent in enumerate(self.shape):
+        info.itemsize = <uint32_t>self.item_size
+        info.ndim = <uint32_t>len(self.extents)
+        for i, extent in enumerate(self.extents):
             info.shape[i] = <uint64_t>extent
         name = self._dtype.encode()
         memcpy(info.dtype, PyBytes_AS_STRING(name), len(name))
@@ -118,7 +136,7 @@ cdef class ArrayHandle(Container):
         """Read shape and dtype, once: they never change."""
         cdef rcv_txn *t
         cdef rcv_array_info info
-        if self.shape is not None:
+        if self.extents is not None:
             return 0
         begin(self, False, &t)
         try:
@@ -180,12 +198,12 @@ cdef class ArrayHandle(Container):
 
     cdef int index(self, object key, uint64_t *at) except -1:
         """The byte where item `key` of one dimension begins."""
-        cdef Py_ssize_t i = key
+        cdef Py_ssize_t i = PyNumber_AsSsize_t(key, IndexError)
         if i < 0:
             i += self.length
         if i < 0 or <uint64_t>i >= self.length:
             raise IndexError(f"index {key} is out of bounds for an Array of {self.length} items")
-        at[0] = <uint64_t>i * <uint64_t>self.itemsize
+        at[0] = <uint64_t>i * <uint64_t>self.item_size
         return 0
 
     def _get_scalar(self, key):
@@ -199,7 +217,7 @@ cdef class ArrayHandle(Container):
         self.index(key, &at)
         begin(self, False, &t)
         try:
-            rc = rcv_array_read(self.arena.a, t, self.h.off, at, self.itemsize, &raw)
+            rc = rcv_array_read(self.arena.a, t, self.h.off, at, self.item_size, &raw)
             if rc:
                 fail(rc)
         finally:
@@ -256,7 +274,7 @@ cdef class ArrayHandle(Container):
                 raise OverflowError(f"{value} does not fit an item of type {self._dtype}; nothing was written")
             memcpy(raw, &q, 8) # little endian: the low bytes come first
         begin(self, True, &t)
-        rc = rcv_array_write(t, self.h.off, at, self.itemsize, raw)
+        rc = rcv_array_write(t, self.h.off, at, self.item_size, raw)
         if rc:
             fail(rc)
 

@@ -168,6 +168,24 @@ cdef class Container:
         """Return a plain deep copy."""
         raise NotImplementedError
 
+    @property
+    def _arena(self):
+        return self.arena
+
+    def _begin_several(self):
+        """Begin an operation made of several: the mark for _undo_several()."""
+        cdef rcv_txn *t
+        cdef Mark m = Mark.__new__(Mark)
+        begin(self, True, &t)
+        rcv_op_begin(t, &m.mark)
+        return m
+
+    def _undo_several(self, Mark mark not None):
+        """Undo what was done since _begin_several()."""
+        cdef Transaction t = current_transaction(self.arena)
+        if t is not None and t.t != NULL and rcv_txn_mounted(t.t):
+            rcv_op_fail(t.t, &mark.mark)
+
 
 cdef int begin(Container c, bint write, rcv_txn **t) except -1:
     """gate(), and the handle's container is still there."""
@@ -182,7 +200,7 @@ cdef int begin(Container c, bint write, rcv_txn **t) except -1:
 cdef dict _classes = {}
 
 
-def register_container(kind: int, cls: type) -> None:
+def register_container(int kind, cls) -> None:
     """Say which class stands for containers of that kind (enum rcv_container_kind)."""
     _classes[kind] = cls
 
@@ -275,6 +293,13 @@ cdef class Transaction:
         cur.context = rcv_context()
         cur.owner = <void *>self
         self.entered = True
+        if rcv_raw_count(self.arena.a) != 0:
+            # Raw writes are possible: they must find the transaction mounted, touched or not.
+            try:
+                self.mount()
+            except BaseException:
+                self.leave()
+                raise
 
     def leave(self) -> None:
         """Make current again what was before enter()."""

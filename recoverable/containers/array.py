@@ -209,7 +209,7 @@ class Array(ArrayHandle):
         return out
 
     def __repr__(self) -> str:
-        if self._stored and self._arena.closed:
+        if self._closed:
             return "<Array of a closed arena>"
         self._know()
         return f"<Array shape={self.shape} dtype={self._dtype!r}{'' if self._stored else ', not stored yet'}>"
@@ -217,6 +217,7 @@ class Array(ArrayHandle):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         if copy is False:
             raise ValueError("an Array gives numpy a copy; use .view for its memory")
+        self._know()
         np = numpy()
         out = np.frombuffer(self._read(0, self.nbytes), dtype=self.dtype).reshape(self.shape).copy()
         return out if dtype is None else out.astype(dtype)

@@ -64,6 +64,7 @@ int intent_add(rcv_txn *t, unsigned op, rcv_off a, uint64_t b)
         if (s == NULL)
             return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction's list of changes");
         s->changes++;
+        s->live++;
         if (op == RCV_I_ADD) {
             s->count += (int64_t)b;
         } else if (op == RCV_I_INSERT) {
@@ -89,6 +90,7 @@ static void forget(rcv_txn *t, const struct rcv_intent *i)
     case RCV_I_DELETE: {
         struct rcv_summary *s = summary_slot(t->summaries, t->summary_mask, i->a);
         s->changes++; /* an iterator that saw it must notice */
+        s->live--;
         if (i->op == RCV_I_ADD) {
             s->count -= (int64_t)i->b;
         } else if (i->op == RCV_I_INSERT) {
@@ -190,7 +192,7 @@ int intent_apply(rcv_txn *t)
         }
     }
     for (uint32_t i = 0; t->n_summaries && i <= t->summary_mask && rc == 0; i++)
-        if (t->summaries[i].container != 0)
+        if (t->summaries[i].live != 0)
             rc = apply_summary(t, &t->summaries[i]);
     return rc;
 }

@@ -292,6 +292,7 @@ struct rcv_summary { /* what the intents add up to for one container, so that le
     int64_t  count;
     uint64_t changes; /* of membership, by this transaction: only grows */
     uint64_t inserts; /* live RCV_I_INSERT of it */
+    uint64_t live;    /* live intents that count here; 0: the container may be gone, and its memory another's */
 };
 
 int  intent_add(rcv_txn *t, unsigned op, rcv_off a, uint64_t b);
