@@ -8,7 +8,8 @@ import importlib
 from types import ModuleType
 
 from recoverable.arena import Arena
-from recoverable.containers import Array, Dict
+from recoverable.codecs import CodecError, register_codec
+from recoverable.containers import Array, Counter, Deque, Dict, List, Record, Set
 from recoverable.decorator import recoverable
 from recoverable.errors import (
     ArenaBusyError,
@@ -23,6 +24,7 @@ from recoverable.errors import (
     InternalError,
     NoTransactionError,
     RecoverableError,
+    SchemaError,
     StaleReferenceError,
     TransactionClosedError,
     TransactionError,
@@ -41,12 +43,19 @@ __all__ = [
     "ArenaSystemError",
     "ArenaVersionError",
     "Array",
+    "CodecError",
     "ConflictError",
+    "Counter",
+    "Deque",
     "Dict",
     "InternalError",
+    "List",
     "NoTransactionError",
+    "Record",
     "RecoverableError",
     "Recovery",
+    "SchemaError",
+    "Set",
     "StaleReferenceError",
     "Stats",
     "TransactionClosedError",
@@ -55,6 +64,7 @@ __all__ = [
     "after_commit",
     "attempt",
     "recoverable",
+    "register_codec",
 ]
 
 

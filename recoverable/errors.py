@@ -23,6 +23,7 @@ __all__ = [
     "InternalError",
     "NoTransactionError",
     "RecoverableError",
+    "SchemaError",
     "StaleReferenceError",
     "TransactionClosedError",
     "TransactionError",
@@ -109,6 +110,18 @@ class ConflictError(TransactionError):
         self.key = key
         self.winner = winner
         self.runs = runs
+
+
+class SchemaError(RecoverableError, TypeError):
+    """Reports a stored record that does not fit its class. Nothing was changed.
+
+    Attributes:
+        field: The field that does not fit, or None.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class _Doomed(BaseException):

@@ -1,12 +1,16 @@
 # codec.pxd -- Python values to and from the core's.
-from libc.stdint cimport int64_t
-from recoverable._native.core cimport rcv_key, rcv_value
-from recoverable._native.runtime cimport NativeArena
+from libc.stdint cimport int64_t, uint64_t
+from recoverable._native.core cimport rcv_key, rcv_off, rcv_txn, rcv_value
+from recoverable._native.runtime cimport Container, NativeArena
 
 cdef struct KeyBuffer:
     rcv_key key
     int64_t word
 
+ctypedef int (*putter)(rcv_txn *t, rcv_off container, uint64_t argument, const rcv_value *value) noexcept
+
+cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list planted)
+cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argument) except? -100
 cdef object encode(object value, rcv_value *out)
 cdef object decode(NativeArena arena, const rcv_value *value)
 cdef object encode_key(NativeArena arena, object key, KeyBuffer *out)

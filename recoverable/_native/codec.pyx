@@ -1,18 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The codec: which Python values an arena can hold, and how they look to the core.
 
-`None bool int float str bytes` are the core's own. Text is UTF-8; lone surrogates are kept ("surrogatepass"). Never pickle:
-a segment is data, and data must not run code.
+`None bool int float str bytes` are the core's own; the others go through recoverable.codecs. Text is UTF-8; lone surrogates
+are kept ("surrogatepass").
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_FromDouble
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_FromLongLong
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, bind, container_class, done, fail, gate
 
+from recoverable import codecs as _codecs
 from recoverable import errors as _errors
 
 cdef extern from "Python.h":
@@ -27,9 +28,10 @@ cdef enum:
     KEY_STR = 4
     KEY_BYTES = 5
     KEY_NONE = 6
+    KEY_CUSTOM = 7
 
-_HOW = ("it was not stored; store None, bool, int, float, str or bytes, or a dict of them "
-        "(json.dumps() makes text of most things)")
+_HOW = ("nothing was stored; register_codec() teaches arenas an immutable type of yours, "
+        "and for the rest store its parts, or text such as json.dumps() makes")
 
 
 cdef object text_bytes(str text, const uint8_t **ptr, uint64_t *size):
@@ -87,9 +89,68 @@ cdef object encode(object value, rcv_value *out):
         out.tag = RCV_T_BYTES
         out.ptr = <const uint8_t *>PyBytes_AS_STRING(value)
         out.len = PyBytes_GET_SIZE(value)
-    else:
+    elif isinstance(value, (Container, dict, list, set, frozenset)):
         out.tag = 0
+    else:
+        packed = _codecs.pack(value)
+        out.tag = 0
+        if packed is not None:
+            out.tag = RCV_T_CUSTOM
+            out.ptr = <const uint8_t *>PyBytes_AS_STRING(packed)
+            out.len = PyBytes_GET_SIZE(packed)
+            return packed
     return value
+
+
+_plain = []
+
+
+def register_plain(kind, make) -> None:
+    """Say which container a plain Python object is stored as: make(value) gives one that is not stored yet."""
+    _plain.append((kind, make))
+
+
+cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list planted):
+    """encode(), and make the containers that the value needs. Returns what must stay alive while `out` is used."""
+    kept = encode(value, out)
+    if out.tag != 0:
+        return kept
+    cdef Container child = None
+    if isinstance(value, Container):
+        child = <Container>value
+    else:
+        for kind, make in _plain:
+            if isinstance(value, kind):
+                child = make(value)
+                break
+        else:
+            raise unsupported(value)
+    out.tag = RCV_T_REF
+    child.plant(arena, t, planted, &out.word)
+    return child
+
+
+cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argument) except? -100:
+    """Store a value with containers in it by apply(): all of it or nothing. Returns what apply() gave (1, or 0)."""
+    cdef rcv_mark mark
+    cdef rcv_value v
+    cdef int rc
+    planted = []
+    rcv_op_begin(t, &mark)
+    try:
+        kept = describe(c.arena, t, value, &v, planted)
+        rc = apply(t, c.h.off, argument, &v)
+        if rc < 0:
+            fail(rc)
+    except BaseException:
+        if rcv_txn_mounted(t):
+            rcv_op_fail(t, &mark)
+        for child in planted:
+            (<Container>child).unplant()
+        raise
+    for child in planted:
+        (<Container>child).rooted()
+    return rc
 
 
 cdef object decode(NativeArena arena, const rcv_value *value):
@@ -115,14 +176,45 @@ cdef object decode(NativeArena arena, const rcv_value *value):
         return PyBytes_FromStringAndSize(<char *>value.ptr, value.len)
     if tag == RCV_T_BIGINT:
         return int.from_bytes(PyBytes_FromStringAndSize(<char *>value.ptr, value.len), "little", signed=True)
+    if tag == RCV_T_CUSTOM:
+        return _codecs.unpack(PyBytes_FromStringAndSize(<char *>value.ptr, value.len))
     if tag == RCV_T_REF:
         kind = rcv_handle_open(arena.a, value.word, &h)
         if kind < 0:
             fail(kind)
-        return bind(arena, container_class(kind), h)
+        return bind(arena, record_class(arena, &h) if kind == RCV_K_RECORD else container_class(kind), h)
     raise _errors.ArenaVersionError(
         f"the arena holds a value of type {tag}, which this version does not know; nothing was changed: "
         "attach with the version that wrote it")
+
+
+_record_classes = {} # schema -> class
+_resolve_record = None
+
+
+def set_record_resolver(resolve) -> None:
+    """Say how to find a Record's class: resolve(handle of the base class, schema)."""
+    global _resolve_record
+    _resolve_record = resolve
+
+
+def forget_record_classes() -> None:
+    """A class was defined: look again."""
+    _record_classes.clear()
+
+
+cdef object record_class(NativeArena arena, const rcv_handle *h):
+    """The class of the Record there, by the schema that it was stored with."""
+    cdef uint64_t schema
+    cdef uint32_t fields
+    cdef int rc = rcv_record_info(arena.a, h.off, &schema, &fields)
+    if rc:
+        fail(rc)
+    cls = _record_classes.get(schema)
+    if cls is None:
+        cls = _resolve_record(bind(arena, container_class(RCV_K_RECORD), h[0]), schema)
+        _record_classes[schema] = cls
+    return cls
 
 
 cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
@@ -170,8 +262,19 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
         size = 0
     else:
         hash(key) # an unhashable one gets the exception that a dict would give
+        kept = _codecs.pack_key(key)
+        if kept is not None:
+            if len(kept) >= 5 and kept[0] == 3: # an integral Decimal is the int's key
+                kept = encode_key(arena, int.from_bytes(kept[5:], "little", signed=True), out)
+                return kept
+            out.key.kind = KEY_CUSTOM
+            out.key.tag = RCV_T_CUSTOM
+            out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(kept)
+            out.key.len = <uint32_t>PyBytes_GET_SIZE(kept)
+            rcv_key_hash(arena.a, &out.key)
+            return kept
         raise TypeError(f"a key of type {type(key).__name__!r} can't be stored in an arena; nothing was changed: "
-                        "use a str, bytes, int, float, bool or None")
+                        "use an immutable type that arenas know, or register_codec()")
     if size > 0xffffffff:
         raise _errors.ArenaFullError("a key of more than 4 GiB; nothing was changed")
     out.key.len = <uint32_t>size
@@ -203,6 +306,8 @@ cdef object decode_key(const rcv_value *key):
     if kind == KEY_FLOAT and key.len == 8:
         memcpy(&number, key.ptr, 8)
         return number
+    if kind == KEY_CUSTOM:
+        return _codecs.unpack(PyBytes_FromStringAndSize(<char *>key.ptr, key.len))
     raise _errors.ArenaCorruptError(f"a key of unknown kind {kind}; nothing was changed: run arena.verify()")
 
 
@@ -223,15 +328,17 @@ def path_of(NativeArena arena not None, unsigned long long offset, unsigned long
     try:
         for depth in range(1000):
             if at == rcv_root(arena.a):
-                return "root" + "".join(f"[{part!r}]" for part in reversed(parts))
+                return "root" + "".join(reversed(parts))
             kind = rcv_container_slot(arena.a, at, &parent, &slot, &seen)
             if kind < 0 or (depth == 0 and seen != id) or parent == 0:
                 return None
             kind = rcv_container_slot(arena.a, parent, &at, &at, &seen)
             if kind == RCV_K_DICT and rcv_dict_key_at(arena.a, slot, &key) == 0:
-                parts.append(decode_key(&key))
+                parts.append(f"[{decode_key(&key)!r}]")
+            elif kind == RCV_K_RECORD:
+                parts.append(f".<field {slot}>")
             else:
-                parts.append("?")
+                parts.append("[?]") # positions move: a List does not keep them
             at = parent
         return None
     finally:

@@ -118,6 +118,44 @@ cdef extern from "recoverable.h" nogil:
     int rcv_dict_key_at(rcv_arena *a, rcv_off slot, rcv_value *key)
     int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, rcv_value *key)
 
+    int rcv_set_new(rcv_txn *t, rcv_off *out)
+
+    int rcv_list_new(rcv_txn *t, rcv_off *out)
+    int rcv_list_len(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t *out)
+    int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, rcv_value *out)
+    int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value)
+    int rcv_list_append(rcv_txn *t, rcv_off l, const rcv_value *value)
+    int rcv_list_insert(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
+    int rcv_list_delete(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
+    int rcv_list_permute(rcv_txn *t, rcv_off l, const uint64_t *order, uint64_t n)
+    int rcv_list_scan(rcv_arena *a, rcv_txn *t, rcv_off l)
+
+    enum:
+        RCV_LEFT
+        RCV_RIGHT
+    int rcv_deque_new(rcv_txn *t, uint64_t maxlen, rcv_off *out)
+    int rcv_deque_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
+    int rcv_deque_maxlen(rcv_arena *a, rcv_off d, uint64_t *out)
+    int rcv_deque_push(rcv_txn *t, rcv_off d, int side, const rcv_value *value)
+    int rcv_deque_peek(rcv_arena *a, rcv_txn *t, rcv_off d, int side, rcv_value *out)
+    int rcv_deque_pop(rcv_txn *t, rcv_off d, int side)
+    int rcv_deque_rotate(rcv_txn *t, rcv_off d, int side, uint64_t n)
+    int rcv_deque_get(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t i, rcv_value *out)
+    int rcv_deque_set(rcv_txn *t, rcv_off d, uint64_t i, const rcv_value *value)
+    int rcv_deque_ends(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *left, uint64_t *right)
+
+    int rcv_counter_new(rcv_txn *t, int64_t value, rcv_off *out)
+    int rcv_counter_add(rcv_txn *t, rcv_off c, int64_t n)
+    int rcv_counter_get(rcv_arena *a, rcv_txn *t, rcv_off c, int64_t *out)
+
+    int rcv_record_new(rcv_txn *t, uint64_t schema, uint32_t fields, rcv_off *out)
+    int rcv_record_info(rcv_arena *a, rcv_off r, uint64_t *schema, uint32_t *fields)
+    int rcv_record_get(rcv_arena *a, rcv_txn *t, rcv_off r, uint32_t i, rcv_value *out)
+    int rcv_record_set(rcv_txn *t, rcv_off r, uint32_t i, const rcv_value *value)
+    int rcv_record_migrate(rcv_txn *t, rcv_off r, uint64_t schema, uint32_t fields)
+    rcv_off rcv_system(rcv_arena *a)
+    int rcv_system_make(rcv_txn *t)
+
     struct rcv_array_info:
         uint64_t data, nbytes
         uint32_t itemsize, ndim
@@ -151,3 +189,8 @@ cdef extern from "../src/layout.h" nogil:
         RCV_T_REF
         RCV_K_DICT
         RCV_K_ARRAY
+        RCV_K_LIST
+        RCV_K_SET
+        RCV_K_DEQUE
+        RCV_K_COUNTER
+        RCV_K_RECORD

@@ -2,11 +2,9 @@
 """Dict's native half: a handle on a Dict in the arena, or, before it is stored, a plain dict that waits for it."""
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
-from recoverable._native.codec cimport KeyBuffer, decode, decode_key, encode, encode_key
+from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
-
-from recoverable._native.codec import unsupported
 
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
@@ -59,19 +57,8 @@ cdef class DictHandle(Container):
         """Set one key, making the containers that the value needs."""
         cdef KeyBuffer k
         cdef rcv_value v
-        cdef Container child
         kept_key = encode_key(self.arena, key, &k)
-        kept = encode(value, &v)
-        if v.tag == 0:
-            if isinstance(value, Container):
-                child = <Container>value
-            elif isinstance(value, dict):
-                child = DictHandle.__new__(DictHandle)
-                (<DictHandle>child).pending = value
-            else:
-                raise unsupported(value)
-            v.tag = RCV_T_REF
-            child.plant(self.arena, t, planted, &v.word)
+        kept = describe(self.arena, t, value, &v, planted)
         cdef int rc = rcv_dict_set(t, d, &k.key, &v)
         if rc:
             fail(rc)

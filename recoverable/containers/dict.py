@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from typing import Any, Generic, TypeVar
 
+from recoverable._native.codec import register_plain
 from recoverable._native.dict import DictHandle
 from recoverable._native.runtime import register_container
 
@@ -121,3 +122,4 @@ def _plain(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
 
 MutableMapping.register(Dict)
 register_container(_KIND, Dict)
+register_plain(dict, Dict)

@@ -1,0 +1,240 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Deque's native half: a handle on a Deque in the arena, or, before it is stored, a collections.deque that waits for it."""
+from collections import deque
+
+from libc.stdint cimport uint64_t
+from recoverable._native.codec cimport decode, describe, encode, put
+from recoverable._native.core cimport *
+from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
+
+cdef extern from "Python.h":
+    int Py_EnterRecursiveCall(const char *where) except -1
+    void Py_LeaveRecursiveCall()
+
+cdef uint64_t UNBOUNDED = 0xffffffffffffffff
+
+
+cdef int put_end(rcv_txn *t, rcv_off d, uint64_t side, const rcv_value *value) noexcept:
+    return rcv_deque_push(t, d, <int>side, value)
+
+
+cdef int put_at(rcv_txn *t, rcv_off d, uint64_t i, const rcv_value *value) noexcept:
+    return rcv_deque_set(t, d, i, value)
+
+
+cdef class DequeHandle(Container):
+    """What `recoverable.Deque` builds the deque's methods on."""
+    cdef public object _pending # None once it is stored
+
+    def __cinit__(self, *args, **kwargs):
+        self._pending = None
+
+    def __init__(self, items=(), maxlen=None):
+        self._pending = deque(items, maxlen)
+
+    @property
+    def _stored(self):
+        return self.arena is not None
+
+    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+        cdef rcv_value v
+        cdef uint64_t bound = UNBOUNDED
+        if self.arena is not None:
+            return Container.plant(self, arena, t, planted, out)
+        if self._pending is not None and self._pending.maxlen is not None:
+            bound = self._pending.maxlen
+        cdef int rc = rcv_deque_new(t, bound, out)
+        if rc:
+            fail(rc)
+        rc = rcv_handle_open(arena.a, out[0], &self.h)
+        if rc < 0:
+            fail(rc)
+        self.arena = arena
+        planted.append(self)
+        Py_EnterRecursiveCall(" while storing a nested value in an arena")
+        try:
+            for value in list(self._pending or ()):
+                kept = describe(arena, t, value, &v, planted)
+                rc = rcv_deque_push(t, out[0], RCV_RIGHT, &v)
+                if rc:
+                    fail(rc)
+        finally:
+            Py_LeaveRecursiveCall()
+        return 0
+
+    cdef void rooted(self) noexcept:
+        self._pending = None
+
+    def __len__(self):
+        cdef rcv_txn *t
+        cdef uint64_t n
+        if self.arena is None:
+            return len(self._pending)
+        begin(self, False, &t)
+        try:
+            rc = rcv_deque_len(self.arena.a, t, self.h.off, &n)
+            if rc:
+                fail(rc)
+            return n
+        finally:
+            done(self.arena, t)
+
+    @property
+    def maxlen(self):
+        """The bound of its length, or None."""
+        cdef rcv_txn *t
+        cdef uint64_t n
+        if self.arena is None:
+            return self._pending.maxlen
+        begin(self, False, &t)
+        try:
+            rc = rcv_deque_maxlen(self.arena.a, self.h.off, &n)
+            if rc:
+                fail(rc)
+            return None if n == UNBOUNDED else n
+        finally:
+            done(self.arena, t)
+
+    cdef int push(self, int side, object value) except -1:
+        cdef rcv_txn *t
+        cdef rcv_value v
+        kept = encode(value, &v)
+        begin(self, True, &t)
+        cdef int rc = rcv_deque_push(t, self.h.off, side, &v) if v.tag != 0 else put(self, t, value, put_end, <uint64_t>side)
+        if rc < 0:
+            fail(rc)
+        return 0
+
+    def append(self, value):
+        """Add an item at the right end."""
+        if self.arena is None:
+            self._pending.append(value)
+        else:
+            self.push(RCV_RIGHT, value)
+
+    def appendleft(self, value):
+        """Add an item at the left end."""
+        if self.arena is None:
+            self._pending.appendleft(value)
+        else:
+            self.push(RCV_LEFT, value)
+
+    cdef object take(self, int side):
+        """Remove the item at an end and return it (a container as a plain copy)."""
+        cdef rcv_txn *t
+        cdef rcv_value v
+        begin(self, True, &t)
+        rc = rcv_deque_peek(self.arena.a, t, self.h.off, side, &v)
+        if rc < 0:
+            fail(rc)
+        if rc == 0:
+            raise IndexError("pop from an empty deque")
+        value = decode(self.arena, &v)
+        if isinstance(value, Container):
+            value = (<Container>value).to_python()
+        rc = rcv_deque_pop(t, self.h.off, side)
+        if rc < 0:
+            fail(rc)
+        return value
+
+    def pop(self):
+        """Remove the rightmost item and return it (a container as a plain copy)."""
+        return self._pending.pop() if self.arena is None else self.take(RCV_RIGHT)
+
+    def popleft(self):
+        """Remove the leftmost item and return it (a container as a plain copy)."""
+        return self._pending.popleft() if self.arena is None else self.take(RCV_LEFT)
+
+    def rotate(self, n=1):
+        """Move n items from the right end to the left (negative: the other way)."""
+        cdef rcv_txn *t
+        if self.arena is None:
+            self._pending.rotate(n)
+            return
+        length = len(self)
+        if length < 2:
+            return
+        steps = n % length
+        cdef int side = RCV_LEFT
+        if steps > length // 2:
+            steps, side = length - steps, RCV_RIGHT
+        begin(self, True, &t)
+        rc = rcv_deque_rotate(t, self.h.off, side, steps)
+        if rc < 0:
+            fail(rc)
+
+    cdef Py_ssize_t position(self, object key) except? -1:
+        cdef Py_ssize_t i = key
+        if i < 0:
+            i += <Py_ssize_t>len(self)
+        return i if i >= 0 else -2
+
+    def __getitem__(self, key):
+        cdef rcv_txn *t
+        cdef rcv_value v
+        if self.arena is None:
+            return self._pending[key]
+        if not hasattr(key, "__index__"):
+            raise TypeError(f"sequence index must be integer, not {type(key).__name__!r}")
+        cdef Py_ssize_t i = self.position(key)
+        begin(self, False, &t)
+        try:
+            if i >= 0:
+                rc = rcv_deque_get(self.arena.a, t, self.h.off, <uint64_t>i, &v)
+            else:
+                rc = 0
+            if rc == 1:
+                return decode(self.arena, &v)
+            if rc < 0:
+                fail(rc)
+        finally:
+            done(self.arena, t)
+        raise IndexError("deque index out of range")
+
+    def __setitem__(self, key, value):
+        cdef rcv_txn *t
+        cdef rcv_value v
+        if self.arena is None:
+            self._pending[key] = value
+            return
+        cdef Py_ssize_t i = self.position(key)
+        kept = encode(value, &v)
+        begin(self, True, &t)
+        if i < 0:
+            rc = 0
+        elif v.tag != 0:
+            rc = rcv_deque_set(t, self.h.off, <uint64_t>i, &v)
+        else:
+            rc = put(self, t, value, put_at, <uint64_t>i)
+        if rc < 0:
+            fail(rc)
+        if rc == 0:
+            raise IndexError("deque index out of range")
+
+    def _ends(self):
+        """Positions of both ends: they move with every change of length."""
+        cdef rcv_txn *t
+        cdef uint64_t left, right
+        begin(self, False, &t)
+        try:
+            rc = rcv_deque_ends(self.arena.a, t, self.h.off, &left, &right)
+            if rc:
+                fail(rc)
+            return left, right
+        finally:
+            done(self.arena, t)
+
+    cpdef object to_python(self):
+        """Return a plain deep copy: a list."""
+        Py_EnterRecursiveCall(" while copying a nested value out of an arena")
+        try:
+            return [(<Container>v).to_python() if isinstance(v, Container) else v for v in self]
+        finally:
+            Py_LeaveRecursiveCall()
+
+    def _same(self, other):
+        """Are both handles of one container?"""
+        return self is other or (isinstance(other, DequeHandle) and self.arena is not None
+                                 and (<DequeHandle>other).arena is self.arena and (<DequeHandle>other).h.id == self.h.id)
+
+    __hash__ = None

@@ -1,0 +1,205 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""List's native half: a handle on a List in the arena, or, before it is stored, a plain list that waits for it."""
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
+from recoverable._native.codec cimport decode, describe, encode, put
+from recoverable._native.core cimport *
+from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
+
+cdef extern from "Python.h":
+    int Py_EnterRecursiveCall(const char *where) except -1
+    void Py_LeaveRecursiveCall()
+
+
+cdef int put_at(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value) noexcept:
+    return rcv_list_set(t, l, i, value)
+
+
+cdef int put_last(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value) noexcept:
+    return rcv_list_append(t, l, value)
+
+
+cdef class ListHandle(Container):
+    """What `recoverable.List` builds the sequence's methods on."""
+    cdef public list _pending # None once it is stored
+
+    def __cinit__(self, *args, **kwargs):
+        self._pending = None
+
+    def __init__(self, items=()):
+        self._pending = list(items)
+
+    @property
+    def _stored(self):
+        return self.arena is not None
+
+    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+        cdef rcv_value v
+        if self.arena is not None:
+            return Container.plant(self, arena, t, planted, out)
+        cdef int rc = rcv_list_new(t, out)
+        if rc:
+            fail(rc)
+        rc = rcv_handle_open(arena.a, out[0], &self.h)
+        if rc < 0:
+            fail(rc)
+        self.arena = arena
+        planted.append(self)
+        Py_EnterRecursiveCall(" while storing a nested value in an arena")
+        try:
+            for value in list(self._pending or ()):
+                kept = describe(arena, t, value, &v, planted)
+                rc = rcv_list_append(t, out[0], &v)
+                if rc:
+                    fail(rc)
+        finally:
+            Py_LeaveRecursiveCall()
+        return 0
+
+    cdef void rooted(self) noexcept:
+        self._pending = None
+
+    def __len__(self):
+        cdef rcv_txn *t
+        cdef uint64_t n
+        if self.arena is None:
+            return len(self._pending)
+        begin(self, False, &t)
+        try:
+            rc = rcv_list_len(self.arena.a, t, self.h.off, &n)
+            if rc:
+                fail(rc)
+            return n
+        finally:
+            done(self.arena, t)
+
+    cdef Py_ssize_t position(self, object key) except? -1:
+        """A position from the left; -1: before the first. Only a negative index looks at the length."""
+        cdef Py_ssize_t i = key
+        if i < 0:
+            i += <Py_ssize_t>len(self)
+        return i if i >= 0 else -2
+
+    def _item(self, key):
+        """Return the item at an index."""
+        cdef rcv_txn *t
+        cdef rcv_value v
+        if self.arena is None:
+            return self._pending[key]
+        cdef Py_ssize_t i = self.position(key)
+        begin(self, False, &t)
+        try:
+            rc = rcv_list_get(self.arena.a, t, self.h.off, <uint64_t>i, &v) if i >= 0 else 0
+            if rc == 1:
+                return decode(self.arena, &v)
+            if rc < 0:
+                fail(rc)
+        finally:
+            done(self.arena, t)
+        raise IndexError("list index out of range")
+
+    def _set_item(self, key, value):
+        """Replace the item at an index."""
+        cdef rcv_txn *t
+        cdef rcv_value v
+        if self.arena is None:
+            self._pending[key] = value
+            return
+        cdef Py_ssize_t i = self.position(key)
+        kept = encode(value, &v)
+        begin(self, True, &t)
+        if i < 0:
+            rc = 0
+        elif v.tag != 0:
+            rc = rcv_list_set(t, self.h.off, <uint64_t>i, &v)
+        else:
+            rc = put(self, t, value, put_at, <uint64_t>i)
+        if rc < 0:
+            fail(rc)
+        if rc == 0:
+            raise IndexError("list assignment index out of range")
+
+    def append(self, value):
+        """Add an item at the end."""
+        cdef rcv_txn *t
+        cdef rcv_value v
+        if self.arena is None:
+            self._pending.append(value)
+            return
+        kept = encode(value, &v)
+        begin(self, True, &t)
+        rc = rcv_list_append(t, self.h.off, &v) if v.tag != 0 else put(self, t, value, put_last, 0)
+        if rc < 0:
+            fail(rc)
+
+    def _gap(self, uint64_t i, uint64_t n):
+        """Put n times None before position i."""
+        cdef rcv_txn *t
+        begin(self, True, &t)
+        rc = rcv_list_insert(t, self.h.off, i, n)
+        if rc:
+            fail(rc)
+
+    def _remove(self, uint64_t i, uint64_t n):
+        """Delete n items from position i on."""
+        cdef rcv_txn *t
+        begin(self, True, &t)
+        rc = rcv_list_delete(t, self.h.off, i, n)
+        if rc:
+            fail(rc)
+
+    def _permute(self, order):
+        """Reorder: the new item j is the old item order[j]. Nothing is copied, so containers stay who they are."""
+        cdef rcv_txn *t
+        cdef Py_ssize_t n = len(order)
+        cdef uint64_t *positions = <uint64_t *>malloc((n + 1) * sizeof(uint64_t))
+        if positions == NULL:
+            raise MemoryError
+        try:
+            for i in range(n):
+                positions[i] = order[i]
+            begin(self, True, &t)
+            rc = rcv_list_permute(t, self.h.off, positions, n)
+            if rc:
+                fail(rc)
+        finally:
+            free(positions)
+
+    def _items(self):
+        """Return all items in a plain list; containers are live handles."""
+        cdef rcv_txn *t
+        cdef rcv_value v
+        cdef uint64_t i, n
+        if self.arena is None:
+            return list(self._pending)
+        out = []
+        begin(self, False, &t)
+        try:
+            rc = rcv_list_scan(self.arena.a, t, self.h.off)
+            if rc == 0:
+                rc = rcv_list_len(self.arena.a, t, self.h.off, &n)
+            if rc:
+                fail(rc)
+            for i in range(n):
+                rc = rcv_list_get(self.arena.a, NULL, self.h.off, i, &v) # the scan has recorded the read
+                if rc < 0:
+                    fail(rc)
+                out.append(decode(self.arena, &v))
+            return out
+        finally:
+            done(self.arena, t)
+
+    cpdef object to_python(self):
+        """Return a plain deep copy."""
+        Py_EnterRecursiveCall(" while copying a nested value out of an arena")
+        try:
+            return [(<Container>v).to_python() if isinstance(v, Container) else v for v in self._items()]
+        finally:
+            Py_LeaveRecursiveCall()
+
+    def _same(self, other):
+        """Are both handles of one container?"""
+        return self is other or (isinstance(other, ListHandle) and self.arena is not None
+                                 and (<ListHandle>other).arena is self.arena and (<ListHandle>other).h.id == self.h.id)
+
+    __hash__ = None

@@ -1,0 +1,213 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Record's native half: fields at fixed slots; which is which is read from the schema that the arena keeps."""
+from libc.stdint cimport uint32_t, uint64_t
+from recoverable._native.codec cimport KeyBuffer, decode, describe, encode, encode_key, put
+from recoverable._native.core cimport *
+from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, gate
+
+
+cdef int put_field(rcv_txn *t, rcv_off r, uint64_t i, const rcv_value *value) noexcept:
+    return rcv_record_set(t, r, <uint32_t>i, value)
+
+
+cdef int store_schema(NativeArena arena, rcv_txn *t, object schema) except -1:
+    """See to it that the arena keeps the schema's text."""
+    cdef KeyBuffer k
+    cdef rcv_value v
+    cdef int rc = rcv_system_make(t)
+    if rc:
+        fail(rc)
+    kept_key = encode_key(arena, schema.id, &k)
+    rc = rcv_dict_get(arena.a, t, rcv_system(arena.a), &k.key, &v)
+    if rc == 0:
+        kept = encode(schema.text, &v)
+        rc = rcv_dict_set(t, rcv_system(arena.a), &k.key, &v)
+    if rc < 0:
+        fail(rc)
+    return 0
+
+
+cdef class Field:
+    """A Record's attribute: reads and writes one slot."""
+    cdef readonly str name
+    cdef readonly Py_ssize_t index # in the class's own schema
+
+    def __init__(self, name, index):
+        self.name = name
+        self.index = index
+
+    def __get__(self, obj, cls):
+        if obj is None:
+            return self
+        return (<RecordHandle>obj).read(self)
+
+    def __set__(self, obj, value):
+        (<RecordHandle>obj).write(self, value)
+
+    def __delete__(self, obj):
+        raise AttributeError(f"a field of a Record can't be deleted: {self.name!r}")
+
+
+cdef class RecordHandle(Container):
+    """What `recoverable.Record` builds on. The class gives `_schema` and `_map_of()`; `_check()` converts a value."""
+    cdef public dict _pending # None once it is stored
+    cdef uint64_t schema
+    cdef object slots # this class's fields -> slots; -1: not stored yet
+
+    def __cinit__(self, *args, **kwargs):
+        self._pending = None
+
+    @property
+    def _stored(self):
+        return self.arena is not None
+
+    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+        cdef rcv_value v
+        if self.arena is not None:
+            return Container.plant(self, arena, t, planted, out)
+        schema = type(self)._schema
+        store_schema(arena, t, schema)
+        cdef int rc = rcv_record_new(t, schema.id, len(schema.names), out)
+        if rc:
+            fail(rc)
+        rc = rcv_handle_open(arena.a, out[0], &self.h)
+        if rc < 0:
+            fail(rc)
+        self.arena = arena
+        self.slots = None
+        planted.append(self)
+        for i, name in enumerate(schema.names):
+            kept = describe(arena, t, self._pending[name], &v, planted)
+            rc = rcv_record_set(t, out[0], <uint32_t>i, &v)
+            if rc:
+                fail(rc)
+        return 0
+
+    cdef void rooted(self) noexcept:
+        self._pending = None
+
+    cdef Py_ssize_t slot(self, Field field) except? -2:
+        """Where the field lies; -1: not stored yet. Under begin()."""
+        cdef uint64_t schema
+        cdef uint32_t n
+        cdef int rc = rcv_record_info(self.arena.a, self.h.off, &schema, &n)
+        if rc:
+            fail(rc)
+        if self.slots is None or schema != self.schema:
+            self.slots = self._map_of(schema, self)
+            self.schema = schema
+        cdef Py_ssize_t at = (<tuple>self.slots)[field.index]
+        return at
+
+    def _schema_text(self, uint64_t schema):
+        """Return the text of a schema that the arena keeps, or None."""
+        cdef rcv_txn *t
+        cdef KeyBuffer k
+        cdef rcv_value v
+        cdef int rc = 0
+        gate(self.arena, False, &t)
+        try:
+            kept = encode_key(self.arena, schema, &k)
+            if rcv_system(self.arena.a) != 0:
+                rc = rcv_dict_get(self.arena.a, t, rcv_system(self.arena.a), &k.key, &v)
+            if rc < 0:
+                fail(rc)
+            return decode(self.arena, &v) if rc == 1 else None
+        finally:
+            done(self.arena, t)
+
+    def _stored_schema(self):
+        """Return the id of the schema that it is stored with."""
+        cdef rcv_txn *t
+        cdef uint64_t schema
+        cdef uint32_t n
+        begin(self, False, &t)
+        try:
+            rc = rcv_record_info(self.arena.a, self.h.off, &schema, &n)
+            if rc:
+                fail(rc)
+            return schema
+        finally:
+            done(self.arena, t)
+
+    def _slot_value(self, uint32_t i):
+        """Return what a slot holds."""
+        cdef rcv_txn *t
+        cdef rcv_value v
+        begin(self, False, &t)
+        try:
+            rc = rcv_record_get(self.arena.a, t, self.h.off, i, &v)
+            if rc:
+                fail(rc)
+            return decode(self.arena, &v)
+        finally:
+            done(self.arena, t)
+
+    cdef object read(self, Field field):
+        cdef rcv_txn *t
+        cdef rcv_value v
+        cdef Py_ssize_t i
+        if self.arena is None:
+            return self._pending[field.name]
+        begin(self, False, &t)
+        try:
+            i = self.slot(field)
+            if i < 0: # its class has gained the field since
+                return self._default(field.name)
+            rc = rcv_record_get(self.arena.a, t, self.h.off, <uint32_t>i, &v)
+            if rc:
+                fail(rc)
+            return decode(self.arena, &v)
+        finally:
+            done(self.arena, t)
+
+    cdef int write(self, Field field, object value) except -1:
+        cdef rcv_txn *t
+        cdef rcv_value v
+        cdef Py_ssize_t i
+        cdef int rc
+        value = self._check(field.name, value)
+        if self.arena is None:
+            self._pending[field.name] = value
+            return 0
+        kept = encode(value, &v)
+        begin(self, True, &t)
+        i = self.slot(field)
+        if i < 0:
+            self.migrate(t)
+            i = self.slot(field)
+        rc = rcv_record_set(t, self.h.off, <uint32_t>i, &v) if v.tag != 0 else put(self, t, value, put_field, <uint64_t>i)
+        if rc < 0:
+            fail(rc)
+        return 0
+
+    cdef int migrate(self, rcv_txn *t) except -1:
+        """Give it the slots of the fields that its class has gained, holding their defaults: all of it or nothing."""
+        cdef rcv_mark mark
+        cdef rcv_value v
+        cdef int rc
+        schema, added = self._merged(self.schema)
+        planted = []
+        rcv_op_begin(t, &mark)
+        try:
+            store_schema(self.arena, t, schema)
+            rc = rcv_record_migrate(t, self.h.off, schema.id, len(schema.names))
+            if rc:
+                fail(rc)
+            for i, name in added:
+                kept = describe(self.arena, t, self._default(name), &v, planted)
+                rc = rcv_record_set(t, self.h.off, <uint32_t>i, &v)
+                if rc:
+                    fail(rc)
+        except BaseException:
+            if rcv_txn_mounted(t):
+                rcv_op_fail(t, &mark)
+            raise
+        return 0
+
+    def _same(self, other):
+        """Are both handles of one container?"""
+        return self is other or (isinstance(other, RecordHandle) and self.arena is not None
+                                 and (<RecordHandle>other).arena is self.arena and (<RecordHandle>other).h.id == self.h.id)
+
+    __hash__ = None

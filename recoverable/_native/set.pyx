@@ -1,0 +1,179 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Set's native half: a Dict without values."""
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+from recoverable._native.codec cimport KeyBuffer, decode_key, encode_key
+from recoverable._native.core cimport *
+from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
+
+
+cdef class SetHandle(Container):
+    """What `recoverable.Set` builds the set's methods on."""
+    cdef public dict _pending # a dict without values keeps the order; None once it is stored
+
+    def __cinit__(self, *args, **kwargs):
+        self._pending = None
+
+    def __init__(self, items=()):
+        self._pending = dict.fromkeys(items)
+
+    @property
+    def _stored(self):
+        return self.arena is not None
+
+    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+        if self.arena is not None:
+            return Container.plant(self, arena, t, planted, out)
+        cdef int rc = rcv_set_new(t, out)
+        if rc:
+            fail(rc)
+        rc = rcv_handle_open(arena.a, out[0], &self.h)
+        if rc < 0:
+            fail(rc)
+        self.arena = arena
+        planted.append(self)
+        for item in list(self._pending or ()):
+            self.insert(t, out[0], item)
+        return 0
+
+    cdef void rooted(self) noexcept:
+        self._pending = None
+
+    cdef int insert(self, rcv_txn *t, rcv_off d, object item) except -1:
+        cdef KeyBuffer k
+        cdef rcv_value v
+        kept = encode_key(self.arena, item, &k)
+        memset(&v, 0, sizeof(v))
+        v.tag = RCV_T_NONE
+        cdef int rc = rcv_dict_get(self.arena.a, t, d, &k.key, &v)
+        if rc == 0:
+            v.tag = RCV_T_NONE
+            rc = rcv_dict_set(t, d, &k.key, &v)
+        if rc < 0:
+            fail(rc)
+        return 0
+
+    def add(self, item):
+        """Put an item in; a no-op when it is there."""
+        cdef rcv_txn *t
+        if self.arena is None:
+            self._pending[item] = None
+            return
+        begin(self, True, &t)
+        self.insert(t, self.h.off, item)
+
+    def _discard(self, item):
+        """Take an item out; was it there?"""
+        cdef rcv_txn *t
+        cdef KeyBuffer k
+        if self.arena is None:
+            there = item in self._pending
+            self._pending.pop(item, None)
+            return there
+        begin(self, True, &t)
+        kept = encode_key(self.arena, item, &k)
+        rc = rcv_dict_del(t, self.h.off, &k.key)
+        if rc < 0:
+            fail(rc)
+        return rc == 1
+
+    def __contains__(self, item):
+        cdef rcv_txn *t
+        cdef KeyBuffer k
+        cdef rcv_value v
+        if self.arena is None:
+            return item in self._pending
+        begin(self, False, &t)
+        try:
+            kept = encode_key(self.arena, item, &k)
+            rc = rcv_dict_get(self.arena.a, t, self.h.off, &k.key, &v)
+            if rc < 0:
+                fail(rc)
+            return rc == 1
+        finally:
+            done(self.arena, t)
+
+    def __len__(self):
+        cdef rcv_txn *t
+        cdef uint64_t n
+        if self.arena is None:
+            return len(self._pending)
+        begin(self, False, &t)
+        try:
+            rc = rcv_dict_len(self.arena.a, t, self.h.off, &n)
+            if rc:
+                fail(rc)
+            return n
+        finally:
+            done(self.arena, t)
+
+    def clear(self):
+        """Take everything out."""
+        cdef rcv_txn *t
+        if self.arena is None:
+            self._pending.clear()
+            return
+        begin(self, True, &t)
+        rc = rcv_dict_clear(t, self.h.off)
+        if rc < 0:
+            fail(rc)
+
+    def __iter__(self):
+        return iter(self._pending) if self.arena is None else SetIterator(self, False)
+
+    def __reversed__(self):
+        return reversed(self._pending) if self.arena is None else SetIterator(self, True)
+
+    cpdef object to_python(self):
+        """Return a plain list of the items, in insertion order."""
+        return list(self)
+
+    def _same(self, other):
+        """Are both handles of one container?"""
+        return self is other or (isinstance(other, SetHandle) and self.arena is not None
+                                 and (<SetHandle>other).arena is self.arena and (<SetHandle>other).h.id == self.h.id)
+
+    __hash__ = None
+
+
+cdef class SetIterator:
+    """The items in insertion order; RuntimeError when they change meanwhile."""
+    cdef SetHandle s
+    cdef rcv_dict_iter at
+    cdef bint begun
+
+    def __cinit__(self, SetHandle s not None, bint reverse):
+        self.s = s
+        memset(&self.at, 0, sizeof(self.at))
+        self.at.reverse = reverse
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef rcv_txn *t
+        cdef rcv_value key
+        cdef uint64_t version
+        if self.s is None:
+            raise StopIteration
+        cdef NativeArena arena = self.s.arena
+        begin(self.s, False, &t)
+        try:
+            rc = rcv_dict_version(arena.a, t, self.s.h.off, &version)
+            if rc:
+                fail(rc)
+            if not self.begun:
+                self.begun = True
+                self.at.version = version
+            elif version != self.at.version:
+                self.s = None
+                raise RuntimeError("Set changed size during iteration")
+            rc = rcv_dict_next(arena.a, t, self.s.h.off, &self.at, RCV_ITER_KEYS, &key, NULL)
+            if rc < 0:
+                fail(rc)
+            if rc == 0:
+                self.s = None
+                raise StopIteration
+            return decode_key(&key)
+        finally:
+            done(arena, t)

@@ -1,0 +1,183 @@
+"""Deque: a double-ended queue in the arena."""
+
+from __future__ import annotations
+
+import collections
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+from recoverable._native.codec import register_plain
+from recoverable._native.deque import DequeHandle
+from recoverable._native.runtime import Container, register_container
+from recoverable.containers.whole import whole
+
+__all__ = ["Deque"]
+
+V = TypeVar("V")
+_KIND = 5  # RCV_K_DEQUE
+
+
+class Deque(DequeHandle, Generic[V]):
+    """A `collections.deque` that lives in an arena: the natural job queue.
+
+    Made by `Deque(items, maxlen)` it is not stored yet; assigning it, or a plain deque, into a container stores it. Both ends take
+    the same time whatever the length. A request that appends and one that pops from the other end conflict only if they meet at one item;
+    `len()` reads both ends. A bounded Deque looks at both ends whenever it grows.
+
+    Raises: as Dict.
+    """
+
+    __slots__ = ()
+
+    def __delitem__(self, key: int) -> None:
+        if not self._stored:
+            del self._pending[key]
+            return
+        i, n = operator.index(key), len(self)
+        i += n if i < 0 else 0
+        if not 0 <= i < n:
+            raise IndexError("deque index out of range")
+        with whole(self):
+            self.rotate(-i)
+            self.popleft()
+            self.rotate(i)
+
+    def __iter__(self) -> Iterator[V]:
+        if not self._stored:
+            yield from self._pending
+            return
+        ends, i = self._ends(), 0
+        while True:
+            if self._ends() != ends:
+                raise RuntimeError("deque mutated during iteration")
+            if i == ends[1] - ends[0]:
+                return
+            yield self[i]
+            i += 1
+
+    def __reversed__(self) -> Iterator[V]:
+        ends = (0, len(self)) if not self._stored else self._ends()
+        for i in range(ends[1] - ends[0] - 1, -1, -1):
+            if self._stored and self._ends() != ends:
+                raise RuntimeError("deque mutated during iteration")
+            yield self[i]
+
+    def __contains__(self, value: object) -> bool:
+        return any(v is value or v == value for v in self)
+
+    def extend(self, values: Iterable[V]) -> None:
+        """Append every item of an iterable at the right end."""
+        self._push_all(values, self.append)
+
+    def extendleft(self, values: Iterable[V]) -> None:
+        """Append every item of an iterable at the left end, so that they stand in reverse."""
+        self._push_all(values, self.appendleft)
+
+    def _push_all(self, values: Iterable[V], push: Callable[[V], None]) -> None:
+        items = list(values)
+        if not self._stored:
+            for value in items:
+                push(value)
+            return
+        with whole(self):
+            for value in items:
+                push(value)
+
+    def insert(self, index: int, value: V) -> None:
+        """Put an item before a position; IndexError if it is full."""
+        if not self._stored:
+            self._pending.insert(index, value)
+            return
+        n = len(self)
+        if self.maxlen is not None and n >= self.maxlen:
+            raise IndexError("deque already at its maximum size")
+        i = max(0, index + n) if index < 0 else min(index, n)
+        with whole(self):
+            self.rotate(-i)
+            self.appendleft(value)
+            self.rotate(i)
+
+    def remove(self, value: Any) -> None:
+        """Delete the first item that equals a value; ValueError without one."""
+        for i, item in enumerate(self):
+            if item is value or item == value:
+                del self[i]
+                return
+        raise ValueError("deque.remove(x): x not in deque")
+
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        """Return the first position of a value; ValueError without one."""
+        return list(self).index(value, start, len(self) if stop is None else stop)
+
+    def count(self, value: Any) -> int:
+        """Return how many items equal a value."""
+        return list(self).count(value)
+
+    def reverse(self) -> None:
+        """Turn the order round."""
+        if not self._stored:
+            self._pending.reverse()
+            return
+        n = len(self)
+        with whole(self):
+            for i in range(n // 2):
+                a, b = self[i], self[n - 1 - i]
+                if isinstance(a, Container) or isinstance(b, Container):
+                    a, b = (v.copy() if isinstance(v, Container) else v for v in (a, b))
+                self[i], self[n - 1 - i] = b, a
+
+    def clear(self) -> None:
+        """Delete everything."""
+        if not self._stored:
+            self._pending.clear()
+            return
+        with whole(self):
+            while self:
+                self.pop()
+
+    def copy(self) -> Deque[V]:
+        """Return a Deque that is not stored yet, with a deep copy of the items."""
+        return Deque((v.copy() if isinstance(v, Container) else v for v in self), self.maxlen)
+
+    def __bool__(self) -> bool:
+        return len(self) != 0
+
+    def _compare(self, other: object, test: Callable[[Any, Any], bool]) -> bool:
+        if not isinstance(other, (Deque, collections.deque)):
+            return NotImplemented
+        return test(list(self), list(other))
+
+    def __eq__(self, other: object) -> bool:
+        return True if self._same(other) else self._compare(other, operator.eq)
+
+    def __lt__(self, other: object) -> bool:
+        return self._compare(other, operator.lt)
+
+    def __le__(self, other: object) -> bool:
+        return self._compare(other, operator.le)
+
+    def __gt__(self, other: object) -> bool:
+        return self._compare(other, operator.gt)
+
+    def __ge__(self, other: object) -> bool:
+        return self._compare(other, operator.ge)
+
+    def __iadd__(self, other: Iterable[V]) -> Deque[V]:
+        self.extend(other)
+        return self
+
+    def __add__(self, other: Any) -> collections.deque[Any]:
+        if not isinstance(other, (Deque, collections.deque)):
+            return NotImplemented
+        return collections.deque([*self.to_python(), *(other.to_python() if isinstance(other, Deque) else other)], self.maxlen)
+
+    def __repr__(self) -> str:
+        if self._stored and self._arena.closed:
+            return "<Deque of a closed arena>"
+        bound = "" if self.maxlen is None else f", maxlen={self.maxlen}"
+        return f"Deque({self.to_python()!r}{bound})"
+
+
+register_container(_KIND, Deque)
+register_plain(collections.deque, Deque)

@@ -1,0 +1,247 @@
+"""List: a list in the arena."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from typing import Any, Generic, TypeVar
+
+from recoverable._native.codec import register_plain
+from recoverable._native.list import ListHandle
+from recoverable._native.runtime import Container, register_container
+from recoverable.containers.whole import whole
+
+__all__ = ["List"]
+
+V = TypeVar("V")
+_KIND = 3  # RCV_K_LIST
+
+
+class List(ListHandle, Generic[V]):
+    """A `list` that lives in an arena: same methods, same slices, same exceptions.
+
+    Made by `List([...])` it is not stored yet; assigning it, or a plain list, into a container stores it. `append`, `pop()`
+    and access by position take the same time whatever the length; `insert`, `del` and slices in the middle shift what follows, as in
+    a list.
+
+    Items in different chunks of 32 never conflict between requests; appends to one List do (use a Deque for a queue).
+
+    Raises: as Dict.
+    """
+
+    __slots__ = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return self._items()[key]
+        return self._item(operator.index(key))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(key, slice):
+            self._set_item(operator.index(key), value)
+            return
+        if not self._stored:
+            self._pending[key] = value
+            return
+        values = list(value)
+        start, stop, step = key.indices(len(self))
+        if step != 1:
+            places = range(start, stop, step)
+            if len(values) != len(places):
+                raise ValueError(
+                    f"attempt to assign sequence of size {len(values)} to extended slice of size {len(places)}"
+                )
+            with whole(self):
+                for i, item in zip(places, values, strict=True):
+                    self._set_item(i, item)
+            return
+        stop = max(start, stop)
+        common = min(stop - start, len(values))
+        self._splice(start, stop - start - common, common, values)
+
+    def _splice(self, start: int, drop: int, common: int, values: list[Any]) -> None:
+        """Replace `common` items from `start` on, then drop the next `drop`, or make room for the further values."""
+        with whole(self):
+            if drop:
+                self._remove(start + common, drop)
+            elif len(values) > common:
+                self._gap(start + common, len(values) - common)
+            for i, value in enumerate(values):
+                self._set_item(start + i, value)
+
+    def __delitem__(self, key: Any) -> None:
+        if not self._stored:
+            del self._pending[key]
+            return
+        if isinstance(key, slice):
+            places = sorted(range(*key.indices(len(self))), reverse=True)
+            if places and places[0] - places[-1] == len(places) - 1:
+                self._remove(places[-1], len(places))
+                return
+            with whole(self):
+                for i in places:
+                    self._remove(i, 1)
+            return
+        i = operator.index(key)
+        n = len(self)
+        i += n if i < 0 else 0
+        if not 0 <= i < n:
+            raise IndexError("list assignment index out of range")
+        self._remove(i, 1)
+
+    def __iter__(self) -> Iterator[V]:
+        i = 0
+        while True:
+            try:
+                value = self._item(i)
+            except IndexError:
+                return
+            yield value
+            i += 1
+
+    def __reversed__(self) -> Iterator[V]:
+        i = len(self) - 1
+        while i >= 0:
+            try:
+                value = self._item(i)
+            except IndexError:
+                return
+            yield value
+            i -= 1
+
+    def __contains__(self, value: object) -> bool:
+        return any(v is value or v == value for v in self._items())
+
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        """Return the first position of a value; ValueError without one."""
+        items = self._items()
+        return items.index(value, start, len(items) if stop is None else stop)
+
+    def count(self, value: Any) -> int:
+        """Return how many items equal a value."""
+        return self._items().count(value)
+
+    def insert(self, index: int, value: V) -> None:
+        """Put an item before a position."""
+        if not self._stored:
+            self._pending.insert(index, value)
+            return
+        n = len(self)
+        i = max(0, index + n) if index < 0 else min(index, n)
+        self._splice(i, 0, 0, [value])
+
+    def extend(self, values: Iterable[V]) -> None:
+        """Append every item of an iterable."""
+        if not self._stored:
+            self._pending.extend(values)
+            return
+        items = list(values)
+        if items:
+            self._splice(len(self), 0, 0, items)
+
+    def pop(self, index: int = -1) -> Any:
+        """Remove an item and return it (a container as a plain copy)."""
+        if not self._stored:
+            return self._pending.pop(index)
+        n = len(self)
+        if n == 0:
+            raise IndexError("pop from empty list")
+        i = operator.index(index)
+        i += n if i < 0 else 0
+        if not 0 <= i < n:
+            raise IndexError("pop index out of range")
+        value = self._item(i)
+        if isinstance(value, Container):
+            value = value.to_python()
+        self._remove(i, 1)
+        return value
+
+    def remove(self, value: Any) -> None:
+        """Delete the first item that equals a value; ValueError without one."""
+        try:
+            i = self.index(value)
+        except ValueError:
+            raise ValueError("list.remove(x): x not in list") from None
+        del self[i]
+
+    def clear(self) -> None:
+        """Delete everything."""
+        del self[:]
+
+    def reverse(self) -> None:
+        """Turn the order round."""
+        if not self._stored:
+            self._pending.reverse()
+        else:
+            self._permute(range(len(self) - 1, -1, -1))
+
+    def sort(self, *, key: Callable[[V], Any] | None = None, reverse: bool = False) -> None:
+        """Sort in place, stably. Nothing is changed when a comparison raises."""
+        if not self._stored:
+            self._pending.sort(key=key, reverse=reverse)
+            return
+        items = self._items()
+        keys = items if key is None else [key(v) for v in items]
+        self._permute(sorted(range(len(items)), key=keys.__getitem__, reverse=reverse))
+
+    def copy(self) -> List[V]:
+        """Return a List that is not stored yet, with a deep copy of the items."""
+        return List(v.copy() if isinstance(v, Container) else v for v in self._items())
+
+    # -- as a whole -----------------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, List):
+            return self._same(other) or self._items() == other._items()
+        return self._items() == other if isinstance(other, list) else NotImplemented
+
+    def _compare(self, other: object, test: Callable[[Any, Any], bool]) -> bool:
+        if isinstance(other, List):
+            other = other._items()
+        return test(self._items(), other) if isinstance(other, list) else NotImplemented
+
+    def __lt__(self, other: object) -> bool:
+        return self._compare(other, operator.lt)
+
+    def __le__(self, other: object) -> bool:
+        return self._compare(other, operator.le)
+
+    def __gt__(self, other: object) -> bool:
+        return self._compare(other, operator.gt)
+
+    def __ge__(self, other: object) -> bool:
+        return self._compare(other, operator.ge)
+
+    def __add__(self, other: Any) -> list[Any]:
+        if not isinstance(other, (list, List)):
+            return NotImplemented
+        return self.to_python() + (other.to_python() if isinstance(other, List) else other)
+
+    def __radd__(self, other: Any) -> list[Any]:
+        return other + self.to_python() if isinstance(other, list) else NotImplemented
+
+    def __iadd__(self, other: Iterable[V]) -> List[V]:
+        self.extend(other)
+        return self
+
+    def __mul__(self, n: int) -> list[Any]:
+        return self.to_python() * n
+
+    __rmul__ = __mul__
+
+    def __imul__(self, n: int) -> List[V]:
+        if n <= 0:
+            self.clear()
+        else:
+            self.extend(self.to_python() * (n - 1))
+        return self
+
+    def __repr__(self) -> str:
+        if self._stored and self._arena.closed:
+            return "<List of a closed arena>"
+        return f"List({self.to_python()!r})"
+
+
+MutableSequence.register(List)
+register_container(_KIND, List)
+register_plain(list, List)

@@ -1,0 +1,288 @@
+"""Record: an object with fixed, typed fields in the arena."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import types
+import typing
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from recoverable._native.codec import forget_record_classes, set_record_resolver
+from recoverable._native.record import Field, RecordHandle
+from recoverable._native.runtime import Container, register_container
+from recoverable.errors import SchemaError
+
+__all__ = ["Record"]
+
+_KIND = 7  # RCV_K_RECORD
+_MISSING: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Says which fields a record has, in the order of their slots.
+
+    Attributes:
+        names: The fields.
+        types: Their types, as text.
+        label: The class's name.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """What the arena keeps."""
+        return json.dumps({"name": self.label, "fields": list(zip(self.names, self.types, strict=True))})
+
+    @property
+    def id(self) -> int:
+        """Its key there: equal schemas have one."""
+        return int.from_bytes(hashlib.sha256(self.text.encode()).digest()[:8], "little") >> 1
+
+    @classmethod
+    def read(cls, text: str) -> Schema:
+        """Make a schema of what an arena keeps."""
+        data = json.loads(text)
+        names, kinds = zip(*data["fields"], strict=True) if data["fields"] else ((), ())
+        return cls(data["name"], tuple(names), tuple(kinds))
+
+
+_classes: dict[str, type[Record]] = {}
+
+
+class Record(RecordHandle):
+    """Is the base of classes whose instances live in an arena: fields at fixed slots, each its own conflict unit.
+
+        class Account(Record):
+            owner: str
+            balance: int = 0
+
+    Field types: `int float bool str bytes`, `Optional` of them, the other value types, Records and containers. An int is
+    taken for a float. Values are checked when they are set.
+
+    The schema is kept in the arena by the class's name (`class Account(Record, name="account")` chooses another). A class
+    that has gained fields with defaults reads old records; one whose field has changed its type, or that has gained a
+    field without a default, gets a SchemaError that names the field. Fields that a class has lost stay stored.
+
+    Raises:
+        SchemaError: the stored record does not fit the class.
+        TypeError: a value of another type than the field's, or a field that is missing or unknown.
+    """
+
+    _schema: ClassVar[Schema] = Schema("Record", (), ())
+    _defaults: ClassVar[dict[str, Any]] = {}
+    _maps: ClassVar[dict[int, tuple[int, ...]]] = {}
+    _hints: ClassVar[dict[str, tuple[type, ...]] | None] = None
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        label = name or cls.__qualname__.rpartition("<locals>.")[2]
+        declared = dict(zip(cls._schema.names, cls._schema.types, strict=True))
+        defaults = dict(cls._defaults)
+        for field, hint in cls.__dict__.get("__annotations__", {}).items():
+            text = hint if isinstance(hint, str) else _text(hint)
+            if text.startswith(("ClassVar", "typing.ClassVar")):
+                continue
+            if field.startswith("_"):
+                raise TypeError(f"{cls.__qualname__}.{field}: a Record's field can't begin with an underscore")
+            declared[field] = _canonical(text)
+            if field in cls.__dict__:
+                defaults[field] = cls.__dict__[field]
+        cls._schema = Schema(label, tuple(declared), tuple(declared.values()))
+        cls._defaults = defaults
+        cls._maps = {}
+        cls._hints = None
+        for index, field in enumerate(declared):
+            setattr(cls, field, Field(field, index))
+        _classes[label] = cls
+        forget_record_classes()
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        names = self._schema.names
+        if len(args) > len(names):
+            raise TypeError(f"{type(self).__name__}() takes {len(names)} fields, {len(args)} were given")
+        given = dict(zip(names, args, strict=False))
+        for name in values:
+            if name not in names:
+                raise TypeError(f"{type(self).__name__}() has no field {name!r}; it has {', '.join(names)}")
+            if name in given:
+                raise TypeError(f"{type(self).__name__}() got two values for the field {name!r}")
+        given |= values
+        missing = [name for name in names if name not in given and name not in self._defaults]
+        if missing:
+            raise TypeError(f"{type(self).__name__}() needs a value for the field {missing[0]!r}")
+        self._pending = {n: self._check(n, given[n]) if n in given else self._default(n) for n in names}
+
+    # -- hooks of the native half -----------------------------------------------------------------------------
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return copy.deepcopy(cls._defaults[name])
+
+    @classmethod
+    def _check(cls, name: str, value: Any) -> Any:
+        if cls._hints is None:
+            cls._hints = _resolve(cls)
+        allowed = cls._hints[name]
+        if isinstance(value, allowed):
+            return value
+        if float in allowed and isinstance(value, int):
+            return float(value)
+        wanted = dict(zip(cls._schema.names, cls._schema.types, strict=True))[name]
+        raise TypeError(f"{cls.__name__}.{name} is {wanted}, not {type(value).__name__}; nothing was written")
+
+    @classmethod
+    def _map_of(cls, schema: int, handle: Record) -> tuple[int, ...]:
+        """Return where each field of this class lies in a record stored with that schema."""
+        known = cls._maps.get(schema)
+        if known is not None:
+            return known
+        if schema == cls._schema.id:
+            found = tuple(range(len(cls._schema.names)))
+        else:
+            stored = _stored(handle, schema)
+            places = {name: i for i, name in enumerate(stored.names)}
+            for name, kind in zip(cls._schema.names, cls._schema.types, strict=True):
+                if name not in places and name not in cls._defaults:
+                    raise SchemaError(
+                        f"{cls.__name__}.{name} is not in the stored {stored.label!r}, and has no default; nothing was "
+                        "changed: give the field a default",
+                        field=name,
+                    )
+                if name in places and stored.types[places[name]] != kind:
+                    raise SchemaError(
+                        f"{cls.__name__}.{name} is {kind} in the class but {stored.types[places[name]]} in the arena; "
+                        "nothing was changed: keep the stored type, or give the new field another name",
+                        field=name,
+                    )
+            found = tuple(places.get(name, -1) for name in cls._schema.names)
+        cls._maps[schema] = found
+        return found
+
+    def _merged(self, schema: int) -> tuple[Schema, list[tuple[int, str]]]:
+        """Return the stored schema with this class's further fields, and (slot, name) of these."""
+        stored = _stored(self, schema)
+        kinds = dict(zip(self._schema.names, self._schema.types, strict=True))
+        more = [name for name in self._schema.names if name not in stored.names]
+        names = (*stored.names, *more)
+        merged = Schema(stored.label, names, (*stored.types, *(kinds[name] for name in more)))
+        return merged, [(len(stored.names) + i, name) for i, name in enumerate(more)]
+
+    # -- as a whole -----------------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        if self._same(other):
+            return True
+        return type(self) is type(other) and self.to_python() == other.to_python()
+
+    def __repr__(self) -> str:
+        if self._stored and self._arena.closed:
+            return f"<{type(self).__name__} of a closed arena>"
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._schema.names)
+        return f"{type(self).__name__}({fields})"
+
+    def to_python(self) -> dict[str, Any]:
+        """Return a plain deep copy: a dict of the fields."""
+        values = ((name, getattr(self, name)) for name in self._schema.names)
+        return {name: v.to_python() if isinstance(v, Container) else v for name, v in values}
+
+    def copy(self) -> typing.Self:
+        """Return a record that is not stored yet, with a deep copy of the fields."""
+        new = type(self).__new__(type(self))
+        values = ((name, getattr(self, name)) for name in self._schema.names)
+        new._pending = {name: v.copy() if isinstance(v, Container) else v for name, v in values}
+        return new
+
+
+class _Unknown(Record, name="\0unknown"):
+    """Stands for a record whose class this process does not have: its fields can be read, by their stored names."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            schema = _stored(self, self._stored_schema())
+            if name in schema.names:
+                return self._slot_value(schema.names.index(name))
+        raise AttributeError(name)
+
+    def to_python(self) -> dict[str, Any]:
+        """Return a plain deep copy: a dict of the stored fields."""
+        schema = _stored(self, self._stored_schema())
+        values = ((name, self._slot_value(i)) for i, name in enumerate(schema.names))
+        return {name: v.to_python() if isinstance(v, Container) else v for name, v in values}
+
+    def __repr__(self) -> str:
+        if self._arena.closed:
+            return "<Record of a closed arena>"
+        label = _stored(self, self._stored_schema()).label
+        return f"<Record {label!r} {self.to_python()!r}: its class is not imported in this process>"
+
+
+def _stored(handle: Record, schema: int) -> Schema:
+    text = handle._schema_text(schema)
+    if text is None:
+        raise SchemaError(f"the schema {schema} of a stored record is not in the arena; run arena.verify()")
+    return Schema.read(text)
+
+
+def _resolve_class(handle: Record, schema: int) -> type[Record]:
+    """Return the class that stands for records stored with that schema."""
+    return _classes.get(_stored(handle, schema).label, _Unknown)
+
+
+# -- types ------------------------------------------------------------------------------------------------------------
+
+
+def _text(hint: Any) -> str:
+    """Text of an annotation that is an object."""
+    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
+        return hint.__name__
+    return str(hint)
+
+
+def _canonical(text: str) -> str:
+    """One text for the ways to write one type."""
+    text = text.replace("typing.", "").replace(" ", "").replace("recoverable.", "")
+    if text.startswith("Optional[") and text.endswith("]"):
+        text = text[len("Optional[") : -1] + "|None"
+    head, bracket, _ = text.partition("[")
+    if bracket and not text.endswith("|None"):
+        text = head  # Dict[str, int] is a Dict
+    return text
+
+
+def _resolve(cls: type[Record]) -> dict[str, tuple[type, ...]]:
+    """Return the classes that each field accepts."""
+    hints = typing.get_type_hints(cls)
+    return {name: _allowed(cls, name, hints[name]) for name in cls._schema.names}
+
+
+_PLAIN: dict[str, tuple[type, ...]] = {"Dict": (dict,), "List": (list,), "Set": (set, frozenset), "Deque": (deque,)}
+
+
+def _allowed(cls: type, name: str, hint: Any) -> tuple[type, ...]:
+    if hint is Any:
+        return (object,)
+    if hint is None or hint is type(None):
+        return (type(None),)
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(kind for part in typing.get_args(hint) for kind in _allowed(cls, name, part))
+    kind = origin or hint
+    if not isinstance(kind, type):
+        raise TypeError(f"{cls.__qualname__}.{name}: {hint!r} is no type that a field can have")
+    if issubclass(kind, Container):
+        return (kind, *_PLAIN.get(kind.__name__, ()))
+    return (kind,)
+
+
+register_container(_KIND, Record)
+set_record_resolver(_resolve_class)

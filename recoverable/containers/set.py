@@ -1,0 +1,153 @@
+"""Set: a set in the arena."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, MutableSet
+from typing import Any, TypeVar
+
+from recoverable._native.codec import register_plain
+from recoverable._native.runtime import register_container
+from recoverable._native.set import SetHandle
+from recoverable.containers.whole import whole
+
+__all__ = ["Set"]
+
+T = TypeVar("T")
+_KIND = 4  # RCV_K_SET
+
+
+class Set(SetHandle, MutableSet[T]):
+    """A `set` that lives in an arena, in insertion order: same methods, same exceptions.
+
+    Made by `Set(...)` it is not stored yet; assigning it, or a plain set, into a container stores it. Operators give plain
+    sets. Different items never conflict between requests; `len()` and iteration read the Set as a whole.
+
+    Raises: as Dict.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def _from_iterable(cls, items: Iterable[Any]) -> set[Any]:  # type: ignore[override]
+        return set(items)
+
+    def remove(self, item: T) -> None:
+        """Take an item out; KeyError without it."""
+        if not self._discard(item):
+            raise KeyError(item)
+
+    def discard(self, item: T) -> None:
+        """Take an item out if it is there."""
+        self._discard(item)
+
+    def pop(self) -> T:
+        """Take out the item that was put in last and return it."""
+        item: T
+        for item in reversed(self):
+            self._discard(item)
+            return item
+        raise KeyError("pop from an empty set")
+
+    def update(self, *others: Iterable[T]) -> None:
+        """Put in every item of the others."""
+        self._change([item for other in others for item in list(other)], self.add)
+
+    def difference_update(self, *others: Iterable[Any]) -> None:
+        """Take out every item of the others."""
+        self._change([item for other in others for item in list(other)], self._discard)
+
+    def intersection_update(self, *others: Iterable[Any]) -> None:
+        """Keep only what is in all the others."""
+        keep = self.intersection(*others)
+        self._change([item for item in list(self) if item not in keep], self._discard)
+
+    def symmetric_difference_update(self, other: Iterable[T]) -> None:
+        """Keep what is in one of the two only."""
+        items = set(other)
+        there = set(self)
+        self._change([*(items & there)], self._discard)
+        self._change([*(items - there)], self.add)
+
+    def _change(self, items: list[Any], how: Any) -> None:
+        if not self._stored:
+            for item in items:
+                how(item)
+            return
+        with whole(self):
+            for item in items:
+                how(item)
+
+    def union(self, *others: Iterable[Any]) -> set[Any]:
+        """Return a plain set of what is in any."""
+        return set(self).union(*others)
+
+    def intersection(self, *others: Iterable[Any]) -> set[Any]:
+        """Return a plain set of what is in all."""
+        return set(self).intersection(*others)
+
+    def difference(self, *others: Iterable[Any]) -> set[Any]:
+        """Return a plain set of what is in none of the others."""
+        return set(self).difference(*others)
+
+    def symmetric_difference(self, other: Iterable[Any]) -> set[Any]:
+        """Return a plain set of what is in one of the two only."""
+        return set(self).symmetric_difference(other)
+
+    def issubset(self, other: Iterable[Any]) -> bool:
+        """Is every item in the other?"""
+        return set(self).issubset(other)
+
+    def issuperset(self, other: Iterable[Any]) -> bool:
+        """Is every item of the other here?"""
+        return set(self).issuperset(other)
+
+    def isdisjoint(self, other: Iterable[Any]) -> bool:
+        """Have the two nothing in common?"""
+        return set(self).isdisjoint(other)
+
+    def __ior__(self, other: Iterable[Any]) -> Set[T]:  # type: ignore[override,misc]
+        if not isinstance(other, (set, frozenset, SetHandle)):
+            return NotImplemented
+        self.update(other)
+        return self
+
+    def __iand__(self, other: Iterable[Any]) -> Set[T]:
+        if not isinstance(other, (set, frozenset, SetHandle)):
+            return NotImplemented
+        self.intersection_update(other)
+        return self
+
+    def __isub__(self, other: Iterable[Any]) -> Set[T]:
+        if not isinstance(other, (set, frozenset, SetHandle)):
+            return NotImplemented
+        self.difference_update(other)
+        return self
+
+    def __ixor__(self, other: Iterable[Any]) -> Set[T]:
+        if not isinstance(other, (set, frozenset, SetHandle)):
+            return NotImplemented
+        self.symmetric_difference_update(other)
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if self._same(other):
+            return True
+        return set(self) == (set(other) if isinstance(other, Set) else other) if isinstance(other, (set, frozenset, Set)) else NotImplemented
+
+    def __iter__(self) -> Iterator[T]:
+        return SetHandle.__iter__(self)  # type: ignore[no-any-return]
+
+    def copy(self) -> Set[T]:
+        """Return a Set that is not stored yet, with the same items."""
+        return Set(self)
+
+    def __repr__(self) -> str:
+        if self._stored and self._arena.closed:
+            return "<Set of a closed arena>"
+        items = ", ".join(map(repr, self))
+        return f"Set({{{items}}})" if items else "Set()"
+
+
+register_container(_KIND, Set)
+register_plain(set, Set)
+register_plain(frozenset, Set)
