@@ -338,6 +338,7 @@ RCV_API int         rcv_test_build(void);
 RCV_API void        rcv_crash_at(uint64_t nth);   /* SIGKILL ourselves at the nth point from now; 0 = never */
 RCV_API uint64_t    rcv_crash_count(void);        /* points passed since rcv_crash_at */
 RCV_API const char *rcv_crash_last(void);         /* name of the last point passed */
+RCV_API void        rcv_crash_note(char *buffer, size_t size); /* where the point that kills writes its name: shared memory */
 enum rcv_fail_kind { RCV_FAIL_MALLOC = 1, RCV_FAIL_MPROTECT, RCV_FAIL_FALLOCATE, RCV_FAIL_MMAP, RCV_FAIL_HEAP };
 RCV_API void     rcv_fail_at(int kind, uint64_t nth); /* the nth call of that kind from now fails once; 0 = never */
 RCV_API uint64_t rcv_fail_count(int kind);

@@ -13,6 +13,8 @@
 
 static _Atomic uint64_t      crash_at, passed;
 static const char *_Atomic   last_point;
+static char *_Atomic         note; /* where the point that kills writes its name */
+static size_t                note_size;
 static _Atomic uint64_t      fail_at[RCV_FAIL_HEAP + 1], calls[RCV_FAIL_HEAP + 1];
 
 /* rcv_crashpoint -- count it, and die here if it is this one's turn: as by kill -9, no handler, no clean-up. */
@@ -20,8 +22,15 @@ void rcv_crashpoint(const char *name)
 {
     atomic_store(&last_point, name);
     uint64_t n = atomic_fetch_add(&passed, 1) + 1;
-    if (n == atomic_load(&crash_at))
+    if (n == atomic_load(&crash_at)) {
+        char *to = atomic_load(&note);
+        for (size_t i = 0; to != NULL && i + 1 < note_size; i++) {
+            to[i] = name[i];
+            if (name[i] == 0)
+                break;
+        }
         kill(getpid(), SIGKILL);
+    }
 }
 
 /* rcv_fail_now -- is this call of that kind to fail? */
@@ -34,6 +43,12 @@ int rcv_fail_now(int kind)
 int         rcv_test_build(void) { return 1; }
 uint64_t    rcv_crash_count(void) { return atomic_load(&passed); }
 const char *rcv_crash_last(void) { return atomic_load(&last_point) ? atomic_load(&last_point) : ""; }
+
+void rcv_crash_note(char *buffer, size_t size)
+{
+    note_size = size;
+    atomic_store(&note, buffer);
+}
 
 void rcv_crash_at(uint64_t nth)
 {
@@ -59,6 +74,7 @@ uint64_t rcv_fail_count(int kind) { return kind_known(kind) ? atomic_load(&calls
 
 int         rcv_test_build(void) { return 0; }
 void        rcv_crash_at(uint64_t nth) { (void)nth; }
+void        rcv_crash_note(char *buffer, size_t size) { (void)buffer, (void)size; }
 uint64_t    rcv_crash_count(void) { return 0; }
 const char *rcv_crash_last(void) { return ""; }
 void        rcv_fail_at(int kind, uint64_t nth) { (void)kind, (void)nth; }
