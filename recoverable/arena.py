@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 _DEFAULT_SIZE: Final = 256 * 1024**2
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_ROUNDED_UP: Final = 1024**2  # the core rounds a size up to whole chunks, and a tiny one to the least that works
 _PHASES: Final = ("idle", "step", "publish")
 
 
@@ -364,7 +365,7 @@ class Arena:
         if opened and _core.created(address):
             events.arena_created(self.name, self.size)
             return
-        differs = asked is not None and -(-asked // _PAGE) * _PAGE != self.size
+        differs = asked is not None and not self.size - _ROUNDED_UP < asked <= self.size
         events.arena_attached(self.name, self.size, len(_core.processes(address)), asked if differs else None)
         if opened and (report := self.recovered) is not None:
             events.arena_recovered(self.name, report)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from recoverable import events, policy
 from recoverable._native.runtime import NativeArena, StepDriver, Transaction
 from recoverable.errors import ArenaFullError, RecoverableError
-from recoverable.transaction import conflict_error, run_hooks
+from recoverable.transaction import conflict_error, run_hooks, running_loop
 
 __all__ = ["again", "coroutine", "returned", "run"]
 
@@ -101,8 +101,9 @@ async def again(
 
             cause = failure.__cause__
             if isinstance(failure, RecoverableError) and cause is not None and not isinstance(cause, Exception):
-                failure = cause  # the run was doomed, but it was being cancelled: that must not be lost
-                then = "raise"
+                failure, then = cause, "raise"  # doomed while it was being cancelled or closed: that must not be lost
+            elif transaction.conflicted and _cancelled():
+                failure, then = asyncio.CancelledError(), "raise"  # its `finally` met the conflict
             elif transaction.conflicted:
                 conflicts += 1
                 why = None if conflicts > options.max_conflicts else policy.why_no_rerun(args)
@@ -114,7 +115,9 @@ async def again(
             else:
                 crashes += 1
                 then = policy.after_crash(failure, options, crashes)
-                if then == "retry" and policy.why_no_rerun(args) is not None:
+                if then == "retry" and _cancelled():
+                    then = "raise"  # the crash came of the cancellation; another run would lose it
+                elif then == "retry" and policy.why_no_rerun(args) is not None:
                     then = "raise" if options.fallback is None else "fallback"
 
             if transaction.touched or then != "raise":
@@ -138,6 +141,12 @@ async def again(
             return result
     finally:
         del failure  # it refers to this frame
+
+
+def _cancelled() -> bool:
+    """Tell whether somebody has asked the running task to end."""
+    task = None if running_loop() is None else asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def returned(

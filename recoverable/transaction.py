@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["SavepointBlock", "TransactionBlock", "after_commit", "attempt", "conflict_error", "run_hooks"]
+__all__ = [
+    "SavepointBlock",
+    "TransactionBlock",
+    "after_commit",
+    "attempt",
+    "conflict_error",
+    "run_hooks",
+    "running_loop",
+]
 
 
 class _Open(threading.local):
