@@ -33,7 +33,10 @@ Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 #: Where `setup` stores the arena: `request.app[recoverable.aiohttp.arena_key]`.
 arena_key: Final = web.AppKey("arena_key", Arena)
 
-_OF_REQUEST: Final = "recoverable.arena"
+# aiohttp 3.14 warns about plain text here, earlier versions have nothing else.
+_OF_REQUEST: Final[Any] = (
+    web.RequestKey("recoverable.arena", Arena) if hasattr(web, "RequestKey") else "recoverable.arena"
+)
 _RETRY_AFTER: Final = "1"  # seconds
 
 
