@@ -1,0 +1,105 @@
+"""What every test gets: fresh arenas, a check that no segment is left behind, reproducible randomness."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hypothesis
+import pytest
+import structlog
+
+from recoverable import Arena
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SHARED = Path("/dev/shm")
+PREFIX = f"test-{os.getpid()}-"
+
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+_numbers = itertools.count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --seed."""
+    parser.addoption("--seed", type=int, default=None, help="seed of the tests' own randomness; printed in the header")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the seed."""
+    seed = config.getoption("--seed")
+    config.stash[_seed] = random.SystemRandom().randrange(2**32) if seed is None else seed
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Print what it takes to run the same again."""
+    return f"seed: {config.stash[_seed]} (again with --seed={config.stash[_seed]})"
+
+
+_seed = pytest.StashKey[int]()
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Give the run's seed."""
+    return request.config.stash[_seed]
+
+
+def _left() -> set[str]:
+    """Return the test segments that exist, but for those of other test runs on this machine."""
+    names = {path.name.removeprefix("recoverable.") for path in SHARED.glob("recoverable.test*")}
+    return {name for name in names if name.startswith(PREFIX) or not re.match(r"test-\d+-", name)}
+
+
+@pytest.fixture(autouse=True)
+def no_segment_left() -> Iterator[None]:
+    """Fail the test that leaves a segment behind, and remove the segment for the others."""
+    before = _left()
+    yield
+    left = _left() - before
+    for name in left:
+        (SHARED / f"recoverable.{name}").unlink(missing_ok=True)
+    assert not left, f"the test left segments in {SHARED}: {sorted(left)}"
+
+
+@pytest.fixture
+def new_name() -> Iterator[Callable[[], str]]:
+    """Give names that no arena has; what was made under them is unlinked after the test."""
+    given: list[str] = []
+
+    def make() -> str:
+        given.append(f"{PREFIX}{next(_numbers)}")
+        return given[-1]
+
+    yield make
+    for name in given:
+        (SHARED / f"recoverable.{name}").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def name(new_name: Callable[[], str]) -> str:
+    """Give one such name."""
+    return new_name()
+
+
+@pytest.fixture
+def arena(name: str) -> Iterator[Arena]:
+    """Give an empty arena of 16 MiB."""
+    with Arena.temporary("16 MiB", name=name) as opened:
+        yield opened
+
+
+@pytest.fixture
+def log() -> Iterator[list[dict[str, Any]]]:
+    """Collect the events that are written, debug included."""
+    with structlog.testing.capture_logs() as events:
+        yield events
+    structlog.reset_defaults()

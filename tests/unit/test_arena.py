@@ -1,0 +1,645 @@
+"""Opening, closing and unlinking arenas, and every bad input with its error."""
+# ruff: noqa: PT012  # what raises is a `with` block: its body is the point
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import posix_ipc
+import pytest
+
+from recoverable import (
+    Arena,
+    ArenaBusyError,
+    ArenaCorruptError,
+    ArenaFullError,
+    ArenaNotFoundError,
+    ArenaOptionError,
+    ArenaPermissionError,
+    ArenaVersionError,
+    Array,
+    NoTransactionError,
+    RecoverableError,
+    TransactionClosedError,
+    TransactionError,
+    recoverable,
+)
+from recoverable._options import human_size, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def segment(name: str) -> Path:
+    """Return the file behind an arena."""
+    return Path(f"/dev/shm/recoverable.{name}")
+
+
+# -- what holds -------------------------------------------------------------------------------------------------
+
+
+def test_state_outlives_closing(name: str) -> None:
+    """What was committed is there when the arena is opened again."""
+    with Arena.open(name, "4 MiB") as arena, arena.transaction():
+        arena.root["kept"] = 1
+    with Arena.open(name) as arena:
+        assert dict(arena.root.items()) == {"kept": 1}
+        assert arena.recovered is None
+
+
+def test_a_segment_is_closed_to_others(name: str) -> None:
+    """The shared memory has mode 0600 whatever the umask is."""
+    before = os.umask(0)
+    try:
+        Arena.open(name, "4 MiB").close()
+    finally:
+        os.umask(before)
+    assert segment(name).stat().st_mode & 0o777 == 0o600
+
+
+def test_memory_is_claimed_as_needed(name: str) -> None:
+    """The size is a ceiling: a new arena takes a small part of it."""
+    with Arena.open(name, "1 GiB") as arena:
+        stats = arena.stats()
+        assert arena.size == stats.size == 1024**3
+        assert segment(name).stat().st_blocks * 512 < 64 * 1024**2
+        assert stats.claimed < stats.size
+
+
+def test_without_a_size_there_is_a_default(name: str) -> None:
+    """`Arena.open(name)` alone makes an arena."""
+    with Arena.open(name) as arena:
+        assert 0 < arena.size <= 256 * 1024**2
+
+
+def test_an_existing_arena_keeps_its_size(name: str, log: list[dict[str, Any]]) -> None:
+    """Another size is ignored when attaching, and the event says so."""
+    Arena.open(name, "4 MiB").close()
+    with Arena.open(name, "8 MiB") as arena:
+        assert arena.size == 4 * 1024**2
+    assert [event.get("asked_size") for event in log if event["event"] == "arena.attached"] == [8 * 1024**2]
+
+
+def test_closing_twice_is_fine(arena: Arena) -> None:
+    """The second `close` does nothing."""
+    arena.close()
+    arena.close()
+    assert arena.closed
+    assert "closed" in repr(arena)
+
+
+def test_opening_twice_shares_one_mapping(name: str) -> None:
+    """Two opens in one process see each other's work, join each other's transactions and are closed one by one."""
+    first = Arena.open(name, "4 MiB")
+    second = Arena.open(name)
+    with first.transaction():
+        second.root["a"] = 1
+        with second.transaction():
+            second.root["b"] = 2
+    assert first.stats().processes == 1
+    first.close()
+    with pytest.raises(TransactionClosedError):
+        _ = first.root
+    with second.transaction():
+        second.root["c"] = 3
+    assert list(second.root) == ["a", "b", "c"]
+    second.close()
+
+
+def test_unlink_lets_the_name_be_made_anew(name: str) -> None:
+    """After `unlink` the name gives a new arena, while the old one lives on for those who have it."""
+    old = Arena.open(name, "4 MiB")
+    with old.transaction():
+        old.root["which"] = "old"
+    Arena.unlink(name)
+    with Arena.open(name, "4 MiB") as new:
+        assert len(new.root) == 0
+        assert old.root["which"] == "old"
+    old.close()
+
+
+def test_a_temporary_arena_goes_with_its_block(name: str) -> None:
+    """`Arena.temporary` unlinks at the end, after an exception too."""
+    with Arena.temporary("4 MiB") as arena:
+        made = segment(arena.name)
+        assert made.exists()
+    assert not made.exists()
+    assert arena.closed
+    with pytest.raises(ZeroDivisionError), Arena.temporary("4 MiB", name=name) as arena:
+        _ = 1 / 0
+    assert not segment(name).exists()
+
+
+def test_a_temporary_arena_does_not_take_an_existing_one(name: str) -> None:
+    """A temporary arena never unlinks what was there before."""
+    Arena.open(name, "4 MiB").close()
+    with pytest.raises(ArenaOptionError, match="exists already"), Arena.temporary(name=name):
+        pass
+    with Arena.open(name, create=False) as arena, pytest.raises(ArenaOptionError), Arena.temporary(name=name):
+        pass
+    assert arena.closed
+    assert segment(name).exists()
+
+
+def test_a_temporary_arena_is_unlinked_though_views_live(name: str) -> None:
+    """A view that outlives the block is an error, and the segment is gone all the same."""
+    numpy = pytest.importorskip("numpy")
+    held = []
+    with pytest.raises(TransactionError, match="1 raw buffer"), Arena.temporary("4 MiB", name=name) as arena:
+        with arena.transaction():
+            arena.root["m"] = Array((4,), "f8")
+        held.append(arena.root["m"].view)
+    assert not segment(name).exists()
+    assert numpy.all(held[0] == 0)
+    held.clear()
+    arena.close()
+
+
+def test_stats_count_what_happened(arena: Arena) -> None:
+    """Commits and rollbacks of this process are counted."""
+    before = arena.stats()
+    with arena.transaction():
+        arena.root["a"] = 1
+    with pytest.raises(ZeroDivisionError), arena.transaction():
+        arena.root["a"] = 1 / 0
+    with pytest.raises(KeyError), arena.transaction():
+        arena.root["a"] = 2
+        raise KeyError
+    after = arena.stats()
+    assert after.commits == before.commits + 1
+    assert after.rollbacks == before.rollbacks + 1
+    assert after.commit_seq == before.commit_seq + 1
+    assert after.processes == 1
+    assert after.in_flight == 0
+    assert arena.processes() == [os.getpid()]
+
+
+def test_verify_counts_what_is_there(arena: Arena) -> None:
+    """A sound arena gives a report without leaks."""
+    with arena.transaction():
+        arena.root["a"] = {"b": 1, "c": "x" * 10_000}
+    report = arena.verify()
+    assert report.containers == 2
+    assert report.entries == 3
+    assert report.leaked_blocks == report.leaked_bytes == 0
+
+
+def test_a_killed_process_is_reported(name: str) -> None:
+    """`arena.recovered` tells what attaching has undone, and the event says it too."""
+    program = f"""
+import os, signal, recoverable
+arena = recoverable.Arena.open({name!r}, "4 MiB")
+with arena.transaction():
+    arena.root["before"] = 1
+with arena.transaction():
+    arena.root["before"] = 2
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    child = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, env=dict(os.environ))
+    assert child.returncode == -9, child.stderr.decode()
+    with Arena.open(name) as arena:
+        assert arena.root["before"] == 1
+        report = arena.recovered
+        assert report is not None
+        assert report.phase == "step"
+        assert report.records > 0
+        assert report.pid > 0
+        arena.verify()
+
+
+def test_open_arenas_are_closed_at_exit(name: str) -> None:
+    """A program that ends without closing its arenas ends quietly, live views included."""
+    program = f"""
+import recoverable
+arena = recoverable.Arena.open({name!r}, "4 MiB")
+with arena.transaction():
+    arena.root["m"] = recoverable.Array((4,), "f8")
+view = arena.root["m"].view
+"""
+    child = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, env=dict(os.environ))
+    assert (child.returncode, child.stdout, child.stderr) == (0, b"", b"")
+
+
+def test_threads_can_open_and_close_at_once(new_name: Callable[[], str]) -> None:
+    """Opening and closing the same and different names from many threads leaves nothing open."""
+    names = [new_name() for _ in range(2)]
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(10):
+                with Arena.open(names[(number + turn) % 2], "4 MiB") as arena, arena.transaction():
+                    arena.root[number] = turn
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    for name in names:
+        with Arena.open(name, create=False) as arena:
+            assert set(arena.root) == {0, 1, 2, 3}
+
+
+# -- bad input --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", ["", "a/b", "..", ".", "ä", "a b", "a" * 101, "a\0b", "a\n", None, 7, b"x"])
+def test_a_bad_name_is_refused(bad: Any) -> None:
+    """Names that can't be are a RecoverableError that is also a ValueError."""
+    for call in (Arena.open, Arena.unlink):
+        with pytest.raises(ArenaOptionError, match="can't be the name") as raised:
+            call(bad)
+        assert isinstance(raised.value, ValueError)
+        assert isinstance(raised.value, RecoverableError)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "big", "12 XB", "1e9", "-1", "0", "1,5 GB", "12 MiBs", 0, -1, 1.5, True, b"1", "9999999 TiB", 2**63, "1_0"],
+)
+def test_a_bad_size_is_refused(name: str, bad: Any) -> None:
+    """Sizes that can't be are refused by name, for each option that takes one."""
+    for option in ("size", "undo_size"):
+        with pytest.raises(ArenaOptionError, match=f"^{option}=") as raised:
+            Arena.open(name, **{option: bad})
+        assert isinstance(raised.value, ValueError)
+    assert not segment(name).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [(4096, 4096), ("4096", 4096), ("64 KiB", 65536), ("64kib", 65536), (" 1.5 MiB ", 1572864), ("2 MB", 2_000_000)],
+)
+def test_sizes_are_integers_or_text(text: Any, bytes_: int) -> None:
+    """KiB and the like are powers of 1024, KB and the like of 1000."""
+    assert parse_size(text) == bytes_
+
+
+def test_sizes_are_written_for_people() -> None:
+    """`human_size` uses the largest unit that fits."""
+    assert [human_size(n) for n in (0, 1023, 1024, 1536, 256 * 1024**2, 3 * 1024**4)] == [
+        *("0 B", "1023 B", "1 KiB", "1.5 KiB", "256 MiB", "3 TiB")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "bad", "words"),
+    [
+        ("tracking", "trap", "not in this version yet"),
+        ("tracking", "none", "hybrid"),
+        ("policy", "genetic", "not in this version yet"),
+        ("policy", "best", "'adaptive'"),
+        ("policy", None, "'adaptive'"),
+        ("busy_timeout", -1, "seconds"),
+        ("busy_timeout", float("nan"), "seconds"),
+        ("busy_timeout", "5", "seconds"),
+    ],
+)
+def test_a_bad_option_is_refused(name: str, option: str, bad: Any, words: str) -> None:
+    """Options that can't be are refused before anything is made."""
+    with pytest.raises(ArenaOptionError, match=words):
+        Arena.open(name, **{option: bad})
+    assert not segment(name).exists()
+
+
+def test_a_tiny_size_is_rounded_up(name: str) -> None:
+    """A size below what an arena needs for itself gives the smallest arena that works."""
+    with Arena.open(name, 1) as arena, arena.transaction():
+        arena.root["a"] = 1
+    with Arena.open(name, 1) as arena:
+        assert arena.root["a"] == 1
+
+
+def test_more_than_shared_memory_holds_is_refused(name: str) -> None:
+    """A size above what /dev/shm holds is a full arena, and leaves no object."""
+    with pytest.raises(ArenaFullError, match=r"/dev/shm holds") as raised:
+        Arena.open(name, "16 TiB")
+    assert isinstance(raised.value, MemoryError)
+    assert not segment(name).exists()
+
+
+def test_a_missing_arena_is_not_made_without_create(name: str) -> None:
+    """`create=False` on a name that is not there is `ArenaNotFoundError`."""
+    with pytest.raises(ArenaNotFoundError, match=name):
+        Arena.open(name, create=False)
+    assert not segment(name).exists()
+
+
+def test_unlinking_what_is_not_there_is_an_error(name: str) -> None:
+    """`unlink` of a missing arena is `ArenaNotFoundError`."""
+    with pytest.raises(ArenaNotFoundError):
+        Arena.unlink(name)
+
+
+def test_a_half_made_object_is_made_anew(name: str) -> None:
+    """An object without content, left by a creator that died, is no arena yet and is finished by the next."""
+    posix_ipc.SharedMemory(f"/recoverable.{name}", posix_ipc.O_CREX, mode=0o600, size=0).close_fd()
+    with pytest.raises(ArenaNotFoundError):
+        Arena.open(name, create=False)
+    with Arena.open(name, "4 MiB") as arena, arena.transaction():
+        arena.root["a"] = 1
+
+
+def test_a_scribbled_header_is_refused(name: str) -> None:
+    """A header that is no header, and was one, is never formatted over."""
+    with Arena.open(name, "4 MiB") as arena, arena.transaction():
+        arena.root["a"] = 1
+    with segment(name).open("r+b") as file:
+        file.seek(8)
+        file.write(b"\xff" * 120)
+    with pytest.raises((ArenaCorruptError, ArenaVersionError)):
+        Arena.open(name)
+    assert segment(name).exists()
+
+
+def test_a_truncated_segment_is_refused(name: str) -> None:
+    """A segment that is shorter than its header says is damaged."""
+    Arena.open(name, "4 MiB").close()
+    os.truncate(segment(name), segment(name).stat().st_size // 2)
+    with pytest.raises(ArenaCorruptError):
+        Arena.open(name)
+
+
+def test_another_format_version_is_refused(name: str) -> None:
+    """The word after the magic is the format version: another one is `ArenaVersionError`."""
+    Arena.open(name, "4 MiB").close()
+    with segment(name).open("r+b") as file:
+        file.seek(8)
+        file.write((77).to_bytes(4, "little"))
+    with pytest.raises(ArenaVersionError):
+        Arena.open(name)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a segment to another user")
+def test_another_users_segment_is_refused(name: str) -> None:
+    """A segment of another uid is `ArenaPermissionError`, for root too, and stays as it is."""
+    Arena.open(name, "4 MiB").close()
+    os.chown(segment(name), 12345, 12345)
+    with pytest.raises(ArenaPermissionError) as raised:
+        Arena.open(name)
+    assert isinstance(raised.value, PermissionError)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_segment_that_the_system_keeps_closed_is_refused(name: str) -> None:
+    """Where the system does not let a user open the object, that is `ArenaPermissionError`, for `unlink` too."""
+    Arena.open(name, "4 MiB").close()
+    results = []
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setuid(12345)
+        for call in (lambda: Arena.open(name), lambda: Arena.unlink(name)):
+            try:
+                call()
+            except BaseException as error:
+                os.write(write, f"{type(error).__name__}\n".encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as pipe:
+        results = pipe.read().split()
+    assert results == ["ArenaPermissionError", "ArenaPermissionError"]
+
+
+def test_a_held_file_lock_is_waited_for_within_bounds(name: str) -> None:
+    """Somebody who keeps opening for ever is `ArenaBusyError` after `busy_timeout`, not a hang."""
+    Arena.open(name, "4 MiB").close()
+    with segment(name).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ArenaBusyError):
+            Arena.open(name, busy_timeout=0.05)
+
+
+def test_a_full_arena_leaves_the_state_before_the_handler(arena: Arena) -> None:
+    """A transaction that runs out of room raises `ArenaFullError`, leaves nothing, and the next one works."""
+    with arena.transaction():
+        arena.root["kept"] = 1
+    with pytest.raises(ArenaFullError), arena.transaction():
+        for number in range(1000):
+            arena.root[number] = b"x" * 100_000
+    assert dict(arena.root.items()) == {"kept": 1}
+    with arena.transaction():
+        arena.root["after"] = b"x" * 100_000
+    arena.verify()
+
+
+def _small_tmpfs(folder: Path) -> str | None:
+    """Mount a tmpfs of 2 MiB as /dev/shm in a mount namespace of its own, and run a program there."""
+    if shutil.which("unshare") is None or os.getuid() != 0:
+        return "unshare is not there, or this is not root"
+    test = subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    return None if test.returncode == 0 else test.stderr.decode()
+
+
+def test_a_full_dev_shm_is_an_arena_full_error(tmp_path: Path) -> None:
+    """With a /dev/shm of 2 MiB a handler that needs more gets `ArenaFullError`, never a SIGBUS."""
+    why_not = _small_tmpfs(tmp_path)
+    if why_not is not None:
+        pytest.skip(f"no small tmpfs here: {why_not}")
+    program = """
+import recoverable
+try:
+    recoverable.Arena.open("full", "64 MiB")
+except recoverable.ArenaFullError as error:
+    assert "/dev/shm holds" in str(error), error
+else:
+    raise SystemExit("a ceiling above what /dev/shm holds was taken")
+with recoverable.Arena.temporary(name="full") as arena:
+    with arena.transaction():
+        arena.root["kept"] = 1
+    try:
+        with arena.transaction():
+            for number in range(100):
+                arena.root[number] = b"x" * 100_000
+    except recoverable.ArenaFullError:
+        print("full")
+    assert dict(arena.root.items()) == {"kept": 1}
+    arena.verify()
+"""
+    child = subprocess.run(
+        [
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            'mount -t tmpfs -o size=2m tmpfs /dev/shm && exec "$@"',
+            "-",
+            sys.executable,
+            "-c",
+            program,
+        ],
+        capture_output=True,
+        check=False,
+        env=dict(os.environ),
+    )
+    assert (child.returncode, child.stdout) == (0, b"full\n"), child.stderr.decode()
+
+
+def test_an_unsupported_value_is_a_type_error(arena: Arena) -> None:
+    """A value that can't be stored is refused by type, and the handler may go on."""
+    with arena.transaction():
+        with pytest.raises(TypeError):
+            arena.root["a"] = object()
+        arena.root["b"] = 1
+    assert list(arena.root) == ["b"]
+
+
+def test_a_write_outside_a_transaction_is_refused(arena: Arena) -> None:
+    """Outside a transaction one can read, not write."""
+    with pytest.raises(NoTransactionError):
+        arena.root["a"] = 1
+    assert len(arena.root) == 0
+
+
+def test_use_after_close_is_an_error(arena: Arena) -> None:
+    """Everything of a closed arena says that it is closed, old handles included."""
+    with arena.transaction():
+        arena.root["d"] = {}
+    root, nested = arena.root, arena.root["d"]
+    arena.close()
+
+    async def handler() -> None:
+        """Do nothing."""
+
+    for use in (
+        lambda: arena.root,
+        arena.transaction,
+        arena.savepoint,
+        arena.stats,
+        arena.verify,
+        arena.processes,
+        arena.__enter__,
+        lambda: arena.recovered,
+        lambda: arena.run(handler).send(None),
+        lambda: recoverable(arena=arena)(handler)().send(None),
+        lambda: root["a"],
+        lambda: len(nested),
+        lambda: list(nested),
+    ):
+        with pytest.raises(TransactionClosedError, match="closed"):
+            use()
+
+
+async def test_two_arenas_and_none_named_is_an_error(new_name: Callable[[], str]) -> None:
+    """A decorated handler that could mean either arena is not run, and the message lists them."""
+    runs = []
+
+    @recoverable
+    async def handler() -> None:
+        runs.append(1)
+
+    first, second = new_name(), new_name()
+    with pytest.raises(RecoverableError, match="no arena is open"):
+        await handler()
+    with Arena.temporary("4 MiB", name=first), Arena.temporary("4 MiB", name=second):
+        with pytest.raises(RecoverableError, match=f"'{first}', '{second}'"):
+            await handler()
+        assert runs == []
+    with Arena.temporary("4 MiB", name=first):
+        await handler()
+    assert runs == [1]
+
+
+# -- closing while in use ---------------------------------------------------------------------------------------
+
+
+def test_closing_with_live_views_is_refused_and_says_how_many(arena: Arena) -> None:
+    """Views keep their arena open; when they are gone it closes."""
+    pytest.importorskip("numpy")
+    with arena.transaction():
+        arena.root["m"] = Array((4,), "f8")
+    first, second = arena.root["m"].view, arena.root["m"].view
+    with pytest.raises(TransactionError, match="2 raw buffer"):
+        arena.close()
+    assert first.sum() == second.sum() == 0
+    with arena.transaction():
+        arena.root["still"] = "works"
+    del first, second
+    arena.close()
+
+
+def test_views_in_reference_cycles_do_not_keep_an_arena_open(arena: Arena) -> None:
+    """Closing collects garbage before it counts views."""
+    pytest.importorskip("numpy")
+    with arena.transaction():
+        arena.root["m"] = Array((4,), "f8")
+    gc.disable()
+    try:
+        cycle: list[Any] = [arena.root["m"].view]
+        cycle.append(cycle)
+        del cycle
+        arena.close()
+    finally:
+        gc.enable()
+
+
+def test_closing_inside_a_transaction_is_refused(arena: Arena) -> None:
+    """A transaction can't close its own arena; it goes on."""
+    with arena.transaction():
+        arena.root["a"] = 1
+        with pytest.raises(TransactionError, match="inside one of its own transactions"):
+            arena.close()
+        arena.root["b"] = 2
+    assert len(arena.root) == 2
+
+
+def test_closing_rolls_back_what_is_in_flight(name: str) -> None:
+    """A request that is suspended when its arena is closed is rolled back and finds the arena closed."""
+    arena = Arena.open(name, "4 MiB")
+    with arena.transaction():
+        arena.root["a"] = 1
+    root = arena.root
+
+    class Pause:
+        def __await__(self) -> Any:
+            yield
+
+    async def handler() -> None:
+        root["a"] = 2
+        await Pause()
+        root["a"] = 3
+
+    request = arena.run(handler)
+    request.send(None)
+    arena.close()
+    with pytest.raises(TransactionClosedError):
+        request.send(None)
+    with Arena.open(name, create=False) as arena:
+        assert arena.root["a"] == 1
+
+
+def test_a_forked_child_does_not_take_the_arena_away(name: str) -> None:
+    """A child that leaves the parent's `with` block closes its own side only."""
+    with Arena.temporary("4 MiB", name=name) as arena:
+        with arena.transaction():
+            arena.root["a"] = 1
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                arena.close()
+                code = 0
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+        with arena.transaction():
+            arena.root["a"] = 2
+        assert arena.root["a"] == 2

@@ -1,0 +1,281 @@
+"""The structlog events: which, when, at what level, with what in them, and that nothing is built for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import io
+import logging
+import os
+import re
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from recoverable import Arena, ArenaFullError, Array, ConflictError, attempt, events, recoverable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class AppError(Exception):
+    """Stands for any error of an application."""
+
+
+def named(log: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:
+    """Return the events of that name."""
+    return [entry for entry in log if entry["event"] == event]
+
+
+@pytest.fixture(autouse=True)
+def unconfigured() -> Iterator[None]:
+    """Leave structlog as it was."""
+    yield
+    structlog.reset_defaults()
+
+
+# -- arenas ---------------------------------------------------------------------------------------------------------
+
+
+def test_creating_and_attaching_are_told(name: str, log: list[dict[str, Any]]) -> None:
+    """The first open is `arena.created`, the next `arena.attached`."""
+    for _ in range(2):
+        Arena.open(name, "4 MiB").close()
+    assert [(e["event"], e["arena"], e["size"], e["log_level"]) for e in log] == [
+        ("arena.created", name, 4 * 1024**2, "info"),
+        ("arena.attached", name, 4 * 1024**2, "info"),
+    ]
+    assert log[1]["processes"] == 1
+
+
+def test_recovery_is_told(name: str, log: list[dict[str, Any]]) -> None:
+    """What a killed process left is a warning with its numbers."""
+    program = f"""
+import os, signal, recoverable
+arena = recoverable.Arena.open({name!r}, "4 MiB")
+with arena.transaction():
+    arena.root["secret"] = "value"
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False, env=dict(os.environ))
+    Arena.open(name).close()
+    (event,) = named(log, "arena.recovered")
+    assert event["log_level"] == "warning"
+    assert event["phase"] == "step"
+    assert event["records"] > 0
+    assert event.keys() >= {"bytes", "pages", "chunks", "microseconds", "handler", "pid"}
+
+
+def test_a_full_arena_is_told(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """A block and a handler that find no room are each an `arena.full` that names them."""
+
+    async def fill() -> None:
+        for number in range(1000):
+            arena.root[number] = b"x" * 100_000
+
+    with pytest.raises(ArenaFullError):
+        asyncio.run(arena.run(fill))
+    with pytest.raises(ArenaFullError), arena.transaction():
+        arena.root["a"] = b"x" * 20_000_000
+    told = [(e["handler"].rpartition(".")[2], e["log_level"]) for e in named(log, "arena.full")]
+    assert told == [("fill", "error"), ("test_a_full_arena_is_told", "error")]
+
+
+def test_a_stray_write_is_told(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """A raw write outside any transaction is taken back and reported at the next boundary."""
+    numpy = pytest.importorskip("numpy")
+    with arena.transaction():
+        arena.root["m"] = Array((1024,), "f8")
+    with arena.transaction():
+        view = arena.root["m"].view
+        kept = view[:]
+    address = kept.__array_interface__["data"][0]
+    ctypes.c_double.from_address(address).value = 7.0
+    with arena.transaction():
+        arena.root["a"] = 1
+    assert numpy.all(arena.root["m"].view == 0)
+    del view, kept
+    (event,) = named(log, "write.stray")
+    assert event["log_level"] == "warning"
+    assert event["writes"] == 1
+    assert event["arena"] == arena.name
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_commit_is_told_at_debug(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """A request that wrote is `request.committed`; one that only read, or touched nothing, is no event."""
+
+    @recoverable
+    async def write() -> None:
+        arena.root["a"] = 1
+
+    @recoverable
+    async def read() -> Any:
+        return arena.root.get("a")
+
+    @recoverable
+    async def nothing() -> None: ...
+
+    await write()
+    await read()
+    await nothing()
+    assert [(e["event"], e["log_level"]) for e in log] == [("request.committed", "debug")]
+    assert log[0].keys() >= {"handler", "pages", "bytes", "microseconds", "attempt", "request_id", "arena"}
+
+
+async def test_rollbacks_are_told_with_attempt_and_one_request_id(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """Every event of a request has its id and the number of the run; what was undone is in numbers."""
+
+    @recoverable(retries=2)
+    async def handler() -> None:
+        await asyncio.sleep(0)
+        arena.root["secret"] = "value" * attempt()
+        if attempt() < 3:
+            raise AppError("private words")
+
+    await handler()
+    assert [(e["event"], e["attempt"]) for e in log] == [
+        ("request.rolled_back", 1),
+        ("request.rolled_back", 2),
+        ("request.committed", 3),
+    ]
+    assert len({e["request_id"] for e in log}) == 1
+    first = log[0]
+    assert first["exception_type"] == "AppError"
+    assert first["handler"].endswith("handler")
+    assert first["then"] == "retry"
+    assert first["log_level"] == "warning"
+    assert first["bytes"] > 0
+    assert first.keys() >= {"pages", "microseconds"}
+
+
+async def test_events_have_no_values(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """Neither stored values nor the text of exceptions are in any event."""
+
+    @recoverable(retries=1)
+    async def handler() -> None:
+        arena.root["key"] = "stored words"
+        await asyncio.sleep(0)
+        raise AppError("private words")
+
+    with pytest.raises(AppError):
+        await handler()
+    assert len(log) == 2
+    assert not re.search("stored words|private words", repr(log))
+
+
+@pytest.mark.parametrize(("most", "level", "then"), [(5, "info", "rerun"), (0, "warning", "raise")])
+async def test_conflicts_are_told(arena: Arena, log: list[dict[str, Any]], most: int, level: str, then: str) -> None:
+    """A conflict names path, key and winner: as info where a re-run solves it, as a warning where none follows."""
+
+    @recoverable(max_conflicts=most)
+    async def slow() -> None:
+        value = arena.root.get("n", 0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        arena.root["n"] = value + 1
+
+    @recoverable
+    async def quick() -> None:
+        arena.root["n"] = 5
+
+    result, _ = await asyncio.gather(slow(), quick(), return_exceptions=True)
+    assert isinstance(result, ConflictError) is (most == 0)
+    (event,) = named(log, "request.conflict")
+    assert event["log_level"] == level
+    assert event["then"] == then
+    assert event["attempt"] == 1
+    assert event["key"] == "'n'"
+    assert event["winner"].endswith("quick")
+
+
+async def test_expected_ends_are_info(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """A cancellation is no alarm; a time limit is named as what it is."""
+
+    @recoverable(timeout=0.01)
+    async def handler() -> None:
+        arena.root["a"] = 1
+        await asyncio.sleep(10)
+
+    with pytest.raises(TimeoutError):
+        await handler()
+    (event,) = log
+    assert (event["event"], event["exception_type"], event["log_level"]) == (
+        "request.rolled_back",
+        "TimeoutError",
+        "info",
+    )
+
+
+async def test_a_crash_that_touched_nothing_is_no_event(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """Nothing was rolled back, and the exception goes to the caller: there is nothing to add."""
+
+    @recoverable
+    async def handler() -> None:
+        raise AppError
+
+    with pytest.raises(AppError):
+        await handler()
+    assert log == []
+
+
+# -- who listens ------------------------------------------------------------------------------------------------------
+
+
+def test_committed_is_only_wanted_where_it_would_be_written() -> None:
+    """The cheap check follows structlog's configuration, each kind of logger in its way."""
+    assert not events.committed_wanted()  # not configured
+    for level, wanted in ((logging.DEBUG, True), (logging.INFO, False)):
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+        assert events.committed_wanted() is wanted
+    structlog.configure(wrapper_class=structlog.stdlib.BoundLogger, logger_factory=structlog.stdlib.LoggerFactory())
+    standard = logging.getLogger("recoverable")
+    for level, wanted in ((logging.DEBUG, True), (logging.INFO, False)):
+        standard.setLevel(level)
+        assert events.committed_wanted() is wanted
+    standard.setLevel(logging.NOTSET)
+
+
+async def test_nothing_is_built_for_a_healthy_request_that_nobody_listens_to(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a listener no event function is called, no report made and no id generated."""
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("built for nobody")
+
+    for function in ("request_committed", "request_rolled_back", "request_conflict", "_log"):
+        monkeypatch.setattr(events, function, never)
+    monkeypatch.setattr("recoverable.policy.request_id", never)
+
+    @recoverable
+    async def handler() -> None:
+        arena.root["a"] = 1
+        await asyncio.sleep(0)
+
+    await handler()
+
+
+def test_an_unconfigured_program_sees_warnings_on_stderr_only(name: str) -> None:
+    """Without a configuration nothing goes to standard output, and info and debug go nowhere."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), Arena.temporary("4 MiB", name=name) as arena:
+
+        async def handler(crash: bool) -> None:
+            arena.root["a"] = 1
+            if crash:
+                raise AppError
+
+        asyncio.run(arena.run(handler, False))
+        with pytest.raises(AppError):
+            asyncio.run(arena.run(handler, True))
+    assert out.getvalue() == ""
+    (line,) = err.getvalue().splitlines()
+    assert "request.rolled_back" in line
+    assert "AppError" in line
