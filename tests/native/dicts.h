@@ -86,6 +86,50 @@ static inline rcv_off set_array(rcv_txn *t, rcv_off d, const char *name, uint64_
     return child;
 }
 
+static inline void set_ref(rcv_txn *t, rcv_off d, const char *name, rcv_off child)
+{
+    struct rcv_value v = {.tag = RCV_T_REF, .word = child};
+    OK(set(t, d, name, &v));
+}
+
+/* set_zoo -- one container of each other kind, with items, blobs and containers in them. Returns the List. */
+static inline rcv_off set_zoo(rcv_txn *t, rcv_off d, unsigned n)
+{
+    static const uint8_t bytes[100];
+    struct rcv_value     i = {.tag = RCV_T_INT, .word = 7}, b = {.tag = RCV_T_BYTES, .ptr = bytes, .len = sizeof bytes}, ref = {.tag = RCV_T_REF};
+    rcv_off              list, deque, record, counter, keys, inner;
+    OK(rcv_list_new(t, &list));
+    OK(rcv_deque_new(t, UINT64_MAX, &deque));
+    OK(rcv_record_new(t, 1, 3, &record));
+    OK(rcv_counter_new(t, 5, &counter));
+    OK(rcv_set_new(t, &keys));
+    set_ref(t, d, "list", list);
+    set_ref(t, d, "deque", deque);
+    set_ref(t, d, "record", record);
+    set_ref(t, d, "counter", counter);
+    set_ref(t, d, "set", keys);
+    for (unsigned k = 0; k < n; k++) {
+        struct rcv_value none = {.tag = RCV_T_NONE};
+        char             name[24];
+        snprintf(name, sizeof name, "%u", k);
+        OK(rcv_list_append(t, list, k % 3 ? &i : &b));
+        OK(rcv_deque_push(t, deque, k % 2, k % 5 ? &i : &b));
+        OK(set(t, keys, name, &none));
+    }
+    OK(rcv_dict_new(t, &inner));
+    ref.word = inner;
+    OK(rcv_list_append(t, list, &ref));
+    OK(rcv_dict_new(t, &inner));
+    ref.word = inner;
+    OK(rcv_deque_push(t, deque, 0, &ref));
+    OK(rcv_dict_new(t, &inner));
+    ref.word = inner;
+    OK(rcv_record_set(t, record, 1, &ref));
+    OK(rcv_record_set(t, record, 2, &b));
+    set_bytes(t, inner, "deep", 20);
+    return list;
+}
+
 static inline int del(rcv_txn *t, rcv_off d, const char *name)
 {
     struct rcv_key k = key_of(t->arena, name);

@@ -21,6 +21,8 @@ static void fill(rcv_arena *a, unsigned n)
     set_array(t, x, "small", 100);
     set_array(t, x, "large", 30000);
     set_array(t, x, "empty", 0);
+    rcv_off zoo = set_dict(t, rcv_root(a), "zoo");
+    set_zoo(t, zoo, n % 1000);
     commit(t);
     for (unsigned i = 0; i < n;) {
         t = begin(a);
@@ -59,7 +61,8 @@ static void test_sound(void)
         CHECK(verified(a).containers == 1);
         fill(a, sizes[i]);
         struct rcv_verify_report r = verified(a);
-        CHECK(r.containers == 7 && r.entries == sizes[i] + 9 && r.blocks > r.entries);
+        CHECK(r.containers == 7 + 1 + 5 + 3);
+        CHECK(r.entries == sizes[i] + 10 + 5 + 3 * (sizes[i] % 1000) + 1 + 1 + 3 + 1);
         OK(rcv_close(a));
         close(fd);
     }
@@ -116,7 +119,7 @@ static void test_damage(void)
     int                      fd = scratch_object();
     rcv_arena               *a = rooted_arena(fd, 16 * MIB);
     struct rcv_verify_report r;
-    fill(a, 2000);
+    fill(a, 2014);
     rcv_off entry_c, entry_blob, root = rcv_root(a), x = child_at(a, root, "a", NULL), y = child_at(a, x, "b", NULL);
     rcv_off array = child_at(a, x, "large", NULL), big = child_at(a, root, "big", NULL), entry_5;
     child_at(a, y, "c", &entry_c);
@@ -144,6 +147,20 @@ static void test_damage(void)
     hurt(a, array + offsetof(struct rcv_array, nbytes), r8->nbytes + 8, "root[\"a\"][\"large\"]", "shape");
     hurt(a, array + offsetof(struct rcv_array, data), r8->data + 8, "root[\"a\"][\"large\"]", "items");
     hurt(a, array + offsetof(struct rcv_array, data), b->c.parent, "root[\"a\"][\"large\"]", "items");
+    rcv_off zoo = child_at(a, root, "zoo", NULL), list = child_at(a, zoo, "list", NULL), deque = child_at(a, zoo, "deque", NULL);
+    rcv_off record = child_at(a, zoo, "record", NULL), cells = ((struct rcv_record *)(void *)(a->core + record))->cells;
+    rcv_off block = ((struct rcv_deque *)(void *)(a->core + deque))->left_block;
+    rcv_off leaf = ((struct rcv_list *)(void *)(a->core + list))->table.first[0];
+    hurt(a, list + offsetof(struct rcv_list, length), 33, "root[\"zoo\"][\"list\"]", "33 items in");
+    hurt(a, leaf, 77, "root[\"zoo\"][\"list\"]", "unknown type 77");
+    hurt(a, leaf + 15 * 16, RCV_T_NONE, "root[\"zoo\"][\"list\"]", "past the end");
+    hurt(a, list + offsetof(struct rcv_list, table) + offsetof(struct rcv_table, first), leaf + 32, "root[\"zoo\"][\"list\"]", "chunk");
+    hurt(a, deque + offsetof(struct rcv_deque, left), RCV_DEQUE_START, "root[\"zoo\"][\"deque\"]", "outside both ends");
+    hurt(a, deque + offsetof(struct rcv_deque, right_block), leaf, "root[\"zoo\"][\"deque\"]", "block");
+    hurt(a, block + offsetof(struct rcv_block, base), 7, "root[\"zoo\"][\"deque\"]", "item");
+    hurt(a, block + offsetof(struct rcv_block, next), block, "root[\"zoo\"][\"deque\"]", "block");
+    hurt(a, record + offsetof(struct rcv_record, cells), leaf, "root[\"zoo\"][\"record\"]", "fields");
+    hurt(a, cells + 2 * 16, 99, "root[\"zoo\"][\"record\"][field 2]", "unknown type 99");
     hurt(a, offsetof(struct rcv_header, reclaim), y, "arena", "something else");
     hurt(a, offsetof(struct rcv_header, root), entry_c, "arena", "no Dict");
 

@@ -24,6 +24,7 @@ static void plant(rcv_arena *a, unsigned n)
 {
     rcv_txn *t = begin(a);
     rcv_off  tree = set_dict(t, rcv_root(a), "tree");
+    set_zoo(t, tree, n);
     commit(t);
     for (unsigned i = 0; i < n;) {
         t = begin(a);
