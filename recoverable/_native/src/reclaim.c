@@ -39,7 +39,12 @@ static int free_contents(rcv_txn *t, rcv_off off, unsigned kind, uint32_t *budge
 {
     const struct rcv_array *array;
     switch (kind) {
-    case RCV_K_DICT: return dict_reclaim(t, off, budget, done);
+    case RCV_K_DICT:
+    case RCV_K_SET: return dict_reclaim(t, off, budget, done);
+    case RCV_K_LIST: return list_reclaim(t, off, budget, done);
+    case RCV_K_DEQUE: return deque_reclaim(t, off, budget, done);
+    case RCV_K_RECORD: return record_reclaim(t, off, budget, done);
+    case RCV_K_COUNTER: *done = true; return 0;
     case RCV_K_ARRAY:
         array = (const struct rcv_array *)(const void *)(t->arena->core + off);
         *pages = (struct range){.off = array->data, .len = array->nbytes};
