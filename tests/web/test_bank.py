@@ -72,7 +72,7 @@ class Client:
 @contextlib.asynccontextmanager
 async def open_bank(*options: str) -> AsyncIterator[Client]:
     """Run a server with an arena of its own; remove both."""
-    bank = Bank(f"test-bank-{os.getpid()}-{next(numbers)}", accounts=ACCOUNTS, size="8 MiB", options=options)
+    bank = Bank(f"test-{os.getpid()}-bank-{next(numbers)}", accounts=ACCOUNTS, size="8 MiB", options=options)
     try:
         async with aiohttp.ClientSession() as session:
             client = Client(bank, session)
