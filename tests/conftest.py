@@ -54,9 +54,9 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 def _left() -> set[str]:
-    """Return the test segments that exist, but for those of other test runs on this machine."""
+    """Return this run's test segments: names have the process's id in them, since others may be testing here too."""
     names = {path.name.removeprefix("recoverable.") for path in SHARED.glob("recoverable.test*")}
-    return {name for name in names if name.startswith(PREFIX) or not re.match(r"test-\d+-", name)}
+    return {name for name in names if str(os.getpid()) in name.split("-") or not re.search(r"-\d+(-|$)", name)}
 
 
 @pytest.fixture(autouse=True)
