@@ -11,7 +11,6 @@ timeout that fell into them would report a committed request as failed.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -242,11 +241,10 @@ async def _timed(
     seconds: float,
 ) -> T:
     scope = _Scope(asyncio.timeout(seconds))
-    # The fallback is outside the limit too: it is what answers when the time is over.
-    inner = dataclasses.replace(options, timeout=None, fallback=None)
+    assert options.within is not None
     try:
         async with scope.limit:
-            result = await run(native, handler, fn, args, kwargs, inner, scope)
+            result = await run(native, handler, fn, args, kwargs, options.within, scope)
     except BaseException as error:
         if scope.committed is not None:  # a redirect, say
             await run_hooks(scope.committed)

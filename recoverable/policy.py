@@ -21,7 +21,7 @@ import math
 import sys
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from recoverable.errors import ArenaOptionError
@@ -107,7 +107,13 @@ def is_answer(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of `@recoverable` and `arena.run`, checked. `decide` is the commit rule that they make."""
+    """The options of `@recoverable` and `arena.run`, checked.
+
+    Attributes:
+        decide: The commit rule that they make.
+        within: With a time limit: the options of what runs inside it. The fallback is not among them: it is what
+        answers     when the time is over.
+    """
 
     retries: int
     retry_on: tuple[type[BaseException], ...]
@@ -115,6 +121,7 @@ class Options:
     fallback: Callable[..., Any] | None
     max_conflicts: int
     decide: Decide
+    within: Options | None = None
 
 
 def _count(value: object, option: str) -> int:
@@ -161,14 +168,17 @@ def options(
             f"nested={nested!r} is not in this version yet. Nothing was run. Leave it out: a nested call joins the "
             "transaction around it."
         )
-    return Options(
+    chosen = Options(
         retries=_count(retries, "retries"),
         retry_on=kinds,
-        timeout=None if timeout is None else float(timeout),
+        timeout=None,
         fallback=fallback,
         max_conflicts=_count(max_conflicts, "max_conflicts"),
         decide=commits if commit_if is None else _by(commit_if),
     )
+    if timeout is None:
+        return chosen
+    return replace(chosen, timeout=float(timeout), within=replace(chosen, fallback=None))
 
 
 DEFAULT: Final = options()
