@@ -200,7 +200,7 @@ void tracker_protect(rcv_arena *a);
  * tracker_collect found; feed the policy; promote and demote. Only pages whose memory is allocated (heap_page_live). */
 void tracker_publish(rcv_arena *a);
 void tracker_leave(rcv_arena *a); /* the step is over: no trap of this thread is ours any more; mend what strays left */
-/* tracker_forget_pages -- array memory is being freed (between PUBLISH and IDLE): demote listed pages of that range. */
+/* tracker_forget_pages -- array memory is being freed (its commit is next): demote listed pages of that range. */
 void tracker_forget_pages(rcv_arena *a, rcv_off off, uint64_t len);
 int  tracker_doomed(const rcv_arena *a); /* the handler ran out of log: the step can only roll back */
 int  tracker_edit(rcv_arena *a, rcv_off off, uint64_t len, bool begin); /* pages of a logged range: writable / protected again */
@@ -398,6 +398,7 @@ int  vec_grow(void **data, uint64_t *capacity, uint64_t need, size_t item); /* o
 
 int  cell_make(rcv_txn *t, const struct rcv_value *value, struct rcv_cell *out); /* allocates a blob if it must */
 int  cell_read(rcv_arena *a, const struct rcv_cell *cell, struct rcv_value *out);
+bool cell_holds(const struct rcv_cell *cell, const struct rcv_value *value); /* this container, already */
 int  cell_drop(rcv_txn *t, const struct rcv_cell *cell); /* it is being overwritten: free its blob, detach its container */
 /* cell_set -- replace the cell at `at`, in container `owner` at its `slot`, with a value: all of it or nothing. */
 int  cell_set(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct rcv_value *value);

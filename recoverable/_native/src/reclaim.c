@@ -4,7 +4,7 @@
  * The container goes onto a list in the segment, undo-logged like all state, so a crash neither loses it nor frees it
  * twice. Later boundaries free it from there, a bounded number of entries at a time. Each slice is a small commit of its own:
  *
- *   free entries as intentions -> apply them -> stamps of the containers met -> PUBLISH -> demote freed pages -> IDLE
+ *   free entries as intentions -> apply them -> stamps of the containers met -> demote freed pages -> PUBLISH -> IDLE
  *
  * A container inside one being freed is put on the list in its turn, so nesting costs no stack. Its identity stamp moves in
  * the commit that puts it there, that is before its memory can be anybody else's: whoever has read it through a handle
@@ -98,11 +98,13 @@ void reclaim_slice(rcv_arena *a)
     CRASHPOINT("reclaim.applied");
     if (rc == 0) {
         stamp_publish(t);
+        /* Before PUBLISH: killed after it, recovery would leave pages listed that are free. Nothing reads what a slice that
+         * is undone has demoted. */
+        for (uint32_t i = 0; i < n_pages; i++)
+            tracker_forget_pages(a, pages[i].off, pages[i].len);
         CRASHPOINT("reclaim.before_publish");
         phase_set(a, RCV_PUBLISH);
         CRASHPOINT("reclaim.after_publish");
-        for (uint32_t i = 0; i < n_pages; i++)
-            tracker_forget_pages(a, pages[i].off, pages[i].len);
         intent_settle(t);
         t->state = RCV_COMMITTED;
     } else {

@@ -475,7 +475,7 @@ void tracker_publish(rcv_arena *a)
         hot_publish(a);
 }
 
-/* tracker_forget_pages -- between PUBLISH and IDLE, as all changes of the hot set. */
+/* tracker_forget_pages -- in a slice of reclaiming, whose pages nobody reads whether it is undone or not. */
 void tracker_forget_pages(rcv_arena *a, rcv_off off, uint64_t len)
 {
     if (a->tracker->n_hot == 0 || len == 0)
