@@ -36,7 +36,7 @@ cdef class StepDriver:
     Raises:
         ConflictError: the transaction lost; it is rolled back and its `conflicted` is True.
     """
-    cdef object coroutine, decide
+    cdef object coroutine, decide, cancelled
     cdef Transaction t
     cdef bint finished, running
 
@@ -63,6 +63,8 @@ cdef class StepDriver:
             value = kind() if isinstance(kind, type) else kind
         if traceback is not None:
             value = value.with_traceback(traceback)
+        if not isinstance(value, Exception):
+            self.cancelled = value
         result = self.step(None, value)
         return stop(result) if self.finished else result
 
@@ -153,6 +155,9 @@ cdef class StepDriver:
         cdef int doom = rcv_txn_doom_code(self.t.t)
         self.t.conflicted = doom == RCV_ERR_CONFLICT
         self.t.rollback()
+        if cause is not None and not isinstance(cause, (Exception, _errors._Doomed)):
+            self.cancelled = cause
+        self.stay_cancelled()
         if isinstance(cause, _errors._Doomed):
             cause = cause.__cause__
         if self.t.conflicted:
@@ -160,6 +165,13 @@ cdef class StepDriver:
         if doom == RCV_ERR_FULL:
             raise _errors.error_from(doom, "the arena ran out of room while the handler ran", 0) from cause
         raise _errors.error_from(doom, "the transaction was stopped while the handler ran", 0) from cause
+
+    cdef int stay_cancelled(self) except -1:
+        """A cancellation (or KeyboardInterrupt) must not turn into a conflict, which would run the handler again."""
+        if self.cancelled is not None and (isinstance(self.cancelled, (KeyboardInterrupt, SystemExit)) or is_cancelled()):
+            self.t.conflicted = False
+            raise self.cancelled
+        return 0
 
     cdef object conflict(self):
         report = self.t.report()
@@ -196,6 +208,7 @@ cdef class StepDriver:
         try:
             self.t.commit()
         except _errors._Doomed as doomed:
+            self.stay_cancelled()
             if self.t.conflicted:
                 raise self.conflict() from doomed.__cause__
             raise
@@ -221,6 +234,16 @@ cdef class StepDriver:
         else:
             self.t.rollback()
         raise error
+
+
+cdef bint is_cancelled() except -1:
+    """Is the running task still being cancelled? asyncio.timeout() takes its own cancellation back."""
+    import asyncio
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return True # driven by hand
+    return task is None or task.cancelling() > 0
 
 
 cdef object take_error():
