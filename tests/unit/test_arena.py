@@ -423,6 +423,30 @@ def test_a_held_file_lock_is_waited_for_within_bounds(name: str) -> None:
             Arena.open(name, busy_timeout=0.05)
 
 
+def test_an_object_unlinked_while_waited_for_is_not_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gets the file lock of an object that lost its name meanwhile starts anew with the name."""
+    Arena.open(name, "4 MiB").close()
+    flock, calls = fcntl.flock, []
+
+    def unlink_first(fd: int, operation: int) -> None:
+        if not calls:
+            segment(name).unlink()
+        calls.append(operation)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", unlink_first)
+    with Arena.open(name, "4 MiB") as arena, arena.transaction():
+        arena.root["a"] = 1
+    with Arena.open(name, create=False) as arena:
+        assert arena.root["a"] == 1
+    Arena.unlink(name)
+    calls.clear()
+    Arena.open(name, "4 MiB").close()
+    calls.clear()
+    with pytest.raises(ArenaNotFoundError):
+        Arena.unlink(name)
+
+
 def test_a_full_arena_leaves_the_state_before_the_handler(arena: Arena) -> None:
     """A transaction that runs out of room raises `ArenaFullError`, leaves nothing, and the next one works."""
     with arena.transaction():

@@ -215,6 +215,28 @@ async def test_a_cancellation_is_not_lost_in_a_conflict(arena: Arena) -> None:
     assert content(arena) == {"a": 100}
 
 
+async def test_a_crash_that_comes_of_a_cancellation_is_not_retried(arena: Arena) -> None:
+    """A `finally` that raises while the task is cancelled would otherwise start a run that nobody waits for."""
+    runs = []
+
+    @recoverable(retries=3)
+    async def handler() -> None:
+        runs.append(1)
+        arena.root["a"] = 1
+        try:
+            await asyncio.sleep(10)
+        finally:
+            raise AppError
+
+    task = asyncio.create_task(handler())
+    await tick()
+    task.cancel()
+    with pytest.raises(AppError):
+        await task
+    assert runs == [1]
+    assert content(arena) == {}
+
+
 async def test_a_coroutine_that_is_thrown_away_is_rolled_back(arena: Arena) -> None:
     """Closing or collecting a suspended request undoes it; its `finally` can't write any more."""
     after = []
