@@ -7,6 +7,7 @@ import fcntl
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -213,6 +214,24 @@ with arena.transaction():
         assert report.records > 0
         assert report.pid > 0
         arena.verify()
+
+
+def test_a_process_killed_while_others_run_is_reported(arena: Arena) -> None:
+    """`arena.recovered` tells what was undone of another process's step in an arena that stayed open."""
+    with arena.transaction():
+        arena.root["n"] = 1
+    assert arena.recovered is None
+    pid = os.fork()
+    if pid == 0:
+        with arena.transaction():
+            arena.root["n"] = 2
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert arena.root["n"] == 1
+    report = arena.recovered
+    assert report is not None
+    assert (report.phase, report.pid) == ("step", pid)
+    arena.verify()
 
 
 def test_open_arenas_are_closed_at_exit(name: str) -> None:

@@ -463,8 +463,6 @@ static int enter(rcv_arena *a)
         return 0;
     if (rc == 0) {
         uint64_t chunks = 0;
-        if (others && a->repaired.happened)
-            a->recovered = a->repaired;
         if (!a->created && (rc = heap_return_dead(a, &chunks)) == 0 && chunks != 0) {
             a->recovered.chunks = chunks;
             a->recovered.happened = 1;
