@@ -207,6 +207,8 @@ int txn_log(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind)
 static void unmount(rcv_txn *t)
 {
     rcv_arena *a = t->arena;
+    if (unlikely(atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed) != 0))
+        reclaim_slice(a); /* at every boundary, so that a full arena gets its garbage back although all roll back */
     tracker_leave(a);
     t->mounted = false;
     a->mounted = NULL;
@@ -449,8 +451,6 @@ int rcv_txn_commit(rcv_txn *t)
     a->n.commits++;
     a->n.undo_bytes += tail;
     t->report.bytes = tail;
-    if (unlikely(atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed) != 0))
-        reclaim_slice(a);
     unmount(t);
     finish(t, RCV_COMMITTED);
     return 0;
