@@ -150,7 +150,10 @@ int wse_open(struct wse *w, const char *name, uint32_t pages, const struct wse_c
         if (strcmp(policies[i]->name, name) != 0)
             continue;
         *w = (struct wse){.policy = policies[i], .costs = *costs, .pages = pages};
-        return w->policy->open(w);
+        int rc = w->policy->open(w);
+        if (rc)
+            *w = (struct wse){0}; /* nothing that wse_close() would have to free */
+        return rc;
     }
     return unknown(name);
 }
