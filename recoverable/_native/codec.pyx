@@ -34,8 +34,8 @@ _HOW = ("nothing was stored; register_codec() teaches arenas an immutable type o
         "and for the rest store its parts, or text such as json.dumps() makes")
 
 
-cdef object text_bytes(str text, const uint8_t **ptr, uint64_t *size):
-    """Point at the UTF-8 of a str. Returns what must stay alive meanwhile."""
+cdef object text_bytes(object text, const uint8_t **ptr, uint64_t *size):
+    """Point at the UTF-8 of a str, or of a subclass (StrEnum). Returns what must stay alive meanwhile."""
     cdef Py_ssize_t n = 0
     cdef const char *utf8 = PyUnicode_AsUTF8AndSize(text, &n)
     if utf8 == NULL:
