@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from recoverable._native.codec import register_plain
 from recoverable._native.dict import DictHandle
 from recoverable._native.runtime import register_container
+from recoverable.containers.whole import whole
 
 __all__ = ["Dict"]
 
@@ -52,18 +53,21 @@ class Dict(DictHandle, Generic[K, V]):
         return _Items(self)  # type: ignore[arg-type]
 
     def update(self, other: Any = (), /, **kwargs: Any) -> None:
-        """Set every key of a mapping or of an iterable of pairs."""
+        """Set every key of a mapping or of an iterable of pairs; a failure sets none."""
         if isinstance(other, Mapping):
-            for key, value in other.items():
-                self[key] = value
+            pairs = list(other.items())
         elif hasattr(other, "keys"):
-            for key in other.keys():  # noqa: SIM118 -- dict.update's own protocol
-                self[key] = other[key]
+            pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118 -- dict.update's own protocol
         else:
-            for key, value in other:
+            pairs = [(key, value) for key, value in other]  # noqa: C416 -- an item that is no pair must fail here
+        pairs += kwargs.items()
+        if self._arena is None:
+            for key, value in pairs:
                 self[key] = value
-        for key, value in kwargs.items():
-            self[key] = value
+        elif pairs:
+            with whole(self):
+                for key, value in pairs:
+                    self[key] = value
 
     def copy(self) -> Dict[K, V]:
         """Return a Dict that is not stored yet, with a deep copy of the content."""
