@@ -1,0 +1,55 @@
+"""python -m benchmarks [--quick] [--out FOLDER] [NAME …]: run all benchmarks, or those named."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.harness import OUT, Settings, machine_line
+
+# In this order; each is a module here with `run(settings) -> Report`. A process each: what one leaves behind, in the
+# allocator or the page tables, is not the next one's.
+ALL = ["checkpoint", "step", "read", "transaction", "operations", "memory", "ycsb", "hello", "size"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(ALL)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="small and short, to see that it works")
+    parser.add_argument("--out", type=Path, help="where the results go (docs/benchmarks; --quick: nowhere)")
+    args = parser.parse_args()
+    if unknown := [name for name in args.names if name not in ALL]:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}")
+    if len(args.names) == 1:
+        return _one(
+            args.names[0], Settings(quick=args.quick, out=args.out or OUT), keep=bool(args.out) or not args.quick
+        )
+    print(machine_line())
+    failed = []
+    for name in args.names or ALL:
+        begun = time.monotonic()
+        print(f"\n{name} …", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "benchmarks", name]
+        command += ["--quick"] * args.quick + (["--out", str(args.out)] if args.out else [])
+        if subprocess.run(command).returncode != 0:
+            failed.append(name)
+        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}")
+    return bool(failed)
+
+
+def _one(name: str, settings: Settings, *, keep: bool) -> int:
+    report = importlib.import_module(f"benchmarks.{name}").run(settings)
+    if keep:
+        report.save(settings)
+    report.show()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

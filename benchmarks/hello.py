@@ -1,0 +1,164 @@
+"""How much of a server's throughput does `@recoverable` cost, on a handler that does next to nothing?
+
+Two servers, aiohttp on uvloop, one plain and one with `recoverable.aiohttp.setup` and the decorator, answer the same
+JSON hello. `wrk` loads them in turn over loopback, A B A B …. Requests a second depend on who else has the cores; so
+each round also takes the CPU time that the server itself used for a request, which does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import Any
+
+from benchmarks.harness import Report, Settings, Spread, digits, progress
+
+KINDS = ("plain", "recoverable", "recoverable, counts requests")
+
+
+def serve(kind: str) -> None:
+    """Run one server until SIGTERM; prints its port."""
+    import uvloop
+    from aiohttp import web
+
+    import recoverable
+    import recoverable.aiohttp
+    from recoverable import Arena
+
+    app = web.Application()
+
+    async def hello(request: web.Request) -> web.Response:
+        return web.json_response({"message": "hello"})
+
+    async def spent(request: web.Request) -> web.Response:
+        return web.json_response({"seconds": time.process_time()})
+
+    async def counts(request: web.Request) -> web.Response:
+        root["hits"] += 1
+        return web.json_response({"message": "hello"})
+
+    app.router.add_get("/spent", spent)
+    if kind == "plain":
+        app.router.add_get("/", hello)
+    else:
+        arena = Arena.open(f"bench-hello-{os.getpid()}", size="16 MiB")
+        Arena.unlink(arena.name)  # it lives as long as we have it open
+        root = arena.root
+        with arena.transaction():
+            root["hits"] = 0
+        recoverable.aiohttp.setup(app, arena)
+        app.router.add_get("/", recoverable.recoverable(hello if kind == KINDS[1] else counts))
+
+    async def main() -> None:
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        print(site._server.sockets[0].getsockname()[1], flush=True)
+        done = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
+        await done.wait()
+        await runner.cleanup()
+
+    uvloop.run(main())
+
+
+class Server:
+    def __init__(self, kind: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.hello", kind], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}/"
+
+    def seconds(self) -> float:
+        with urllib.request.urlopen(self.url + "spent") as answer:
+            return float(re.search(rb"[\d.e-]+(?=})", answer.read())[0])
+
+    def load(self, seconds: int) -> tuple[float, float]:
+        """Load it; return (requests a second, µs of server CPU a request)."""
+        before = self.seconds()
+        text = subprocess.run(
+            ["wrk", "-t1", "-c16", f"-d{seconds}s", self.url], capture_output=True, text=True, check=True
+        ).stdout
+        requests = int(re.search(r"(\d+) requests in", text)[1])
+        if errors := re.search(r"Non-2xx.*|Socket errors.*", text):
+            raise RuntimeError(f"wrk: {errors[0]}")
+        rate = float(re.search(r"Requests/sec:\s*([\d.]+)", text)[1])
+        return rate, (self.seconds() - before) / requests * 1e6
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+
+def run(settings: Settings) -> Report:
+    report = Report("hello", "How much of a server's throughput does @recoverable cost?")
+    if shutil.which("wrk") is None:
+        report.note("Not run: `wrk` is not installed (Debian: apt install wrk).")
+        return report
+    rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    cpu: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    servers: dict[str, Server] = {}
+    try:
+        for kind in KINDS:
+            servers[kind] = Server(kind)
+        for server in servers.values():
+            server.load(1)
+        rounds = settings.pick(20, 2)
+        for i in range(rounds):
+            progress(f"hello: round {i + 1} of {rounds}")
+            for kind in KINDS if i % 2 == 0 else KINDS[::-1]:
+                rate, spent = servers[kind].load(settings.pick(2, 1))
+                rates[kind].append(rate)
+                cpu[kind].append(spent)
+    finally:
+        progress("")
+        for server in servers.values():
+            server.stop()
+
+    def lost(kind: str, values: dict[str, list[float]], faster: bool) -> Spread:
+        """Percent of the plain server's throughput that is lost, round by round."""
+        pairs = zip(values[kind], values["plain"], strict=True)
+        return Spread.of((1 - (own / plain if faster else plain / own)) * 100 for own, plain in pairs)
+
+    by_cpu = lost(KINDS[1], cpu, False)
+    report.aim("throughput lost by the server's CPU time a request", 3.0, by_cpu, "%")
+    report.aim("throughput lost by wrk's requests a second", 3.0, lost(KINDS[1], rates, True), "%")
+    rows: list[list[Any]] = []
+    for kind in KINDS:
+        report.figure(f"{kind}: requests/s", Spread.of(rates[kind]))
+        report.figure(f"{kind}: CPU µs", Spread.of(cpu[kind]))
+        rows.append([kind, str(Spread.of(rates[kind])), str(Spread.of(cpu[kind]))])
+        rows[-1] += (
+            ["", ""]
+            if kind == "plain"
+            else [
+                f"{digits(lost(kind, rates, True).median)} %",
+                f"{digits(lost(kind, cpu, False).median)} %",
+            ]
+        )
+    report.table(
+        "a JSON hello under wrk, 16 connections",
+        ["server", "requests/s", "server CPU µs a request", "lost, by requests/s", "lost, by CPU time"],
+        rows,
+    )
+
+    def draw(axes: Any) -> None:
+        axes.boxplot([cpu[kind] for kind in KINDS], tick_labels=KINDS)
+        axes.set(ylabel="server CPU µs a request", title="JSON hello, aiohttp on uvloop")
+        axes.grid(axis="y", alpha=0.3)
+
+    report.plot(settings, "hello.svg", "CPU time of a request with and without @recoverable", draw)
+    return report
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
