@@ -224,6 +224,7 @@ def _switch(name: str, result: Any, *arguments: Any) -> Any:
 _crash_at = _switch("rcv_crash_at", None, _u64)
 _crash_count = _switch("rcv_crash_count", _u64)
 _crash_last = _switch("rcv_crash_last", ctypes.c_char_p)
+_crash_only = _switch("rcv_crash_only", None, ctypes.c_char_p)
 _crash_note = _switch("rcv_crash_note", None, _pointer, ctypes.c_size_t)
 _fail_at = _switch("rcv_fail_at", None, _int, _u64)
 _fail_count = _switch("rcv_fail_count", _u64, _int)
@@ -247,6 +248,11 @@ def crash_count() -> int:
 def crash_last() -> str:
     """Name the crash point passed last."""
     return (_crash_last() or b"").decode()
+
+
+def crash_only(name: str | None) -> None:
+    """Count only the crash points of that name; None = all."""
+    _crash_only(name.encode() if name else None)
 
 
 def crash_note(address: int, size: int) -> None:

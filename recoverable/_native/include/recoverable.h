@@ -337,6 +337,7 @@ RCV_API int rcv_handler_installed(void);
 RCV_API int         rcv_test_build(void);
 RCV_API void        rcv_crash_at(uint64_t nth);   /* SIGKILL ourselves at the nth point from now; 0 = never */
 RCV_API uint64_t    rcv_crash_count(void);        /* points passed since rcv_crash_at */
+RCV_API void        rcv_crash_only(const char *name); /* count only the points of that name; NULL: all */
 RCV_API const char *rcv_crash_last(void);         /* name of the last point passed */
 RCV_API void        rcv_crash_note(char *buffer, size_t size); /* where the point that kills writes its name: shared memory */
 enum rcv_fail_kind { RCV_FAIL_MALLOC = 1, RCV_FAIL_MPROTECT, RCV_FAIL_FALLOCATE, RCV_FAIL_MMAP, RCV_FAIL_HEAP };

@@ -13,6 +13,7 @@
 
 static _Atomic uint64_t      crash_at, passed;
 static const char *_Atomic   last_point;
+static char                  only[64]; /* count only points of this name; "": all */
 static char *_Atomic         note; /* where the point that kills writes its name */
 static size_t                note_size;
 static _Atomic uint64_t      fail_at[RCV_FAIL_HEAP + 1], calls[RCV_FAIL_HEAP + 1];
@@ -21,6 +22,8 @@ static _Atomic uint64_t      fail_at[RCV_FAIL_HEAP + 1], calls[RCV_FAIL_HEAP + 1
 void rcv_crashpoint(const char *name)
 {
     atomic_store(&last_point, name);
+    if (only[0] && strcmp(only, name) != 0)
+        return;
     uint64_t n = atomic_fetch_add(&passed, 1) + 1;
     if (n == atomic_load(&crash_at)) {
         char *to = atomic_load(&note);
@@ -43,6 +46,13 @@ int rcv_fail_now(int kind)
 int         rcv_test_build(void) { return 1; }
 uint64_t    rcv_crash_count(void) { return atomic_load(&passed); }
 const char *rcv_crash_last(void) { return atomic_load(&last_point) ? atomic_load(&last_point) : ""; }
+
+void rcv_crash_only(const char *name)
+{
+    size_t n = name ? strnlen(name, sizeof only - 1) : 0;
+    memcpy(only, name ? name : "", n);
+    only[n] = 0;
+}
 
 void rcv_crash_note(char *buffer, size_t size)
 {
@@ -74,6 +84,7 @@ uint64_t rcv_fail_count(int kind) { return kind_known(kind) ? atomic_load(&calls
 
 int         rcv_test_build(void) { return 0; }
 void        rcv_crash_at(uint64_t nth) { (void)nth; }
+void        rcv_crash_only(const char *name) { (void)name; }
 void        rcv_crash_note(char *buffer, size_t size) { (void)buffer, (void)size; }
 uint64_t    rcv_crash_count(void) { return 0; }
 const char *rcv_crash_last(void) { return ""; }
