@@ -1,5 +1,5 @@
 # runtime.pxd -- what the other Cython modules share of runtime.pyx.
-from recoverable._native.core cimport rcv_arena, rcv_handle, rcv_off, rcv_txn
+from recoverable._native.core cimport rcv_arena, rcv_handle, rcv_off, rcv_txn, rcv_txn_report
 
 cdef class NativeArena:
     cdef rcv_arena *a
@@ -28,7 +28,7 @@ cdef class Transaction:
     cdef readonly bint conflicted
     cdef str _ended
     cdef bint _touched, _wrote
-    cdef object _report
+    cdef rcv_txn_report kept
     cdef rcv_txn *before_txn
     cdef void *before_context
     cdef void *before_owner

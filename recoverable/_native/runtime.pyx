@@ -262,8 +262,9 @@ cdef class Transaction:
         return 0
 
     cdef object make_report(self):
-        cdef rcv_txn_report r
-        rcv_txn_get_report(self.t, &r)
+        if self.t != NULL and not self.arena.closed:
+            rcv_txn_get_report(self.t, &self.kept)
+        cdef rcv_txn_report r = self.kept
         return {
             "pages": r.pages, "bytes": r.bytes, "records": r.records, "micros": r.micros,
             "conflict_kind": r.conflict_kind, "conflict_container": r.conflict_container, "conflict_id": r.conflict_id,
@@ -275,8 +276,7 @@ cdef class Transaction:
         self._ended = how
         self._touched = rcv_txn_touched(self.t)
         self._wrote = rcv_txn_wrote(self.t)
-        if how != "committed":
-            self._report = self.make_report()
+        rcv_txn_get_report(self.t, &self.kept)
         rcv_txn_free(self.t)
         self.t = NULL
 
@@ -392,8 +392,7 @@ cdef class Transaction:
 
         `conflict_path`, `conflict_key` and `winner` are text or None.
         """
-        out = dict(self._report if self._report is not None else self.make_report() if self.t != NULL else {
-            "pages": 0, "bytes": 0, "records": 0, "micros": 0, "conflict_kind": 0, "winner": None})
+        out = self.make_report()
         out["conflict_path"] = out["conflict_key"] = None
         if out["conflict_kind"] and not self.arena.closed:
             from recoverable._native.codec import describe_conflict

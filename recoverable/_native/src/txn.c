@@ -313,21 +313,20 @@ int rcv_txn_mount(rcv_txn *t)
 /* -- the end of a step ----------------------------------------------------------------------------------- */
 
 /* add_raw -- the pages that raw writes changed in this step count as read and written, whole. */
-static int add_raw(rcv_txn *t, bool keep)
+static int add_raw(rcv_txn *t)
 {
     const uint32_t *pages;
     uint32_t        n;
+    uint64_t        before = t->n_raw_pages; /* of earlier steps: within one, each page is found once */
     int             rc = tracker_collect(t->arena, &pages, &n);
     for (uint32_t i = 0; i < n && rc == 0; i++) {
         rc = stamp_read(t, 0, 0, RCV_UNIT_PAGE, pages[i]);
         if (rc == 0)
             rc = stamp_write(t, 0, 0, RCV_UNIT_PAGE, pages[i]);
-        if (rc || !keep)
-            continue;
         bool known = false;
-        for (uint64_t k = 0; k < t->n_raw_pages && !known; k++)
+        for (uint64_t k = 0; rc == 0 && k < before && !known; k++)
             known = t->raw_pages[k] == pages[i];
-        if (known)
+        if (known || rc)
             continue;
         if (t->n_raw_pages == t->cap_raw_pages)
             rc = vec_grow((void **)&t->raw_pages, &t->cap_raw_pages, t->n_raw_pages + 1, sizeof *t->raw_pages);
@@ -380,7 +379,7 @@ int rcv_txn_suspend(rcv_txn *t)
     if (!t->mounted)
         return 0;
     if (t->state == RCV_ACTIVE) {
-        rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full") : add_raw(t, true);
+        rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full") : add_raw(t);
         if (rc == 0)
             rc = fill_stash(t);
         if (rc)
@@ -419,7 +418,7 @@ int rcv_txn_commit(rcv_txn *t)
         if (rc)
             return rc;
     }
-    int rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept") : add_raw(t, false);
+    int rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept") : add_raw(t);
     uint64_t tail = undo_tail(a);
     if (rc == 0 && t->n_writes == 0 && t->n_intents == 0 && tail == 0) {
         /* Trapped pages that ended as they began need no commit, but protection. */
@@ -451,9 +450,31 @@ int rcv_txn_commit(rcv_txn *t)
     a->n.commits++;
     a->n.undo_bytes += tail;
     t->report.bytes = tail;
+    t->report.pages = t->n_raw_pages;
     unmount(t);
     finish(t, RCV_COMMITTED);
     return 0;
+}
+
+/* count_lost -- what a transaction loses by its rollback besides what was undone in place: stashed bytes and new memory. */
+static void count_lost(const rcv_txn *t, bool stashed, struct rcv_recovery *report)
+{
+    struct rcv_stash_item item;
+    uint64_t              size;
+    bool                  live;
+    for (uint64_t i = 0; i < t->n_intents; i++)
+        if (t->intents[i].op == RCV_I_ALLOC && heap_block(t->arena, t->intents[i].a, &size, &live) == 0) {
+            report->records++;
+            report->bytes += size;
+        }
+    if (!stashed)
+        return;
+    for (uint64_t at = 0; at < t->n_stash; at += sizeof item + ((item.len + 7u) & ~7u)) {
+        memcpy(&item, t->stash + at, sizeof item);
+        report->records++;
+        report->bytes += item.len;
+        report->pages += item.kind == RCV_U_PAGE;
+    }
 }
 
 void rcv_txn_rollback(rcv_txn *t)
@@ -463,15 +484,17 @@ void rcv_txn_rollback(rcv_txn *t)
     rcv_arena          *a = t->arena;
     struct rcv_recovery report = {0};
     uint64_t            begun = os_nanos();
-    if (t->mounted) {
+    bool                mounted = t->mounted;
+    if (mounted) {
         back_to_committed(t, &report);
         unmount(t);
     }
+    count_lost(t, !mounted, &report);
     intent_truncate(t, 0);
     if (t->wrote)
         a->n.rollbacks++;
     t->report.records = report.records;
-    t->report.bytes = report.bytes + (t->n_stash ? t->n_stash : 0);
+    t->report.bytes = report.bytes;
     t->report.pages = report.pages;
     t->report.micros = (os_nanos() - begun) / 1000;
     t->savepoints = 0;
