@@ -145,7 +145,19 @@ cdef class ArrayHandle(Container):
                 fail(rc)
         finally:
             done(self.arena, t)
-        self._load(tuple([info.shape[i] for i in range(info.ndim)]), info.dtype[:strlen(info.dtype)].decode())
+        name = info.dtype[:strlen(info.dtype)]
+        try:
+            self._load(tuple([info.shape[i] for i in range(info.ndim)]), name.decode())
+        except (TypeError, ValueError, SyntaxError, OverflowError) as error:
+            self.extents = None
+            raise _errors.ArenaCorruptError(
+                f"an Array in the arena has items of type {name!r}, which is none ({error}); nothing was changed: "
+                "run arena.verify()") from None
+        if self.item_size != info.itemsize or self.nbytes_ != info.nbytes:
+            self.extents = None
+            raise _errors.ArenaCorruptError(
+                f"an Array in the arena has items of {info.itemsize} bytes, but type {name!r}; nothing was changed: "
+                "run arena.verify()")
         return 0
 
     def _load(self, shape, dtype):
