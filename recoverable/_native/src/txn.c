@@ -155,7 +155,7 @@ void txn_forget_all(rcv_arena *a)
     a->mounted = NULL;
     a->step_thread = a->reader_thread = 0;
     a->readers = 0;
-    current.txn = NULL;
+    /* current.txn stays: a child forked inside a step is told that its transaction has ended, not that there is none. */
 }
 
 int rcv_txn_state(const rcv_txn *t) { return t->state; }
