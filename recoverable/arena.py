@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from recoverable import _options, _registry, _shm, boundary, events, policy, speculation
 from recoverable._native import _core
 from recoverable._native.runtime import NativeArena, current_transaction
-from recoverable.containers import Dict  # noqa: TC001  # importing it makes the containers known to the core
+from recoverable.containers import Dict  # importing it makes the containers known to the core
 from recoverable.errors import (
     ArenaFullError,
     ArenaNotFoundError,

@@ -38,7 +38,12 @@ _by_type: dict[type, _Codec] = {}
 _by_name: dict[str, _Codec] = {}
 
 
-def register_codec(type: type[T], encode: Callable[[T], bytes], decode: Callable[[bytes], T], name: str) -> None:
+def register_codec(
+    type: type[T],  # noqa: A002 -- the name that a caller expects
+    encode: Callable[[T], bytes],
+    decode: Callable[[bytes], T],
+    name: str,
+) -> None:
     """Teach arenas a type of yours; do it before it is read or written, in every process.
 
     Args:
@@ -83,7 +88,7 @@ def _moment(value: dt.datetime | dt.time) -> bytes:
     return f"{text}|{zone or ''}|{value.fold}".encode()
 
 
-def _pack(value: Any, key: bool) -> bytes | None:  # noqa: PLR0911 -- one answer a type
+def _pack(value: Any, key: bool) -> bytes | None:
     """Bytes of a value; `key`: equal numbers get equal bytes. None: not a type that can be stored."""
     kind = type(value)
     if kind is tuple or (isinstance(value, tuple) and kind not in _by_type):
@@ -95,11 +100,13 @@ def _pack(value: Any, key: bool) -> bytes | None:  # noqa: PLR0911 -- one answer
     if codec is not None:
         payload = codec.encode(value)
         if not isinstance(payload, bytes):
-            raise TypeError(f"the codec {codec.name!r} made {type(payload).__name__} of a value, not bytes; nothing was stored")
+            raise TypeError(
+                f"the codec {codec.name!r} made {type(payload).__name__} of a value, not bytes; nothing was stored"
+            )
         name = codec.name.encode()
         return _part(_CUSTOM, bytes([len(name)]) + name + payload)
-    if key and isinstance(value, (bool, float, Decimal)) and value == value and value not in _INFINITE and value == int(value):
-        value = int(value)  # 1, 1.0, True and Decimal(1) are one key
+    if key and isinstance(value, (bool, float, Decimal)):
+        value = _same_number(value)
     if value is None:
         return _part(_NONE)
     if isinstance(value, bool):
@@ -127,7 +134,25 @@ def _pack(value: Any, key: bool) -> bytes | None:  # noqa: PLR0911 -- one answer
     return None
 
 
-_INFINITE = (float("inf"), float("-inf"))
+def _same_number(value: bool | float | Decimal) -> int | float | Decimal:
+    """The plainest of the numbers that equal this one, for they are one key: 1, 1.0, True and Decimal(1)."""
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            return float(value) if value.is_infinite() else value
+        sign, digits, exponent = value.as_tuple()
+        while len(digits) > 1 and digits[-1] == 0:
+            digits, exponent = digits[:-1], int(exponent) + 1
+        value = Decimal((sign, digits, int(exponent) if any(digits) else 0))
+        near = float(value)
+        if value != near and not (int(exponent) >= 0 and value.adjusted() < _DIGITS):
+            return value
+        value = near if value == near else value
+    if value != value or value in (float("inf"), float("-inf")):
+        return value
+    return int(value) if value == int(value) else value
+
+
+_DIGITS = 5000  # a Decimal above 10**5000 is compared as the Decimal that it is
 
 
 def pack(value: Any) -> bytes | None:
@@ -169,34 +194,40 @@ def _unpack(data: bytes, at: int) -> tuple[Any, int]:
                 item, start = _unpack(data, start)
                 items.append(item)
             return tuple(items), end
-        return _read(tag, data[start:end]), end
-    except (struct.error, ValueError, KeyError, RecursionError) as error:
-        raise _damaged() from error
-
-
-def _read(tag: int, payload: bytes) -> Any:
-    simple = {_NONE: None, _FALSE: False, _TRUE: True}
-    if tag in simple:
-        return simple[tag]
-    if tag == _CUSTOM:
+        payload = data[start:end]
+        if tag != _CUSTOM:
+            return _READERS[tag](payload), end
         name = payload[1 : 1 + payload[0]].decode()
-        codec = _by_name.get(name)
-        if codec is None:
-            raise CodecError(
-                f"a value was stored with the codec {name!r}, which is not registered in this process; nothing was changed, "
-                f"other values can be read: call register_codec(..., name={name!r}) first"
-            )
-        return codec.decode(payload[1 + payload[0] :])
-    return _READERS[tag](payload)
+    except (struct.error, ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
+        if isinstance(error, CodecError):
+            raise
+        raise _damaged() from error
+    return _custom(name, payload[1 + payload[0] :]), end
+
+
+def _custom(name: str, payload: bytes) -> Any:
+    codec = _by_name.get(name)
+    if codec is None:
+        raise CodecError(
+            f"a value was stored with the codec {name!r}, which is not registered in this process; nothing was changed, "
+            f"other values can be read: call register_codec(..., name={name!r}) first"
+        )
+    return codec.decode(payload)  # what it raises is the user's to see
 
 
 def _read_moment(kind: type[dt.datetime] | type[dt.time], payload: bytes) -> Any:
     text, zone, fold = payload.decode().split("|")
     value = kind.fromisoformat(text).replace(fold=int(fold))
     if zone:
-        from zoneinfo import ZoneInfo  # noqa: PLC0415 -- only such values need it
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-        value = value.replace(tzinfo=ZoneInfo(zone))
+        try:
+            value = value.replace(tzinfo=ZoneInfo(zone))
+        except ZoneInfoNotFoundError as error:
+            raise CodecError(
+                f"a moment was stored with the time zone {zone!r}, which this machine does not know; nothing was changed, "
+                "other values can be read: install the zone, or the package tzdata"
+            ) from error
     return value
 
 
@@ -206,6 +237,9 @@ def _read_delta(payload: bytes) -> dt.timedelta:
 
 
 _READERS: dict[int, Callable[[bytes], Any]] = {
+    _NONE: lambda _: None,
+    _FALSE: lambda _: False,
+    _TRUE: lambda _: True,
     _INT: lambda p: int.from_bytes(p, "little", signed=True),
     _FLOAT: lambda p: struct.unpack("<d", p)[0],
     _STR: lambda p: p.decode("utf-8", "surrogatepass"),

@@ -8,6 +8,8 @@ GIL when another process or thread has it.
 from cpython.object cimport PyObject
 from recoverable._native.core cimport *
 
+from types import GenericAlias
+
 from recoverable import errors as _errors
 
 cdef extern from *:
@@ -171,6 +173,10 @@ cdef class Container:
     @property
     def _arena(self):
         return self.arena
+
+    @classmethod
+    def __class_getitem__(cls, item):
+        return GenericAlias(cls, item)
 
     def _begin_several(self):
         """Begin an operation made of several: the mark for _undo_several()."""

@@ -277,7 +277,9 @@ class _Edit:
         self._array._edit(self._at, self._size, True)
         return self._array._as_array(self._array._raw(True, self._at, self._size), self._shape)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._array._edit(self._at, self._size, False)
 
 
@@ -299,7 +301,7 @@ def _numpy_spec(text: str) -> Any:
     np = numpy()
     if not text.startswith("["):
         return text
-    import ast  # noqa: PLC0415 -- only structured types need it
+    import ast
 
     return np.dtype([tuple(field) for field in ast.literal_eval(text)])
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import operator
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from typing import Any, TypeVar
 
 from recoverable._native.codec import register_plain
 from recoverable._native.deque import DequeHandle
@@ -18,12 +18,12 @@ V = TypeVar("V")
 _KIND = 5  # RCV_K_DEQUE
 
 
-class Deque(DequeHandle, Generic[V]):
+class Deque(DequeHandle[V]):
     """A `collections.deque` that lives in an arena: the natural job queue.
 
-    Made by `Deque(items, maxlen)` it is not stored yet; assigning it, or a plain deque, into a container stores it. Both ends take
-    the same time whatever the length. A request that appends and one that pops from the other end conflict only if they meet at one item;
-    `len()` reads both ends. A bounded Deque looks at both ends whenever it grows.
+    Made by `Deque(items, maxlen)` it is not stored yet; assigning it, or a plain deque, into a container stores it. Both
+    ends take the same time whatever the length. A request that appends and one that pops from the other end conflict only
+    if they meet at one item; `len()` reads both ends. A bounded Deque looks at both ends whenever it grows.
 
     Raises: as Dict.
     """
@@ -89,7 +89,7 @@ class Deque(DequeHandle, Generic[V]):
         if not self._stored:
             self._pending.insert(index, value)
             return
-        n = len(self)
+        index, n = operator.index(index), len(self)
         if self.maxlen is not None and n >= self.maxlen:
             raise IndexError("deque already at its maximum size")
         i = max(0, index + n) if index < 0 else min(index, n)
@@ -114,28 +114,6 @@ class Deque(DequeHandle, Generic[V]):
         """Return how many items equal a value."""
         return list(self).count(value)
 
-    def reverse(self) -> None:
-        """Turn the order round."""
-        if not self._stored:
-            self._pending.reverse()
-            return
-        n = len(self)
-        with whole(self):
-            for i in range(n // 2):
-                a, b = self[i], self[n - 1 - i]
-                if isinstance(a, Container) or isinstance(b, Container):
-                    a, b = (v.copy() if isinstance(v, Container) else v for v in (a, b))
-                self[i], self[n - 1 - i] = b, a
-
-    def clear(self) -> None:
-        """Delete everything."""
-        if not self._stored:
-            self._pending.clear()
-            return
-        with whole(self):
-            while self:
-                self.pop()
-
     def copy(self) -> Deque[V]:
         """Return a Deque that is not stored yet, with a deep copy of the items."""
         return Deque((v.copy() if isinstance(v, Container) else v for v in self), self.maxlen)
@@ -143,7 +121,7 @@ class Deque(DequeHandle, Generic[V]):
     def __bool__(self) -> bool:
         return len(self) != 0
 
-    def _compare(self, other: object, test: Callable[[Any, Any], bool]) -> bool:
+    def _compare(self, other: object, test: Callable[[Any, Any], Any]) -> Any:
         if not isinstance(other, (Deque, collections.deque)):
             return NotImplemented
         return test(list(self), list(other))
@@ -151,26 +129,41 @@ class Deque(DequeHandle, Generic[V]):
     def __eq__(self, other: object) -> bool:
         return True if self._same(other) else self._compare(other, operator.eq)
 
-    def __lt__(self, other: object) -> bool:
+    def __lt__(self, other: object) -> Any:
         return self._compare(other, operator.lt)
 
-    def __le__(self, other: object) -> bool:
+    def __le__(self, other: object) -> Any:
         return self._compare(other, operator.le)
 
-    def __gt__(self, other: object) -> bool:
+    def __gt__(self, other: object) -> Any:
         return self._compare(other, operator.gt)
 
-    def __ge__(self, other: object) -> bool:
+    def __ge__(self, other: object) -> Any:
         return self._compare(other, operator.ge)
 
-    def __iadd__(self, other: Iterable[V]) -> Deque[V]:
+    def __iadd__(self, other: Iterable[V]) -> Deque[V]:  # type: ignore[misc]
         self.extend(other)
         return self
 
     def __add__(self, other: Any) -> collections.deque[Any]:
         if not isinstance(other, (Deque, collections.deque)):
             return NotImplemented
-        return collections.deque([*self.to_python(), *(other.to_python() if isinstance(other, Deque) else other)], self.maxlen)
+        return collections.deque(
+            [*self.to_python(), *(other.to_python() if isinstance(other, Deque) else other)], self.maxlen
+        )
+
+    def __mul__(self, n: int) -> collections.deque[Any]:
+        return collections.deque(self.to_python(), self.maxlen) * n
+
+    __rmul__ = __mul__
+
+    def __imul__(self, n: int) -> Deque[V]:
+        n = operator.index(n)
+        if n <= 0:
+            self.clear()
+        else:
+            self.extend(self.to_python() * (n - 1))
+        return self
 
     def __repr__(self) -> str:
         if self._stored and self._arena.closed:
@@ -179,5 +172,6 @@ class Deque(DequeHandle, Generic[V]):
         return f"Deque({self.to_python()!r}{bound})"
 
 
+MutableSequence.register(Deque)
 register_container(_KIND, Deque)
 register_plain(collections.deque, Deque)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from recoverable._native.codec import register_plain
 from recoverable._native.dict import DictHandle
@@ -19,7 +19,7 @@ _KEYS, _VALUES, _ITEMS = 1, 2, 3
 _KIND = 1  # RCV_K_DICT
 
 
-class Dict(DictHandle, Generic[K, V]):
+class Dict(DictHandle[K, V]):
     """A `dict` that lives in an arena: same methods, same order, same exceptions.
 
     Made by `Dict({...})` it is not stored yet and behaves as the plain dict that it wraps; assigning it into a container of
@@ -42,15 +42,15 @@ class Dict(DictHandle, Generic[K, V]):
 
     def keys(self) -> KeysView[K]:
         """Return a view of the keys, in insertion order."""
-        return KeysView(self)  # type: ignore[arg-type]
+        return KeysView(self)
 
     def values(self) -> ValuesView[V]:
         """Return a view of the values, in the order of their keys."""
-        return _Values(self)  # type: ignore[arg-type]
+        return _Values(self)
 
     def items(self) -> ItemsView[K, V]:
         """Return a view of the (key, value) pairs, in insertion order."""
-        return _Items(self)  # type: ignore[arg-type]
+        return _Items(self)
 
     def update(self, other: Any = (), /, **kwargs: Any) -> None:
         """Set every key of a mapping or of an iterable of pairs; a failure sets none."""
@@ -59,7 +59,7 @@ class Dict(DictHandle, Generic[K, V]):
         elif hasattr(other, "keys"):
             pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118 -- dict.update's own protocol
         else:
-            pairs = [(key, value) for key, value in other]  # noqa: C416 -- an item that is no pair must fail here
+            pairs = [(key, value) for key, value in other]
         pairs += kwargs.items()
         if self._arena is None:
             for key, value in pairs:
@@ -83,7 +83,7 @@ class Dict(DictHandle, Generic[K, V]):
             return NotImplemented
         return {**_plain(other), **self.to_python()}
 
-    def __ior__(self, other: Any) -> Dict[K, V]:
+    def __ior__(self, other: Any) -> Dict[K, V]:  # type: ignore[misc]
         self.update(other)
         return self
 

@@ -44,7 +44,7 @@ class ItemType:
 def numpy() -> Any:
     """Return the numpy module, or None where it is not installed. Imported at the first need only."""
     try:
-        import numpy as np  # noqa: PLC0415 -- importing recoverable must not import numpy
+        import numpy as np
     except ImportError:
         return None
     return np
@@ -73,9 +73,13 @@ def item_type(spec: Any) -> ItemType:
         spec = [tuple(field) for field in ast.literal_eval(spec)]
     dtype = np.dtype(spec)
     if dtype.hasobject or dtype.itemsize == 0:
-        raise TypeError(f"an Array can't hold items of type {dtype}: they must have a fixed size and hold no references")
+        raise TypeError(
+            f"an Array can't hold items of type {dtype}: they must have a fixed size and hold no references"
+        )
     text = repr(dtype.descr) if dtype.names else dtype.str
     if len(text) > _TEXT_LIMIT:
-        raise TypeError(f"the description of {dtype} takes {len(text)} bytes, more than the {_TEXT_LIMIT} that an arena keeps")
+        raise TypeError(
+            f"the description of {dtype} takes {len(text)} bytes, more than the {_TEXT_LIMIT} that an arena keeps"
+        )
     known = _PLAIN.get(text[1:]) if not dtype.names and dtype.isnative else None
     return ItemType(text, dtype.itemsize, known[0] if known else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from recoverable._native.codec import register_plain
 from recoverable._native.list import ListHandle
@@ -17,12 +17,12 @@ V = TypeVar("V")
 _KIND = 3  # RCV_K_LIST
 
 
-class List(ListHandle, Generic[V]):
+class List(ListHandle[V]):
     """A `list` that lives in an arena: same methods, same slices, same exceptions.
 
-    Made by `List([...])` it is not stored yet; assigning it, or a plain list, into a container stores it. `append`, `pop()`
-    and access by position take the same time whatever the length; `insert`, `del` and slices in the middle shift what follows, as in
-    a list.
+    Made by `List([...])` it is not stored yet; assigning it, or a plain list, into a container stores it. `append`,
+    `pop()` and access by position take the same time whatever the length; `insert`, `del` and slices in the middle shift
+    what follows, as in a list.
 
     Items in different chunks of 32 never conflict between requests; appends to one List do (use a Deque for a queue).
 
@@ -126,7 +126,7 @@ class List(ListHandle, Generic[V]):
         if not self._stored:
             self._pending.insert(index, value)
             return
-        n = len(self)
+        index, n = operator.index(index), len(self)
         i = max(0, index + n) if index < 0 else min(index, n)
         self._splice(i, 0, 0, [value])
 
@@ -143,10 +143,9 @@ class List(ListHandle, Generic[V]):
         """Remove an item and return it (a container as a plain copy)."""
         if not self._stored:
             return self._pending.pop(index)
-        n = len(self)
+        i, n = operator.index(index), len(self)
         if n == 0:
             raise IndexError("pop from empty list")
-        i = operator.index(index)
         i += n if i < 0 else 0
         if not 0 <= i < n:
             raise IndexError("pop index out of range")
@@ -181,8 +180,11 @@ class List(ListHandle, Generic[V]):
             self._pending.sort(key=key, reverse=reverse)
             return
         items = self._items()
-        keys = items if key is None else [key(v) for v in items]
-        self._permute(sorted(range(len(items)), key=keys.__getitem__, reverse=reverse))
+        keys: list[Any] = items if key is None else [key(v) for v in items]
+        order = sorted(range(len(items)), key=keys.__getitem__, reverse=reverse)
+        if len(self) != len(items):
+            raise ValueError("list modified during sort")
+        self._permute(order)
 
     def copy(self) -> List[V]:
         """Return a List that is not stored yet, with a deep copy of the items."""
@@ -220,7 +222,7 @@ class List(ListHandle, Generic[V]):
     def __radd__(self, other: Any) -> list[Any]:
         return other + self.to_python() if isinstance(other, list) else NotImplemented
 
-    def __iadd__(self, other: Iterable[V]) -> List[V]:
+    def __iadd__(self, other: Iterable[V]) -> List[V]:  # type: ignore[misc]
         self.extend(other)
         return self
 
@@ -230,6 +232,7 @@ class List(ListHandle, Generic[V]):
     __rmul__ = __mul__
 
     def __imul__(self, n: int) -> List[V]:
+        n = operator.index(n)
         if n <= 0:
             self.clear()
         else:

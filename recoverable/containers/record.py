@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import types
 import typing
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 from recoverable._native.codec import forget_record_classes, set_record_resolver
 from recoverable._native.record import Field, RecordHandle
 from recoverable._native.runtime import Container, register_container
-from recoverable.errors import SchemaError
+from recoverable.errors import ArenaCorruptError, SchemaError
 
 __all__ = ["Record"]
 
@@ -49,9 +50,14 @@ class Schema:
     @classmethod
     def read(cls, text: str) -> Schema:
         """Make a schema of what an arena keeps."""
-        data = json.loads(text)
-        names, kinds = zip(*data["fields"], strict=True) if data["fields"] else ((), ())
-        return cls(data["name"], tuple(names), tuple(kinds))
+        try:
+            data = json.loads(text)
+            pairs = [(str(field), str(kind)) for field, kind in data["fields"]]
+            return cls(str(data["name"]), tuple(field for field, _ in pairs), tuple(kind for _, kind in pairs))
+        except (ValueError, LookupError, TypeError) as error:
+            raise ArenaCorruptError(
+                "a Record's schema in the arena does not add up; nothing was changed: run arena.verify()"
+            ) from error
 
 
 _classes: dict[str, type[Record]] = {}
@@ -86,7 +92,7 @@ class Record(RecordHandle):
         label = name or cls.__qualname__.rpartition("<locals>.")[2]
         declared = dict(zip(cls._schema.names, cls._schema.types, strict=True))
         defaults = dict(cls._defaults)
-        for field, hint in cls.__dict__.get("__annotations__", {}).items():
+        for field, hint in inspect.get_annotations(cls).items():
             text = hint if isinstance(hint, str) else _text(hint)
             if text.startswith(("ClassVar", "typing.ClassVar")):
                 continue
@@ -243,7 +249,7 @@ def _resolve_class(handle: Record, schema: int) -> type[Record]:
 
 def _text(hint: Any) -> str:
     """Text of an annotation that is an object."""
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
+    if isinstance(hint, type) and typing.get_origin(hint) is None:
         return hint.__name__
     return str(hint)
 

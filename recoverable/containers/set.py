@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableSet
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
 from recoverable._native.codec import register_plain
@@ -14,9 +15,10 @@ __all__ = ["Set"]
 
 T = TypeVar("T")
 _KIND = 4  # RCV_K_SET
+_SETS = (AbstractSet, SetHandle)
 
 
-class Set(SetHandle, MutableSet[T]):
+class Set(SetHandle[T], MutableSet[T]):
     """A `set` that lives in an arena, in insertion order: same methods, same exceptions.
 
     Made by `Set(...)` it is not stored yet; assigning it, or a plain set, into a container stores it. Operators give plain
@@ -28,7 +30,7 @@ class Set(SetHandle, MutableSet[T]):
     __slots__ = ()
 
     @classmethod
-    def _from_iterable(cls, items: Iterable[Any]) -> set[Any]:  # type: ignore[override]
+    def _from_iterable(cls, items: Iterable[Any]) -> set[Any]:
         return set(items)
 
     def remove(self, item: T) -> None:
@@ -63,10 +65,16 @@ class Set(SetHandle, MutableSet[T]):
 
     def symmetric_difference_update(self, other: Iterable[T]) -> None:
         """Keep what is in one of the two only."""
-        items = set(other)
-        there = set(self)
-        self._change([*(items & there)], self._discard)
-        self._change([*(items - there)], self.add)
+        items = dict.fromkeys(other)
+        there = [item for item in items if item in self]
+        fresh = [item for item in items if item not in self]
+        if not self._stored:
+            self._change(there, self._discard)
+            self._change(fresh, self.add)
+            return
+        with whole(self):
+            self._change(there, self._discard)
+            self._change(fresh, self.add)
 
     def _change(self, items: list[Any], how: Any) -> None:
         if not self._stored:
@@ -105,26 +113,46 @@ class Set(SetHandle, MutableSet[T]):
         """Have the two nothing in common?"""
         return set(self).isdisjoint(other)
 
-    def __ior__(self, other: Iterable[Any]) -> Set[T]:  # type: ignore[override,misc]
-        if not isinstance(other, (set, frozenset, SetHandle)):
+    def __and__(self, other: Any) -> set[Any]:
+        return self.intersection(other) if isinstance(other, _SETS) else NotImplemented
+
+    def __or__(self, other: Any) -> set[Any]:
+        return self.union(other) if isinstance(other, _SETS) else NotImplemented
+
+    def __sub__(self, other: Any) -> set[Any]:
+        return self.difference(other) if isinstance(other, _SETS) else NotImplemented
+
+    def __xor__(self, other: Any) -> set[Any]:
+        return self.symmetric_difference(other) if isinstance(other, _SETS) else NotImplemented
+
+    __rand__, __rxor__ = __and__, __xor__
+
+    def __ror__(self, other: Any) -> set[Any]:
+        return set(other).union(self) if isinstance(other, _SETS) else NotImplemented
+
+    def __rsub__(self, other: Any) -> set[Any]:
+        return set(other).difference(self) if isinstance(other, _SETS) else NotImplemented
+
+    def __ior__(self, other: Iterable[Any]) -> Set[T]:  # type: ignore[misc]
+        if not isinstance(other, _SETS):
             return NotImplemented
         self.update(other)
         return self
 
-    def __iand__(self, other: Iterable[Any]) -> Set[T]:
-        if not isinstance(other, (set, frozenset, SetHandle)):
+    def __iand__(self, other: Iterable[Any]) -> Set[T]:  # type: ignore[misc]
+        if not isinstance(other, _SETS):
             return NotImplemented
         self.intersection_update(other)
         return self
 
-    def __isub__(self, other: Iterable[Any]) -> Set[T]:
-        if not isinstance(other, (set, frozenset, SetHandle)):
+    def __isub__(self, other: Iterable[Any]) -> Set[T]:  # type: ignore[misc]
+        if not isinstance(other, _SETS):
             return NotImplemented
         self.difference_update(other)
         return self
 
-    def __ixor__(self, other: Iterable[Any]) -> Set[T]:
-        if not isinstance(other, (set, frozenset, SetHandle)):
+    def __ixor__(self, other: Iterable[Any]) -> Set[T]:  # type: ignore[misc]
+        if not isinstance(other, _SETS):
             return NotImplemented
         self.symmetric_difference_update(other)
         return self
@@ -132,10 +160,14 @@ class Set(SetHandle, MutableSet[T]):
     def __eq__(self, other: object) -> bool:
         if self._same(other):
             return True
-        return set(self) == (set(other) if isinstance(other, Set) else other) if isinstance(other, (set, frozenset, Set)) else NotImplemented
+        return (
+            set(self) == (set(other) if isinstance(other, Set) else other)
+            if isinstance(other, (set, frozenset, Set))
+            else NotImplemented
+        )
 
     def __iter__(self) -> Iterator[T]:
-        return SetHandle.__iter__(self)  # type: ignore[no-any-return]
+        return SetHandle.__iter__(self)
 
     def copy(self) -> Set[T]:
         """Return a Set that is not stored yet, with the same items."""

@@ -1,0 +1,13 @@
+"""What `counter.pyx` gives: Counter's native half."""
+
+from typing import ClassVar
+
+from recoverable._native.runtime import Container
+
+class CounterHandle(Container):
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+    def __init__(self, value: int = 0) -> None: ...
+    def add(self, n: int = 1) -> None: ...
+    @property
+    def value(self) -> int: ...
+    def to_python(self) -> int: ...

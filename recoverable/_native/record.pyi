@@ -1,0 +1,19 @@
+"""What `record.pyx` gives: Record's native half."""
+
+from typing import Any, ClassVar
+
+from recoverable._native.runtime import Container
+
+class Field:
+    def __init__(self, name: str, index: int) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def index(self) -> int: ...
+
+class RecordHandle(Container):
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+    _pending: dict[str, Any]
+    def _schema_text(self, schema: int) -> str | None: ...
+    def _stored_schema(self) -> int: ...
+    def _slot_value(self, i: int) -> Any: ...
