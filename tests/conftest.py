@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ from recoverable import Arena
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# Behind everything else, so that `examples` imports from the tree but `recoverable` from where it is installed.
+sys.path.append(str(Path(__file__).parents[1]))
 
 SHARED = Path("/dev/shm")
 PREFIX = f"test-{os.getpid()}-"
