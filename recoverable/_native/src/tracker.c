@@ -253,7 +253,7 @@ static void reprotect(rcv_arena *a)
     for (uint32_t i = 0; i < t->n_trapped; i++)
         if (t->slot_of[t->trapped[i].page] == 0 && (i == 0 || t->trapped[i].page != t->trapped[i - 1].page))
             wse_trapped(&t->wse, t->trapped[i].page);
-    t->n_trapped = 0;
+    t->n_trapped = t->n_runs = 0;
     t->edits = t->edit_lo = t->edit_hi = 0;
 }
 

@@ -51,7 +51,7 @@ struct rcv_tracker {
     uint32_t page_size, shift;
     uint32_t pages; /* of the data region's ceiling */
     uint32_t slots; /* of the hot table that have room for a shadow */
-    uint32_t max_runs; /* of adjacent hot pages: two map entries each */
+    uint32_t max_runs; /* of adjacent hot pages: two map entries each. Twice as many may be trapped in a step */
 
     /* mappings: under `lock`, which the trap handler takes too; nobody faults while holding it */
     atomic_flag      lock;
@@ -72,6 +72,7 @@ struct rcv_tracker {
     volatile int       doomed;        /* RCV_ERR_FULL, or 0 */
     struct trap_entry *trapped;       /* in the order of the log until sorted */
     volatile uint32_t  n_trapped;
+    uint32_t           n_runs;      /* unprotected apart from others in this step: about two map entries each */
     uint32_t           cap_trapped; /* as many as the undo log has room for */
     uint32_t          *announced;   /* pages with PG_ANNOUNCED */
     uint32_t           n_announced;

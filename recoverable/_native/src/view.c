@@ -7,8 +7,10 @@
  * have only so many of them (vm.max_map_count, 65530 by default). At the limit mprotect says ENOMEM, both when it unprotects
  * and when it protects.
  *
+ * Nor may a step use up all there are: malloc needs some, too, and would fail all over the process.
+ *
  * What does it:
- *   unprotecting  a block around the page, twice as large each time until its edges fall together with existing ones, in
+ *   unprotecting  beyond a share of them (max_runs), and where the kernel refuses, a block around the page, twice as large each time until its edges fall together with existing ones, in
  *                 the end the whole view, which needs no split. Pages that come along and belong to an array are logged
  *                 like the one that trapped. Others are not: nothing is ever written there through this view, and undoing
  *                 a container's page would take fresh memory back that its owner counts on.
@@ -64,11 +66,11 @@ static int log_block(rcv_arena *a, uint32_t lo, uint32_t hi)
     return 0;
 }
 
-/* widen -- no map entry left for [first, first+count): aligned blocks around it. */
-static int widen(rcv_arena *a, uint32_t first, uint32_t count)
+/* widen -- no map entry to spare for [first, first+count): aligned blocks around it, of `size` pages or more. */
+static int widen(rcv_arena *a, uint32_t first, uint32_t count, uint64_t size)
 {
     struct rcv_tracker *t = a->tracker;
-    for (uint64_t size = 2;; size *= 2) {
+    for (;; size *= 2) {
         uint64_t lo = first & ~(size - 1), hi = (first + (uint64_t)count + size - 1) & ~(size - 1);
         bool     whole = lo == 0 && hi >= t->pages;
         if (hi > t->pages)
@@ -91,9 +93,14 @@ int view_unprotect(rcv_arena *a, uint32_t first, uint32_t count)
     struct rcv_tracker *t = a->tracker;
     for (uint32_t p = first; p < first + count; p++)
         t->state[p] |= PG_WRITABLE;
-    if (likely(os_protect(page_view(a, first), (uint64_t)count << t->shift, PROT_READ | PROT_WRITE) == 0))
+    bool beside = (first > 0 && (t->state[first - 1] & PG_WRITABLE)) || (t->state[first + count] & PG_WRITABLE);
+    t->n_runs += !beside;
+    uint64_t size = 2, most = 2 * (uint64_t)t->max_runs;
+    if (unlikely(t->n_runs > most)) /* few large blocks rather than many small ones: they take entries as well */
+        size = t->n_runs <= most + t->max_runs / 8 ? 64 : t->n_runs <= most + t->max_runs / 4 ? 4096 : UINT64_C(1) << 32;
+    else if (likely(os_protect(page_view(a, first), (uint64_t)count << t->shift, PROT_READ | PROT_WRITE) == 0))
         return 0;
-    return widen(a, first, count); /* on failure the caller dooms the step, and view_reset() puts the flags right */
+    return widen(a, first, count, size); /* on failure the caller dooms the step, and view_reset() puts the flags right */
 }
 
 /* clear_all -- no page is writable or private any more, as far as the flags go. */
@@ -106,6 +113,7 @@ static void clear_all(struct rcv_tracker *t)
     for (uint32_t p = t->edit_lo; p < t->edit_hi; p++)
         t->state[p] &= (uint8_t) ~(PG_WRITABLE | PG_EDIT);
     t->wide = false;
+    t->n_runs = 0;
     t->all_listed = true; /* of no account outside a step */
 }
 
