@@ -159,7 +159,7 @@ static void test_damage(void)
     hurt(a, deque + offsetof(struct rcv_deque, right_block), leaf, "root[\"zoo\"][\"deque\"]", "block");
     hurt(a, block + offsetof(struct rcv_block, base), 7, "root[\"zoo\"][\"deque\"]", "item");
     hurt(a, block + offsetof(struct rcv_block, next), block, "root[\"zoo\"][\"deque\"]", "block");
-    hurt(a, record + offsetof(struct rcv_record, cells), leaf, "root[\"zoo\"][\"record\"]", "fields");
+    hurt(a, record + offsetof(struct rcv_record, cells), leaf + 16, "root[\"zoo\"][\"record\"]", "fields");
     hurt(a, cells + 2 * 16, 99, "root[\"zoo\"][\"record\"][field 2]", "unknown type 99");
     hurt(a, offsetof(struct rcv_header, reclaim), y, "arena", "something else");
     hurt(a, offsetof(struct rcv_header, root), entry_c, "arena", "no Dict");
