@@ -21,6 +21,8 @@ cdef extern from "Python.h":
     void PyErr_Clear()
 
 # What a key is compared by: 1, 1.0 and True are one key.
+cdef dict _by_type = _codecs._by_type
+
 cdef enum:
     KEY_INT = 1
     KEY_BIGINT = 2
@@ -29,6 +31,8 @@ cdef enum:
     KEY_BYTES = 5
     KEY_NONE = 6
     KEY_CUSTOM = 7
+
+cdef object MOST_FLOAT = int(1.7976931348623157e308)
 
 _HOW = ("nothing was stored; register_codec() teaches arenas an immutable type of yours, "
         "and for the rest store its parts, or text such as json.dumps() makes")
@@ -49,6 +53,14 @@ cdef object text_bytes(object text, const uint8_t **ptr, uint64_t *size):
     return text
 
 
+cdef object text_of(const uint8_t *ptr, uint64_t size):
+    """Make the str of UTF-8 in the arena."""
+    try:
+        return PyUnicode_DecodeUTF8(<char *>ptr, size, "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise _errors.ArenaCorruptError(f"a text in the arena is no UTF-8 ({error.reason}); nothing was changed: run arena.verify()")
+
+
 cdef bytes int_bytes(object value):
     return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
 
@@ -63,6 +75,12 @@ cdef object encode(object value, rcv_value *out):
     out.ptr = NULL
     out.len = 0
     out.word = 0
+    if _by_type and type(value) in _by_type: # of a user's own type, which may be an int's or a str's subclass
+        packed = _codecs.pack(value)
+        out.tag = RCV_T_CUSTOM
+        out.ptr = <const uint8_t *>PyBytes_AS_STRING(packed)
+        out.len = PyBytes_GET_SIZE(packed)
+        return packed
     if value is None:
         out.tag = RCV_T_NONE
     elif value is True:
@@ -131,7 +149,8 @@ cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out
 
 
 cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argument) except? -100:
-    """Store a value with containers in it by apply(): all of it or nothing. Returns what apply() gave (1, or 0)."""
+    """Store a value with containers in it by apply(): all of it or nothing. Returns what apply() gave: 1, or 0: no such place,
+    and nothing is stored."""
     cdef rcv_mark mark
     cdef rcv_value v
     cdef int rc
@@ -148,8 +167,13 @@ cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argum
         for child in planted:
             (<Container>child).unplant()
         raise
+    if rc == 0:
+        rcv_op_fail(t, &mark)
     for child in planted:
-        (<Container>child).rooted()
+        if rc == 0:
+            (<Container>child).unplant()
+        else:
+            (<Container>child).rooted()
     return rc
 
 
@@ -162,7 +186,7 @@ cdef object decode(NativeArena arena, const rcv_value *value):
     if tag == RCV_T_INT:
         return PyLong_FromLongLong(<int64_t>value.word)
     if tag == RCV_T_STR:
-        return PyUnicode_DecodeUTF8(<char *>value.ptr, value.len, "surrogatepass")
+        return text_of(value.ptr, value.len)
     if tag == RCV_T_NONE:
         return None
     if tag == RCV_T_TRUE:
@@ -217,6 +241,18 @@ cdef object record_class(NativeArena arena, const rcv_handle *h):
     return cls
 
 
+cdef object custom_key(NativeArena arena, bytes packed, KeyBuffer *out):
+    """The key that codecs.pack_key() has made bytes of."""
+    if PyBytes_GET_SIZE(packed) > <Py_ssize_t>0xffffffff:
+        raise _errors.ArenaFullError("a key of more than 4 GiB; nothing was changed")
+    out.key.kind = KEY_CUSTOM
+    out.key.tag = RCV_T_CUSTOM
+    out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(packed)
+    out.key.len = <uint32_t>PyBytes_GET_SIZE(packed)
+    rcv_key_hash(arena.a, &out.key)
+    return packed
+
+
 cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
     """Describe a key: its canonical bytes and their keyed hash. Returns what must stay alive while `out` is used."""
     cdef uint64_t size = 8
@@ -224,6 +260,9 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
     cdef double number
     kept = key
     out.key.ptr = <const uint8_t *>&out.word
+    if _by_type and type(key) in _by_type:
+        hash(key)
+        return custom_key(arena, _codecs.pack_key(key), out)
     if isinstance(key, str):
         kept = text_bytes(key, &out.key.ptr, &size)
         out.key.kind = KEY_STR
@@ -264,15 +303,9 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
         hash(key) # an unhashable one gets the exception that a dict would give
         kept = _codecs.pack_key(key)
         if kept is not None:
-            if len(kept) >= 5 and kept[0] == 3: # an integral Decimal is the int's key
-                kept = encode_key(arena, int.from_bytes(kept[5:], "little", signed=True), out)
-                return kept
-            out.key.kind = KEY_CUSTOM
-            out.key.tag = RCV_T_CUSTOM
-            out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(kept)
-            out.key.len = <uint32_t>PyBytes_GET_SIZE(kept)
-            rcv_key_hash(arena.a, &out.key)
-            return kept
+            if kept[0] in (3, 4): # a Decimal that an int or a float equals is their key
+                return encode_key(arena, _codecs.unpack(kept), out)
+            return custom_key(arena, kept, out)
         raise TypeError(f"a key of type {type(key).__name__!r} can't be stored in an arena; nothing was changed: "
                         "use an immutable type that arenas know, or register_codec()")
     if size > 0xffffffff:
@@ -288,7 +321,7 @@ cdef object decode_key(const rcv_value *key):
     cdef int64_t word
     cdef int kind = <int>key.word
     if kind == KEY_STR:
-        return PyUnicode_DecodeUTF8(<char *>key.ptr, key.len, "surrogatepass")
+        return text_of(key.ptr, key.len)
     if kind == KEY_BYTES:
         return PyBytes_FromStringAndSize(<char *>key.ptr, key.len)
     if kind == KEY_NONE:
@@ -302,7 +335,10 @@ cdef object decode_key(const rcv_value *key):
         return float(word) if key.tag == RCV_T_FLOAT else word
     if kind == KEY_BIGINT:
         big = int.from_bytes(PyBytes_FromStringAndSize(<char *>key.ptr, key.len), "little", signed=True)
-        return float(big) if key.tag == RCV_T_FLOAT else big
+        if key.tag != RCV_T_FLOAT:
+            return big
+        if -MOST_FLOAT <= big <= MOST_FLOAT:
+            return float(big)
     if kind == KEY_FLOAT and key.len == 8:
         memcpy(&number, key.ptr, 8)
         return number

@@ -1,5 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Counter's native half."""
+from operator import index
+
 from libc.stdint cimport int64_t
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
@@ -10,7 +12,7 @@ cdef class CounterHandle(Container):
     cdef int64_t waiting
 
     def __init__(self, value=0):
-        self.waiting = value
+        self.waiting = index(value)
 
     cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
         if self.arena is not None:
@@ -32,12 +34,11 @@ cdef class CounterHandle(Container):
             OverflowError: n, or the sum, leaves the range of 64 bits; nothing was added.
         """
         cdef rcv_txn *t
-        cdef int64_t amount = n
+        cdef int64_t amount = index(n)
         if self.arena is None:
-            self.waiting += amount
+            self.waiting = <object>self.waiting + n # as Python integers: an overflow raises
             return
         begin(self, True, &t)
-        cdef int64_t now
         rc = rcv_counter_add(t, self.h.off, amount)
         if rc == RCV_ERR_MISUSE:
             raise OverflowError("the Counter would leave the range of 64 bits; nothing was added")

@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Deque's native half: a handle on a Deque in the arena, or, before it is stored, a collections.deque that waits for it."""
 from collections import deque
+from operator import index
+from sys import maxsize as MOST
 
 from libc.stdint cimport uint64_t
 from recoverable._native.codec cimport decode, describe, encode, put
@@ -15,7 +17,8 @@ cdef uint64_t UNBOUNDED = 0xffffffffffffffff
 
 
 cdef int put_end(rcv_txn *t, rcv_off d, uint64_t side, const rcv_value *value) noexcept:
-    return rcv_deque_push(t, d, <int>side, value)
+    cdef int rc = rcv_deque_push(t, d, <int>side, value)
+    return rc if rc else 1
 
 
 cdef int put_at(rcv_txn *t, rcv_off d, uint64_t i, const rcv_value *value) noexcept:
@@ -100,7 +103,10 @@ cdef class DequeHandle(Container):
         cdef rcv_value v
         kept = encode(value, &v)
         begin(self, True, &t)
-        cdef int rc = rcv_deque_push(t, self.h.off, side, &v) if v.tag != 0 else put(self, t, value, put_end, <uint64_t>side)
+        cdef uint64_t bound
+        cdef int rc = rcv_deque_maxlen(self.arena.a, self.h.off, &bound)
+        if rc == 0 and bound != 0:
+            rc = rcv_deque_push(t, self.h.off, side, &v) if v.tag != 0 else put(self, t, value, put_end, <uint64_t>side)
         if rc < 0:
             fail(rc)
         return 0
@@ -145,12 +151,35 @@ cdef class DequeHandle(Container):
         """Remove the leftmost item and return it (a container as a plain copy)."""
         return self._pending.popleft() if self.arena is None else self.take(RCV_LEFT)
 
+    def clear(self):
+        """Delete everything."""
+        cdef rcv_txn *t
+        if self.arena is None:
+            self._pending.clear()
+            return
+        begin(self, True, &t)
+        rc = rcv_deque_clear(t, self.h.off)
+        if rc:
+            fail(rc)
+
+    def reverse(self):
+        """Turn the order round."""
+        cdef rcv_txn *t
+        if self.arena is None:
+            self._pending.reverse()
+            return
+        begin(self, True, &t)
+        rc = rcv_deque_reverse(t, self.h.off)
+        if rc:
+            fail(rc)
+
     def rotate(self, n=1):
         """Move n items from the right end to the left (negative: the other way)."""
         cdef rcv_txn *t
         if self.arena is None:
             self._pending.rotate(n)
             return
+        n = index(n)
         length = len(self)
         if length < 2:
             return
@@ -164,6 +193,9 @@ cdef class DequeHandle(Container):
             fail(rc)
 
     cdef Py_ssize_t position(self, object key) except? -1:
+        key = index(key)
+        if not -MOST <= key <= MOST:
+            return -2
         cdef Py_ssize_t i = key
         if i < 0:
             i += <Py_ssize_t>len(self)

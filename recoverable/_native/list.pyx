@@ -1,5 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """List's native half: a handle on a List in the arena, or, before it is stored, a plain list that waits for it."""
+from sys import maxsize as MOST
+
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from recoverable._native.codec cimport decode, describe, encode, put
@@ -16,7 +18,8 @@ cdef int put_at(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value) noexc
 
 
 cdef int put_last(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value) noexcept:
-    return rcv_list_append(t, l, value)
+    cdef int rc = rcv_list_append(t, l, value)
+    return rc if rc else 1
 
 
 cdef class ListHandle(Container):
@@ -74,8 +77,11 @@ cdef class ListHandle(Container):
             done(self.arena, t)
 
     cdef Py_ssize_t position(self, object key) except? -1:
-        """A position from the left; -1: before the first. Only a negative index looks at the length."""
-        cdef Py_ssize_t i = key
+        """A position from the left; -2: before the first. Only a negative index looks at the length."""
+        cdef Py_ssize_t i
+        if not isinstance(key, int) or not -MOST <= key <= MOST:
+            return -2
+        i = key
         if i < 0:
             i += <Py_ssize_t>len(self)
         return i if i >= 0 else -2

@@ -7,7 +7,8 @@ from recoverable._native.runtime cimport Container, NativeArena, begin, done, fa
 
 
 cdef int put_field(rcv_txn *t, rcv_off r, uint64_t i, const rcv_value *value) noexcept:
-    return rcv_record_set(t, r, <uint32_t>i, value)
+    cdef int rc = rcv_record_set(t, r, <uint32_t>i, value)
+    return rc if rc else 1
 
 
 cdef int store_schema(NativeArena arena, rcv_txn *t, object schema) except -1:
@@ -153,6 +154,9 @@ cdef class RecordHandle(Container):
         try:
             i = self.slot(field)
             if i < 0: # its class has gained the field since
+                rc = rcv_record_seen(self.arena.a, t, self.h.off)
+                if rc:
+                    fail(rc)
                 return self._default(field.name)
             rc = rcv_record_get(self.arena.a, t, self.h.off, <uint32_t>i, &v)
             if rc:

@@ -32,17 +32,17 @@ cdef class SetHandle(Container):
             fail(rc)
         self.arena = arena
         planted.append(self)
+        cdef KeyBuffer k
         for item in list(self._pending or ()):
-            self.insert(t, out[0], item)
+            kept = encode_key(arena, item, &k)
+            self.insert(t, out[0], &k)
         return 0
 
     cdef void rooted(self) noexcept:
         self._pending = None
 
-    cdef int insert(self, rcv_txn *t, rcv_off d, object item) except -1:
-        cdef KeyBuffer k
+    cdef int insert(self, rcv_txn *t, rcv_off d, const KeyBuffer *k) except -1:
         cdef rcv_value v
-        kept = encode_key(self.arena, item, &k)
         memset(&v, 0, sizeof(v))
         v.tag = RCV_T_NONE
         cdef int rc = rcv_dict_get(self.arena.a, t, d, &k.key, &v)
@@ -56,11 +56,15 @@ cdef class SetHandle(Container):
     def add(self, item):
         """Put an item in; a no-op when it is there."""
         cdef rcv_txn *t
+        cdef KeyBuffer k
         if self.arena is None:
             self._pending[item] = None
             return
+        if self.arena.closed:
+            begin(self, True, &t)
+        kept = encode_key(self.arena, item, &k) # may run user code
         begin(self, True, &t)
-        self.insert(t, self.h.off, item)
+        self.insert(t, self.h.off, &k)
 
     def _discard(self, item):
         """Take an item out; was it there?"""
@@ -70,8 +74,10 @@ cdef class SetHandle(Container):
             there = item in self._pending
             self._pending.pop(item, None)
             return there
-        begin(self, True, &t)
+        if self.arena.closed:
+            begin(self, True, &t)
         kept = encode_key(self.arena, item, &k)
+        begin(self, True, &t)
         rc = rcv_dict_del(t, self.h.off, &k.key)
         if rc < 0:
             fail(rc)
@@ -83,9 +89,11 @@ cdef class SetHandle(Container):
         cdef rcv_value v
         if self.arena is None:
             return item in self._pending
+        if self.arena.closed:
+            begin(self, False, &t)
+        kept = encode_key(self.arena, item, &k)
         begin(self, False, &t)
         try:
-            kept = encode_key(self.arena, item, &k)
             rc = rcv_dict_get(self.arena.a, t, self.h.off, &k.key, &v)
             if rc < 0:
                 fail(rc)

@@ -232,6 +232,7 @@ struct rcv_dict_iter {
     uint32_t own;     /* walking its own insertions now */
     uint32_t reverse;
     uint64_t version; /* the caller's: what rcv_dict_version said at the start */
+    uint64_t steps;   /* along the committed order, so that a damaged one ends */
 };
 enum { RCV_ITER_KEYS = 1, RCV_ITER_VALUES = 2 };
 /* rcv_dict_next -- the next entry in insertion order: 1, or 0 at the end. `what` decides which units count as read. */
@@ -268,6 +269,8 @@ RCV_API int rcv_deque_push(rcv_txn *t, rcv_off d, int side, const struct rcv_val
 /* rcv_deque_peek / pop -- the item at that end: 1, or 0: empty. */
 RCV_API int rcv_deque_peek(rcv_arena *a, rcv_txn *t, rcv_off d, int side, struct rcv_value *out);
 RCV_API int rcv_deque_pop(rcv_txn *t, rcv_off d, int side);
+RCV_API int rcv_deque_clear(rcv_txn *t, rcv_off d);
+RCV_API int rcv_deque_reverse(rcv_txn *t, rcv_off d);
 RCV_API int rcv_deque_rotate(rcv_txn *t, rcv_off d, int side, uint64_t n); /* move n items from the other end to `side` */
 /* rcv_deque_get / set -- the i-th from the left: 1, or 0: no such position. */
 RCV_API int rcv_deque_get(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t i, struct rcv_value *out);
@@ -285,6 +288,8 @@ RCV_API int rcv_record_new(rcv_txn *t, uint64_t schema, uint32_t fields, rcv_off
 RCV_API int rcv_record_info(rcv_arena *a, rcv_off r, uint64_t *schema, uint32_t *fields);
 RCV_API int rcv_record_get(rcv_arena *a, rcv_txn *t, rcv_off r, uint32_t i, struct rcv_value *out);
 RCV_API int rcv_record_set(rcv_txn *t, rcv_off r, uint32_t i, const struct rcv_value *value);
+/* rcv_record_seen -- the transaction has seen which fields there are: a migration by another is a conflict. */
+RCV_API int rcv_record_seen(rcv_arena *a, rcv_txn *t, rcv_off r);
 RCV_API int rcv_record_migrate(rcv_txn *t, rcv_off r, uint64_t schema, uint32_t fields); /* more fields; new ones are None */
 
 /* The system Dict: a hidden one beside the root, made at the first need. 0: not made yet. */

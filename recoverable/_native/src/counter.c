@@ -38,6 +38,8 @@ int rcv_counter_get(rcv_arena *a, rcv_txn *t, rcv_off c, int64_t *out)
     if (counter == NULL)
         return no_counter(a, c);
     const struct rcv_summary *s = t ? intent_summary(t, c) : NULL;
-    *out = counter->value + (s ? s->count : 0);
+    /* Another's commit may have moved it so far that both together no longer fit: then this one cannot commit anyway. */
+    if (__builtin_add_overflow(counter->value, s ? s->count : 0, out))
+        return rcv_raise(RCV_ERR_MISUSE, 0, "a Counter left the range of 64 bits");
     return t ? stamp_read(t, c, counter->c.id, RCV_UNIT_CONTENT, 0) : 0;
 }

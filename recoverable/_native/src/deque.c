@@ -152,8 +152,8 @@ static int enter_block(rcv_txn *t, rcv_off d, const struct rcv_deque *q, int sid
     return rc ? rc : txn_write64(t, d + (side == RCV_LEFT ? FIELD(left_block) : FIELD(right_block)), block, RCV_U_DATA);
 }
 
-/* take -- remove the item at an end without dropping it: 1 and the cell, or 0: empty. */
-static int take(rcv_txn *t, rcv_off d, int side, struct rcv_cell *out)
+/* take -- remove the item at an end without dropping it: 1 and the cell, or 0: empty. `note`: others may be looking. */
+static int take(rcv_txn *t, rcv_off d, int side, bool note, struct rcv_cell *out)
 {
     rcv_arena              *a = t->arena;
     const struct rcv_deque *q = deque_at(a, d);
@@ -162,8 +162,10 @@ static int take(rcv_txn *t, rcv_off d, int side, struct rcv_cell *out)
         return no_deque(a, d);
     uint64_t position = side == RCV_LEFT ? q->left : q->right - 1;
     int      found = end_cell(a, d, q, side, &cell, &block);
-    int      rc = found < 0 ? found : note_end(t, d, q->c.id, side, found == 1);
-    if (rc == 0)
+    int      rc = found < 0 ? found : 0;
+    if (rc == 0 && note)
+        rc = note_end(t, d, q->c.id, side, found == 1);
+    if (rc == 0 && note)
         rc = note_position(t, d, q->c.id, position, found == 1);
     if (rc || found == 0)
         return rc;
@@ -220,10 +222,10 @@ static int put(rcv_txn *t, rcv_off d, int side, const struct rcv_cell *cell)
 }
 
 /* pop -- take and drop. */
-static int pop(rcv_txn *t, rcv_off d, int side)
+static int pop(rcv_txn *t, rcv_off d, int side, bool note)
 {
     struct rcv_cell cell;
-    int             rc = take(t, d, side, &cell);
+    int             rc = take(t, d, side, note, &cell);
     if (rc != 1)
         return rc;
     rc = cell_drop(t, &cell);
@@ -234,7 +236,7 @@ int rcv_deque_pop(rcv_txn *t, rcv_off d, int side)
 {
     struct rcv_mark mark;
     rcv_op_begin(t, &mark);
-    int rc = pop(t, d, side);
+    int rc = pop(t, d, side, true);
     if (rc < 0)
         rcv_op_fail(t, &mark);
     return rc;
@@ -259,7 +261,7 @@ int rcv_deque_push(rcv_txn *t, rcv_off d, int side, const struct rcv_value *valu
     if (rc == 0 && q->maxlen != UINT64_MAX) { /* only a bounded one looks at its other end */
         rc = rcv_deque_len(t->arena, t, d, &length);
         if (rc == 0 && length > q->maxlen)
-            rc = pop(t, d, !side);
+            rc = pop(t, d, !side, true);
         rc = rc < 0 ? rc : 0;
     }
     if (rc)
@@ -274,7 +276,7 @@ int rcv_deque_rotate(rcv_txn *t, rcv_off d, int side, uint64_t n)
     int             rc = 0;
     rcv_op_begin(t, &mark);
     while (n-- > 0 && rc == 0) {
-        rc = take(t, d, !side, &cell);
+        rc = take(t, d, !side, true, &cell);
         if (rc == 1)
             rc = put(t, d, side, &cell);
     }
@@ -336,13 +338,85 @@ int rcv_deque_set(rcv_txn *t, rcv_off d, uint64_t i, const struct rcv_value *val
     rcv_off                 cell;
     if (q == NULL)
         return no_deque(t->arena, d);
-    int rc = note_index(t, d, q, i, i < q->right - q->left);
+    int rc = note_index(t, d, q, i, false);
     if (rc == 0)
         rc = position_cell(t->arena, d, q, i, &cell);
     if (rc != 1)
         return rc;
+    if (cell_holds(cell_at(t->arena, cell), value))
+        return 1;
+    rc = note_index(t, d, q, i, true);
+    if (rc)
+        return rc;
     rc = cell_set(t, d, 0, cell, value);
     return rc ? rc : 1;
+}
+
+int rcv_deque_clear(rcv_txn *t, rcv_off d)
+{
+    struct rcv_mark mark;
+    uint64_t        length;
+    int             rc = rcv_deque_len(t->arena, t, d, &length); /* both ends: nobody adds meanwhile */
+    if (rc)
+        return rc;
+    rcv_op_begin(t, &mark);
+    do
+        rc = pop(t, d, RCV_RIGHT, true);
+    while (rc == 1);
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+/* cursor -- a cell and how to go on from it, block by block. */
+struct cursor {
+    rcv_off  block;
+    uint64_t position;
+};
+
+/* cursor_cell -- its cell, after moving into the neighbouring block if it has left its own; 0: damage. */
+static rcv_off cursor_cell(rcv_arena *a, struct cursor *c, int side)
+{
+    struct rcv_block *b = block_at(a, c->block);
+    if (b != NULL && c->position - b->base >= CELLS) {
+        c->block = side == RCV_LEFT ? b->next : b->prev;
+        b = block_at(a, c->block);
+    }
+    return b != NULL && c->position - b->base < CELLS ? cell_of(c->block, c->position - b->base) : 0;
+}
+
+/* rcv_deque_reverse -- the cells change places, so containers stay who they are. */
+int rcv_deque_reverse(rcv_txn *t, rcv_off d)
+{
+    rcv_arena      *a = t->arena;
+    struct rcv_mark mark;
+    uint64_t        left, right;
+    int             rc = rcv_deque_ends(a, t, d, &left, &right);
+    if (rc)
+        return rc;
+    const struct rcv_deque *q = deque_at(a, d);
+    struct cursor           from = {q->left_block, left}, to = {q->right_block, right - 1};
+    rcv_op_begin(t, &mark);
+    for (; rc == 0 && left < right && from.position < to.position; from.position++, to.position--) {
+        rcv_off x = cursor_cell(a, &from, RCV_LEFT), y = cursor_cell(a, &to, RCV_RIGHT);
+        rc = x && y ? note_position(t, d, q->c.id, from.position, true) : no_deque(a, d);
+        if (rc == 0)
+            rc = note_position(t, d, q->c.id, to.position, true);
+        if (rc == 0)
+            rc = txn_log(t, x, sizeof(struct rcv_cell), RCV_U_DATA);
+        if (rc == 0)
+            rc = txn_log(t, y, sizeof(struct rcv_cell), RCV_U_DATA);
+        if (rc)
+            break;
+        struct rcv_cell kept = *cell_at(a, x);
+        *cell_at(a, x) = *cell_at(a, y);
+        *cell_at(a, y) = kept;
+    }
+    if (rc == 0)
+        rc = stamp_write(t, d, q->c.id, RCV_UNIT_CONTENT, 0);
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
 }
 
 /* deque_reclaim -- free some of a detached Deque, from the left; at last its one block. */
@@ -357,7 +431,7 @@ int deque_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget, bool *done)
         if (*budget == 0)
             return 0;
         --*budget;
-        rc = pop(t, d, RCV_LEFT);
+        rc = pop(t, d, RCV_LEFT, false); /* whoever has a handle of it conflicts over its identity */
     }
     if (rc == 0 && q->left_block != q->right_block) /* the right end's is empty, and was never entered */
         rc = txn_free(t, q->right_block, 0);

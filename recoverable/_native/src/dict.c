@@ -277,6 +277,8 @@ int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct 
     int             found = find(t->arena, d, key, &entry, &link);
     if (unlikely(found < 0))
         return found;
+    if (found && cell_holds(&((struct rcv_entry *)(void *)(t->arena->core + entry))->value, value))
+        return stamp_read(t, d, dict_id(t->arena, d), RCV_UNIT_KEY, key->hash);
     int rc = note_change(t, d, key->hash, found == 0);
     if (rc)
         return rc;
@@ -354,7 +356,7 @@ int rcv_dict_clear(rcv_txn *t, rcv_off d)
 int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
 {
     const struct rcv_dict *dict = dict_at(a, d);
-    if (dict == NULL)
+    if (dict == NULL || dict->c.count > chain_bound(a))
         return no_dict(a, d);
     *out = dict->c.count;
     if (t == NULL)
@@ -429,7 +431,7 @@ static rcv_off next_own(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_ite
 /* next_committed -- the next committed entry that this transaction has not deleted. */
 static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, struct rcv_dict_iter *it)
 {
-    uint64_t steps = 0, bound = chain_bound(a);
+    uint64_t bound = chain_bound(a);
     rcv_off  at = it->entry;
     for (;;) {
         if (at == 0) {
@@ -445,12 +447,12 @@ static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, 
         const struct rcv_entry *e = entry_at(a, at);
         if (e == NULL)
             return no_entry(a, d, at);
+        if (unlikely(++it->steps > bound)) /* of the whole iteration: a ring must not keep the caller for ever */
+            return seg_corrupt(a, "the order of the Dict at %llu is a cycle", (unsigned long long)d);
         if (!(e->flags & RCV_ENTRY_DEAD)) {
             it->entry = at;
             return 1;
         }
-        if (++steps > bound)
-            return seg_corrupt(a, "the order of the Dict at %llu is a cycle", (unsigned long long)d);
     }
 }
 

@@ -17,7 +17,8 @@ static int no_list(rcv_arena *a, rcv_off l) { return seg_corrupt(a, "the List at
 static struct rcv_list *list_at(rcv_arena *a, rcv_off l)
 {
     struct rcv_list *list = (struct rcv_list *)container_at(a, l, RCV_K_LIST);
-    return likely(list != NULL && list->table.used == (list->length + RCV_LEAF - 1) / RCV_LEAF) ? list : NULL;
+    return likely(list != NULL && list->length <= rcv_data_claimed(a) / CELL &&
+                  list->table.used == (list->length + RCV_LEAF - 1) / RCV_LEAF) ? list : NULL;
 }
 
 /* cell_off -- where position `i` lies; 0: damage. */
@@ -92,6 +93,8 @@ int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const struct rcv_value *valu
         return stamp_read(t, l, list->c.id, RCV_UNIT_MEMBERSHIP, 0);
     rcv_off off = cell_off(a, list, i);
     int     rc = off ? note_position(t, l, list, i) : no_list(a, l);
+    if (rc == 0 && cell_holds(cell_at(a, off), value))
+        return 1;
     if (rc == 0)
         rc = stamp_write(t, l, list->c.id, RCV_UNIT_KEY, i / RCV_LEAF);
     if (rc == 0)

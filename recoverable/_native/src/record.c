@@ -69,14 +69,23 @@ int rcv_record_set(rcv_txn *t, rcv_off off, uint32_t i, const struct rcv_value *
     const struct rcv_record *r = record_at(t->arena, off);
     if (unlikely(r == NULL || i >= r->fields))
         return r ? rcv_raise(RCV_ERR_BUG, 0, "field %u of a Record of %u", i, r->fields) : no_record(t->arena, off);
-    int rc = stamp_write(t, off, r->c.id, RCV_UNIT_KEY, i);
+    int rc = stamp_read(t, off, r->c.id, RCV_UNIT_KEY, i); /* what is dropped was seen */
+    if (rc || cell_holds((const struct rcv_cell *)(const void *)(t->arena->core + r->cells) + i, value))
+        return rc;
+    rc = stamp_read(t, off, r->c.id, RCV_UNIT_SHAPE, 0); /* a migration moves the cells */
     if (rc == 0)
-        rc = stamp_read(t, off, r->c.id, RCV_UNIT_SHAPE, 0); /* a migration moves the cells */
-    if (rc == 0)
-        rc = stamp_read(t, off, r->c.id, RCV_UNIT_KEY, i); /* what is dropped was seen */
+        rc = stamp_write(t, off, r->c.id, RCV_UNIT_KEY, i);
     if (rc == 0)
         rc = stamp_write(t, off, r->c.id, RCV_UNIT_CONTENT, 0);
     return rc ? rc : cell_set(t, off, i, r->cells + i * CELL, value);
+}
+
+int rcv_record_seen(rcv_arena *a, rcv_txn *t, rcv_off off)
+{
+    const struct rcv_record *r = record_at(a, off);
+    if (r == NULL)
+        return no_record(a, off);
+    return t ? stamp_read(t, off, r->c.id, RCV_UNIT_SHAPE, 0) : 0;
 }
 
 int rcv_record_migrate(rcv_txn *t, rcv_off off, uint64_t schema, uint32_t fields)

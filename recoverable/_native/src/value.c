@@ -75,14 +75,21 @@ int cell_drop(rcv_txn *t, const struct rcv_cell *cell)
     return 0;
 }
 
+/* cell_holds -- is it this container that lies there? `x[k] += y` stores a container where it is, which changes nothing: so
+ * additions to a Counter in a Dict do not conflict over the Dict's key. */
+bool cell_holds(const struct rcv_cell *cell, const struct rcv_value *value)
+{
+    return value->tag == RCV_T_REF && cell->tag == RCV_T_REF && cell->word == value->word;
+}
+
 /* cell_set -- replace a cell: everything that can fail comes before the one store, and goes back with the operation. */
 int cell_set(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct rcv_value *value)
 {
     struct rcv_cell *old = (struct rcv_cell *)(void *)(t->arena->core + at), cell;
     struct rcv_mark  mark;
     int              rc;
-    if (value->tag == RCV_T_REF && old->tag == RCV_T_REF && old->word == value->word)
-        return 0; /* `x[k] += y` on a container stores it where it is */
+    if (cell_holds(old, value))
+        return 0;
     if (value->tag < RCV_T_STR && old->tag < RCV_T_STR) { /* a number over a number: nothing to go back to */
         rc = txn_log(t, at, sizeof cell, RCV_U_DATA);
         if (rc == 0)
