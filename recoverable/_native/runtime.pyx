@@ -255,6 +255,11 @@ cdef class Transaction:
         self.attempt = 1
 
     def __dealloc__(self):
+        cdef rcv_current_s *cur = rcv_current()
+        if self.entered and cur.owner == <void *>self: # a block that was entered and never left
+            cur.txn = self.before_txn
+            cur.context = self.before_context
+            cur.owner = self.before_owner
         if self.t != NULL and not self.arena.closed:
             rcv_txn_free(self.t)
 

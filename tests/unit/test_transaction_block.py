@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,21 @@ def test_a_block_is_for_one_use(arena: Arena) -> None:
         arena.root["a"] = 1
     with pytest.raises(TransactionError, match="one use"):
         block.__enter__()
+
+
+def test_a_block_that_is_never_left_is_undone(arena: Arena) -> None:
+    """A block that is entered by hand and dropped is rolled back, and the thread goes on outside of it."""
+    block = arena.transaction()
+    block.__enter__()
+    arena.root["a"] = 1
+    del block
+    gc.collect()
+    with pytest.raises(NoTransactionError):
+        arena.root["b"] = 1
+    with arena.transaction():
+        arena.root["c"] = 1
+    assert content(arena) == {"c": 1}
+    arena.close()
 
 
 def test_independent_transactions_say_that_they_come_later(arena: Arena) -> None:
