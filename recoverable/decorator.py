@@ -65,8 +65,8 @@ def recoverable(
         retry_on: What to retry. Cancellation and answers (web exceptions below 500) never are.
         timeout: Seconds for the whole call, all runs together; then it is cancelled, rolled back and `TimeoutError` is
             raised. `after_commit` callbacks and the fallback are outside of it.
-        fallback: `fallback(exception, *args, **kwargs)` gives the value to return when every run has failed; it may be
-        a     coroutine function. It runs after the rollback, in no transaction.
+        fallback: `fallback(exception, *args, **kwargs)` gives the value to return when every run has failed; it may be a
+            coroutine function. It runs after the rollback, in no transaction.
         commit_if: `commit_if(result)` decides instead of the response's status whether a returned result commits.
         max_conflicts: How many times to run it again after a conflict. 0 never does: `ConflictError`.
 

@@ -15,6 +15,8 @@ _KIND = 6  # RCV_K_COUNTER
 class Counter(CounterHandle):
     """A 64-bit integer whose additions commute: hits, stock, totals.
 
+    For example::
+
         arena.root["hits"] = Counter()
         arena.root["hits"].add(1)        # never conflicts with another request's add
 

@@ -25,8 +25,8 @@ class Dict(DictHandle[K, V]):
     Made by `Dict({...})` it is not stored yet and behaves as the plain dict that it wraps; assigning it into a container of
     an arena stores it, and from then on it is a handle on what is stored. Assigning a plain `dict` stores a copy.
 
-    Values: `None bool int float str bytes`, dicts of them, and containers. Keys: the same without containers; 1, 1.0 and
-    True are one key, as in a dict.
+    Values: `None bool int float str bytes`, tuples, dates and times, `Decimal`, `UUID`, types that have a codec, and
+    containers. Keys: the same without containers; 1, 1.0 and True are one key, as in a dict.
 
     Different keys never conflict between requests. `len()`, iteration and views read the Dict as a whole: a request that
     uses them conflicts with one that inserts or deletes meanwhile (or, for values and items, changes anything in it).

@@ -64,7 +64,9 @@ _classes: dict[str, type[Record]] = {}
 
 
 class Record(RecordHandle):
-    """Is the base of classes whose instances live in an arena: fields at fixed slots, each its own conflict unit::
+    """Is the base of classes whose instances live in an arena: fields at fixed slots, each its own conflict unit.
+
+    For example::
 
         class Account(Record):
             owner: str
