@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import gc
 import os
-import sys
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -276,7 +275,7 @@ class Arena:
                 "transaction(independent=True) is not in this version yet. Nothing was begun. Leave it out, or write "
                 "what must outlive a rollback after the transaction has ended."
             )
-        return TransactionBlock(self.native, sys._getframe(1).f_code.co_qualname)
+        return TransactionBlock(self.native)
 
     def savepoint(self) -> SavepointBlock:
         """Undo a `with` block's writes alone when an exception leaves it; needs a running transaction."""

@@ -19,7 +19,14 @@ from asyncio import _get_running_loop as running_loop  # None where there is non
 from typing import TYPE_CHECKING, Any
 
 from recoverable import events
-from recoverable._native.runtime import Mark, NativeArena, Transaction, current_transaction
+from recoverable._native.runtime import (
+    Mark,
+    NativeArena,
+    Transaction,
+    TransactionBlock,
+    current_transaction,
+    set_block_helpers,
+)
 from recoverable.errors import (
     ArenaFullError,
     ConflictError,
@@ -85,88 +92,62 @@ class _Nested:
             del outer.hooks[self.hooks :]
 
 
-class TransactionBlock:
-    """What `arena.transaction()` returns: a context manager for one use."""
+def _watch(block: TransactionBlock, loop: AbstractEventLoop) -> list[TransactionBlock]:
+    """Have the block looked at by this iteration's sentinel; it leaves the list that is returned when it ends."""
+    if _open.loop is not loop:
+        _open.loop = loop
+        loop.call_soon(_open.sentinel)
+    _open.blocks.append(block)
+    return _open.blocks
 
-    __slots__ = ("_abandoned", "_handler", "_native", "_nested", "_transaction", "_watch")
 
-    def __init__(self, native: NativeArena, handler: str) -> None:
-        """Begin nothing yet; `handler` is the name of the function that opens the block, for messages."""
-        self._native = native
-        self._handler = handler
-        self._transaction: Transaction | None = None
-        self._nested: _Nested | None = None
-        self._watch: list[TransactionBlock] | None = None
-        self._abandoned = False
+def _end(
+    block: TransactionBlock, nested: _Nested | None, error: BaseException | None, failed: BaseException | None
+) -> None:
+    """End a block in any way but by a commit that succeeds.
 
-    def __enter__(self) -> None:
-        if self._transaction is not None or self._nested is not None:
+    Args:
+        block: The block.
+        nested: Its savepoint, where it is a part of another transaction.
+        error: What left the block.
+        failed: What its commit raised; it has been rolled back.
+    """
+    if nested is not None:
+        nested.end(error)
+        return
+    transaction = block.transaction
+    if block.abandoned:
+        if error is None or isinstance(error, Exception):
             raise TransactionError(
-                "a transaction block is for one use; this one has been entered before. Nothing was begun. "
-                "Write `with arena.transaction():` each time."
-            )
-        outer = current_transaction(self._native)
-        if outer is not None:
-            self._nested = _Nested(outer)
-            return
-        transaction = self._transaction = Transaction(self._native, self._handler, True)
-        transaction.enter()
-        loop = running_loop()
-        if loop is not None:
-            if _open.loop is not loop:
-                _open.loop = loop
-                loop.call_soon(_open.sentinel)
-            self._watch = _open.blocks
-            self._watch.append(self)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._nested is not None:
-            self._nested.end(error)
-            return
-        transaction = self._transaction
-        assert transaction is not None
-        if self._watch is not None and not self._abandoned:
-            self._watch.remove(self)
-        if self._abandoned:
-            if error is None or isinstance(error, Exception):
-                raise TransactionError(
-                    "await inside arena.transaction(): the block is one step, and the event loop ran something else "
-                    f"while it was open (in {self._handler}). It has been rolled back, and nothing of it was "
-                    "committed. Await before or after the block, or use `await arena.run(...)` or "
-                    "@recoverable, which allow it."
-                ) from error
-            return
-        try:
-            if error is None:
-                transaction.commit()
-            else:
-                transaction.rollback()
-        except ArenaFullError as full:
-            events.arena_full(self._native.public.name, self._handler, str(full))
-            raise
-        except _Doomed:
-            raise conflict_error(transaction, 1) from None
-        finally:
-            transaction.leave()
-            if self._native.raw_count():
-                self._native.public._report_strays()
+                "await inside arena.transaction(): the block is one step, and the event loop ran something else "
+                f"while it was open (in {transaction.handler}). It has been rolled back, and nothing of it was "
+                "committed. Await before or after the block, or use `await arena.run(...)` or "
+                "@recoverable, which allow it."
+            ) from error
+        return
+    native = transaction.arena
+    try:
+        if failed is not None:
+            raise failed
         if error is None:
-            if transaction.hooks is not None:
-                _run_hooks_now(transaction)
-        elif isinstance(error, _Doomed):
-            raise conflict_error(transaction, 1) from None
-        elif isinstance(error, ArenaFullError):
-            events.arena_full(self._native.public.name, self._handler, str(error))
-
-    def abandon(self) -> None:
-        """Roll back, because the event loop went on while the block was open."""
-        transaction = self._transaction
-        assert transaction is not None
-        self._abandoned = True
-        transaction.rollback()
+            transaction.commit()
+        else:
+            transaction.rollback()
+    except ArenaFullError as full:
+        events.arena_full(native.public.name, transaction.handler, str(full))
+        raise
+    except _Doomed:
+        raise conflict_error(transaction, 1) from None
+    finally:
         transaction.leave()
+        if native.raw_count():
+            native.public._report_strays()
+    if error is None:
+        _run_hooks_now(transaction)
+    elif isinstance(error, _Doomed):
+        raise conflict_error(transaction, 1) from None
+    elif isinstance(error, ArenaFullError):
+        events.arena_full(native.public.name, transaction.handler, str(error))
 
 
 class SavepointBlock:
@@ -264,6 +245,8 @@ async def run_hooks(transaction: Transaction) -> None:
 
 
 def _run_hooks_now(transaction: Transaction) -> None:
+    if transaction.arena.raw_count():
+        transaction.arena.public._report_strays()
     hooks, transaction.hooks = transaction.hooks or (), None
     for fn, args in hooks:
         try:
@@ -301,3 +284,6 @@ def conflict_error(transaction: Transaction, runs: int, why: str | None = None) 
         winner=winner,
         runs=runs,
     )
+
+
+set_block_helpers(running_loop, _watch, _Nested, _end, _run_hooks_now)

@@ -35,7 +35,9 @@ cdef class Transaction:
     cdef bint entered
     cdef object __weakref__
     cdef int check(self) except -1
-    cdef void end(self, str how)
+    cdef void end(self, str how) noexcept
+    cdef int try_commit(self) except? -100
+    cdef int commit_failed(self, int rc) except -1
     cdef object make_report(self)
 
 cdef int fail(int rc) except -1

@@ -5,6 +5,7 @@ Every operation on an arena goes through gate(): it finds out who is asking (the
 contextvars context, or nobody), has the core mount that transaction or take the lock, and waits for the lock without the
 GIL when another process or thread has it.
 """
+cimport cython
 from cpython.object cimport PyObject
 from recoverable._native.core cimport *
 
@@ -243,16 +244,10 @@ cdef class Transaction:
         one_step: it is never suspended, so its reads need not be recorded.
     """
 
-    def __cinit__(self, NativeArena arena not None, str handler not None, bint one_step):
-        if arena.closed:
-            closed_error(arena)
-        cdef int rc = rcv_txn_new(arena.a, RCV_TXN_ONE_STEP if one_step else 0, PyUnicode_AsUTF8(handler), &self.t)
-        if rc:
-            fail(rc)
-        self.arena = arena
-        self.handler = handler
-        self.one_step = one_step
-        self.attempt = 1
+    def __init__(self, NativeArena arena not None, str handler not None, bint one_step):
+        if self.arena is not None:
+            raise _errors.TransactionError("a transaction begins once; this one has begun already and goes on")
+        begin_transaction(self, arena, handler, one_step)
 
     def __dealloc__(self):
         cdef rcv_current_s *cur = rcv_current()
@@ -265,7 +260,7 @@ cdef class Transaction:
 
     cdef int check(self) except -1:
         """Raise unless it can still run."""
-        if self.arena.closed:
+        if self.arena is None or self.arena.closed:
             closed_error(self.arena)
         if self.t == NULL:
             raise _errors.TransactionClosedError(
@@ -282,7 +277,7 @@ cdef class Transaction:
             "conflict_arg": r.conflict_arg, "winner": r.winner.decode("utf-8", "replace") or None,
         }
 
-    cdef void end(self, str how):
+    cdef void end(self, str how) noexcept:
         """Keep what is asked for later and give the core's half back."""
         self._ended = how
         self._touched = rcv_txn_touched(self.t)
@@ -342,9 +337,8 @@ cdef class Transaction:
         if rc:
             fail(rc)
 
-    def commit(self) -> None:
-        """Commit. On any failure it has been rolled back."""
-        self.check()
+    cdef int try_commit(self) except? -100:
+        """Commit; what the core says. On anything but 0, commit_failed() is next."""
         cdef int rc = rcv_txn_commit(self.t)
         while rc == RCV_ERR_AGAIN:
             with nogil:
@@ -353,12 +347,22 @@ cdef class Transaction:
                 rc = rcv_txn_commit(self.t)
         if rc == 0:
             self.end("committed")
-            return
+        return rc
+
+    cdef int commit_failed(self, int rc) except -1:
+        """Roll back and raise."""
         try:
             fail(rc)
         finally:
             self.conflicted = rc == RCV_ERR_CONFLICT
             self.rollback()
+
+    def commit(self) -> None:
+        """Commit. On any failure it has been rolled back."""
+        self.check()
+        cdef int rc = self.try_commit()
+        if rc:
+            self.commit_failed(rc)
 
     def rollback(self) -> None:
         """Undo all its writes. Never fails; a no-op when it has ended."""
@@ -427,6 +431,26 @@ cdef class Transaction:
         return rcv_txn_wrote(self.t) if self.t != NULL and not self.arena.closed else self._wrote
 
 
+cdef int begin_transaction(Transaction t, NativeArena arena, str handler, bint one_step) except -1:
+    if arena.closed:
+        closed_error(arena)
+    cdef int rc = rcv_txn_new(arena.a, RCV_TXN_ONE_STEP if one_step else 0, PyUnicode_AsUTF8(handler), &t.t)
+    if rc:
+        fail(rc)
+    t.arena = arena
+    t.handler = handler
+    t.one_step = one_step
+    t.attempt = 1
+    return 0
+
+
+cdef Transaction new_transaction(NativeArena arena, str handler, bint one_step):
+    """Transaction(arena, handler, one_step), without the tuple of arguments."""
+    cdef Transaction t = Transaction.__new__(Transaction)
+    begin_transaction(t, arena, handler, one_step)
+    return t
+
+
 def current_transaction(arena: NativeArena | None = None):
     """Return the Transaction that runs in this thread and context (on that arena), or None."""
     cdef rcv_current_s *cur = rcv_current()
@@ -438,4 +462,5 @@ def current_transaction(arena: NativeArena | None = None):
     return t
 
 
+include "block.pxi"
 include "driver.pxi"
