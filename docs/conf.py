@@ -16,6 +16,7 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "recoverable"
 html_static_path = []
+highlight_language = "none"
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
