@@ -63,7 +63,18 @@ class Schema:
 _classes: dict[str, type[Record]] = {}
 
 
-class Record(RecordHandle):
+class _RecordType(type):
+    """Gives Records no other attributes than their fields: a misspelt one must not vanish into a handle."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any], /, **kwargs: Any) -> type:
+        body.setdefault("__slots__", ())
+        return super().__new__(mcs, name, bases, body, **kwargs)
+
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], /, **_: Any) -> None:
+        super().__init__(name, bases, body)
+
+
+class Record(RecordHandle, metaclass=_RecordType):
     """Is the base of classes whose instances live in an arena: fields at fixed slots, each its own conflict unit.
 
     For example::
@@ -132,7 +143,8 @@ class Record(RecordHandle):
 
     @classmethod
     def _default(cls, name: str) -> Any:
-        return copy.deepcopy(cls._defaults[name])
+        value = cls._defaults[name]
+        return value.copy() if isinstance(value, Container) else copy.deepcopy(value)
 
     @classmethod
     def _check(cls, name: str, value: Any) -> Any:

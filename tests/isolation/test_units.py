@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from recoverable import Arena, ConflictError, Counter, Deque, Record
-
 from support.workers import Request, pause
 
 
