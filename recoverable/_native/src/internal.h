@@ -373,6 +373,18 @@ struct rcv_txn {
     rcv_txn  *prev, *next;
 };
 
+/* -- stash.c access.c: parts of txn.c's work ------------------------------------------------------------------------ */
+
+/* stash_fill -- copy what the mounted transaction has written, before it is undone. stash_put_back -- write it into the arena
+ * again, undo-logged, and rebuild what it does not hold. A failure of either leaves the caller to undo the step. */
+int  stash_fill(rcv_txn *t);
+int  stash_put_back(rcv_txn *t);
+void stash_count_lost(const rcv_txn *t, bool stashed, struct rcv_recovery *report);
+/* access_make_room -- what else this thread has in the arena gives way: 0, or why it cannot. */
+int  access_make_room(rcv_arena *a, uint64_t me);
+
+/* -- txn.c, savepoint.c ----------------------------------------------------------------------------------------------- */
+
 /* txn_log -- the write barrier: the old bytes of [off, off+len) are in the log when it returns 0; then write at
  * a->core + off. Logs a range once an epoch. */
 int txn_log(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind);

@@ -22,10 +22,6 @@
 
 #define POOL 64u /* ended transactions kept for reuse */
 
-static __thread struct rcv_current current __attribute__((tls_model("initial-exec")));
-
-struct rcv_current *rcv_current(void) { return &current; }
-
 /* vec_grow -- room for `need` items, by doubling. */
 int vec_grow(void **data, uint64_t *capacity, uint64_t need, size_t item)
 {
@@ -121,8 +117,8 @@ void rcv_txn_free(rcv_txn *t)
     if (t->next)
         t->next->prev = t->prev;
     a->n_in_flight--;
-    if (current.txn == t)
-        current.txn = NULL;
+    if (rcv_current()->txn == t)
+        rcv_current()->txn = NULL;
     reset(t);
     if (a->n_pool < POOL && !a->closing && t->cap_reads <= 4096 && t->cap_writes <= 4096 && t->cap_intents <= 4096 &&
         t->cap_stash <= 65536 && t->granule_mask <= 8192 && t->summary_mask <= 1024 && t->cap_values <= 1024) {
@@ -231,38 +227,6 @@ static void back_to_committed(rcv_txn *t, struct rcv_recovery *report)
     phase_set(a, RCV_IDLE);
 }
 
-/* put_back -- write the stash into the arena again, undo-logged. */
-static int put_back(rcv_txn *t)
-{
-    rcv_arena *a = t->arena;
-    for (uint64_t at = 0; at < t->n_stash;) {
-        struct rcv_stash_item item;
-        memcpy(&item, t->stash + at, sizeof item);
-        int rc = txn_log(t, item.off, item.len, item.kind);
-        if (rc)
-            return rc;
-        CRASHPOINT("resume.before_write");
-        memcpy(a->core + item.off, t->stash + at + sizeof item, item.len);
-        tracker_note_announced(a, item.off, item.len);
-        at += sizeof item + ((item.len + 7u) & ~7u);
-    }
-    return intent_resume(t);
-}
-
-/* make_room -- what else this thread has in the arena gives way: 0, or why it cannot. */
-static int make_room(rcv_arena *a, uint64_t me)
-{
-    rcv_txn *other = a->mounted;
-    if (a->readers > 0 && a->reader_thread == me)
-        return rcv_raise(RCV_ERR_MISUSE, 0, "a transaction cannot begin inside another operation on the arena");
-    if (other == NULL || a->step_thread != me)
-        return 0;
-    if (other->savepoints > 0)
-        return rcv_raise(RCV_ERR_MISUSE, 0, "another task touched the arena inside a savepoint of %s", other->handler);
-    (void)rcv_txn_suspend(other); /* on failure it is doomed and out of the way all the same */
-    return 0;
-}
-
 int rcv_txn_mount(rcv_txn *t)
 {
     rcv_arena *a = t->arena;
@@ -271,7 +235,7 @@ int rcv_txn_mount(rcv_txn *t)
     if (t->state != RCV_ACTIVE)
         return txn_doomed_error(t);
     uint64_t me = os_thread_id();
-    int      rc = make_room(a, me);
+    int      rc = access_make_room(a, me);
     if (rc == 0)
         rc = lock_take(a);
     if (rc)
@@ -299,7 +263,7 @@ int rcv_txn_mount(rcv_txn *t)
     t->log_epoch++;
     if (t->n_stash == 0 && t->n_intents == 0)
         return 0;
-    rc = put_back(t);
+    rc = stash_put_back(t);
     if (rc) {
         struct rcv_recovery report = {0};
         rcv_txn_doom(t, rc);
@@ -336,41 +300,6 @@ static int add_raw(rcv_txn *t)
     return rc;
 }
 
-static int stash_one(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind)
-{
-    uint64_t size = sizeof(struct rcv_stash_item) + ((len + 7u) & ~7u);
-    if (t->n_stash + size > t->cap_stash) {
-        int rc = vec_grow((void **)&t->stash, &t->cap_stash, t->n_stash + size, 1);
-        if (rc)
-            return rc;
-    }
-    struct rcv_stash_item item = {.off = off, .len = len, .kind = kind};
-    memcpy(t->stash + t->n_stash, &item, sizeof item);
-    memcpy(t->stash + t->n_stash + sizeof item, t->arena->core + off, len);
-    t->n_stash += size;
-    return 0;
-}
-
-/* fill_stash -- copy what the transaction has written. Ranges may overlap: all hold the newest bytes, so order is free. */
-static int fill_stash(rcv_txn *t)
-{
-    rcv_arena         *a = t->arena;
-    struct undo_record r;
-    uint64_t           at = undo_tail(a);
-    int                rc = 0, more;
-    t->n_stash = 0;
-    while (rc == 0 && (more = undo_prev(a, &at, &r)) != 0) {
-        if (more < 0)
-            return more;
-        if (r.kind == RCV_U_DATA)
-            rc = stash_one(t, r.off, r.len, RCV_U_DATA);
-    }
-    uint32_t page = a->hdr->page_size;
-    for (uint64_t i = 0; i < t->n_raw_pages && rc == 0; i++)
-        rc = stash_one(t, a->data_off + (uint64_t)t->raw_pages[i] * page, page, RCV_U_PAGE);
-    return rc;
-}
-
 int rcv_txn_suspend(rcv_txn *t)
 {
     rcv_arena          *a = t->arena;
@@ -381,7 +310,7 @@ int rcv_txn_suspend(rcv_txn *t)
     if (t->state == RCV_ACTIVE) {
         rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full") : add_raw(t);
         if (rc == 0)
-            rc = fill_stash(t);
+            rc = stash_fill(t);
         if (rc)
             rcv_txn_doom(t, rc);
     }
@@ -456,27 +385,6 @@ int rcv_txn_commit(rcv_txn *t)
     return 0;
 }
 
-/* count_lost -- what a transaction loses by its rollback besides what was undone in place: stashed bytes and new memory. */
-static void count_lost(const rcv_txn *t, bool stashed, struct rcv_recovery *report)
-{
-    struct rcv_stash_item item;
-    uint64_t              size;
-    bool                  live;
-    for (uint64_t i = 0; i < t->n_intents; i++)
-        if (t->intents[i].op == RCV_I_ALLOC && heap_block(t->arena, t->intents[i].a, &size, &live) == 0) {
-            report->records++;
-            report->bytes += size;
-        }
-    if (!stashed)
-        return;
-    for (uint64_t at = 0; at < t->n_stash; at += sizeof item + ((item.len + 7u) & ~7u)) {
-        memcpy(&item, t->stash + at, sizeof item);
-        report->records++;
-        report->bytes += item.len;
-        report->pages += item.kind == RCV_U_PAGE;
-    }
-}
-
 void rcv_txn_rollback(rcv_txn *t)
 {
     if (t->state != RCV_ACTIVE && t->state != RCV_DOOMED)
@@ -489,7 +397,7 @@ void rcv_txn_rollback(rcv_txn *t)
         back_to_committed(t, &report);
         unmount(t);
     }
-    count_lost(t, !mounted, &report);
+    stash_count_lost(t, !mounted, &report);
     intent_truncate(t, 0);
     if (t->wrote)
         a->n.rollbacks++;
@@ -499,115 +407,4 @@ void rcv_txn_rollback(rcv_txn *t)
     t->report.micros = (os_nanos() - begun) / 1000;
     t->savepoints = 0;
     finish(t, RCV_ROLLED_BACK);
-}
-
-/* -- savepoints ------------------------------------------------------------------------------------------ */
-
-int rcv_savepoint(rcv_txn *t, struct rcv_mark *out)
-{
-    if (!t->mounted)
-        return t->state == RCV_ACTIVE ? rcv_raise(RCV_ERR_BUG, 0, "a savepoint of a transaction that is not mounted") : txn_doomed_error(t);
-    int rc = tracker_savepoint(t->arena);
-    if (rc)
-        return rc;
-    rcv_op_begin(t, out);
-    t->savepoints++;
-    return 0;
-}
-
-int rcv_rollback_to(rcv_txn *t, const struct rcv_mark *mark)
-{
-    if (!t->mounted)
-        return txn_doomed_error(t);
-    struct rcv_recovery report = {0};
-    int                 rc = undo_apply(t->arena, mark->undo_tail, &report);
-    tracker_rollback_to(t->arena, mark->undo_tail);
-    undo_set_tail(t->arena, mark->undo_tail);
-    intent_truncate(t, mark->intents);
-    t->log_epoch++;
-    t->epoch++;
-    t->savepoints--;
-    return rc;
-}
-
-void rcv_release(rcv_txn *t, const struct rcv_mark *mark)
-{
-    (void)mark;
-    if (t->savepoints > 0)
-        t->savepoints--;
-}
-
-void rcv_op_begin(rcv_txn *t, struct rcv_mark *out)
-{
-    t->log_epoch++; /* what was logged before must be logged again, or going back to here would miss it */
-    *out = (struct rcv_mark){.undo_tail = undo_tail(t->arena), .intents = t->n_intents, .epoch = t->epoch};
-}
-
-/* rcv_op_fail -- announced writes only: the operation had no raw ones. */
-void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark)
-{
-    struct rcv_recovery report = {0};
-    (void)undo_apply(t->arena, mark->undo_tail, &report);
-    undo_set_tail(t->arena, mark->undo_tail);
-    intent_truncate(t, mark->intents);
-    t->log_epoch++;
-    t->epoch++;
-}
-
-/* -- the gate -------------------------------------------------------------------------------------------- */
-
-/* read_begin -- a read outside any transaction: committed state, under the lock. */
-static int read_begin(rcv_arena *a)
-{
-    uint64_t me = os_thread_id();
-    if (a->readers > 0 && a->reader_thread == me) {
-        a->readers++; /* a finaliser that runs inside another read */
-        return 0;
-    }
-    int rc = make_room(a, me);
-    if (rc == 0)
-        rc = lock_take(a);
-    if (rc)
-        return rc;
-    if (unlikely(tracker_raw_count(a) != 0)) { /* a stray raw write may lie on a hot page */
-        rc = tracker_enter(a);
-        tracker_leave(a);
-        if (rc) {
-            lock_drop(a);
-            return rc;
-        }
-    }
-    a->reader_thread = me;
-    a->readers = 1;
-    return 0;
-}
-
-int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
-{
-    rcv_txn *t = current.txn;
-    if (likely(t != NULL && t->arena == a && current.context == context)) {
-        *out = t;
-        if (likely(a->mounted == t && t->state == RCV_ACTIVE)) {
-            if (likely(!tracker_doomed(a)))
-                return 0;
-            rcv_txn_doom(t, RCV_ERR_FULL);
-            return txn_doomed_error(t);
-        }
-        return t->state == RCV_ACTIVE ? rcv_txn_mount(t) : txn_doomed_error(t);
-    }
-    *out = NULL;
-    if (write)
-        return rcv_raise(RCV_ERR_NOTXN, 0,
-                         "a write outside a transaction; nothing was changed: write in a @recoverable handler, in arena.run() "
-                         "or in `with arena.transaction():`; a task or thread that a handler starts is outside of its "
-                         "transaction");
-    return read_begin(a);
-}
-
-void rcv_access_end(rcv_arena *a, rcv_txn *t)
-{
-    if (t != NULL || a->readers == 0 || --a->readers > 0)
-        return;
-    a->reader_thread = 0;
-    lock_drop(a);
 }
