@@ -1,6 +1,6 @@
 """Drive the bank with clients that misbehave, kill it again and again, and count the money.
 
-    python -m examples.bank.demo [--seconds 20] [--kills 5] [--clients 16] [--seed N]
+    python -m examples.bank.demo [--seconds 12] [--kills 5] [--clients 16] [--seed N]
 
 Clients transfer money at random. Some of their requests raise, answer 500, time out or are cancelled between the debit
 and the credit; some clients hang up before the answer. Meanwhile the server is killed: by SIGKILL from outside at a
@@ -225,7 +225,7 @@ async def run(options: argparse.Namespace) -> int:
 def main() -> int:
     """Read the options and run."""
     parser = argparse.ArgumentParser(prog="python -m examples.bank.demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long the clients work")
+    parser.add_argument("--seconds", type=float, default=12.0, help="how long the clients work")
     parser.add_argument("--kills", type=int, default=5, help="how often the server is killed in that time")
     parser.add_argument("--clients", type=int, default=16, help="how many work at once")
     parser.add_argument("--accounts", type=int, default=200, help="fewer accounts, more conflicts")
