@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar, overload
 
 from recoverable._native.codec import register_plain
 from recoverable._native.list import ListHandle
@@ -31,6 +31,10 @@ class List(ListHandle[V]):
 
     __slots__ = ()
 
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> V: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[V]: ...
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):
             return self._items()[key]
