@@ -1,0 +1,362 @@
+"""Dict against the plain dict: the same operations, over several transactions in flight, and re-attached between."""
+
+from __future__ import annotations
+
+import copy
+import os
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import recoverable
+from recoverable import Arena
+from support.models import Bench, NoPlaceError, Operation, Undone, Worker, canonical
+from support.workers import Request, pause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAN = float("nan")
+LONG = "k" * 5000  # longer than a page
+# Not -0.0: as a key it equals 0.0 and is kept as that.
+KEYS: list[Any] = [
+    "a", "b", "c", "", b"", b"a", "\ud800", "\ud800x", "ß", LONG, LONG + "x", LONG.encode(),
+    None, 0, 1, 1.0, True, False, 0.0, -1, 2, 2.5, NAN, float("inf"), 2**53, float(2**53), 2**63 - 1, -(2**63), 2**63,
+    float(2**63), 2**64, float(2**64), 10**40, -(10**40), "x" * 11, "x" * 12, "x" * 15, "x" * 16,
+]  # fmt: skip
+VALUES: list[Any] = [
+    None, True, False, 0, 1, -1, 2**63 - 1, -(2**63), 2**63, 10**50, -(10**50), 0.0, -0.0, 1.5, NAN, float("-inf"),
+    "", "x", "x" * 11, "x" * 12, "x" * 13, "x" * 14, "x" * 15, "x" * 16, "\ud800", "ü" * 9, "v" * 5000,
+    b"", b"\0" * 11, b"\0" * 14, b"\0" * 15, b"\xff" * 300,
+]  # fmt: skip
+
+keys = st.sampled_from(KEYS)
+few_keys = st.sampled_from(["a", "b", "c", 1, True, None, ""])
+scalars = st.sampled_from(VALUES)
+trees = st.recursive(scalars, lambda inner: st.dictionaries(few_keys, inner, max_size=4), max_leaves=6)
+paths = st.lists(st.sampled_from(["n", "m"]), max_size=2)
+
+
+class Place:
+    """A root and how to make a savepoint of it: the arena's or a plain dict's."""
+
+    def __init__(self, root: Any, arena: Arena | None = None) -> None:
+        self.root = root
+        self.arena = arena
+
+    def at(self, path: list[str]) -> Any:
+        """Walk to a nested one."""
+        found = self.root
+        for key in path:
+            if key not in found:
+                raise NoPlaceError
+            found = found[key]
+            if not isinstance(found, dict | recoverable.Dict):
+                raise NoPlaceError
+        return found
+
+    def undone(self, operations: list[Operation]) -> list[Any]:
+        """Run operations in a savepoint and go back."""
+        answers = []
+        if self.arena is None:
+            kept = copy.deepcopy(self.root)
+            answers = [attempt(operation, self) for operation in operations]
+            self.root.clear()
+            self.root.update(kept)
+        else:
+            try:
+                with self.arena.savepoint():
+                    answers = [attempt(operation, self) for operation in operations]
+                    raise Undone
+            except Undone:
+                pass
+        return answers
+
+    def kept(self, operations: list[Operation]) -> list[Any]:
+        """Run operations in a savepoint and keep them."""
+        if self.arena is None:
+            return [attempt(operation, self) for operation in operations]
+        with self.arena.savepoint():
+            return [attempt(operation, self) for operation in operations]
+
+
+def attempt(operation: Operation, place: Place) -> Any:
+    """One operation inside another."""
+    try:
+        return canonical(operation(place))
+    except (KeyError, NoPlaceError) as error:
+        return type(error).__name__
+
+
+def plain(value: Any) -> Any:
+    return value.to_python() if isinstance(value, recoverable.Dict) else copy.deepcopy(value)
+
+
+class Op:
+    """An operation with a short name, for Hypothesis to print."""
+
+    def __init__(self, name: str, function: Callable[[Place], Any]) -> None:
+        self.name = name
+        self.function = function
+
+    def __call__(self, place: Place) -> Any:
+        return self.function(place)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def named(name: str, function: Callable[[Place], Any]) -> Operation:
+    return Op(name, function)
+
+
+def set_item(path: list[str], key: Any, value: Any) -> Operation:
+    def run(place: Place) -> None:
+        place.at(path)[key] = copy.deepcopy(value)
+
+    return named(f"set {path} {key!r:.20} {value!r:.30}", run)
+
+
+def delete(path: list[str], key: Any) -> Operation:
+    def run(place: Place) -> None:
+        del place.at(path)[key]
+
+    return named(f"del {path} {key!r:.20}", run)
+
+
+def get(path: list[str], key: Any) -> Operation:
+    return named(f"get {path} {key!r:.20}", lambda place: plain(place.at(path)[key]))
+
+
+def contains(path: list[str], key: Any) -> Operation:
+    return named(f"in {path} {key!r:.20}", lambda place: key in place.at(path))
+
+
+def pop(path: list[str], key: Any) -> Operation:
+    return named(f"pop {path} {key!r:.20}", lambda place: place.at(path).pop(key, "none"))
+
+
+def setdefault(path: list[str], key: Any, value: Any) -> Operation:
+    return named(
+        f"setdefault {path} {key!r:.20}",
+        lambda place: plain(place.at(path).setdefault(key, copy.deepcopy(value))),
+    )
+
+
+def walk(path: list[str], what: str) -> Operation:
+    def run(place: Place) -> Any:
+        there = place.at(path)
+        if what == "len":
+            return len(there)
+        if what == "reversed":
+            return list(reversed(there))
+        if what == "first":
+            return next(iter(there), None)
+        return [plain(item) if what == "values" else canonical(item) for item in getattr(there, what)()]
+
+    return named(f"{what} {path}", run)
+
+
+def many(path: list[str], first: int, amount: int) -> Operation:
+    def run(place: Place) -> None:
+        there = place.at(path)
+        for i in range(first, first + amount):
+            there[i] = i
+
+    return named(f"many {path} {first}+{amount}", run)
+
+
+def fewer(path: list[str], amount: int) -> Operation:
+    def run(place: Place) -> None:
+        there = place.at(path)
+        for key in list(there)[:amount]:
+            del there[key]
+
+    return named(f"fewer {path} {amount}", run)
+
+
+def in_savepoint(operations: list[Operation], keep: bool) -> Operation:
+    name = ("kept" if keep else "undone") + str(operations)
+    return named(name, lambda place: place.kept(operations) if keep else place.undone(operations))
+
+
+simple = st.one_of(
+    st.builds(set_item, paths, keys, scalars),
+    st.builds(set_item, paths, st.sampled_from(["n", "m", "a"]), trees),
+    st.builds(set_item, paths, few_keys, scalars),
+    st.builds(delete, paths, keys),
+    st.builds(delete, paths, st.sampled_from(["n", "m", "a", "b", 1])),
+    st.builds(get, paths, keys),
+    st.builds(get, paths, few_keys),
+    st.builds(contains, paths, keys),
+    st.builds(pop, paths, keys),
+    st.builds(pop, paths, st.sampled_from(["n", "m"])),
+    st.builds(setdefault, paths, keys, trees),
+    st.builds(walk, paths, st.sampled_from(["len", "keys", "values", "items", "reversed", "first"])),
+    st.builds(lambda path: named(f"popitem {path}", lambda place: place.at(path).popitem()), paths),
+    st.builds(lambda path: named(f"clear {path}", lambda place: place.at(path).clear()), paths),
+    st.builds(many, paths, st.integers(0, 50), st.integers(1, 40)),
+    st.builds(fewer, paths, st.integers(1, 60)),
+)
+operations = st.one_of(simple, simple, simple, st.builds(in_savepoint, st.lists(simple, max_size=4), st.booleans()))
+numbers = count()
+
+
+class DictMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = f"test-{os.getpid()}-model-{next(numbers)}"
+        self.arena = Arena.open(self.name, size="8 MiB")
+        self.bench = Bench(
+            self.arena,
+            adapt=lambda arena: Place(arena.root, arena),
+            committed=Place({}),
+            copy=lambda place: Place(copy.deepcopy(place.root)),
+            look=lambda place: canonical(place.root),
+        )
+
+    @initialize(content=st.dictionaries(keys, trees, max_size=5), nested=st.dictionaries(few_keys, scalars, max_size=3))
+    def fill(self, content: dict[Any, Any], nested: dict[Any, Any]) -> None:
+        with self.arena.transaction():
+            for root in (self.arena.root, self.bench.committed.root):
+                root.update(copy.deepcopy(content))
+                root["n"] = {**copy.deepcopy(nested), "m": {}}
+
+    @precondition(lambda self: len(self.bench.workers) < 4)
+    @rule()
+    def begin(self) -> None:
+        self.bench.begin()
+
+    @precondition(lambda self: self.bench.workers)
+    @rule(number=st.integers(0, 3), what=st.lists(operations, min_size=1, max_size=4))
+    def step(self, number: int, what: list[Operation]) -> None:
+        self.bench.step(self.worker(number), what)
+
+    @precondition(lambda self: self.bench.workers)
+    @rule(number=st.integers(0, 3))
+    def commit(self, number: int) -> None:
+        self.bench.commit(self.worker(number))
+
+    @precondition(lambda self: self.bench.workers)
+    @rule(number=st.integers(0, 3))
+    def roll_back(self, number: int) -> None:
+        self.bench.roll_back(self.worker(number))
+
+    @rule(what=st.lists(operations, min_size=1, max_size=3), fail=st.booleans())
+    def at_once(self, what: list[Operation], fail: bool) -> None:
+        """A `with arena.transaction()` block while others are in flight."""
+        state = self.bench.copy(self.bench.committed)
+        try:
+            with self.arena.transaction():
+                for operation in what:
+                    place = Place(self.arena.root, self.arena)
+                    assert attempt(operation, place) == attempt(operation, state), operation
+                if fail:
+                    raise Undone
+        except Undone:
+            return
+        self.bench.committed = state
+
+    @rule()
+    def reopen(self) -> None:
+        """Closing rolls back what is in flight; the state is there again."""
+        self.bench.drop()
+        self.arena.close()
+        self.arena = self.bench.arena = Arena.open(self.name, create=False)
+        assert self.arena.recovered is None
+        self.bench.check()
+
+    @invariant()
+    def sound(self) -> None:
+        """Nothing of what is in flight shows, and all of the arena adds up."""
+        self.bench.check()
+        report = self.arena.verify()
+        assert report.leaked_blocks == 0, report
+
+    def worker(self, number: int) -> Worker:
+        return self.bench.workers[number % len(self.bench.workers)]
+
+    def teardown(self) -> None:
+        self.bench.drop()
+        self.arena.close()
+        Arena.unlink(self.name)
+
+
+TestDictModel = DictMachine.TestCase
+TestDictModel.pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning"),  # long keys make long reprs
+]
+TestDictModel.settings = settings(
+    max_examples=int(os.environ.get("RECOVERABLE_EXAMPLES", "120")),
+    stateful_step_count=30,
+    deadline=None,
+    derandomize="RECOVERABLE_EXAMPLES" not in os.environ,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+    # Shrinking takes minutes; to have it, unset this and name the failure's blob.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate] if "RECOVERABLE_SHRINK" not in os.environ else list(Phase),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_steps", [False, True])
+def test_growth_over_every_depth_keeps_order_and_keys(in_steps: bool) -> None:
+    """Thousands of keys, past each size of the bucket table, in one step or in many, and all deletable again."""
+    with Arena.temporary("64 MiB") as arena:
+        model: dict[int, int] = {}
+
+        async def fill() -> None:
+            root = arena.root
+            for i in range(3000):
+                root[i * 7919 % 10007] = i
+                model[i * 7919 % 10007] = i
+                if in_steps and i % 500 == 0:
+                    await pause()
+
+        request = Request(arena, fill)
+        while not request.done:
+            request.step()
+            if not request.done:
+                assert len(arena.root) == 0
+        assert list(arena.root.items()) == list(model.items())
+        arena.verify()
+        with arena.transaction():
+            for key in list(model)[::2]:
+                del model[key], arena.root[key]
+        assert list(arena.root.items()) == list(model.items())
+        assert arena.verify().leaked_blocks == 0
+
+
+@pytest.mark.slow
+def test_a_table_of_three_levels_holds_every_key() -> None:
+    """More than 512 x 512 buckets need a third level; nothing is lost, and deleting it gives the memory back."""
+    amount = 512 * 512 + 5000
+    with Arena.temporary("128 MiB", undo_size="64 MiB") as arena:
+        with arena.transaction():
+            arena.root["big"] = {}
+        for first in range(0, amount, 20000):
+            with arena.transaction():
+                big = arena.root["big"]
+                for i in range(first, min(first + 20000, amount)):
+                    big[i] = i
+        big = arena.root["big"]
+        assert len(big) == amount
+        assert all(big[i] == i for i in range(0, amount, 97))
+        assert all(a == b for a, b in zip(big, range(amount), strict=True))
+        used = arena.stats().used
+        arena.verify()
+        with arena.transaction():
+            del arena.root["big"]
+        turns = 0
+        while arena.stats().used > used // 100:  # reclaimed a slice at each commit
+            with arena.transaction():
+                arena.root["n"] = turns
+            turns += 1
+            assert turns < amount
+        assert arena.verify().leaked_blocks == 0

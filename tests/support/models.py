@@ -1,0 +1,177 @@
+"""The oracle of the model tests: what a transaction may have seen, given what is committed now.
+
+A transaction keeps a log of its operations with what each of them gave. It may go on exactly if the whole log, run
+again on a plain copy of the state that is committed *now*, gives the same answers: then it equals a run that began just
+now. Else it must be told of a conflict. (A conflict without need is allowed here: stamps are shared by hash, raw writes
+count by page. What must never conflict has tests of its own in tests/isolation.)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import recoverable
+from recoverable import Arena, ConflictError
+from support.workers import Request, pause
+
+Operation = Callable[[Any], Any]
+
+
+def canonical(value: Any) -> Any:
+    """Return something whose equality is identity of content: types, NaN, -0.0 and order of keys included."""
+    if isinstance(value, recoverable.Dict | recoverable.Array):
+        value = value.to_python()
+    if isinstance(value, dict):
+        return ("dict", tuple((canonical(k), canonical(v)) for k, v in value.items()))
+    if isinstance(value, list | tuple):
+        return (type(value).__name__, tuple(canonical(v) for v in value))
+    if isinstance(value, float):
+        return ("float", struct.pack("d", value))
+    return (type(value).__name__, value)
+
+
+def outcome(operation: Operation, state: Any) -> Any:
+    """Run one operation; what it gave or raised, comparable."""
+    try:
+        return canonical(operation(state))
+    except (KeyError, IndexError, NoPlaceError) as error:
+        return ("raised", type(error).__name__)
+
+
+class NoPlaceError(Exception):
+    """An operation's path leads nowhere; the same on both sides."""
+
+
+class Undone(Exception):
+    """Leaves a savepoint."""
+
+
+class Worker:
+    """One transaction and its log.
+
+    Args:
+        arena: The arena.
+        adapt: Makes of the arena's root what operations run on.
+    """
+
+    def __init__(self, arena: Arena, adapt: Callable[[Arena], Any]) -> None:
+        self.arena = arena
+        self.adapt = adapt
+        self.log: list[tuple[Operation, Any]] = []
+        self.wrote = False
+        self.request = Request(arena, self._body)
+        self.request.step()
+
+    async def _body(self) -> str:
+        answers: list[Any] | None = None
+        while True:
+            operations = await pause(answers)
+            if operations is None:
+                return "committed"
+            answers = [outcome(operation, self.adapt(self.arena)) for operation in operations]
+
+    def run(self, operations: list[Operation]) -> list[Any]:
+        """One step."""
+        answers = self.request.step(operations)
+        self.log += zip(operations, answers, strict=True)
+        return answers
+
+    def replay(self, committed: Any) -> bool:
+        """Run the log on `committed`, changing it; whether every answer is the same."""
+        same = True
+        for operation, answer in self.log:
+            same &= outcome(operation, committed) == answer
+        return same
+
+
+class Bench:
+    """Several workers, the committed model, and the comparison of both.
+
+    Args:
+        arena: The arena.
+        adapt: Makes of the arena what operations run on.
+        committed: The model: what operations run on just the same.
+        copy: Copies a model.
+        look: Reads a model or an adapted arena, comparably.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        adapt: Callable[[Arena], Any],
+        committed: Any,
+        copy: Callable[[Any], Any],
+        look: Callable[[Any], Any],
+    ) -> None:
+        self.arena = arena
+        self.adapt = adapt
+        self.committed = committed
+        self.copy = copy
+        self.look = look
+        self.workers: list[Worker] = []
+        self.needless = self.needed = 0
+
+    def begin(self) -> None:
+        """One transaction more in flight."""
+        self.workers.append(Worker(self.arena, self.adapt))
+
+    def pick(self, number: int) -> Worker | None:
+        """Return one of those in flight."""
+        return self.workers[number % len(self.workers)] if self.workers else None
+
+    def step(self, worker: Worker, operations: list[Operation]) -> None:
+        """Run operations in one step and compare their answers with the model's."""
+        state = self.copy(self.committed)
+        sound = worker.replay(state)
+        try:
+            answers = worker.run(operations)
+        except ConflictError:
+            self._lost(worker, sound)
+            return
+        assert sound or not operations, "a transaction went on although what it had read has changed"
+        for operation, answer in zip(operations, answers, strict=True):
+            assert answer == outcome(operation, state), operation
+
+    def _lost(self, worker: Worker, sound: bool) -> None:
+        self.needless += sound
+        self.needed += not sound
+        assert worker.request.done
+        self.workers.remove(worker)
+
+    def commit(self, worker: Worker) -> None:
+        """End one well."""
+        state = self.copy(self.committed)
+        sound = worker.replay(state)
+        before = self.look(self.committed)
+        try:
+            worker.request.step(None)
+        except ConflictError:
+            self._lost(worker, sound)
+            return
+        self.workers.remove(worker)
+        if self.look(state) != before:
+            assert sound, "a transaction committed although what it had read has changed"
+            self.committed = state
+        # Else: it wrote nothing that shows; it may end on what it saw at its last step.
+
+    def roll_back(self, worker: Worker) -> None:
+        """End one by an exception."""
+        self.workers.remove(worker)
+        try:
+            worker.request.throw(Undone())
+        except Undone:
+            pass
+        else:  # pragma: no cover
+            raise AssertionError("the exception was swallowed")
+
+    def drop(self) -> None:
+        """Finalise all that are in flight."""
+        for worker in self.workers:
+            worker.request.close()
+        self.workers.clear()
+
+    def check(self) -> None:
+        """The arena holds the committed model, whatever is in flight."""
+        assert self.look(self.adapt(self.arena)) == self.look(self.committed)
