@@ -318,7 +318,6 @@ def test_old_and_new_never_meet(arena: Arena) -> None:
 
 def test_a_rollback_leaves_what_others_have_committed(arena: Arena) -> None:
     """Undoing one of two interleaved requests undoes its own writes only, neighbours in bytes and buckets included."""
-
     amount = 22
 
     async def work(place: str, name: str, end: Exception | None) -> None:
