@@ -56,7 +56,7 @@ cdef class TransactionBlock:
             return
         cdef PyObject *name = rcv_caller()
         cdef Transaction t = new_transaction(self.arena, <str>name if name != NULL else "(unknown)", True)
-        t.enter()
+        t.make_current()
         self.t = t
         self.used = True
         loop = _running_loop()
@@ -72,7 +72,7 @@ cdef class TransactionBlock:
             return _end_block(self, self.nested, error, None)
         rc = t.try_commit()
         if rc == 0:
-            t.leave()
+            t.step_down()
             if self.arena.views or t.hooks is not None:
                 _run_hooks(t)
             return
@@ -85,4 +85,4 @@ cdef class TransactionBlock:
         """Roll back, because the event loop went on while the block was open."""
         self.abandoned = True
         self.t.rollback()
-        self.t.leave()
+        self.t.step_down()

@@ -68,6 +68,7 @@ cdef extern from "recoverable.h" nogil:
     rcv_current_s *rcv_current()
     int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
     void rcv_access_end(rcv_arena *a, rcv_txn *t)
+    int rcv_begin(rcv_arena *a, void *context, int write, rcv_handle *h, rcv_txn **out)
 
     enum:
         RCV_UNIT_KEY

@@ -1,4 +1,5 @@
 # dict.pxd
+from recoverable._native.codec cimport KeyBuffer
 from recoverable._native.core cimport rcv_off, rcv_txn
 from recoverable._native.runtime cimport Container, NativeArena
 
@@ -7,5 +8,6 @@ cdef class DictHandle(Container):
     cdef int store(self, rcv_txn *t, rcv_off d, object key, object value, list planted) except -1
     cdef int store_container(self, rcv_txn *t, object key, object value) except -1
     cdef object lookup(self, object key, object default)
+    cdef object fetch(self, rcv_txn *t, KeyBuffer *k, object default)
     cdef bint discard(self, object key) except -1
     cdef dict unstored(self)

@@ -98,22 +98,27 @@ cdef class DictHandle(Container):
     cdef object lookup(self, object key, object default):
         cdef rcv_txn *t
         cdef KeyBuffer k
-        cdef rcv_value v
         if self.arena is None:
             return self.unstored().get(key, default)
         if self.arena.closed:
             begin(self, False, &t)
         kept = encode_key(self.arena, key, &k)
         begin(self, False, &t)
+        if t != NULL:
+            return self.fetch(t, &k, default) # nothing to end
         try:
-            rc = rcv_dict_get(self.arena.a, t, self.h.off, &k.key, &v)
-            if rc == 1:
-                return decode(self.arena, &v)
-            if rc < 0:
-                fail(rc)
-            return default
+            return self.fetch(t, &k, default)
         finally:
             done(self.arena, t)
+
+    cdef object fetch(self, rcv_txn *t, KeyBuffer *k, object default):
+        cdef rcv_value v
+        cdef int rc = rcv_dict_get(self.arena.a, t, self.h.off, &k.key, &v)
+        if rc == 1:
+            return decode(self.arena, &v)
+        if rc < 0:
+            fail(rc)
+        return default
 
     def get(self, key, default=None):
         """Return the value of a key, or the default."""

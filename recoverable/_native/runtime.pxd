@@ -1,5 +1,22 @@
 # runtime.pxd -- what the other Cython modules share of runtime.pyx.
-from recoverable._native.core cimport rcv_arena, rcv_handle, rcv_off, rcv_txn, rcv_txn_report
+from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_handle, rcv_off, rcv_txn, rcv_txn_report
+
+cdef extern from *:
+    """
+    #include <Python.h>
+    /* The identity of the running task: each asyncio task runs in a contextvars.Context of its own. Read from the thread
+     * state (public in cpython/pystate.h), because PyContext_CopyCurrent() would copy it. */
+    static inline void *rcv_context(void)
+    {
+        PyThreadState *state = PyThreadState_Get();
+        if (state->context == NULL) { /* no task here yet: make the thread's own, so that it stays the same */
+            PyObject *copy = PyContext_CopyCurrent();
+            Py_XDECREF(copy);
+        }
+        return (void *)state->context;
+    }
+    """
+    void *rcv_context()
 
 cdef class NativeArena:
     cdef rcv_arena *a
@@ -35,6 +52,8 @@ cdef class Transaction:
     cdef bint entered
     cdef object __weakref__
     cdef int check(self) except -1
+    cdef int make_current(self) except -1
+    cdef void step_down(self) noexcept
     cdef void end(self, str how) noexcept
     cdef int try_commit(self) except? -100
     cdef int commit_failed(self, int rc) except -1
@@ -43,7 +62,14 @@ cdef class Transaction:
 cdef int fail(int rc) except -1
 cdef void *current_context()
 cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1
-cdef int begin(Container c, bint write, rcv_txn **t) except -1
+cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1
 cdef void done(NativeArena arena, rcv_txn *t) noexcept
 cdef Container bind(NativeArena arena, object cls, rcv_handle h)
 cdef object container_class(int kind)
+
+
+cdef inline int begin(Container c, bint write, rcv_txn **t) except -1:
+    """gate(), and the handle's container is still there. Needs no done() where *t is not NULL."""
+    if c.arena is not None and not c.arena.closed and rcv_begin(c.arena.a, rcv_context(), write, &c.h, t) == 0:
+        return 0
+    return begin_slow(c, write, t)

@@ -13,23 +13,6 @@ from types import GenericAlias
 
 from recoverable import errors as _errors
 
-cdef extern from *:
-    """
-    #include <Python.h>
-    /* The identity of the running task: each asyncio task runs in a contextvars.Context of its own. Read from the thread
-     * state (public in cpython/pystate.h), because PyContext_CopyCurrent() would copy it. */
-    static inline void *rcv_context(void)
-    {
-        PyThreadState *state = PyThreadState_Get();
-        if (state->context == NULL) { /* no task here yet: make the thread's own, so that it stays the same */
-            PyObject *copy = PyContext_CopyCurrent();
-            Py_XDECREF(copy);
-        }
-        return (void *)state->context;
-    }
-    """
-    void *rcv_context()
-
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8(object text) except NULL
 
@@ -194,8 +177,8 @@ cdef class Container:
             rcv_op_fail(t.t, &mark.mark)
 
 
-cdef int begin(Container c, bint write, rcv_txn **t) except -1:
-    """gate(), and the handle's container is still there."""
+cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1:
+    """begin(), where it takes more than a glance: the arena is closed, or its lock is another's, or something is wrong."""
     gate(c.arena, write, t)
     cdef int rc = rcv_handle_check(c.arena.a, t[0], &c.h)
     if rc:
@@ -288,6 +271,9 @@ cdef class Transaction:
 
     def enter(self) -> None:
         """Make it the current transaction of this thread and context."""
+        self.make_current()
+
+    cdef int make_current(self) except -1:
         cdef rcv_current_s *cur = rcv_current()
         if self.entered:
             raise _errors.TransactionError("the transaction is current already")
@@ -304,11 +290,15 @@ cdef class Transaction:
             try:
                 self.mount()
             except BaseException:
-                self.leave()
+                self.step_down()
                 raise
+        return 0
 
     def leave(self) -> None:
         """Make current again what was before enter()."""
+        self.step_down()
+
+    cdef void step_down(self) noexcept:
         cdef rcv_current_s *cur = rcv_current()
         if not self.entered:
             return

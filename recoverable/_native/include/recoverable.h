@@ -207,6 +207,8 @@ RCV_API int rcv_handle_open(rcv_arena *a, rcv_off off, struct rcv_handle *out);
 /* rcv_handle_check -- is the container still there, for this transaction (NULL: committed state)? Records the read of its
  * identity and its ancestors' the first time. Under rcv_access. */
 RCV_API int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h);
+/* rcv_begin -- rcv_access() and rcv_handle_check() in one call. On anything but 0 the access has ended. */
+RCV_API int rcv_begin(rcv_arena *a, void *context, int write, struct rcv_handle *h, rcv_txn **out);
 /* rcv_container_slot -- parent and slot of a container, for naming its path. */
 RCV_API int rcv_container_slot(rcv_arena *a, rcv_off off, rcv_off *parent, rcv_off *slot, uint64_t *id);
 

@@ -7,27 +7,15 @@
 
 #define DEPTH_LIMIT 100000u /* of nesting: a longer chain of parents is a cycle, so damage */
 
+static const uint16_t sizes[] = {
+    [RCV_K_DICT] = sizeof(struct rcv_dict),       [RCV_K_SET] = sizeof(struct rcv_dict),
+    [RCV_K_LIST] = sizeof(struct rcv_list),       [RCV_K_DEQUE] = sizeof(struct rcv_deque),
+    [RCV_K_COUNTER] = sizeof(struct rcv_counter), [RCV_K_RECORD] = sizeof(struct rcv_record),
+    [RCV_K_ARRAY] = sizeof(struct rcv_array),
+};
+
 /* container_size -- bytes of a container's fixed part; 0 for an unknown kind. */
-uint64_t container_size(unsigned kind)
-{
-    switch (kind) {
-    case RCV_K_DICT:
-    case RCV_K_SET:
-        return sizeof(struct rcv_dict);
-    case RCV_K_LIST:
-        return sizeof(struct rcv_list);
-    case RCV_K_DEQUE:
-        return sizeof(struct rcv_deque);
-    case RCV_K_COUNTER:
-        return sizeof(struct rcv_counter);
-    case RCV_K_RECORD:
-        return sizeof(struct rcv_record);
-    case RCV_K_ARRAY:
-        return sizeof(struct rcv_array);
-    default:
-        return 0;
-    }
-}
+uint64_t container_size(unsigned kind) { return kind < sizeof sizes / sizeof *sizes ? sizes[kind] : 0; }
 
 /* container_at -- the container of that kind (0: any) at `off`, or NULL. */
 struct rcv_container *container_at(rcv_arena *a, rcv_off off, unsigned kind)
@@ -139,6 +127,17 @@ int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h)
             return seg_corrupt(a, "a container's parent at %llu is none", (unsigned long long)off);
     }
     return seg_corrupt(a, "a container is nested %u deep", DEPTH_LIMIT);
+}
+
+int rcv_begin(rcv_arena *a, void *context, int write, struct rcv_handle *h, rcv_txn **out)
+{
+    int rc = rcv_access(a, context, write, out);
+    if (unlikely(rc))
+        return rc;
+    rc = rcv_handle_check(a, *out, h);
+    if (unlikely(rc))
+        rcv_access_end(a, *out);
+    return rc;
 }
 
 int rcv_container_slot(rcv_arena *a, rcv_off off, rcv_off *parent, rcv_off *slot, uint64_t *id)

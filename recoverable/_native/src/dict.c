@@ -16,20 +16,22 @@
 #include "internal.h"
 
 /* dict_at -- the Dict or Set at `d`, or NULL. */
-static struct rcv_dict *dict_at(rcv_arena *a, rcv_off d)
+static inline struct rcv_dict *dict_at(rcv_arena *a, rcv_off d)
 {
-    struct rcv_container *c = container_at(a, d, 0);
-    unsigned              kind = c ? c->kind & 0xffffu : 0;
-    return kind == RCV_K_DICT || kind == RCV_K_SET ? (struct rcv_dict *)c : NULL;
+    struct rcv_dict *dict = rcv_at(a, d, sizeof *dict);
+    if (unlikely(dict == NULL))
+        return NULL;
+    unsigned kind = dict->c.kind;
+    return likely(kind == (RCV_CONTAINER_MARK | RCV_K_DICT) || kind == (RCV_CONTAINER_MARK | RCV_K_SET)) ? dict : NULL;
 }
 
 static int no_dict(rcv_arena *a, rcv_off d) { return seg_corrupt(a, "no Dict at %llu, where one is used", (unsigned long long)d); }
 
 /* entry_at -- the entry there with all its key inside claimed memory, or NULL. */
-static struct rcv_entry *entry_at(rcv_arena *a, rcv_off off)
+static inline struct rcv_entry *entry_at(rcv_arena *a, rcv_off off)
 {
     struct rcv_entry *e = rcv_at(a, off, sizeof *e);
-    return likely(e != NULL && rcv_at(a, off, sizeof *e + e->key_len) != NULL) ? e : NULL;
+    return likely(e != NULL && e->key_len <= rcv_data_claimed(a) - (off - a->data_off) - sizeof *e) ? e : NULL;
 }
 
 static int no_entry(rcv_arena *a, rcv_off d, rcv_off e)
@@ -54,6 +56,11 @@ static uint64_t chain_bound(const rcv_arena *a) { return rcv_data_claimed(a) / s
 
 static int no_chain(rcv_arena *a, rcv_off d) { return seg_corrupt(a, "the buckets of the Dict at %llu", (unsigned long long)d); }
 
+static inline bool has_key(const struct rcv_entry *e, const struct rcv_key *key)
+{
+    return e->hash == key->hash && e->key_len == key->len && e->key_kind == key->kind && memcmp(e->key, key->ptr, key->len) == 0;
+}
+
 /* find -- the entry with that key: 1 and its offset, and the offset of the word that leads to it; or 0. */
 static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
 {
@@ -68,7 +75,7 @@ static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *ent
         struct rcv_entry *e = entry_at(a, at);
         if (unlikely(e == NULL))
             return no_entry(a, d, at);
-        if (e->hash == key->hash && e->key_len == key->len && e->key_kind == key->kind && memcmp(e->key, key->ptr, key->len) == 0) {
+        if (has_key(e, key)) {
             *entry = at;
             *link = word;
             return 1;
@@ -79,6 +86,23 @@ static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *ent
         at = e->next;
     }
     return 0;
+}
+
+/* find_again -- find(), of a key that the transaction looked at just before: `d[k] += 1` reads and writes it. Every change
+ * of structure, and every mounting, begins a new log epoch, so that within one what was found is still there. */
+static int find_again(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
+{
+    struct rcv_found *last = &t->found;
+    if (last->dict == d && last->hash == key->hash && last->epoch == t->log_epoch &&
+        has_key((const struct rcv_entry *)(const void *)(a->core + last->entry), key)) {
+        *entry = last->entry;
+        *link = last->link;
+        return 1;
+    }
+    int rc = find(a, d, key, entry, link);
+    if (rc == 1)
+        *last = (struct rcv_found){.dict = d, .hash = key->hash, .entry = *entry, .link = *link, .epoch = t->log_epoch};
+    return rc;
 }
 
 /* -- making one ------------------------------------------------------------------------------------------ */
@@ -217,7 +241,7 @@ static uint64_t dict_id(rcv_arena *a, rcv_off d) { return ((struct rcv_container
 int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, struct rcv_value *out)
 {
     rcv_off entry, link;
-    int     rc = find(a, d, key, &entry, &link);
+    int     rc = t ? find_again(a, t, d, key, &entry, &link) : find(a, d, key, &entry, &link);
     if (unlikely(rc < 0))
         return rc;
     if (t != NULL) {
@@ -274,7 +298,7 @@ int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct 
     rcv_off         entry, link;
     struct rcv_cell cell;
     struct rcv_mark mark;
-    int             found = find(t->arena, d, key, &entry, &link);
+    int             found = find_again(t->arena, t, d, key, &entry, &link);
     if (unlikely(found < 0))
         return found;
     if (found && cell_holds(&((struct rcv_entry *)(void *)(t->arena->core + entry))->value, value))

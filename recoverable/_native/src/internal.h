@@ -262,7 +262,7 @@ static inline uint32_t stamp_index(const rcv_arena *a, uint64_t id, unsigned kin
 
 /* stamp_read / stamp_write -- the transaction has read / written the unit (kind, arg) of container `id` at `off`. A write is
  * blind unless the unit is read as well. RCV_ERR_FULL: no process memory. */
-int stamp_read(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg);
+int stamp_read_slow(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg); /* where reads are recorded */
 int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg);
 int stamp_read_value(rcv_txn *t, rcv_off container, rcv_off off, uint32_t len, const void *bytes);
 bool stamp_valid(rcv_txn *t); /* every stamp and value as seen? On false the transaction's report names the first that is not */
@@ -322,6 +322,12 @@ struct rcv_logged { /* what undo_once has logged since the epoch began */
 };
 #define RCV_LOGGED 256u
 
+struct rcv_found { /* the Dict entry that was found last: dict.c, find_again() */
+    rcv_off  dict, entry, link;
+    uint64_t hash;
+    uint32_t epoch; /* it is there in this log epoch */
+};
+
 struct rcv_range {
     rcv_off  off;
     uint64_t len;
@@ -368,10 +374,16 @@ struct rcv_txn {
     uint64_t  n_stash, cap_stash;
 
     struct rcv_logged logged[RCV_LOGGED];
+    struct rcv_found  found;
     struct rcv_txn_report report;
     char      handler[RCV_HANDLER_NAME];
     rcv_txn  *prev, *next;
 };
+
+static inline int stamp_read(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
+{
+    return !t->record_reads || t->overflowed ? 0 : stamp_read_slow(t, off, id, kind, arg);
+}
 
 /* -- stash.c access.c: parts of txn.c's work ------------------------------------------------------------------------ */
 

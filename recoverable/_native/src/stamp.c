@@ -37,11 +37,9 @@ static int table_grow(uint32_t **table, uint32_t *mask)
     return 0;
 }
 
-/* stamp_read -- the transaction has read a unit. A failure leaves the set as it was. */
-int stamp_read(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
+/* stamp_read_slow -- the transaction has read a unit. A failure leaves the set as it was. */
+int stamp_read_slow(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
 {
-    if (!t->record_reads || t->overflowed)
-        return 0;
     uint32_t index = stamp_index(t->arena, id, kind, arg);
     if (unlikely((t->n_reads + 1) * 2 > t->read_mask)) {
         if (t->n_reads >= READ_BOUND) {
