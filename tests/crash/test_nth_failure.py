@@ -6,7 +6,8 @@ up; the same process goes on to use the arena; and the next process finds the sa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,7 @@ from recoverable._native import _core
 from support.forks import in_child
 from support.scenarios import SCENARIOS, SIZE, prepare, state_of
 from support.segments import Saved, path_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from support.workers import Request, pause
 
 pytestmark = [
     pytest.mark.slow,
@@ -226,3 +225,73 @@ def test_a_failing_call_in_recovery_is_mended_by_the_next_attempt(name: str, bas
 
         answers = attempts(lambda: broken.put(name), child)
         print(f"recovery, {kind}: {len(answers) - 1} failures: {sorted({a[0] for a in answers if a[0]})}")
+
+
+OPERATIONS: list[Callable[[Any], object]] = [
+    lambda root: root["n"].__setitem__("blob", b"B" * 900),
+    lambda root: root["many"].update({i: f"text number {i}" for i in range(200, 210)}),
+    lambda root: root.__setitem__("tree", {"a": {"b": {"c": "long enough for a blob"}}, "d": 1}),
+    lambda root: root["n"].__setitem__("m", {"other": 1}),  # replaces a Dict
+    lambda root: root["many"].pop(3),
+    lambda root: root["tree"]["a"]["b"].__setitem__("c", 2),
+    lambda root: root["many"].clear(),
+    lambda root: root["many"].update({i: i for i in range(5)}),
+    lambda root: root.pop("tree"),
+    lambda root: root["n"].popitem(),
+    lambda root: root["many"].setdefault("x", {"y": b"z" * 100}),
+]
+
+
+@pytest.mark.parametrize("kind", ["malloc", "heap", "fallocate"])
+@pytest.mark.parametrize("suspended", [False, True])
+def test_an_operation_that_fails_is_undone_alone(kind: str, suspended: bool, name: str, base: Saved) -> None:
+    """A handler that catches a failed operation keeps the others, before and after it: each is all or nothing."""
+    number = KINDS[kind]
+
+    def child(nth: int) -> tuple[int, bool]:
+        arena = Arena.open(name, create=False)
+        with arena.transaction():
+            del arena.root["a"], arena.root["b"]
+        model = dict(state_of(arena))
+        failures = 0
+
+        async def work() -> None:
+            nonlocal failures
+            _core.fail_at(number, nth)
+            for operation in OPERATIONS:
+                try:
+                    operation(arena.root)
+                except (RecoverableError, MemoryError):
+                    failures += 1
+                except KeyError:  # an earlier one, that failed, should have made it
+                    pass
+                else:
+                    operation(model)
+                assert state_of(arena) == list(model.items()), f"after {failures} failures"
+                if suspended:
+                    await pause()
+
+        request = Request(arena, work)
+        try:
+            request.finish()
+        except (RecoverableError, MemoryError):  # the transaction as a whole: a suspension, say
+            model = dict(before)
+            failures += 1
+        failed = _core.fail_count(number) >= nth
+        off()
+        assert state_of(arena) == list(model.items())
+        use(arena)
+        arena.close()
+        return failures, failed
+
+    def clean() -> Any:
+        with Arena.open(name, create=False) as arena:
+            return [(key, value) for key, value in state_of(arena) if key not in "ab"]
+
+    base.put(name)
+    ending = in_child(clean)
+    assert ending.returned, ending
+    before = ending.value
+    answers = attempts(lambda: base.put(name), child)
+    print(f"{kind}: {len(answers) - 1} failures, {sum(1 for a in answers if a[0])} seen by the handler")
+    assert len(answers) > 1 or kind == "fallocate"

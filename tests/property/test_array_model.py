@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from recoverable import Arena, Array
-from support.models import Bench, Operation, Undone, Worker
+from support.models import Bench, Operation, Undone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +110,7 @@ def named(name: str, function: Callable[[Items], Any]) -> Operation:
     return Op(name, function)
 
 
-places = st.one_of(st.sampled_from(EDGES), st.integers(0, SIZE - 1))
+places = st.one_of(st.sampled_from(EDGES[:4]), st.sampled_from(EDGES), st.integers(0, SIZE - 1))
 values = st.integers(-5, 5) | st.sampled_from([2**63 - 1, -(2**63)])
 lengths = st.sampled_from([1, 3, 8, 9, 64, 600])
 runs = st.lists(values, min_size=1, max_size=40)
@@ -155,25 +155,29 @@ class ArrayMachine(RuleBasedStateMachine):
             look=lambda items: items.all(),
         )
 
-    @precondition(lambda self: len(self.bench.workers) < 4)
-    @rule()
-    def begin(self) -> None:
-        self.bench.begin()
+    @rule(
+        script=st.lists(
+            st.tuples(st.integers(0, 2), st.none() | st.lists(operations, min_size=1, max_size=3)),
+            min_size=4,
+            max_size=12,
+        )
+    )
+    def race(self, script: list[tuple[int, list[Operation] | None]]) -> None:
+        self.bench.race(script)
 
-    @precondition(lambda self: self.bench.workers)
     @rule(number=st.integers(0, 3), what=st.lists(operations, min_size=1, max_size=5))
     def step(self, number: int, what: list[Operation]) -> None:
-        self.bench.step(self.worker(number), what)
+        self.bench.step(self.bench.worker(number), what)
 
     @precondition(lambda self: self.bench.workers)
     @rule(number=st.integers(0, 3))
     def commit(self, number: int) -> None:
-        self.bench.commit(self.worker(number))
+        self.bench.commit(self.bench.workers[number % len(self.bench.workers)])
 
     @precondition(lambda self: self.bench.workers)
     @rule(number=st.integers(0, 3))
     def roll_back(self, number: int) -> None:
-        self.bench.roll_back(self.worker(number))
+        self.bench.roll_back(self.bench.workers[number % len(self.bench.workers)])
 
     @rule(what=st.lists(operations, min_size=1, max_size=3), fail=st.booleans())
     def at_once(self, what: list[Operation], fail: bool) -> None:
@@ -214,7 +218,7 @@ class ArrayMachine(RuleBasedStateMachine):
             else:
                 view[i] = value
 
-        self.bench.step(self.worker(number), [named(f"held {i} {value}", write)])
+        self.bench.step(self.bench.worker(number), [named(f"held {i} {value}", write)])
 
     @precondition(lambda self: self.held)
     @rule(i=places, value=values)
@@ -245,9 +249,6 @@ class ArrayMachine(RuleBasedStateMachine):
         assert np.all(np.asarray(self.arena.root["neighbour"]) == 7)
         assert self.arena.verify().leaked_blocks == 0
 
-    def worker(self, number: int) -> Worker:
-        return self.bench.workers[number % len(self.bench.workers)]
-
     def teardown(self) -> None:
         self.bench.drop()
         self.held.clear()
@@ -262,8 +263,8 @@ TestArrayModel.pytestmark = [
     pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning"),  # long keys make long reprs
 ]
 TestArrayModel.settings = settings(
-    max_examples=int(os.environ.get("RECOVERABLE_EXAMPLES", "120")),
-    stateful_step_count=30,
+    max_examples=int(os.environ.get("RECOVERABLE_EXAMPLES", "80")),
+    stateful_step_count=20,
     deadline=None,
     derandomize="RECOVERABLE_EXAMPLES" not in os.environ,
     print_blob=True,

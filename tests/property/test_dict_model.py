@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import recoverable
 from recoverable import Arena
-from support.models import Bench, NoPlaceError, Operation, Undone, Worker, canonical
+from support.models import Bench, NoPlaceError, Operation, Undone, canonical
 from support.workers import Request, pause
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ keys = st.sampled_from(KEYS)
 few_keys = st.sampled_from(["a", "b", "c", 1, True, None, ""])
 scalars = st.sampled_from(VALUES)
 trees = st.recursive(scalars, lambda inner: st.dictionaries(few_keys, inner, max_size=4), max_leaves=6)
-paths = st.lists(st.sampled_from(["n", "m"]), max_size=2)
 
 
 class Place:
@@ -184,23 +183,26 @@ def in_savepoint(operations: list[Operation], keep: bool) -> Operation:
     return named(name, lambda place: place.kept(operations) if keep else place.undone(operations))
 
 
+places = st.sampled_from([[], [], ["n"], ["n"], ["n", "m"]])  # few, so that requests meet
+often = st.sampled_from(["a", "b", "n", "m", 1])
 simple = st.one_of(
-    st.builds(set_item, paths, keys, scalars),
-    st.builds(set_item, paths, st.sampled_from(["n", "m", "a"]), trees),
-    st.builds(set_item, paths, few_keys, scalars),
-    st.builds(delete, paths, keys),
-    st.builds(delete, paths, st.sampled_from(["n", "m", "a", "b", 1])),
-    st.builds(get, paths, keys),
-    st.builds(get, paths, few_keys),
-    st.builds(contains, paths, keys),
-    st.builds(pop, paths, keys),
-    st.builds(pop, paths, st.sampled_from(["n", "m"])),
-    st.builds(setdefault, paths, keys, trees),
-    st.builds(walk, paths, st.sampled_from(["len", "keys", "values", "items", "reversed", "first"])),
-    st.builds(lambda path: named(f"popitem {path}", lambda place: place.at(path).popitem()), paths),
-    st.builds(lambda path: named(f"clear {path}", lambda place: place.at(path).clear()), paths),
-    st.builds(many, paths, st.integers(0, 50), st.integers(1, 40)),
-    st.builds(fewer, paths, st.integers(1, 60)),
+    st.builds(set_item, places, often, scalars),
+    st.builds(set_item, places, often, scalars),
+    st.builds(set_item, places, keys, scalars),
+    st.builds(set_item, places, st.sampled_from(["n", "m", "a"]), trees),
+    st.builds(delete, places, often),
+    st.builds(delete, places, keys),
+    st.builds(get, places, often),
+    st.builds(get, places, keys),
+    st.builds(contains, places, often),
+    st.builds(contains, places, keys),
+    st.builds(pop, places, often),
+    st.builds(setdefault, places, often, trees),
+    st.builds(walk, places, st.sampled_from(["len", "keys", "values", "items", "reversed", "first"])),
+    st.builds(lambda path: named(f"popitem {path}", lambda place: place.at(path).popitem()), places),
+    st.builds(lambda path: named(f"clear {path}", lambda place: place.at(path).clear()), places),
+    st.builds(many, places, st.integers(0, 50), st.integers(1, 40)),
+    st.builds(fewer, places, st.integers(1, 60)),
 )
 operations = st.one_of(simple, simple, simple, st.builds(in_savepoint, st.lists(simple, max_size=4), st.booleans()))
 numbers = count()
@@ -226,25 +228,29 @@ class DictMachine(RuleBasedStateMachine):
                 root.update(copy.deepcopy(content))
                 root["n"] = {**copy.deepcopy(nested), "m": {}}
 
-    @precondition(lambda self: len(self.bench.workers) < 4)
-    @rule()
-    def begin(self) -> None:
-        self.bench.begin()
+    @rule(
+        script=st.lists(
+            st.tuples(st.integers(0, 2), st.none() | st.lists(operations, min_size=1, max_size=3)),
+            min_size=4,
+            max_size=12,
+        )
+    )
+    def race(self, script: list[tuple[int, list[Operation] | None]]) -> None:
+        self.bench.race(script)
 
-    @precondition(lambda self: self.bench.workers)
     @rule(number=st.integers(0, 3), what=st.lists(operations, min_size=1, max_size=4))
     def step(self, number: int, what: list[Operation]) -> None:
-        self.bench.step(self.worker(number), what)
+        self.bench.step(self.bench.worker(number), what)
 
     @precondition(lambda self: self.bench.workers)
     @rule(number=st.integers(0, 3))
     def commit(self, number: int) -> None:
-        self.bench.commit(self.worker(number))
+        self.bench.commit(self.bench.workers[number % len(self.bench.workers)])
 
     @precondition(lambda self: self.bench.workers)
     @rule(number=st.integers(0, 3))
     def roll_back(self, number: int) -> None:
-        self.bench.roll_back(self.worker(number))
+        self.bench.roll_back(self.bench.workers[number % len(self.bench.workers)])
 
     @rule(what=st.lists(operations, min_size=1, max_size=3), fail=st.booleans())
     def at_once(self, what: list[Operation], fail: bool) -> None:
@@ -277,9 +283,6 @@ class DictMachine(RuleBasedStateMachine):
         report = self.arena.verify()
         assert report.leaked_blocks == 0, report
 
-    def worker(self, number: int) -> Worker:
-        return self.bench.workers[number % len(self.bench.workers)]
-
     def teardown(self) -> None:
         self.bench.drop()
         self.arena.close()
@@ -293,8 +296,8 @@ TestDictModel.pytestmark = [
     pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning"),  # long keys make long reprs
 ]
 TestDictModel.settings = settings(
-    max_examples=int(os.environ.get("RECOVERABLE_EXAMPLES", "120")),
-    stateful_step_count=30,
+    max_examples=int(os.environ.get("RECOVERABLE_EXAMPLES", "80")),
+    stateful_step_count=20,
     deadline=None,
     derandomize="RECOVERABLE_EXAMPLES" not in os.environ,
     print_blob=True,

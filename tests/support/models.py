@@ -117,9 +117,29 @@ class Bench:
         """One transaction more in flight."""
         self.workers.append(Worker(self.arena, self.adapt))
 
-    def pick(self, number: int) -> Worker | None:
-        """Return one of those in flight."""
-        return self.workers[number % len(self.workers)] if self.workers else None
+    def worker(self, number: int) -> Worker:
+        """Return that one of those in flight; begin as many as it takes."""
+        while len(self.workers) <= number:
+            self.begin()
+        return self.workers[number]
+
+    def race(self, script: list[tuple[int, list[Operation] | None]]) -> None:
+        """Take steps as (number of the request, its operations; None: it commits), then commit all."""
+        racers: dict[int, Worker] = {}
+        for number, operations in script:
+            if number not in racers:
+                self.begin()
+                racers[number] = self.workers[-1]
+            worker = racers[number]
+            if worker.request.done:
+                continue  # it has lost, or is through
+            if operations is None:
+                self.commit(worker)
+            else:
+                self.step(worker, operations)
+        for worker in racers.values():
+            if not worker.request.done:
+                self.commit(worker)
 
     def step(self, worker: Worker, operations: list[Operation]) -> None:
         """Run operations in one step and compare their answers with the model's."""
@@ -130,9 +150,11 @@ class Bench:
         except ConflictError:
             self._lost(worker, sound)
             return
-        assert sound or not operations, "a transaction went on although what it had read has changed"
+        assert sound, "a transaction went on although what it had read has changed"
+        before = self.look(state)
         for operation, answer in zip(operations, answers, strict=True):
             assert answer == outcome(operation, state), operation
+        worker.wrote |= self.look(state) != before
 
     def _lost(self, worker: Worker, sound: bool) -> None:
         self.needless += sound
@@ -144,17 +166,16 @@ class Bench:
         """End one well."""
         state = self.copy(self.committed)
         sound = worker.replay(state)
-        before = self.look(self.committed)
         try:
             worker.request.step(None)
         except ConflictError:
             self._lost(worker, sound)
             return
         self.workers.remove(worker)
-        if self.look(state) != before:
-            assert sound, "a transaction committed although what it had read has changed"
+        if sound:
             self.committed = state
-        # Else: it wrote nothing that shows; it may end on what it saw at its last step.
+        else:  # what it saw at its last step was one state, and it adds nothing to it
+            assert not worker.wrote, "a transaction committed although what it had read has changed"
 
     def roll_back(self, worker: Worker) -> None:
         """End one by an exception."""
