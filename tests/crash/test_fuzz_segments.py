@@ -173,7 +173,7 @@ def damage(data: bytearray, rng: random.Random, places: tuple[list[int], list[in
         struct.pack_into("<Q", data, at, word)
 
 
-def test_no_damage_crashes_or_hangs(new_name: Callable[[], str], seed: int) -> None:
+def test_no_damage_crashes_or_hangs(new_name: Callable[[], str], seed: int, tmp_path: Path) -> None:
     """Segments with changed words: opening, reading, writing and verify() end in an error of ours or well."""
     name = new_name()
     with Arena.open(name, size="1 MiB", undo_size="256 KiB") as arena:
@@ -220,7 +220,10 @@ def test_no_damage_crashes_or_hangs(new_name: Callable[[], str], seed: int) -> N
         else:
             reached = struct.unpack("<Q", at[:8])[0]
             hangs += ending.signal == signal.SIGALRM
-            problems.append(f"segment {reached} (--seed={seed}): {ending}")
+            kept = bytearray(sound)  # the hash secret is another in each run: keep the bytes
+            damage(kept, random.Random(f"{seed}.{reached}"), places)
+            (tmp_path / str(reached)).write_bytes(kept)
+            problems.append(f"segment {reached} (--seed={seed}), kept as {tmp_path / str(reached)}: {ending}")
             number = reached + 1
     print(f"{outcomes[0]} refused at opening, {outcomes[1]} used, {len(problems)} problems, {hangs} of them hung")
     assert not problems, "\n".join(problems)

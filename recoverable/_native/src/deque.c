@@ -136,7 +136,7 @@ int rcv_deque_peek(rcv_arena *a, rcv_txn *t, rcv_off d, int side, struct rcv_val
         rc = end_cell(a, d, q, side, &cell, &block);
     if (rc != 1)
         return rc;
-    rc = cell_read(a, cell_at(a, cell), out);
+    rc = cell_give(a, d, cell_at(a, cell), out);
     return rc ? rc : 1;
 }
 
@@ -328,7 +328,7 @@ int rcv_deque_get(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t i, struct rcv_va
         rc = position_cell(a, d, q, i, &cell);
     if (rc != 1)
         return rc;
-    rc = cell_read(a, cell_at(a, cell), out);
+    rc = cell_give(a, d, cell_at(a, cell), out);
     return rc ? rc : 1;
 }
 

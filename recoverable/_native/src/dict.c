@@ -251,7 +251,7 @@ int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key,
     }
     if (rc == 0)
         return 0;
-    rc = cell_read(a, &((struct rcv_entry *)(void *)(a->core + entry))->value, out);
+    rc = cell_give(a, d, &((struct rcv_entry *)(void *)(a->core + entry))->value, out);
     return rc ? rc : 1;
 }
 
@@ -413,7 +413,7 @@ static int give(rcv_arena *a, rcv_off d, rcv_off at, struct rcv_value *key, stru
         return no_entry(a, d, at);
     if (key)
         *key = (struct rcv_value){.tag = e->key_tag, .word = e->key_kind, .ptr = e->key, .len = e->key_len};
-    int rc = value ? cell_read(a, &e->value, value) : 0;
+    int rc = value ? cell_give(a, d, &e->value, value) : 0;
     return rc ? rc : 1;
 }
 

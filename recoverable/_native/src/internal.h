@@ -422,6 +422,7 @@ int  vec_grow(void **data, uint64_t *capacity, uint64_t need, size_t item); /* o
 
 int  cell_make(rcv_txn *t, const struct rcv_value *value, struct rcv_cell *out); /* allocates a blob if it must */
 int  cell_read(rcv_arena *a, const struct rcv_cell *cell, struct rcv_value *out);
+int  cell_give(rcv_arena *a, rcv_off owner, const struct rcv_cell *cell, struct rcv_value *out); /* for a reader: checks more */
 bool cell_holds(const struct rcv_cell *cell, const struct rcv_value *value); /* this container, already */
 int  cell_drop(rcv_txn *t, const struct rcv_cell *cell); /* it is being overwritten: free its blob, detach its container */
 /* cell_set -- replace the cell at `at`, in container `owner` at its `slot`, with a value: all of it or nothing. */

@@ -79,7 +79,7 @@ int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, struct rcv_val
     int     rc = t ? note_position(t, l, list, i) : 0;
     if (rc || off == 0)
         return rc ? rc : no_list(a, l);
-    rc = cell_read(a, cell_at(a, off), out);
+    rc = cell_give(a, l, cell_at(a, off), out);
     return rc ? rc : 1;
 }
 

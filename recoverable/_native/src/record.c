@@ -61,7 +61,7 @@ int rcv_record_get(rcv_arena *a, rcv_txn *t, rcv_off off, uint32_t i, struct rcv
     if (unlikely(r == NULL || i >= r->fields))
         return r ? rcv_raise(RCV_ERR_BUG, 0, "field %u of a Record of %u", i, r->fields) : no_record(a, off);
     int rc = t ? stamp_read(t, off, r->c.id, RCV_UNIT_KEY, i) : 0;
-    return rc ? rc : cell_read(a, (const struct rcv_cell *)(const void *)(a->core + r->cells) + i, out);
+    return rc ? rc : cell_give(a, off, (const struct rcv_cell *)(const void *)(a->core + r->cells) + i, out);
 }
 
 int rcv_record_set(rcv_txn *t, rcv_off off, uint32_t i, const struct rcv_value *value)

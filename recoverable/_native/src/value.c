@@ -65,6 +65,19 @@ int cell_read(rcv_arena *a, const struct rcv_cell *cell, struct rcv_value *out)
     return 0;
 }
 
+/* cell_give -- what a cell of `owner` holds, for a reader who follows it: a container there must name `owner` as its parent,
+ * or a damaged cell could lead round in a circle. */
+int cell_give(rcv_arena *a, rcv_off owner, const struct rcv_cell *cell, struct rcv_value *out)
+{
+    int rc = cell_read(a, cell, out);
+    if (rc == 0 && cell->tag == RCV_T_REF) {
+        const struct rcv_container *c = container_at(a, cell->word, 0);
+        if (unlikely(c == NULL || c->parent != owner))
+            return seg_corrupt(a, "no container of its own at %llu, where one is stored", (unsigned long long)cell->word);
+    }
+    return rc;
+}
+
 /* cell_drop -- the cell is about to be overwritten: free its blob, detach its container (both at commit). */
 int cell_drop(rcv_txn *t, const struct rcv_cell *cell)
 {

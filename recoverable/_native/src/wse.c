@@ -78,8 +78,8 @@ static int adaptive_open(struct wse *w)
     s->now = 1;
     s->last = last;
     w->state = s;
-    uint64_t rent = 2 * (w->costs.compare ? w->costs.compare : 1);
-    uint64_t k = (w->costs.trap + w->costs.protect) / rent;
+    uint64_t half = w->costs.compare ? w->costs.compare : 1; /* doubled it might be 0: the costs may come from the segment */
+    uint64_t k = (w->costs.trap + w->costs.protect) / 2 / half;
     w->patience = k < ADAPTIVE_MIN ? ADAPTIVE_MIN : k > ADAPTIVE_MAX ? ADAPTIVE_MAX : (uint32_t)k;
     return 0;
 }
