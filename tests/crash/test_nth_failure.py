@@ -229,6 +229,7 @@ def test_a_failing_call_in_recovery_is_mended_by_the_next_attempt(name: str, bas
 
 OPERATIONS: list[Callable[[Any], object]] = [
     lambda root: root["n"].__setitem__("blob", b"B" * 900),
+    lambda root: root["n"].__setitem__("new", b"N" * 900),  # a blob, then an entry
     lambda root: root["many"].update({i: f"text number {i}" for i in range(200, 210)}),
     lambda root: root.__setitem__("tree", {"a": {"b": {"c": "long enough for a blob"}}, "d": 1}),
     lambda root: root["n"].__setitem__("m", {"other": 1}),  # replaces a Dict
