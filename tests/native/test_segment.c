@@ -527,6 +527,7 @@ static void outlive_the_parent(struct pair *p)
 {
     pid_t pid = fork(); /* the grandchild inherits the arena, its parent dies */
     if (pid == 0) {
+        tell(p->ready[1]); /* only now has it let go of what it inherited */
         hear(p->go[0]);
         tell(p->ready[1]);
         _exit(0);
@@ -545,6 +546,7 @@ static void test_a_child_keeps_no_dead_parent_alive(void)
         _exit(0);
     }
     reap(pid, false);
+    hear(p.ready[0]);
     p.a = scratch_arena(p.fd, 0);
     CHECK(!process_others(p.a));
     tell(p.go[1]);
