@@ -1,5 +1,5 @@
 """Opening, closing and unlinking arenas, and every bad input with its error."""
-# ruff: noqa: PT012  # what raises is a `with` block: its body is the point
+# what raises is a `with` block: its body is the point
 
 from __future__ import annotations
 

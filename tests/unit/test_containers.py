@@ -420,8 +420,21 @@ def test_values_come_back_as_they_were(arena: Arena, value: Any) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [(1, "a"), ((), None), (1.5, (2,)), Decimal("1.25"), Decimal("0.1"), UUID(int=7), dt.date(2024, 1, 2)]
-    + [dt.timedelta(1), dt.datetime(2024, 1, 2, tzinfo=dt.UTC), 10**40, "\ud800", b"\xff", "k" * 70000],
+    [
+        (1, "a"),
+        ((), None),
+        (1.5, (2,)),
+        Decimal("1.25"),
+        Decimal("0.1"),
+        UUID(int=7),
+        dt.date(2024, 1, 2),
+        dt.timedelta(1),
+        dt.datetime(2024, 1, 2, tzinfo=dt.UTC),
+        10**40,
+        "�",
+        b"\xff",
+        "k" * 70000,
+    ],
     ids=lambda key: f"{key!r:.20}",
 )
 def test_keys_of_every_type_are_found_again(arena: Arena, key: Any) -> None:
@@ -438,7 +451,8 @@ def test_keys_of_every_type_are_found_again(arena: Arena, key: Any) -> None:
 
 def test_equal_numbers_are_one_key(arena: Arena) -> None:
     """1, 1.0, True and Decimal(1), and also Decimal("0.5") and 0.5, are one key, as in a dict; in tuples too."""
-    for equal in ([1, 1.0, True, Decimal(1), Decimal("1.000")], [0.5, Decimal("0.5"), Decimal("0.50")], [Decimal("1.10"), Decimal("1.1")],
+    for equal in ([1, 1.0, True, Decimal(1), Decimal("1.000")], [0.5, Decimal("0.5"), Decimal("0.50")], 
+        [Decimal("1.10"), Decimal("1.1")],
                   [10**22, 1e22, Decimal("1E22")], [0, -0.0, Decimal("-0")], [float("inf"), Decimal("Infinity")],
                   [(1, 2.0), (True, Decimal(2))]):  # fmt: skip
         with arena.transaction():
@@ -501,7 +515,7 @@ def test_registered_types_are_values_and_keys(arena: Arena) -> None:
     assert type(there[Money(5, "EUR")]) is Money
     assert there["c"] is Colour.RED
     assert there["t"] == (money, Colour.RED)
-    assert list(there)[0] == money
+    assert next(iter(there)) == money
     assert arena.root["l"].count(money) == 3
 
 

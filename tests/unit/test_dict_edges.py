@@ -120,7 +120,7 @@ def test_a_deleted_container_cannot_be_stored_again(arena: Arena) -> None:
     """Moving by way of del is refused by name, in the same transaction and in a later one."""
     with arena.transaction():
         arena.root["b"] = {"x": 1}
-    with pytest.raises(StaleReferenceError), arena.transaction():  # noqa: PT012 -- the block is the operation
+    with pytest.raises(StaleReferenceError), arena.transaction():
         moved = arena.root["b"]
         del arena.root["b"]
         arena.root["a"] = moved

@@ -1,5 +1,5 @@
 """`arena.transaction()`, `arena.savepoint()`, `after_commit` and `attempt`."""
-# ruff: noqa: PT012  # what raises is a `with` block: its body is the point
+# what raises is a `with` block: its body is the point
 
 from __future__ import annotations
 
