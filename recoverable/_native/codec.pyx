@@ -6,6 +6,8 @@ are kept ("surrogatepass").
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_FromDouble
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_FromLongLong
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -53,12 +55,7 @@ cdef object text_bytes(object text, const uint8_t **ptr, uint64_t *size):
     return text
 
 
-cdef object text_of(const uint8_t *ptr, uint64_t size):
-    """Make the str of UTF-8 in the arena."""
-    try:
-        return PyUnicode_DecodeUTF8(<char *>ptr, size, "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise _errors.ArenaCorruptError(f"a text in the arena is no UTF-8 ({error.reason}); nothing was changed: run arena.verify()")
+include "text.pxi"
 
 
 cdef bytes int_bytes(object value):
@@ -321,7 +318,7 @@ cdef object decode_key(const rcv_value *key):
     cdef int64_t word
     cdef int kind = <int>key.word
     if kind == KEY_STR:
-        return text_of(key.ptr, key.len)
+        return key_text(key.ptr, key.len)
     if kind == KEY_BYTES:
         return PyBytes_FromStringAndSize(<char *>key.ptr, key.len)
     if kind == KEY_NONE:

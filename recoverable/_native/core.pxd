@@ -120,6 +120,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, rcv_value *key)
 
     int rcv_set_new(rcv_txn *t, rcv_off *out)
+    int rcv_set_add(rcv_txn *t, rcv_off s, const rcv_key *key)
 
     int rcv_list_new(rcv_txn *t, rcv_off *out)
     int rcv_list_len(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t *out)

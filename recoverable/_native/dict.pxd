@@ -10,4 +10,5 @@ cdef class DictHandle(Container):
     cdef object lookup(self, object key, object default)
     cdef object fetch(self, rcv_txn *t, KeyBuffer *k, object default)
     cdef bint discard(self, object key) except -1
+    cdef dict flat(self)
     cdef dict unstored(self)

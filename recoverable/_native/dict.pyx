@@ -261,6 +261,10 @@ cdef class DictHandle(Container):
 
     cpdef object to_python(self):
         """Return a plain deep copy: dicts, numbers, text."""
+        if self.arena is not None:
+            out = self.flat()
+            if out is not None:
+                return out
         out = {}
         Py_EnterRecursiveCall(" while copying a nested value out of an arena")
         try:
@@ -269,6 +273,27 @@ cdef class DictHandle(Container):
         finally:
             Py_LeaveRecursiveCall()
         return out
+
+    cdef dict flat(self):
+        """to_python() under one gate, where all is numbers and text; None: something's decoding may run Python code."""
+        cdef rcv_txn *t
+        cdef rcv_value key, value
+        cdef rcv_dict_iter at
+        memset(&at, 0, sizeof(at))
+        out = {}
+        begin(self, False, &t)
+        try:
+            while True:
+                rc = rcv_dict_next(self.arena.a, t, self.h.off, &at, RCV_ITER_VALUES, &key, &value)
+                if rc < 0:
+                    fail(rc)
+                if rc == 0:
+                    return out
+                if value.tag > RCV_T_BYTES or key.word > 6: # beyond KEY_NONE
+                    return None
+                out[decode_key(&key)] = decode(self.arena, &value)
+        finally:
+            done(self.arena, t)
 
     def __repr__(self):
         name = type(self).__name__

@@ -42,13 +42,7 @@ cdef class SetHandle(Container):
         self._pending = None
 
     cdef int insert(self, rcv_txn *t, rcv_off d, const KeyBuffer *k) except -1:
-        cdef rcv_value v
-        memset(&v, 0, sizeof(v))
-        v.tag = RCV_T_NONE
-        cdef int rc = rcv_dict_get(self.arena.a, t, d, &k.key, &v)
-        if rc == 0:
-            v.tag = RCV_T_NONE
-            rc = rcv_dict_set(t, d, &k.key, &v)
+        cdef int rc = rcv_set_add(t, d, &k.key)
         if rc < 0:
             fail(rc)
         return 0

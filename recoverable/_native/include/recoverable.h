@@ -247,6 +247,8 @@ RCV_API int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct 
 
 /* A Set is a Dict without values: these, and rcv_dict_* for the rest. */
 RCV_API int rcv_set_new(rcv_txn *t, rcv_off *out);
+/* rcv_set_add -- put a key in; a no-op, which counts as reading it, when it is there. A failure leaves the Set as it was. */
+RCV_API int rcv_set_add(rcv_txn *t, rcv_off s, const struct rcv_key *key);
 
 /* -- List: list.c ------------------------------------------------------------------------------------------------- */
 

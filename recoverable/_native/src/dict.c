@@ -200,9 +200,8 @@ int dict_relink(rcv_txn *t, rcv_off off, rcv_off entry)
     rcv_off word = bucket_word(a, d, bucket_of(e->hash, d->table.used));
     if (word == 0)
         return no_chain(a, off);
-    int rc = set_word(t, entry + offsetof(struct rcv_entry, next), *word_at(a, word));
-    if (rc == 0)
-        rc = set_word(t, word, entry);
+    e->next = *word_at(a, word); /* not logged: while the link to it is undone, nobody can reach it */
+    int rc = set_word(t, word, entry);
     return rc ? rc : grow(t, off);
 }
 
@@ -293,21 +292,14 @@ static int insert(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct
     return rc ? rc : dict_relink(t, d, entry);
 }
 
-int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value)
+/* add -- insert a key that is not there: all of it or nothing. */
+static int add(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value)
 {
-    rcv_off         entry, link;
     struct rcv_cell cell;
     struct rcv_mark mark;
-    int             found = find_again(t->arena, t, d, key, &entry, &link);
-    if (unlikely(found < 0))
-        return found;
-    if (found && cell_holds(&((struct rcv_entry *)(void *)(t->arena->core + entry))->value, value))
-        return stamp_read(t, d, dict_id(t->arena, d), RCV_UNIT_KEY, key->hash);
-    int rc = note_change(t, d, key->hash, found == 0);
+    int             rc = note_change(t, d, key->hash, true);
     if (rc)
         return rc;
-    if (found)
-        return cell_set(t, d, entry, entry + offsetof(struct rcv_entry, value), value);
     rcv_op_begin(t, &mark);
     rc = cell_make(t, value, &cell);
     if (rc == 0)
@@ -315,6 +307,30 @@ int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct 
     if (rc)
         rcv_op_fail(t, &mark);
     return rc;
+}
+
+int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value)
+{
+    rcv_off entry, link;
+    int     rc = find_again(t->arena, t, d, key, &entry, &link);
+    if (unlikely(rc < 0))
+        return rc;
+    if (rc == 0)
+        return add(t, d, key, value);
+    if (cell_holds(&((struct rcv_entry *)(void *)(t->arena->core + entry))->value, value))
+        return stamp_read(t, d, dict_id(t->arena, d), RCV_UNIT_KEY, key->hash);
+    rc = note_change(t, d, key->hash, false);
+    return rc ? rc : cell_set(t, d, entry, entry + offsetof(struct rcv_entry, value), value);
+}
+
+int rcv_set_add(rcv_txn *t, rcv_off s, const struct rcv_key *key)
+{
+    rcv_off entry, link;
+    int     rc = find(t->arena, s, key, &entry, &link);
+    if (rc < 0)
+        return rc;
+    return rc == 0 ? add(t, s, key, &(struct rcv_value){.tag = RCV_T_NONE})
+                   : stamp_read(t, s, dict_id(t->arena, s), RCV_UNIT_KEY, key->hash);
 }
 
 /* remove_entry -- delete the entry that `link` leads to. */
@@ -565,13 +581,9 @@ int dict_apply_insert(rcv_txn *t, rcv_off off, rcv_off entry)
     rcv_off tail = d->tail;
     if (tail != 0 && entry_at(a, tail) == NULL)
         return no_entry(a, off, tail);
-    int rc = set_word(t, entry + offsetof(struct rcv_entry, before), tail);
-    if (rc == 0)
-        rc = txn_log(t, entry + offsetof(struct rcv_entry, flags), 8, RCV_U_STRUCT);
-    if (rc)
-        return rc;
+    e->before = tail; /* not logged: were this commit undone, the entry would not be there at all */
     e->flags |= RCV_ENTRY_LINKED;
-    rc = set_word(t, tail ? tail + offsetof(struct rcv_entry, after) : off + offsetof(struct rcv_dict, head), entry);
+    int rc = set_word(t, tail ? tail + offsetof(struct rcv_entry, after) : off + offsetof(struct rcv_dict, head), entry);
     return rc ? rc : set_word(t, off + offsetof(struct rcv_dict, tail), entry);
 }
 

@@ -391,8 +391,8 @@ void rcv_txn_rollback(rcv_txn *t)
         return;
     rcv_arena          *a = t->arena;
     struct rcv_recovery report = {0};
-    uint64_t            begun = os_nanos();
     bool                mounted = t->mounted;
+    uint64_t            begun = mounted ? os_nanos() : 0; /* else there is nothing to undo that would take time */
     if (mounted) {
         back_to_committed(t, &report);
         unmount(t);
@@ -404,7 +404,7 @@ void rcv_txn_rollback(rcv_txn *t)
     t->report.records = report.records;
     t->report.bytes = report.bytes;
     t->report.pages = report.pages;
-    t->report.micros = (os_nanos() - begun) / 1000;
+    t->report.micros = mounted ? (os_nanos() - begun) / 1000 : 0;
     t->savepoints = 0;
     finish(t, RCV_ROLLED_BACK);
 }
