@@ -451,7 +451,7 @@ def test_keys_of_every_type_are_found_again(arena: Arena, key: Any) -> None:
 
 def test_equal_numbers_are_one_key(arena: Arena) -> None:
     """1, 1.0, True and Decimal(1), and also Decimal("0.5") and 0.5, are one key, as in a dict; in tuples too."""
-    for equal in ([1, 1.0, True, Decimal(1), Decimal("1.000")], [0.5, Decimal("0.5"), Decimal("0.50")], 
+    for equal in ([1, 1.0, True, Decimal(1), Decimal("1.000")], [0.5, Decimal("0.5"), Decimal("0.50")],
         [Decimal("1.10"), Decimal("1.1")],
                   [10**22, 1e22, Decimal("1E22")], [0, -0.0, Decimal("-0")], [float("inf"), Decimal("Infinity")],
                   [(1, 2.0), (True, Decimal(2))]):  # fmt: skip
