@@ -19,7 +19,7 @@ import pytest
 from recoverable import Arena
 from recoverable._native import _core
 from support.forks import in_child
-from support.scenarios import SCENARIOS, SIZE, Scenario, prepare, state_of
+from support.scenarios import SCENARIOS, Scenario, closed, state_of
 from support.segments import Saved, path_of
 
 if TYPE_CHECKING:
@@ -72,26 +72,9 @@ board = Board()
 
 
 @pytest.fixture
-def base() -> Saved:
+def base(name: str) -> Saved:
     """A closed arena that holds prepare()'s state, as bytes."""
-    return closed_base()
-
-
-def closed_base() -> Saved:
-    """Make one in a child: this process must stay as it is."""
-
-    def run() -> Saved:
-        name = f"test-{os.getpid()}-base"
-        arena = Arena.open(name, size=SIZE)
-        prepare(arena)
-        arena.close()
-        saved = Saved(name)
-        Arena.unlink(name)
-        return saved
-
-    ending = in_child(run)
-    assert ending.returned, ending
-    return ending.value
+    return closed(name)
 
 
 def states_of(name: str, base: Saved, scenario: Scenario) -> list[Any]:

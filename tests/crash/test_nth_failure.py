@@ -14,7 +14,7 @@ import pytest
 from recoverable import Arena, RecoverableError
 from recoverable._native import _core
 from support.forks import in_child
-from support.scenarios import SCENARIOS, SIZE, prepare, state_of
+from support.scenarios import SCENARIOS, closed, state_of
 from support.segments import Saved, path_of
 from support.workers import Request, pause
 
@@ -46,15 +46,7 @@ USED = {  # what each scenario must have called, so that its loop is not empty
 @pytest.fixture
 def base(name: str) -> Saved:
     """A closed arena that holds prepare()'s state, as bytes."""
-
-    def run() -> Saved:
-        with Arena.open(name, size=SIZE) as arena:
-            prepare(arena)
-        return Saved(name)
-
-    ending = in_child(run)
-    assert ending.returned, ending
-    return ending.value
+    return closed(name)
 
 
 def use(arena: Arena) -> None:

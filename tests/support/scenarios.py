@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from recoverable import Arena, Array
+from support.forks import in_child
+from support.segments import Saved
 from support.workers import Request, pause
 
 Scenario = Callable[[Arena], Iterator[None]]
@@ -32,6 +34,34 @@ def prepare(arena: Arena) -> None:
         arena.root["blob"] = b"a" * 5000
         arena.root["a"] = Array(ITEMS, "i8")
         arena.root["b"] = Array(range(700), "i8")
+
+
+def closed(name: str) -> Saved:
+    """Return a closed arena that holds prepare()'s state, as bytes.
+
+    Made by a child: this process must stay as it is. In one arena of a hundred two keys of `suspensions` share a stamp by
+    their hash, which depends on the arena's secret: a needless conflict, so another arena is made.
+    """
+
+    def make() -> Saved:
+        with Arena.temporary(SIZE, name=name) as arena:
+            prepare(arena)
+            arena.close()
+            saved = Saved(name)
+            arena = Arena.open(name)
+            try:
+                for _ in suspensions(arena):
+                    pass
+            finally:
+                arena.close()
+        return saved
+
+    for _ in range(5):
+        ending = in_child(make)
+        if ending.returned or "ConflictError" not in ending.error:
+            break
+    assert ending.returned, ending
+    return ending.value
 
 
 def state_of(arena: Arena) -> Any:
