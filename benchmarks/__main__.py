@@ -25,9 +25,7 @@ def main() -> int:
     if unknown := [name for name in args.names if name not in ALL]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}")
     if len(args.names) == 1:
-        return _one(
-            args.names[0], Settings(quick=args.quick, out=args.out or OUT), keep=bool(args.out) or not args.quick
-        )
+        return _one(args.names[0], Settings(quick=args.quick, out=args.out or (None if args.quick else OUT)))
     print(machine_line())
     failed = []
     for name in args.names or ALL:
@@ -43,10 +41,9 @@ def main() -> int:
     return bool(failed)
 
 
-def _one(name: str, settings: Settings, *, keep: bool) -> int:
+def _one(name: str, settings: Settings) -> int:
     report = importlib.import_module(f"benchmarks.{name}").run(settings)
-    if keep:
-        report.save(settings)
+    report.save(settings)
     report.show()
     return 0
 

@@ -30,7 +30,7 @@ class Settings:
     """How long a run may take, and where its results go."""
 
     quick: bool = False
-    out: Path = OUT
+    out: Path | None = OUT
 
     def pick(self, full: Any, quick: Any) -> Any:
         """Return one of two, by `--quick`."""
@@ -224,6 +224,8 @@ class Report:
         return "\n".join(parts)
 
     def save(self, settings: Settings) -> None:
+        if settings.out is None:
+            return
         settings.out.mkdir(parents=True, exist_ok=True)
         aims = [asdict(a) | {"met": a.met} for a in self.aims]
         data = {
@@ -257,6 +259,8 @@ class Report:
 
     def plot(self, settings: Settings, file: str, alt: str, draw: Callable[[Any], None]) -> None:
         """Draw a plot as SVG; without matplotlib there is none."""
+        if settings.out is None:
+            return
         try:
             import matplotlib
         except ImportError:

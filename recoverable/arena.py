@@ -12,11 +12,11 @@ import contextlib
 import gc
 import os
 import uuid
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from recoverable import _options, _registry, _shm, boundary, events, policy, speculation
 from recoverable._native import _core
-from recoverable._native.runtime import NativeArena, current_transaction
+from recoverable._native.runtime import ArenaBase, NativeArena, current_transaction
 from recoverable.containers import Dict  # importing it makes the containers known to the core
 from recoverable.errors import (
     ArenaFullError,
@@ -27,7 +27,7 @@ from recoverable.errors import (
     TransactionError,
 )
 from recoverable.reports import Recovery, Stats, VerifyReport
-from recoverable.transaction import SavepointBlock, TransactionBlock
+from recoverable.transaction import SavepointBlock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -81,19 +81,19 @@ class Segment:
         _registry.remove(self)
 
 
-class Arena:
+class Arena(ArenaBase):
     """State that survives its process: a root `Dict` in a named shared-memory segment.
 
     Open one with `Arena.open`; it is a context manager that closes itself.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_segment", "native")
+    __slots__ = ("__weakref__", "_segment")
 
     def __init__(self, segment: Segment) -> None:
         """Attach to a mapped segment. Use `Arena.open`."""
         self._segment = segment
         self._closed = False
-        self.native: Final = segment.native
+        self.native = segment.native
         segment.arenas.append(self)
         if len(segment.arenas) == 1:
             segment.native.public = self
@@ -259,23 +259,13 @@ class Arena:
             self._check()
         return self._segment.root
 
-    def transaction(self, *, independent: bool = False) -> TransactionBlock:
-        """Run a `with` block as one transaction: it commits at a clean end and rolls back on any exception.
-
-        It is one step: an `await` inside it is refused. Inside a running transaction of this arena the block is a part
-        of that one, with a savepoint of its own.
-
-        Args:
-            independent: Commit apart from the transaction around; not in this version yet.
-        """
-        if self._closed:
-            self._check()
-        if independent:
-            raise RecoverableError(
-                "transaction(independent=True) is not in this version yet. Nothing was begun. Leave it out, or write "
-                "what must outlive a rollback after the transaction has ended."
-            )
-        return TransactionBlock(self.native)
+    def _transaction_else(self, independent: bool) -> NoReturn:
+        """Say why `transaction`, which is native, can't be had."""
+        self._check()
+        raise RecoverableError(
+            "transaction(independent=True) is not in this version yet. Nothing was begun. Leave it out, or write "
+            "what must outlive a rollback after the transaction has ended."
+        )
 
     def savepoint(self) -> SavepointBlock:
         """Undo a `with` block's writes alone when an exception leaves it; needs a running transaction."""

@@ -36,7 +36,7 @@ cdef class TransactionBlock:
     cdef bint used
     cdef readonly bint abandoned
 
-    def __cinit__(self, NativeArena arena not None):
+    def __init__(self, NativeArena arena not None):
         self.arena = arena
 
     @property
@@ -86,3 +86,24 @@ cdef class TransactionBlock:
         self.abandoned = True
         self.t.rollback()
         self.t.step_down()
+
+
+cdef class ArenaBase:
+    """What `Arena` inherits: the one method of it that is on the path of every transaction."""
+    cdef public NativeArena native
+    cdef public bint _closed
+
+    def transaction(self, *, independent=False):
+        """Run a `with` block as one transaction: it commits at a clean end and rolls back on any exception.
+
+        It is one step: an `await` inside it is refused. Inside a running transaction of this arena the block is a part
+        of that one, with a savepoint of its own.
+
+        Args:
+            independent: Commit apart from the transaction around; not in this version yet.
+        """
+        if self._closed or independent:
+            return self._transaction_else(independent)
+        cdef TransactionBlock block = TransactionBlock.__new__(TransactionBlock)
+        block.arena = self.native
+        return block

@@ -7,13 +7,13 @@ are kept ("surrogatepass").
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_FromDouble
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_FromLongLong
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, bind, container_class, done, fail, gate
+from recoverable._native.runtime cimport LATE_KEYS, Container, NativeArena, late_key, bind, container_class, done, fail, gate
 
 from recoverable import codecs as _codecs
 from recoverable import errors as _errors
@@ -260,6 +260,10 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
     if _by_type and type(key) in _by_type:
         hash(key)
         return custom_key(arena, _codecs.pack_key(key), out)
+    cdef late_key *late = &arena.late_keys[<size_t><PyObject *>key >> 5 & LATE_KEYS - 1]
+    if late.text == <PyObject *>key: # `d[k] += 1` brings it twice, field names come again and again
+        out.key = late.key
+        return key
     if isinstance(key, str):
         kept = text_bytes(key, &out.key.ptr, &size)
         out.key.kind = KEY_STR
@@ -309,6 +313,12 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
         raise _errors.ArenaFullError("a key of more than 4 GiB; nothing was changed")
     out.key.len = <uint32_t>size
     rcv_key_hash(arena.a, &out.key)
+    if type(key) is str and kept is key and size <= 64:
+        Py_INCREF(key)
+        if late.text != NULL:
+            Py_DECREF(<object>late.text)
+        late.text = <PyObject *>key
+        late.key = out.key
     return kept
 
 

@@ -1,5 +1,6 @@
 # runtime.pxd -- what the other Cython modules share of runtime.pyx.
-from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_handle, rcv_off, rcv_txn, rcv_txn_report
+from cpython.object cimport PyObject
+from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_handle, rcv_key, rcv_off, rcv_txn, rcv_txn_report
 
 cdef extern from *:
     """
@@ -18,8 +19,16 @@ cdef extern from *:
     """
     void *rcv_context()
 
+cdef enum:
+    LATE_KEYS = 64
+
+cdef struct late_key: # a str that was a key lately, and how the core sees it
+    PyObject *text
+    rcv_key key
+
 cdef class NativeArena:
     cdef rcv_arena *a
+    cdef late_key late_keys[LATE_KEYS] # by the address of the str
     cdef readonly bint closed
     cdef public object public
     cdef readonly Py_ssize_t views

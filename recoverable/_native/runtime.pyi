@@ -75,6 +75,11 @@ class TransactionBlock:
     ) -> None: ...
     def abandon(self) -> None: ...
 
+class ArenaBase:
+    native: NativeArena
+    _closed: bool
+    def transaction(self, *, independent: bool = False) -> TransactionBlock: ...
+
 def set_block_helpers(
     running_loop: Callable[[], Any],
     watch: Callable[[TransactionBlock, Any], list[TransactionBlock]],

@@ -36,6 +36,11 @@ cdef class NativeArena:
         self.views = 0
         self.public = None
 
+    def __dealloc__(self):
+        for i in range(LATE_KEYS):
+            if self.late_keys[i].text != NULL:
+                Py_DECREF(self.late_keys[i].text)
+
     def root(self) -> Container:
         """Return the root Dict's handle; make the root Dict first when the segment is new.
 
@@ -422,7 +427,7 @@ cdef class Transaction:
 
 
 cdef int begin_transaction(Transaction t, NativeArena arena, str handler, bint one_step) except -1:
-    if arena.closed:
+    if arena is None or arena.closed:
         closed_error(arena)
     cdef int rc = rcv_txn_new(arena.a, RCV_TXN_ONE_STEP if one_step else 0, PyUnicode_AsUTF8(handler), &t.t)
     if rc:

@@ -98,11 +98,12 @@ int rcv_handle_open(rcv_arena *a, rcv_off off, struct rcv_handle *out)
 
 int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h)
 {
-    struct rcv_container *c = container_at(a, h->off, 0);
+    struct rcv_container *c = rcv_at(a, h->off, sizeof *c);
+    if (likely(t != NULL && h->serial == t->serial && h->epoch == t->epoch && c != NULL && c->id == h->id))
+        return 0; /* as this transaction has found before */
+    c = container_at(a, h->off, 0);
     if (unlikely(c == NULL || c->id != h->id))
         return stale();
-    if (likely(t != NULL && h->serial == t->serial && h->epoch == t->epoch))
-        return 0;
     rcv_off off = h->off, root = rcv_root(a), system = rcv_system(a);
     for (uint32_t depth = 0; depth < DEPTH_LIMIT; depth++) {
         if (c->flags & RCV_DETACHED)
