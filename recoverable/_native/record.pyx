@@ -28,10 +28,14 @@ cdef int store_schema(NativeArena arena, rcv_txn *t, object schema) except -1:
     return 0
 
 
+cdef frozenset _PLAIN = frozenset({int, float, bool, str, bytes})
+
+
 cdef class Field:
     """A Record's attribute: reads and writes one slot."""
     cdef readonly str name
     cdef readonly Py_ssize_t index # in the class's own schema
+    cdef object known # a plain type whose values _check() lets pass as they are; each class has Fields of its own
 
     def __init__(self, name, index):
         self.name = name
@@ -170,7 +174,11 @@ cdef class RecordHandle(Container):
         cdef rcv_value v
         cdef Py_ssize_t i
         cdef int rc
-        value = self._check(field.name, value)
+        if type(value) is not field.known:
+            checked = self._check(field.name, value)
+            if checked is value and type(value) in _PLAIN:
+                field.known = type(value)
+            value = checked
         if self.arena is None:
             self._pending[field.name] = value
             return 0
