@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
 from recoverable import _registry, boundary, policy
-from recoverable._native.runtime import StepDriver, Transaction, current_transaction
+from recoverable._native.runtime import current_transaction, first_run
 from recoverable.arena import Arena
 
 __all__ = ["recoverable"]
@@ -117,17 +117,17 @@ def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Ha
             return await fn(*args, **kwargs)
         if timed:
             return await boundary.run(native, handler, fn, args, kwargs, options)
-        transaction = Transaction(native, handler, False)
+        run = first_run(native, handler, fn(*args, **kwargs), decide)
         try:
-            result = await StepDriver(fn(*args, **kwargs), transaction, decide)
+            result = await run
         except BaseException as error:
             failure = error
         else:
-            if transaction.touched or transaction.hooks is not None:
-                await boundary.returned(transaction, args, options, None, result, None)
+            if not run.quiet:
+                await boundary.returned(run.transaction, args, options, None, result, None)
             return result
         try:
-            return await boundary.again(native, handler, fn, args, kwargs, options, None, transaction, failure)
+            return await boundary.again(native, handler, fn, args, kwargs, options, None, run.transaction, failure)
         finally:
             del failure  # its traceback refers to this frame
 

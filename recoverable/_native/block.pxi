@@ -18,6 +18,7 @@ cdef extern from *:
     """
     PyObject *rcv_caller()
 
+cdef tuple _told_of = (_errors.ArenaFullError, _errors._Doomed) # leave an event, or become another exception
 cdef object _running_loop, _watch_block, _nest_block, _end_block, _run_hooks
 
 
@@ -68,8 +69,14 @@ cdef class TransactionBlock:
         cdef int rc
         if self.watch is not None and not self.abandoned:
             self.watch.remove(self)
-        if error is not None or t is None or t.t == NULL or self.arena.closed:
+        if t is None or t.t == NULL or self.arena.closed or isinstance(error, _told_of):
             return _end_block(self, self.nested, error, None)
+        if error is not None:
+            t.rollback()
+            t.step_down()
+            if self.arena.views:
+                self.arena.public._report_strays()
+            return
         rc = t.try_commit()
         if rc == 0:
             t.step_down()

@@ -45,6 +45,16 @@ cdef class StepDriver:
         self.t = transaction
         self.decide = decide
 
+    @property
+    def transaction(self):
+        """Its transaction."""
+        return self.t
+
+    @property
+    def quiet(self):
+        """Has it neither touched the arena nor left anything to do after the commit?"""
+        return self.t.hooks is None and not self.t.has_touched()
+
     def __await__(self):
         return self
 
@@ -234,6 +244,16 @@ cdef class StepDriver:
         else:
             self.t.rollback()
         raise error
+
+
+def first_run(NativeArena arena not None, str handler not None, coroutine not None, decide):
+    """Return StepDriver(coroutine, Transaction(arena, handler, False), decide)."""
+    try:
+        t = new_transaction(arena, handler, False)
+    except BaseException:
+        coroutine.close()
+        raise
+    return StepDriver(coroutine, t, decide)
 
 
 cdef bint is_cancelled() except -1:

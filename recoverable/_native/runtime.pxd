@@ -63,6 +63,7 @@ cdef class Transaction:
     cdef int check(self) except -1
     cdef int make_current(self) except -1
     cdef void step_down(self) noexcept
+    cdef bint has_touched(self) noexcept
     cdef void end(self, str how) noexcept
     cdef int try_commit(self) except? -100
     cdef int commit_failed(self, int rc) except -1

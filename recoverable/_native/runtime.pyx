@@ -417,9 +417,12 @@ cdef class Transaction:
             return "rolled_back"
         return {RCV_ACTIVE: "active", RCV_DOOMED: "doomed", RCV_COMMITTED: "committed"}.get(rcv_txn_state(self.t), "rolled_back")
 
+    cdef bint has_touched(self) noexcept:
+        return rcv_txn_touched(self.t) if self.t != NULL and not self.arena.closed else self._touched
+
     @property
     def touched(self) -> bool:
-        return rcv_txn_touched(self.t) if self.t != NULL and not self.arena.closed else self._touched
+        return self.has_touched()
 
     @property
     def wrote(self) -> bool:

@@ -161,8 +161,8 @@ static int split_one(rcv_txn *t, rcv_off off)
             return no_chain(a, off);
         at = next;
     }
-    rc = set_word(t, to, moved);
-    return rc ? rc : set_word(t, off + offsetof(struct rcv_dict, table.used), b + 1);
+    *word_at(a, to) = moved; /* not logged: it has no meaning while `used` does not count it */
+    return set_word(t, off + offsetof(struct rcv_dict, table.used), b + 1);
 }
 
 /* grow -- one more bucket when there are more entries than buckets. Growing is never needed: a failure (no room) is undone
@@ -490,6 +490,9 @@ static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, 
         if (unlikely(++it->steps > bound)) /* of the whole iteration: a ring must not keep the caller for ever */
             return seg_corrupt(a, "the order of the Dict at %llu is a cycle", (unsigned long long)d);
         if (!(e->flags & RCV_ENTRY_DEAD)) {
+            const uint8_t *next = a->core + (it->reverse ? e->before : e->after);
+            __builtin_prefetch(next); /* mostly the next to be asked for; wherever it points, a hint can't fault */
+            __builtin_prefetch(next + 64);
             it->entry = at;
             return 1;
         }
