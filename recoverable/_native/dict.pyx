@@ -10,6 +10,9 @@ cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void *at) nogil
+
 cdef enum:
     KEYS = 1
     VALUES = 2
@@ -277,21 +280,28 @@ cdef class DictHandle(Container):
     cdef dict flat(self):
         """to_python() under one gate, where all is numbers and text; None: something's decoding may run Python code."""
         cdef rcv_txn *t
-        cdef rcv_value key, value
+        cdef rcv_value key[2]
+        cdef rcv_value value[2]
         cdef rcv_dict_iter at
+        cdef int i = 0
         memset(&at, 0, sizeof(at))
         out = {}
         begin(self, False, &t)
         try:
-            while True:
-                rc = rcv_dict_next(self.arena.a, t, self.h.off, &at, RCV_ITER_VALUES, &key, &value)
-                if rc < 0:
-                    fail(rc)
-                if rc == 0:
-                    return out
-                if value.tag > RCV_T_BYTES or key.word > 6: # beyond KEY_NONE
+            rc = rcv_dict_next(self.arena.a, t, self.h.off, &at, RCV_ITER_VALUES, &key[0], &value[0])
+            while rc == 1:
+                if value[i].tag > RCV_T_BYTES or key[i].word > 6: # beyond KEY_NONE
                     return None
-                out[decode_key(&key)] = decode(self.arena, &value)
+                # One item ahead: its bytes are on their way into the cache while this one is made.
+                rc = rcv_dict_next(self.arena.a, t, self.h.off, &at, RCV_ITER_VALUES, &key[1 - i], &value[1 - i])
+                if rc == 1:
+                    prefetch(value[1 - i].ptr)
+                    prefetch(value[1 - i].ptr + 64)
+                out[decode_key(&key[i])] = decode(self.arena, &value[i])
+                i = 1 - i
+            if rc < 0:
+                fail(rc)
+            return out
         finally:
             done(self.arena, t)
 
