@@ -16,6 +16,7 @@ from benchmarks.harness import Report, Settings, Spread, compare, digits, percen
 from benchmarks.stores import key
 from recoverable import Arena
 
+PASSES = 3
 STEP = 1000  # keys a transaction while filling
 NOTHING = "no operation"  # timed in the same way: what the clock, the scheduler and interrupts add
 
@@ -52,12 +53,17 @@ def run(settings: Settings) -> Report:
                 report.figure(f"{size}: {name}, ns", spread)
                 values.append(spread.median)
                 row.append(str(spread))
-            for name, (cpu, wall) in alone(arena, d, size, singles).items():
-                slowest, tail = max(cpu) / 1e3, percentile(wall, 99.99) / 1e3
+            passes = [alone(arena, d, size, singles, i) for i in range(PASSES)]
+            for name in passes[0]:
+                # An interrupt lengthens one operation of one pass; what an operation does itself, it does in all.
+                slowest = Spread.of(max(one[name][0]) for one in passes).median / 1e3
+                tail = Spread.of(percentile(one[name][1], 99.99) for one in passes).median / 1e3
+                cpu, wall = ([x for one in passes for x in one[name][j]] for j in (0, 1))
                 worst_cpu.setdefault(name, []).append(slowest)
                 tails.setdefault(name, []).append(tail)
                 report.figures[f"{size}: {name}, µs"] = {
                     "cpu_max": slowest,
+                    "cpu_max_of_all": max(cpu) / 1e3,
                     "cpu_p9999": percentile(cpu, 99.99) / 1e3,
                     "cpu_median": percentile(cpu, 50) / 1e3,
                     "wall_p9999": tail,
@@ -71,10 +77,13 @@ def run(settings: Settings) -> Report:
         progress("")
     for name in [name for name in worst_cpu if name != NOTHING]:
         report.aim(
-            f"slowest single {name} of {singles:,} at each size, CPU time", 200, Spread.of([max(worst_cpu[name])]), "µs"
+            f"slowest single {name} of {singles:,}, the worst size (median of {PASSES} passes), CPU time",
+            200,
+            Spread.of([max(worst_cpu[name])]),
+            "µs",
         )
         report.aim(
-            f"99.99th percentile of {name}, wall clock, the worst size", 200, Spread.of([max(tails[name])]), "µs"
+            f"99.99th percentile of {name}, the worst size, wall clock", 200, Spread.of([max(tails[name])]), "µs"
         )
     growth = means["read"][-1] / means["read"][0]
     plain_growth = means["dict read"][-1] / means["dict read"][0]
@@ -123,12 +132,12 @@ def cases(arena: Arena, d: Any, plain: dict[str, int], keys: list[str]) -> dict[
     return {"read": read, "overwrite": overwrite, "dict read": plain_read}
 
 
-def alone(arena: Arena, d: Any, size: int, count: int) -> dict[str, tuple[list[int], list[int]]]:
+def alone(arena: Arena, d: Any, size: int, count: int, number: int) -> dict[str, tuple[list[int], list[int]]]:
     """Time single transactions: (CPU ns, wall ns) of each. What is inserted is deleted again."""
-    rng = random.Random(size + 1)
+    rng = random.Random(size + number)
     begin, cpu_clock, wall_clock = arena.transaction, time.thread_time_ns, time.perf_counter_ns
     old = [key(rng.randrange(size)) for _ in range(count)]
-    new = [key(size + i) for i in range(count)]
+    new = [key(size + number * count + i) for i in range(count)]
     out = {}
 
     def put(k: str) -> None:
