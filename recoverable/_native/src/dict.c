@@ -422,15 +422,18 @@ int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
 /* -- iteration ------------------------------------------------------------------------------------------- */
 
 /* give -- hand out an entry's key and value. */
-static int give(rcv_arena *a, rcv_off d, rcv_off at, struct rcv_value *key, struct rcv_value *value)
+static inline int give_entry(rcv_arena *a, rcv_off d, const struct rcv_entry *e, struct rcv_value *key, struct rcv_value *value)
 {
-    const struct rcv_entry *e = entry_at(a, at);
-    if (e == NULL)
-        return no_entry(a, d, at);
     if (key)
         *key = (struct rcv_value){.tag = e->key_tag, .word = e->key_kind, .ptr = e->key, .len = e->key_len};
     int rc = value ? cell_give(a, d, &e->value, value) : 0;
     return rc ? rc : 1;
+}
+
+static int give(rcv_arena *a, rcv_off d, rcv_off at, struct rcv_value *key, struct rcv_value *value)
+{
+    const struct rcv_entry *e = entry_at(a, at);
+    return e ? give_entry(a, d, e, key, value) : no_entry(a, d, at);
 }
 
 /* own_position -- where the intent is that inserted it->own_entry; n_intents: nowhere. Suspensions drop the intents of
@@ -532,7 +535,7 @@ int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it,
     if (rc < 0)
         return rc;
     if (rc == 1)
-        return give(a, d, it->entry, key, value);
+        return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->core + it->entry), key, value); /* just checked */
     if (!it->reverse && t != NULL) {
         it->own = 1;
         rcv_off own = next_own(a, t, d, it);
