@@ -1,0 +1,1 @@
+"""A chat over WebSockets whose history survives. Start reading in `server.py`."""

@@ -1,0 +1,1 @@
+"""A leaderboard with a rate limit. Start reading in `server.py`."""

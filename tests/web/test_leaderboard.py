@@ -1,0 +1,66 @@
+"""The example leaderboard, for real: a hot spot, a rate limit, crashes, a restart."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from examples.leaderboard.load import problems, visit
+from support.servers import serving
+
+pytestmark = pytest.mark.slow  # each starts a server
+
+
+async def test_game_adds_points_and_ranks() -> None:
+    """A game adds to the player's score and to the list of the best, and says where the player is now."""
+    async with serving("leaderboard") as client:
+        assert await client.send("POST", "/play/ann", {"points": 7}) == (200, {"score": 7, "rank": 1, "before": None})
+        assert await client.send("POST", "/play/bob", {"points": 9}) == (200, {"score": 9, "rank": 1, "before": None})
+        assert await client.send("POST", "/play/ann", {"points": 7}) == (200, {"score": 14, "rank": 1, "before": 2})
+        assert await client.get("/top") == {"top": [[14, "ann"], [9, "bob"]]}
+        for bad in ({"points": 0}, {"points": 1001}, {"points": "1"}, []):
+            assert (bad, (await client.send("POST", "/play/ann", bad))[0]) == (bad, 400)
+
+
+@pytest.mark.parametrize(("crash", "answer"), [("raise", 500), ("cancel", 0)])
+async def test_crash_undoes_the_game_but_not_the_attempt(crash: str, answer: int) -> None:
+    """A game that crashes leaves no score, and counts as an attempt all the same."""
+    async with serving("leaderboard") as client:
+        assert (await client.send("POST", "/play/ann", {"points": 7}, crash=crash))[0] == answer
+        books = await client.get("/books")
+        assert (books["scores"], books["top"]) == ({}, [])
+        assert books["attempts"]["ann"][1] == 1
+
+
+async def test_limit_is_reached_by_crashing_too() -> None:
+    """A player whose games all crash is answered 429 once there were too many in one window."""
+    async with serving("leaderboard") as client:
+        answers = await asyncio.gather(
+            *(client.send("POST", "/play/eve", {"points": 1}, crash="raise") for _ in range(150))
+        )
+        statuses = [status for status, _ in answers]
+        assert set(statuses) == {500, 429}
+        assert statuses.count(429) >= 50  # 150 games in two windows at the most
+
+
+async def test_death_in_a_game_keeps_what_was_committed() -> None:
+    """A server killed in the middle of a game comes back with the scores before it, and with the attempt."""
+    async with serving("leaderboard") as client:
+        await client.send("POST", "/play/ann", {"points": 7})
+        assert await client.send("POST", "/play/bob", {"points": 9}, crash="die") == (0, None)
+        await client.server.killed()
+        await client.start()
+        books = await client.get("/books")
+        assert (books["scores"], books["top"]) == ({"ann": 7}, [[7, "ann"]])
+        assert books["attempts"]["bob"][1] == 1
+
+
+async def test_best_are_right_when_everybody_collides(seed: int) -> None:
+    """With eight games at once, all changing the ten best, and one in five crashing, the list fits the scores."""
+    async with serving("leaderboard", "--crash-rate", "0.2") as client:
+        answers = await client.visits(visit, seed, 10)
+        assert set(answers) <= {200, 500, 503, 0}
+        assert answers.count(200) > 20
+        assert await problems(client.session, client.url) == []
+        assert (await client.get("/stats"))["conflicts"] > 0
