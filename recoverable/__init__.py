@@ -29,7 +29,8 @@ from recoverable.errors import (
     TransactionClosedError,
     TransactionError,
 )
-from recoverable.reports import Recovery, Stats, VerifyReport
+from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport
+from recoverable.tasks import TaskGroup, gather, wait_for
 from recoverable.transaction import after_commit, attempt
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Counter",
     "Deque",
     "Dict",
+    "HotSpot",
     "InternalError",
     "List",
     "NoTransactionError",
@@ -58,13 +60,16 @@ __all__ = [
     "Set",
     "StaleReferenceError",
     "Stats",
+    "TaskGroup",
     "TransactionClosedError",
     "TransactionError",
     "VerifyReport",
     "after_commit",
     "attempt",
+    "gather",
     "recoverable",
     "register_codec",
+    "wait_for",
 ]
 
 

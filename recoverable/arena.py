@@ -12,10 +12,11 @@ import contextlib
 import gc
 import os
 import uuid
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from recoverable import _options, _registry, _shm, boundary, events, policy, speculation
 from recoverable._native import _core
+from recoverable._native.codec import hot_spots
 from recoverable._native.runtime import ArenaBase, NativeArena, current_transaction
 from recoverable.containers import Dict  # importing it makes the containers known to the core
 from recoverable.errors import (
@@ -26,7 +27,7 @@ from recoverable.errors import (
     TransactionClosedError,
     TransactionError,
 )
-from recoverable.reports import Recovery, Stats, VerifyReport
+from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport
 from recoverable.transaction import SavepointBlock
 
 if TYPE_CHECKING:
@@ -259,14 +260,6 @@ class Arena(ArenaBase):
             self._check()
         return self._segment.root
 
-    def _transaction_else(self, independent: bool) -> NoReturn:
-        """Say why `transaction`, which is native, can't be had."""
-        self._check()
-        raise RecoverableError(
-            "transaction(independent=True) is not in this version yet. Nothing was begun. Leave it out, or write "
-            "what must outlive a rollback after the transaction has ended."
-        )
-
     def savepoint(self) -> SavepointBlock:
         """Undo a `with` block's writes alone when an exception leaves it; needs a running transaction."""
         if self._closed:
@@ -288,11 +281,15 @@ class Arena(ArenaBase):
             ConflictError: It met more than `max_conflicts` conflicts.
         """
         self._check()
-        if current_transaction(self.native) is not None:
-            return await async_fn(*args)
         chosen = policy.DEFAULT if not options else policy.options(**options)
+        outer = current_transaction(self.native)
+        if outer is not None and not chosen.independent:
+            return await async_fn(*args)
         policy.discover()
-        return await boundary.run(self.native, _name(async_fn), *boundary.coroutine(async_fn, args), {}, chosen)
+        call, arguments = boundary.coroutine(async_fn, args)
+        if outer is not None:
+            return await boundary.run_inside(outer, _name(async_fn), call, arguments, {}, chosen)
+        return await boundary.run(self.native, _name(async_fn), call, arguments, {}, chosen)
 
     # -- reports ------------------------------------------------------------------------------------------------
 
@@ -319,7 +316,8 @@ class Arena(ArenaBase):
         """Return the counters of the arena and of this process's use of it."""
         self._check()
         self._report_strays()
-        return Stats(**_core.stats(self._segment.address))
+        spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
+        return Stats(**_core.stats(self._segment.address), hot_spots=spots)
 
     def verify(self) -> VerifyReport:
         """Walk everything in the arena.

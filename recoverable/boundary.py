@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+import time
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 from recoverable import events, policy
-from recoverable._native.runtime import NativeArena, StepDriver, Transaction
-from recoverable.errors import ArenaFullError, RecoverableError
+from recoverable._native.runtime import NativeArena, StepDriver, Transaction, set_driver_helpers
+from recoverable.errors import ArenaFullError, RecoverableError, TransactionError
 from recoverable.transaction import conflict_error, run_hooks, running_loop
 
-__all__ = ["again", "coroutine", "returned", "run"]
+__all__ = ["again", "coroutine", "returned", "run", "run_inside"]
 
 T = TypeVar("T")
 Handler = Callable[..., Coroutine[Any, Any, T]]
@@ -34,6 +36,7 @@ async def run(
     kwargs: dict[str, Any],
     options: policy.Options,
     scope: _Scope | None = None,
+    parent: Transaction | None = None,
 ) -> T:
     """Run `fn(*args, **kwargs)` as one transaction of the arena, again where `options` say so.
 
@@ -45,13 +48,14 @@ async def run(
         kwargs: Its keyword arguments.
         options: Checked options.
         scope: The time limit around this call, if there is one.
+        parent: The transaction around it, of which it is independent.
 
     Returns:
         What the last run returned, or the fallback's value.
     """
     if options.timeout is not None:
-        return await _timed(native, handler, fn, args, kwargs, options, options.timeout)
-    transaction = Transaction(native, handler, False)
+        return await _timed(native, handler, fn, args, kwargs, options, options.timeout, parent)
+    transaction = _begin(native, handler, parent)
     try:
         result = await StepDriver(fn(*args, **kwargs), transaction, options.decide)
     except BaseException as error:
@@ -64,6 +68,34 @@ async def run(
         return await again(native, handler, fn, args, kwargs, options, scope, transaction, failure)
     finally:
         del failure  # its traceback refers to this frame
+
+
+async def run_inside(
+    outer: Transaction,
+    handler: str,
+    fn: Handler[T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: policy.Options,
+) -> T:
+    """Run it as a transaction of its own inside another, which goes on afterwards."""
+    if outer.open_blocks:
+        raise TransactionError(
+            f"{handler} is an independent transaction, and was called inside a savepoint, an edit or a transaction block, "
+            "which are part of one step. Nothing was run. Call it before or after the block."
+        )
+    try:
+        return await run(outer.arena, handler, fn, args, kwargs, options, None, outer)
+    finally:
+        outer.remount()
+
+
+def _begin(native: NativeArena, handler: str, parent: Transaction | None, attempt: int = 1) -> Transaction:
+    transaction = Transaction(native, handler, False)
+    if parent is not None:
+        transaction.inside(parent)
+    transaction.attempt = attempt
+    return transaction
 
 
 def coroutine(fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> tuple[Handler[T], tuple[Any, ...]]:
@@ -128,9 +160,9 @@ async def again(
             if then == "fallback":
                 return await _fall_back(options, failure, args, kwargs)  # type: ignore[no-any-return]
 
-            attempt = transaction.attempt + 1
-            transaction = Transaction(native, handler, False)
-            transaction.attempt = attempt
+            transaction = _begin(native, handler, transaction.parent, transaction.attempt + 1)
+            if 0 < conflicts == options.max_conflicts:
+                await _take_privilege(transaction)
             try:
                 result = await StepDriver(fn(*args, **kwargs), transaction, options.decide)
             except BaseException as error:
@@ -178,9 +210,17 @@ async def returned(
         )
     if committed and transaction.hooks is not None:
         if scope is None:
-            await run_hooks(transaction)
+            await _outside(transaction)
         else:
             scope.committed = transaction
+
+
+async def _outside(transaction: Transaction) -> None:
+    """Run the callbacks of a committed transaction, outside the one around it if there is one: in a task of their own."""
+    if transaction.parent is None or running_loop() is None:
+        await run_hooks(transaction)
+    else:
+        await asyncio.create_task(run_hooks(transaction))
 
 
 def _report(
@@ -218,6 +258,55 @@ async def _fall_back(
     return await value if inspect.isawaitable(value) else value
 
 
+# -- the privileged last run --------------------------------------------------------------------------------------
+
+_POLL = 0.005  # seconds between two looks at what another process may have changed
+
+
+async def _take_privilege(transaction: Transaction) -> None:
+    """Make this run the one that others give way to; wait for another privileged one, at most `busy_timeout`."""
+    await _wait(transaction, lambda: not transaction.take_privilege())
+
+
+async def _give_way(transaction: Transaction) -> None:
+    """Wait while the commit would make a privileged run invalid, at most `busy_timeout`; then it goes ahead."""
+    await _wait(transaction, transaction.must_wait)
+
+
+async def _wait(transaction: Transaction, needed: Callable[[], bool]) -> None:
+    native = transaction.arena
+    end = time.monotonic() + native.busy_timeout
+    while needed():
+        left = end - time.monotonic()
+        if left <= 0:
+            return
+        loop = running_loop()
+        if loop is None:  # driven by hand
+            await _yield()
+            continue
+        ended = loop.create_future()
+        native.give_way.append(ended)
+        timer = loop.call_later(left if native.privileged_here() else min(left, _POLL), _wake, ended)
+        try:
+            await ended
+        finally:
+            timer.cancel()
+            if ended in native.give_way:
+                native.give_way.remove(ended)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+@types.coroutine
+def _yield() -> Generator[None, None, None]:
+    yield
+
+
+set_driver_helpers(_give_way)
+
 # -- with a time limit ------------------------------------------------------------------------------------------
 
 
@@ -239,20 +328,21 @@ async def _timed(
     kwargs: dict[str, Any],
     options: policy.Options,
     seconds: float,
+    parent: Transaction | None,
 ) -> T:
     scope = _Scope(asyncio.timeout(seconds))
     assert options.within is not None
     try:
         async with scope.limit:
-            result = await run(native, handler, fn, args, kwargs, options.within, scope)
+            result = await run(native, handler, fn, args, kwargs, options.within, scope, parent)
     except BaseException as error:
         if scope.committed is not None:  # a redirect, say
-            await run_hooks(scope.committed)
+            await _outside(scope.committed)
             raise
         failure = error
     else:
         if scope.committed is not None:
-            await run_hooks(scope.committed)
+            await _outside(scope.committed)
         return result
     try:
         if isinstance(failure, TimeoutError) and scope.limit.expired():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from recoverable import _registry, boundary, policy
 from recoverable._native.runtime import current_transaction, first_run
@@ -37,6 +37,7 @@ def recoverable(
     fallback: Callable[..., Any] | None = None,
     commit_if: Callable[[Any], object] | None = None,
     max_conflicts: int = 5,
+    nested: Literal["join", "independent"] = "join",
 ) -> Callable[[Handler[P, T]], Handler[P, T]]: ...
 
 
@@ -51,11 +52,11 @@ def recoverable(
     fallback: Callable[..., Any] | None = None,
     commit_if: Callable[[Any], object] | None = None,
     max_conflicts: int = 5,
+    nested: Literal["join", "independent"] = "join",
 ) -> Any:
     """Run a coroutine function as one transaction: all of its writes commit when it returns, or none if it fails.
 
-    Works on coroutine functions, on aiohttp handlers and on `web.View` methods, with and without options. Inside a
-    transaction of the same arena a call joins it: the outer one's options decide.
+    Works on coroutine functions, on aiohttp handlers and on `web.View` methods, with and without options.
 
     Args:
         fn: The coroutine function; left out in `@recoverable(...)`.
@@ -68,7 +69,10 @@ def recoverable(
         fallback: `fallback(exception, *args, **kwargs)` gives the value to return when every run has failed; it may be a
             coroutine function. It runs after the rollback, in no transaction.
         commit_if: `commit_if(result)` decides instead of the response's status whether a returned result commits.
-        max_conflicts: How many times to run it again after a conflict. 0 never does: `ConflictError`.
+        max_conflicts: How many times to run it again after a conflict. The last run is privileged: commits that would
+            make it lose once more wait until it has ended. 0 never runs again: `ConflictError`.
+        nested: What a call inside a transaction of the same arena is: a part of that one ("join"; its options decide),
+            or a transaction of its own that commits whatever becomes of the outer one ("independent").
 
     Returns:
         A coroutine function with the same signature.
@@ -86,6 +90,7 @@ def recoverable(
         fallback=fallback,
         commit_if=commit_if,
         max_conflicts=max_conflicts,
+        nested=nested,
     )
     if fn is not None:
         return _wrap(fn, arena, chosen)
@@ -113,8 +118,11 @@ def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Ha
             native = arena.native
         else:
             native = state.only or _registry.resolve(policy.arena_of(args), handler)
-        if current_transaction(native) is not None:
-            return await fn(*args, **kwargs)
+        outer = current_transaction(native)
+        if outer is not None:
+            if not options.independent:
+                return await fn(*args, **kwargs)
+            return await boundary.run_inside(outer, handler, fn, args, kwargs, options)
         if timed:
             return await boundary.run(native, handler, fn, args, kwargs, options)
         run = first_run(native, handler, fn(*args, **kwargs), decide)

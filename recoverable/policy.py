@@ -111,8 +111,9 @@ class Options:
 
     Attributes:
         decide: The commit rule that they make.
+        independent: Inside a transaction of the same arena it is one of its own, not a part of that.
         within: With a time limit: the options of what runs inside it. The fallback is not among them: it is what
-        answers     when the time is over.
+            answers when the time is over.
     """
 
     retries: int
@@ -121,6 +122,7 @@ class Options:
     fallback: Callable[..., Any] | None
     max_conflicts: int
     decide: Decide
+    independent: bool
     within: Options | None = None
 
 
@@ -145,7 +147,7 @@ def options(
     fallback: Callable[..., Any] | None = None,
     commit_if: Callable[[Any], object] | None = None,
     max_conflicts: int = 5,
-    nested: str | None = None,
+    nested: str = "join",
 ) -> Options:
     """Check the options and put them together.
 
@@ -163,11 +165,8 @@ def options(
     for name, value in (("fallback", fallback), ("commit_if", commit_if)):
         if value is not None and not callable(value):
             raise ArenaOptionError(f"{name}={value!r} must be a function. Nothing was run.")
-    if nested is not None:
-        raise ArenaOptionError(
-            f"nested={nested!r} is not in this version yet. Nothing was run. Leave it out: a nested call joins the "
-            "transaction around it."
-        )
+    if nested not in ("join", "independent"):
+        raise ArenaOptionError(f"nested={nested!r} must be 'join' or 'independent'. Nothing was run.")
     chosen = Options(
         retries=_count(retries, "retries"),
         retry_on=kinds,
@@ -175,6 +174,7 @@ def options(
         fallback=fallback,
         max_conflicts=_count(max_conflicts, "max_conflicts"),
         decide=commits if commit_if is None else _by(commit_if),
+        independent=nested == "independent",
     )
     if timeout is None:
         return chosen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Recovery", "Stats", "VerifyReport"]
+__all__ = ["HotSpot", "Recovery", "Stats", "VerifyReport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,21 @@ class Recovery:
     microseconds: int
     handler: str
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class HotSpot:
+    """Where transactions of this process have lost conflicts.
+
+    Attributes:
+        path: The container's path from the root, or None: it is gone, or not known.
+        key: The key, item or other part of it, or None.
+        conflicts: How many; 64 spots are counted at a time, so rare ones may be missing or counted too high.
+    """
+
+    path: str | None
+    key: str | None
+    conflicts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +85,7 @@ class Stats:
         cost_protect_ns: Measured cost of protecting a page again, nanoseconds.
         cost_compare_ns: Measured cost of comparing a page, nanoseconds.
         cost_copy_ns: Measured cost of copying a page, nanoseconds.
+        hot_spots: Where conflicts were lost, most frequent first.
     """
 
     size: int
@@ -105,6 +121,7 @@ class Stats:
     cost_protect_ns: int
     cost_compare_ns: int
     cost_copy_ns: int
+    hot_spots: tuple[HotSpot, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -300,6 +300,8 @@ cdef class ArrayHandle(Container):
             rc = rcv_array_get_info(self.arena.a, self.h.off, &info)
             if rc:
                 fail(rc)
+            if write:
+                rcv_raw_viewed(self.arena.a, self.h.off)
             return RawBuffer.over(self.arena, info.data + at, size, write)
         finally:
             done(self.arena, t)

@@ -28,13 +28,22 @@ def set_block_helpers(running_loop, watch, nest, end, run_hooks) -> None:
     _running_loop, _watch_block, _nest_block, _end_block, _run_hooks = running_loop, watch, nest, end, run_hooks
 
 
+cdef int refuse_blocks(Transaction outer) except -1:
+    if outer.open_blocks != 0:
+        raise _errors.TransactionError(
+            "an independent transaction inside a savepoint, an edit or a nested transaction block: these are part of one step; "
+            "nothing was begun: end the block first")
+    return 0
+
+
 @cython.freelist(16)
 cdef class TransactionBlock:
     """What `arena.transaction()` returns: a context manager for one use."""
     cdef NativeArena arena
     cdef Transaction t
+    cdef Transaction outer # an independent one: the transaction around it
     cdef object nested, watch
-    cdef bint used
+    cdef bint used, independent
     cdef readonly bint abandoned
 
     def __init__(self, NativeArena arena not None):
@@ -51,13 +60,22 @@ cdef class TransactionBlock:
                 "a transaction block is for one use; this one has been entered before. Nothing was begun. "
                 "Write `with arena.transaction():` each time.")
         cdef rcv_current_s *cur = rcv_current()
+        cdef Transaction outer = None
         if cur.owner != NULL and (<Transaction>cur.owner).arena is self.arena and cur.context == rcv_context():
-            self.nested = _nest_block(<Transaction>cur.owner)
-            self.used = True
-            return
+            outer = <Transaction>cur.owner
+            if not self.independent:
+                self.nested = _nest_block(outer)
+                self.used = True
+                return
+            refuse_blocks(outer)
         cdef PyObject *name = rcv_caller()
         cdef Transaction t = new_transaction(self.arena, <str>name if name != NULL else "(unknown)", True)
+        if outer is not None:
+            t.inside(outer)
         t.make_current()
+        if outer is not None:
+            outer.open_blocks += 1
+            self.outer = outer
         self.t = t
         self.used = True
         loop = _running_loop()
@@ -69,6 +87,8 @@ cdef class TransactionBlock:
         cdef int rc
         if self.watch is not None and not self.abandoned:
             self.watch.remove(self)
+        if self.outer is not None:
+            return self.leave_outer(error)
         if t is None or t.t == NULL or self.arena.closed or isinstance(error, _told_of):
             return _end_block(self, self.nested, error, None)
         if error is not None:
@@ -87,6 +107,31 @@ cdef class TransactionBlock:
             t.commit_failed(rc)
         except BaseException as failed:
             return _end_block(self, None, None, failed)
+
+    cdef object leave_outer(self, object error):
+        """End an independent block: its callbacks run outside the transaction around it, which then goes on."""
+        cdef Transaction outer = self.outer
+        cdef rcv_current_s *cur = rcv_current()
+        cdef rcv_current_s around
+        self.outer = None
+        outer.open_blocks -= 1
+        if outer.state == "doomed": # the way out is that one's
+            self.t.rollback()
+            self.t.step_down()
+            return
+        hooks, self.t.hooks = self.t.hooks, None
+        try:
+            _end_block(self, None, error, None)
+        finally:
+            if self.t._ended == "committed" and hooks is not None:
+                around = cur[0]
+                cur.txn, cur.owner = NULL, NULL
+                self.t.hooks = hooks
+                try:
+                    _run_hooks(self.t)
+                finally:
+                    cur[0] = around
+        outer.remount()
 
     def abandon(self) -> None:
         """Roll back, because the event loop went on while the block was open."""
@@ -107,10 +152,13 @@ cdef class ArenaBase:
         of that one, with a savepoint of its own.
 
         Args:
-            independent: Commit apart from the transaction around; not in this version yet.
+            independent: Commit apart from the transaction around, which goes on: for what must outlive its rollback.
+                The block sees committed state, not what that one has written, and may not change what it has written.
+                What that one has read stays valid, although the block changes it.
         """
-        if self._closed or independent:
-            return self._transaction_else(independent)
+        if self._closed:
+            closed_error(self.native)
         cdef TransactionBlock block = TransactionBlock.__new__(TransactionBlock)
         block.arena = self.native
+        block.independent = independent
         return block

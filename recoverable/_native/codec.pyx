@@ -415,3 +415,18 @@ def describe_conflict(NativeArena arena not None, report: dict) -> tuple[str | N
     finally:
         done(arena, t)
     return path, name
+
+
+def hot_spots(NativeArena arena not None) -> list[tuple[str | None, str | None, int]]:
+    """Return path, key and count of where conflicts were lost, most frequent first."""
+    cdef rcv_hotspot spots[RCV_HOTSPOTS]
+    if arena.closed:
+        return []
+    cdef int n = rcv_hotspots(arena.a, spots, RCV_HOTSPOTS)
+    found = []
+    for i in range(n):
+        where = {"conflict_kind": spots[i].kind, "conflict_container": spots[i].container, "conflict_id": spots[i].id,
+                 "conflict_arg": spots[i].arg}
+        found.append((*describe_conflict(arena, where), spots[i].count))
+    found.sort(key=lambda spot: -spot[2])
+    return found

@@ -43,6 +43,17 @@ cdef extern from "recoverable.h" nogil:
     int rcv_txn_commit(rcv_txn *t)
     void rcv_txn_rollback(rcv_txn *t)
     void rcv_txn_doom(rcv_txn *t, int error)
+    void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)
+    int rcv_privilege_take(rcv_txn *t)
+    int rcv_must_wait(rcv_txn *t)
+    int rcv_privileged_here(const rcv_arena *a)
+    double rcv_busy_timeout(const rcv_arena *a)
+    ctypedef struct rcv_hotspot "struct rcv_hotspot":
+        uint64_t container, id, kind, arg, count
+    enum:
+        RCV_HOTSPOTS
+    int rcv_hotspots(const rcv_arena *a, rcv_hotspot *out, int room)
+    void rcv_raw_viewed(rcv_arena *a, rcv_off array)
     int rcv_txn_doom_code(const rcv_txn *t)
 
     struct rcv_txn_report:

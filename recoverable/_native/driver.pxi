@@ -37,8 +37,9 @@ cdef class StepDriver:
         ConflictError: the transaction lost; it is rolled back and its `conflicted` is True.
     """
     cdef object coroutine, decide, cancelled
+    cdef object result, answer # how the handler ended, while its commit gives way to a privileged run
     cdef Transaction t
-    cdef bint finished, running
+    cdef bint finished, running, part, waiting
 
     def __cinit__(self, object coroutine, Transaction transaction not None, object decide):
         self.coroutine = coroutine
@@ -88,15 +89,19 @@ cdef class StepDriver:
         cdef rcv_current_s *cur = rcv_current()
         cdef rcv_current_s before = cur[0]
         if self.t.t != NULL and not self.t.arena.closed:
-            rcv_txn_rollback(self.t.t)
-        cur.txn = self.t.t
+            if self.part: # the rest of the transaction goes on, and may not keep half of what this part was to do
+                rcv_txn_doom(self.t.t, RCV_ERR_CLOSED)
+            else:
+                rcv_txn_rollback(self.t.t)
+        cur.txn = NULL if self.part else self.t.t
         cur.context = rcv_context()
-        cur.owner = <void *>self.t
+        cur.owner = NULL if self.part else <void *>self.t
         try:
             self.coroutine.close()
         finally:
             cur[0] = before
-            self.t.rollback()
+            if not self.part:
+                self.t.rollback()
 
     def __del__(self):
         self.close()
@@ -117,7 +122,11 @@ cdef class StepDriver:
         cur.owner = <void *>self.t
         self.running = True
         try:
-            if not self.t.arena.closed and rcv_raw_count(self.t.arena.a) != 0:
+            if self.part and self.t.t == NULL and error is None:
+                error = _errors.TransactionClosedError(
+                    "the transaction that this task was a part of has ended; nothing of what follows was done: await what "
+                    "recoverable.gather() or TaskGroup started before the handler returns")
+            elif not self.waiting and not self.t.arena.closed and rcv_raw_count(self.t.arena.a) != 0:
                 # Raw writes are possible: they must find the transaction mounted, touched or not.
                 try:
                     self.t.mount()
@@ -142,29 +151,58 @@ cdef class StepDriver:
                     except BaseException as raised:
                         failed = raised
                         how = PYGEN_ERROR
-                if how != PYGEN_NEXT:
-                    break
-                if self.t.open_blocks == 0:
-                    if self.t.t != NULL and not self.t.arena.closed and rcv_txn_mounted(self.t.t):
-                        rcv_txn_suspend(self.t.t) # a failure dooms it: its next access says so
+                if how == PYGEN_NEXT:
+                    if self.t.open_blocks == 0:
+                        self.suspend() # a failure dooms it: its next access says so
+                        return result
+                    error = _errors.TransactionError(
+                        "await inside a savepoint, an edit or a transaction block: these are part of one step; "
+                        "the block is rolled back: await before or after it")
+                    continue
+                self.finished = True
+                if self.part:
+                    self.suspend()
+                    if how == PYGEN_ERROR:
+                        raise failed
                     return result
-                error = _errors.TransactionError(
-                    "await inside a savepoint, an edit or a transaction block: these are part of one step; "
-                    "the block is rolled back: await before or after it")
-            self.finished = True
-            if how == PYGEN_ERROR:
-                self.end_with_error(failed)
-            self.end_with_result(result)
+                if self.waiting:
+                    if how == PYGEN_ERROR: # cancelled, say
+                        self.t.rollback()
+                        raise failed
+                    result, failed = self.result, self.answer
+                    self.result = self.answer = None
+                else:
+                    if how != PYGEN_ERROR:
+                        failed = None
+                    if not (self.ended_with_result(result) if failed is None else self.ended_with_error(failed)):
+                        return result
+                    if self.t.must_wait():
+                        self.result = None if failed is not None else result
+                        self.answer = failed
+                        self.coroutine = _give_way(self.t)
+                        self.finished = False
+                        self.waiting = True
+                        value = error = None
+                        continue
+                self.finish_commit()
+                if failed is not None:
+                    raise failed
+                return result
         finally:
             self.running = False
             cur[0] = before
-        return result
+
+    cdef void suspend(self) noexcept:
+        if self.t.t != NULL and not self.t.arena.closed and rcv_txn_mounted(self.t.t):
+            rcv_txn_suspend(self.t.t)
 
     cdef int lost(self, object cause) except -1:
         """The transaction was doomed, whatever the handler made of it: roll back and say why."""
         cdef int doom = rcv_txn_doom_code(self.t.t)
         self.t.conflicted = doom == RCV_ERR_CONFLICT
         self.t.rollback()
+        if isinstance(cause, BaseExceptionGroup): # of a TaskGroup whose tasks were stopped
+            cause = cause.split(_errors._Doomed)[1]
         if cause is not None and not isinstance(cause, (Exception, _errors._Doomed)):
             self.cancelled = cause
         self.stay_cancelled()
@@ -193,7 +231,8 @@ cdef class StepDriver:
             f"{self.t.handler!r} lost a conflict at {where}: {winner}; its writes are rolled back: run it again",
             path=report["conflict_path"], key=report["conflict_key"], winner=report["winner"], runs=self.t.attempt)
 
-    cdef int end_with_result(self, object result) except -1:
+    cdef bint ended_with_result(self, object result) except -1:
+        """Is this to be committed? If not, it has ended otherwise."""
         if self.t.t == NULL or self.t.arena.closed:
             if self.t.t == NULL:
                 raise _errors.TransactionClosedError("the transaction was ended inside its handler; the arena holds committed state")
@@ -202,7 +241,7 @@ cdef class StepDriver:
             self.lost(None)
         if not rcv_txn_touched(self.t.t):
             self.t.end("committed") # nothing to decide about
-            return 0
+            return False
         try:
             commit = self.decide is None or self.decide(result, None)
         except BaseException:
@@ -210,9 +249,7 @@ cdef class StepDriver:
             raise
         if not commit:
             self.t.rollback()
-            return 0
-        self.finish_commit()
-        return 0
+        return commit
 
     cdef int finish_commit(self) except -1:
         try:
@@ -224,12 +261,13 @@ cdef class StepDriver:
             raise
         return 0
 
-    cdef int end_with_error(self, object error) except -1:
+    cdef bint ended_with_error(self, object error) except -1:
+        """True where this is to be committed all the same; else it has been rolled back, and the error is raised."""
         if self.t.t == NULL or self.t.arena.closed:
             raise error
         if rcv_txn_state(self.t.t) == RCV_DOOMED:
             self.lost(error)
-        if isinstance(error, _errors._Doomed): # somebody else's: of another arena, or raised again
+        if isinstance(error, _errors._Doomed): # somebody else's: of another arena, of the one around it, or raised again
             self.t.rollback()
             raise error
         commit = False
@@ -239,11 +277,26 @@ cdef class StepDriver:
             except BaseException:
                 self.t.rollback()
                 raise
-        if commit:
-            self.finish_commit()
-        else:
+        if not commit:
             self.t.rollback()
-        raise error
+            raise error
+        return True
+
+
+cdef object _give_way
+
+
+def set_driver_helpers(give_way) -> None:
+    """Say how a transaction waits until a privileged one has ended: `give_way(transaction)` is a coroutine."""
+    global _give_way
+    _give_way = give_way
+
+
+def part(coroutine, Transaction transaction not None):
+    """Return an awaitable that runs a coroutine, in a task of its own, as a part of a transaction that goes on around it."""
+    cdef StepDriver driver = StepDriver(coroutine, transaction, None)
+    driver.part = True
+    return driver
 
 
 def first_run(NativeArena arena not None, str handler not None, coroutine not None, decide):

@@ -34,6 +34,7 @@ cdef class NativeArena:
     cdef readonly Py_ssize_t views
     cdef object __weakref__
     cdef Container _root
+    cdef public list give_way # futures of those who wait for the privileged run to end
 
 cdef class Container:
     cdef NativeArena arena
@@ -52,6 +53,8 @@ cdef class Transaction:
     cdef public int attempt
     cdef public int open_blocks
     cdef readonly bint conflicted
+    cdef readonly bint privileged
+    cdef readonly Transaction parent
     cdef str _ended
     cdef bint _touched, _wrote
     cdef rcv_txn_report kept
@@ -68,6 +71,7 @@ cdef class Transaction:
     cdef int try_commit(self) except? -100
     cdef int commit_failed(self, int rc) except -1
     cdef object make_report(self)
+    cdef void wake(self) noexcept
 
 cdef int fail(int rc) except -1
 cdef void *current_context()

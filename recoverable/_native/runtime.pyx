@@ -35,6 +35,7 @@ cdef class NativeArena:
         self.closed = False
         self.views = 0
         self.public = None
+        self.give_way = []
 
     def __dealloc__(self):
         for i in range(LATE_KEYS):
@@ -94,6 +95,15 @@ cdef class NativeArena:
     @property
     def address(self) -> int:
         return <size_t>self.a
+
+    @property
+    def busy_timeout(self) -> float:
+        """Seconds that whoever waits for others waits at most."""
+        return rcv_busy_timeout(self.a)
+
+    def privileged_here(self) -> bool:
+        """Is there a privileged transaction, and in this process?"""
+        return rcv_privileged_here(self.a)
 
 
 # -- the gate ------------------------------------------------------------------------------------------------
@@ -273,6 +283,37 @@ cdef class Transaction:
         rcv_txn_get_report(self.t, &self.kept)
         rcv_txn_free(self.t)
         self.t = NULL
+        if self.privileged:
+            self.wake()
+
+    cdef void wake(self) noexcept:
+        """It was the privileged one: whoever gave way goes on."""
+        waiting, self.arena.give_way = self.arena.give_way, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def inside(self, Transaction parent not None) -> None:
+        """Say that it is an independent one inside `parent`: its commit leaves what the parent has read valid."""
+        self.check()
+        parent.check()
+        rcv_txn_inside(self.t, parent.t)
+        self.parent = parent
+
+    def take_privilege(self) -> bool:
+        """Have commits that would make it invalid wait until it ends; False: another one has this privilege."""
+        self.check()
+        self.privileged = rcv_privilege_take(self.t)
+        return self.privileged
+
+    def must_wait(self) -> bool:
+        """Would its commit make the privileged transaction invalid? Then it has been suspended, and is to wait."""
+        return self.t != NULL and not self.arena.closed and rcv_must_wait(self.t)
+
+    def remount(self) -> None:
+        """Raw writes may follow, where there are raw buffers: they must find it mounted."""
+        if self.t != NULL and not self.arena.closed and rcv_raw_count(self.arena.a) != 0:
+            self.mount()
 
     def enter(self) -> None:
         """Make it the current transaction of this thread and context."""

@@ -237,38 +237,6 @@ def test_neighbours_in_an_array_never_conflict(arena: Arena) -> None:
     assert arena.stats().conflicts == 0
 
 
-def test_a_raw_page_that_two_have_changed_is_a_conflict(arena: Arena) -> None:
-    """Raw writes count by page: the first to commit wins it; other pages, and items of them, are free."""
-
-    async def write(i: int, raw: bool) -> None:
-        if raw:
-            arena.root["a"].view[i] = i
-        else:
-            arena.root["a"][i] = i
-        await pause()
-
-    def race(*writes: tuple[int, bool]) -> list[Request]:
-        requests = [Request(arena, write, *each) for each in writes]
-        for request in requests:
-            request.step()
-        return requests
-
-    one, two, other = race((1, True), (2, True), (1100, True))
-    one.step()
-    other.step()
-    with pytest.raises(ConflictError):
-        two.step()
-    item, raw = race((3, False), (4, True))
-    item.step()
-    with pytest.raises(ConflictError):
-        raw.step()
-    raw, item = race((5, True), (6, False))
-    raw.step()
-    item.step()  # blind, and of another item: nothing of it is lost
-    items = arena.root["a"].to_python()
-    assert [items[i] for i in (1, 2, 3, 4, 5, 6, 1100)] == [1, 0, 3, 0, 5, 6, 1100]
-
-
 def test_a_doomed_request_cannot_go_on(arena: Arena) -> None:
     """Whatever a handler catches, every further access stops it, and it ends in the conflict."""
     seen: list[str] = []

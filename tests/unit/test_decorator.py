@@ -99,6 +99,7 @@ def test_only_coroutine_functions_can_be_decorated() -> None:
         {"retry_on": (1,)},
         {"fallback": 1},
         {"commit_if": 1},
+        {"nested": "alone"},
     ],
 )
 def test_bad_options_are_refused_when_decorating(bad: dict[str, Any]) -> None:
@@ -689,8 +690,8 @@ async def test_run_takes_the_decorators_options(arena: Arena) -> None:
     assert await arena.run(handler, retries=1) == 2
     with pytest.raises(TypeError):
         await arena.run(handler, retry=1)
-    with pytest.raises(ArenaOptionError, match="not in this version"):
-        await arena.run(handler, nested="independent")
+    with pytest.raises(ArenaOptionError, match=r"must be .join. or .independent."):
+        await arena.run(handler, nested="alone")
 
 
 async def test_a_full_arena_rolls_the_handler_back(arena: Arena) -> None:

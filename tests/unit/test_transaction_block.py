@@ -15,7 +15,6 @@ import uvloop
 from recoverable import (
     Arena,
     NoTransactionError,
-    RecoverableError,
     TransactionError,
     after_commit,
     attempt,
@@ -84,12 +83,6 @@ def test_a_block_that_is_never_left_is_undone(arena: Arena) -> None:
         arena.root["c"] = 1
     assert content(arena) == {"c": 1}
     arena.close()
-
-
-def test_independent_transactions_say_that_they_come_later(arena: Arena) -> None:
-    """`independent=True` is a clear error in this version."""
-    with pytest.raises(RecoverableError, match="not in this version"):
-        arena.transaction(independent=True)
 
 
 def test_blocks_of_two_arenas_nest(new_name: Callable[[], str]) -> None:

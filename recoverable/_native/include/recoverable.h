@@ -145,6 +145,25 @@ RCV_API int rcv_txn_doom_code(const rcv_txn *t); /* the error that doomed it, or
 /* rcv_txn_doom -- mark it so that it can only roll back (the caller has found it unfit). */
 RCV_API void rcv_txn_doom(rcv_txn *t, int error);
 
+/* rcv_txn_inside -- it is an independent one inside `parent`: what it commits does not make its parent's reads invalid; what
+ * its parent has written it may not write (RCV_ERR_MISUSE at the store). Right after rcv_txn_new. */
+RCV_API void rcv_txn_inside(rcv_txn *t, rcv_txn *parent);
+
+/* rcv_privilege_take -- 1: from now until it ends, commits that would make it invalid are to wait (rcv_must_wait). 0: another
+ * transaction of this arena is the privileged one. rcv_must_wait -- 1: do not commit yet; it has been suspended. */
+RCV_API int rcv_privilege_take(rcv_txn *t);
+RCV_API int rcv_must_wait(rcv_txn *t);
+RCV_API int rcv_privileged_here(const rcv_arena *a); /* is it one of this process? */
+RCV_API double rcv_busy_timeout(const rcv_arena *a);
+
+struct rcv_hotspot { /* where transactions of this process have lost conflicts */
+    uint64_t container, id; /* as in struct rcv_txn_report */
+    uint64_t kind, arg;
+    uint64_t count;
+};
+#define RCV_HOTSPOTS 64u
+RCV_API int rcv_hotspots(const rcv_arena *a, struct rcv_hotspot *out, int room); /* how many; unsorted */
+
 struct rcv_mark { /* a savepoint */
     uint64_t undo_tail, intents, epoch;
 };
@@ -318,6 +337,7 @@ RCV_API int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item); /* ever
 
 /* Raw access: memory in the tracked view. */
 RCV_API void *rcv_tracked(rcv_arena *a, rcv_off off); /* its address in the tracked view */
+RCV_API void  rcv_raw_viewed(rcv_arena *a, rcv_off array); /* a buffer of this Array is being made */
 RCV_API void  rcv_raw_acquire(rcv_arena *a);          /* a buffer that user code can write through now lives */
 RCV_API void  rcv_raw_release(rcv_arena *a);
 RCV_API uint64_t rcv_raw_count(const rcv_arena *a);

@@ -66,9 +66,9 @@ int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
     *out = NULL;
     if (write)
         return rcv_raise(RCV_ERR_NOTXN, 0,
-                         "a write outside a transaction; nothing was changed: write in a @recoverable handler, in arena.run() "
-                         "or in `with arena.transaction():`; a task or thread that a handler starts is outside of its "
-                         "transaction");
+                         "a write outside a transaction; nothing was changed: write in a @recoverable handler, arena.run() or `with "
+                         "arena.transaction():`; a task that a handler spawns is outside, unless by recoverable.gather, wait_for or "
+                         "TaskGroup");
     return read_begin(a);
 }
 

@@ -1,12 +1,10 @@
 /* array.c -- Array: fixed-size items in pages of their own, in the space that user code may map.
  *
  * Two ways in. Item access is announced: exact ranges through the core view; reads of up to 64 bytes are validated by
- * value, so that neighbours never conflict. Raw access (.view) is found by page protection and counts by whole pages; an
- * announced write therefore stamps its page too, blindly, so that a raw writer of that page notices.
+ * value, so that neighbours never conflict; longer ones by the stamps of their pages, which every write therefore moves,
+ * blindly. Raw access (.view) is found by page protection: raw.c.
  */
 #include "internal.h"
-
-#define BY_VALUE 64u /* bytes: longer reads use a stamp a page */
 
 static struct rcv_array *array_at(rcv_arena *a, rcv_off off) { return (struct rcv_array *)container_at(a, off, RCV_K_ARRAY); }
 
@@ -28,90 +26,6 @@ static int items_at(rcv_arena *a, rcv_off off, uint64_t at, uint64_t len, rcv_of
 }
 
 static uint64_t page_of(const rcv_arena *a, rcv_off off) { return (off - a->data_off) / a->hdr->page_size; }
-
-/* -- what this transaction has written itself ---------------------------------------------------------- */
-
-static int add_granule(rcv_txn *t, uint64_t granule)
-{
-    if ((t->n_granules + 1) * 2 > t->granule_mask) {
-        uint32_t  size = t->granule_mask ? (t->granule_mask + 1) * 2 : 64;
-        uint64_t *bigger = os_calloc(size, sizeof *bigger);
-        if (bigger == NULL)
-            return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction's own records");
-        for (uint32_t i = 0; t->n_granules && i <= t->granule_mask; i++) {
-            if (t->granules[i] == 0)
-                continue;
-            uint32_t s = (uint32_t)rcv_mix(t->granules[i]) & (size - 1);
-            while (bigger[s] != 0)
-                s = (s + 1) & (size - 1);
-            bigger[s] = t->granules[i];
-        }
-        os_free(t->granules);
-        t->granules = bigger;
-        t->granule_mask = size - 1;
-    }
-    uint32_t s = (uint32_t)rcv_mix(granule) & t->granule_mask;
-    while (t->granules[s] != 0) {
-        if (t->granules[s] == granule)
-            return 0;
-        s = (s + 1) & t->granule_mask;
-    }
-    t->granules[s] = granule;
-    t->n_granules++;
-    return 0;
-}
-
-/* note_own -- remember that [off, off+len) holds our own bytes, which a read must not take for committed ones. */
-static int note_own(rcv_txn *t, rcv_off off, uint64_t len)
-{
-    if (!t->record_reads)
-        return 0;
-    if (len <= BY_VALUE) {
-        int rc = 0;
-        for (uint64_t g = off / 8; g <= (off + len - 1) / 8 && rc == 0; g++)
-            rc = add_granule(t, g);
-        return rc;
-    }
-    if (t->n_ranges == t->cap_ranges) {
-        int rc = vec_grow((void **)&t->ranges, &t->cap_ranges, t->n_ranges + 1, sizeof *t->ranges);
-        if (rc)
-            return rc;
-    }
-    t->ranges[t->n_ranges++] = (struct rcv_range){.off = off, .len = len};
-    return 0;
-}
-
-/* maybe_own -- could any of these bytes be our own? */
-static bool maybe_own(const rcv_txn *t, rcv_off off, uint64_t len)
-{
-    if (t->n_granules)
-        for (uint64_t g = off / 8; g <= (off + len - 1) / 8; g++) {
-            uint32_t s = (uint32_t)rcv_mix(g) & t->granule_mask;
-            for (; t->granules[s] != 0; s = (s + 1) & t->granule_mask)
-                if (t->granules[s] == g)
-                    return true;
-        }
-    for (uint64_t i = 0; i < t->n_ranges; i++)
-        if (off < t->ranges[i].off + t->ranges[i].len && t->ranges[i].off < off + len)
-            return true;
-    return t->n_raw_pages != 0;
-}
-
-/* committed_bytes -- what [off, off+len) holds without this step's writes: the present bytes under the old ones of the log,
- * oldest last. A mounted transaction has all its writes in the log. */
-static int committed_bytes(rcv_txn *t, rcv_off off, uint32_t len, uint8_t *out)
-{
-    struct undo_record r;
-    uint64_t           at = undo_tail(t->arena);
-    int                more;
-    memcpy(out, t->arena->core + off, len);
-    while ((more = undo_prev(t->arena, &at, &r)) == 1) {
-        uint64_t from = r.off > off ? r.off : off, to = r.off + r.len < off + len ? r.off + r.len : off + len;
-        if (from < to)
-            memcpy(out + (from - off), r.old + (from - r.off), to - from);
-    }
-    return more;
-}
 
 /* -- the operations -------------------------------------------------------------------------------------- */
 
@@ -182,17 +96,10 @@ int rcv_array_read(rcv_arena *a, rcv_txn *t, rcv_off array, uint64_t at, uint64_
     if (rc || len == 0)
         return rc;
     if (t != NULL && t->record_reads) {
-        if (len > BY_VALUE) {
+        if (len > RCV_BY_VALUE)
             rc = note_pages(t, off, len, false);
-        } else if (likely(!maybe_own(t, off, len))) {
-            rc = stamp_read_value(t, array, off, (uint32_t)len, a->core + off);
-        } else {
-            uint8_t committed[BY_VALUE];
-            rc = committed_bytes(t, off, (uint32_t)len, committed);
-            /* Wholly our own by one write: nothing of others' was seen. */
-            if (rc == 0 && !txn_logged(t, off, (uint32_t)len))
-                rc = stamp_read_value(t, array, off, (uint32_t)len, committed);
-        }
+        else if (!txn_logged(t, off, (uint32_t)len)) /* wholly our own by one write: nothing of others' was seen */
+            rc = stamp_read_value(t, array, off, (uint32_t)len);
         if (rc)
             return rc;
     }
@@ -204,8 +111,6 @@ int rcv_array_read(rcv_arena *a, rcv_txn *t, rcv_off array, uint64_t at, uint64_
 static int announce(rcv_txn *t, rcv_off off, uint64_t len)
 {
     int rc = note_pages(t, off, len, true);
-    if (rc == 0)
-        rc = note_own(t, off, len);
     for (uint64_t done = 0; done < len && rc == 0;) {
         uint64_t piece = len - done < (UINT64_C(1) << 30) ? len - done : UINT64_C(1) << 30;
         rc = txn_log(t, off + done, (uint32_t)piece, RCV_U_DATA);

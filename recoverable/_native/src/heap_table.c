@@ -144,6 +144,20 @@ bool heap_page_live(const rcv_arena *a, uint32_t page)
     }
 }
 
+rcv_off heap_page_block(const rcv_arena *a, uint32_t page)
+{
+    if (!heap_page_live(a, page))
+        return 0;
+    uint32_t chunk = page / CHUNK_PAGES, in = page % CHUNK_PAGES;
+    uint64_t info = info_of(a, chunk);
+    if (RCV_INFO_KIND(info) == RCV_CHUNK_PAGES) {
+        uint32_t firsts = (RCV_INFO_RUN(info) >> 16) & ((UINT32_C(2) << in) - 1);
+        return firsts ? chunk_off(a, chunk) + (31u - (unsigned)__builtin_clz(firsts)) * PAGE : 0;
+    }
+    uint32_t back = RCV_INFO_KIND(info) == RCV_CHUNK_CONT ? RCV_INFO_RUN(info) : 0;
+    return back <= chunk ? chunk_off(a, chunk - back) : 0;
+}
+
 /* -- looking at all of it ------------------------------------------------------------------------------------ */
 
 void heap_stats(rcv_arena *a, struct rcv_stats *out)

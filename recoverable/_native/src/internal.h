@@ -101,11 +101,14 @@ struct rcv_arena {
     rcv_txn            *pool; /* ended ones, kept for reuse */
     uint32_t            n_pool;
 
+    rcv_txn            *privileged; /* the run that others give way to, if it is one of ours: privilege.c */
+    struct rcv_viewed  *viewed;     /* Arrays that raw buffers have been made of: raw.c */
     struct rcv_tracker *tracker;
     struct rcv_heap    *heap;
     struct rcv_recovery recovered; /* by the attach */
     struct rcv_recovery repaired;  /* by the last recovery since */
     struct rcv_counters n;
+    struct rcv_hotspot  hotspots[RCV_HOTSPOTS];
     rcv_arena          *next; /* registry of open arenas (fork, trap) */
 };
 
@@ -231,6 +234,7 @@ void heap_settle(rcv_arena *a, rcv_off off);       /* after PUBLISH: what heap_c
  * block starts there. */
 int  heap_block(rcv_arena *a, rcv_off off, uint64_t *size, bool *live);
 bool heap_page_live(const rcv_arena *a, uint32_t page); /* a page of the data region that a committed array owns */
+rcv_off heap_page_block(const rcv_arena *a, uint32_t page); /* where the array memory that the page lies in begins, or 0 */
 void heap_boundary(rcv_arena *a);                       /* a step has ended (lock held, IDLE): claim ahead of need */
 int  heap_return_dead(rcv_arena *a, uint64_t *chunks);  /* clear the owner words of dead processes */
 bool heap_short(const rcv_arena *a);                    /* is nearly all of the ceiling claimed and in use? */
@@ -248,24 +252,38 @@ struct rcv_read { /* 32 bytes */
     rcv_off  container; /* the same */
     uint64_t arg;       /* the same */
 };
-struct rcv_value_read { /* an Array item, validated by value */
+struct rcv_written { /* 8 bytes */
+    uint32_t index; /* in the stamp table */
+    uint32_t tag;   /* the rest of the unit's hash: which of those that share the stamp */
+};
+#define RCV_BY_VALUE 64u /* bytes: longer reads of Arrays use a stamp a page */
+struct rcv_value_read {  /* an Array item, validated by value */
     rcv_off  off;
     rcv_off  container;
     uint32_t len;
-    uint8_t  bytes[64];
+    uint8_t  bytes[RCV_BY_VALUE];
 };
 
+static inline uint64_t stamp_hash(uint64_t id, unsigned kind, uint64_t arg)
+{
+    return rcv_mix(id * UINT64_C(0x9e3779b97f4a7c15) + arg * 8 + kind);
+}
 static inline uint32_t stamp_index(const rcv_arena *a, uint64_t id, unsigned kind, uint64_t arg)
 {
-    return (uint32_t)rcv_mix(id * UINT64_C(0x9e3779b97f4a7c15) + arg * 8 + kind) & a->stamp_mask;
+    return (uint32_t)stamp_hash(id, kind, arg) & a->stamp_mask;
 }
 
 /* stamp_read / stamp_write -- the transaction has read / written the unit (kind, arg) of container `id` at `off`. A write is
  * blind unless the unit is read as well. RCV_ERR_FULL: no process memory. */
 int stamp_read_slow(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg); /* where reads are recorded */
 int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg);
-int stamp_read_value(rcv_txn *t, rcv_off container, rcv_off off, uint32_t len, const void *bytes);
+int stamp_read_value(rcv_txn *t, rcv_off container, rcv_off off, uint32_t len);
+void stamp_capture(rcv_txn *t); /* the step is undone: keep the committed bytes of what it has read by value */
 bool stamp_valid(rcv_txn *t); /* every stamp and value as seen? On false the transaction's report names the first that is not */
+void stamp_lost(rcv_txn *t, rcv_off container, unsigned kind, uint64_t arg, uint64_t seq);
+uint64_t stamp_of_page(const rcv_arena *a, uint64_t page);
+/* stamp_meets -- would committing `t` make `other`, as far as it has come, invalid? */
+bool stamp_meets(const rcv_txn *t, const rcv_txn *other);
 /* stamp_publish -- set the stamps of what was written to a new commit sequence. Returns it. Lock held. */
 uint64_t stamp_publish(rcv_txn *t);
 void stamp_set(rcv_arena *a, uint64_t id, unsigned kind, uint64_t arg, uint64_t seq);
@@ -312,7 +330,16 @@ int  txn_free(rcv_txn *t, rcv_off off, unsigned flags);
 struct rcv_stash_item { /* in the stash: this, then `len` bytes padded to 8 */
     rcv_off  off;
     uint32_t len;
-    uint32_t kind; /* RCV_U_DATA or RCV_U_PAGE */
+    uint32_t pad;
+};
+
+struct rcv_run { /* whole items of one Array that raw writes may have changed; their bytes lie in the stash */
+    rcv_off  off;
+    uint64_t len;
+    uint64_t itemsize;
+    rcv_off  array; /* 0: not known; then it is one item */
+    uint64_t at;    /* in the stash: `len` bytes as the transaction left them, then as many as they were committed */
+    uint64_t pages, n_pages; /* in raw_pages */
 };
 
 struct rcv_logged { /* what undo_once has logged since the epoch began */
@@ -328,14 +355,11 @@ struct rcv_found { /* the Dict entry that was found last: dict.c, find_again() *
     uint32_t epoch; /* it is there in this log epoch */
 };
 
-struct rcv_range {
-    rcv_off  off;
-    uint64_t len;
-};
-
 struct rcv_txn {
     rcv_arena *arena;
-    uint64_t   serial; /* unique in this process */
+    rcv_txn   *parent;   /* an independent one: the transaction around it */
+    uint32_t   children; /* live ones whose parent this is */
+    uint64_t   serial;   /* unique in this process */
     unsigned   flags;
     int        state; /* enum rcv_txn_state */
     int        doom;  /* the error that doomed it */
@@ -350,28 +374,24 @@ struct rcv_txn {
     uint64_t         n_reads, cap_reads;
     uint32_t        *read_table; /* open addressing: index into reads + 1, by stamp index */
     uint32_t         read_mask;
-    uint32_t        *writes; /* stamp indices */
+    struct rcv_written *writes;
     uint64_t         n_writes, cap_writes;
     uint32_t        *write_table;
     uint32_t         write_mask;
     struct rcv_value_read *values;
-    uint64_t         n_values, cap_values;
+    uint64_t         n_values, cap_values, n_captured;
 
     struct rcv_intent  *intents;
     uint64_t            n_intents, cap_intents;
     struct rcv_summary *summaries; /* open addressing by container */
     uint32_t            n_summaries, summary_mask;
 
-    /* what it has written into Arrays by announced writes: 8-byte granules, and ranges too long for that */
-    uint64_t              *granules; /* open addressing: offset / 8, 0 = free */
-    uint32_t               n_granules, granule_mask;
-    struct rcv_range      *ranges;
-    uint64_t               n_ranges, cap_ranges;
-
-    uint32_t *raw_pages; /* data pages that it has raw-written */
-    uint64_t  n_raw_pages, cap_raw_pages;
-    uint8_t  *stash;
-    uint64_t  n_stash, cap_stash;
+    uint32_t       *raw_pages; /* data pages that it has raw-written, sorted */
+    uint64_t        n_raw_pages, cap_raw_pages;
+    struct rcv_run *runs; /* the same while it is suspended: raw.c */
+    uint64_t        n_runs, cap_runs;
+    uint8_t  *stash; /* items, then what the runs hold */
+    uint64_t  n_stash, cap_stash, stash_items /* bytes of the items */;
 
     struct rcv_logged logged[RCV_LOGGED];
     struct rcv_found  found;
@@ -385,11 +405,26 @@ static inline int stamp_read(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind
     return !t->record_reads || t->overflowed ? 0 : stamp_read_slow(t, off, id, kind, arg);
 }
 
+/* -- privilege.c, hotspot.c ------------------------------------------------------------------------------------------- */
+
+void privilege_drop(rcv_txn *t);
+void hotspot_count(rcv_arena *a, const struct rcv_txn_report *lost);
+
+/* -- raw.c: raw writes into Arrays ---------------------------------------------------------------------------------- */
+
+struct rcv_viewed;
+int  raw_collect(rcv_txn *t);  /* the step's raw writes join the write set. A failure dooms */
+int  raw_stash(rcv_txn *t);    /* append runs with what the transaction has made of them */
+void raw_base(rcv_txn *t);     /* the step is undone: and with what is committed */
+int  raw_put_back(rcv_txn *t); /* merge with what others have committed since. RCV_ERR_CONFLICT: one item, both */
+void raw_free(rcv_arena *a);
+
 /* -- stash.c access.c: parts of txn.c's work ------------------------------------------------------------------------ */
 
 /* stash_fill -- copy what the mounted transaction has written, before it is undone. stash_put_back -- write it into the arena
  * again, undo-logged, and rebuild what it does not hold. A failure of either leaves the caller to undo the step. */
 int  stash_fill(rcv_txn *t);
+int  stash_room(rcv_txn *t, uint64_t size, uint64_t *at); /* `size` bytes more, at t->stash + *at */
 int  stash_put_back(rcv_txn *t);
 void stash_count_lost(const rcv_txn *t, bool stashed, struct rcv_recovery *report);
 /* access_make_room -- what else this thread has in the arena gives way: 0, or why it cannot. */

@@ -28,7 +28,7 @@ typedef uint64_t rcv_off; /* bytes from the start of the segment; 0 is "none" */
 #define RCV_CHUNK ((uint64_t)64 * 1024)      /* what a process reserves from the heap at a time */
 #define RCV_PROCESSES 128u                   /* slots of the process table */
 #define RCV_HANDLER_NAME 40u                 /* bytes kept of a handler's name, its NUL included */
-#define RCV_COMMIT_RING 64u                  /* how many commits back a conflict's winner can be named */
+#define RCV_COMMIT_RING 256u                 /* how many commits back a conflict's winner can be named */
 
 /* The one store that commits is IDLE/STEP -> PUBLISH; see undo.c for what recovery does in each. */
 enum rcv_phase { RCV_IDLE = 0, RCV_STEP = 1, RCV_PUBLISH = 2 };

@@ -32,7 +32,7 @@
 #define MAX_HOT 65536u
 #define PAGES_A_HOT_SLOT 8u
 
-_Static_assert(sizeof(struct rcv_header) <= 8192, "attaching maps it before anything else");
+_Static_assert(sizeof(struct rcv_header) <= 16384, "attaching maps it before anything else");
 _Static_assert(offsetof(struct rcv_header, format) == 8, "the checksum begins behind the magic");
 
 static const char *const region_name[RCV_REGIONS] = {"header", "process table", "stamp table", "hot-page table",
@@ -577,6 +577,7 @@ int rcv_close(rcv_arena *a)
     while (a->in_flight != NULL)
         rcv_txn_free(a->in_flight); /* rolls back first; a mounted one lets the lock go */
     txn_pool_free(a);
+    raw_free(a);
     /* A robust mutex that is held in unmapped memory crashes this thread's next lock call, and its own exit. */
     if (atomic_load(&a->prelocked) == os_thread_id() && lock_take(a) == 0)
         lock_drop(a);

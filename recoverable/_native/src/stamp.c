@@ -68,36 +68,108 @@ int stamp_read_slow(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_
     return 0;
 }
 
+/* -- independent transactions ---------------------------------------------------------------------------- */
+
+/* read_at -- where in its read set the stamp is, or UINT64_MAX. written_at -- has it written exactly this unit?
+ * index_written -- or one that shares the stamp? */
+static uint64_t read_at(const rcv_txn *t, uint32_t index)
+{
+    for (uint32_t s = index & t->read_mask; t->n_reads && t->read_table[s] != 0; s = (s + 1) & t->read_mask)
+        if (t->reads[t->read_table[s] - 1].index == index)
+            return t->read_table[s] - 1;
+    return UINT64_MAX;
+}
+
+static bool written_at(const rcv_txn *t, uint32_t index, uint32_t tag)
+{
+    for (uint32_t s = index & t->write_mask; t->n_writes && t->write_table[s] != 0; s = (s + 1) & t->write_mask)
+        if (t->writes[t->write_table[s] - 1].index == index && t->writes[t->write_table[s] - 1].tag == tag)
+            return true;
+    return false;
+}
+
+static bool index_written(const rcv_txn *t, uint32_t index)
+{
+    for (uint32_t s = index & t->write_mask; t->n_writes && t->write_table[s] != 0; s = (s + 1) & t->write_mask)
+        if (t->writes[t->write_table[s] - 1].index == index)
+            return true;
+    return false;
+}
+
+/* parent_allows -- may a transaction inside others write this unit? Not what one around it has written, unless blindly:
+ * its stash would overwrite what is committed now. Nor may it delete what one around it, which has written, works in. */
+static int parent_allows(const rcv_txn *t, rcv_off off, uint32_t index, uint32_t tag, unsigned kind)
+{
+    for (const rcv_txn *p = t->parent; p != NULL; p = p->parent) {
+        uint64_t at = read_at(p, index);
+        if (kind == RCV_UNIT_IDENTITY && p->wrote && at != UINT64_MAX && p->reads[at].container == off)
+            return rcv_raise(RCV_ERR_MISUSE, 0,
+                             "an independent transaction can't delete a container that the transaction around it works in");
+        if (kind != RCV_UNIT_IDENTITY && (at != UINT64_MAX || !p->record_reads) && written_at(p, index, tag))
+            return rcv_raise(RCV_ERR_MISUSE, 0,
+                             "an independent transaction can't change what the transaction around it has written; change it "
+                             "in one of the two, or before the other");
+    }
+    return 0;
+}
+
+/* hand_over -- the transactions around it have seen this one's changes: what they had read stays valid. They were valid
+ * before it: rcv_txn_mount() has made sure, and the lock is held since. */
+static void hand_over(rcv_txn *t, uint64_t seq)
+{
+    for (rcv_txn *p = t->parent; p != NULL; p = p->parent) {
+        if (!p->touched)
+            continue;
+        for (uint64_t i = 0; i < t->n_writes; i++) {
+            uint64_t at = read_at(p, t->writes[i].index);
+            if (at != UINT64_MAX)
+                p->reads[at].seen = seq;
+        }
+        for (uint64_t i = 0; i < p->n_values; i++)
+            memcpy(p->values[i].bytes, t->arena->core + p->values[i].off, p->values[i].len);
+        p->seq = seq;
+        p->epoch++; /* containers may be gone */
+    }
+}
+
+/* -- writing ----------------------------------------------------------------------------------------------- */
+
 /* stamp_write -- the transaction has written a unit: its stamp moves when it commits. */
 int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
 {
-    (void)off;
-    uint32_t index = stamp_index(t->arena, id, kind, arg);
+    uint64_t hash = stamp_hash(id, kind, arg);
+    uint32_t index = (uint32_t)hash & t->arena->stamp_mask, tag = (uint32_t)(hash >> 32);
+    if (unlikely(t->parent != NULL)) {
+        int rc = parent_allows(t, off, index, tag, kind);
+        if (rc)
+            return rc;
+    }
     if (unlikely((t->n_writes + 1) * 2 > t->write_mask)) {
         int rc = table_grow(&t->write_table, &t->write_mask);
         if (rc)
             return rc;
         for (uint64_t i = 0; i < t->n_writes; i++) {
-            uint32_t s = t->writes[i] & t->write_mask;
+            uint32_t s = t->writes[i].index & t->write_mask;
             while (t->write_table[s] != 0)
                 s = (s + 1) & t->write_mask;
             t->write_table[s] = (uint32_t)i + 1;
         }
     }
-    PROBE(t->write_table, t->write_mask, index, t->writes[at] == index)
+    PROBE(t->write_table, t->write_mask, index, t->writes[at].index == index && t->writes[at].tag == tag)
     if (unlikely(t->n_writes == t->cap_writes)) {
         int rc = vec_grow((void **)&t->writes, &t->cap_writes, t->n_writes + 1, sizeof *t->writes);
         if (rc)
             return rc;
     }
-    t->writes[t->n_writes++] = index;
+    t->writes[t->n_writes++] = (struct rcv_written){.index = index, .tag = tag};
     t->write_table[slot] = (uint32_t)t->n_writes;
     t->wrote = true;
     return 0;
 }
 
-/* stamp_read_value -- it has read these committed bytes of an Array. */
-int stamp_read_value(rcv_txn *t, rcv_off container, rcv_off off, uint32_t len, const void *bytes)
+/* stamp_read_value -- it has read these bytes of an Array. Their committed content is captured when the step ends: the
+ * lock is held until then, so it is what the step began with, whatever the transaction itself has written there since. */
+int stamp_read_value(rcv_txn *t, rcv_off container, rcv_off off, uint32_t len)
 {
     if (!t->record_reads || t->overflowed)
         return 0;
@@ -118,12 +190,19 @@ int stamp_read_value(rcv_txn *t, rcv_off container, rcv_off off, uint32_t len, c
     v->off = off;
     v->container = container;
     v->len = len;
-    memcpy(v->bytes, bytes, len);
     return 0;
 }
 
-/* name_conflict -- write into the report where the transaction lost, and to whom. */
-static void name_conflict(rcv_txn *t, rcv_off container, unsigned kind, uint64_t arg, uint64_t seq)
+/* stamp_capture -- the step is undone: keep the committed bytes of what it has read by value. */
+void stamp_capture(rcv_txn *t)
+{
+    for (uint64_t i = t->n_captured; i < t->n_values; i++)
+        memcpy(t->values[i].bytes, t->arena->core + t->values[i].off, t->values[i].len);
+    t->n_captured = t->n_values;
+}
+
+/* stamp_lost -- write into the report where the transaction lost, and to whom; count it. `seq`: of the commit that won. */
+void stamp_lost(rcv_txn *t, rcv_off container, unsigned kind, uint64_t arg, uint64_t seq)
 {
     struct rcv_txn_report        *r = &t->report;
     const struct rcv_commit_note *note = &t->arena->hdr->ring[seq % RCV_COMMIT_RING];
@@ -133,6 +212,7 @@ static void name_conflict(rcv_txn *t, rcv_off container, unsigned kind, uint64_t
     struct rcv_container *c = container ? container_at(t->arena, container, 0) : NULL;
     r->conflict_id = c ? c->id : 0;
     r->winner[0] = 0;
+    hotspot_count(t->arena, r);
     if (seq != 0 && atomic_load_explicit(&note->seq, memory_order_relaxed) == seq) {
         memcpy(r->winner, note->handler, sizeof r->winner);
         r->winner[sizeof r->winner - 1] = 0;
@@ -144,14 +224,14 @@ bool stamp_valid(rcv_txn *t)
 {
     rcv_arena *a = t->arena;
     if (t->overflowed || !t->record_reads) {
-        name_conflict(t, 0, 0, 0, atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed));
+        stamp_lost(t, 0, 0, 0, atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed));
         return false;
     }
     for (uint64_t i = 0; i < t->n_reads; i++) {
         const struct rcv_read *r = &t->reads[i];
         uint64_t               now = atomic_load_explicit(&a->stamps[r->index], memory_order_relaxed);
         if (unlikely(now != r->seen)) {
-            name_conflict(t, r->container, r->kind, r->arg, now);
+            stamp_lost(t, r->container, r->kind, r->arg, now);
             return false;
         }
     }
@@ -159,12 +239,40 @@ bool stamp_valid(rcv_txn *t)
         const struct rcv_value_read *v = &t->values[i];
         if (unlikely(memcmp(a->core + v->off, v->bytes, v->len) != 0)) {
             uint64_t page = (v->off - a->data_off) / a->hdr->page_size;
-            uint64_t seq = atomic_load_explicit(&a->stamps[stamp_index(a, 0, RCV_UNIT_PAGE, page)], memory_order_relaxed);
-            name_conflict(t, v->container, RCV_UNIT_BYTES, v->off, seq);
+            stamp_lost(t, v->container, RCV_UNIT_BYTES, v->off, stamp_of_page(a, page));
             return false;
         }
     }
     return true;
+}
+
+/* stamp_meets -- would committing `t` make `other`, as far as it has come, invalid? */
+bool stamp_meets(const rcv_txn *t, const rcv_txn *other)
+{
+    const rcv_arena *a = t->arena;
+    if (other->overflowed || !other->record_reads)
+        return other->touched;
+    if (t->n_writes == 0)
+        return false;
+    for (uint64_t i = 0; i < other->n_reads && other->n_reads <= t->n_writes; i++)
+        if (index_written(t, other->reads[i].index))
+            return true;
+    for (uint64_t i = 0; i < t->n_writes && t->n_writes < other->n_reads; i++)
+        if (read_at(other, t->writes[i].index) != UINT64_MAX)
+            return true;
+    for (uint64_t i = 0; i < other->n_values; i++) /* by its page: what a value will be is not known from the write set */
+        if (index_written(t, stamp_index(a, 0, RCV_UNIT_PAGE, (other->values[i].off - a->data_off) / a->hdr->page_size)))
+            return true;
+    for (uint64_t i = 0; i < other->n_raw_pages; i++)
+        if (index_written(t, stamp_index(a, 0, RCV_UNIT_PAGE, other->raw_pages[i])))
+            return true;
+    return false;
+}
+
+/* stamp_of_page -- which commit has changed a page of array memory last. */
+uint64_t stamp_of_page(const rcv_arena *a, uint64_t page)
+{
+    return atomic_load_explicit(&a->stamps[stamp_index(a, 0, RCV_UNIT_PAGE, page)], memory_order_relaxed);
 }
 
 /* stamp_set -- the stamp of one unit, outside a transaction's write set (reclaiming). Lock held. */
@@ -191,8 +299,10 @@ uint64_t stamp_publish(rcv_txn *t)
     store_fence();
     atomic_store_explicit(&note->seq, seq, memory_order_release);
     for (uint64_t i = 0; i < t->n_writes; i++)
-        atomic_store_explicit(&a->stamps[t->writes[i]], seq, memory_order_release);
+        atomic_store_explicit(&a->stamps[t->writes[i].index], seq, memory_order_release);
     store_fence();
     CRASHPOINT("commit.after_stamps");
+    if (unlikely(t->parent != NULL))
+        hand_over(t, seq);
     return seq;
 }

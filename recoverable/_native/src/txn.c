@@ -47,11 +47,9 @@ static void reset(rcv_txn *t)
         memset(t->write_table, 0, ((size_t)t->write_mask + 1) * sizeof *t->write_table);
     if (t->n_summaries)
         memset(t->summaries, 0, ((size_t)t->summary_mask + 1) * sizeof *t->summaries);
-    if (t->n_granules)
-        memset(t->granules, 0, ((size_t)t->granule_mask + 1) * sizeof *t->granules);
-    t->n_reads = t->n_writes = t->n_values = 0;
-    t->n_summaries = t->n_granules = 0;
-    t->n_intents = t->n_ranges = t->n_raw_pages = t->n_stash = 0;
+    t->n_reads = t->n_writes = t->n_values = t->n_captured = 0;
+    t->n_intents = t->n_summaries = 0;
+    t->n_raw_pages = t->n_runs = t->stash_items = t->n_stash = 0;
 }
 
 static void destroy(rcv_txn *t)
@@ -63,9 +61,8 @@ static void destroy(rcv_txn *t)
     os_free(t->values);
     os_free(t->intents);
     os_free(t->summaries);
-    os_free(t->granules);
-    os_free(t->ranges);
     os_free(t->raw_pages);
+    os_free(t->runs);
     os_free(t->stash);
     os_free(t);
 }
@@ -91,6 +88,8 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     t->epoch = 1;
     t->log_epoch++;
     t->savepoints = 0;
+    t->parent = NULL;
+    t->children = 0;
     t->report.conflict_kind = 0;
     size_t n = handler ? strnlen(handler, RCV_HANDLER_NAME - 1) : 0;
     memcpy(t->handler, handler ? handler : "", n);
@@ -106,10 +105,23 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     return 0;
 }
 
+void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)
+{
+    t->parent = parent;
+    parent->children++;
+}
+
 void rcv_txn_free(rcv_txn *t)
 {
     rcv_arena *a = t->arena;
     rcv_txn_rollback(t);
+    if (t->parent)
+        t->parent->children--;
+    for (rcv_txn *other = a->in_flight; other && t->children; other = other->next)
+        if (other->parent == t) {
+            other->parent = NULL;
+            t->children--;
+        }
     if (t->prev)
         t->prev->next = t->next;
     else
@@ -121,7 +133,7 @@ void rcv_txn_free(rcv_txn *t)
         rcv_current()->txn = NULL;
     reset(t);
     if (a->n_pool < POOL && !a->closing && t->cap_reads <= 4096 && t->cap_writes <= 4096 && t->cap_intents <= 4096 &&
-        t->cap_stash <= 65536 && t->granule_mask <= 8192 && t->summary_mask <= 1024 && t->cap_values <= 1024) {
+        t->cap_stash <= 65536 && t->summary_mask <= 1024 && t->cap_values <= 1024) {
         t->next = a->pool;
         a->pool = t;
         a->n_pool++;
@@ -143,6 +155,7 @@ void txn_pool_free(rcv_arena *a)
 /* txn_forget_all -- after a fork, in the child: every transaction was the parent's. Nothing of it is undone here. */
 void txn_forget_all(rcv_arena *a)
 {
+    a->privileged = NULL; /* the parent's, which goes on */
     for (rcv_txn *t = a->in_flight; t; t = t->next) {
         reset(t);
         t->mounted = false;
@@ -227,6 +240,22 @@ static void back_to_committed(rcv_txn *t, struct rcv_recovery *report)
     phase_set(a, RCV_IDLE);
 }
 
+/* still_valid -- is what it has seen still so? Else it is doomed. Nothing is mounted. */
+static bool still_valid(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    uint64_t   seq = atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
+    if (t->state != RCV_ACTIVE)
+        return false;
+    if (t->touched && t->seq != seq && !stamp_valid(t)) {
+        rcv_txn_doom(t, RCV_ERR_CONFLICT);
+        a->n.conflicts++;
+        return false;
+    }
+    t->seq = seq;
+    return true;
+}
+
 int rcv_txn_mount(rcv_txn *t)
 {
     rcv_arena *a = t->arena;
@@ -240,14 +269,11 @@ int rcv_txn_mount(rcv_txn *t)
         rc = lock_take(a);
     if (rc)
         return rc;
-    uint64_t seq = atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
-    if (t->touched && t->seq != seq && !stamp_valid(t)) {
-        rcv_txn_doom(t, RCV_ERR_CONFLICT);
-        a->n.conflicts++;
-        lock_drop(a);
-        return txn_doomed_error(t);
-    }
-    t->seq = seq;
+    for (rcv_txn *p = t; p != NULL; p = p->parent)
+        if (!still_valid(p)) {
+            lock_drop(a);
+            return txn_doomed_error(p);
+        }
     t->touched = true;
     a->step_thread = me;
     rc = tracker_enter(a);
@@ -276,30 +302,6 @@ int rcv_txn_mount(rcv_txn *t)
 
 /* -- the end of a step ----------------------------------------------------------------------------------- */
 
-/* add_raw -- the pages that raw writes changed in this step count as read and written, whole. */
-static int add_raw(rcv_txn *t)
-{
-    const uint32_t *pages;
-    uint32_t        n;
-    uint64_t        before = t->n_raw_pages; /* of earlier steps: within one, each page is found once */
-    int             rc = tracker_collect(t->arena, &pages, &n);
-    for (uint32_t i = 0; i < n && rc == 0; i++) {
-        rc = stamp_read(t, 0, 0, RCV_UNIT_PAGE, pages[i]);
-        if (rc == 0)
-            rc = stamp_write(t, 0, 0, RCV_UNIT_PAGE, pages[i]);
-        bool known = false;
-        for (uint64_t k = 0; rc == 0 && k < before && !known; k++)
-            known = t->raw_pages[k] == pages[i];
-        if (known || rc)
-            continue;
-        if (t->n_raw_pages == t->cap_raw_pages)
-            rc = vec_grow((void **)&t->raw_pages, &t->cap_raw_pages, t->n_raw_pages + 1, sizeof *t->raw_pages);
-        if (rc == 0)
-            t->raw_pages[t->n_raw_pages++] = pages[i];
-    }
-    return rc;
-}
-
 int rcv_txn_suspend(rcv_txn *t)
 {
     rcv_arena          *a = t->arena;
@@ -308,7 +310,7 @@ int rcv_txn_suspend(rcv_txn *t)
     if (!t->mounted)
         return 0;
     if (t->state == RCV_ACTIVE) {
-        rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full") : add_raw(t);
+        rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full") : raw_collect(t);
         if (rc == 0)
             rc = stash_fill(t);
         if (rc)
@@ -316,6 +318,10 @@ int rcv_txn_suspend(rcv_txn *t)
     }
     CRASHPOINT("suspend.after_stash");
     back_to_committed(t, &report);
+    if (t->state == RCV_ACTIVE) {
+        raw_base(t);
+        stamp_capture(t);
+    }
     intent_drop_transient(t);
     if (!t->record_reads)
         t->overflowed = true; /* it never expected this: valid only if nobody commits meanwhile */
@@ -327,6 +333,7 @@ int rcv_txn_suspend(rcv_txn *t)
 /* finish -- process state of an ended transaction. */
 static void finish(rcv_txn *t, int state)
 {
+    privilege_drop(t);
     t->state = state;
     reset(t);
 }
@@ -347,7 +354,7 @@ int rcv_txn_commit(rcv_txn *t)
         if (rc)
             return rc;
     }
-    int rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept") : add_raw(t);
+    int rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept") : raw_collect(t);
     uint64_t tail = undo_tail(a);
     if (rc == 0 && t->n_writes == 0 && t->n_intents == 0 && tail == 0) {
         /* Trapped pages that ended as they began need no commit, but protection. */

@@ -1,0 +1,151 @@
+"""Tasks that are parts of a transaction: `gather`, `wait_for` and `TaskGroup`.
+
+A task that a handler spawns is outside of the handler's transaction: it may outlive it, and what it wrote could neither be
+committed nor rolled back with it. What is started here is awaited before the handler goes on, so it can be a part: each
+of its steps runs in the transaction, like the handler's own. Steps of parts alternate as tasks do; there is nothing
+between them but one transaction's own writes.
+
+Outside a transaction these three do what asyncio's do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from recoverable._native.runtime import Transaction, current_transaction, part
+from recoverable.errors import _Doomed
+
+__all__ = ["TaskGroup", "gather", "wait_for"]
+
+T = TypeVar("T")
+
+
+async def gather(*aws: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
+    """Await several awaitables at once, each as a part of the running transaction.
+
+    As `asyncio.gather`, but a coroutine function; and when one of them fails, the others are cancelled and awaited before
+    its exception is raised, for no part may go on when the handler does not know of it.
+
+    Args:
+        aws: Coroutines and other awaitables. A task or future that exists already stays outside of the transaction.
+        return_exceptions: Give exceptions among the results instead of raising the first one.
+
+    Returns:
+        Their results, in the order of `aws`.
+    """
+    transaction = current_transaction()
+    tasks: dict[int, asyncio.Future[Any]] = {}
+    for aw in aws:
+        if id(aw) not in tasks:
+            tasks[id(aw)] = _start(aw, transaction)
+    try:
+        results = await asyncio.gather(*(tasks[id(aw)] for aw in aws), return_exceptions=return_exceptions)
+    except GeneratorExit:  # nothing can be awaited any more
+        for task in tasks.values():
+            task.cancel()
+        raise
+    except BaseException:
+        await _end(tasks.values())
+        raise
+    for result in results:
+        if isinstance(result, _Doomed):
+            raise result
+    return results
+
+
+def _start(aw: Awaitable[Any], transaction: Transaction | None) -> asyncio.Future[Any]:
+    if transaction is None or asyncio.isfuture(aw):
+        return asyncio.ensure_future(aw)
+    return asyncio.create_task(_run(aw, transaction))
+
+
+async def _run(aw: Awaitable[T], transaction: Transaction) -> T:
+    return await part(aw if asyncio.iscoroutine(aw) else _await(aw), transaction)
+
+
+async def _await(aw: Awaitable[T]) -> T:
+    return await aw
+
+
+async def _end(tasks: Any) -> None:
+    """Cancel the tasks and wait until they have ended, however often we are cancelled meanwhile."""
+    for task in tasks:
+        task.cancel()
+    cancelled: asyncio.CancelledError | None = None
+    while left := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(left)
+        except asyncio.CancelledError as error:
+            cancelled = error
+            for task in left:
+                task.cancel()
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # it has been looked at
+    if cancelled is not None:
+        raise cancelled
+
+
+async def wait_for(aw: Awaitable[T], timeout: float | None) -> T:
+    """Await `aw`, at most `timeout` seconds; as `asyncio.wait_for`, but always in the running task and its transaction.
+
+    Args:
+        aw: A coroutine or another awaitable; cancelled when the time is over.
+        timeout: Seconds, or None for no limit.
+
+    Raises:
+        TimeoutError: The time is over. The transaction goes on, with what `aw` had written: undo it by letting this out.
+    """
+    async with asyncio.timeout(timeout):
+        return await aw
+
+
+class TaskGroup(asyncio.TaskGroup):
+    """`asyncio.TaskGroup` whose tasks are parts of the transaction that the group is entered in."""
+
+    _transaction: Transaction | None = None
+
+    async def __aenter__(self) -> Self:
+        self._transaction = current_transaction()
+        return await super().__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Up to Python 3.12 a task that fails while its group waits here cancels the group's own task, which the group
+        # never takes back. That would look as if the request were being cancelled, and keep it from being run again.
+        task = asyncio.current_task()
+        assert task is not None
+        requested, cancels = self._cancel_requested(), task.cancelling()
+        try:
+            await super().__aexit__(kind, error, trace)
+        except BaseExceptionGroup:
+            if not requested and self._cancel_requested() and task.cancelling() > cancels:
+                task.uncancel()
+            raise
+
+    def _cancel_requested(self) -> bool:
+        return getattr(self, "_parent_cancel_requested", False)
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+        **options: Any,
+    ) -> asyncio.Task[T]:
+        """Start a coroutine as a task of the group; arguments as for `asyncio.TaskGroup.create_task`."""
+        if self._transaction is None:
+            return super().create_task(coro, name=name, context=context, **options)
+        whole: Coroutine[Any, Any, T] = _run(coro, self._transaction)  # type: ignore[arg-type]  # a generator-based one
+        try:
+            return super().create_task(whole, name=name, context=context, **options)
+        except BaseException:
+            whole.close()
+            coro.close()
+            raise
