@@ -1,7 +1,7 @@
 """State that survives crashed requests and killed workers: transactions on shared memory for asyncio servers.
 
-`recoverable.aiohttp` is loaded when it is first asked for: importing this package imports no web framework and no
-numpy.
+`recoverable.aiohttp` and `recoverable.faults` are loaded when they are first asked for: importing this package imports no
+web framework and no numpy.
 """
 
 import importlib
@@ -21,6 +21,8 @@ from recoverable.errors import (
     ArenaSystemError,
     ArenaVersionError,
     ConflictError,
+    FaultsNotAllowedError,
+    FaultSyntaxError,
     InternalError,
     NoTransactionError,
     RecoverableError,
@@ -49,6 +51,8 @@ __all__ = [
     "Counter",
     "Deque",
     "Dict",
+    "FaultSyntaxError",
+    "FaultsNotAllowedError",
     "HotSpot",
     "InternalError",
     "List",
@@ -74,6 +78,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name == "aiohttp":
-        return importlib.import_module("recoverable.aiohttp")
+    if name in {"aiohttp", "faults"}:
+        return importlib.import_module(f"recoverable.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -88,6 +88,8 @@ def _middleware(arena: Arena, protect: str, *, from_app: bool) -> Middleware:
     async def recoverable_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not from_app:
             request[_OF_REQUEST] = arena
+        if policy.watch_handler is not None:
+            handler = policy.watch_handler(request, _name(request), request.match_info.handler, handler)
         try:
             if every and not _is_upgrade(request):
                 return await boundary.run(arena.native, _name(request), _call, (handler, request), {}, policy.DEFAULT)

@@ -20,6 +20,8 @@ __all__ = [
     "ArenaSystemError",
     "ArenaVersionError",
     "ConflictError",
+    "FaultSyntaxError",
+    "FaultsNotAllowedError",
     "InternalError",
     "NoTransactionError",
     "RecoverableError",
@@ -110,6 +112,24 @@ class ConflictError(TransactionError):
         self.key = key
         self.winner = winner
         self.runs = runs
+
+
+class FaultsNotAllowedError(RecoverableError):
+    """Reports faults that were asked for in an application that has not said that it may have some. None was armed."""
+
+
+class FaultSyntaxError(RecoverableError, ValueError):
+    """Reports a text that names no faults. None was armed.
+
+    Attributes:
+        text: The whole text.
+        position: Where in it the mistake is, from 0.
+    """
+
+    def __init__(self, text: str, position: int, why: str) -> None:
+        super().__init__(f"{why}. Nothing was armed.\n  {text}\n  {' ' * position}^")
+        self.text = text
+        self.position = position
 
 
 class SchemaError(RecoverableError, TypeError):

@@ -62,10 +62,24 @@ class _Unconfigured:
     debug = info
 
 
-_unconfigured = _Unconfigured()
+class _Nobody(_Unconfigured):
+    """Writes nothing."""
+
+    def _write(self, event: str, **fields: Any) -> None:
+        """Drop it."""
+
+    warning = error = _write
+
+
+_unconfigured, _nobody = _Unconfigured(), _Nobody()
+
+#: Write nothing: while faults are explored, most of what is told is what they did.
+quiet = False
 
 
 def _log() -> Any:
+    if quiet:
+        return _nobody
     return _configured if structlog.is_configured() else _unconfigured
 
 

@@ -73,6 +73,10 @@ class WebAdapter(Protocol):
 
 _web: WebAdapter | None = None
 
+#: For recoverable.faults: what stands between the middleware and a handler, (request, its name, the function, what to await)
+#: to what to await instead. None: nothing does.
+watch_handler: Callable[[Any, str, Any, Callable[[Any], Any]], Callable[[Any], Any]] | None = None
+
 
 def use(adapter: WebAdapter) -> None:
     """Set the adapter; `recoverable.aiohttp` does when it is imported."""

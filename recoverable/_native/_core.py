@@ -205,6 +205,40 @@ def handler_installed() -> bool:
     return bool(_handler_installed())
 
 
+# -- faults on demand: recoverable.faults ------------------------------------------------------------------------
+
+FAULT_PHASE, FAULT_ROOM, FAULT_STORE = 1, 2, 3
+FAULT_KILL, FAULT_SEGV, FAULT_FULL = 1, 2, 3
+
+_fault_at = _function("rcv_fault_at", _int, _int, _u64, _int)
+_fault_name = _function("rcv_fault_name", ctypes.c_char_p, _int, _u64)
+_fault_passed = _function("rcv_fault_passed", _u64, _int)
+_fault_struck = _function("rcv_fault_struck", _u64)
+
+#: fault_stop(): nothing is armed or watched any more; the counts stay. fault_clear(): they go, too. fault_watch(kind): count
+#: its points from now.
+fault_stop = _function("rcv_fault_stop", None)
+fault_clear = _function("rcv_fault_clear", None)
+fault_watch = _function("rcv_fault_watch", None, _int)
+fault_count = _function("rcv_fault_count", None)
+fault_die = _function("rcv_fault_die", None, _int)
+
+
+def fault_at(kind: int, nth: int, action: int) -> None:
+    """Let something happen at the nth point of that kind, counted since it is watched."""
+    _check(_fault_at(kind, nth, action))
+
+
+def fault_names(kind: int) -> list[str]:
+    """Return the names of the points of that kind that were passed; "" where it was not kept."""
+    return [(_fault_name(kind, nth) or b"").decode() for nth in range(1, _fault_passed(kind) + 1)]
+
+
+def fault_struck() -> int:
+    """Count the faults that have been injected into this process."""
+    return int(_fault_struck())
+
+
 # -- test builds only (-Dcrashpoints=true) --------------------------------------------------------------------
 
 FAIL_MALLOC, FAIL_MPROTECT, FAIL_FALLOCATE, FAIL_MMAP, FAIL_HEAP = 1, 2, 3, 4, 5

@@ -30,6 +30,7 @@ cdef class NativeArena:
     cdef rcv_arena *a
     cdef late_key late_keys[LATE_KEYS] # by the address of the str
     cdef readonly bint closed
+    cdef int attention # not 0: it is closed, or its writes are watched; what begin() asks instead of `closed`
     cdef public object public
     cdef readonly Py_ssize_t views
     cdef object __weakref__
@@ -84,6 +85,6 @@ cdef object container_class(int kind)
 
 cdef inline int begin(Container c, bint write, rcv_txn **t) except -1:
     """gate(), and the handle's container is still there. Needs no done() where *t is not NULL."""
-    if c.arena is not None and not c.arena.closed and rcv_begin(c.arena.a, rcv_context(), write, &c.h, t) == 0:
+    if c.arena is not None and c.arena.attention == 0 and rcv_begin(c.arena.a, rcv_context(), write, &c.h, t) == 0:
         return 0
     return begin_slow(c, write, t)

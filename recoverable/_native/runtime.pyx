@@ -83,10 +83,16 @@ cdef class NativeArena:
             raise _errors.TransactionError(
                 "an arena cannot be closed by a transaction on it; nothing was closed: close it after the handler has ended")
         self.closed = True
+        self.attention |= 1
 
     def mark_open(self) -> None:
         """Take mark_closed() back: closing was refused."""
         self.closed = False
+        self.attention &= ~1
+
+    def watch_writes(self, on: bool) -> None:
+        """Have set_fault_hooks()'s `write` called before each operation of a container that writes, or no more."""
+        self.attention = (self.attention & 1) | (2 if on else 0)
 
     def raw_count(self) -> int:
         """Return how many buffers over this arena's memory are alive: views, memoryviews, ctypes structures."""
@@ -192,8 +198,20 @@ cdef class Container:
             rcv_op_fail(t.t, &mark.mark)
 
 
+cdef object _fault_run, _fault_write
+
+
+def set_fault_hooks(run, write) -> None:
+    """For recoverable.faults: run(coroutine, transaction) gives what a StepDriver drives in place of a handler's coroutine;
+    write(container) is called before writes to an arena that watch_writes() is on for. None, None: neither."""
+    global _fault_run, _fault_write
+    _fault_run, _fault_write = run, write
+
+
 cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1:
-    """begin(), where it takes more than a glance: the arena is closed, or its lock is another's, or something is wrong."""
+    """begin(), where it takes more than a glance: the arena is closed, its lock is another's, its writes are watched."""
+    if write and _fault_write is not None and c.arena is not None and c.arena.attention & 2:
+        _fault_write(c)
     gate(c.arena, write, t)
     cdef int rc = rcv_handle_check(c.arena.a, t[0], &c.h)
     if rc:
@@ -407,10 +425,10 @@ cdef class Transaction:
         rcv_txn_rollback(self.t)
         self.end("rolled_back")
 
-    def doom(self) -> None:
-        """It can only roll back from now on."""
+    def doom(self, *, conflict: bool = False) -> None:
+        """It can only roll back from now on; as by a conflict, or as one that was ended."""
         if self.t != NULL and not self.arena.closed:
-            rcv_txn_doom(self.t, RCV_ERR_CLOSED)
+            rcv_txn_doom(self.t, RCV_ERR_CONFLICT if conflict else RCV_ERR_CLOSED)
 
     def savepoint(self) -> Mark:
         """Mark where rollback_to() goes back to. No await until it is released."""

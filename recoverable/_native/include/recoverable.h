@@ -361,6 +361,31 @@ RCV_API int rcv_strays_pending(const rcv_arena *a);
 RCV_API int rcv_handler_mend(void);
 RCV_API int rcv_handler_installed(void);
 
+/* -- faults on demand: fault.c ------------------------------------------------------------------------------- */
+/* What recoverable.faults is made of. Process state; off, it costs nothing. Points of a kind are counted from 1 while the
+ * kind is watched. */
+
+enum rcv_fault_kind {
+    RCV_FAULT_PHASE = 1, /* a step, a commit or a recovery goes from one phase to the next */
+    RCV_FAULT_ROOM,      /* room is asked for: a block of the heap, a record of the undo log */
+    RCV_FAULT_STORE      /* any crash point; only test builds have them */
+};
+enum rcv_fault_action {
+    RCV_FAULT_NONE = 0,
+    RCV_FAULT_KILL, /* SIGKILL: the OOM killer's, too */
+    RCV_FAULT_SEGV, /* a store to where nothing is mapped */
+    RCV_FAULT_FULL  /* RCV_FAULT_ROOM only: there is none */
+};
+RCV_API void        rcv_fault_stop(void);           /* nothing is armed or watched any more; what was counted stays */
+RCV_API void        rcv_fault_clear(void);          /* that goes, too */
+RCV_API void        rcv_fault_watch(int kind);      /* count the points of that kind, from now */
+RCV_API int         rcv_fault_at(int kind, uint64_t nth, int action); /* and do this at the nth; RCV_ERR_MISUSE: too many */
+RCV_API uint64_t    rcv_fault_passed(int kind);
+RCV_API const char *rcv_fault_name(int kind, uint64_t nth); /* of the nth that was passed; "": not kept */
+RCV_API uint64_t    rcv_fault_struck(void);         /* faults that have happened in this process */
+RCV_API void        rcv_fault_count(void);          /* … one more, made elsewhere */
+RCV_API void        rcv_fault_die(int action);      /* now */
+
 /* -- test builds only (-Dcrashpoints=true): crashpoint.c ----------------------------------------------------- */
 
 RCV_API int         rcv_test_build(void);

@@ -22,6 +22,8 @@ static _Atomic uint64_t      fail_at[RCV_FAIL_HEAP + 1], calls[RCV_FAIL_HEAP + 1
 void rcv_crashpoint(const char *name)
 {
     atomic_store(&last_point, name);
+    if (unlikely(rcv_fault_phases))
+        fault_phase(RCV_FAULT_STORE, name);
     if (only[0] && strcmp(only, name) != 0)
         return;
     uint64_t n = atomic_fetch_add(&passed, 1) + 1;

@@ -185,8 +185,14 @@ int heap_reserve(rcv_arena *a, uint64_t size, unsigned space, rcv_off *out)
     struct rcv_heap *h = a->heap;
     if (FAIL_NOW(RCV_FAIL_HEAP))
         return rcv_raise(RCV_ERR_FULL, 0, "an allocation was made to fail");
-    if (likely(space == RCV_SPACE_GENERAL && size <= SMALL_MAX))
+    if (likely(space == RCV_SPACE_GENERAL && size + rcv_fault_bias <= SMALL_MAX))
         return small_reserve(a, h, size, out);
+    if (unlikely(rcv_fault_bias != 0)) {
+        if (fault_room("heap"))
+            return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": an allocation was made to fail", a->name);
+        if (space == RCV_SPACE_GENERAL && size <= SMALL_MAX)
+            return small_reserve(a, h, size, out);
+    }
     if (size > a->data_size)
         return heap_full(a, h, size, UINT32_MAX);
     uint64_t pages = size ? (size + PAGE - 1) / PAGE : 1;

@@ -509,6 +509,13 @@ int  array_reclaim(rcv_txn *t, rcv_off array);
 int  reclaim_push(rcv_txn *t, rcv_off container); /* at commit */
 void reclaim_slice(rcv_arena *a);                 /* at a boundary (lock held, IDLE): a small commit of its own */
 
+/* -- fault.c ------------------------------------------------------------------------------------------------------ */
+
+extern uint64_t rcv_fault_bias;   /* added to each size that is asked for: 0, or more than there ever is while room is watched */
+extern unsigned rcv_fault_phases; /* not 0: phases are watched */
+bool fault_room(const char *name); /* the slow path of who found no room for size + rcv_fault_bias: is there to be none? */
+void fault_phase(int kind, const char *name);
+
 /* -- crashpoint.c -------------------------------------------------------------------------------------------------- */
 
 #if defined(RCV_CRASHPOINTS) && RCV_CRASHPOINTS
@@ -520,5 +527,13 @@ int  rcv_fail_now(int kind); /* 1: this call is to fail */
 #define CRASHPOINT(name) ((void)0)
 #define FAIL_NOW(kind) 0
 #endif
+
+/* PHASE -- a crash point that every build has: where a step, a commit or a recovery goes from one phase to the next. */
+#define PHASE(name)                                    \
+    do {                                               \
+        CRASHPOINT(name);                              \
+        if (unlikely(rcv_fault_phases))                \
+            fault_phase(RCV_FAULT_PHASE, name);        \
+    } while (0)
 
 #endif

@@ -70,17 +70,17 @@ static int repair(rcv_arena *a, struct rcv_recovery *report)
         return seg_corrupt(a, "its undo log is not empty (%llu bytes) though no step was running", (unsigned long long)tail);
     if ((rc = check_log(a)) < 0)
         return rc;
-    CRASHPOINT("recover.checked");
+    PHASE("recover.checked");
     if (phase == RCV_STEP && (rc = undo_apply(a, 0, report)) < 0)
         return rc;
-    CRASHPOINT("recover.undone");
+    PHASE("recover.undone");
     if ((rc = tracker_recover(a, phase != RCV_PUBLISH, report)) < 0)
         return rc;
-    CRASHPOINT("recover.before_tail");
+    PHASE("recover.before_tail");
     undo_set_tail(a, 0);
-    CRASHPOINT("recover.before_phase");
+    PHASE("recover.before_phase");
     phase_set(a, RCV_IDLE);
-    CRASHPOINT("recover.after_phase");
+    PHASE("recover.after_phase");
     return 0;
 }
 

@@ -224,6 +224,7 @@ static void unmount(rcv_txn *t)
     a->step_thread = 0;
     heap_boundary(a);
     lock_drop(a);
+    PHASE("step.left");
 }
 
 /* back_to_committed -- undo the step; the phase is IDLE afterwards. An undo log that we have written ourselves and cannot
@@ -233,10 +234,10 @@ static void back_to_committed(rcv_txn *t, struct rcv_recovery *report)
     rcv_arena *a = t->arena;
     if (undo_tail(a) != 0)
         (void)undo_apply(a, 0, report);
-    CRASHPOINT("rollback.after_undo");
+    PHASE("rollback.after_undo");
     tracker_revert(a);
     undo_set_tail(a, 0);
-    CRASHPOINT("rollback.after_tail");
+    PHASE("rollback.after_tail");
     phase_set(a, RCV_IDLE);
 }
 
@@ -287,6 +288,7 @@ int rcv_txn_mount(rcv_txn *t)
     a->mounted = t;
     t->mounted = true;
     t->log_epoch++;
+    PHASE("step.entered");
     if (t->n_stash == 0 && t->n_intents == 0)
         return 0;
     rc = stash_put_back(t);
@@ -316,7 +318,7 @@ int rcv_txn_suspend(rcv_txn *t)
         if (rc)
             rcv_txn_doom(t, rc);
     }
-    CRASHPOINT("suspend.after_stash");
+    PHASE("suspend.after_stash");
     back_to_committed(t, &report);
     if (t->state == RCV_ACTIVE) {
         raw_base(t);
@@ -370,18 +372,18 @@ int rcv_txn_commit(rcv_txn *t)
         rcv_txn_rollback(t);
         return rc;
     }
-    CRASHPOINT("commit.applied");
+    PHASE("commit.applied");
     tail = undo_tail(a);
     stamp_publish(t);
     tracker_protect(a);
-    CRASHPOINT("commit.before_publish");
+    PHASE("commit.before_publish");
     phase_set(a, RCV_PUBLISH);
-    CRASHPOINT("commit.after_publish");
+    PHASE("commit.after_publish");
     tracker_publish(a);
-    CRASHPOINT("commit.after_shadows");
+    PHASE("commit.after_shadows");
     intent_settle(t);
     undo_set_tail(a, 0);
-    CRASHPOINT("commit.after_tail");
+    PHASE("commit.after_tail");
     phase_set(a, RCV_IDLE);
     a->n.commits++;
     a->n.undo_bytes += tail;

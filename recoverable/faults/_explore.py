@@ -1,0 +1,715 @@
+"""`explore`: run something again and again, each time with a fault at the next point, and look at what is left.
+
+What we want: to know what a crash at *every* point does, in seconds. What does not work: to start anew for each run (an
+interpreter takes half a second, a server tens of milliseconds). What does: one warm process. A run that does not kill
+happens in it, and afterwards what it committed is taken back, container by container, so that handles, the application and
+its client stay good. A run that kills happens in a child forked from it; a second child, which stands for the restarted
+server, attaches anew and recovers, and the two must agree with this process on what is left.
+
+The clean run comes first, twice: it finds the points, and tells whether the scenario does the same each time, without
+which a plan means nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import mmap
+import os
+import random
+import selectors
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final
+
+from recoverable import events
+from recoverable._native import _core
+from recoverable.arena import Arena
+from recoverable.errors import ArenaOptionError, RecoverableError, TransactionError
+from recoverable.faults import _children, _state, _watch
+from recoverable.faults._points import (
+    NATIVE,
+    Cancel,
+    Conflict,
+    Delay,
+    Disconnect,
+    Fault,
+    Full,
+    Kill,
+    OutOfMemory,
+    Plan,
+    Point,
+    Raise,
+    Segfault,
+    Timeout,
+)
+from recoverable.faults._report import REPLAY, Failure, Report, replay_command
+from recoverable.faults._trace import Trace, watching
+
+__all__ = ["GROUPS", "Judge", "Outcome", "explore", "plans_of", "quietly", "second_plans"]
+
+#: What may be asked for as `points`, and what it stands for: places, and the faults tried there.
+GROUPS: Final[Mapping[str, Mapping[str, tuple[Fault, ...]]]] = {
+    "line": {"line": (Raise(),)},
+    "await": {"await": (Cancel(), Timeout(), Delay(), Disconnect())},
+    "write": {"write": (Raise(), Full())},
+    "alloc": {"alloc": (Full(),)},
+    "conflict": {"resume": (Conflict(),), "commit": (Conflict(),)},
+    "kill": {"phase": (Kill(), Segfault()), "alloc": (OutOfMemory(),)},
+    "store": {"store": (Kill(),)},
+}
+DEFAULT: Final = ("line", "await", "write", "alloc", "conflict", "kill")
+_RECOVERIES: Final = 100  # kills of one recovery after another, at most
+_COUNT: Final = 8  # bytes on the board
+
+
+def faults_at(
+    points: Iterable[str], faults: Mapping[str, Sequence[Fault]] | None, *, web: bool
+) -> dict[str, list[Fault]]:
+    """Return which faults are tried at each place.
+
+    Args:
+        points: Groups: keys of `GROUPS`.
+        faults: Faults to try instead, by group.
+        web: Whether there is a client that can hang up.
+
+    Raises:
+        ArenaOptionError: There is no such group, or a fault can't strike there.
+    """
+    chosen: dict[str, list[Fault]] = {}
+    points = (points,) if isinstance(points, str) else tuple(points)
+    for group in points:
+        if group not in GROUPS:
+            raise ArenaOptionError(f"there are no points {group!r}; there are {', '.join(GROUPS)}. Nothing was run.")
+        if group == "store" and not _core.test_build():
+            raise ArenaOptionError("points 'store' are only in builds with -Dcrashpoints=true. Nothing was run.")
+    for group in dict.fromkeys(points):
+        for place, usual in GROUPS[group].items():
+            mine = usual if faults is None or group not in faults else faults[group]
+            for fault in mine:
+                if place not in fault.places:
+                    raise ArenaOptionError(
+                        f"{fault} can't strike at {place!r}, but at {', '.join(sorted(fault.places))}. Nothing was run."
+                    )
+            chosen.setdefault(place, []).extend(
+                fault for fault in mine if web or not isinstance(fault, Disconnect) or faults is not None
+            )
+    return chosen
+
+
+def plans_of(points: Iterable[Point], chosen: Mapping[str, Sequence[Fault]]) -> list[Plan]:
+    """Return the plans of one fault each."""
+    return [Plan(((point, fault),)) for point in points for fault in chosen.get(point.place, ())]
+
+
+def second_plans(
+    plan: Plan, trace: Trace, native: Iterable[Point], chosen: Mapping[str, Sequence[Fault]]
+) -> list[Plan]:
+    """Return the plans that let something else go wrong after a plan's own fault has struck.
+
+    Args:
+        plan: The plan that was run, of one fault that does not kill.
+        trace: Its run.
+        native: The points of that run that the core has counted.
+        chosen: The faults by place.
+    """
+    if trace.since is None:
+        point = plan.steps[0][0]
+        later = [found for found in native if found.place == point.place and found.nth > point.nth]
+    else:
+        later = trace.points[trace.since :]
+        later += [found for found in native if found.nth > trace.native.get(found.place, 0)]
+    return [plan.then(point, fault) for point in later for fault in chosen.get(point.place, ())]
+
+
+# -- what is left --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """How one run ended, and what it left.
+
+    Attributes:
+        ended: In words.
+        result: What it returned, made comparable; None: nothing, or it did not return.
+        units: How many parts of the scenario were done (a generator's yields).
+        state: "rolled back", "committed", "unchanged" or "other".
+        problems: What does not hold.
+    """
+
+    ended: str = ""
+    result: Any = None
+    units: int = 0
+    state: str = ""
+    problems: list[str] = field(default_factory=list)
+
+
+class Judge:
+    """Knows which states an arena may be in, and looks whether it is in one of them.
+
+    Args:
+        arena: The arena.
+        invariant: What must hold of it besides, or None.
+        atomic: Whether the state must be that before or that after.
+    """
+
+    def __init__(self, arena: Arena, invariant: Callable[..., object] | None, *, atomic: bool) -> None:
+        self.arena = arena
+        self.invariant = invariant
+        self.atomic = atomic
+        self.before = _state.image_of(arena)
+        self.states: list[_state.Node] = [self.before]  # the committed states of a clean run, one a unit
+        self.leaked = arena.verify().leaked_blocks
+        self.result: Any = None
+
+    def look(self, outcome: Outcome, *, clean: bool = False) -> _state.Node | None:
+        """Add to an outcome what does not hold now; return the state."""
+        try:
+            report = self.arena.verify()
+            if report.leaked_blocks > self.leaked:
+                outcome.problems.append(
+                    f"verify(): {report.leaked_blocks} blocks ({report.leaked_bytes} bytes) are allocated, and nothing "
+                    "leads to them"
+                )
+            now = _state.image_of(self.arena)
+        except RecoverableError as error:
+            outcome.problems.append(f"{type(error).__name__}: {error}")
+            outcome.state = "other"
+            return None
+        if not clean:
+            self._compare(outcome, now)
+        self._hold(outcome)
+        return now
+
+    def _compare(self, outcome: Outcome, now: _state.Node) -> None:
+        first, last = self.states[0], self.states[-1]
+        allowed = self.states[outcome.units : outcome.units + 2] if len(self.states) > 2 else self.states
+        if len(self.states) == 1 or _state.same(first, last):
+            outcome.state = "unchanged" if _state.same(now, first) else "other"
+        elif any(_state.same(now, state) for state in allowed):
+            outcome.state = "rolled back" if _state.same(now, allowed[0]) and len(allowed) > 1 else "committed"
+        else:
+            outcome.state = "other"
+        if outcome.state == "other" and self.atomic:
+            text = ["the state is neither that before nor that after; to that before it differs in:"]
+            text += [f"  {line}" for line in _state.differences(allowed[0] if allowed else first, now)]
+            if allowed and not _state.same(allowed[-1], allowed[0]):
+                text += ["and to that after in:"]
+                text += [f"  {line}" for line in _state.differences(allowed[-1], now)]
+            outcome.problems.append("\n".join(text))
+        if (
+            outcome.state == "rolled back"
+            and self.atomic
+            and self.result is not None
+            and outcome.result is not None
+            and outcome.result == self.result
+        ):
+            outcome.problems.append(
+                f"it answered as if it had committed ({outcome.result}), but the state is that before"
+            )
+
+    def _hold(self, outcome: Outcome) -> None:
+        if self.invariant is None:
+            return
+        try:
+            holds = call(self.invariant, arena=self.arena)
+        except Exception as error:
+            outcome.problems.append(f"the invariant does not hold: {type(error).__name__}: {error}")
+        else:
+            if holds is not None and not holds:
+                name = getattr(self.invariant, "__qualname__", repr(self.invariant))
+                outcome.problems.append(f"the invariant {name} does not hold")
+
+
+def call(function: Callable[..., Any], **given: Any) -> Any:
+    """Call a function with what it asks for: by name where it has such parameters, else the first of `given`."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        parameters = {}  # type: ignore[assignment]
+    wanted = [
+        parameter
+        for parameter in parameters.values()
+        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+        and parameter.default is parameter.empty
+    ]
+    if not wanted:
+        return function()
+    arguments = [given.get(parameter.name) for parameter in wanted]
+    if wanted[0].name not in given:
+        arguments[0] = next(iter(given.values()))
+    return function(*arguments)
+
+
+def comparable(result: Any) -> Any:
+    """Make of a result what can be compared with another run's: of a response its status."""
+    status = getattr(result, "status", None)
+    if isinstance(status, int):
+        return f"status {status}"
+    if result is None or isinstance(result, (bool, int, float, str, bytes, tuple)):
+        return result
+    return None
+
+
+# -- the loop ------------------------------------------------------------------------------------------------------
+
+
+def explore(
+    target: Callable[..., Any],
+    *,
+    arena: Arena | None = None,
+    prepare: Callable[..., object] | None = None,
+    app: Callable[..., Any] | None = None,
+    invariant: Callable[..., object] | None = None,
+    before: Callable[..., object] | None = None,
+    points: str | Iterable[str] = DEFAULT,
+    faults: Mapping[str, Sequence[Fault]] | None = None,
+    modules: Iterable[ModuleType | str] = (),
+    depth: int = 1,
+    max_points: int | None = 1000,
+    seed: int = 0,
+    atomic: bool = True,
+    timeout: float = 10.0,
+    size: int | str = "16 MiB",
+    progress: bool | Callable[[int, int], object] | None = None,
+    check: bool = True,
+) -> Report:
+    """Run something again and again, each time with a fault at the next point, and check what is left after each run.
+
+    After each run `arena.verify()` passes, the arena's state equals that before the run or that after a clean one, a run
+    that answered as a clean one does has its state, and the invariant holds.
+
+    Args:
+        target: What to run. A coroutine function: a handler, or anything that is one unit of work. With `app`: a coroutine
+            function that uses a client of the application, `async def target(client)`. A plain function. A generator
+            function, for several units of work: it yields wherever a new state has been committed. It is given the arena
+            (with `app`, the client) if it takes an argument; parameters named `arena` and `client` are given those.
+        arena: An open arena; its state now is the state before, and is there again at the end. By default a new one.
+        prepare: `prepare(arena)` fills it, once.
+        app: `app(arena)` makes the aiohttp application that `target`'s client talks to. It is served in this process.
+        invariant: `invariant(arena)` returns false or raises where something must not be so.
+        before: `before(arena)` is called before each run, for what is not in the arena.
+        points: What goes wrong where: "line", "await", "write", "alloc", "conflict", "kill"; in test builds also "store".
+        faults: Which faults to try instead of the usual ones, by those names: `{"line": [Raise(KeyError)]}`.
+        modules: Modules, or files, whose lines count beside those of the handlers' own files.
+        depth: 2 lets a second thing go wrong after the first: in the `except`, in the re-run, in the recovery.
+        max_points: Runs at most; of more, a sample is taken.
+        seed: Of the sample.
+        atomic: False, where a fault may leave other states than those before and after; what must hold then, the invariant
+            says.
+        timeout: Seconds that a run may take.
+        size: Of the new arena.
+        progress: True writes a line to standard error; or a function that is given how many runs are done, and of how many.
+        check: False returns the report also where something did not hold.
+
+    Returns:
+        What was covered, and what was found.
+
+    Raises:
+        FaultsFound: Something did not hold after a run. An `AssertionError` with the report.
+        ArenaOptionError: The arguments don't go together.
+    """
+    if depth not in (1, 2):
+        raise ArenaOptionError(f"depth={depth!r} must be 1 or 2. Nothing was run.")
+    chosen = faults_at(points, faults, web=app is not None)
+    with contextlib.ExitStack() as stack:
+        if arena is None:
+            arena = stack.enter_context(Arena.temporary(size))
+        if prepare is not None:
+            call(prepare, arena=arena)
+        explorer = _Explorer(
+            target,
+            arena,
+            app,
+            invariant,
+            before,
+            chosen,
+            _files(modules),
+            depth,
+            max_points,
+            seed,
+            atomic,
+            timeout,
+            progress,
+        )
+        stack.enter_context(quietly())
+        stack.callback(explorer.close)
+        report = explorer.run()
+    return report.check() if check else report
+
+
+def _files(modules: Iterable[ModuleType | str]) -> set[str]:
+    files = set()
+    for module in modules:
+        file = module if isinstance(module, str) else getattr(module, "__file__", None)
+        if file is None:
+            raise ArenaOptionError(f"{module!r} has no file, so it has no lines. Nothing was run.")
+        files.add(file)
+    return files
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what faults make others write out of the way: hundreds of tracebacks tell nothing."""
+    loggers = [logging.getLogger(name) for name in ("aiohttp.server", "asyncio")]
+    were = [logger.disabled for logger in loggers]
+    quiet, events.quiet = events.quiet, True
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        events.quiet = quiet
+        for logger, was in zip(loggers, were, strict=True):
+            logger.disabled = was
+
+
+class _Explorer:
+    """One exploration: the target, its surroundings, and the runs."""
+
+    def __init__(
+        self,
+        target: Callable[..., Any],
+        arena: Arena,
+        app: Callable[..., Any] | None,
+        invariant: Callable[..., object] | None,
+        before: Callable[..., object] | None,
+        chosen: dict[str, list[Fault]],
+        files: set[str],
+        depth: int,
+        max_points: int | None,
+        seed: int,
+        atomic: bool,
+        timeout: float,
+        progress: bool | Callable[[int, int], object] | None,
+    ) -> None:
+        self.target, self.arena, self.app, self.before = target, arena, app, before
+        self.chosen, self.files, self.timeout = chosen, files, timeout
+        self.limit = sys.maxsize if max_points is None else max_points
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.site: Any = None
+        if app is not None or inspect.iscoroutinefunction(target):
+            self.loop = asyncio.new_event_loop()
+            self.loop.set_exception_handler(lambda loop, context: None)  # a task's: a fault's doing, mostly
+        self.board = mmap.mmap(-1, mmap.PAGESIZE)
+        self.report = Report(getattr(target, "__qualname__", repr(target)), seed, depth)
+        self.progress = progress
+        if app is not None:
+            self._open_site()
+        self.judge = Judge(arena, invariant, atomic=atomic)
+        self._tried: set[tuple[str, int]] = set()
+        self._reached: set[str] = set()
+
+    def _open_site(self) -> None:
+        from recoverable.faults.aiohttp import Site
+
+        assert self.app is not None
+        assert self.loop is not None
+        if self.site is not None:
+            self.site.close()
+        self.site = Site(self.loop, call(self.app, arena=Arena.open(self.arena.name)))
+
+    def close(self) -> None:
+        """Put everything away."""
+        if self.site is not None:
+            self.site.close()
+        if self.loop is not None:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+        self.board.close()
+
+    # -- the runs of an exploration ---------------------------------------------------------------------------------
+
+    def run(self) -> Report:
+        """Explore."""
+        began = time.perf_counter()
+        report = self.report
+        replay = os.environ.get(REPLAY)
+        points = self._clean()
+        if replay is not None:
+            plan = Plan.parse(replay)
+            report.notes.append(f"only {plan}, because {REPLAY} says so")
+            self._one(plan)
+        elif not report.failures:
+            self._all(plans_of(points, self.chosen))
+        report.seconds = time.perf_counter() - began
+        for file in report.lines:
+            seen = (where.rpartition(":") for where in self._reached)
+            report.reached[file] = {int(line) for name, _, line in seen if name == file}
+        return report
+
+    def _all(self, plans: list[Plan]) -> None:
+        """Run each plan, then those of two faults, as far as max_points allows."""
+        report = self.report
+        plans = self._sample(plans, self.limit)
+        second: list[Plan] = []
+        for done, plan in enumerate(plans, 1):
+            second += self._one(plan)
+            self._tell(done, len(plans))
+        if report.depth == 2:
+            second = self._sample(second, max(0, self.limit - len(plans)))
+            for done, plan in enumerate(second, 1):
+                self._one(plan)
+                self._tell(len(plans) + done, len(plans) + len(second))
+
+    def _sample(self, plans: list[Plan], limit: int) -> list[Plan]:
+        """Return at most `limit` of the plans, in their order; each line, each place is in it as far as that goes."""
+        if len(plans) <= limit:
+            return plans
+        rng = random.Random(self.report.seed)
+        order = list(range(len(plans)))
+        rng.shuffle(order)
+        seen: set[tuple[str, ...]] = set()
+        first: list[int] = []
+        rest: list[int] = []
+        for i in order:
+            key = tuple(f"{point.place} {point.where} {fault}" for point, fault in plans[i])
+            (rest if key in seen else first).append(i)
+            seen.add(key)
+        self.report.skipped += len(plans) - limit
+        return [plans[i] for i in sorted((first + rest)[:limit])]
+
+    def _tell(self, done: int, of: int) -> None:
+        if callable(self.progress):
+            self.progress(done, of)
+        elif self.progress:
+            end = "\n" if done == of else ""
+            failures = len(self.report.failures)
+            sys.stderr.write(f"\r{self.report.name}: {done} of {of} runs, {failures} failures {end}")
+            sys.stderr.flush()
+
+    # -- one run -----------------------------------------------------------------------------------------------------
+
+    def _clean(self) -> list[Point]:
+        """Run it twice without faults; return its points, and keep the states that it commits."""
+        report, judge = self.report, self.judge
+        outcome, first = self._watched(Plan(), states=judge.states)
+        self._reached = set(first.reached)
+        for code in first.followed:
+            report.follow(code)
+        found = self._found(first)
+        now = judge.look(outcome, clean=True)
+        if now is not None:
+            if len(judge.states) == 1 or not _state.same(judge.states[-1], now):
+                judge.states.append(now)
+            judge.result = outcome.result
+        if not outcome.ended.startswith("returned"):
+            report.notes.append(f"the run without faults {outcome.ended}")
+        report.runs += 1
+        self._keep(Plan(), outcome)
+        if outcome.problems or now is None:
+            return found
+        self._put_back()
+        outcome, second = self._watched(Plan())
+        report.runs += 1
+        again = _state.image_of(self.arena)
+        if not _state.same(again, now):
+            judge.atomic = False
+            report.notes.append(
+                "two runs without faults left different states, so states are not compared, only the invariant and "
+                f"verify(): {'; '.join(_state.differences(now, again, limit=2))}"
+            )
+        found_again = self._found(second)
+        if [str(point) for point in found] != [str(point) for point in found_again]:
+            report.notes.append(
+                "two runs without faults reached different points, so some faults strike elsewhere when they are replayed "
+                f"({len(found)} points, then {len(found_again)})"
+            )
+        self._put_back()
+        report.found.update(point.place for point in found_again)
+        return found_again
+
+    def _found(self, trace: Trace) -> list[Point]:
+        found = list(trace.points)
+        for place in ("alloc", "phase", "store"):
+            if place in self.chosen:
+                found += trace.native_points(place)
+        return found
+
+    def _one(self, plan: Plan) -> list[Plan]:
+        """Run a plan and judge it; return the plans of two faults that begin with it."""
+        report = self.report
+        second: list[Plan] = []
+        if plan.deadly:
+            outcome = self._killed(plan)
+            if report.depth == 2 and len(plan.steps) == 1 and self._recoveries:
+                second = [plan.then(Point("recover", n, name), Kill()) for n, name in enumerate(self._recoveries, 1)]
+            self.judge.look(outcome)
+        else:
+            outcome, trace = self._watched(plan)
+            self._reached |= trace.reached
+            if report.depth == 2 and len(plan.steps) == 1:
+                native = [point for place in NATIVE & self.chosen.keys() for point in trace.native_points(place)]
+                second = second_plans(plan, trace, native, self.chosen)
+            self.judge.look(outcome)
+        report.runs += 1
+        self._tried.update((point.place, point.nth) for point, _ in plan)
+        report.tried = Counter(place for place, _ in self._tried)
+        report.outcomes[outcome.state] += 1
+        self._keep(plan, outcome)
+        self._put_back()
+        return second
+
+    def _keep(self, plan: Plan, outcome: Outcome) -> None:
+        if outcome.problems:
+            self.report.failures.append(Failure(plan, tuple(outcome.problems), outcome.ended, replay_command(plan)))
+
+    def _put_back(self) -> None:
+        """Make the arena hold the state before again."""
+        if _state.restore(self.arena, self.judge.before) and self.app is not None:
+            self._open_site()  # its handles may be stale
+
+    def _watched(self, plan: Plan, states: list[_state.Node] | None = None) -> tuple[Outcome, Trace]:
+        """Run the target in this process."""
+        if self.before is not None:
+            call(self.before, arena=self.arena)
+        trace = Trace(plan, lines="line" in self.chosen, files=self.files)
+        outcome = Outcome()
+        with watching(trace, [self.arena.native], stores="store" in self.chosen):
+            try:
+                result = self._target(trace, outcome, states)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except TimeoutError as error:
+                outcome.ended = f"raised TimeoutError: {error}"
+                if self._late:
+                    outcome.problems.append(f"it took longer than timeout={self.timeout:g} s")
+            except BaseException as error:
+                outcome.ended = f"raised {type(error).__name__}: {error}".splitlines()[0][:200]
+            else:
+                outcome.result = comparable(result)
+                outcome.ended = f"returned {outcome.result}" if outcome.result is not None else "returned"
+        return outcome, trace
+
+    _late = False
+
+    def _target(self, trace: Trace, outcome: Outcome, states: list[_state.Node] | None) -> Any:
+        """Call the target, and bring what it returns to its end."""
+        given: dict[str, Any] = {"arena": self.arena}
+        if self.site is not None:
+            given = {"client": self.site.client, "arena": self.arena}
+        function = inspect.unwrap(self.target)
+        code = getattr(function, "__code__", None)
+        if self.loop is not None:
+            if self.site is None and code is not None and not hasattr(self.target, "__wrapped__"):
+                trace.follow(code)
+            return self._in_loop(self.target, given)
+        if code is not None:
+            trace.follow(code)
+        with _watch.lines_traced():
+            result = call(self.target, **given)
+            if not inspect.isgenerator(result):
+                return result
+            for _ in result:
+                outcome.units += 1
+                self.board[:_COUNT] = outcome.units.to_bytes(_COUNT, "little")
+                if states is not None:
+                    with _watch.lines_not_traced():
+                        now = _state.image_of(self.arena)
+                    states.append(now)
+        return None
+
+    def _in_loop(self, target: Callable[..., Any], given: dict[str, Any]) -> Any:
+        assert self.loop is not None
+        self._late = False
+
+        async def main() -> Any:
+            limit = asyncio.timeout(self.timeout)
+            try:
+                async with limit:
+                    if self.site is not None or hasattr(target, "__wrapped__"):
+                        return await call(target, **given)
+                    return await _watch.driven(call(target, **given), self.report.name)
+            finally:
+                self._late = limit.expired()
+
+        return self.loop.run_until_complete(main())
+
+    # -- a run that kills ---------------------------------------------------------------------------------------------
+
+    _recoveries: tuple[str, ...] = ()
+
+    def _killed(self, plan: Plan) -> Outcome:
+        """Run the target in a child, which dies; attach anew in another; return how it ended and what that one saw."""
+        self.board[:_COUNT] = bytes(_COUNT)
+
+        def die() -> str:
+            if self.loop is not None:
+                fresh_selector(self.loop)
+            return self._watched(plan)[0].ended
+
+        ending = _children.in_child(die, self.timeout + 5)
+        outcome = Outcome(ended=str(ending).strip().splitlines()[-1])
+        outcome.units = int.from_bytes(self.board[:_COUNT], "little")
+        if ending.hung or ending.error:
+            outcome.problems.append(f"the run that was to be killed did not end by itself: {ending}")
+        elif not ending.signal:
+            outcome.ended = f"survived: it {ending.value}"
+        self._restart(plan, outcome)
+        return outcome
+
+    def _restart(self, plan: Plan, outcome: Outcome) -> None:
+        """Let a new process attach and recover; where the plan says so, one that dies of it comes before."""
+
+        def start(nth: int) -> tuple[list[str], list[str], str]:
+            _core.fault_clear()
+            _core.fault_watch(_core.FAULT_PHASE)
+            if nth:
+                _core.fault_at(_core.FAULT_PHASE, nth, _core.FAULT_KILL)
+            arena = reattach(self.arena)
+            with contextlib.suppress(RecoverableError):
+                arena.root.get(None)  # the lock of one who died is taken over by whoever comes first
+            names = [name for name in _core.fault_names(_core.FAULT_PHASE) if name.startswith("recover.")]
+            _core.fault_clear()
+            seen = Outcome()
+            judge = Judge.__new__(Judge)
+            judge.__dict__.update(self.judge.__dict__, arena=arena, invariant=None, atomic=False)
+            now = judge.look(seen)
+            return names, seen.problems, "" if now is None else _state.digest(now)
+
+        for point, _ in plan.recovery:
+            died = _children.in_child(lambda point=point: start(point.nth), self.timeout)  # type: ignore[misc]
+            if died.hung or died.error:
+                outcome.problems.append(f"the process that was to be killed in its recovery: {died}")
+        ending = _children.in_child(lambda: start(0), self.timeout)
+        if ending.hung or ending.signal or ending.error:
+            outcome.problems.append(f"the process that was started again on the arena: {ending}")
+            return
+        names, problems, digest = ending.value
+        self._recoveries = tuple(names)
+        outcome.problems += [f"in the process that was started again: {problem}" for problem in problems]
+        try:
+            here = _state.digest(_state.image_of(self.arena))
+        except RecoverableError as error:
+            outcome.problems.append(f"{type(error).__name__}: {error}")
+            return
+        if digest and here != digest:
+            outcome.problems.append("the process that was started again sees another state than this one")
+
+
+def fresh_selector(loop: asyncio.AbstractEventLoop) -> None:
+    """In a forked child: give a loop its own epoll instance, since the one that it has is the parent's as well."""
+    old = getattr(loop, "_selector", None)
+    if not isinstance(old, selectors.BaseSelector):
+        return  # uvloop; its parent waits meanwhile, and the child's descriptors go with it
+    new = type(old)()
+    for key in list(old.get_map().values()):
+        new.register(key.fileobj, key.events, key.data)
+    loop._selector = new  # type: ignore[attr-defined]
+
+
+def reattach(arena: Arena) -> Arena:
+    """In a forked child: attach as a new process does."""
+    name, segment = arena.name, arena._segment
+    try:
+        for one in list(segment.arenas):
+            one.close()
+    except TransactionError:  # a view is alive: go on with what the fork gave
+        return arena
+    return Arena.open(name, create=False)

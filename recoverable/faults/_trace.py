@@ -1,0 +1,132 @@
+"""One watched run: counts the points that it reaches and strikes where its plan says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType
+from typing import TYPE_CHECKING, Final
+
+from recoverable._native import _core
+from recoverable.faults import _watch
+from recoverable.faults._points import NATIVE, Fault, Plan, Point
+
+if TYPE_CHECKING:
+    from recoverable._native.runtime import NativeArena
+
+__all__ = ["Trace", "short", "watching"]
+
+_KINDS: Final = {
+    "alloc": _core.FAULT_ROOM,
+    "phase": _core.FAULT_PHASE,
+    "recover": _core.FAULT_PHASE,
+    "store": _core.FAULT_STORE,
+}
+_ACTIONS: Final = {
+    "full": _core.FAULT_FULL,
+    "kill": _core.FAULT_KILL,
+    "oom": _core.FAULT_KILL,
+    "segv": _core.FAULT_SEGV,
+}
+
+
+class Trace:
+    """What a run reaches, and what strikes it.
+
+    Args:
+        plan: The faults.
+        lines: Whether lines are points.
+        files: Files whose lines are, besides those of the handlers that run.
+
+    Attributes:
+        points: Those that Python code has reached, in their order.
+        native: How many points of each native place there were when the plan's first fault struck.
+        since: How many of `points` there were then; None: it has not struck.
+        reached: The lines, as (file, number).
+        followed: The handlers that ran.
+    """
+
+    def __init__(self, plan: Plan, *, lines: bool, files: set[str]) -> None:
+        self.plan = plan
+        self.lines = lines
+        self.files = set(files)
+        self.points: list[Point] = []
+        self.native: dict[str, int] = {}
+        self.since: int | None = None
+        self.struck = 0
+        self.reached: set[str] = set()
+        self.followed: dict[CodeType, None] = {}
+        self._counts: Counter[str] = Counter()
+        self._steps = {(point.place, point.nth): fault for point, fault in plan if point.place not in NATIVE}
+
+    def reach(self, place: str, where: str, handler: str) -> Fault | None:
+        """Count a point; return the plan's fault for it."""
+        if place == "line":
+            self.reached.add(where)
+        self._counts[place] += 1
+        nth = self._counts[place]
+        self.points.append(Point(place, nth, where))
+        fault = self._steps.get((place, nth))
+        if fault is not None:
+            self.strike()
+        return fault
+
+    def strike(self) -> None:
+        """Note that a fault strikes now."""
+        self.struck += 1
+        if self.since is None:
+            self.since = len(self.points)
+            self.native = _passed()
+        _core.fault_count()
+
+    def follow(self, code: CodeType) -> None:
+        """Note a handler that runs; its file's lines are points."""
+        self.followed[code] = None
+        self.files.add(code.co_filename)
+
+    def native_points(self, place: str) -> list[Point]:
+        """Return the points of a native place; ask before the next run is watched."""
+        names = _core.fault_names(_KINDS[place])
+        return [Point(place, nth, name) for nth, name in enumerate(names, 1)]
+
+
+def _passed() -> dict[str, int]:
+    return {place: len(_core.fault_names(kind)) for place, kind in _KINDS.items() if place != "recover"}
+
+
+@contextlib.contextmanager
+def watching(trace: Trace, arenas: list[NativeArena], *, stores: bool = False) -> Iterator[None]:
+    """Watch what the block does. The core's counts can be asked for until the next one.
+
+    Args:
+        trace: Who watches.
+        arenas: The arenas whose writes are points.
+        stores: Whether a test build's crash points are as well.
+    """
+    _core.fault_clear()
+    _watch.arm(trace, arenas)
+    try:
+        _core.fault_watch(_core.FAULT_ROOM)
+        _core.fault_watch(_core.FAULT_PHASE)
+        if stores:
+            _core.fault_watch(_core.FAULT_STORE)
+        for point, fault in trace.plan:
+            if point.place in NATIVE and point.place != "recover":
+                _core.fault_at(_KINDS[point.place], point.nth, _ACTIONS[fault.name])
+        yield
+    finally:
+        _watch.disarm()
+
+
+_short: dict[str, str] = {}
+
+
+def short(where: str) -> str:
+    """Write a place in code relative to the current folder, where that is shorter."""
+    if where not in _short:
+        folder = f"{Path.cwd()}{os.sep}"
+        _short[where] = where.removeprefix(folder)
+    return _short[where]
