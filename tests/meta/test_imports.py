@@ -19,7 +19,7 @@ LAYERS = [
     ["errors", "reports", "_options", "speculation"],
     ["_native", "_registry", "_shm", "events"],
     ["codecs", "containers"],
-    ["transaction", "policy"],
+    ["transaction", "policy", "tasks"],
     ["boundary"],
     ["arena"],
     ["decorator"],
