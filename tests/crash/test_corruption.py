@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from recoverable import Arena, RecoverableError
+from recoverable import Arena, ArenaCorruptError, RecoverableError
 from support.forks import in_child
 from support.scenarios import SIZE, prepare, raw_pages, state_of
 from support.segments import Saved, path_of
@@ -199,3 +199,34 @@ def test_damage_is_found_by_those_that_are_attached(name: str) -> None:
         saved.put(name)
         ending = in_child(partial(run, wounded), LIMIT)
         assert ending.returned, f"mutation {number}, {what}: {ending}"
+
+
+@pytest.mark.parametrize("change", ["reverse", "insert", "delete"])
+def test_a_list_whose_items_lie_over_its_own_table_is_refused(change: str, name: str) -> None:
+    """Moving items of a List whose chunk was made to overlap the table leading to it is damage; the header stays whole."""
+    items = list(range(1000, 1096))
+    with Arena.open(name, size=SIZE) as arena, arena.transaction():
+        arena.root["l"] = items
+    data = bytearray(path_of(name).read_bytes())
+    tag = data[data.find(struct.pack("<q", 1000)) - 8]
+    chunks = [data.find(struct.pack("<BxHIqBxHIq", tag, 0, 0, i, tag, 0, 0, i + 1)) for i in (1000, 1032, 1064)]
+    table = data.find(struct.pack("<3Q", *chunks))
+    assert min(*chunks, table) > 0
+    struct.pack_into("<Q", data, table + 8, table - 8)  # item 32 lies over the first word, item 33 over the third
+    path_of(name).write_bytes(data)
+
+    def use() -> str:
+        arena = Arena.open(name, create=False)
+        with pytest.raises(ArenaCorruptError), arena.transaction():
+            match change:
+                case "reverse":
+                    arena.root["l"].reverse()
+                case "insert":
+                    arena.root["l"].insert(0, 1)
+                case _:
+                    del arena.root["l"][0]
+        return "damage found"
+
+    ending = in_child(use, LIMIT)
+    assert ending.value == "damage found", ending
+    assert path_of(name).read_bytes()[:64] == bytes(data[:64])

@@ -182,10 +182,22 @@ static int log_cells(rcv_txn *t, rcv_off l, const struct rcv_list *list, uint64_
     return rc;
 }
 
-/* move -- copy the cell at `from` over the one at `to`; both logged. */
-static void move(rcv_arena *a, const struct rcv_list *list, uint64_t from, uint64_t to)
+/* store -- fill position `i`, which is logged. Where it lies is looked up each time, and checked: in a damaged List a chunk may
+ * lie over the table that leads to it, so that the store before has changed the way. */
+static int store(rcv_arena *a, rcv_off l, const struct rcv_list *list, uint64_t i, struct rcv_cell cell)
 {
-    *cell_at(a, cell_off(a, list, to)) = *cell_at(a, cell_off(a, list, from));
+    rcv_off off = cell_off(a, list, i);
+    if (unlikely(off == 0))
+        return no_list(a, l);
+    *cell_at(a, off) = cell;
+    return 0;
+}
+
+/* move -- copy the cell at `from` over the one at `to`; both logged. */
+static int move(rcv_arena *a, rcv_off l, const struct rcv_list *list, uint64_t from, uint64_t to)
+{
+    rcv_off off = cell_off(a, list, from);
+    return likely(off != 0) ? store(a, l, list, to, *cell_at(a, off)) : no_list(a, l);
 }
 
 int rcv_list_insert(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
@@ -204,9 +216,9 @@ int rcv_list_insert(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
     if (rc == 0)
         rc = log_cells(t, l, list, i, length + n);
     for (uint64_t k = length; rc == 0 && k > i; k--)
-        move(a, list, k - 1, k - 1 + n);
+        rc = move(a, l, list, k - 1, k - 1 + n);
     for (uint64_t k = i; rc == 0 && k < i + n; k++)
-        *cell_at(a, cell_off(a, list, k)) = (struct rcv_cell){.tag = RCV_T_NONE};
+        rc = store(a, l, list, k, (struct rcv_cell){.tag = RCV_T_NONE});
     if (rc)
         rcv_op_fail(t, &mark);
     return rc;
@@ -251,9 +263,9 @@ int rcv_list_delete(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
     if (rc == 0)
         rc = log_cells(t, l, list, i, length);
     for (uint64_t k = i; rc == 0 && k + n < length; k++)
-        move(a, list, k + n, k);
+        rc = move(a, l, list, k + n, k);
     for (uint64_t k = length - n; rc == 0 && k < length; k++)
-        *cell_at(a, cell_off(a, list, k)) = (struct rcv_cell){0};
+        rc = store(a, l, list, k, (struct rcv_cell){0});
     if (rc == 0)
         rc = shorten(t, l, list, n);
     if (rc)
@@ -268,8 +280,10 @@ int rcv_list_permute(rcv_txn *t, rcv_off l, const uint64_t *order, uint64_t n)
     if (list == NULL || list->length != n)
         return list ? rcv_raise(RCV_ERR_MISUSE, 0, "the List was changed while it was being sorted") : no_list(a, l);
     struct rcv_cell *old = os_malloc((n ? n : 1) * CELL);
+    struct rcv_mark  mark;
     if (old == NULL)
         return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a List's order");
+    rcv_op_begin(t, &mark);
     int rc = note_length(t, l, list->c.id, true);
     for (uint64_t i = 0; i < n && rc == 0; i++) {
         rcv_off off = cell_off(a, list, i);
@@ -279,9 +293,11 @@ int rcv_list_permute(rcv_txn *t, rcv_off l, const uint64_t *order, uint64_t n)
             old[i] = *cell_at(a, off);
     }
     if (rc == 0)
-        rc = log_cells(t, l, list, 0, n); /* all that can fail comes before the first store */
+        rc = log_cells(t, l, list, 0, n);
     for (uint64_t i = 0; i < n && rc == 0; i++)
-        *cell_at(a, cell_off(a, list, i)) = old[order[i]];
+        rc = store(a, l, list, i, old[order[i]]);
+    if (rc)
+        rcv_op_fail(t, &mark);
     os_free(old);
     return rc;
 }
