@@ -493,9 +493,10 @@ static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, 
         if (unlikely(++it->steps > bound)) /* of the whole iteration: a ring must not keep the caller for ever */
             return seg_corrupt(a, "the order of the Dict at %llu is a cycle", (unsigned long long)d);
         if (!(e->flags & RCV_ENTRY_DEAD)) {
-            const uint8_t *next = a->core + (it->reverse ? e->before : e->after);
-            __builtin_prefetch(next); /* mostly the next to be asked for; wherever it points, a hint can't fault */
-            __builtin_prefetch(next + 64);
+            /* Mostly the next to be asked for. It is not checked yet, so it is a number: a hint can't fault wherever it leads. */
+            uintptr_t next = (uintptr_t)a->core + (it->reverse ? e->before : e->after);
+            __builtin_prefetch((const void *)next);
+            __builtin_prefetch((const void *)(next + 64));
             it->entry = at;
             return 1;
         }
