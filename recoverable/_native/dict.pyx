@@ -173,7 +173,9 @@ cdef class DictHandle(Container):
         cdef rcv_txn *t
         cdef KeyBuffer k
         if self.arena is None:
-            return self.unstored().pop(key, _MISSING) is not _MISSING
+            there = key in self.unstored() # raises for an unhashable key; pop() of an empty dict would not
+            self.pending.pop(key, None)
+            return there
         if self.arena.closed:
             begin(self, True, &t)
         kept = encode_key(self.arena, key, &k)
@@ -322,10 +324,10 @@ cdef class DictIterator:
     cdef DictHandle d
     cdef int what
     cdef rcv_dict_iter at
-    cdef bint begun
     cdef object plain
 
     def __cinit__(self, DictHandle d not None, int what, bint reverse):
+        cdef rcv_txn *t
         self.d = d
         self.what = what
         memset(&self.at, 0, sizeof(self.at))
@@ -334,6 +336,14 @@ cdef class DictIterator:
             items = d.unstored()
             source = items.keys() if what == KEYS else items.values() if what == VALUES else items.items()
             self.plain = reversed(source) if reverse else iter(source)
+        else:
+            begin(d, False, &t)
+            try:
+                rc = rcv_dict_version(d.arena.a, t, d.h.off, &self.at.version)
+                if rc:
+                    fail(rc)
+            finally:
+                done(d.arena, t)
 
     def __iter__(self):
         return self
@@ -352,10 +362,7 @@ cdef class DictIterator:
             rc = rcv_dict_version(arena.a, t, self.d.h.off, &version)
             if rc:
                 fail(rc)
-            if not self.begun:
-                self.begun = True
-                self.at.version = version
-            elif version != self.at.version:
+            if version != self.at.version:
                 self.d = None
                 raise RuntimeError("Dict changed its keys during iteration")
             rc = rcv_dict_next(arena.a, t, self.d.h.off, &self.at, RCV_ITER_KEYS if self.what == KEYS else RCV_ITER_VALUES,

@@ -179,6 +179,16 @@ cdef class Container:
     def _arena(self):
         return self.arena
 
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(f"a {type(self).__name__} can't be pickled: it is a name for what lies in its arena; nothing was "
+                        "changed: pickle its .to_python(), or attach to the arena where it is needed")
+
     @classmethod
     def __class_getitem__(cls, item):
         return GenericAlias(cls, item)

@@ -142,12 +142,19 @@ cdef class SetIterator:
     """The items in insertion order; RuntimeError when they change meanwhile."""
     cdef SetHandle s
     cdef rcv_dict_iter at
-    cdef bint begun
 
     def __cinit__(self, SetHandle s not None, bint reverse):
+        cdef rcv_txn *t
         self.s = s
         memset(&self.at, 0, sizeof(self.at))
         self.at.reverse = reverse
+        begin(s, False, &t)
+        try:
+            rc = rcv_dict_version(s.arena.a, t, s.h.off, &self.at.version)
+            if rc:
+                fail(rc)
+        finally:
+            done(s.arena, t)
 
     def __iter__(self):
         return self
@@ -164,10 +171,7 @@ cdef class SetIterator:
             rc = rcv_dict_version(arena.a, t, self.s.h.off, &version)
             if rc:
                 fail(rc)
-            if not self.begun:
-                self.begun = True
-                self.at.version = version
-            elif version != self.at.version:
+            if version != self.at.version:
                 self.s = None
                 raise RuntimeError("Set changed size during iteration")
             rc = rcv_dict_next(arena.a, t, self.s.h.off, &self.at, RCV_ITER_KEYS, &key, NULL)

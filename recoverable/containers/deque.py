@@ -44,24 +44,19 @@ class Deque(DequeHandle[V]):
             self.rotate(i)
 
     def __iter__(self) -> Iterator[V]:
-        if not self._stored:
-            yield from self._pending
-            return
-        ends, i = self._ends(), 0
-        while True:
-            if self._ends() != ends:
-                raise RuntimeError("deque mutated during iteration")
-            if i == ends[1] - ends[0]:
-                return
-            yield self[i]
-            i += 1
+        return self._walk(self._ends(), 1) if self._stored else iter(self._pending)
 
     def __reversed__(self) -> Iterator[V]:
-        ends = (0, len(self)) if not self._stored else self._ends()
-        for i in range(ends[1] - ends[0] - 1, -1, -1):
-            if self._stored and self._ends() != ends:
+        return self._walk(self._ends(), -1) if self._stored else reversed(self._pending)
+
+    def _walk(self, ends: tuple[int, int], step: int) -> Iterator[V]:
+        """Give the items from one end; RuntimeError when the ends are others than when the iterator was made."""
+        for i in range(ends[1] - ends[0])[::step]:
+            if self._ends() != ends:
                 raise RuntimeError("deque mutated during iteration")
             yield self[i]
+        if step > 0 and self._ends() != ends:  # backwards, the original does not look
+            raise RuntimeError("deque mutated during iteration")
 
     def __contains__(self, value: object) -> bool:
         return any(v is value or v == value for v in self)
@@ -152,6 +147,9 @@ class Deque(DequeHandle[V]):
             [*self.to_python(), *(other.to_python() if isinstance(other, Deque) else other)], self.maxlen
         )
 
+    def __radd__(self, other: Any) -> collections.deque[Any]:
+        return other + collections.deque(self.to_python()) if isinstance(other, collections.deque) else NotImplemented
+
     def __mul__(self, n: int) -> collections.deque[Any]:
         return collections.deque(self.to_python(), self.maxlen) * n
 
@@ -162,7 +160,8 @@ class Deque(DequeHandle[V]):
         if n <= 0:
             self.clear()
         else:
-            self.extend(self.to_python() * (n - 1))
+            items = list(self)
+            self.extend(v.copy() if isinstance(v, Container) else v for _ in range(n - 1) for v in items)
         return self
 
     def __repr__(self) -> str:
@@ -174,4 +173,4 @@ class Deque(DequeHandle[V]):
 
 MutableSequence.register(Deque)
 register_container(_KIND, Deque)
-register_plain(collections.deque, Deque)
+register_plain(collections.deque, lambda plain: Deque(plain, plain.maxlen))

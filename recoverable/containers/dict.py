@@ -42,7 +42,7 @@ class Dict(DictHandle[K, V]):
 
     def keys(self) -> KeysView[K]:
         """Return a view of the keys, in insertion order."""
-        return KeysView(self)
+        return _Keys(self)
 
     def values(self) -> ValuesView[V]:
         """Return a view of the values, in the order of their keys."""
@@ -93,6 +93,15 @@ class Dict(DictHandle[K, V]):
         return cls(dict.fromkeys(keys, value))
 
 
+class _Keys(KeysView[K]):
+    """Can be walked backwards, too."""
+
+    __slots__ = ()
+
+    def __reversed__(self) -> Iterator[K]:
+        return reversed(self._mapping)  # type: ignore[attr-defined]
+
+
 class _Values(ValuesView[V]):
     """Walks the values directly instead of looking up each key."""
 
@@ -118,6 +127,9 @@ class _Items(ItemsView[K, V]):
 
     def __reversed__(self) -> Iterator[tuple[K, V]]:
         return self._mapping._iterate(_ITEMS, True)  # type: ignore[attr-defined,no-any-return]
+
+    def __contains__(self, item: object) -> bool:
+        return isinstance(item, tuple) and len(item) == 2 and super().__contains__(item)
 
 
 def _plain(mapping: Mapping[Any, Any]) -> dict[Any, Any]:

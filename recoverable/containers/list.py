@@ -99,6 +99,8 @@ class List(ListHandle[V]):
             try:
                 value = self._item(i)
             except IndexError:
+                if i < len(self):  # not the end: a codec has raised it
+                    raise
                 return
             yield value
             i += 1
@@ -109,6 +111,8 @@ class List(ListHandle[V]):
             try:
                 value = self._item(i)
             except IndexError:
+                if i < len(self):
+                    raise
                 return
             yield value
             i -= 1
@@ -136,11 +140,10 @@ class List(ListHandle[V]):
 
     def extend(self, values: Iterable[V]) -> None:
         """Append every item of an iterable."""
+        items = list(values)  # first: it may be this List
         if not self._stored:
-            self._pending.extend(values)
-            return
-        items = list(values)
-        if items:
+            self._pending.extend(items)
+        elif items:
             self._splice(len(self), 0, 0, items)
 
     def pop(self, index: int = -1) -> Any:
@@ -240,7 +243,8 @@ class List(ListHandle[V]):
         if n <= 0:
             self.clear()
         else:
-            self.extend(self.to_python() * (n - 1))
+            items = self._items()
+            self.extend(v.copy() if isinstance(v, Container) else v for _ in range(n - 1) for v in items)
         return self
 
     def __repr__(self) -> str:

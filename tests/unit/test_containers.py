@@ -6,6 +6,7 @@ import copy
 import datetime as dt
 import enum
 import json
+import pickle
 import typing
 from collections import deque
 from collections.abc import Callable, MutableSequence, MutableSet
@@ -781,3 +782,137 @@ def test_deep_nesting_is_no_problem_for_the_core(arena: Arena) -> None:
     report = arena.verify()
     assert report.leaked_blocks == 0
     assert report.containers == 1
+
+
+# -- as the originals do ------------------------------------------------------------------------------------------
+
+
+def test_a_bounded_deque_stays_bounded_however_it_is_stored(arena: Arena) -> None:
+    """A plain deque keeps its maxlen, assigned or inside something else."""
+    with arena.transaction():
+        arena.root["q"] = deque([1, 2], 2)
+        arena.root["in"] = [{"q": deque([1], 1)}]
+        arena.root["q"].append(3)
+        assert arena.root["q"] == deque([2, 3], 2)
+        assert arena.root["in"][0]["q"].maxlen == 1
+
+
+def test_repeating_in_place_keeps_what_the_items_are(arena: Arena) -> None:
+    """`*=` stores copies of the same kind: a Set is repeated as a Set, a Deque with its maxlen."""
+    with arena.transaction():
+        arena.root["l"] = [{1}, deque([1], 2)]
+        arena.root["q"] = deque([{1}])
+        arena.root["l"] *= 2
+        arena.root["q"] *= 3
+        assert [type(item) for item in arena.root["l"]] == [Set, Deque] * 2
+        assert arena.root["l"][3].maxlen == 2
+        assert list(arena.root["q"]) == [{1}] * 3
+        assert deque([0], 5) + arena.root["l"][1] == deque([0, 1], 5)
+    assert arena.verify().leaked_blocks == 0
+
+
+def test_a_list_can_be_extended_by_itself() -> None:
+    """As a list: by what it holds when the call begins."""
+    waiting = List([1, 2])
+    waiting.extend(waiting)
+    waiting += waiting
+    assert waiting == [1, 2] * 4
+    with Arena.temporary("1 MiB") as arena, arena.transaction():
+        arena.root["l"] = waiting
+        waiting.extend(waiting)
+        assert waiting == [1, 2] * 8
+
+
+def test_dict_views_are_those_of_a_dict(arena: Arena) -> None:
+    """Keys can be walked backwards; what is no pair is in no items."""
+    for stored in (True, False):
+        there: Any = Dict({"a": 1, "b": 2})
+        with arena.transaction():
+            if stored:
+                arena.root["d"] = there
+            assert list(reversed(there.keys())) == ["b", "a"]
+            for no_pair in (5, "ab", ["a", 1], (), ("a",), ("a", 1, 2)):
+                assert no_pair not in there.items()
+            assert ("a", 1) in there.items()
+            assert there.items() & {("a", 1), "ab", 7} == {("a", 1)}
+            with pytest.raises(TypeError, match="unhashable"):
+                del there[[]]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: {1: 1, 2: 2}, lambda: {1, 2}, lambda: deque([1, 2])], ids=["dict", "set", "deque"]
+)
+def test_an_iterator_watches_from_when_it_was_made(arena: Arena, make: Callable[[], Any]) -> None:
+    """A change between iter() and the first next(), or at the last item, is a RuntimeError too."""
+
+    def add(container: Any) -> None:
+        if isinstance(container, Dict | dict):
+            container[9] = 9
+        elif isinstance(container, Set | set):
+            container.add(9)
+        else:
+            container.append(9)
+
+    with arena.transaction():
+        arena.root["x"] = make()
+        for container in (make(), arena.root["x"]):
+            walk = iter(container)
+            add(container)
+            with pytest.raises(RuntimeError):
+                next(walk)
+            if not isinstance(container, Set | set):
+                walk = reversed(container)
+                container.popitem() if isinstance(container, Dict | dict) else container.pop()
+                with pytest.raises(RuntimeError):
+                    next(walk)
+
+
+def test_an_index_error_of_a_codec_does_not_end_an_iteration(arena: Arena) -> None:
+    """What a decoder raises reaches who iterates over a List, also where it looks like the end."""
+
+    class Short:
+        pass
+
+    def decode(data: bytes) -> Short:
+        raise IndexError
+
+    register_codec(Short, lambda _: b"", decode, "unit.short")
+    with arena.transaction():
+        arena.root["l"] = [1, Short(), 2]
+    for walk in (iter(arena.root["l"]), reversed(arena.root["l"])):
+        next(walk)
+        with pytest.raises(IndexError):
+            next(walk)
+
+
+@kinds
+def test_copy_module_makes_a_copy_that_is_not_stored_and_pickle_says_why_not(arena: Arena, kind: str) -> None:
+    """copy.copy and copy.deepcopy are .copy(); pickling a handle is a TypeError that names .to_python()."""
+    with arena.transaction():
+        arena.root["x"] = MAKE[kind]()
+        there = arena.root["x"]
+        for copied in (copy.copy(there), copy.deepcopy({"in": [there]})["in"][0]):
+            assert type(copied) is type(there)
+            arena.root["y"] = copied  # as nothing that is stored could be
+            assert copied.to_python() == there.to_python()
+        with pytest.raises(TypeError, match=r"pickled.*to_python"):
+            pickle.dumps(there)
+    assert arena.verify().leaked_blocks == 0
+
+
+def test_what_a_key_comes_back_as(arena: Arena) -> None:
+    """The first of equal keys stays, as in a dict; a number may come back as another that equals it; NaN is one key."""
+    zone, other = dt.timezone(dt.timedelta(hours=2)), dt.UTC
+    noon = dt.datetime(2024, 1, 1, 12, tzinfo=other)
+    nan = float("nan")
+    with arena.transaction():
+        arena.root["d"] = {}
+        there = arena.root["d"]
+        for key in (1, True, -0.0, Decimal(7), (1.0, True), nan, noon, noon.astimezone(zone)):
+            there[key] = repr(key)
+        assert list(map(repr, there)) == ["1", "0.0", "7", "(1, 1)", "nan", repr(noon), repr(noon.astimezone(zone))]
+        assert there[1] == "True"
+        assert there[float("nan")] == "nan"
+        for test in (lambda: object() in there, lambda: there.get(object())):
+            with pytest.raises(TypeError, match="can't be stored"):
+                test()
