@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from recoverable import _options, _registry, _shm, boundary, events, policy, speculation
 from recoverable._native import _core
-from recoverable._native.codec import hot_spots
+from recoverable._native.places import hot_spots
 from recoverable._native.runtime import ArenaBase, NativeArena, current_transaction
 from recoverable.containers import Dict  # importing it makes the containers known to the core
 from recoverable.errors import (

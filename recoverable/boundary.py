@@ -300,12 +300,23 @@ def _wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def _wake_all(futures: list[asyncio.Future[None]]) -> None:
+    """The privileged run has ended, maybe in another thread's loop."""
+    here = running_loop()
+    for future in futures:
+        loop = future.get_loop()
+        if loop is here:
+            _wake(future)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(_wake, future)
+
+
 @types.coroutine
 def _yield() -> Generator[None, None, None]:
     yield
 
 
-set_driver_helpers(_give_way)
+set_driver_helpers(_give_way, _wake_all)
 
 # -- with a time limit ------------------------------------------------------------------------------------------
 

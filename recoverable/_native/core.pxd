@@ -82,6 +82,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_begin(rcv_arena *a, void *context, int write, rcv_handle *h, rcv_txn **out)
 
     enum:
+        RCV_LIST_UNIT
         RCV_UNIT_KEY
         RCV_UNIT_IDENTITY
         RCV_UNIT_MEMBERSHIP

@@ -283,13 +283,13 @@ cdef class StepDriver:
         return True
 
 
-cdef object _give_way
+cdef object _give_way, _wake
 
 
-def set_driver_helpers(give_way) -> None:
-    """Say how a transaction waits until a privileged one has ended: `give_way(transaction)` is a coroutine."""
-    global _give_way
-    _give_way = give_way
+def set_driver_helpers(give_way, wake) -> None:
+    """Say how a transaction waits until a privileged one has ended, a coroutine; and what wakes those futures."""
+    global _give_way, _wake
+    _give_way, _wake = give_way, wake
 
 
 def part(coroutine, Transaction transaction not None):

@@ -266,7 +266,7 @@ cdef class Transaction:
 
     Args:
         arena: the arena.
-        handler: its name, for messages (cut to 39 bytes).
+        handler: its name, for messages (its last 39 bytes).
         one_step: it is never suspended, so its reads need not be recorded.
     """
 
@@ -317,9 +317,8 @@ cdef class Transaction:
     cdef void wake(self) noexcept:
         """It was the privileged one: whoever gave way goes on."""
         waiting, self.arena.give_way = self.arena.give_way, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        if waiting:
+            _wake(waiting)
 
     def inside(self, Transaction parent not None) -> None:
         """Say that it is an independent one inside `parent`: its commit leaves what the parent has read valid."""
@@ -474,7 +473,7 @@ cdef class Transaction:
         out = self.make_report()
         out["conflict_path"] = out["conflict_key"] = None
         if out["conflict_kind"] and not self.arena.closed:
-            from recoverable._native.codec import describe_conflict
+            from recoverable._native.places import describe_conflict
             out["conflict_path"], out["conflict_key"] = describe_conflict(self.arena, out)
         return out
 

@@ -9,6 +9,7 @@ import pytest
 
 import recoverable
 from recoverable import Arena, Array, ConflictError, Counter, List, StaleReferenceError, TransactionError
+from recoverable._native.runtime import current_transaction, part
 from support.workers import Request, pause
 
 
@@ -348,3 +349,49 @@ def test_its_memory_and_the_handlers_are_given_back(arena: Arena) -> None:
     stats = arena.stats()
     assert stats.in_flight == 0
     assert arena.verify().leaked_blocks == 0
+
+
+def test_what_a_task_wrote_meanwhile_is_a_conflict(arena: Arena) -> None:
+    """An independent run was allowed to write a key; before it commits, the handler's other part writes it too."""
+
+    async def inner() -> None:
+        arena.root["n"] = 5
+        await pause()
+
+    async def other() -> None:
+        await pause()
+        arena.root["n"] += 1
+
+    async def handler() -> None:
+        transaction = current_transaction(arena.native)
+        assert transaction is not None
+        sibling = part(other(), transaction)
+        sibling.send(None)  # type: ignore[attr-defined]  # reaches its pause
+        run = arena.run(inner, nested="independent")
+        run.send(None)
+        with pytest.raises(StopIteration):
+            sibling.send(None)  # type: ignore[attr-defined]  # writes
+        with pytest.raises(StopIteration):
+            run.send(None)  # commits
+        arena.root["log"]["x"] = 1
+
+    with pytest.raises(ConflictError):
+        Request(arena, handler).finish()
+    assert (arena.root["n"], arena.root["log"].to_python()) == (5, {})
+
+
+def test_lists_belong_to_one_of_the_two(arena: Arena) -> None:
+    """A List that the handler has changed anywhere is refused, also where the handler is a plain block."""
+    with arena.transaction():
+        arena.root["long"] = list(range(100))
+    for write in (lambda x: x.clear(), lambda x: x.insert(0, 1), lambda x: x.__setitem__(0, 1), lambda x: x.sort()):
+        with arena.transaction():
+            write(arena.root["long"])
+            with pytest.raises(TransactionError, match="around it has written"), arena.transaction(independent=True):
+                arena.root["long"].append(1)
+        arena.verify()
+    with arena.transaction():
+        arena.root["d"]["x"] = 1
+        with arena.transaction(independent=True):
+            arena.root["d"]["y"] = 1
+    assert arena.root["d"].to_python() == {"a": 1, "y": 1, "x": 1}

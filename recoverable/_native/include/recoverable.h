@@ -194,6 +194,7 @@ RCV_API void rcv_access_end(rcv_arena *a, rcv_txn *t); /* t: what rcv_access gav
 
 /* -- containers: handles ------------------------------------------------------------------------------------- */
 
+#define RCV_LIST_UNIT 32u /* items of a List that are one unit */
 enum rcv_unit { RCV_UNIT_KEY = 1, RCV_UNIT_IDENTITY, RCV_UNIT_MEMBERSHIP, RCV_UNIT_CONTENT, RCV_UNIT_SHAPE, RCV_UNIT_PAGE, RCV_UNIT_BYTES };
 
 struct rcv_handle {

@@ -8,6 +8,8 @@
  */
 #include "internal.h"
 
+_Static_assert(RCV_LEAF == RCV_LIST_UNIT, "a conflict unit is a chunk");
+
 #define CELL sizeof(struct rcv_cell)
 #define TABLE offsetof(struct rcv_list, table)
 

@@ -15,7 +15,7 @@ int rcv_privilege_take(rcv_txn *t)
     rcv_arena *a = t->arena;
     if (a->privileged == t)
         return 1;
-    if (a->privileged != NULL)
+    if (a->privileged != NULL || a->needs_slot) /* after a fork the token is still the parent's */
         return 0;
     uint64_t holder = atomic_load_explicit(&a->hdr->privileged, memory_order_relaxed);
     if (holder != 0 && holder != a->token && process_alive(a, holder))
@@ -49,8 +49,12 @@ int rcv_must_wait(rcv_txn *t)
     (void)rcv_txn_suspend(t); /* only then are its raw writes known; a failure dooms it */
     if (t->state != RCV_ACTIVE || !t->wrote)
         return 0;
-    if (a->privileged == NULL)
-        return holder != a->token && process_alive(a, holder);
+    if (a->privileged == NULL) {
+        if (holder != a->token && process_alive(a, holder))
+            return 1;
+        (void)atomic_compare_exchange_strong(&a->hdr->privileged, &holder, 0); /* void: nobody need ask again */
+        return 0;
+    }
     return stamp_meets(t, a->privileged);
 }
 

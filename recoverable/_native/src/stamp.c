@@ -96,16 +96,31 @@ static bool index_written(const rcv_txn *t, uint32_t index)
     return false;
 }
 
-/* parent_allows -- may a transaction inside others write this unit? Not what one around it has written, unless blindly:
- * its stash would overwrite what is committed now. Nor may it delete what one around it, which has written, works in. */
-static int parent_allows(const rcv_txn *t, rcv_off off, uint32_t index, uint32_t tag, unsigned kind)
+/* is_shared -- is it a unit that several transactions may write at once, since what they do to it is no part of any stash?
+ * Counts and order are intentions, items of Arrays are written one by one. A List's are not: its length is a word. */
+static bool is_shared(rcv_arena *a, rcv_off off, unsigned kind)
 {
+    if (kind == RCV_UNIT_PAGE)
+        return true;
+    return (kind == RCV_UNIT_MEMBERSHIP || kind == RCV_UNIT_CONTENT) && container_at(a, off, RCV_K_LIST) == NULL;
+}
+
+/* parent_allows -- may a transaction inside others write this unit? Not what one around it has written, unless it is shared:
+ * its stash would overwrite what is committed now. Nor may it delete what one around it, which has written, works in; nor
+ * write into a record whose fields one around it has moved. */
+static int parent_allows(const rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t hash)
+{
+    rcv_arena *a = t->arena;
+    uint32_t   index = (uint32_t)hash & a->stamp_mask, tag = (uint32_t)(hash >> 32);
     for (const rcv_txn *p = t->parent; p != NULL; p = p->parent) {
-        uint64_t at = read_at(p, index);
-        if (kind == RCV_UNIT_IDENTITY && p->wrote && at != UINT64_MAX && p->reads[at].container == off)
+        uint64_t at = read_at(p, index), moved = stamp_hash(id, RCV_UNIT_SHAPE, 0);
+        bool     works_in = p->record_reads ? at != UINT64_MAX && p->reads[at].container == off : true;
+        if (kind == RCV_UNIT_IDENTITY && p->wrote && works_in)
             return rcv_raise(RCV_ERR_MISUSE, 0,
                              "an independent transaction can't delete a container that the transaction around it works in");
-        if (kind != RCV_UNIT_IDENTITY && (at != UINT64_MAX || !p->record_reads) && written_at(p, index, tag))
+        if ((!is_shared(a, off, kind) && written_at(p, index, tag)) ||
+            (kind == RCV_UNIT_KEY && container_at(a, off, RCV_K_RECORD) &&
+             written_at(p, (uint32_t)moved & a->stamp_mask, (uint32_t)(moved >> 32))))
             return rcv_raise(RCV_ERR_MISUSE, 0,
                              "an independent transaction can't change what the transaction around it has written; change it "
                              "in one of the two, or before the other");
@@ -114,20 +129,29 @@ static int parent_allows(const rcv_txn *t, rcv_off off, uint32_t index, uint32_t
 }
 
 /* hand_over -- the transactions around it have seen this one's changes: what they had read stays valid. They were valid
- * before it: rcv_txn_mount() has made sure, and the lock is held since. */
+ * before it: rcv_txn_mount() has made sure, and the lock is held since. A task of theirs may have written meanwhile what
+ * this one was allowed to write earlier: that stays a conflict. */
 static void hand_over(rcv_txn *t, uint64_t seq)
 {
     for (rcv_txn *p = t->parent; p != NULL; p = p->parent) {
+        bool clash = false;
         if (!p->touched)
             continue;
         for (uint64_t i = 0; i < t->n_writes; i++) {
             uint64_t at = read_at(p, t->writes[i].index);
-            if (at != UINT64_MAX)
+            if (at == UINT64_MAX)
+                continue;
+            const struct rcv_read *r = &p->reads[at];
+            if ((r->kind == RCV_UNIT_IDENTITY && p->wrote) ||
+                (!is_shared(t->arena, r->container, r->kind) && written_at(p, t->writes[i].index, t->writes[i].tag)))
+                clash = true;
+            else
                 p->reads[at].seen = seq;
         }
         for (uint64_t i = 0; i < p->n_values; i++)
             memcpy(p->values[i].bytes, t->arena->core + p->values[i].off, p->values[i].len);
-        p->seq = seq;
+        if (!clash)
+            p->seq = seq;
         p->epoch++; /* containers may be gone */
     }
 }
@@ -140,7 +164,7 @@ int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t ar
     uint64_t hash = stamp_hash(id, kind, arg);
     uint32_t index = (uint32_t)hash & t->arena->stamp_mask, tag = (uint32_t)(hash >> 32);
     if (unlikely(t->parent != NULL)) {
-        int rc = parent_allows(t, off, index, tag, kind);
+        int rc = parent_allows(t, off, id, kind, hash);
         if (rc)
             return rc;
     }

@@ -91,7 +91,13 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     t->parent = NULL;
     t->children = 0;
     t->report.conflict_kind = 0;
-    size_t n = handler ? strnlen(handler, RCV_HANDLER_NAME - 1) : 0;
+    size_t n = handler ? strlen(handler) : 0;
+    if (n > RCV_HANDLER_NAME - 1) { /* the end of a long name says more than its beginning */
+        handler += n - (RCV_HANDLER_NAME - 1);
+        n = RCV_HANDLER_NAME - 1;
+        for (; n > 0 && ((unsigned char)*handler & 0xc0u) == 0x80u; n--)
+            handler++;
+    }
     memcpy(t->handler, handler ? handler : "", n);
     memset(t->handler + n, 0, RCV_HANDLER_NAME - n);
     t->prev = NULL;

@@ -1,0 +1,9 @@
+"""What `places.pyx` gives: where in an arena something is, in words."""
+
+from typing import Any
+
+from recoverable._native.runtime import NativeArena
+
+def path_of(arena: NativeArena, offset: int, id: int) -> str | None: ...
+def hot_spots(arena: NativeArena) -> list[tuple[str | None, str | None, int]]: ...
+def describe_conflict(arena: NativeArena, report: dict[str, Any]) -> tuple[str | None, str | None]: ...
