@@ -219,3 +219,42 @@ def test_many_viewed_arrays_are_told_apart(arena: Arena) -> None:
     two.step()
     assert all(arena.root[i][3:7].tolist() == [3, 4, 5, 6] for i in range(100, 200))
     assert arena.stats().conflicts == 0
+
+
+def test_one_request_may_write_an_item_across_pages(arena: Arena) -> None:
+    """Both pages are its own, and the item is one of one run: no conflict with itself."""
+
+    async def write() -> None:
+        arena.root["wide"].view["x"][1] = 7  # bytes 3000 to 5999
+        await pause()
+        arena.root["wide"].view["x"][2] = 8
+        await pause()
+
+    request = Request(arena, write)
+    while not request.done:
+        request.step()
+        with arena.transaction():
+            arena.root["wide"].view["x"][0, 0] += 1
+    assert [arena.root["wide"][i]["x"].sum() for i in range(4)] == [3, 21000, 24000, 0]
+
+
+def test_a_view_kept_from_before_guards_its_array(arena: Arena) -> None:
+    """Without touching the handle in this request: the memory may be another's, so the write is a conflict."""
+    with arena.transaction():
+        kept = arena.root["a"].view
+
+    async def write() -> None:
+        kept[3] = 7
+        await pause()
+        kept[4] = 8
+
+    request = Request(arena, write)
+    request.step()
+    with arena.transaction():
+        del arena.root["a"]
+    with arena.transaction():
+        arena.root["b"] = Array(1200, "i8")
+    with pytest.raises(ConflictError):
+        request.step()
+    assert arena.root["b"].to_python() == [0] * 1200
+    del kept
