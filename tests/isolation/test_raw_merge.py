@@ -243,12 +243,12 @@ def test_a_view_kept_from_before_guards_its_array(arena: Arena) -> None:
     with arena.transaction():
         kept = arena.root["a"].view
 
-    async def write() -> None:
-        kept[3] = 7
+    async def write(view: Any) -> None:
+        view[3] = 7
         await pause()
-        kept[4] = 8
+        view[4] = 8
 
-    request = Request(arena, write)
+    request = Request(arena, write, kept)
     request.step()
     with arena.transaction():
         del arena.root["a"]
@@ -257,4 +257,3 @@ def test_a_view_kept_from_before_guards_its_array(arena: Arena) -> None:
     with pytest.raises(ConflictError):
         request.step()
     assert arena.root["b"].to_python() == [0] * 1200
-    del kept
