@@ -40,10 +40,10 @@ class Ending:
 
     def __str__(self) -> str:
         if self.hung:
-            return "it hung"
+            return "hung"
         if self.signal:
-            return f"it died of {signal.Signals(self.signal).name}"
-        return self.error or "it survived"
+            return f"died of {signal.Signals(self.signal).name}"
+        return self.error or "survived"
 
 
 def fork() -> int:
@@ -117,5 +117,5 @@ def await_child(pid: int, reader: int, timeout: float) -> Ending:
     if answer and not ending.signal and not ending.hung:
         ending.error, ending.value = pickle.loads(answer)
     elif not ending.signal and not ending.hung:
-        ending.error = f"it ended without an answer (status {status})"
+        ending.error = f"ended without an answer (status {status})"
     return ending

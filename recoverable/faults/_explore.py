@@ -19,20 +19,19 @@ import logging
 import mmap
 import os
 import random
-import selectors
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final
 
 from recoverable import events
 from recoverable._native import _core
 from recoverable.arena import Arena
-from recoverable.errors import ArenaOptionError, RecoverableError, TransactionError
+from recoverable.errors import ArenaOptionError
 from recoverable.faults import _children, _state, _watch
+from recoverable.faults._judge import Judge, Outcome, call, comparable
 from recoverable.faults._points import (
     NATIVE,
     Cancel,
@@ -50,9 +49,10 @@ from recoverable.faults._points import (
     Timeout,
 )
 from recoverable.faults._report import REPLAY, Failure, Report, replay_command
+from recoverable.faults._restart import fresh_selector, restart
 from recoverable.faults._trace import Trace, watching
 
-__all__ = ["GROUPS", "Judge", "Outcome", "explore", "plans_of", "quietly", "second_plans"]
+__all__ = ["DEFAULT", "GROUPS", "explore", "faults_at", "files_of", "plans_of", "quietly", "sample", "second_plans"]
 
 #: What may be asked for as `points`, and what it stands for: places, and the faults tried there.
 GROUPS: Final[Mapping[str, Mapping[str, tuple[Fault, ...]]]] = {
@@ -65,7 +65,6 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[Fault, ...]]]] = {
     "store": {"store": (Kill(),)},
 }
 DEFAULT: Final = ("line", "await", "write", "alloc", "conflict", "kill")
-_RECOVERIES: Final = 100  # kills of one recovery after another, at most
 _COUNT: Final = 8  # bytes on the board
 
 
@@ -128,133 +127,22 @@ def second_plans(
     return [plan.then(point, fault) for point in later for fault in chosen.get(point.place, ())]
 
 
-# -- what is left --------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Outcome:
-    """How one run ended, and what it left.
-
-    Attributes:
-        ended: In words.
-        result: What it returned, made comparable; None: nothing, or it did not return.
-        units: How many parts of the scenario were done (a generator's yields).
-        state: "rolled back", "committed", "unchanged" or "other".
-        problems: What does not hold.
-    """
-
-    ended: str = ""
-    result: Any = None
-    units: int = 0
-    state: str = ""
-    problems: list[str] = field(default_factory=list)
-
-
-class Judge:
-    """Knows which states an arena may be in, and looks whether it is in one of them.
-
-    Args:
-        arena: The arena.
-        invariant: What must hold of it besides, or None.
-        atomic: Whether the state must be that before or that after.
-    """
-
-    def __init__(self, arena: Arena, invariant: Callable[..., object] | None, *, atomic: bool) -> None:
-        self.arena = arena
-        self.invariant = invariant
-        self.atomic = atomic
-        self.before = _state.image_of(arena)
-        self.states: list[_state.Node] = [self.before]  # the committed states of a clean run, one a unit
-        self.leaked = arena.verify().leaked_blocks
-        self.result: Any = None
-
-    def look(self, outcome: Outcome, *, clean: bool = False) -> _state.Node | None:
-        """Add to an outcome what does not hold now; return the state."""
-        try:
-            report = self.arena.verify()
-            if report.leaked_blocks > self.leaked:
-                outcome.problems.append(
-                    f"verify(): {report.leaked_blocks} blocks ({report.leaked_bytes} bytes) are allocated, and nothing "
-                    "leads to them"
-                )
-            now = _state.image_of(self.arena)
-        except RecoverableError as error:
-            outcome.problems.append(f"{type(error).__name__}: {error}")
-            outcome.state = "other"
-            return None
-        if not clean:
-            self._compare(outcome, now)
-        self._hold(outcome)
-        return now
-
-    def _compare(self, outcome: Outcome, now: _state.Node) -> None:
-        first, last = self.states[0], self.states[-1]
-        allowed = self.states[outcome.units : outcome.units + 2] if len(self.states) > 2 else self.states
-        if len(self.states) == 1 or _state.same(first, last):
-            outcome.state = "unchanged" if _state.same(now, first) else "other"
-        elif any(_state.same(now, state) for state in allowed):
-            outcome.state = "rolled back" if _state.same(now, allowed[0]) and len(allowed) > 1 else "committed"
-        else:
-            outcome.state = "other"
-        if outcome.state == "other" and self.atomic:
-            text = ["the state is neither that before nor that after; to that before it differs in:"]
-            text += [f"  {line}" for line in _state.differences(allowed[0] if allowed else first, now)]
-            if allowed and not _state.same(allowed[-1], allowed[0]):
-                text += ["and to that after in:"]
-                text += [f"  {line}" for line in _state.differences(allowed[-1], now)]
-            outcome.problems.append("\n".join(text))
-        if (
-            outcome.state == "rolled back"
-            and self.atomic
-            and self.result is not None
-            and outcome.result is not None
-            and outcome.result == self.result
-        ):
-            outcome.problems.append(
-                f"it answered as if it had committed ({outcome.result}), but the state is that before"
-            )
-
-    def _hold(self, outcome: Outcome) -> None:
-        if self.invariant is None:
-            return
-        try:
-            holds = call(self.invariant, arena=self.arena)
-        except Exception as error:
-            outcome.problems.append(f"the invariant does not hold: {type(error).__name__}: {error}")
-        else:
-            if holds is not None and not holds:
-                name = getattr(self.invariant, "__qualname__", repr(self.invariant))
-                outcome.problems.append(f"the invariant {name} does not hold")
-
-
-def call(function: Callable[..., Any], **given: Any) -> Any:
-    """Call a function with what it asks for: by name where it has such parameters, else the first of `given`."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        parameters = {}  # type: ignore[assignment]
-    wanted = [
-        parameter
-        for parameter in parameters.values()
-        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
-        and parameter.default is parameter.empty
-    ]
-    if not wanted:
-        return function()
-    arguments = [given.get(parameter.name) for parameter in wanted]
-    if wanted[0].name not in given:
-        arguments[0] = next(iter(given.values()))
-    return function(*arguments)
-
-
-def comparable(result: Any) -> Any:
-    """Make of a result what can be compared with another run's: of a response its status."""
-    status = getattr(result, "status", None)
-    if isinstance(status, int):
-        return f"status {status}"
-    if result is None or isinstance(result, (bool, int, float, str, bytes, tuple)):
-        return result
-    return None
+def sample(plans: list[Plan], limit: int, report: Report) -> list[Plan]:
+    """Return at most `limit` of the plans, in their order; each line, each place is in it as far as that goes."""
+    if len(plans) <= limit:
+        return plans
+    rng = random.Random(report.seed)
+    order = list(range(len(plans)))
+    rng.shuffle(order)
+    seen: set[tuple[str, ...]] = set()
+    first: list[int] = []
+    rest: list[int] = []
+    for i in order:
+        key = tuple(f"{point.place} {point.where} {fault}" for point, fault in plans[i])
+        (rest if key in seen else first).append(i)
+        seen.add(key)
+    report.skipped += len(plans) - limit
+    return [plans[i] for i in sorted((first + rest)[:limit])]
 
 
 # -- the loop ------------------------------------------------------------------------------------------------------
@@ -330,7 +218,7 @@ def explore(
             invariant,
             before,
             chosen,
-            _files(modules),
+            files_of(modules),
             depth,
             max_points,
             seed,
@@ -344,7 +232,8 @@ def explore(
     return report.check() if check else report
 
 
-def _files(modules: Iterable[ModuleType | str]) -> set[str]:
+def files_of(modules: Iterable[ModuleType | str]) -> set[str]:
+    """Return the files of modules; what is a text is one."""
     files = set()
     for module in modules:
         file = module if isinstance(module, str) else getattr(module, "__file__", None)
@@ -447,33 +336,16 @@ class _Explorer:
     def _all(self, plans: list[Plan]) -> None:
         """Run each plan, then those of two faults, as far as max_points allows."""
         report = self.report
-        plans = self._sample(plans, self.limit)
+        plans = sample(plans, self.limit, report)
         second: list[Plan] = []
         for done, plan in enumerate(plans, 1):
             second += self._one(plan)
             self._tell(done, len(plans))
         if report.depth == 2:
-            second = self._sample(second, max(0, self.limit - len(plans)))
+            second = sample(second, max(0, self.limit - len(plans)), report)
             for done, plan in enumerate(second, 1):
                 self._one(plan)
                 self._tell(len(plans) + done, len(plans) + len(second))
-
-    def _sample(self, plans: list[Plan], limit: int) -> list[Plan]:
-        """Return at most `limit` of the plans, in their order; each line, each place is in it as far as that goes."""
-        if len(plans) <= limit:
-            return plans
-        rng = random.Random(self.report.seed)
-        order = list(range(len(plans)))
-        rng.shuffle(order)
-        seen: set[tuple[str, ...]] = set()
-        first: list[int] = []
-        rest: list[int] = []
-        for i in order:
-            key = tuple(f"{point.place} {point.where} {fault}" for point, fault in plans[i])
-            (rest if key in seen else first).append(i)
-            seen.add(key)
-        self.report.skipped += len(plans) - limit
-        return [plans[i] for i in sorted((first + rest)[:limit])]
 
     def _tell(self, done: int, of: int) -> None:
         if callable(self.progress):
@@ -650,66 +522,6 @@ class _Explorer:
         if ending.hung or ending.error:
             outcome.problems.append(f"the run that was to be killed did not end by itself: {ending}")
         elif not ending.signal:
-            outcome.ended = f"survived: it {ending.value}"
-        self._restart(plan, outcome)
+            outcome.ended = f"survived and {ending.value}"
+        self._recoveries = restart(self.judge, plan, outcome, self.timeout)
         return outcome
-
-    def _restart(self, plan: Plan, outcome: Outcome) -> None:
-        """Let a new process attach and recover; where the plan says so, one that dies of it comes before."""
-
-        def start(nth: int) -> tuple[list[str], list[str], str]:
-            _core.fault_clear()
-            _core.fault_watch(_core.FAULT_PHASE)
-            if nth:
-                _core.fault_at(_core.FAULT_PHASE, nth, _core.FAULT_KILL)
-            arena = reattach(self.arena)
-            with contextlib.suppress(RecoverableError):
-                arena.root.get(None)  # the lock of one who died is taken over by whoever comes first
-            names = [name for name in _core.fault_names(_core.FAULT_PHASE) if name.startswith("recover.")]
-            _core.fault_clear()
-            seen = Outcome()
-            judge = Judge.__new__(Judge)
-            judge.__dict__.update(self.judge.__dict__, arena=arena, invariant=None, atomic=False)
-            now = judge.look(seen)
-            return names, seen.problems, "" if now is None else _state.digest(now)
-
-        for point, _ in plan.recovery:
-            died = _children.in_child(lambda point=point: start(point.nth), self.timeout)  # type: ignore[misc]
-            if died.hung or died.error:
-                outcome.problems.append(f"the process that was to be killed in its recovery: {died}")
-        ending = _children.in_child(lambda: start(0), self.timeout)
-        if ending.hung or ending.signal or ending.error:
-            outcome.problems.append(f"the process that was started again on the arena: {ending}")
-            return
-        names, problems, digest = ending.value
-        self._recoveries = tuple(names)
-        outcome.problems += [f"in the process that was started again: {problem}" for problem in problems]
-        try:
-            here = _state.digest(_state.image_of(self.arena))
-        except RecoverableError as error:
-            outcome.problems.append(f"{type(error).__name__}: {error}")
-            return
-        if digest and here != digest:
-            outcome.problems.append("the process that was started again sees another state than this one")
-
-
-def fresh_selector(loop: asyncio.AbstractEventLoop) -> None:
-    """In a forked child: give a loop its own epoll instance, since the one that it has is the parent's as well."""
-    old = getattr(loop, "_selector", None)
-    if not isinstance(old, selectors.BaseSelector):
-        return  # uvloop; its parent waits meanwhile, and the child's descriptors go with it
-    new = type(old)()
-    for key in list(old.get_map().values()):
-        new.register(key.fileobj, key.events, key.data)
-    loop._selector = new  # type: ignore[attr-defined]
-
-
-def reattach(arena: Arena) -> Arena:
-    """In a forked child: attach as a new process does."""
-    name, segment = arena.name, arena._segment
-    try:
-        for one in list(segment.arenas):
-            one.close()
-    except TransactionError:  # a view is alive: go on with what the fork gave
-        return arena
-    return Arena.open(name, create=False)

@@ -321,9 +321,3 @@ class Plan:
 
     def __str__(self) -> str:
         return "+".join(f"{point}={fault}" for point, fault in self.steps)
-
-    def describe(self) -> str:
-        """Say it with the lines of code."""
-        return ", then ".join(
-            f"{fault} at {point}" + (f" ({point.where})" if point.where else "") for point, fault in self.steps
-        )

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Final
 
-from recoverable.faults._points import PLACES, Plan
+from recoverable.faults._points import PLACES, Fault, Plan, Point
 from recoverable.faults._trace import short
 
 __all__ = ["REPLAY", "Failure", "FaultsFound", "Report", "replay_command"]
 
 REPLAY: Final = "RECOVERABLE_FAULTS_REPLAY"
-_SHOWN: Final = 10  # failures in the text
+_SHOWN: Final = 5  # failures in the text
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,15 @@ class Failure:
     replay: str
 
     def __str__(self) -> str:
-        what = self.plan.describe() or "no fault at all"
+        what = ", then ".join(_said(point, fault) for point, fault in self.plan) or "no fault at all"
         lines = [f"{what}: the run {self.ended}"]
         lines += [f"  {line}" for problem in self.problems for line in problem.splitlines()]
         lines.append(f"  again: {self.replay}")
         return "\n".join(lines)
+
+
+def _said(point: Point, fault: Fault) -> str:
+    return f"{fault} at {point}" + (f" ({short(point.where)})" if point.where else "")
 
 
 @dataclass
