@@ -264,6 +264,24 @@ _fail_at = _switch("rcv_fail_at", None, _int, _u64)
 _fail_count = _switch("rcv_fail_count", _u64, _int)
 
 
+_mutate = _switch("rcv_mutate", _int, ctypes.c_char_p)
+_mutation = _switch("rcv_mutation", ctypes.c_char_p, ctypes.c_uint)
+
+
+def mutations() -> list[str]:
+    """Name the defects that mutate() can make."""
+    names: list[str] = []
+    while name := _mutation(len(names)):
+        names.append(name.decode())
+    return names
+
+
+def mutate(name: str | None) -> None:
+    """Have this process's core make that mistake from now on; None = no more."""
+    if not _mutate(None if name is None else name.encode()):
+        raise ValueError(f"there is no mutation {name!r} in this build; there are {', '.join(mutations()) or 'none'}")
+
+
 def test_build() -> bool:
     """Tell whether crash points and failure injection are compiled in."""
     return hasattr(_library, "rcv_test_build") and bool(_function("rcv_test_build", _int)())

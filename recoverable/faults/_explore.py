@@ -66,6 +66,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[Fault, ...]]]] = {
 }
 DEFAULT: Final = ("line", "await", "write", "alloc", "conflict", "kill")
 _COUNT: Final = 8  # bytes on the board
+_GRACE: Final = 1.0  # seconds for the tasks that a run leaves behind
 
 
 def faults_at(
@@ -166,6 +167,7 @@ def explore(
     timeout: float = 10.0,
     size: int | str = "16 MiB",
     progress: bool | Callable[[int, int], object] | None = None,
+    max_failures: int | None = None,
     check: bool = True,
 ) -> Report:
     """Run something again and again, each time with a fault at the next point, and check what is left after each run.
@@ -194,6 +196,7 @@ def explore(
         timeout: Seconds that a run may take.
         size: Of the new arena.
         progress: True writes a line to standard error; or a function that is given how many runs are done, and of how many.
+        max_failures: Stop after so many runs that left something that does not hold. By default all are run.
         check: False returns the report also where something did not hold.
 
     Returns:
@@ -225,6 +228,7 @@ def explore(
             atomic,
             timeout,
             progress,
+            max_failures,
         )
         stack.enter_context(quietly())
         stack.callback(explorer.close)
@@ -259,6 +263,21 @@ def quietly() -> Iterator[None]:
             logger.disabled = was
 
 
+async def _finish(tasks: set[asyncio.Task[Any]]) -> None:
+    """Let what a run has started come to its end, so that it is not a part of the next run; cancel what does not."""
+    if not tasks:
+        return
+    _, left = await asyncio.wait(tasks, timeout=_GRACE)
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=_GRACE)
+
+
+class _Enough(Exception):
+    """Ends an exploration before its last run; its text says why."""
+
+
 class _Explorer:
     """One exploration: the target, its surroundings, and the runs."""
 
@@ -277,10 +296,12 @@ class _Explorer:
         atomic: bool,
         timeout: float,
         progress: bool | Callable[[int, int], object] | None,
+        max_failures: int | None,
     ) -> None:
         self.target, self.arena, self.app, self.before = target, arena, app, before
         self.chosen, self.files, self.timeout = chosen, files, timeout
         self.limit = sys.maxsize if max_points is None else max_points
+        self.max_failures = sys.maxsize if max_failures is None else max_failures
         self.loop: asyncio.AbstractEventLoop | None = None
         self.site: Any = None
         if app is not None or inspect.iscoroutinefunction(target):
@@ -320,13 +341,18 @@ class _Explorer:
         began = time.perf_counter()
         report = self.report
         replay = os.environ.get(REPLAY)
-        points = self._clean()
-        if replay is not None:
-            plan = Plan.parse(replay)
-            report.notes.append(f"only {plan}, because {REPLAY} says so")
-            self._one(plan)
-        elif not report.failures:
-            self._all(plans_of(points, self.chosen))
+        try:
+            points = self._clean()
+            if replay is not None:
+                plan = Plan.parse(replay)
+                report.notes.append(f"only {plan}, because {REPLAY} says so")
+                self._one(plan)
+            elif not report.failures:
+                self._all(plans_of(points, self.chosen))
+        except _Enough as enough:
+            report.notes.append(str(enough))
+            if not report.failures:  # it can't be put back: that does not hold either
+                report.failures.append(Failure(Plan(), (str(enough),), "ended", replay_command(Plan())))
         report.seconds = time.perf_counter() - began
         for file in report.lines:
             seen = (where.rpartition(":") for where in self._reached)
@@ -431,10 +457,22 @@ class _Explorer:
     def _keep(self, plan: Plan, outcome: Outcome) -> None:
         if outcome.problems:
             self.report.failures.append(Failure(plan, tuple(outcome.problems), outcome.ended, replay_command(plan)))
+        if len(self.report.failures) >= self.max_failures:
+            raise _Enough(f"stopped after {self.max_failures} failures, as max_failures says")
 
     def _put_back(self) -> None:
         """Make the arena hold the state before again."""
-        if _state.restore(self.arena, self.judge.before) and self.app is not None:
+        try:
+            remade = _state.restore(self.arena, self.judge.before)
+            now = _state.image_of(self.arena)
+        except RecoverableError as error:
+            raise _Enough(
+                f"stopped, because the state before can't be put back: {type(error).__name__}: {error}"
+            ) from None
+        if not _state.same(now, self.judge.before):
+            difference = "; ".join(_state.differences(self.judge.before, now, limit=2))
+            raise _Enough(f"stopped, because the state before can't be put back: {difference}")
+        if remade and self.app is not None:
             self._open_site()  # its handles may be stale
 
     def _watched(self, plan: Plan, states: list[_state.Node] | None = None) -> tuple[Outcome, Trace]:
@@ -492,7 +530,7 @@ class _Explorer:
         self._late = False
 
         async def main() -> Any:
-            limit = asyncio.timeout(self.timeout)
+            limit, others = asyncio.timeout(self.timeout), asyncio.all_tasks()
             try:
                 async with limit:
                     if self.site is not None or hasattr(target, "__wrapped__"):
@@ -500,6 +538,7 @@ class _Explorer:
                     return await _watch.driven(call(target, **given), self.report.name)
             finally:
                 self._late = limit.expired()
+                await _finish(asyncio.all_tasks() - others)
 
         return self.loop.run_until_complete(main())
 

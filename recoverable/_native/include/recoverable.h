@@ -398,5 +398,7 @@ RCV_API void        rcv_crash_note(char *buffer, size_t size); /* where the poin
 enum rcv_fail_kind { RCV_FAIL_MALLOC = 1, RCV_FAIL_MPROTECT, RCV_FAIL_FALLOCATE, RCV_FAIL_MMAP, RCV_FAIL_HEAP };
 RCV_API void     rcv_fail_at(int kind, uint64_t nth); /* the nth call of that kind from now fails once; 0 = never */
 RCV_API uint64_t rcv_fail_count(int kind);
+RCV_API const char *rcv_mutation(unsigned i);      /* name of the i-th defect that can be asked for; NULL: no more */
+RCV_API int         rcv_mutate(const char *name);  /* have that defect from now, NULL: none. 1, or 0: there is no such */
 
 #endif

@@ -45,6 +45,29 @@ int rcv_fail_now(int kind)
     return n == atomic_load(&fail_at[kind]);
 }
 
+/* -- mutations: defects on demand, which the exploration of faults has to find --------------------------------------- */
+
+static const char *const mutations[] = {
+    "undo.skip_record",    "commit.publish_first", "undo.skip_pages",   "commit.keep_tail",    "rollback.others",
+    "rollback.skip_pages", "stamp.drop",           "validate.skip",     "stash.miss_range",    "intent.twice",
+    "resume.no_relink",    "heap.leak",            "heap.no_mark",      "recover.half",        "savepoint.keep",
+    "operation.keep_half", "shadow.forget",
+};
+static const char *mutation;
+
+const char *rcv_mutation(unsigned i) { return i < sizeof mutations / sizeof *mutations ? mutations[i] : NULL; }
+
+int rcv_mutate(const char *name)
+{
+    mutation = NULL;
+    for (unsigned i = 0; name != NULL && rcv_mutation(i) != NULL; i++)
+        if (strcmp(name, rcv_mutation(i)) == 0)
+            mutation = rcv_mutation(i);
+    return name == NULL || mutation != NULL;
+}
+
+bool rcv_mutated(const char *name) { return unlikely(mutation != NULL) && strcmp(mutation, name) == 0; }
+
 int         rcv_test_build(void) { return 1; }
 uint64_t    rcv_crash_count(void) { return atomic_load(&passed); }
 const char *rcv_crash_last(void) { return atomic_load(&last_point) ? atomic_load(&last_point) : ""; }
@@ -85,6 +108,8 @@ uint64_t rcv_fail_count(int kind) { return kind_known(kind) ? atomic_load(&calls
 #else
 
 int         rcv_test_build(void) { return 0; }
+const char *rcv_mutation(unsigned i) { return (void)i, NULL; }
+int         rcv_mutate(const char *name) { return name == NULL; }
 void        rcv_crash_at(uint64_t nth) { (void)nth; }
 void        rcv_crash_only(const char *name) { (void)name; }
 void        rcv_crash_note(char *buffer, size_t size) { (void)buffer, (void)size; }

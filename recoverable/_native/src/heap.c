@@ -273,6 +273,8 @@ int heap_commit_alloc(rcv_arena *a, rcv_off off)
     int          rc = heap_locate(a, off, &p);
     if (rc)
         return rc;
+    if (MUTATED("heap.no_mark"))
+        return 0;
     if (!p.pending)
         return rcv_raise(RCV_ERR_BUG, 0, "the block at %llu was not reserved here; please report", (unsigned long long)off);
     unsigned cls = p.own->cls, used = RCV_INFO_USED(p.info);
@@ -315,6 +317,8 @@ int heap_commit_free(rcv_arena *a, rcv_off off)
     int              rc = heap_locate(a, off, &p);
     if (rc)
         return rc;
+    if (MUTATED("heap.leak"))
+        return 0;
     if (!p.marked)
         return seg_corrupt(a, "the block at %llu is to be freed, but not allocated", (unsigned long long)off);
     unsigned cls = RCV_INFO_CLASS(p.info), used = RCV_INFO_USED(p.info);

@@ -156,6 +156,8 @@ static void refresh(rcv_arena *a, uint32_t page, uint32_t lo, uint32_t hi, uint3
 {
     struct rcv_tracker *t = a->tracker;
     uint32_t            slot = t->slot_of[page] - 1;
+    if (MUTATED("shadow.forget"))
+        return;
     memcpy(hot_shadow(a, slot) + lo, page_core(a, page) + lo, hi - lo);
     a->n.pages_copied += lo == 0 && hi == t->page_size;
     atomic_store_explicit(&hot_table(a)[slot], HOT_ENTRY(page, seq), memory_order_release);

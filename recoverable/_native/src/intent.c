@@ -131,6 +131,8 @@ int intent_resume(rcv_txn *t)
     int rc = 0;
     for (uint64_t i = 0, n = t->n_intents; i < n && rc == 0; i++) {
         struct rcv_intent it = t->intents[i];
+        if (it.op == RCV_I_INSERT && MUTATED("resume.no_relink"))
+            continue;
         if (it.op == RCV_I_INSERT)
             rc = dict_relink(t, it.a, it.b);
         else if (it.op == RCV_I_DELETE)
@@ -145,18 +147,18 @@ static int apply_summary(rcv_txn *t, const struct rcv_summary *s)
     rcv_off               off = s->container;
     struct rcv_container *c = container_at(t->arena, off, 0);
     int                   rc = 0;
-    int64_t               sum;
+    int64_t               sum, count = MUTATED("intent.twice") ? 2 * s->count : s->count;
     if (c == NULL)
         return seg_corrupt(t->arena, "no container at %llu, where changes were counted", (unsigned long long)off);
     if ((c->kind & 0xffffu) == RCV_K_COUNTER) {
         const struct rcv_counter *counter = (const struct rcv_counter *)c;
-        if (__builtin_add_overflow(counter->value, s->count, &sum))
+        if (__builtin_add_overflow(counter->value, count, &sum))
             return rcv_raise(RCV_ERR_MISUSE, 0, "a Counter left the range of 64 bits");
         return txn_write64(t, off + offsetof(struct rcv_counter, value), (uint64_t)sum, RCV_U_STRUCT);
     }
     const struct rcv_dict *d = (const struct rcv_dict *)c;
-    if (s->count != 0)
-        rc = txn_write64(t, off + offsetof(struct rcv_container, count), c->count + (uint64_t)s->count, RCV_U_STRUCT);
+    if (count != 0)
+        rc = txn_write64(t, off + offsetof(struct rcv_container, count), c->count + (uint64_t)count, RCV_U_STRUCT);
     if (rc == 0 && s->changes != 0)
         rc = txn_write64(t, off + offsetof(struct rcv_dict, version), d->version + 1, RCV_U_STRUCT);
     return rc;

@@ -521,11 +521,14 @@ void fault_phase(int kind, const char *name);
 #if defined(RCV_CRASHPOINTS) && RCV_CRASHPOINTS
 void rcv_crashpoint(const char *name);
 int  rcv_fail_now(int kind); /* 1: this call is to fail */
+bool rcv_mutated(const char *name);
 #define CRASHPOINT(name) rcv_crashpoint(name)
 #define FAIL_NOW(kind) rcv_fail_now(kind)
+#define MUTATED(name) unlikely(rcv_mutated(name)) /* a defect that a test has asked for: does exploration find it? */
 #else
 #define CRASHPOINT(name) ((void)0)
 #define FAIL_NOW(kind) 0
+#define MUTATED(name) 0
 #endif
 
 /* PHASE -- a crash point that every build has: where a step, a commit or a recovery goes from one phase to the next. */

@@ -71,7 +71,9 @@ static int repair(rcv_arena *a, struct rcv_recovery *report)
     if ((rc = check_log(a)) < 0)
         return rc;
     PHASE("recover.checked");
-    if (phase == RCV_STEP && (rc = undo_apply(a, 0, report)) < 0)
+    struct undo_record newest;
+    uint64_t           mark = MUTATED("recover.half") && undo_prev(a, &tail, &newest) > 0 ? tail : 0;
+    if (phase == RCV_STEP && (rc = undo_apply(a, mark, report)) < 0)
         return rc;
     PHASE("recover.undone");
     if ((rc = tracker_recover(a, phase != RCV_PUBLISH, report)) < 0)

@@ -22,7 +22,7 @@ int rcv_rollback_to(rcv_txn *t, const struct rcv_mark *mark)
     if (!t->mounted)
         return txn_doomed_error(t);
     struct rcv_recovery report = {0};
-    int                 rc = undo_apply(t->arena, mark->undo_tail, &report);
+    int                 rc = MUTATED("savepoint.keep") ? 0 : undo_apply(t->arena, mark->undo_tail, &report);
     tracker_rollback_to(t->arena, mark->undo_tail);
     undo_set_tail(t->arena, mark->undo_tail);
     intent_truncate(t, mark->intents);
@@ -49,7 +49,8 @@ void rcv_op_begin(rcv_txn *t, struct rcv_mark *out)
 void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark)
 {
     struct rcv_recovery report = {0};
-    (void)undo_apply(t->arena, mark->undo_tail, &report);
+    if (!MUTATED("operation.keep_half"))
+        (void)undo_apply(t->arena, mark->undo_tail, &report);
     undo_set_tail(t->arena, mark->undo_tail);
     intent_truncate(t, mark->intents);
     t->log_epoch++;

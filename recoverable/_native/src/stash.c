@@ -30,7 +30,7 @@ int stash_fill(rcv_txn *t)
     while (rc == 0 && (more = undo_prev(a, &at, &r)) != 0) {
         if (more < 0)
             return more;
-        if (r.kind != RCV_U_DATA)
+        if (r.kind != RCV_U_DATA || (MUTATED("stash.miss_range") && at == 0))
             continue;
         rc = stash_room(t, sizeof(struct rcv_stash_item) + r.len, &to);
         if (rc)

@@ -208,6 +208,8 @@ int txn_log(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind)
 {
     if (txn_logged(t, off, len))
         return 0;
+    if (MUTATED("undo.skip_record") && kind == RCV_U_DATA)
+        return 0;
     int rc = undo_append(t->arena, off, len, kind);
     if (unlikely(rc))
         return rc;
@@ -241,7 +243,8 @@ static void back_to_committed(rcv_txn *t, struct rcv_recovery *report)
     if (undo_tail(a) != 0)
         (void)undo_apply(a, 0, report);
     PHASE("rollback.after_undo");
-    tracker_revert(a);
+    if (!MUTATED("rollback.skip_pages"))
+        tracker_revert(a);
     undo_set_tail(a, 0);
     PHASE("rollback.after_tail");
     phase_set(a, RCV_IDLE);
@@ -372,6 +375,8 @@ int rcv_txn_commit(rcv_txn *t)
         finish(t, RCV_COMMITTED);
         return 0;
     }
+    if (MUTATED("commit.publish_first"))
+        phase_set(a, RCV_PUBLISH);
     if (rc == 0)
         rc = intent_apply(t);
     if (rc) {
@@ -388,7 +393,8 @@ int rcv_txn_commit(rcv_txn *t)
     tracker_publish(a);
     PHASE("commit.after_shadows");
     intent_settle(t);
-    undo_set_tail(a, 0);
+    if (!MUTATED("commit.keep_tail"))
+        undo_set_tail(a, 0);
     PHASE("commit.after_tail");
     phase_set(a, RCV_IDLE);
     a->n.commits++;
@@ -407,6 +413,8 @@ void rcv_txn_rollback(rcv_txn *t)
     rcv_arena          *a = t->arena;
     struct rcv_recovery report = {0};
     bool                mounted = t->mounted;
+    for (rcv_txn *other = MUTATED("rollback.others") ? a->in_flight : NULL; other; other = other->next)
+        other->stash_items = 0;
     uint64_t            begun = mounted ? os_nanos() : 0; /* else there is nothing to undo that would take time */
     if (mounted) {
         back_to_committed(t, &report);

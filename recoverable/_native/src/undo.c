@@ -187,6 +187,8 @@ int undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report)
         int rc = undo_prev(a, &at, &r);
         if (rc < 0)
             return rc;
+        if (MUTATED("undo.skip_pages") && r.kind == RCV_U_PAGE)
+            continue;
         memcpy(a->core + r.off, r.old, r.len);
         CRASHPOINT("undo.apply");
         report->records++;

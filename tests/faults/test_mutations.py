@@ -1,0 +1,247 @@
+"""Exploration finds our own defects: each mistake that the test build can make shows in one of a few scenarios.
+
+The mistakes are switches in the C core (`MUTATED` there). Each is made in a forked child, since a core with a mistake in it
+may do anything; and without one, the same scenarios find nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from recoverable import Arena, ArenaFullError, Array, Counter, recoverable
+from recoverable._native import _core
+from recoverable.faults import InjectedFault, explore
+from support.forks import in_child
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.crash,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not _core.test_build(), reason="needs a build with -Dcrashpoints=true"),
+]
+
+arena: Arena
+
+
+def fill(opened: Arena) -> None:
+    """Two accounts, a counter, a book, an array whose pages are hot."""
+    global arena
+    arena = opened
+    with arena.transaction():
+        arena.root["ann"], arena.root["bob"] = 100, 0
+        arena.root["hits"], arena.root["book"] = Counter(), {i: {"n": i} for i in range(3)}
+        arena.root["a"], arena.root["line"] = Array(2000, "i8"), list(range(100))
+    for turn in range(4):  # twice within a few steps makes a page hot
+        with arena.transaction():
+            view = arena.root["a"].view
+            view[0] = view[600] = turn
+            del view
+
+
+def total() -> int:
+    """Sum up the money."""
+    return int(arena.root["ann"] + arena.root["bob"])
+
+
+# -- what is done -----------------------------------------------------------------------------------------------------
+
+
+@recoverable
+async def transfer() -> str:
+    """Move money across an await, and count it."""
+    root = arena.root
+    root["ann"] -= 10
+    root["hits"].add(1)
+    root["book"]["new"] = {"amount": 10, "why": "text that is longer than a cell"}
+    await asyncio.sleep(0)
+    del root["book"][1]
+    root["bob"] += 10
+    return "done"
+
+
+def counted() -> bool:
+    """The money is there, and each transfer is in the book and counted once."""
+    done = "new" in arena.root["book"]
+    return total() == 100 and arena.root["hits"].value == done and len(list(arena.root["book"])) == 3
+
+
+done: list[str] = []
+
+
+async def several() -> None:
+    """Four requests at once: two want the same, one writes early, one fails."""
+
+    @recoverable
+    async def add() -> None:
+        n = arena.root["ann"]
+        await asyncio.sleep(0)
+        arena.root["ann"] = n + 1
+
+    @recoverable
+    async def early() -> None:
+        arena.root["bob"] = 1
+        for _ in range(3):
+            await asyncio.sleep(0)
+        arena.root["hits"].add(1)
+
+    @recoverable
+    async def fails() -> None:
+        arena.root["lost"] = 1
+        await asyncio.sleep(0)
+        raise InjectedFault
+
+    async def run(request: Callable[[], Any]) -> None:
+        await request()
+        done.append(request.__name__)
+
+    await asyncio.gather(*map(run, (add, early, fails, add)), return_exceptions=True)
+
+
+def each_counted() -> bool:
+    """What was answered is there, what failed is not."""
+    root = arena.root
+    assert "lost" not in root
+    return root["ann"] == 100 + done.count("add") and root["bob"] == root["hits"].value == done.count("early")
+
+
+def raw() -> None:
+    """Write through a view, hot pages and cold ones."""
+    with arena.transaction():
+        view = arena.root["a"].view
+        view[0] += 1
+        view[1500] += 1
+        del view
+        arena.root["ann"] -= 1
+
+
+def raw_units() -> Iterator[None]:
+    """Commit raw writes, then roll others back."""
+    for turn in range(2):
+        with arena.transaction():
+            view = arena.root["a"].view
+            view[0] = view[600] = view[1500] = 10 + turn
+            del view
+        yield
+        try:
+            with arena.transaction():
+                view = arena.root["a"].view
+                view[1] = view[1501] = 99
+                del view
+                raise InjectedFault
+        except InjectedFault:
+            pass
+
+
+def parts() -> None:
+    """Undo to a savepoint."""
+    with arena.transaction():
+        arena.root["ann"] -= 10
+        try:
+            with arena.savepoint():
+                arena.root["bob"] += 90
+                raise InjectedFault
+        except InjectedFault:
+            pass
+        arena.root["bob"] += 10
+
+
+def same_total() -> bool:
+    """No money is made or lost."""
+    return total() == 100
+
+
+def goes_on() -> None:
+    """Commit although an operation has failed."""
+    with arena.transaction(), contextlib.suppress(ArenaFullError):
+        arena.root["line"].insert(1, "new")
+
+
+def whole_line() -> bool:
+    """The operation was done, or it was not."""
+    line = arena.root["line"].to_python()
+    return line in ([*range(100)], [0, "new", *range(1, 100)])
+
+
+Scenario = tuple[Callable[..., Any], dict[str, Any]]
+ALL = ("line", "await", "write", "alloc", "conflict", "kill")
+SCENARIOS: dict[str, Scenario] = {
+    "transfer": (transfer, {"invariant": counted, "points": ALL}),
+    "several": (
+        several,
+        {"invariant": each_counted, "points": ("await", "conflict"), "atomic": False, "before": done.clear},
+    ),
+    "raw_cold": (raw, {"points": ("line", "write", "kill")}),
+    "raw_units": (raw_units, {"points": ("kill",)}),
+    "parts": (parts, {"invariant": same_total, "points": ("line", "kill")}),
+    "goes_on": (goes_on, {"invariant": whole_line, "points": ("alloc",), "atomic": False}),
+}
+FOUND_BY = {
+    "undo.skip_record": "parts",
+    "commit.publish_first": "transfer",
+    "undo.skip_pages": "raw_cold",
+    "commit.keep_tail": "transfer",
+    "rollback.others": "several",
+    "rollback.skip_pages": "raw_units",
+    "stamp.drop": "several",
+    "validate.skip": "several",
+    "stash.miss_range": "transfer",
+    "intent.twice": "transfer",
+    "resume.no_relink": "transfer",
+    "heap.leak": "transfer",
+    "heap.no_mark": "transfer",
+    "recover.half": "transfer",
+    "savepoint.keep": "parts",
+    "operation.keep_half": "goes_on",
+    "shadow.forget": "raw_units",
+}
+
+
+def explored(scenario: str, mutation: str | None) -> tuple[int, str]:
+    """Explore a scenario with a mistake in the core: how many failures there are at least, and the text."""
+    target, options = SCENARIOS[scenario]
+
+    def run() -> tuple[int, str]:
+        policy = "incremental" if "cold" in scenario else "adaptive"
+        with Arena.temporary("16 MiB", policy=policy) as opened:
+            fill(opened)
+            assert (opened.stats().hot_pages > 0) == (policy == "adaptive")
+            _core.mutate(mutation)
+            try:
+                report = explore(target, arena=opened, check=False, max_failures=1 if mutation else None, **options)
+            finally:
+                _core.mutate(None)
+            return len(report.failures), str(report)
+
+    ending = in_child(run, timeout=120)
+    if mutation and not ending.returned:  # it has brought the process down: found
+        return 1, str(ending)
+    assert ending.returned, ending
+    return ending.value  # type: ignore[no-any-return]
+
+
+def test_each_mistake_is_looked_for() -> None:
+    """The list here names every mutation that the core knows, and the core refuses others."""
+    assert FOUND_BY.keys() == set(_core.mutations())
+    with pytest.raises(ValueError, match=r"there is no mutation 'undo\.skip'"):
+        _core.mutate("undo.skip")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_sound_core_passes(scenario: str) -> None:
+    """Without a mistake the scenarios find nothing."""
+    failures, text = explored(scenario, None)
+    assert failures == 0, text
+    print(text)
+
+
+@pytest.mark.parametrize("mutation", FOUND_BY)
+def test_a_mistake_is_found(mutation: str) -> None:
+    """A core with this mistake in it fails an exploration."""
+    failures, text = explored(FOUND_BY[mutation], mutation)
+    print(text)
+    assert failures, f"nothing was found: {text}"
