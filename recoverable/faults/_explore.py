@@ -29,7 +29,7 @@ from typing import Any, Final
 from recoverable import events
 from recoverable._native import _core
 from recoverable.arena import Arena
-from recoverable.errors import ArenaOptionError
+from recoverable.errors import ArenaOptionError, RecoverableError
 from recoverable.faults import _children, _state, _watch
 from recoverable.faults._judge import Judge, Outcome, call, comparable
 from recoverable.faults._points import (

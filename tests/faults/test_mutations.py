@@ -137,6 +137,13 @@ def raw_units() -> Iterator[None]:
             pass
 
 
+def simple() -> None:
+    """Move money in one block."""
+    with arena.transaction():
+        arena.root["ann"] -= 10
+        arena.root["bob"] += 10
+
+
 def parts() -> None:
     """Undo to a savepoint."""
     with arena.transaction():
@@ -175,18 +182,20 @@ SCENARIOS: dict[str, Scenario] = {
         several,
         {"invariant": each_counted, "points": ("await", "conflict"), "atomic": False, "before": done.clear},
     ),
+    "simple": (simple, {"points": ("line", "write", "kill")}),
+    "raw_hot": (raw, {"points": ("line", "write", "kill")}),
     "raw_cold": (raw, {"points": ("line", "write", "kill")}),
     "raw_units": (raw_units, {"points": ("kill",)}),
     "parts": (parts, {"invariant": same_total, "points": ("line", "kill")}),
     "goes_on": (goes_on, {"invariant": whole_line, "points": ("alloc",), "atomic": False}),
 }
 FOUND_BY = {
-    "undo.skip_record": "parts",
+    "undo.skip_record": "simple",
     "commit.publish_first": "transfer",
     "undo.skip_pages": "raw_cold",
     "commit.keep_tail": "transfer",
     "rollback.others": "several",
-    "rollback.skip_pages": "raw_units",
+    "rollback.skip_pages": "raw_hot",
     "stamp.drop": "several",
     "validate.skip": "several",
     "stash.miss_range": "transfer",
