@@ -179,11 +179,13 @@ class Bench:
 
     def roll_back(self, worker: Worker) -> None:
         """End one by an exception."""
-        self.workers.remove(worker)
+        sound = worker.replay(self.copy(self.committed))
         try:
             worker.request.throw(Undone())
         except Undone:
-            pass
+            self.workers.remove(worker)
+        except ConflictError:  # while a raw view is alive a step is entered at its start, which validates
+            self._lost(worker, sound)
         else:  # pragma: no cover
             raise AssertionError("the exception was swallowed")
 

@@ -742,6 +742,24 @@ def test_counter_refuses_what_does_not_fit(arena: Arena) -> None:
         assert arena.root["n"] == 2**63 - 1
 
 
+def test_counter_looks_at_the_sum_only(arena: Arena) -> None:
+    """What a request has added may leave 64 bits as long as the number does not."""
+    with arena.transaction():
+        arena.root["n"] = Counter(1)
+        arena.root["m"] = Counter(-1)
+    with arena.transaction():
+        there, other = arena.root["n"], arena.root["m"]
+        there.add(-1)
+        there.add(-(2**63))
+        other.add(2**63 - 1)
+        other.add(1)
+        assert (there.value, other.value) == (-(2**63), 2**63 - 1)
+        for full, one in ((there, -1), (other, 1)):
+            with pytest.raises(OverflowError):
+                full.add(one)
+    assert (arena.root["n"].value, arena.root["m"].value) == (-(2**63), 2**63 - 1)
+
+
 def test_bounded_deque_forgets_the_other_end(arena: Arena) -> None:
     """Maxlen works as in collections.deque, 0 included; containers that fall out are gone."""
     with arena.transaction():

@@ -26,7 +26,7 @@ int rcv_counter_add(rcv_txn *t, rcv_off c, int64_t n)
     int64_t                   sum;
     if (counter == NULL)
         return no_counter(t->arena, c);
-    if (__builtin_add_overflow(s ? s->count : 0, n, &sum) || __builtin_add_overflow(counter->value, sum, &sum))
+    if (__builtin_add_overflow(counter->value, (s ? s->count : 0) + n, &sum))
         return rcv_raise(RCV_ERR_MISUSE, 0, "a Counter would leave the range of 64 bits");
     int rc = stamp_write(t, c, counter->c.id, RCV_UNIT_CONTENT, 0);
     return rc ? rc : intent_add(t, RCV_I_ADD, c, (uint64_t)n);

@@ -305,9 +305,11 @@ struct rcv_intent {
     rcv_off  a;
     uint64_t b;
 };
+__extension__ typedef __int128 rcv_wide;
+
 struct rcv_summary { /* what the intents add up to for one container, so that len() needs no walk */
     rcv_off  container; /* 0: free slot of the hash table */
-    int64_t  count;
+    rcv_wide count; /* wide: additions to a Counter may leave 64 bits on their way, where its value stays inside */
     uint64_t changes; /* of membership, by this transaction: only grows */
     uint64_t inserts; /* live RCV_I_INSERT of it */
     uint64_t live;    /* live intents that count here; 0: the container may be gone, and its memory another's */
