@@ -147,7 +147,8 @@ static int apply_summary(rcv_txn *t, const struct rcv_summary *s)
     rcv_off               off = s->container;
     struct rcv_container *c = container_at(t->arena, off, 0);
     int                   rc = 0;
-    int64_t               sum, count = MUTATED("intent.twice") ? 2 * s->count : s->count;
+    int64_t               sum;
+    rcv_wide              count = MUTATED("intent.twice") ? 2 * s->count : s->count;
     if (c == NULL)
         return seg_corrupt(t->arena, "no container at %llu, where changes were counted", (unsigned long long)off);
     if ((c->kind & 0xffffu) == RCV_K_COUNTER) {
