@@ -31,7 +31,7 @@ from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport
 from recoverable.transaction import SavepointBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from types import TracebackType
 
 __all__ = ["Arena"]
@@ -111,6 +111,7 @@ class Arena(ArenaBase):
         undo_size: int | str | None = None,
         tracking: str = "hybrid",
         policy: str = speculation.DEFAULT,
+        policy_options: Mapping[str, Any] | None = None,
         busy_timeout: float = 5.0,
     ) -> Arena:
         """Create the arena of that name, or attach to it and undo what a dead process left half-done.
@@ -123,6 +124,7 @@ class Arena(ArenaBase):
             undo_size: The ceiling of the undo log, which bounds what one step may change. Default: chosen from `size`.
             tracking: How writes are found; "hybrid" is the only way in this version.
             policy: How hot pages are chosen: one of `recoverable.speculation.POLICIES`.
+            policy_options: Its options by name, as in `recoverable.speculation.OPTIONS`.
             busy_timeout: Seconds to wait for the arena's lock before `ArenaBusyError`.
 
         Returns:
@@ -142,6 +144,7 @@ class Arena(ArenaBase):
         undo = 0 if undo_size is None else _options.parse_size(undo_size, "undo_size")
         trap_mode = _options.parse_tracking(tracking)
         speculation.checked(policy)
+        numbers, recording = speculation.checked_options(policy, policy_options)
         timeout = _options.parse_timeout(busy_timeout)
 
         with _registry.lock:
@@ -149,7 +152,18 @@ class Arena(ArenaBase):
                 status = os.fstat(fd)
                 shared = _registry.find((status.st_dev, status.st_ino))
                 if shared is None:
-                    segment = _map(name, fd, asked, undo, create, trap_mode, policy, timeout)
+                    segment = _map(
+                        name,
+                        fd,
+                        asked,
+                        create,
+                        undo_size=undo,
+                        trap_mode=trap_mode,
+                        policy=policy,
+                        policy_options=numbers,
+                        recording=None if recording is None else (recording.ends, recording.pages),
+                        busy_timeout=timeout,
+                    )
                 else:
                     segment = shared
             arena = cls(segment)
@@ -373,9 +387,7 @@ class Arena(ArenaBase):
             pass
 
 
-def _map(
-    name: str, fd: int, asked: int | None, undo: int, create: bool, trap_mode: bool, policy: str, timeout: float
-) -> Segment:
+def _map(name: str, fd: int, asked: int | None, create: bool, **options: Any) -> Segment:
     """Make or attach the segment behind `fd`, whose file lock is held. A failure leaves no object that it made."""
     status = os.fstat(fd)
     empty = create and status.st_size == 0  # new, or of somebody who died before giving it a size: nobody's data
@@ -391,16 +403,7 @@ def _map(
                     "(mount -o remount,size=...; docker run --shm-size=...)."
                 )
         try:
-            address = _core.open_segment(
-                fd,
-                name=name,
-                size=size,
-                undo_size=undo,
-                create=create,
-                trap_mode=trap_mode,
-                policy=policy,
-                busy_timeout=timeout,
-            )
+            address = _core.open_segment(fd, name=name, size=size, create=create, **options)
         except TransactionError as error:  # the core calls any unfit argument a misuse
             raise ArenaOptionError(str(error)) from None
         try:

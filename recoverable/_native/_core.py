@@ -13,12 +13,21 @@ from recoverable._native import load
 from recoverable.errors import error_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from array import array
+    from collections.abc import Callable, Mapping
 
 _AGAIN = -13  # RCV_ERR_AGAIN
 _NAME = 40  # length of a handler's name in the structures
 
 _u32, _u64, _int, _pointer = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p
+
+
+class _PolicyOption(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("value", ctypes.c_double))
+
+
+class _Stream(ctypes.Structure):
+    _fields_ = (("n", _u32), ("ends", ctypes.POINTER(_u32)), ("pages", ctypes.POINTER(_u32)))
 
 
 class _Options(ctypes.Structure):
@@ -30,6 +39,9 @@ class _Options(ctypes.Structure):
         ("policy", ctypes.c_char_p),
         ("busy_timeout", ctypes.c_double),
         ("name", ctypes.c_char_p),
+        ("policy_options", ctypes.POINTER(_PolicyOption)),
+        ("recording", ctypes.POINTER(_Stream)),
+        ("n_policy_options", _u32),
     )
 
 
@@ -92,6 +104,9 @@ _get_stats = _function("rcv_get_stats", _int, _pointer, ctypes.POINTER(_Stats))
 _verify = _function("rcv_verify", _int, _pointer, ctypes.POINTER(_Verify))
 _take_strays = _function("rcv_take_strays", _int, _pointer, ctypes.POINTER(_Stray), _int)
 _strays_pending = _function("rcv_strays_pending", _int, _pointer)
+_policy_default = _function(
+    "rcv_policy_default", _int, ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_double)
+)
 _handler_mend = _function("rcv_handler_mend", _int)
 _handler_installed = _function("rcv_handler_installed", _int)
 
@@ -114,6 +129,17 @@ def _locked(address: int, call: Callable[[], int]) -> int:
     return _check(result)
 
 
+def _numbers(options: Mapping[str, float]) -> ctypes.Array[_PolicyOption]:
+    return (_PolicyOption * len(options))(*(_PolicyOption(name.encode(), value) for name, value in options.items()))
+
+
+def _stream(ends: array[int], pages: array[int]) -> _Stream:
+    """Return the structure over two arrays of 32-bit numbers, which it keeps alive; the core only reads them."""
+    assert ends.itemsize == pages.itemsize == 4, "array('I') is wider here than the core reads"
+    kinds = [_u32 * len(data) for data in (ends, pages)]
+    return _Stream(len(ends), kinds[0].from_buffer(ends), kinds[1].from_buffer(pages))
+
+
 def open_segment(
     fd: int,
     *,
@@ -123,6 +149,8 @@ def open_segment(
     create: bool,
     trap_mode: bool,
     policy: str,
+    policy_options: Mapping[str, float],
+    recording: tuple[array[int], array[int]] | None,
     busy_timeout: float,
 ) -> int:
     """Make or attach the segment behind `fd`, on which the caller holds an flock; return the arena's address."""
@@ -134,10 +162,20 @@ def open_segment(
         policy=policy.encode(),
         busy_timeout=busy_timeout,
         name=name.encode(),
+        policy_options=_numbers(policy_options),
+        recording=ctypes.pointer(_stream(*recording)) if recording is not None else None,
+        n_policy_options=len(policy_options),
     )
     out = _pointer()
     _check(_open(fd, ctypes.byref(options), ctypes.byref(out)))
     assert out.value is not None
+    return out.value
+
+
+def policy_default(policy: str, option: str) -> float:
+    """Return the default of a policy's option, as the core has it."""
+    out = ctypes.c_double()
+    _check(_policy_default(policy.encode(), option.encode(), ctypes.byref(out)))
     return out.value
 
 

@@ -16,8 +16,8 @@ PACKAGE = Path(recoverable.__file__).parent
 #: The layers of the Python half, the lowest first: a file imports from its own layer's files above it in this list, and
 #: from lower layers; never from higher ones.
 LAYERS = [
-    ["errors", "reports", "_options", "speculation"],
-    ["_native", "_registry", "_shm", "events"],
+    ["errors", "reports", "_options"],
+    ["_native", "speculation", "_registry", "_shm", "events"],
     ["codecs", "containers"],
     ["transaction", "policy", "tasks"],
     ["boundary"],

@@ -79,11 +79,10 @@ static inline void tracked_use(struct tracked *w, rcv_arena *a, rcv_off data)
     w->first = (uint32_t)((data - a->data_off) / PAGE);
 }
 
-static inline struct tracked tracked_make(uint64_t pages, uint64_t undo_size, const char *policy)
+/* tracked_array -- make the one array. */
+static inline void tracked_array(struct tracked *w, rcv_arena *a, uint64_t pages)
 {
-    struct tracked w = {.fd = scratch_object()};
-    rcv_arena     *a = tracked_attach(w.fd, pages * PAGE + 8 * MIB, undo_size, policy);
-    rcv_off        data;
+    rcv_off data;
     CHECK(lock_take(a) == 0);
     phase_set(a, RCV_STEP);
     CHECK(heap_reserve(a, pages * PAGE, RCV_SPACE_ARRAY, &data) == 0);
@@ -94,10 +93,27 @@ static inline struct tracked tracked_make(uint64_t pages, uint64_t undo_size, co
     undo_set_tail(a, 0);
     phase_set(a, RCV_IDLE);
     lock_drop(a);
-    tracked_use(&w, a, data);
-    CHECK(heap_page_live(a, w.first) && heap_page_live(a, w.first + (uint32_t)pages - 1));
+    tracked_use(w, a, data);
+    CHECK(heap_page_live(a, w->first) && heap_page_live(a, w->first + (uint32_t)pages - 1));
     rcv_raw_acquire(a);
+}
+
+static inline struct tracked tracked_make(uint64_t pages, uint64_t undo_size, const char *policy)
+{
+    struct tracked w = {.fd = scratch_object()};
+    tracked_array(&w, tracked_attach(w.fd, pages * PAGE + 8 * MIB, undo_size, policy), pages);
     return w;
+}
+
+/* tracked_fill -- the same with options of the caller's. */
+static inline void tracked_fill(struct tracked *w, const struct rcv_open_options *o, uint64_t pages)
+{
+    rcv_arena *a = NULL;
+    int        rc = rcv_open(w->fd, o, &a);
+    if (rc != 0)
+        fprintf(stderr, "rcv_open: %d: %s\n", rc, rcv_error_text());
+    CHECK(rc == 0);
+    tracked_array(w, a, pages);
 }
 
 static inline void tracked_drop(struct tracked *w)

@@ -318,9 +318,12 @@ def test_sizes_are_written_for_people() -> None:
     [
         ("tracking", "trap", "not in this version yet"),
         ("tracking", "none", "hybrid"),
-        ("policy", "genetic", "not in this version yet"),
         ("policy", "best", "'adaptive'"),
         ("policy", None, "'adaptive'"),
+        ("policy", "oracle", "recording"),
+        ("policy_options", {"epochs": 5}, "'adaptive' has no option 'epochs'.*'patience'"),
+        ("policy_options", {"patience": "long"}, "'long' is not a number"),
+        ("policy_options", {"patience": -1}, "from 0 to"),
         ("busy_timeout", -1, "seconds"),
         ("busy_timeout", float("nan"), "seconds"),
         ("busy_timeout", "5", "seconds"),

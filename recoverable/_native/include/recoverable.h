@@ -46,14 +46,28 @@ RCV_API int         rcv_error_errno(void);
 
 /* -- arenas: segment.c, process.c, recover.c -------------------------------------------------------------- */
 
+struct rcv_policy_option { /* of a working-set policy: which there are says wse_*.c, and the error for a wrong name */
+    const char *name;
+    double      value;
+};
+
+struct rcv_stream { /* a recorded run: which pages of the data region were written, step by step */
+    uint32_t        n;     /* steps */
+    const uint32_t *ends;  /* by step: where its pages end; those of the first begin at 0 */
+    const uint32_t *pages; /* each page once a step */
+};
+
 struct rcv_open_options {
     uint64_t    size;      /* ceiling of the data region in bytes; 0 when attaching: take what is there */
     uint64_t    undo_size; /* ceiling of the undo log; 0: chosen from size */
     int         create;    /* may format an object that has no magic */
     int         trap_mode; /* containers write through the tracked view (tracking="trap") */
-    const char *policy;    /* "adaptive", "incremental" */
+    const char *policy;    /* "adaptive", "incremental", "full", "active-rnd", "active-cks", "genetic", "oracle" */
     double      busy_timeout; /* seconds to wait for the lock */
     const char *name;      /* for messages */
+    const struct rcv_policy_option *policy_options;
+    const struct rcv_stream        *recording; /* what "oracle" replays, else NULL; read while opening only */
+    uint32_t                        n_policy_options;
 };
 
 struct rcv_recovery { /* what an attach (or the death of a lock holder) undid; all 0 = nothing to undo */
@@ -89,6 +103,8 @@ struct rcv_stats {
     uint64_t undo_bytes, undo_records, raw_buffers, in_flight;
     uint64_t cost_trap_ns, cost_protect_ns, cost_compare_ns, cost_copy_ns; /* calibrated */
 };
+/* rcv_policy_default -- of a policy's option; RCV_ERR_MISUSE: there is no such policy or option, the text lists those there are. */
+RCV_API int rcv_policy_default(const char *policy, const char *option, double *out);
 RCV_API int rcv_get_stats(rcv_arena *a, struct rcv_stats *out);
 
 struct rcv_verify_report {

@@ -21,8 +21,8 @@
  * process killed between entry and generation has left a change that nobody was told of.
  *
  * A listed page is not writable in every process: it becomes so at its first trap there, without a log entry. A process
- * demotes only what it has compared itself and found unwritten, and only if no other has refreshed the shadow lately (the
- * stamp in the entry); else it protects the page for itself. A page that nobody has writable any more (its process died) is
+ * demotes only what its own policy gives up, and only if no other has refreshed the shadow lately (the stamp in the entry is
+ * not its own); else it protects the page for itself. A page that nobody has writable any more (its process died) is
  * demoted by whoever notices the old stamp.
  *
  * Where it still fails: between a demotion by one process and the next step of another, a stray store of that other one to
@@ -160,6 +160,7 @@ static void refresh(rcv_arena *a, uint32_t page, uint32_t lo, uint32_t hi, uint3
         return;
     memcpy(hot_shadow(a, slot) + lo, page_core(a, page) + lo, hi - lo);
     a->n.pages_copied += lo == 0 && hi == t->page_size;
+    t->stamp_of[slot] = seq;
     atomic_store_explicit(&hot_table(a)[slot], HOT_ENTRY(page, seq), memory_order_release);
     CRASHPOINT("hot.refreshed");
 }
@@ -213,11 +214,14 @@ static bool promote(rcv_arena *a, uint32_t page, uint32_t seq)
         return false;
     if (runs_around(t, page) == 0 && t->runs >= t->max_runs)
         return false;
+    if (t->wse.max_hot != 0 && t->n_hot >= t->wse.max_hot)
+        return false;
     uint32_t slot = free_slot(a);
     if (slot >= t->slots)
         return false;
     memcpy(hot_shadow(a, slot), page_core(a, page), t->page_size);
     a->n.pages_copied++;
+    t->stamp_of[slot] = seq;
     CRASHPOINT("hot.promote.before_entry");
     store_fence();
     atomic_store_explicit(&hot_table(a)[slot], HOT_ENTRY(page, seq), memory_order_release);
@@ -252,8 +256,8 @@ static bool demote(rcv_arena *a, uint32_t page, uint32_t seq, bool forced)
         if (t->unprotected)
             return false; /* still writable, perhaps: it needs its shadow */
     }
-    uint32_t idle = seq - HOT_STAMP(atomic_load_explicit(&hot_table(a)[slot], memory_order_relaxed));
-    if (!forced && idle <= t->wse.patience)
+    uint32_t stamp = HOT_STAMP(atomic_load_explicit(&hot_table(a)[slot], memory_order_relaxed));
+    if (!forced && stamp != t->stamp_of[slot] && seq - stamp <= t->wse.patience)
         return false; /* another process writes it: only we don't want it any more */
     CRASHPOINT("hot.demote.before_entry");
     store_fence();
@@ -407,8 +411,9 @@ int hot_open(rcv_arena *a)
     t->slot_of = os_calloc(t->pages + 1, sizeof *t->slot_of);
     t->page_of = os_calloc(t->slots + 1, sizeof *t->page_of);
     t->rank_of = os_calloc(t->slots + 1, sizeof *t->rank_of);
+    t->stamp_of = os_calloc(t->slots + 1, sizeof *t->stamp_of);
     t->hot = os_calloc(t->slots + 1, sizeof *t->hot);
-    return t->slot_of && t->page_of && t->rank_of && t->hot ? 0 : RCV_ERR_FULL;
+    return t->slot_of && t->page_of && t->rank_of && t->stamp_of && t->hot ? 0 : RCV_ERR_FULL;
 }
 
 void hot_close(rcv_arena *a)
@@ -417,5 +422,6 @@ void hot_close(rcv_arena *a)
     os_free(t->slot_of);
     os_free(t->page_of);
     os_free(t->rank_of);
+    os_free(t->stamp_of);
     os_free(t->hot);
 }

@@ -182,7 +182,7 @@ void phase_set(rcv_arena *a, unsigned phase);    /* fence, store, fence */
 
 /* -- tracker.c: the tracked view; trap.c: the SIGSEGV handler; wse.c: which pages to keep hot ------------------ */
 
-int  tracker_open(rcv_arena *a);   /* map the tracked view read-only, read the hot table, install the handler */
+int  tracker_open(rcv_arena *a, const struct rcv_open_options *o); /* map the tracked view read-only, read the hot table, install the handler */
 void tracker_close(rcv_arena *a);  /* demotes nothing: hot pages stay listed for the others */
 /* tracker_enter -- a step begins (lock held, phase IDLE): catch up with the hot table's generation; while raw buffers live:
  * compare hot pages with their shadows and put strays back; from here on traps of this thread are logged. */

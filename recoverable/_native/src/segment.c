@@ -518,7 +518,7 @@ static int open_segment(rcv_arena *a, int fd, const struct rcv_open_options *o)
     if (rc == 0)
         rc = enter(a);
     if (rc == 0)
-        rc = tracker_open(a);
+        rc = tracker_open(a, o);
     CRASHPOINT("open.done");
     return rc;
 }

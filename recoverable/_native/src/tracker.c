@@ -81,7 +81,7 @@ static int allocate(rcv_arena *a)
 }
 
 /* tracker_open -- the tracked view, the policy, the handler. A failure leaves nothing behind. */
-int tracker_open(rcv_arena *a)
+int tracker_open(rcv_arena *a, const struct rcv_open_options *o)
 {
     struct rcv_tracker *t = os_calloc(1, sizeof *t);
     if (t == NULL)
@@ -93,7 +93,13 @@ int tracker_open(rcv_arena *a)
     if (rc == 0)
         rc = calibrate(a, &costs);
     if (rc == 0)
-        rc = wse_open(&t->wse, a->policy, t->pages, &costs);
+        rc = wse_open(&t->wse, &(struct wse_setup){.policy = a->policy,
+                                                   .options = o->policy_options,
+                                                   .n_options = o->n_policy_options,
+                                                   .recording = o->recording,
+                                                   .pages = t->pages,
+                                                   .comparisons = 2,
+                                                   .costs = costs});
     if (rc == 0) {
         int err = os_map_shared(a->fd, a->data_off, a->data_size, PROT_READ, &view);
         if (err != 0)
@@ -138,7 +144,7 @@ void tracker_after_fork(rcv_arena *a)
     for (uint32_t i = 0; i < t->n_announced; i++)
         t->state[t->announced[i]] &= (uint8_t)~PG_ANNOUNCED;
     t->n_trapped = t->n_announced = t->n_raw = t->n_queue = t->edits = t->edit_lo = t->edit_hi = 0;
-    t->savepoint = t->all_listed = t->collected = t->announced_hot = t->active = t->ranges_built = false;
+    t->savepoint = t->all_listed = t->collected = t->announced_hot = t->active = t->counted = t->ranges_built = false;
     t->doomed = 0;
     t->raw_since = t->raw_count > 0;
 }
@@ -257,6 +263,15 @@ static void reprotect(rcv_arena *a)
     t->edits = t->edit_lo = t->edit_hi = 0;
 }
 
+/* boundary -- once a step, if it had anything to do with raw writes. */
+static void boundary(struct rcv_tracker *t)
+{
+    if (!t->active || t->counted)
+        return;
+    t->counted = true;
+    wse_boundary(&t->wse);
+}
+
 /* tracker_leave -- the step is over, committed or undone. */
 void tracker_leave(rcv_arena *a)
 {
@@ -275,9 +290,8 @@ void tracker_leave(rcv_arena *a)
     t->n_announced = t->n_raw = t->n_ranges = 0;
     t->savepoint = t->all_listed = t->collected = t->announced_hot = t->ranges_built = false;
     t->doomed = 0;
-    if (t->active)
-        wse_boundary(&t->wse);
-    t->active = false;
+    boundary(t);
+    t->active = t->counted = false;
 }
 
 /* -- what has changed ------------------------------------------------------------------------------------------ */
@@ -471,6 +485,7 @@ void tracker_protect(rcv_arena *a)
 void tracker_publish(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
+    boundary(t); /* its verdicts take effect with this commit */
     if (t->n_hot != 0 || t->wse.promote.n != 0)
         hot_publish(a);
 }

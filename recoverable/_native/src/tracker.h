@@ -5,7 +5,7 @@
  *   view.c      the tracked view: protection, unprotection, private pages
  *   trap.c      the SIGSEGV handler
  *   calibrate.c what a trap, a protection, a comparison and a copy cost here
- *   wse.c       the policies
+ *   wse*.c      the policies
  *
  * Invariant, for every page of the data region and this process's view, outside the functions of view.c:
  *
@@ -69,6 +69,7 @@ struct rcv_tracker {
     bool               collected;     /* tracker_collect has run, `raw` is right */
     bool               announced_hot; /* an announced write went into a listed page */
     bool               active;        /* it trapped, or hot pages were compared */
+    bool               counted;       /* the policy has heard of its end */
     volatile int       doomed;        /* RCV_ERR_FULL, or 0 */
     struct trap_entry *trapped;       /* in the order of the log until sorted */
     volatile uint32_t  n_trapped;
@@ -89,6 +90,7 @@ struct rcv_tracker {
     uint32_t *slot_of; /* by page: slot + 1, 0 = not listed */
     uint32_t *page_of; /* by slot: page + 1, 0 = free */
     uint32_t *rank_of; /* by slot: its place in `hot` */
+    uint32_t *stamp_of; /* by slot: the stamp that this process gave it last */
     uint32_t *hot;     /* listed slots, dense */
     uint32_t  n_hot, runs, free_hint;
 

@@ -1,48 +1,93 @@
-/* wse.c -- the policies: which pages are worth copying before they are written.
+/* wse.c -- the policies by name, and what they share: which pages are worth copying before they are written?
  *
  * A cold page costs a fault at its first write in a step and a protection at the step's end. A hot page costs a comparison
- * at both ends of every step, written or not, and a copy where it was written. Which is cheaper depends on how often the
- * page will be written, which nobody knows.
+ * at the ends of every step, written or not, and a copy where it was written. Which is cheaper depends on how often the
+ * page will be written, which nobody knows. Vogt et al. (Speculative Memory Checkpointing, Middleware 2015) call the pages
+ * that are worth it the writable working set, and estimate it; active-rnd, active-cks and genetic are their estimators.
  *
- *   incremental  never promotes: the baseline of classic incremental checkpointing.
- *   adaptive     the ski-rental rule. Not buying skis until the rent paid equals their price costs at most twice what
- *                somebody who knew the future would pay. Here the price is one fault with its protection, the rent two
- *                comparisons a boundary, so their ratio K is how many boundaries a hot page may go unwritten before it is
- *                demoted. The same K is the window of promotion: two faults further apart than that would have cost less
- *                than the comparisons between them. One fault alone says nothing (a scan touches each page once), so it
- *                takes two.
+ * The two ends of the scale are here:
  *
- * Where it fails: a page written exactly every K + 1 boundaries pays for both, the factor of two above. K comes from
- * measured costs; on a loaded machine they may be off by some tens of per cent, which moves the break-even, not the bound.
+ *   incremental  no page is ever hot: the baseline of classic incremental checkpointing.
+ *   full         a page is hot from its first trap on, for good: what was ever written is copied at each checkpoint.
+ *
+ * Where it fails: `full` is not the copy of everything that a process has, as the term is used for whole processes. A page
+ * that was never written can't differ from its committed copy, so it has none.
  */
 #include "internal.h"
 #include "wse.h"
 
 #include <stdio.h>
 
-#define ADAPTIVE_MIN 8u
-#define ADAPTIVE_MAX 512u
 #define WSE_LIST_MAX 65536u
+
+/* grow -- make room for one more of `n`, doubling up to `most`. */
+static bool grow(uint32_t **page, uint32_t n, uint32_t *cap, uint32_t most)
+{
+    if (n < *cap)
+        return true;
+    uint32_t  more = *cap ? *cap * 2 : 64;
+    uint32_t *p = *cap < most ? os_realloc(*page, more * sizeof *p) : NULL;
+    if (p == NULL)
+        return false;
+    *page = p;
+    *cap = more;
+    return true;
+}
 
 /* wse_say -- append; a list that can't grow, or is long enough, forgets. */
 void wse_say(struct wse_list *list, uint32_t page)
 {
-    if (list->n == list->cap) {
-        uint32_t  cap = list->cap ? list->cap * 2 : 64;
-        uint32_t *p = list->cap < WSE_LIST_MAX ? os_realloc(list->page, cap * sizeof *p) : NULL;
-        if (p == NULL)
-            return;
-        list->page = p;
-        list->cap = cap;
-    }
-    list->page[list->n++] = page;
+    if (grow(&list->page, list->n, &list->cap, WSE_LIST_MAX))
+        list->page[list->n++] = page;
 }
 
-/* -- incremental ------------------------------------------------------------------------------------------ */
+int wse_no_memory(const struct wse *w)
+{
+    return rcv_raise(RCV_ERR_FULL, 0, "no process memory for the working-set estimation of %u pages", w->pages);
+}
 
-static int  incremental_open(struct wse *w) { return (void)w, 0; }
-static void incremental_nothing(struct wse *w) { (void)w; }
-static void incremental_page(struct wse *w, uint32_t page) { (void)w, (void)page; }
+void wse_nothing(struct wse *w) { (void)w; }
+void wse_no_page(struct wse *w, uint32_t page) { (void)w, (void)page; }
+
+/* -- sets of pages ---------------------------------------------------------------------------------------- */
+
+int wse_set_open(struct wse_set *s, uint32_t pages)
+{
+    *s = (struct wse_set){.rank = os_calloc((size_t)pages + 1, sizeof *s->rank)}; /* backed only where it is touched */
+    return s->rank ? 0 : RCV_ERR_FULL;
+}
+
+void wse_set_close(struct wse_set *s)
+{
+    os_free(s->page);
+    os_free(s->rank);
+    *s = (struct wse_set){0};
+}
+
+bool wse_set_add(struct wse_set *s, uint32_t page)
+{
+    if (s->rank[page] != 0 || !grow(&s->page, s->n, &s->cap, UINT32_MAX / 2))
+        return false;
+    s->page[s->n] = page;
+    s->rank[page] = ++s->n;
+    return true;
+}
+
+void wse_set_remove(struct wse_set *s, uint32_t page)
+{
+    uint32_t at = s->rank[page], last;
+    if (at == 0)
+        return;
+    last = s->page[--s->n];
+    s->page[at - 1] = last;
+    s->rank[last] = at;
+    s->rank[page] = 0;
+}
+
+/* -- incremental, full ------------------------------------------------------------------------------------ */
+
+static int stateless_open(struct wse *w) { return (void)w, 0; }
+
 static void incremental_compared(struct wse *w, uint32_t page, bool changed)
 {
     (void)changed; /* hot through another process's policy: written or not, this one wants none */
@@ -51,111 +96,130 @@ static void incremental_compared(struct wse *w, uint32_t page, bool changed)
 
 static const struct wse_policy incremental = {
     .name = "incremental",
-    .open = incremental_open,
-    .close = incremental_nothing,
-    .trapped = incremental_page,
+    .open = stateless_open,
+    .close = wse_nothing,
+    .trapped = wse_no_page,
     .compared = incremental_compared,
-    .promoted = incremental_page,
-    .boundary = incremental_nothing,
+    .promoted = wse_no_page,
+    .boundary = wse_nothing,
 };
 
-/* -- adaptive --------------------------------------------------------------------------------------------- */
+static void full_trapped(struct wse *w, uint32_t page) { wse_say(&w->promote, page); }
+static void full_compared(struct wse *w, uint32_t page, bool changed) { (void)w, (void)page, (void)changed; }
 
-struct adaptive {
-    uint32_t  now;  /* boundaries so far, from 1; a wrap after 2^32 of them costs some wrong verdicts */
-    uint32_t *last; /* by page: when it last trapped (cold) or was last written (hot); 0 = never */
-};
-
-static int adaptive_open(struct wse *w)
-{
-    struct adaptive *s = os_calloc(1, sizeof *s);
-    uint32_t        *last = os_calloc(w->pages ? w->pages : 1, sizeof *last); /* backed only where it is touched */
-    if (s == NULL || last == NULL) {
-        os_free(s);
-        os_free(last);
-        return rcv_raise(RCV_ERR_FULL, 0, "no memory for the working-set estimation of %u pages", w->pages);
-    }
-    s->now = 1;
-    s->last = last;
-    w->state = s;
-    uint64_t half = w->costs.compare ? w->costs.compare : 1; /* doubled it might be 0: the costs may come from the segment */
-    uint64_t k = (w->costs.trap + w->costs.protect) / 2 / half;
-    w->patience = k < ADAPTIVE_MIN ? ADAPTIVE_MIN : k > ADAPTIVE_MAX ? ADAPTIVE_MAX : (uint32_t)k;
-    return 0;
-}
-
-static void adaptive_close(struct wse *w)
-{
-    struct adaptive *s = w->state;
-    os_free(s->last);
-    os_free(s);
-}
-
-static void adaptive_trapped(struct wse *w, uint32_t page)
-{
-    struct adaptive *s = w->state;
-    uint32_t         before = s->last[page];
-    if (before != 0 && before != s->now && s->now - before <= w->patience)
-        wse_say(&w->promote, page);
-    s->last[page] = s->now;
-}
-
-static void adaptive_compared(struct wse *w, uint32_t page, bool changed)
-{
-    struct adaptive *s = w->state;
-    if (changed || s->last[page] == 0)
-        s->last[page] = s->now;
-    else if (s->now - s->last[page] > w->patience)
-        wse_say(&w->demote, page);
-}
-
-static void adaptive_promoted(struct wse *w, uint32_t page)
-{
-    struct adaptive *s = w->state;
-    s->last[page] = s->now;
-}
-
-static void adaptive_boundary(struct wse *w) { ((struct adaptive *)w->state)->now++; }
-
-static const struct wse_policy adaptive = {
-    .name = "adaptive",
-    .open = adaptive_open,
-    .close = adaptive_close,
-    .trapped = adaptive_trapped,
-    .compared = adaptive_compared,
-    .promoted = adaptive_promoted,
-    .boundary = adaptive_boundary,
+static const struct wse_policy full = {
+    .name = "full",
+    .open = stateless_open,
+    .close = wse_nothing,
+    .trapped = full_trapped,
+    .compared = full_compared,
+    .promoted = wse_no_page,
+    .boundary = wse_nothing,
 };
 
 /* -- by name ---------------------------------------------------------------------------------------------- */
 
-static const struct wse_policy *const policies[] = {&adaptive, &incremental};
+static const struct wse_policy *const policies[] = {&wse_adaptive, &incremental, &full,         &wse_active_rnd,
+                                                    &wse_active_cks, &wse_genetic, &wse_oracle};
 #define POLICIES (sizeof policies / sizeof *policies)
+
+static const struct wse_option common = {.name = "max_hot", .standard = 0, .least = 0, .most = UINT32_MAX};
+
+/* name_to -- append a name to a list of them. */
+static void name_to(char *list, size_t room, const char *name)
+{
+    size_t at = strlen(list);
+    snprintf(list + at, room - at, "%s\"%s\"", at ? ", " : "", name);
+}
 
 /* unknown -- RCV_ERR_MISUSE that names what there is. */
 static int unknown(const char *name)
 {
-    char   known[256] = "";
-    size_t at = 0;
-    for (size_t i = 0; i < POLICIES && at < sizeof known; i++) {
-        int n = snprintf(known + at, sizeof known - at, "%s\"%s\"", i ? ", " : "", policies[i]->name);
-        at += n > 0 ? (size_t)n : 0;
-    }
+    char known[256] = "";
+    for (size_t i = 0; i < POLICIES; i++)
+        name_to(known, sizeof known, policies[i]->name);
     return rcv_raise(RCV_ERR_MISUSE, 0, "no working-set policy is called \"%s\"; there are %s", name, known);
 }
 
-int wse_open(struct wse *w, const char *name, uint32_t pages, const struct wse_costs *costs)
+static int unknown_option(const struct wse_policy *p, const char *name)
 {
-    for (size_t i = 0; i < POLICIES; i++) {
-        if (strcmp(policies[i]->name, name) != 0)
-            continue;
-        *w = (struct wse){.policy = policies[i], .costs = *costs, .pages = pages};
-        int rc = w->policy->open(w);
-        if (rc)
-            *w = (struct wse){0}; /* nothing that wse_close() would have to free */
-        return rc;
-    }
-    return unknown(name);
+    char known[256] = "";
+    name_to(known, sizeof known, common.name);
+    for (size_t i = 0; i < WSE_OPTIONS && p->option[i].name; i++)
+        name_to(known, sizeof known, p->option[i].name);
+    return rcv_raise(RCV_ERR_MISUSE, 0, "the policy \"%s\" has no option \"%s\"; it has %s", p->name, name, known);
+}
+
+/* find_option -- by name, or NULL; `at`: its place, WSE_OPTIONS for the one that all have. */
+static const struct wse_option *find_option(const struct wse_policy *p, const char *name, size_t *at)
+{
+    *at = WSE_OPTIONS;
+    if (strcmp(name, common.name) == 0)
+        return &common;
+    for (size_t i = 0; i < WSE_OPTIONS && p->option[i].name; i++)
+        if (strcmp(name, p->option[i].name) == 0)
+            return &p->option[*at = i];
+    return NULL;
+}
+
+/* set_option -- one value, checked. */
+static int set_option(struct wse *w, const struct rcv_policy_option *given)
+{
+    size_t                   i;
+    const struct wse_option *o = find_option(w->policy, given->name, &i);
+    if (o == NULL)
+        return unknown_option(w->policy, given->name);
+    if (!(given->value >= o->least && given->value <= o->most))
+        return rcv_raise(RCV_ERR_MISUSE, 0, "the option \"%s\" of policy \"%s\" can be from %g to %g, not %g", o->name,
+                         w->policy->name, o->least, o->most, given->value);
+    if (i == WSE_OPTIONS)
+        w->max_hot = (uint32_t)given->value;
+    else
+        w->option[i] = given->value;
+    return 0;
+}
+
+/* find -- by name, or NULL. */
+static const struct wse_policy *find(const char *name)
+{
+    for (size_t i = 0; i < POLICIES; i++)
+        if (strcmp(policies[i]->name, name) == 0)
+            return policies[i];
+    return NULL;
+}
+
+int rcv_policy_default(const char *policy, const char *option, double *out)
+{
+    size_t                   i;
+    const struct wse_policy *p = find(policy);
+    const struct wse_option *o = p ? find_option(p, option, &i) : NULL;
+    if (o == NULL)
+        return p ? unknown_option(p, option) : unknown(policy);
+    *out = o->standard;
+    return 0;
+}
+
+int wse_open(struct wse *w, const struct wse_setup *setup)
+{
+    const struct wse_policy *p = find(setup->policy);
+    if (p == NULL)
+        return unknown(setup->policy);
+    *w = (struct wse){.policy = p,
+                      .costs = setup->costs,
+                      .pages = setup->pages,
+                      .comparisons = setup->comparisons,
+                      .recording = setup->recording};
+    int rc = 0;
+    for (size_t i = 0; i < WSE_OPTIONS; i++)
+        w->option[i] = p->option[i].standard;
+    for (uint32_t i = 0; i < setup->n_options && rc == 0; i++)
+        rc = set_option(w, &setup->options[i]);
+    if (rc == 0)
+        rc = p->open(w);
+    w->recording = NULL; /* the caller's memory */
+    if (rc)
+        *w = (struct wse){0}; /* nothing that wse_close() would have to free */
+    return rc;
 }
 
 void wse_close(struct wse *w)

@@ -3,13 +3,25 @@
  * A policy sees three things and says two. It sees which cold pages trapped, which hot pages were compared and whether that
  * was in vain, and when a boundary has passed; it says which pages to promote and which to demote, by putting them on the
  * two lists. It knows page numbers only: no segment, no protection. So the evaluation can run several on one recorded stream
- * of writes. Never called from the trap handler: it may allocate.
+ * of writes (wse_replay.c). Never called from the trap handler: it may allocate.
+ *
+ * The order within one step is fixed: compared() for each hot page, trapped() for each cold page, boundary(), then the lists
+ * are taken, promoted() for each page that has become hot. A step that rolls back leaves the lists to the next commit.
+ *
+ *   wse.c           the policies by name, their options; incremental, full
+ *   wse_adaptive.c  adaptive
+ *   wse_active.c    active-rnd, active-cks
+ *   wse_genetic.c   genetic
+ *   wse_oracle.c    the offline optimum, and oracle, which follows it
  */
 #ifndef RCV_WSE_H
 #define RCV_WSE_H
 
 #include <stdbool.h>
 #include <stdint.h>
+
+struct rcv_policy_option; /* recoverable.h */
+struct rcv_stream;
 
 struct wse_costs { /* nanoseconds, of one page */
     uint64_t trap, protect, compare, copy;
@@ -20,10 +32,24 @@ struct wse_list {
     uint32_t  n, cap;
 };
 
+struct wse_set { /* pages in no order, each once */
+    uint32_t *page;
+    uint32_t *rank; /* by page: its place + 1, or 0 */
+    uint32_t  n, cap;
+};
+
 struct wse;
 
-struct wse_policy {
+#define WSE_OPTIONS 6u
+
+struct wse_option { /* of a policy, by place: w->option[i] */
     const char *name;
+    double      standard, least, most;
+};
+
+struct wse_policy {
+    const char       *name;
+    struct wse_option option[WSE_OPTIONS];
     int (*open)(struct wse *w);                                    /* 0 or RCV_ERR_FULL; state in w->state */
     void (*close)(struct wse *w);
     void (*trapped)(struct wse *w, uint32_t page);                 /* a cold page trapped in this step */
@@ -35,16 +61,30 @@ struct wse_policy {
 struct wse {
     const struct wse_policy *policy;
     struct wse_costs         costs;
-    uint32_t                 pages;    /* page numbers are below this */
-    uint32_t                 patience; /* boundaries that a hot page may go unwritten */
-    struct wse_list          promote;  /* verdicts; the tracker takes them at the next commit and empties the lists */
+    double                   option[WSE_OPTIONS];
+    const struct rcv_stream *recording; /* while opening: what oracle replays */
+    uint32_t                 pages;     /* page numbers are below this */
+    uint32_t                 patience;  /* boundaries that a hot page may go unwritten */
+    uint32_t                 comparisons; /* of a hot page in a step: at both its ends, or at one */
+    uint32_t                 max_hot;   /* pages that may be hot at a time; 0: as many as there is room for */
+    struct wse_list          promote;   /* verdicts; the tracker takes them at the next commit and empties the lists */
     struct wse_list          demote;
     void                    *state;
 };
 
-/* wse_open -- RCV_ERR_MISUSE: no such policy, the text lists those there are. RCV_ERR_FULL: no memory. A failure leaves
- * nothing to close. */
-int  wse_open(struct wse *w, const char *name, uint32_t pages, const struct wse_costs *costs);
+struct wse_setup {
+    const char                     *policy;
+    const struct rcv_policy_option *options;
+    uint32_t                        n_options;
+    const struct rcv_stream        *recording;
+    uint32_t                        pages;
+    uint32_t                        comparisons;
+    struct wse_costs                costs;
+};
+
+/* wse_open -- RCV_ERR_MISUSE: no such policy or option, or a value out of its range; the text lists those there are.
+ * RCV_ERR_FULL: no memory. A failure leaves nothing to close. */
+int  wse_open(struct wse *w, const struct wse_setup *setup);
 void wse_close(struct wse *w);
 /* wse_say -- put a page on a list; where there is no memory for it, the verdict is lost and comes again another time. */
 void wse_say(struct wse_list *list, uint32_t page);
@@ -53,5 +93,25 @@ static inline void wse_trapped(struct wse *w, uint32_t page) { w->policy->trappe
 static inline void wse_compared(struct wse *w, uint32_t page, bool changed) { w->policy->compared(w, page, changed); }
 static inline void wse_promoted(struct wse *w, uint32_t page) { w->policy->promoted(w, page); }
 static inline void wse_boundary(struct wse *w) { w->policy->boundary(w); }
+
+/* -- for the policies -- */
+
+extern const struct wse_policy wse_adaptive, wse_active_rnd, wse_active_cks, wse_genetic, wse_oracle;
+
+int  wse_no_memory(const struct wse *w); /* raises RCV_ERR_FULL */
+void wse_nothing(struct wse *w);
+void wse_no_page(struct wse *w, uint32_t page);
+int  wse_set_open(struct wse_set *s, uint32_t pages); /* 0, or RCV_ERR_FULL without text and nothing to close */
+void wse_set_close(struct wse_set *s);
+bool wse_set_add(struct wse_set *s, uint32_t page); /* false: it is there, or there is no memory */
+void wse_set_remove(struct wse_set *s, uint32_t page); /* the last one takes its place */
+static inline bool wse_set_has(const struct wse_set *s, uint32_t page) { return s->rank[page] != 0; }
+static inline uint32_t wse_random(uint64_t *state, uint32_t below) /* splitmix64; `below` > 0 */
+{
+    uint64_t x = *state += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return (uint32_t)((x >> 32) * below >> 32);
+}
 
 #endif
