@@ -265,7 +265,11 @@ _POLL = 0.005  # seconds between two looks at what another process may have chan
 
 async def _take_privilege(transaction: Transaction) -> None:
     """Make this run the one that others give way to; wait for another privileged one, at most `busy_timeout`."""
-    await _wait(transaction, lambda: not transaction.take_privilege())
+    try:
+        await _wait(transaction, lambda: not transaction.take_privilege())
+    except BaseException:
+        transaction.rollback()
+        raise
 
 
 async def _give_way(transaction: Transaction) -> None:
