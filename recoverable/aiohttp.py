@@ -16,14 +16,19 @@ has half an answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Literal
+import importlib
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aiohttp import web
 
 from recoverable import _registry, boundary, events, policy
 from recoverable.arena import Arena
 from recoverable.errors import ArenaBusyError, ArenaFullError, ArenaOptionError, ConflictError, TransactionError
+
+if TYPE_CHECKING:
+    from recoverable.faults import Rule
 
 __all__ = ["arena_key", "middleware", "setup"]
 
@@ -40,7 +45,15 @@ _OF_REQUEST: Final[Any] = (
 _RETRY_AFTER: Final = "1"  # seconds
 
 
-def setup(app: web.Application, arena: Arena, *, protect: Literal["decorated", "all"] = "decorated") -> None:
+def setup(
+    app: web.Application,
+    arena: Arena,
+    *,
+    protect: Literal["decorated", "all"] = "decorated",
+    faults: str | Iterable[Rule] | None = None,
+    allow_faults: bool = False,
+    faults_seed: int | None = None,
+) -> None:
     """Make an application's handlers use the arena, and close it after the last of them on shutdown.
 
     Call it after the application's own middlewares and clean-up callbacks are added where those need the arena: the
@@ -51,9 +64,15 @@ def setup(app: web.Application, arena: Arena, *, protect: Literal["decorated", "
         arena: An open arena.
         protect: "decorated" runs as transactions only what is decorated with `@recoverable`. "all" does so with every
             request, other middlewares included, except WebSocket upgrades: those live long, and a message is the unit.
+        faults: What is to go wrong at random, as text or as rules (docs/faults.md); by default what the environment variable
+            `RECOVERABLE_FAULTS` says, if anything.
+        allow_faults: Whether that may be: this is not production.
+        faults_seed: Repeats a random choice; by default `RECOVERABLE_FAULTS_SEED`, or a new one, which is told at the start.
 
     Raises:
         ArenaOptionError: `protect` is neither, or the application has an arena already.
+        FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
+        FaultSyntaxError: The text of `faults` is wrong.
     """
     if arena_key in app:
         raise ArenaOptionError(
@@ -61,6 +80,18 @@ def setup(app: web.Application, arena: Arena, *, protect: Literal["decorated", "
             "handler on another arena says so with @recoverable(arena=...)."
         )
     outermost = _middleware(arena, protect, from_app=True)
+    variable = faults is None
+    if variable:
+        faults = os.environ.get("RECOVERABLE_FAULTS")
+    if faults:
+        chaos = importlib.import_module("recoverable.faults.chaos")
+        seed = os.environ.get("RECOVERABLE_FAULTS_SEED") if faults_seed is None else faults_seed
+        disarm = chaos.arm(faults, arena, allowed=allow_faults, seed=seed, variable=variable)
+
+        async def end_faults(app: web.Application) -> None:
+            disarm()
+
+        app.on_cleanup.append(end_faults)
     app[arena_key] = arena
     app.middlewares.insert(0, outermost)  # type: ignore[arg-type]  # its own alias says the same in other words
     app.on_cleanup.append(_close)

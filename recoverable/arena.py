@@ -331,7 +331,7 @@ class Arena(ArenaBase):
         self._check()
         self._report_strays()
         spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
-        return Stats(**_core.stats(self._segment.address), hot_spots=spots)
+        return Stats(**_core.stats(self._segment.address), hot_spots=spots, faults=_core.fault_struck())
 
     def verify(self) -> VerifyReport:
         """Walk everything in the arena.

@@ -29,6 +29,8 @@ __all__ = [
     "arena_not_closed",
     "arena_recovered",
     "committed_wanted",
+    "fault_injected",
+    "faults_armed",
     "hook_failed",
     "request_committed",
     "request_conflict",
@@ -254,3 +256,36 @@ def request_conflict(name: str, handler: str, report: Report, attempt: int, requ
 def hook_failed(name: str, handler: str, hook: str, error: BaseException) -> None:
     """Tell that an `after_commit` callback raised; the commit stands."""
     _log().error("after_commit.failed", arena=name, handler=handler, hook=hook, exc_info=error)
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+def faults_armed(rules: list[str], seed: int, source: str) -> None:
+    """Tell, loudly, that this process fails on purpose from now on.
+
+    Args:
+        rules: What goes wrong where, and how often.
+        seed: Of the randomness.
+        source: Who has asked for it.
+    """
+    _log().warning(
+        "faults.armed",
+        note="FAULTS ARE ARMED: this process fails on purpose, and may kill itself. Never in production.",
+        rules=rules,
+        seed=seed,
+        source=source,
+    )
+
+
+def fault_injected(fault_id: str, fault: str, at: str, where: str, handler: str) -> None:
+    """Tell that a fault strikes now. It is told before: some leave nobody to tell.
+
+    Args:
+        fault_id: Its id: the seed, and its number.
+        fault: What goes wrong.
+        at: The kind of place.
+        where: The line of code, where it is known.
+        handler: Whose request it is.
+    """
+    _log().warning("fault.injected", fault_id=fault_id, fault=fault, at=at, where=where, handler=handler)

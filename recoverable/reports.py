@@ -86,6 +86,7 @@ class Stats:
         cost_compare_ns: Measured cost of comparing a page, nanoseconds.
         cost_copy_ns: Measured cost of copying a page, nanoseconds.
         hot_spots: Where conflicts were lost, most frequent first.
+        faults: Faults injected into this process, in all of its arenas: 0 unless somebody has asked for some.
     """
 
     size: int
@@ -122,6 +123,7 @@ class Stats:
     cost_compare_ns: int
     cost_copy_ns: int
     hot_spots: tuple[HotSpot, ...]
+    faults: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,9 @@ def bad_luck(rate: float) -> str | None:
 # -- the server --------------------------------------------------------------------------------------------------------
 
 
-def make_app(arena: Arena, *, accounts: int = 200, crash_rate: float = 0.0) -> web.Application:
+def make_app(
+    arena: Arena, *, accounts: int = 200, crash_rate: float = 0.0, allow_faults: bool = False
+) -> web.Application:
     """Build the application around an arena, which is filled on its first day only."""
     with arena.transaction():  # all of it, or nothing: a kill in here leaves an empty bank, not half a one
         if "accounts" not in arena.root:
@@ -160,7 +162,7 @@ def make_app(arena: Arena, *, accounts: int = 200, crash_rate: float = 0.0) -> w
     app[ACCOUNTS] = arena.root["accounts"]
     app[AUDIT] = arena.root["audit"]
     app[CRASH_RATE] = crash_rate
-    setup(app, arena)
+    setup(app, arena, allow_faults=allow_faults)
     app.add_routes(
         [
             web.post("/transfer", transfer),
@@ -183,10 +185,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--accounts", type=int, default=200, help="how many, on the first day")
     parser.add_argument("--port", type=int, default=0, help="0: any free one, announced on stdout")
     parser.add_argument("--crash-rate", type=float, default=0.0, help="share of transfers that crash half-way")
+    parser.add_argument("--allow-faults", action="store_true", help="not production: RECOVERABLE_FAULTS is obeyed")
     options = parser.parse_args(argv)
 
     arena = Arena.open(options.name, size=options.size)  # says on stderr what a killed predecessor left half-done
-    app = make_app(arena, accounts=options.accounts, crash_rate=options.crash_rate)
+    app = make_app(arena, accounts=options.accounts, crash_rate=options.crash_rate, allow_faults=options.allow_faults)
     listening = socket.create_server(("127.0.0.1", options.port))
     print(json.dumps(announcement(arena, listening.getsockname()[1])), flush=True)
     web.run_app(

@@ -272,6 +272,11 @@ def fault_names(kind: int) -> list[str]:
     return [(_fault_name(kind, nth) or b"").decode() for nth in range(1, _fault_passed(kind) + 1)]
 
 
+def fault_passed(kind: int) -> int:
+    """Return how many points of a kind were passed since it was watched."""
+    return int(_fault_passed(kind))
+
+
 def fault_struck() -> int:
     """Count the faults that have been injected into this process."""
     return int(_fault_struck())

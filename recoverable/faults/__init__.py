@@ -23,6 +23,8 @@ from recoverable.faults._points import (
     Timeout,
 )
 from recoverable.faults._report import Failure, FaultsFound, Report
+from recoverable.faults._trace import armed
+from recoverable.faults.chaos import Injection, Rule, inject, parse_rules
 
 __all__ = [
     "GROUPS",
@@ -36,13 +38,18 @@ __all__ = [
     "FaultsFound",
     "Full",
     "InjectedFault",
+    "Injection",
     "Kill",
     "OutOfMemory",
     "Plan",
     "Point",
     "Raise",
     "Report",
+    "Rule",
     "Segfault",
     "Timeout",
+    "armed",
     "explore",
+    "inject",
+    "parse_rules",
 ]

@@ -161,8 +161,20 @@ def replay_command(plan: Plan) -> str:
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     if test:
         command = ["python", "-m", "pytest", test]
+    elif case := _unittest():
+        command = ["python", "-m", "unittest", case]
     else:
-        command = ["python", *sys.orig_argv[1:]]
-        if "-c" in command:
-            command = ["python", "-c", "…"]
+        command = list(sys.orig_argv)
     return f"{REPLAY}={shlex.quote(str(plan))} {shlex.join(command)}"
+
+
+def _unittest() -> str:
+    """Return the id of the unittest test that runs, if one does and can be found by it."""
+    unittest = sys.modules.get("unittest")
+    frame = sys._getframe(1) if unittest is not None else None
+    while frame is not None:
+        case = frame.f_locals.get("self")
+        if isinstance(case, unittest.TestCase):  # type: ignore[union-attr]
+            return "" if type(case).__module__ == "__main__" else str(case.id())
+        frame = frame.f_back
+    return ""

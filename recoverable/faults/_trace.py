@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from recoverable._native import _core
 from recoverable.faults import _watch
-from recoverable.faults._points import NATIVE, Fault, Plan, Point
+from recoverable.faults._points import NATIVE, PLACES, Fault, Plan, Point
 
 if TYPE_CHECKING:
     from recoverable._native.runtime import NativeArena
+    from recoverable.arena import Arena
 
-__all__ = ["Trace", "short", "watching"]
+__all__ = ["Trace", "armed", "short", "watching"]
 
 _KINDS: Final = {
     "alloc": _core.FAULT_ROOM,
@@ -25,6 +26,7 @@ _KINDS: Final = {
     "recover": _core.FAULT_PHASE,
     "store": _core.FAULT_STORE,
 }
+_ALL: Final = frozenset(PLACES)
 _ACTIONS: Final = {
     "full": _core.FAULT_FULL,
     "kill": _core.FAULT_KILL,
@@ -87,6 +89,16 @@ class Trace:
         self.followed[code] = None
         self.files.add(code.co_filename)
 
+    def wants(self, handler: str) -> frozenset[str]:
+        """Return all places: it counts."""
+        return _ALL
+
+    def begin(self, handler: str) -> None:
+        """Do nothing."""
+
+    def end(self, handler: str) -> None:
+        """Do nothing."""
+
     def native_points(self, place: str) -> list[Point]:
         """Return the points of a native place; ask before the next run is watched."""
         names = _core.fault_names(_KINDS[place])
@@ -119,6 +131,22 @@ def watching(trace: Trace, arenas: list[NativeArena], *, stores: bool = False) -
         yield
     finally:
         _watch.disarm()
+
+
+@contextlib.contextmanager
+def armed(plan: Plan | str, arena: Arena) -> Iterator[Trace]:
+    """Have a plan's faults strike in the block: a test's own run, where no exploration is wanted.
+
+    Lines and awaits are those of recoverable handlers. What a fault raises leaves the block as it would leave the handler.
+
+    Args:
+        plan: The plan, or its text: "write:3=raise".
+        arena: The arena whose writes are points.
+    """
+    plan = Plan.parse(plan) if isinstance(plan, str) else plan
+    trace = Trace(plan, lines=any(point.place == "line" for point, _ in plan), files=set())
+    with watching(trace, [arena.native]):
+        yield trace
 
 
 _short: dict[str, str] = {}

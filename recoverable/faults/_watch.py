@@ -41,6 +41,7 @@ __all__ = [
     "armed",
     "disarm",
     "driven",
+    "extend",
     "lines_not_traced",
     "lines_traced",
     "place_of",
@@ -54,16 +55,27 @@ _IDLE_TURNS: Final = 3  # of the event loop, in a Delay of no time
 class Watch(Protocol):
     """What decides about faults."""
 
-    #: Whether lines are to be traced.
-    lines: bool
-    #: The files whose lines are, besides those of the handlers that run.
+    #: The files whose lines are traced: those of the handlers that run, and others that were asked for.
     files: set[str]
+
+    @property
+    def lines(self) -> bool:
+        """Whether lines are to be traced."""
 
     def reach(self, place: str, where: str, handler: str) -> Fault | None:
         """Hear of a point; return what is to go wrong there, or None."""
 
     def follow(self, code: CodeType) -> None:
         """Hear of a handler that runs."""
+
+    def wants(self, handler: str) -> frozenset[str]:
+        """Return the places at which something may happen to a handler."""
+
+    def begin(self, handler: str) -> None:
+        """Hear that a step of a handler begins."""
+
+    def end(self, handler: str) -> None:
+        """Hear that it has ended."""
 
 
 _watch: Watch | None = None
@@ -100,6 +112,17 @@ def arm(watch: Watch, arenas: list[NativeArena], *, writes: bool = True) -> None
     if writes:
         _arenas[:] = arenas
         for native in arenas:
+            native.watch_writes(True)
+
+
+def extend(arenas: list[NativeArena]) -> None:
+    """Let the one who watches have more to watch: writes of these arenas, and lines if it wants them now."""
+    global _tracer
+    if _watch is not None and _watch.lines and _tracer is None:
+        _tracer = _Tracer(_watch.files)
+    for native in arenas:
+        if native not in _arenas:
+            _arenas.append(native)
             native.watch_writes(True)
 
 
@@ -279,7 +302,8 @@ class Driven:
         if self._resumed:
             self._decide(watch, "resume")
         before, _handler = _handler, self._handler
-        tracer = _tracer
+        tracer = _tracer if "line" in watch.wants(self._handler) else None
+        watch.begin(self._handler)
         _told = False
         if tracer is not None:
             tracer.start()
@@ -297,6 +321,7 @@ class Driven:
             if tracer is not None:
                 tracer.stop()
             _handler = before
+            watch.end(self._handler)
             if ended and _watch is watch:
                 self._decide(watch, "commit")
         self._resumed = True
@@ -403,7 +428,7 @@ def place_of(coroutine: Any) -> str:
 def _run(coroutine: Any, transaction: Transaction) -> Any:
     """Stand between a StepDriver and its handler's coroutine."""
     watch = _watch
-    if watch is None:
+    if watch is None or not watch.wants(transaction.handler):
         return coroutine
     code = getattr(coroutine, "cr_code", None)
     if code is not None and not code.co_filename.startswith(_PACKAGE):
@@ -432,7 +457,7 @@ def _handle(
         handler: What the middleware is to await.
     """
     watch = _watch
-    if watch is None:
+    if watch is None or not watch.wants(name):
         return handler
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import sys
 import time
 from collections import Counter
@@ -389,7 +390,7 @@ class _Exploration:
         return failed
 
     def _command(self, plan: Plan) -> str:
-        return f"python -m pytest {self.item.nodeid!r} --faults-replay={str(plan)!r}"
+        return shlex.join(["python", "-m", "pytest", self.item.nodeid, f"--faults-replay={plan}"])
 
     def _once(self, plan: Plan, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
         """Set up, run and tear down the test once."""

@@ -159,7 +159,7 @@ async def test_own_assertion(faults, client):
     assert "the state is neither that before nor that after" in out
     assert "cancel at await:1 (test_it.py:" in out
     assert "assert (90 + 0) == 100" in out
-    command = re.search(r"again: python -m pytest 'test_it.py::test_forgets' (--faults-replay='phase:4=kill')", out)
+    command = re.search(r"again: python -m pytest test_it.py::test_forgets (--faults-replay=phase:4=kill)", out)
     assert command or "and " in out, out
     again = run(tests, "-k", "test_forgets", "--faults-replay=phase:4=kill")
     assert "kill at phase:4 (" not in again.split("FAILURES")[0]
@@ -264,7 +264,7 @@ def test_recovery(faults, arena):
 """
     )
     assert "1 failed, 2 passed in" in out, out
-    assert re.search(r"--faults-replay='write:\d=raise\+write:\d=raise'", out), out
+    assert re.search(r"--faults-replay=write:\d=raise\+write:\d=raise", out), out
     assert re.search(r"test_recovery: 32 runs.*\n  left out by max_points: \d+ runs", out), out
 
 
