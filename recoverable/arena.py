@@ -305,6 +305,23 @@ class Arena(ArenaBase):
             return await boundary.run_inside(outer, _name(async_fn), call, arguments, {}, chosen)
         return await boundary.run(self.native, _name(async_fn), call, arguments, {}, chosen)
 
+    @contextlib.contextmanager
+    def record(self) -> Iterator[speculation.Recorder]:
+        """Record which pages each step of this process writes raw, for `recoverable.speculation.evaluate`.
+
+        Only steps that have to do with raw writes are recorded; with `policy="incremental"` all their writes are, with
+        others not those that leave a hot page as it was. It takes memory: four bytes a written page.
+
+        Raises:
+            ArenaOptionError: It is being recorded already.
+        """
+        self._check()
+        recorder = speculation.Recorder(self._segment.address)
+        try:
+            yield recorder
+        finally:
+            recorder.end(mapped=bool(self._segment.arenas))
+
     # -- reports ------------------------------------------------------------------------------------------------
 
     @property

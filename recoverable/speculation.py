@@ -1,6 +1,7 @@
-"""The policies that choose which pages are hot: their names, their options, and the recording that `oracle` replays.
+"""The policies that choose which pages are hot: names, options, recordings of runs, and policies compared on them.
 
-The estimators themselves run in C (`wse*.c`); here is what `Arena.open(policy=..., policy_options=...)` takes.
+The estimators themselves run in C (`wse*.c`); here is what `Arena.open(policy=..., policy_options=...)` takes, and
+`evaluate`, which runs them in shadow: on page numbers, without an arena and without faults.
 """
 
 from __future__ import annotations
@@ -11,9 +12,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from recoverable.errors import ArenaOptionError
+from recoverable._native import _core
+from recoverable.errors import ArenaOptionError, RecoverableError
 
-__all__ = ["DEFAULT", "OPTIONS", "POLICIES", "Recording", "checked", "checked_options"]
+__all__ = [
+    "DEFAULT",
+    "OPTIONS",
+    "POLICIES",
+    "Costs",
+    "Evaluation",
+    "Outcome",
+    "Recorder",
+    "Recording",
+    "checked",
+    "checked_options",
+    "evaluate",
+]
 
 DEFAULT: Final = "adaptive"
 
@@ -71,11 +85,13 @@ class Recording:
         ends: For each checkpoint, where its pages end in `pages`; those of the first begin at 0.
         pages: Pages of the data region, each once a checkpoint.
         handlers: For each checkpoint the name of the handler that wrote, or nothing at all.
+        truncated: Whether memory for it ran out, so that later checkpoints are missing.
     """
 
     ends: array[int]
     pages: array[int]
     handlers: tuple[str, ...] = ()
+    truncated: bool = False
 
     @classmethod
     def of(cls, steps: Iterable[Iterable[int]], handlers: Iterable[str] = ()) -> Recording:
@@ -94,6 +110,138 @@ class Recording:
         for end in self.ends:
             yield self.pages[begin:end].tolist()
             begin = end
+
+
+class Recorder:
+    """What `Arena.record` gives: the recording so far, and after the block the whole one."""
+
+    __slots__ = ("_address", "_kept")
+
+    def __init__(self, address: int) -> None:
+        """Begin to record the arena at that address."""
+        self._address: int | None = address
+        self._kept = Recording.of([])
+        try:
+            _core.record(address)
+        except RecoverableError as error:
+            raise ArenaOptionError(f"{error}. Nothing has changed. One recording at a time.") from None
+
+    @property
+    def recording(self) -> Recording:
+        """Everything recorded so far."""
+        if self._address is not None:
+            ends, pages, handlers, truncated = _core.recorded(self._address)
+            self._kept = Recording(ends, pages, tuple(handlers), truncated)
+        return self._kept
+
+    def end(self, *, mapped: bool) -> None:
+        """Keep what was recorded and stop; where the arena is not `mapped` any more, keep what was asked for last."""
+        if mapped and self._address is not None:
+            _ = self.recording
+            _core.record_end(self._address)
+        self._address = None
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What things cost, in nanoseconds a page. The defaults are of the machine that `docs/evaluation.md` was made on.
+
+    Attributes:
+        trap: A fault, its pre-image and the unprotection.
+        protect: Changing the protection of a page.
+        compare: Comparing it with its shadow.
+        copy: Copying it.
+    """
+
+    trap: int = 7000
+    protect: int = 3000
+    compare: int = 120
+    copy: int = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a policy made of a recording.
+
+    Attributes:
+        traps: First writes to cold pages.
+        protects: Changes of protection: after traps, at promotions and demotions.
+        compares: Comparisons of hot pages with their shadows.
+        copies: Pages copied into shadows: refreshed, and at promotions.
+        vain: Hot pages that a checkpoint found unwritten, summed over the checkpoints.
+        promotions: Pages made hot.
+        demotions: Hot pages given up.
+        most_hot: The most that were hot at a time.
+        ns: What all that costs, as modelled.
+        policy_ns: What the policy itself took, as measured, counting included.
+        by_step: The modelled cost of each checkpoint.
+    """
+
+    traps: int
+    protects: int
+    compares: int
+    copies: int
+    vain: int
+    promotions: int
+    demotions: int
+    most_hot: int
+    ns: int
+    policy_ns: int
+    by_step: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What each policy made of a recording, and the least that anybody could have paid.
+
+    Attributes:
+        outcomes: By policy.
+        optimum: Modelled nanoseconds of the cheapest way through the recording, known afterwards: exact in the model.
+    """
+
+    outcomes: Mapping[str, Outcome]
+    optimum: int
+
+
+def evaluate(
+    recording: Recording,
+    policies: Iterable[str] | Mapping[str, Mapping[str, Any]] = tuple(POLICIES),
+    costs: Costs | None = None,
+    *,
+    comparisons: int = 2,
+) -> Evaluation:
+    """Run policies in shadow on a recorded run.
+
+    The model: a page written while cold costs `trap + protect`; a hot page its comparisons at each checkpoint, and a
+    copy where it was written; a promotion `copy + protect`, a demotion `protect`. That neighbours share system calls is
+    not in it.
+
+    Args:
+        recording: The run.
+        policies: Names; or names with their options.
+        costs: What things cost.
+        comparisons: Of a hot page at each checkpoint: 2 where raw buffers stay alive between steps, else 1.
+
+    Raises:
+        ArenaOptionError: There is no such policy or option.
+    """
+    costs = costs or Costs()
+    prices = (costs.trap, costs.protect, costs.compare, costs.copy)
+    chosen = policies if isinstance(policies, Mapping) else {name: {} for name in policies}
+    outcomes = {}
+    for name, given in chosen.items():
+        options = dict(given)
+        if checked(name) == "oracle":
+            options.setdefault("recording", recording)
+        numbers, _ = checked_options(name, options)
+        try:
+            counts, by_step = _core.replay(
+                recording.ends, recording.pages, costs=prices, comparisons=comparisons, policy=name, options=numbers
+            )
+        except RecoverableError as error:
+            raise ArenaOptionError(str(error)) from None
+        outcomes[name] = Outcome(**counts, by_step=by_step)
+    return Evaluation(outcomes, _core.optimum(recording.ends, recording.pages, costs=prices, comparisons=comparisons))
 
 
 def checked(policy: object) -> str:

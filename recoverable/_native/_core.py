@@ -7,14 +7,14 @@ An arena is its address here (`rcv_arena *` as an integer).
 from __future__ import annotations
 
 import ctypes
+from array import array
 from typing import TYPE_CHECKING, Any
 
 from recoverable._native import load
 from recoverable.errors import error_from
 
 if TYPE_CHECKING:
-    from array import array
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 _AGAIN = -13  # RCV_ERR_AGAIN
 _NAME = 40  # length of a handler's name in the structures
@@ -79,6 +79,38 @@ class _Verify(ctypes.Structure):
     _fields_ = tuple((name, _u64) for name in VERIFY)
 
 
+class _Recording(ctypes.Structure):
+    _fields_ = (
+        ("stream", _Stream),
+        ("handlers", ctypes.POINTER(_u32)),
+        ("names", _pointer),
+        ("n_names", _u32),
+        ("truncated", _u32),
+    )
+
+
+class _ReplaySetup(ctypes.Structure):
+    _fields_ = (
+        ("policy", ctypes.c_char_p),
+        ("options", ctypes.POINTER(_PolicyOption)),
+        ("stream", ctypes.POINTER(_Stream)),
+        ("costs", _u64 * 4),
+        ("n_options", _u32),
+        ("pages", _u32),
+        ("comparisons", _u32),
+    )
+
+
+REPLAY = (
+    *("traps", "protects", "compares", "copies", "vain", "promotions", "demotions", "most_hot"),
+    *("ns", "policy_ns"),
+)
+
+
+class _Replay(ctypes.Structure):
+    _fields_ = tuple((name, _u64) for name in REPLAY)
+
+
 class _Stray(ctypes.Structure):
     _fields_ = (("page", _u64), ("address", _u64), ("kind", ctypes.c_int32))
 
@@ -107,6 +139,12 @@ _strays_pending = _function("rcv_strays_pending", _int, _pointer)
 _policy_default = _function(
     "rcv_policy_default", _int, ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_double)
 )
+_record = _function("rcv_record", _int, _pointer)
+_recorded = _function("rcv_recorded", ctypes.POINTER(_Recording), _pointer)
+_replay = _function(
+    "rcv_replay", _int, ctypes.POINTER(_ReplaySetup), ctypes.POINTER(_Replay), ctypes.POINTER(ctypes.c_uint64)
+)
+_optimum = _function("rcv_optimum", _int, ctypes.POINTER(_ReplaySetup), ctypes.POINTER(_u64))
 _handler_mend = _function("rcv_handler_mend", _int)
 _handler_installed = _function("rcv_handler_installed", _int)
 
@@ -176,6 +214,72 @@ def policy_default(policy: str, option: str) -> float:
     """Return the default of a policy's option, as the core has it."""
     out = ctypes.c_double()
     _check(_policy_default(policy.encode(), option.encode(), ctypes.byref(out)))
+    return out.value
+
+
+#: record_end(address): throw the recording away.
+record_end = _function("rcv_record_end", None, _pointer)
+
+
+def record(address: int) -> None:
+    """Begin to record which pages each step writes."""
+    _check(_record(address))
+
+
+def recorded(address: int) -> tuple[array[int], array[int], list[str], bool]:
+    """Return a copy of the recording so far: ends, pages, the handler of each step, whether steps are missing."""
+    ends, pages = array("I"), array("I")
+    found = _recorded(address)
+    if not found:
+        return ends, pages, [], False
+    out = found.contents
+    n = out.stream.n
+    if n:
+        ends.frombytes(ctypes.string_at(out.stream.ends, n * 4))
+        pages.frombytes(ctypes.string_at(out.stream.pages, ends[-1] * 4))
+    names = [ctypes.string_at(out.names + i * _NAME).decode("utf-8", "replace") for i in range(out.n_names)]
+    return ends, pages, [names[out.handlers[i]] for i in range(n)], bool(out.truncated)
+
+
+def _replay_setup(
+    ends: array[int],
+    pages: array[int],
+    costs: Sequence[int],
+    comparisons: int,
+    policy: str,
+    options: Mapping[str, float],
+) -> _ReplaySetup:
+    return _ReplaySetup(
+        policy=policy.encode(),
+        options=_numbers(options),
+        stream=ctypes.pointer(_stream(ends, pages)),
+        costs=(_u64 * 4)(*costs),
+        n_options=len(options),
+        pages=max(pages, default=0) + 1,
+        comparisons=comparisons,
+    )
+
+
+def replay(
+    ends: array[int],
+    pages: array[int],
+    *,
+    costs: Sequence[int],
+    comparisons: int,
+    policy: str,
+    options: Mapping[str, float],
+) -> tuple[dict[str, int], array[int]]:
+    """Let a policy decide on a recorded run; return the counters of `struct rcv_replay` and each step's nanoseconds."""
+    out, by_step = _Replay(), array("Q", bytes(8 * len(ends)))
+    room = (_u64 * len(by_step)).from_buffer(by_step)
+    _check(_replay(_replay_setup(ends, pages, costs, comparisons, policy, options), ctypes.byref(out), room))
+    return {name: getattr(out, name) for name in REPLAY}, by_step
+
+
+def optimum(ends: array[int], pages: array[int], *, costs: Sequence[int], comparisons: int) -> int:
+    """Return the nanoseconds that the run costs at best."""
+    out = _u64()
+    _check(_optimum(_replay_setup(ends, pages, costs, comparisons, "", {}), ctypes.byref(out)))
     return out.value
 
 

@@ -249,7 +249,7 @@ static uint64_t cost_of(uint32_t schedule, uint32_t written)
         ns += is ? 2 * costs.compare + (wrote ? costs.copy : 0) : wrote ? costs.trap + costs.protect : 0;
         was = is;
     }
-    return ns + (was ? costs.protect : 0);
+    return ns;
 }
 
 static uint64_t replay(const struct rcv_stream *s, const struct wse_costs *c)
@@ -267,7 +267,6 @@ static uint64_t replay(const struct rcv_stream *s, const struct wse_costs *c)
         step(&w, written);
         ns += (uint64_t)__builtin_popcountll(hot & ~was) * (c->copy + c->protect) + (uint64_t)__builtin_popcountll(was & ~hot) * c->protect;
     }
-    CHECK(hot == 0); /* the plan ends cold */
     wse_close(&w);
     return ns;
 }
@@ -330,6 +329,98 @@ static void many_pages(void)
     wse_plan_free(&plan);
 }
 
+/* In shadow: what is counted is what the rules say, the oracle pays the optimum, and nobody pays less. */
+static void in_shadow(void)
+{
+    enum { N = 600 };
+    static uint32_t pages[N * 10], ends[N];
+    static uint64_t by_step[N];
+    uint32_t        n = 0;
+    for (uint32_t i = 0; i < N; i++) {
+        for (uint32_t p = 0; p < 4; p++)
+            pages[n++] = p; /* always */
+        for (uint32_t p = 4; p < 10; p++)
+            if (rnd(5 * p) == 0)
+                pages[n++] = p;
+        ends[i] = n;
+    }
+    struct rcv_stream       s = {.n = N, .ends = ends, .pages = pages};
+    struct rcv_replay_setup setup = {.policy = "incremental", .stream = &s, .pages = 64, .comparisons = 2,
+                                     .costs = {costs.trap, costs.protect, costs.compare, costs.copy}};
+    struct rcv_replay       r;
+    uint64_t                best, sum = 0;
+    CHECK(rcv_optimum(&setup, &best) == 0 && rcv_replay(&setup, &r, by_step) == 0);
+    CHECK(r.traps == n && r.protects == n && r.compares == 0 && r.copies == 0 && r.most_hot == 0 && r.ns == n * UINT64_C(8000));
+    for (uint32_t i = 0; i < N; i++)
+        sum += by_step[i];
+    CHECK(sum == r.ns && by_step[0] == ends[0] * UINT64_C(8000));
+    setup.policy = "full";
+    CHECK(rcv_replay(&setup, &r, NULL) == 0);
+    CHECK(r.traps == 10 && r.promotions == 10 && r.demotions == 0 && r.most_hot == 10 && r.copies == n - r.traps + 10);
+    CHECK(r.compares == 2 * (r.vain + n - r.traps) && r.ns == 10 * 6000 + 20 * 2000 + r.compares * 100 + r.copies * 100);
+    const struct rcv_policy_option three = {"max_hot", 3};
+    setup.options = &three;
+    setup.n_options = 1;
+    CHECK(rcv_replay(&setup, &r, NULL) == 0 && r.most_hot == 3);
+    setup.n_options = 0;
+    static const char *const names[] = {"incremental", "full", "adaptive", "active-rnd", "active-cks", "genetic", "oracle"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        setup.policy = names[i];
+        CHECK(rcv_replay(&setup, &r, NULL) == 0 && r.ns >= best);
+    }
+    CHECK(r.ns == best); /* the last one's */
+    for (int fail = 1; rcv_test_build(); fail++) {
+        rcv_fail_at(RCV_FAIL_MALLOC, (uint64_t)fail);
+        int rc = rcv_replay(&setup, &r, NULL);
+        rcv_fail_at(RCV_FAIL_MALLOC, 0);
+        CHECK(rc == 0 || rc == RCV_ERR_FULL);
+        if (rc == 0 && r.ns == best)
+            break;
+        CHECK(fail < 1000);
+    }
+    pages[3] = 64;
+    CHECK(rcv_replay(&setup, &r, NULL) == RCV_ERR_MISUSE && rcv_optimum(&setup, &best) == RCV_ERR_MISUSE);
+    setup.policy = "psychic";
+    pages[3] = 3;
+    CHECK(rcv_replay(&setup, &r, NULL) == RCV_ERR_MISUSE && strstr(rcv_error_text(), "psychic"));
+}
+
+/* A recorder keeps whole steps: each page once, whose they were; without memory it stops between two steps. */
+static void recorder(void)
+{
+    char handler[2][RCV_HANDLER_NAME] = {"GET /", "POST /"};
+    for (int fail = 0;; fail++) {
+        struct wse_recorder *r = NULL;
+        if (rcv_test_build())
+            rcv_fail_at(RCV_FAIL_MALLOC, (uint64_t)fail);
+        int rc = wse_recorder_new(&r, 64);
+        if (rc != 0) {
+            CHECK(rc == RCV_ERR_FULL && r == NULL && fail > 0);
+            continue;
+        }
+        for (uint32_t i = 0; i < 1000; i++) {
+            for (uint32_t p = 0; p < 3; p++)
+                wse_record_write(r, p + i % 60);
+            wse_record_write(r, i % 60);
+            wse_record_step(r, handler[i % 3 == 0]);
+        }
+        rcv_fail_at(RCV_FAIL_MALLOC, 0);
+        const struct rcv_recording *out = wse_recorder_view(r);
+        CHECK(out->truncated == (out->stream.n < 1000) && out->n_names <= 2);
+        for (uint32_t i = 0; i < out->stream.n; i++) {
+            CHECK(out->stream.ends[i] == 3 * (i + 1) && out->stream.pages[3 * i] == i % 60);
+            CHECK(strcmp(out->names + out->handlers[i] * RCV_HANDLER_NAME, handler[i % 3 == 0]) == 0);
+        }
+        bool whole = !out->truncated;
+        wse_recorder_free(r);
+        if (whole && fail > 0)
+            break;
+        CHECK(whole || fail > 0);
+        if (!rcv_test_build())
+            break;
+    }
+}
+
 /* No memory: an error, and nothing to close. */
 static void no_memory(void)
 {
@@ -361,6 +452,8 @@ int main(void)
     genetic();
     the_optimum_is_one();
     many_pages();
+    in_shadow();
+    recorder();
     no_memory();
     CHECKS_DONE();
     return 0;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,7 +10,10 @@ import pytest
 from recoverable import Arena, Array
 from recoverable._native import _core
 from recoverable.errors import ArenaOptionError
-from recoverable.speculation import OPTIONS, POLICIES, Recording
+from recoverable.speculation import OPTIONS, POLICIES, Costs, Recording, evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAGE = 4096
 
@@ -34,6 +37,24 @@ def run(steps: list[list[int]], **options: Any) -> dict[str, int]:
             name: getattr(after, name) - getattr(before, name)
             for name in ("traps", "promotions", "demotions", "hot_pages")
         }
+
+
+def writer(arena: Arena) -> tuple[int, Callable[..., None]]:
+    """Make an array of 64 pages; return the number of its first page, and what writes to some in one step."""
+    with arena.transaction():
+        arena.root["a"] = Array((64, PAGE // 8), "i8")
+    a = arena.root["a"]
+
+    def step(pages: list[int], fail: bool = False) -> None:
+        with arena.transaction():
+            a.view[pages, 5] += 1
+            if fail:
+                raise ZeroDivisionError
+
+    with arena.record() as recorder:
+        step([0])
+    (first,) = recorder.recording.pages
+    return first, step
 
 
 FIXED = [[1, 3, 5, 7]] * 100
@@ -93,3 +114,138 @@ def test_odd_recordings(steps: list[list[int]]) -> None:
             run(FIXED, **options)
     else:
         assert run(FIXED, **options)["traps"] == 400
+
+
+def test_a_live_run_is_recorded() -> None:
+    """A recording has the pages of each step, whatever became of it, and whose they were."""
+    steps: list[list[int]] = [[1, 4], [], [4], [2, 1], [63]]
+    for policy in ("incremental", "full"):
+        with Arena.temporary(size="16 MiB", policy=policy) as arena:
+            first, run_step = writer(arena)
+            with arena.record() as recorder:
+                for pages in steps:
+                    run_step(pages)
+                with pytest.raises(ZeroDivisionError):
+                    run_step([7, 4], fail=True)
+                so_far = recorder.recording
+            run_step([8])
+            recording = recorder.recording
+            assert list(recording) == list(so_far)
+            pages = [sorted(page - first for page in step) for step in recording if step]
+            assert pages == [[1, 4], [4], [1, 2], [63], [4, 7]]
+            assert not recording.truncated
+            assert len(recording.handlers) == len(recording)
+
+
+async def test_a_recording_names_the_handlers() -> None:
+    """Each step carries the name of what ran."""
+
+    async def left() -> None:
+        a.view[1, 0] += 1
+
+    async def right() -> None:
+        a.view[2, 0] += 1
+
+    with Arena.temporary(size="16 MiB") as arena:
+        writer(arena)
+        a = arena.root["a"]
+        with arena.record() as recorder:
+            for handler in (left, right, left):
+                await arena.run(handler)
+        names = [name.rpartition(".")[2] for name in recorder.recording.handlers]
+        assert [name for name in names if name] == ["left", "right", "left"]
+
+
+def test_one_recording_at_a_time() -> None:
+    """A second recording is refused, and the first goes on; closing the arena inside one is fine."""
+    with Arena.temporary(size="16 MiB") as arena:
+        _, run_step = writer(arena)
+        with arena.record() as recorder:
+            with pytest.raises(ArenaOptionError, match="recorded already"), arena.record():
+                pass
+            run_step([3])
+        assert any(recorder.recording)
+        with arena.record() as recorder:
+            arena.close()
+        assert list(recorder.recording) == []
+
+
+def test_the_oracle_knows_what_comes() -> None:
+    """Fed with a recording of the run that comes again, `oracle` makes pages hot before they are written again."""
+    steps = [[n % 3] for n in range(300)]
+    with Arena.temporary(size="16 MiB", policy="incremental") as arena:
+        _, run_step = writer(arena)
+        with arena.record() as recorder:
+            for pages in steps:
+                run_step(pages)
+        recording = recorder.recording
+    expected = evaluate(recording, ["oracle"], Costs()).outcomes["oracle"]
+    with Arena.temporary(size="16 MiB", policy="oracle", policy_options={"recording": recording}) as arena:
+        _, run_step = writer(arena)
+        before = arena.stats().traps
+        for pages in steps:
+            run_step(pages)
+        assert arena.stats().traps - before <= 6
+    assert expected.traps <= 3
+
+
+@pytest.mark.slow
+def test_shadow_and_live_agree() -> None:
+    """What `evaluate` counts for a policy on a recording is what the policy does when the run is made again."""
+    generator = np.random.default_rng(7)
+    steps = [
+        sorted({*generator.integers(0, 4, 2).tolist(), *generator.integers(0, 64, 2).tolist()}) for _ in range(300)
+    ]
+    with Arena.temporary(size="16 MiB", policy="incremental") as arena:
+        first, run_step = writer(arena)
+        with arena.record() as recorder:
+            for pages in steps:
+                run_step(pages)
+        recording = Recording.of([[first], *recorder.recording])  # writer() has made a step, too
+    options: dict[str, dict[str, float]] = {
+        "incremental": {},
+        "full": {},
+        "adaptive": {"patience": 20},
+        "active-cks": {},
+        "active-rnd": {"period": 10},
+        "genetic": {},
+    }
+    found = evaluate(recording, options).outcomes
+    for policy, given in options.items():
+        with Arena.temporary(size="16 MiB", policy=policy, policy_options=given) as arena:
+            _, run_step = writer(arena)
+            for pages in steps:
+                run_step(pages)
+            stats = arena.stats()
+        live = (stats.traps, stats.promotions, stats.demotions)
+        assert live == (found[policy].traps, found[policy].promotions, found[policy].demotions), policy
+
+
+def test_evaluate_prices_what_it_counts() -> None:
+    """The model is a sum of counts times costs; nobody pays less than the optimum, and the oracle pays just that."""
+    generator = np.random.default_rng(3)
+    recording = Recording.of([set(generator.zipf(1.5, 4).tolist()) & set(range(1000)) for _ in range(500)])
+    costs = Costs(trap=6000, protect=2000, compare=100, copy=130)
+    found = evaluate(recording, costs=costs)
+    assert found.outcomes.keys() == POLICIES.keys()
+    for outcome in found.outcomes.values():
+        assert (
+            outcome.ns
+            == sum(outcome.by_step)
+            == (outcome.traps * 6000 + outcome.protects * 2000 + outcome.compares * 100 + outcome.copies * 130)
+        )
+        assert outcome.ns >= found.optimum
+    assert found.outcomes["oracle"].ns == found.optimum
+    assert found.outcomes["incremental"].traps == len(recording.pages)
+
+
+def test_evaluate_refuses_what_there_is_not() -> None:
+    """A wrong policy, option or value is named; an empty recording costs nothing."""
+    recording = Recording.of([[1], [2]])
+    with pytest.raises(ArenaOptionError, match="'psychic'"):
+        evaluate(recording, ["psychic"])
+    with pytest.raises(ArenaOptionError, match="no option 'epochs'"):
+        evaluate(recording, {"adaptive": {"epochs": 1}})
+    with pytest.raises(ArenaOptionError, match="from 1 to"):
+        evaluate(recording, {"active-cks": {"epochs": 0}})
+    assert evaluate(Recording.of([])).optimum == 0

@@ -103,6 +103,47 @@ struct rcv_stats {
     uint64_t undo_bytes, undo_records, raw_buffers, in_flight;
     uint64_t cost_trap_ns, cost_protect_ns, cost_compare_ns, cost_copy_ns; /* calibrated */
 };
+/* -- recordings, and policies in shadow: wse_record.c, wse_replay.c -- */
+
+struct rcv_recording {
+    struct rcv_stream stream;    /* steps that had to do with raw writes, and the pages that each wrote */
+    const uint32_t   *handlers;  /* by step: the number of its handler's name */
+    const char       *names;     /* RCV_HANDLER_NAME bytes each, ended by 0 */
+    uint32_t          n_names;
+    uint32_t          truncated; /* 1: no memory, or too long: the steps after it are missing */
+};
+/* Recording costs some nanoseconds a written page. Like the other calls on an arena: not while another thread of this process
+ * is inside a step. RCV_ERR_MISUSE: it is being recorded already. */
+RCV_API int rcv_record(rcv_arena *a);
+RCV_API const struct rcv_recording *rcv_recorded(rcv_arena *a); /* so far, until the next step; NULL: not recording */
+RCV_API void rcv_record_end(rcv_arena *a);
+
+struct rcv_costs { /* nanoseconds, of one page */
+    uint64_t trap, protect, compare, copy;
+};
+
+struct rcv_replay_setup {
+    const char                     *policy;
+    const struct rcv_policy_option *options;
+    const struct rcv_stream        *stream;
+    struct rcv_costs                costs;
+    uint32_t                        n_options;
+    uint32_t                        pages;       /* those of the stream are below it */
+    uint32_t                        comparisons; /* of a hot page in a step: 2 while raw buffers live on between steps, else 1 */
+};
+
+struct rcv_replay {
+    uint64_t traps, protects, compares, copies;
+    uint64_t vain;                  /* hot pages that a step did not write, over all steps */
+    uint64_t promotions, demotions, most_hot;
+    uint64_t ns;                    /* what that costs */
+    uint64_t policy_ns;             /* measured: the policy itself and the counting */
+};
+/* rcv_replay -- let a policy decide on a recorded run. `by_step`: NULL, or room for each step's ns. */
+RCV_API int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *out, uint64_t *by_step);
+/* rcv_optimum -- what the run costs at best, in the same model; the policy and its options are not looked at. */
+RCV_API int rcv_optimum(const struct rcv_replay_setup *setup, uint64_t *ns);
+
 /* rcv_policy_default -- of a policy's option; RCV_ERR_MISUSE: there is no such policy or option, the text lists those there are. */
 RCV_API int rcv_policy_default(const char *policy, const char *option, double *out);
 RCV_API int rcv_get_stats(rcv_arena *a, struct rcv_stats *out);

@@ -145,6 +145,8 @@ void hot_take_back(rcv_arena *a, bool strays)
             CRASHPOINT("hot.taken_back");
             if (strays)
                 view_report(a, page, (uint64_t)(uintptr_t)page_view(a, page), 1);
+            else if (t->wse.recorder)
+                wse_record_write(t->wse.recorder, page);
         }
         if (strays && !ours && seq - HOT_STAMP(atomic_load_explicit(&hot_table(a)[slot], memory_order_relaxed)) > ABANDONED(&t->wse))
             wse_say(&t->wse.demote, page);

@@ -264,11 +264,14 @@ static void reprotect(rcv_arena *a)
 }
 
 /* boundary -- once a step, if it had anything to do with raw writes. */
-static void boundary(struct rcv_tracker *t)
+static void boundary(rcv_arena *a)
 {
+    struct rcv_tracker *t = a->tracker;
     if (!t->active || t->counted)
         return;
     t->counted = true;
+    if (t->wse.recorder)
+        wse_record_step(t->wse.recorder, a->hdr->holder_handler);
     wse_boundary(&t->wse);
 }
 
@@ -290,8 +293,28 @@ void tracker_leave(rcv_arena *a)
     t->n_announced = t->n_raw = t->n_ranges = 0;
     t->savepoint = t->all_listed = t->collected = t->announced_hot = t->ranges_built = false;
     t->doomed = 0;
-    boundary(t);
+    boundary(a);
     t->active = t->counted = false;
+}
+
+/* -- recording -------------------------------------------------------------------------------------------------- */
+
+int rcv_record(rcv_arena *a)
+{
+    if (a->tracker->wse.recorder)
+        return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" is being recorded already", a->name);
+    return wse_recorder_new(&a->tracker->wse.recorder, a->tracker->pages);
+}
+
+const struct rcv_recording *rcv_recorded(rcv_arena *a)
+{
+    return a->tracker->wse.recorder ? wse_recorder_view(a->tracker->wse.recorder) : NULL;
+}
+
+void rcv_record_end(rcv_arena *a)
+{
+    wse_recorder_free(a->tracker->wse.recorder);
+    a->tracker->wse.recorder = NULL;
 }
 
 /* -- what has changed ------------------------------------------------------------------------------------------ */
@@ -485,7 +508,7 @@ void tracker_protect(rcv_arena *a)
 void tracker_publish(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
-    boundary(t); /* its verdicts take effect with this commit */
+    boundary(a); /* its verdicts take effect with this commit */
     if (t->n_hot != 0 || t->wse.promote.n != 0)
         hot_publish(a);
 }

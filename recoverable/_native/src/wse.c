@@ -229,5 +229,6 @@ void wse_close(struct wse *w)
     w->policy->close(w);
     os_free(w->promote.page);
     os_free(w->demote.page);
+    wse_recorder_free(w->recorder);
     *w = (struct wse){0};
 }

@@ -13,6 +13,8 @@
  *   wse_active.c    active-rnd, active-cks
  *   wse_genetic.c   genetic
  *   wse_oracle.c    the offline optimum, and oracle, which follows it
+ *   wse_record.c    recordings of live runs
+ *   wse_replay.c    a policy on a recorded run
  */
 #ifndef RCV_WSE_H
 #define RCV_WSE_H
@@ -22,6 +24,8 @@
 
 struct rcv_policy_option; /* recoverable.h */
 struct rcv_stream;
+struct rcv_recording;
+struct wse_recorder;
 
 struct wse_costs { /* nanoseconds, of one page */
     uint64_t trap, protect, compare, copy;
@@ -69,6 +73,7 @@ struct wse {
     uint32_t                 max_hot;   /* pages that may be hot at a time; 0: as many as there is room for */
     struct wse_list          promote;   /* verdicts; the tracker takes them at the next commit and empties the lists */
     struct wse_list          demote;
+    struct wse_recorder     *recorder;  /* or NULL */
     void                    *state;
 };
 
@@ -89,8 +94,26 @@ void wse_close(struct wse *w);
 /* wse_say -- put a page on a list; where there is no memory for it, the verdict is lost and comes again another time. */
 void wse_say(struct wse_list *list, uint32_t page);
 
-static inline void wse_trapped(struct wse *w, uint32_t page) { w->policy->trapped(w, page); }
-static inline void wse_compared(struct wse *w, uint32_t page, bool changed) { w->policy->compared(w, page, changed); }
+int  wse_recorder_new(struct wse_recorder **out, uint32_t pages); /* 0 or RCV_ERR_FULL */
+void wse_recorder_free(struct wse_recorder *r);                   /* NULL is fine */
+void wse_record_write(struct wse_recorder *r, uint32_t page);     /* in this step, told once or more often */
+void wse_record_step(struct wse_recorder *r, const char *handler); /* RCV_HANDLER_NAME bytes: this step is over */
+const struct rcv_recording *wse_recorder_view(struct wse_recorder *r); /* until the next step */
+
+static inline void wse_trapped(struct wse *w, uint32_t page)
+{
+    if (w->recorder)
+        wse_record_write(w->recorder, page);
+    w->policy->trapped(w, page);
+}
+
+static inline void wse_compared(struct wse *w, uint32_t page, bool changed)
+{
+    if (w->recorder && changed)
+        wse_record_write(w->recorder, page);
+    w->policy->compared(w, page, changed);
+}
+
 static inline void wse_promoted(struct wse *w, uint32_t page) { w->policy->promoted(w, page); }
 static inline void wse_boundary(struct wse *w) { w->policy->boundary(w); }
 

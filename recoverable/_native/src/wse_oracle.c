@@ -66,8 +66,11 @@ struct prices {
     uint64_t cold, hot, rent, heat, cool;
 };
 
+/* How it ends after the last write: cold, hot and then cold, hot for the rest of the run. */
+enum end { END_COLD, END_COOLED, END_HOT };
+
 /* best_path -- of one page over its n writes: what it costs; `from` says how. */
-static uint64_t best_path(const struct prices *x, const uint32_t *at, uint8_t *from, uint32_t n, bool *ends_hot)
+static uint64_t best_path(const struct prices *x, const uint32_t *at, uint8_t *from, uint32_t n, uint32_t steps, enum end *end)
 {
     uint64_t cold = x->cold, hot = at[0] > 0 ? x->heat + x->hot : UINT64_MAX / 2;
     from[0] = HOT_FROM_COLD;
@@ -78,15 +81,17 @@ static uint64_t best_path(const struct prices *x, const uint32_t *at, uint8_t *f
         hot = (warm < kept ? warm : kept) + x->hot;
         cold = (cooled < cold ? cooled : cold) + x->cold;
     }
-    *ends_hot = hot + x->cool < cold; /* it must cool at the end, so that nothing is left to pay */
-    return *ends_hot ? hot + x->cool : cold;
+    uint64_t kept = hot + (uint64_t)(steps - at[n - 1] - 1) * x->rent, cooled = hot + x->cool;
+    *end = cold <= kept && cold <= cooled ? END_COLD : cooled <= kept ? END_COOLED : END_HOT;
+    return *end == END_COLD ? cold : *end == END_COOLED ? cooled : kept;
 }
 
 /* walk_back -- fn for each switch of the path, from its end. */
-static void walk_back(const uint32_t *at, const uint8_t *from, uint32_t n, bool hot, uint32_t page,
+static void walk_back(const uint32_t *at, const uint8_t *from, uint32_t n, enum end end, uint32_t page,
                       void (*fn)(struct wse_plan *plan, uint32_t boundary, uint32_t page, bool promote), struct wse_plan *plan)
 {
-    if (hot)
+    bool hot = end != END_COLD;
+    if (end == END_COOLED)
         fn(plan, at[n - 1], page, false);
     for (uint32_t k = n; k-- > 0;) {
         if (!hot && k > 0 && (from[k] & COLD_FROM_HOT)) {
@@ -117,15 +122,15 @@ static void put(struct wse_plan *plan, uint32_t boundary, uint32_t page, bool pr
 static int place(struct wse_plan *plan, const struct writes *w, uint32_t pages, const struct prices *x)
 {
     uint32_t total = 0;
-    bool     hot;
+    enum end end;
     for (int pass = 0; pass < 2; pass++) {
         for (uint32_t p = 0; p < pages; p++) {
             uint32_t from = w->first[p], n = w->first[p + 1] - from;
             if (n == 0)
                 continue;
-            uint64_t ns = best_path(x, w->at + from, w->from + from, n, &hot);
+            uint64_t ns = best_path(x, w->at + from, w->from + from, n, plan->n, &end);
             plan->ns += pass == 0 ? ns : 0;
-            walk_back(w->at + from, w->from + from, n, hot, p, pass == 0 ? count : put, plan);
+            walk_back(w->at + from, w->from + from, n, end, p, pass == 0 ? count : put, plan);
         }
         if (pass == 1)
             break;
