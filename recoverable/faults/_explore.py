@@ -399,6 +399,8 @@ class _Explorer:
             judge.result = outcome.result
         if not outcome.ended.startswith("returned"):
             report.notes.append(f"the run without faults {outcome.ended}")
+            if not found:
+                outcome.problems.append("it reached no point without faults, so nothing could be explored")
         report.runs += 1
         self._keep(Plan(), outcome)
         if outcome.problems or now is None:

@@ -444,6 +444,16 @@ def test_a_scenario_that_fails_by_itself_is_the_smallest_case(arena: Arena) -> N
     assert str(report.failures[0]).startswith("no fault at all: the run returned moved")
 
 
+def test_a_scenario_that_gets_nowhere_is_no_success(arena: Arena) -> None:
+    """A run that raises before the first point has shown nothing, and is a failure that says so."""
+
+    async def handler(arena: Arena) -> None:
+        raise LookupError("of its own")
+
+    report = explore(handler, arena=arena, points="write", check=False)
+    assert "raised LookupError: of its own\n  it reached no point without faults" in str(report.failures[0])
+
+
 def test_a_hang_is_bounded_and_reported(arena: Arena) -> None:
     """A run that a fault lets wait for ever ends at the time-out, as a failure."""
 
@@ -598,3 +608,74 @@ def test_a_wrong_plan_is_pointed_at(text: str, at: int, why: str) -> None:
         Plan.parse(text)
     assert caught.value.position == at
     assert str(caught.value).splitlines()[-2:] == [f"  {text}", "  " + " " * at + "^"]
+
+
+UNITTEST = """
+import unittest
+
+from recoverable import Arena
+from recoverable.faults import explore
+
+def fill(arena):
+    with arena.transaction():
+        arena.root["a"] = arena.root["b"] = 0
+
+def half(arena):
+    with arena.transaction():
+        arena.root["a"] += 1
+    with arena.transaction():
+        arena.root["b"] += 1
+
+def whole(arena):
+    with arena.transaction():
+        arena.root["a"] += 1
+        arena.root["b"] += 1
+
+class Tests(unittest.TestCase):
+    def test_half(self):
+        explore(half, prepare=fill, points="write")
+
+    def test_whole(self):
+        explore(whole, prepare=fill, points="write")
+"""
+
+
+@pytest.mark.slow
+def test_unittest_has_the_same_and_its_command_runs_that_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a unittest what is found is a failure, not an error, and its command, as it is printed, repeats it."""
+    (tmp_path / "test_unit.py").write_text(UNITTEST)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+        )
+        return done.stdout
+
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    out = run("python -m unittest test_unit")
+    assert "FAILED (failures=1)" in out, out
+    assert "Ran 2 tests" in out
+    command = re.search(r"again: (RECOVERABLE_FAULTS_REPLAY=.*)", out)
+    assert command is not None, out
+    assert command[1].endswith("python -m unittest test_unit.Tests.test_half")
+    again = run(command[1])
+    assert "FAILED (failures=1)" in again, again
+    assert "Ran 1 test" in again
+    assert "3 runs in" in again
+
+
+@pytest.mark.slow
+def test_the_command_of_a_program_given_as_text_works_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -c` is repeated with its text."""
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    program = f"""{UNITTEST}
+report = explore(half, prepare=fill, points="write", check=False)
+print(report.runs, report.failures[0].replay)
+"""
+    out = subprocess.run(["python", "-c", program], stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout
+    command = out[out.index("RECOVERABLE_FAULTS_REPLAY=") :].strip()
+    again = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout
+    assert out.startswith("6 ")
+    assert again.startswith("3 ")
