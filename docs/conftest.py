@@ -1,19 +1,51 @@
-"""Runs the Python blocks of these pages: `pytest docs`. Blocks of one page share their names, from top to bottom."""
+"""Runs the Python and console blocks of these pages: `pytest docs`. Blocks of one page share their names, top to bottom.
+
+A Python block that begins with a comment such as `# shop.py` is that file as well, for the console blocks below it.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from pathlib import Path
 from typing import Any
 
-from sybil import Sybil
-from sybil.parsers.myst import PythonCodeBlockParser
+from sybil import Document, Example, Sybil
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 
 from recoverable import Arena, _registry
+from support.console import Terminal, commands
+
+
+def _console(example: Example) -> str | None:
+    """Type the commands of a console block; return the first difference."""
+    terminal: Terminal | None = example.namespace.get("_terminal")
+    if terminal is None:
+        folder = example.namespace["_folder"] = tempfile.TemporaryDirectory(prefix="recoverable-docs-")
+        arenas = re.findall(r'Arena\.open\("([^"]+)"', example.document.text)
+        terminal = Terminal(Path(folder.name), {name: f"docs-{name}-{os.getpid()}" for name in arenas})
+        example.namespace["_terminal"] = terminal
+        for name, program in _programs(example.document).items():
+            terminal.write(name, program)
+    for command, printed in commands(example.parsed):
+        found = terminal.type(command).strip()
+        if found != printed:
+            return f"{command}\nprints\n{found}\nand not\n{printed}"
+    return None
+
+
+def _programs(document: Document) -> dict[str, str]:
+    blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", document.text, re.DOTALL | re.MULTILINE)
+    return dict(blocks)
 
 
 def _clean(namespace: dict[str, Any]) -> None:
     """Close and remove the arenas that a page has opened; all are named docs-…"""
+    if "_terminal" in namespace:
+        namespace["_terminal"].kill()
+        namespace["_folder"].cleanup()
     namespace.clear()  # views would keep an arena open
     for segment in _registry.all_open():
         for arena in list(segment.arenas):
@@ -29,7 +61,10 @@ def _setup(namespace: dict[str, Any]) -> None:
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS | NORMALIZE_WHITESPACE)],
+    parsers=[
+        PythonCodeBlockParser(doctest_optionflags=ELLIPSIS | NORMALIZE_WHITESPACE),
+        CodeBlockParser("console", _console),
+    ],
     pattern="*.md",
     setup=_setup,
     teardown=_clean,

@@ -5,20 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from recoverable import Arena, ArenaNotFoundError
+from support.console import Terminal, commands
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -30,72 +22,24 @@ def block(language: str) -> str:
     return found[1]
 
 
-def commands() -> list[tuple[str, str]]:
-    """Return the console block as (command, its output)."""
-    parts = re.split(r"^\$ (.*)\n", block("console"), flags=re.MULTILINE)[1:]
-    return list(zip(parts[::2], parts[1::2], strict=True))
-
-
-def curl(command: str, port: int) -> str:
-    """Do what a `curl [-X METHOD] URL` does, without needing curl."""
-    program, *words = shlex.split(command)
-    assert program == "curl"
-    method = "GET"
-    if words[0] == "-X":
-        method, words = words[1], words[2:]
-    url = "http://" + words[0].replace(":8080", f":{port}")
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=30) as answer:
-            return answer.read().decode()
-    except urllib.error.HTTPError as answer:
-        with answer:
-            return answer.read().decode()
-
-
-@contextlib.contextmanager
-def serving(program: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server until the end of the block, and wait until it listens."""
-    with subprocess.Popen([sys.executable, program], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as server:
-        try:
-            while True:
-                assert server.poll() is None, server.stderr and server.stderr.read().decode()
-                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 30):
-                    break
-                time.sleep(0.02)  # nothing tells when a port begins to listen
-            yield server
-        finally:
-            server.kill()
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """Paste the example into a file; only the port and the arena's name are this test's own."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    name = f"test-readme-{os.getpid()}"
-    text = block("python")
-    assert "port=8080" in text
-    assert '"readme-shop"' in text
-    path = tmp_path / "shop.py"
-    path.write_text(text.replace("port=8080", f"port={port}").replace('"readme-shop"', repr(name)))
-    yield path, port
-    with contextlib.suppress(ArenaNotFoundError):
-        Arena.unlink(name)
-
-
 @pytest.mark.slow
 @pytest.mark.crash
-def test_the_example_does_what_the_readme_says(program: tuple[Path, int]) -> None:
+def test_the_example_does_what_the_readme_says(tmp_path: Path) -> None:
     """Each command answers as printed there, and a server that is killed and started again answers the same."""
-    path, port = program
-    with serving(path, port) as server:
-        for command, output in commands():
-            assert curl(command, port).strip() == output.strip(), command
-        server.send_signal(signal.SIGKILL)
-        server.wait()
-    last, output = commands()[-1]
-    with serving(path, port):
-        assert curl(last, port).strip() == output.strip()
+    name = f"test-readme-{os.getpid()}"
+    assert 'Arena.open("readme-shop"' in block("python")
+    try:
+        with Terminal(tmp_path, {"readme-shop": name}) as terminal:
+            terminal.write("shop.py", block("python"))
+            terminal.type("python shop.py")
+            for command, output in commands(block("console")):
+                assert terminal.type(command).strip() == output, command
+            terminal.type("kill -9")
+            terminal.type("python shop.py")
+            assert terminal.type(command).strip() == output
+    finally:
+        with contextlib.suppress(ArenaNotFoundError):
+            Arena.unlink(name)
 
 
 def test_links_lead_somewhere() -> None:
