@@ -75,6 +75,27 @@ class _Stats(ctypes.Structure):
     _fields_ = tuple((name, _u64) for name in STATS)
 
 
+PEEK = (
+    *("size", "claimed", "used", "reserved", "overhead"),
+    *("commit_seq", "recoveries", "recovered_at"),
+    *("hot_pages", "uid", "phase", "holder"),
+)
+_PEERS = 128  # RCV_PEERS
+
+
+class _Peer(ctypes.Structure):
+    _fields_ = (("pid", _u64), ("attached_at", _u64), ("alive", _u64))
+
+
+class _Peek(ctypes.Structure):
+    _fields_ = (
+        *((name, _u64) for name in PEEK),
+        ("peers", _u64),
+        ("peer", _Peer * _PEERS),
+        ("handler", ctypes.c_char * _NAME),
+    )
+
+
 class _Verify(ctypes.Structure):
     _fields_ = tuple((name, _u64) for name in VERIFY)
 
@@ -132,6 +153,7 @@ _close = _function("rcv_close", _int, _pointer)
 _recovered = _function("rcv_recovered", ctypes.POINTER(_Recovery), _pointer)
 _created = _function("rcv_created", _int, _pointer)
 _processes = _function("rcv_processes", _int, _pointer, ctypes.POINTER(_u64), _int)
+_peek = _function("rcv_peek", _int, _int, ctypes.c_char_p, ctypes.POINTER(_Peek))
 _get_stats = _function("rcv_get_stats", _int, _pointer, ctypes.POINTER(_Stats))
 _verify = _function("rcv_verify", _int, _pointer, ctypes.POINTER(_Verify))
 _take_strays = _function("rcv_take_strays", _int, _pointer, ctypes.POINTER(_Stray), _int)
@@ -309,6 +331,20 @@ def processes(address: int) -> list[int]:
     pids = (_u64 * room)()
     alive = _locked(address, lambda: int(_processes(address, pids, room)))
     return list(pids[: min(alive, room)])
+
+
+def peek(fd: int, name: str) -> dict[str, Any]:
+    """Read what can be told of the segment behind `fd` without attaching to it.
+
+    Returns:
+        The fields of `struct rcv_peek` by name; `peers` is a list of (pid, attached at, alive).
+    """
+    out = _Peek()
+    _check(_peek(fd, name.encode(), ctypes.byref(out)))
+    report: dict[str, Any] = {name: getattr(out, name) for name in PEEK}
+    report["handler"] = out.handler.decode("utf-8", "replace")
+    report["peers"] = [(peer.pid, peer.attached_at, bool(peer.alive)) for peer in out.peer[: out.peers]]
+    return report
 
 
 def stats(address: int) -> dict[str, int]:

@@ -92,6 +92,25 @@ RCV_API int rcv_created(const rcv_arena *a); /* 1: this open made the segment */
 /* rcv_processes -- processes attached to the segment: writes up to `max` pids, returns how many are alive. */
 RCV_API int rcv_processes(rcv_arena *a, uint64_t *pids, int max);
 
+struct rcv_peer { /* a slot of the process table that is or was in use */
+    uint64_t pid, attached_at; /* seconds since the epoch */
+    uint64_t alive;            /* 0: it died without closing, and nobody has taken the slot since */
+};
+#define RCV_PEERS 128u
+
+struct rcv_peek { /* what can be told of a segment from outside */
+    uint64_t size, claimed, used, reserved, overhead; /* as in struct rcv_stats */
+    uint64_t commit_seq, recoveries, recovered_at /* seconds since the epoch, 0: never */;
+    uint64_t hot_pages, uid, phase;
+    uint64_t holder; /* pid of the process inside a step at this moment, or 0 */
+    uint64_t peers;  /* how many of peer[] */
+    struct rcv_peer peer[RCV_PEERS];
+    char     handler[40]; /* what the last holder of the lock ran, if it said so */
+};
+/* rcv_peek -- read header and tables of the segment behind `fd` (open for reading) without attaching: it stores nothing, takes
+ * no lock, and nobody notices it. So numbers that belong together may be from different moments. Not-found: half-made. */
+RCV_API int rcv_peek(int fd, const char *name, struct rcv_peek *out);
+
 struct rcv_stats {
     /* the segment */
     uint64_t size, claimed, used, reserved; /* bytes of data: ceiling, backed, allocated, in reserved chunks */

@@ -130,12 +130,15 @@ int  seg_claim_data(rcv_arena *a, uint64_t upto);
 int  seg_corrupt(rcv_arena *a, const char *format, ...) __attribute__((format(printf, 2, 3))); /* RCV_ERR_CORRUPT */
 void seg_registry_each(void (*fn)(rcv_arena *)); /* all open arenas of this process */
 rcv_arena *seg_registry_first(void);
+int        seg_look(rcv_arena *a, uint64_t length); /* map it read-only: nothing can be stored, nothing else is set up */
+void       seg_unlook(rcv_arena *a);
 
 /* -- process.c: who is alive ------------------------------------------------------------------------------- */
 
 int  process_join(rcv_arena *a);                              /* take a slot: sets slot, token, live_fd. Lock held or alone */
 void process_leave(rcv_arena *a);                             /* free it */
 bool process_alive(const rcv_arena *a, uint64_t token);       /* also true for ourselves */
+bool process_slot_alive(const rcv_arena *a, uint32_t slot);
 bool process_others(const rcv_arena *a);                      /* is any *other* process attached and alive */
 const struct rcv_process *process_of(const rcv_arena *a, uint64_t token); /* its slot's entry, or NULL */
 void process_after_fork(rcv_arena *a);                        /* in the child: close live_fd, needs_slot = true */

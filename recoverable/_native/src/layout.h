@@ -96,6 +96,7 @@ struct rcv_header {
     _Atomic uint64_t holder;             /* token of the process inside a step, or 0 (a hint for messages) */
     char             holder_handler[RCV_HANDLER_NAME]; /* its handler (a hint for messages) */
     uint64_t         calibration[4];     /* nanoseconds: trap, protect, compare, copy; 0 = not measured */
+    _Atomic uint64_t recovered_at;       /* never undone: when `recoveries` last moved, seconds since the epoch */
 
     _Alignas(64) struct rcv_commit_note ring[RCV_COMMIT_RING];
 };

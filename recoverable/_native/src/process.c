@@ -92,6 +92,9 @@ void process_leave(rcv_arena *a)
     a->token = 0;
 }
 
+/* process_slot_alive -- is somebody alive in that slot? */
+bool process_slot_alive(const rcv_arena *a, uint32_t slot) { return slot_locked(a, slot); }
+
 /* process_alive -- is the process with that token still attached? */
 bool process_alive(const rcv_arena *a, uint64_t token)
 {

@@ -24,6 +24,8 @@
  */
 #include "internal.h"
 
+#include <time.h>
+
 /* check_log -- is every record of the log sound? Writes nothing. */
 static int check_log(rcv_arena *a)
 {
@@ -102,8 +104,10 @@ int recover(rcv_arena *a, struct rcv_recovery *report)
     if (rc < 0)
         return rc;
     report->happened = report->phase != RCV_IDLE || report->pages != 0;
-    if (report->happened)
+    if (report->happened) {
         atomic_fetch_add(&a->hdr->recoveries, 1);
+        atomic_store(&a->hdr->recovered_at, (uint64_t)time(NULL));
+    }
     atomic_store(&a->hdr->holder, 0);
     return 0;
 }

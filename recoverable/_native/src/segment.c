@@ -310,11 +310,11 @@ static bool half_made(const struct rcv_header *h)
 /* -- mapping -------------------------------------------------------------------------------------------------- */
 
 /* map_core -- the core view, and the addresses that are derived from a checked (or planned) header. */
-static int map_core(rcv_arena *a, const struct rcv_header *h)
+static int map_core(rcv_arena *a, const struct rcv_header *h, int protection)
 {
     void    *core;
     uint64_t total = h->total_size;
-    int      err = os_map_shared(a->fd, 0, total, PROT_READ | PROT_WRITE, &core);
+    int      err = os_map_shared(a->fd, 0, total, protection, &core);
     if (err != 0)
         return seg_os(a, err, "mapping it");
     a->core = core;
@@ -353,7 +353,7 @@ static int fill(rcv_arena *a, struct rcv_header *fixed)
     }
     if ((err = os_random(fixed->hash_secret, sizeof fixed->hash_secret)) != 0)
         return seg_os(a, err, "making its hash secret");
-    if ((rc = map_core(a, fixed)) != 0)
+    if ((rc = map_core(a, fixed, PROT_READ | PROT_WRITE)) != 0)
         return rc;
     struct rcv_header *h = a->hdr;
     const size_t       from = offsetof(struct rcv_header, format);
@@ -436,6 +436,20 @@ static int inspect(rcv_arena *a, uint64_t length, struct rcv_header *fixed)
     return rc;
 }
 
+/* seg_look -- map a sound segment read-only: 0, RCV_ERR_NOTFOUND if it is half-made, or what is wrong with it. */
+int seg_look(rcv_arena *a, uint64_t length)
+{
+    struct rcv_header fixed;
+    int               rc = inspect(a, length, &fixed);
+    if (rc == 1)
+        return rcv_raise(RCV_ERR_NOTFOUND, 0, "there is no arena \"%s\": its making was not finished; open it with create",
+                         a->name);
+    return rc != 0 ? rc : map_core(a, &fixed, PROT_READ);
+}
+
+/* seg_unlook -- undo seg_look. */
+void seg_unlook(rcv_arena *a) { unmap_core(a); }
+
 /* enter -- alone: a new mutex, recovery. With others: whatever a dead lock holder left. Joins the process table. */
 static int enter(rcv_arena *a)
 {
@@ -514,7 +528,7 @@ static int open_segment(rcv_arena *a, int fd, const struct rcv_open_options *o)
         return rcv_raise(RCV_ERR_PERMISSION, 0, "arena \"%s\" was made by user %u, and its object belongs to user %u", a->name,
                          fixed.owner_uid, (unsigned)st.st_uid);
     CRASHPOINT("open.inspected");
-    rc = rc == 1 ? format(a, o, (uint32_t)st.st_uid) : map_core(a, &fixed);
+    rc = rc == 1 ? format(a, o, (uint32_t)st.st_uid) : map_core(a, &fixed, PROT_READ | PROT_WRITE);
     if (rc == 0)
         rc = enter(a);
     if (rc == 0)

@@ -1,0 +1,82 @@
+/* peek.c -- what can be told of a segment from outside, by a process that does not attach.
+ *
+ * For tools that list and watch. The mapping is read-only, no lock is taken and no slot, so a server can't notice it, and a
+ * segment that a killed process has left in the middle of a step stays as it is. The price: the numbers are read one by
+ * one while others write them. Only what is right as a single word is told.
+ */
+#include "heap.h"
+#include "internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+/* peek_peers -- the slots that are in use, or were until their process died. */
+static void peek_peers(const rcv_arena *a, struct rcv_peek *out)
+{
+    const struct rcv_process *table = (const struct rcv_process *)(a->core + a->hdr->region[RCV_R_PROCESS].off);
+    for (uint32_t slot = 0; slot < RCV_PROCESSES; slot++) {
+        bool alive = process_slot_alive(a, slot);
+        if (!alive && atomic_load(&table[slot].token) == 0)
+            continue;
+        out->peer[out->peers++] = (struct rcv_peer){table[slot].pid, table[slot].attached_at, alive};
+    }
+}
+
+/* peek_hot -- listed pages of the hot-page table. */
+static uint64_t peek_hot(const rcv_arena *a)
+{
+    const _Atomic uint64_t *table = (const _Atomic uint64_t *)(a->core + a->hdr->region[RCV_R_HOT].off);
+    uint64_t                n = 0;
+    for (uint32_t i = 0; i < a->hdr->hot_slots; i++)
+        n += atomic_load_explicit(&table[i], memory_order_relaxed) != 0;
+    return n;
+}
+
+static void peek_header(rcv_arena *a, struct rcv_peek *out)
+{
+    const struct rcv_header  *h = a->hdr;
+    const struct rcv_process *holder = process_of(a, atomic_load(&h->holder));
+    struct rcv_stats          heap;
+    memset(&heap, 0, sizeof heap);
+    heap_stats(a, &heap);
+    out->size = heap.size;
+    out->claimed = heap.claimed;
+    out->used = heap.used;
+    out->reserved = heap.reserved;
+    out->overhead = atomic_load(&h->undo_claimed) + atomic_load(&h->shadow_claimed);
+    for (int i = 0; i < RCV_REGIONS; i++)
+        if (i != RCV_R_UNDO && i != RCV_R_SHADOW && i != RCV_R_DATA)
+            out->overhead += h->region[i].size;
+    out->commit_seq = atomic_load(&h->commit_seq);
+    out->recoveries = atomic_load(&h->recoveries);
+    out->recovered_at = atomic_load(&h->recovered_at);
+    out->phase = atomic_load(&h->phase);
+    out->holder = holder != NULL ? holder->pid : 0;
+    memcpy(out->handler, h->holder_handler, sizeof out->handler); /* a hint: it may change under us */
+    out->handler[sizeof out->handler - 1] = '\0';
+}
+
+/* rcv_peek -- see recoverable.h. */
+int rcv_peek(int fd, const char *name, struct rcv_peek *out)
+{
+    struct stat st;
+    memset(out, 0, sizeof *out);
+    rcv_arena *a = os_calloc(1, sizeof *a);
+    if (a == NULL)
+        return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
+    a->fd = fd;
+    a->live_fd = -1;
+    snprintf(a->name, sizeof a->name, "%s", name);
+    int rc = fstat(fd, &st) == 0 ? seg_look(a, (uint64_t)st.st_size)
+                                 : rcv_raise(RCV_ERR_OS, errno, "arena \"%s\": can't ask for its length", a->name);
+    if (rc == 0) {
+        out->uid = st.st_uid;
+        peek_header(a, out);
+        out->hot_pages = peek_hot(a);
+        peek_peers(a, out);
+        seg_unlook(a);
+    }
+    os_free(a);
+    return rc;
+}
