@@ -404,6 +404,36 @@ class Arena(ArenaBase):
             pass
 
 
+def open_copy(name: str, fd: int) -> Arena:
+    """Open a segment that nobody else can have: a copy in an object without a name. Recovers it as any attach does.
+
+    Args:
+        name: What messages call it.
+        fd: The object, which stays the caller's to close.
+
+    Raises:
+        ArenaCorruptError: It is damaged.
+        ArenaVersionError: Another format has made it.
+        ArenaPermissionError: The one that it was copied from belongs to another user.
+    """
+    numbers, _ = speculation.checked_options(speculation.DEFAULT, None)
+    with _registry.lock:
+        return Arena(
+            _map(
+                name,
+                fd,
+                None,
+                create=False,
+                undo_size=0,
+                trap_mode=False,
+                policy=speculation.DEFAULT,
+                policy_options=numbers,
+                recording=None,
+                busy_timeout=5.0,
+            )
+        )
+
+
 def _map(name: str, fd: int, asked: int | None, create: bool, **options: Any) -> Segment:
     """Make or attach the segment behind `fd`, whose file lock is held. A failure leaves no object that it made."""
     status = os.fstat(fd)

@@ -25,6 +25,7 @@ LAYERS = [
     ["decorator"],
     ["aiohttp"],
     ["faults"],
+    ["cli"],
 ]
 
 

@@ -1,0 +1,216 @@
+"""The command's arguments, one function a command, and which exit code an error has."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import Any, Final
+
+import click
+
+from recoverable import _shm
+from recoverable._options import human_size, parse_name
+from recoverable.cli import _doctor, _image, _outside
+from recoverable.cli._render import ago, say, table, write_json
+from recoverable.errors import (
+    ArenaBusyError,
+    ArenaCorruptError,
+    ArenaNotFoundError,
+    ArenaOptionError,
+    ArenaVersionError,
+    InternalError,
+    RecoverableError,
+)
+
+__all__ = ["Refused", "run"]
+
+FOUND, USAGE, ABSENT, REFUSED, MACHINE, DAMAGED, BUG, INTERRUPTED = 1, 2, 3, 4, 5, 6, 70, 130
+
+#: The first that fits: an error's class and its exit code. What is in no line is of the machine: memory, rights.
+_CODES: Final = (
+    (ArenaOptionError, USAGE),
+    (ArenaNotFoundError, ABSENT),
+    (ArenaBusyError, REFUSED),
+    (ArenaCorruptError, DAMAGED),
+    (ArenaVersionError, DAMAGED),
+    (InternalError, BUG),
+)
+
+
+class Refused(click.ClickException):
+    """The command did nothing, because it would do harm."""
+
+    exit_code = REFUSED
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command; errors become one line on standard error.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = group.main(arguments, prog_name="recoverable", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USAGE
+    except click.ClickException as error:
+        return _failed(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except SystemExit:  # click's own answer to a broken pipe, and to a shell that has got its completions
+        return 0
+    except BrokenPipeError:  # whoever reads has had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 0
+    except RecoverableError as error:
+        return _failed(str(error), next((code for kind, code in _CODES if isinstance(error, kind)), MACHINE))
+    except OSError as error:
+        return _failed(f"{error.filename or 'a system call'}: {error.strerror}", MACHINE)
+    return code if isinstance(code, int) else 0
+
+
+def _failed(message: str, code: int) -> int:
+    click.echo(f"recoverable: {' '.join(message.split())}", err=True)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="recoverable")
+def group() -> None:
+    """See which arenas there are, what is in them, and whether they are sound."""
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+
+
+@group.command()
+@_json
+def ls(as_json: bool) -> None:
+    """List the arenas of this machine."""
+    found: list[_outside.Peek] = []
+    bad: list[tuple[str, str]] = []
+    for name in _outside.names():
+        try:
+            found.append(_outside.peek(name))
+        except ArenaNotFoundError:
+            bad.append((name, "its making was not finished"))
+        except RecoverableError as error:
+            bad.append((name, str(error)))
+    if as_json:
+        write_json([*map(_as_json, found), *({"name": name, "error": why} for name, why in bad)])
+        return
+    if found:
+        table(
+            ("NAME", "USED", "OF", "PROCESSES", "COMMITS", "LAST RECOVERY"),
+            [(p.name, human_size(p.used), human_size(p.size), _processes(p), str(p.commits), _last(p)) for p in found],
+            numbers=(1, 2, 4),
+        )
+    for name, why in bad:
+        say(f"{name}: {why}")
+
+
+def _as_json(peek: _outside.Peek) -> dict[str, Any]:
+    fields = dataclasses.asdict(peek)
+    fields["processes"] = [
+        {"pid": pid, "attached_at": at} for pid, at in zip(fields.pop("alive"), fields.pop("attached_at"), strict=True)
+    ]
+    return fields
+
+
+def _processes(peek: _outside.Peek) -> str:
+    parts = [" ".join(map(str, peek.alive))] if peek.alive else []
+    if peek.dead:
+        parts.append(f"{' '.join(map(str, peek.dead))} (dead)")
+    return ", ".join(parts) or "none"
+
+
+def _last(peek: _outside.Peek) -> str:
+    """Say when a step was last undone; that one waits to be undone where nobody is left to do it."""
+    if peek.phase != "idle" and not peek.alive:
+        return "at the next open"
+    return ago(peek.recovered_at) + (f" ({peek.recoveries})" if peek.recoveries else "")
+
+
+@group.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Remove it even though processes are attached, or though it can't be told.")
+def rm(name: str, force: bool) -> None:
+    """Remove an arena and all that is in it.
+
+    Refused while a live process is attached. With --force such a process keeps the memory and goes on in it, but nobody
+    else can reach that any more: who opens the name next makes a new, empty arena, and all that the process commits
+    is lost when it ends.
+    """
+    with _shm.locked(parse_name(name), create=False, timeout=5.0) as fd:  # nobody can attach meanwhile
+        try:
+            alive = _outside.peek_fd(fd, name).alive
+        except ArenaNotFoundError:
+            alive = ()  # half-made: nobody has ever had it
+        except (ArenaCorruptError, ArenaVersionError) as error:
+            if not force:
+                raise Refused(
+                    f"can't tell whether a process is attached to {name!r}: {error}. It was not removed; --force removes it"
+                ) from None
+            alive = ()
+        if alive and not force:
+            raise Refused(
+                f"{name!r} was not removed: attached are {_pids(alive)}. End them first; or --force, after which they "
+                "go on in memory that nobody else can reach, and what they commit is lost when they end"
+            )
+        _shm.unlink(name)
+    say(f"removed {name}")
+    if alive:
+        click.echo(
+            f"recoverable: {_pids(alive)} still run in the removed arena; what they commit is lost when they end, and "
+            f"who opens {name!r} now makes a new one: restart them",
+            err=True,
+        )
+
+
+def _pids(pids: tuple[int, ...]) -> str:
+    return f"{'process' if len(pids) == 1 else 'processes'} {', '.join(map(str, pids))}"
+
+
+@group.command()
+@click.argument("name")
+@_json
+def verify(name: str, as_json: bool) -> None:
+    """Check everything in an arena.
+
+    What is checked is a private copy, so the arena stays as it is. A running server waits while the copy is made, about
+    a millisecond for each four megabytes.
+    """
+    with _image.opened_copy(name) as copy:
+        report = dataclasses.asdict(copy.verify())
+        recovered = copy.recovered
+    pending = recovered.records if recovered is not None else 0
+    if as_json:
+        write_json({"name": name, "sound": True, "undo_records": pending, **report})
+        return
+    say(
+        f"{name} is sound: {report['containers']} containers, {report['entries']} entries, {report['blocks']} blocks of "
+        f"{human_size(report['bytes'])}, {report['leaked_blocks']} leaked"
+    )
+    if pending:
+        say(f"a process died in the middle of a step; the next to open {name} will undo its {pending} writes")
+
+
+@group.command()
+@_json
+def doctor(as_json: bool) -> int:
+    """Check what this machine allows, with the remedy for each finding.
+
+    Ends with 1 if something has to be mended.
+    """
+    findings = _doctor.examine()
+    if as_json:
+        write_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        table(("", "WHAT", "FOUND"), [(f.level, f.what, f.found) for f in findings])
+        for finding in findings:
+            if finding.remedy:
+                say(f"\n{finding.what}: {finding.remedy}")
+    return FOUND if any(finding.level == "bad" for finding in findings) else 0

@@ -1,0 +1,106 @@
+"""A private copy of an arena: its bytes at one moment, in an object that has no name.
+
+What we want: to look at all of an arena without changing it, and to keep what was seen as a file. A segment at one
+moment, its undo log included, *is* its committed state: opening it undoes what was under way, and that happens to the
+copy. So a copy needs no format of its own.
+
+The moment: where nobody is attached, the file lock keeps it so. Where somebody is, the copy is made inside a transaction
+that writes nothing; it holds the arena's lock, so no step runs and servers wait as long as the copying takes. That is
+memory speed; only pages that hold data are read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from recoverable import _shm
+from recoverable.arena import Arena, open_copy
+from recoverable.cli import _outside
+from recoverable.errors import ArenaNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["capture", "extents", "opened_copy"]
+
+_PIECE: Final = 1 << 22
+
+
+def extents(fd: int) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of the parts of a sparse file that hold data."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end - start
+
+
+def _copy(source: int, target: int) -> None:
+    """Copy a sparse file: as long, with the same bytes, and holes where it has holes."""
+    os.ftruncate(target, os.fstat(source).st_size)
+    for start, length in extents(source):
+        os.lseek(target, start, os.SEEK_SET)
+        at, end = start, start + length
+        while at < end:
+            copied = os.sendfile(target, source, at, min(_PIECE, end - at))
+            if not copied:  # it was cut off meanwhile
+                return
+            at += copied
+
+
+def _same(fd: int, arena: Arena) -> bool:
+    status = os.fstat(fd)
+    return (status.st_dev, status.st_ino) == arena._segment.key
+
+
+@contextmanager
+def capture(name: str) -> Iterator[int]:
+    """Copy the arena of that name as it is at one moment.
+
+    Yields:
+        The file descriptor of the copy, closed afterwards.
+
+    Raises:
+        ArenaNotFoundError: There is none.
+        ArenaBusyError: Its lock was not to be had within five seconds.
+        ArenaCorruptError: It is damaged.
+    """
+    copy = os.memfd_create(f"recoverable.{name}", os.MFD_CLOEXEC)
+    try:
+        with _shm.locked(name, create=False, timeout=5.0) as fd:
+            quiet = not _outside.peek_fd(fd, name).alive
+            if quiet:
+                _copy(fd, copy)
+        if not quiet:
+            with Arena.open(name, create=False) as arena:
+                fd = os.open(_outside.SHARED / f"recoverable.{name}", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    if not _same(fd, arena):
+                        raise ArenaNotFoundError(f"arena {name!r} was removed and made anew meanwhile; try again")
+                    with arena.transaction():
+                        len(arena.root)  # the first touch takes the lock, which is kept to the block's end
+                        _copy(fd, copy)
+                finally:
+                    os.close(fd)
+        yield copy
+    finally:
+        os.close(copy)
+
+
+@contextmanager
+def opened_copy(name: str) -> Iterator[Arena]:
+    """Open a private copy of the arena of that name. Raises what `capture` and opening raise."""
+    with capture(name) as fd:
+        arena = open_copy(name, fd)
+        try:
+            yield arena
+        finally:
+            arena.close()

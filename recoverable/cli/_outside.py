@@ -1,0 +1,112 @@
+"""Arenas as they look from outside: which there are, and what their headers tell. Nothing here attaches."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from recoverable._native import _core
+from recoverable._options import parse_name
+from recoverable.errors import ArenaNotFoundError, ArenaPermissionError, ArenaSystemError
+
+__all__ = ["SHARED", "Peek", "names", "peek", "peek_fd"]
+
+SHARED: Final = Path("/dev/shm")
+_PREFIX: Final = "recoverable."
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What can be told of an arena without attaching to it; numbers read one by one while others change them.
+
+    Attributes:
+        name: Its name.
+        size: The ceiling of its data, in bytes.
+        claimed: How much of that has memory behind it.
+        used: How much of that is allocated.
+        reserved: How much lies in chunks that processes have reserved for themselves.
+        overhead: Memory behind tables, undo log and shadows, in bytes.
+        commits: Commits since it was made.
+        recoveries: How often a dead process's step was undone.
+        recovered_at: When that was last, in seconds since the epoch; 0 for never, or not known.
+        hot_pages: Pages in the estimated writable working set.
+        uid: Whose it is.
+        phase: "idle", "step" or "publish", at this moment.
+        holder: The process inside a step at this moment, or 0.
+        handler: What ran last in a step, as far as known.
+        alive: Ids of the attached processes.
+        dead: Ids of those that ended without closing it.
+        attached_at: When each of `alive` attached, in seconds since the epoch.
+    """
+
+    name: str
+    size: int
+    claimed: int
+    used: int
+    reserved: int
+    overhead: int
+    commits: int
+    recoveries: int
+    recovered_at: int
+    hot_pages: int
+    uid: int
+    phase: str
+    holder: int
+    handler: str
+    alive: tuple[int, ...]
+    dead: tuple[int, ...]
+    attached_at: tuple[int, ...]
+
+
+def names() -> list[str]:
+    """Return the names of the arenas of this machine, sorted."""
+    return sorted(path.name.removeprefix(_PREFIX) for path in SHARED.glob(f"{_PREFIX}*"))
+
+
+def peek_fd(fd: int, name: str) -> Peek:
+    """Look at the arena behind a file descriptor that is open for reading.
+
+    Raises:
+        ArenaNotFoundError: Its making was not finished.
+        ArenaCorruptError: It is damaged.
+        ArenaVersionError: Another format has made it.
+    """
+    found: dict[str, Any] = _core.peek(fd, name)
+    peers = found.pop("peers")
+    phases = ("idle", "step", "publish")
+    return Peek(
+        name=name,
+        commits=found.pop("commit_seq"),
+        phase=phases[found.pop("phase")],
+        alive=tuple(pid for pid, _, alive in peers if alive),
+        dead=tuple(pid for pid, _, alive in peers if not alive),
+        attached_at=tuple(at for _, at, alive in peers if alive),
+        **found,
+    )
+
+
+def peek(name: str) -> Peek:
+    """Look at the arena of that name.
+
+    Raises:
+        ArenaOptionError: It can't be the name of one.
+        ArenaNotFoundError: There is none.
+        ArenaPermissionError: It belongs to another user.
+        ArenaCorruptError: It is damaged.
+        ArenaVersionError: Another format has made it.
+    """
+    path = SHARED / f"{_PREFIX}{parse_name(name)}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ArenaNotFoundError(f"there is no arena named {name!r}; `recoverable ls` lists those that exist") from None
+    except PermissionError:
+        raise ArenaPermissionError(f"arena {name!r} belongs to another user; run as that one") from None
+    except OSError as error:
+        raise ArenaSystemError(error.errno or 0, f"arena {name!r} can't be opened: {error.strerror}") from None
+    try:
+        return peek_fd(fd, name)
+    finally:
+        os.close(fd)
