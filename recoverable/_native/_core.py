@@ -166,7 +166,7 @@ _recorded = _function("rcv_recorded", ctypes.POINTER(_Recording), _pointer)
 _replay = _function(
     "rcv_replay", _int, ctypes.POINTER(_ReplaySetup), ctypes.POINTER(_Replay), ctypes.POINTER(ctypes.c_uint64)
 )
-_optimum = _function("rcv_optimum", _int, ctypes.POINTER(_ReplaySetup), ctypes.POINTER(_u64))
+_optimum = _function("rcv_optimum", _int, ctypes.POINTER(_ReplaySetup), _int, ctypes.POINTER(_u64))
 _handler_mend = _function("rcv_handler_mend", _int)
 _handler_installed = _function("rcv_handler_installed", _int)
 
@@ -298,10 +298,10 @@ def replay(
     return {name: getattr(out, name) for name in REPLAY}, by_step
 
 
-def optimum(ends: array[int], pages: array[int], *, costs: Sequence[int], comparisons: int) -> int:
-    """Return the nanoseconds that the run costs at best."""
+def optimum(ends: array[int], pages: array[int], *, costs: Sequence[int], comparisons: int, on_demand: bool) -> int:
+    """Return the nanoseconds that the run costs at best; `on_demand`: where pages become hot only after a write."""
     out = _u64()
-    _check(_optimum(_replay_setup(ends, pages, costs, comparisons, "", {}), ctypes.byref(out)))
+    _check(_optimum(_replay_setup(ends, pages, costs, comparisons, "", {}), on_demand, ctypes.byref(out)))
     return out.value
 
 

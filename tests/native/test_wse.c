@@ -82,33 +82,29 @@ static void what_is_refused(void)
     CHECK(wse_open(&w, &s) == RCV_ERR_MISUSE && strstr(rcv_error_text(), "recording"));
 }
 
-/* The break-even: (6000 + 2000) / (2 x 100) = 40 boundaries. */
+/* The window is three quarters of (6000 + 2000) / (2 x 100) = 40 boundaries; a demotion and its return cost 12100 / 200 = 60. */
 static void adaptive(void)
 {
     struct wse w = make("adaptive", NULL, 0);
-    CHECK(w.patience == 40);
+    CHECK(w.patience == 60);
     wse_trapped(&w, 1);
     wse_trapped(&w, 1); /* twice in one step is once */
     CHECK(w.promote.n == 0);
-    for (int i = 0; i < 41; i++)
-        wse_boundary(&w);
-    wse_trapped(&w, 1); /* outside the window */
-    CHECK(w.promote.n == 0);
-    for (int i = 0; i < 40; i++)
-        wse_boundary(&w);
-    wse_trapped(&w, 1);
-    CHECK(w.promote.n == 1 && w.promote.page[0] == 1);
-    wse_promoted(&w, 1);
-    for (int i = 0; i < 40; i++) {
-        wse_boundary(&w);
-        wse_compared(&w, 1, i == 10);
-    }
-    CHECK(w.demote.n == 0);
-    for (int i = 0; i < 12; i++) {
-        wse_boundary(&w);
-        wse_compared(&w, 1, false);
-    }
-    CHECK(w.demote.n == 1 && w.demote.page[0] == 1);
+    wse_close(&w);
+    w = make("adaptive", NULL, 0);
+    fresh();
+    step(&w, 3);
+    for (int i = 0; i < 29; i++)
+        step(&w, 0);
+    step(&w, 1); /* 30 after the last */
+    CHECK(hot == 1 && traps == 3);
+    step(&w, 2); /* 31 after the last */
+    CHECK(hot == 1 && traps == 4);
+    for (int i = 0; i < 59; i++)
+        step(&w, 0);
+    CHECK(hot == 1);
+    step(&w, 0);
+    CHECK(hot == 0);
     wse_close(&w);
     const struct rcv_policy_option own[] = {{"patience", 3}, {"window", 5}};
     w = make("adaptive", own, 2);
@@ -125,6 +121,36 @@ static void adaptive(void)
     }
     step(&w, 0);
     CHECK(hot == 0);
+    wse_close(&w);
+}
+
+/* A page that is written in pairs, a long time apart, is believed once or twice, then no more; one that comes back to stay is. */
+static void adaptive_remembers(void)
+{
+    struct wse w = make("adaptive", NULL, 0);
+    unsigned   promotions = 0;
+    fresh();
+    for (int pair = 0; pair < 20; pair++) {
+        step(&w, 1);
+        step(&w, 0);
+        step(&w, 1);
+        promotions += hot == 1;
+        for (int i = 0; i < 300; i++)
+            step(&w, 0);
+    }
+    CHECK(promotions >= 1 && promotions <= 3 && traps == 40);
+    traps = 0;
+    for (int i = 0; i < 20; i++)
+        step(&w, 1);
+    CHECK(hot == 1 && traps <= 6);
+    for (int i = 0; i < 1000; i++) /* so much for a page that was hot for long */
+        step(&w, 1);
+    for (int i = 0; i < 1000; i++)
+        step(&w, 0);
+    traps = 0;
+    for (int i = 0; i < 20; i++)
+        step(&w, 1);
+    CHECK(hot == 1 && traps <= 3);
     wse_close(&w);
 }
 
@@ -284,17 +310,22 @@ static void the_optimum_is_one(void)
                 pages[n++] = 5;
             ends[i] = n;
         }
+        uint64_t on_demand = UINT64_MAX;
         for (uint32_t schedule = 0; schedule < 1u << STEPS; schedule += 2) { /* cold at first */
             uint64_t ns = cost_of(schedule, written);
             best = ns < best ? ns : best;
+            if ((schedule & ~(schedule << 1) & ~(written << 1)) == 0) /* it becomes hot after a write only */
+                on_demand = ns < on_demand ? ns : on_demand;
         }
         struct rcv_stream s = {.n = STEPS, .ends = ends, .pages = pages};
         struct wse_plan   plan;
-        CHECK(wse_plan(&plan, &s, 64, &costs, 2) == 0);
+        CHECK(wse_plan(&plan, &s, 64, &costs, 2, false) == 0);
         CHECK(plan.ns == best);
         wse_plan_free(&plan);
+        CHECK(wse_plan(&plan, &s, 64, &costs, 2, true) == 0 && plan.ns == on_demand);
+        wse_plan_free(&plan);
         CHECK(replay(&s, &costs) == best);
-        CHECK(wse_plan(&plan, &s, 64, &dear, 2) == 0);
+        CHECK(wse_plan(&plan, &s, 64, &dear, 2, false) == 0);
         CHECK(replay(&s, &dear) == plan.ns);
         wse_plan_free(&plan);
     }
@@ -315,17 +346,17 @@ static void many_pages(void)
     }
     struct rcv_stream s = {.n = N, .ends = ends, .pages = pages};
     struct wse_plan   plan;
-    CHECK(wse_plan(&plan, &s, 64, &costs, 2) == 0);
+    CHECK(wse_plan(&plan, &s, 64, &costs, 2, false) == 0);
     CHECK(replay(&s, &costs) == plan.ns);
     CHECK(plan.ns < n * (costs.trap + costs.protect) / 2);
     wse_plan_free(&plan);
     pages[17] = 64;
-    CHECK(wse_plan(&plan, &s, 64, &costs, 2) == RCV_ERR_MISUSE && plan.ends == NULL);
+    CHECK(wse_plan(&plan, &s, 64, &costs, 2, false) == RCV_ERR_MISUSE && plan.ends == NULL);
     pages[17] = 3;
     ends[5] = ends[4] - 1;
-    CHECK(wse_plan(&plan, &s, 64, &costs, 2) == RCV_ERR_MISUSE);
+    CHECK(wse_plan(&plan, &s, 64, &costs, 2, false) == RCV_ERR_MISUSE);
     s = (struct rcv_stream){0};
-    CHECK(wse_plan(&plan, &s, 64, &costs, 2) == 0 && plan.ns == 0);
+    CHECK(wse_plan(&plan, &s, 64, &costs, 2, false) == 0 && plan.ns == 0);
     wse_plan_free(&plan);
 }
 
@@ -349,7 +380,7 @@ static void in_shadow(void)
                                      .costs = {costs.trap, costs.protect, costs.compare, costs.copy}};
     struct rcv_replay       r;
     uint64_t                best, sum = 0;
-    CHECK(rcv_optimum(&setup, &best) == 0 && rcv_replay(&setup, &r, by_step) == 0);
+    CHECK(rcv_optimum(&setup, 0, &best) == 0 && rcv_replay(&setup, &r, by_step) == 0);
     CHECK(r.traps == n && r.protects == n && r.compares == 0 && r.copies == 0 && r.most_hot == 0 && r.ns == n * UINT64_C(8000));
     for (uint32_t i = 0; i < N; i++)
         sum += by_step[i];
@@ -379,7 +410,7 @@ static void in_shadow(void)
         CHECK(fail < 1000);
     }
     pages[3] = 64;
-    CHECK(rcv_replay(&setup, &r, NULL) == RCV_ERR_MISUSE && rcv_optimum(&setup, &best) == RCV_ERR_MISUSE);
+    CHECK(rcv_replay(&setup, &r, NULL) == RCV_ERR_MISUSE && rcv_optimum(&setup, 0, &best) == RCV_ERR_MISUSE);
     setup.policy = "psychic";
     pages[3] = 3;
     CHECK(rcv_replay(&setup, &r, NULL) == RCV_ERR_MISUSE && strstr(rcv_error_text(), "psychic"));
@@ -446,6 +477,7 @@ int main(void)
 {
     what_is_refused();
     adaptive();
+    adaptive_remembers();
     the_ends_of_the_scale();
     active_cks();
     active_rnd();

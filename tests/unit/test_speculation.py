@@ -205,7 +205,7 @@ def test_shadow_and_live_agree() -> None:
     options: dict[str, dict[str, float]] = {
         "incremental": {},
         "full": {},
-        "adaptive": {"patience": 20},
+        "adaptive": {"patience": 20, "window": 20},  # else they follow from measured costs
         "active-cks": {},
         "active-rnd": {"period": 10},
         "genetic": {},
@@ -237,6 +237,19 @@ def test_evaluate_prices_what_it_counts() -> None:
         assert outcome.ns >= found.optimum
     assert found.outcomes["oracle"].ns == found.optimum
     assert found.outcomes["incremental"].traps == len(recording.pages)
+
+
+def test_adaptive_costs_little_more_than_never_guessing() -> None:
+    """Where guessing can't pay, `adaptive` stays within 10 % of `incremental`; where it can, it costs a twentieth."""
+    generator = np.random.default_rng(11)
+    rarely = [np.flatnonzero(row).tolist() for row in generator.random((4000, 100)) < 0.02]
+    scan = [[n % 1000] for n in range(4000)]
+    pairs = [[1] if n % 200 < 2 else [] for n in range(20000)]
+    for steps in (rarely, scan, pairs):
+        found = evaluate(Recording.of(steps), ["adaptive", "incremental"]).outcomes
+        assert found["adaptive"].ns <= 1.1 * found["incremental"].ns
+    found = evaluate(Recording.of([[1, 2, 3]] * 1000), ["adaptive", "incremental"]).outcomes
+    assert found["adaptive"].ns <= found["incremental"].ns / 20
 
 
 def test_evaluate_refuses_what_there_is_not() -> None:

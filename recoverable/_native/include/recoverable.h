@@ -160,8 +160,9 @@ struct rcv_replay {
 };
 /* rcv_replay -- let a policy decide on a recorded run. `by_step`: NULL, or room for each step's ns. */
 RCV_API int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *out, uint64_t *by_step);
-/* rcv_optimum -- what the run costs at best, in the same model; the policy and its options are not looked at. */
-RCV_API int rcv_optimum(const struct rcv_replay_setup *setup, uint64_t *ns);
+/* rcv_optimum -- what the run costs at best, in the same model; the policy and its options are not looked at. `on_demand`: where a
+ * page becomes hot only at the end of a step that wrote it. */
+RCV_API int rcv_optimum(const struct rcv_replay_setup *setup, int on_demand, uint64_t *ns);
 
 /* rcv_policy_default -- of a policy's option; RCV_ERR_MISUSE: there is no such policy or option, the text lists those there are. */
 RCV_API int rcv_policy_default(const char *policy, const char *option, double *out);

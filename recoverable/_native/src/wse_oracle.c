@@ -9,6 +9,9 @@
  *      written while hot     C + Y              hot -> cold                           P
  *      unwritten while hot   C                  a page is cold before the first boundary
  *
+ * `on_demand` leaves out what nobody can do who does not see the future: a page becomes hot only at a boundary at which it was
+ * written. (Such a plan is for its price alone: its switches are placed as if it were not on demand.)
+ *
  * The path is exact in this model. What the model leaves out is that adjacent pages share a system call: a run over many of
  * those can cost less than this "optimum".
  *
@@ -64,6 +67,7 @@ static int sort_writes(struct writes *w, const struct rcv_stream *s, uint32_t pa
 
 struct prices {
     uint64_t cold, hot, rent, heat, cool;
+    bool     on_demand; /* a page becomes hot only at a boundary at which it was written */
 };
 
 /* How it ends after the last write: cold, hot and then cold, hot for the rest of the run. */
@@ -72,10 +76,12 @@ enum end { END_COLD, END_COOLED, END_HOT };
 /* best_path -- of one page over its n writes: what it costs; `from` says how. */
 static uint64_t best_path(const struct prices *x, const uint32_t *at, uint8_t *from, uint32_t n, uint32_t steps, enum end *end)
 {
-    uint64_t cold = x->cold, hot = at[0] > 0 ? x->heat + x->hot : UINT64_MAX / 2;
+    uint64_t cold = x->cold, hot = at[0] > 0 && !x->on_demand ? x->heat + x->hot : UINT64_MAX / 2;
     from[0] = HOT_FROM_COLD;
     for (uint32_t k = 1; k < n; k++) {
-        uint64_t stay = hot + (uint64_t)(at[k] - at[k - 1] - 1) * x->rent, again = hot + x->cool + x->heat, warm = cold + x->heat;
+        uint64_t wait = (uint64_t)(at[k] - at[k - 1] - 1) * x->rent;
+        uint64_t stay = hot + wait, again = x->on_demand ? UINT64_MAX : hot + x->cool + x->heat;
+        uint64_t warm = cold + x->heat + (x->on_demand ? wait : 0);
         uint64_t cooled = hot + x->cool, kept = stay <= again ? stay : again;
         from[k] = (uint8_t)((cooled < cold ? COLD_FROM_HOT : 0) | (warm < kept ? HOT_FROM_COLD : again < stay ? HOT_RETURNS : 0));
         hot = (warm < kept ? warm : kept) + x->hot;
@@ -145,13 +151,15 @@ static int place(struct wse_plan *plan, const struct writes *w, uint32_t pages, 
     return 0;
 }
 
-int wse_plan(struct wse_plan *out, const struct rcv_stream *s, uint32_t pages, const struct wse_costs *c, uint32_t comparisons)
+int wse_plan(struct wse_plan *out, const struct rcv_stream *s, uint32_t pages, const struct wse_costs *c, uint32_t comparisons,
+             bool on_demand)
 {
     const struct prices x = {.cold = c->trap + c->protect,
                              .hot = comparisons * c->compare + c->copy,
                              .rent = comparisons * c->compare,
                              .heat = c->copy + c->protect,
-                             .cool = c->protect};
+                             .cool = c->protect,
+                             .on_demand = on_demand};
     struct writes       w = {0};
     *out = (struct wse_plan){.n = s->n, .ends = os_calloc((size_t)s->n + 1, sizeof *out->ends)};
     int rc = out->ends ? sort_writes(&w, s, pages)
@@ -185,7 +193,7 @@ static int oracle_open(struct wse *w)
         return rcv_raise(RCV_ERR_MISUSE, 0, "the policy \"oracle\" replays a recorded run: give it a recording");
     if ((s = os_calloc(1, sizeof *s)) == NULL)
         return wse_no_memory(w);
-    int rc = wse_plan(&s->plan, w->recording, w->pages, &w->costs, w->comparisons);
+    int rc = wse_plan(&s->plan, w->recording, w->pages, &w->costs, w->comparisons, false);
     if (rc) {
         os_free(s);
         return rc;

@@ -13,7 +13,8 @@ struct wse_plan {
 #define PLAN_PROMOTE 0x80000000u
 
 /* wse_plan -- RCV_ERR_FULL: no memory; RCV_ERR_MISUSE: a page of the recording is not below `pages`, or its ends don't grow. */
-int  wse_plan(struct wse_plan *out, const struct rcv_stream *s, uint32_t pages, const struct wse_costs *c, uint32_t comparisons);
+int  wse_plan(struct wse_plan *out, const struct rcv_stream *s, uint32_t pages, const struct wse_costs *c, uint32_t comparisons,
+              bool on_demand);
 void wse_plan_free(struct wse_plan *plan);
 
 #endif

@@ -117,11 +117,11 @@ int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *out, uin
     return rc;
 }
 
-int rcv_optimum(const struct rcv_replay_setup *setup, uint64_t *ns)
+int rcv_optimum(const struct rcv_replay_setup *setup, int on_demand, uint64_t *ns)
 {
     struct wse_plan        plan;
     const struct wse_costs costs = {setup->costs.trap, setup->costs.protect, setup->costs.compare, setup->costs.copy};
-    int                    rc = wse_plan(&plan, setup->stream, setup->pages, &costs, setup->comparisons);
+    int                    rc = wse_plan(&plan, setup->stream, setup->pages, &costs, setup->comparisons, on_demand != 0);
     if (rc == 0) {
         *ns = plan.ns;
         wse_plan_free(&plan);
