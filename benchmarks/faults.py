@@ -1,0 +1,204 @@
+"""How long does it take to explore a handler, and what does fault injection cost that is off?
+
+The handler is the example bank's transfer, over HTTP, with its 3 ms of waiting for another service. What "off" costs is
+measured between two processes that are alike but for one thing: in one of them faults were armed once and disarmed; it is
+given work in turn with the other, in which nothing of it was ever imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Report, Settings, Spread, compare, progress
+from recoverable import Arena
+
+ROOT = Path(__file__).resolve().parents[1]
+ACCOUNTS = 10
+ORDER = {"id": "t", "from": 0, "to": 1, "amount": 500}
+IN_PROCESS = ("line", "await", "write", "alloc", "conflict")
+
+#: A process that does what it is told, n times, and answers how many nanoseconds of CPU time that took.
+WORKER = """
+import asyncio, sys, time
+from recoverable import Arena, recoverable
+
+armed = sys.argv[1] == "armed"
+with Arena.temporary("8 MiB") as arena:
+    with arena.transaction():
+        for i in range(4):
+            arena.root[f"key-{i}"] = i
+    root = arena.root
+
+    @recoverable
+    async def request():
+        for i in range(4):
+            root[f"key-{i}"] += 1
+
+    if armed:
+        from recoverable.faults import InjectedFault, Raise, inject
+        with inject("request", Raise(), at="write"):
+            try:
+                asyncio.run(request())
+            except InjectedFault:
+                pass
+    print("ready", flush=True)
+    for line in sys.stdin:
+        calls = range(int(line))
+        begun = time.thread_time_ns()
+        for _ in calls:
+            try:
+                request().send(None)
+            except StopIteration:
+                pass
+        print(time.thread_time_ns() - begun, flush=True)
+"""
+
+
+class Worker:
+    """One of those processes; `clock()` is the CPU time that all of them have spent."""
+
+    spent = 0
+
+    def __init__(self, how: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, how],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._line() == "ready"
+
+    def __call__(self, n: int) -> None:
+        assert self.process.stdin is not None
+        print(n, file=self.process.stdin, flush=True)
+        Worker.spent += int(self._line())
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> None:
+        self.process.communicate(timeout=30)
+
+    @classmethod
+    def clock(cls) -> int:
+        return cls.spent
+
+
+async def transfer(client: Any) -> int:
+    async with client.post("/transfer", json=ORDER) as response:
+        return int(response.status)
+
+
+def nothing_lost(arena: Arena) -> bool:
+    from examples.bank import server
+
+    return sum(arena.root["accounts"]) == ACCOUNTS * server.OPENING
+
+
+def bank(arena: Arena) -> Any:
+    from examples.bank import server
+
+    return server.make_app(arena, accounts=ACCOUNTS)
+
+
+def explored(points: tuple[str, ...] | None, depth: int = 1) -> Any:
+    from recoverable.faults import explore
+
+    more: dict[str, Any] = {} if points is None else {"points": points}
+    return explore(transfer, app=bank, prepare=bank, invariant=nothing_lost, depth=depth, max_points=None, **more)
+
+
+def alone(settings: Settings) -> Spread:
+    """Time the same request, served and asked for in one process, without an exploration around it. In milliseconds."""
+    from recoverable.faults.aiohttp import Site
+
+    times = []
+    with Arena.temporary("16 MiB") as arena:
+        app = bank(arena)
+        site = Site(asyncio.new_event_loop(), app)
+        for number in range(settings.pick(200, 20)):
+            order = json.dumps(ORDER | {"id": str(number)})
+
+            async def ask(order: str = order) -> None:
+                async with site.client.post("/transfer", data=order) as response:
+                    assert response.status == 200
+
+            begun = time.perf_counter()
+            site.loop.run_until_complete(ask())
+            times.append((time.perf_counter() - begun) * 1e3)
+        site.close()
+        site.loop.close()
+    return Spread.of(times)
+
+
+def run(settings: Settings) -> Report:
+    sys.path.append(str(ROOT))
+    report = Report(
+        "faults", "How long does it take to explore a handler, and what does fault injection cost that is off?"
+    )
+    rounds = settings.pick(7, 1)
+    all_of_it, in_process, by_kill = [], [], []
+    runs: dict[str, int] = {}
+    own = alone(settings)
+    for i in range(rounds):
+        progress(f"exploring: round {i + 1} of {rounds}")
+        found = explored(None)
+        all_of_it.append(found.seconds)
+        runs["all"] = found.runs
+        found = explored(IN_PROCESS)
+        in_process.append(found.seconds / found.runs * 1e3)
+        runs["in process"] = found.runs
+        found = explored(("kill",))
+        by_kill.append(found.seconds / found.runs * 1e3)
+        runs["kill"] = found.runs
+    progress("exploring: two faults")
+    two = explored(None, depth=2) if not settings.quick else None
+
+    never, disarmed = Worker("never"), Worker("armed")
+    try:
+        timed = compare(
+            {"never": never, "disarmed": disarmed},
+            settings,
+            rounds=settings.pick(201, 5),
+            target=settings.pick(0.05, 0.01),
+            clock=Worker.clock,
+            title="off",
+        )
+    finally:
+        never.close()
+        disarmed.close()
+    off = timed.ratio("disarmed", "never")
+    above = Spread.of(value - own.median for value in in_process)
+
+    report.aim("the transfer explored at all points, kills included", 60, Spread.of(all_of_it), "s")
+    report.aim("a run that does not kill, above the request's own time", 5, above, "ms")
+    percent = Spread((off.median - 1) * 100, (off.low - 1) * 100, (off.high - 1) * 100, off.rounds)
+    report.aim(
+        "a transaction after faults were armed and disarmed, above one in a process that never did", 0.5, percent, "%"
+    )
+    rows = [
+        [f"all points: {runs['all']} runs", f"{Spread.of(all_of_it)} s"],
+        [f"one of {runs['in process']} runs that do not kill", f"{Spread.of(in_process)} ms"],
+        [
+            f"one of {runs['kill']} runs that kill: a fork, a death, a restart in another fork",
+            f"{Spread.of(by_kill)} ms",
+        ],
+        ["the request alone, of which 3 ms are its waiting", f"{own} ms"],
+    ]
+    if two is not None:
+        rows.append([f"two faults, `depth=2`: {two.runs:,} runs", f"{two.seconds:.0f} s"])
+    report.table("Time by the clock", ["", "median (quartiles)"], rows)
+    off_rows = [[name, str(timed[name].scaled(1e-3))] for name in timed.samples]
+    report.table("µs of CPU time for a `@recoverable` call with four read-modify-writes", ["faults were", ""], off_rows)
+    for name in timed.samples:
+        report.figure(name, timed[name])
+    report.figure("explore all, s", Spread.of(all_of_it))
+    return report
