@@ -498,7 +498,6 @@ with Arena.temporary("1 MiB", name={new_name()!r}) as arena:
     print(report.failures[0].replay)
 """)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)  # the test file lies in the current folder
     run = subprocess.run([sys.executable, program], stdout=subprocess.PIPE, text=True, check=True)
     first, command = run.stdout.splitlines()
     assert first != "2 0"
@@ -671,7 +670,6 @@ def test_unittest_has_the_same_and_its_command_runs_that_test(tmp_path: Path, mo
 def test_the_command_of_a_program_given_as_text_works_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`python -c` is repeated with its text."""
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)  # the test file lies in the current folder
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     program = f"""{UNITTEST}
 report = explore(half, prepare=fill, points="write", check=False)
