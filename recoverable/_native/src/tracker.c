@@ -381,7 +381,8 @@ static int build_ranges(rcv_arena *a)
     }
     if (rc < 0)
         return rc;
-    qsort(t->ranges, t->n_ranges, t->n_ranges ? sizeof *t->ranges : 1, by_range);
+    if (t->n_ranges > 1) /* there may be no array yet */
+        qsort(t->ranges, t->n_ranges, sizeof *t->ranges, by_range);
     t->ranges_built = true;
     return 0;
 }
