@@ -78,7 +78,7 @@ class _Stats(ctypes.Structure):
 PEEK = (
     *("size", "claimed", "used", "reserved", "overhead"),
     *("commit_seq", "recoveries", "recovered_at"),
-    *("hot_pages", "uid", "phase", "holder"),
+    *("hot_pages", "uid", "phase"),
 )
 _PEERS = 128  # RCV_PEERS
 
@@ -90,6 +90,8 @@ class _Peer(ctypes.Structure):
 class _Peek(ctypes.Structure):
     _fields_ = (
         *((name, _u64) for name in PEEK),
+        ("backed", _u64 * 2 * 4),
+        ("holder", _u64),
         ("peers", _u64),
         ("peer", _Peer * _PEERS),
         ("handler", ctypes.c_char * _NAME),
@@ -337,11 +339,14 @@ def peek(fd: int, name: str) -> dict[str, Any]:
     """Read what can be told of the segment behind `fd` without attaching to it.
 
     Returns:
-        The fields of `struct rcv_peek` by name; `peers` is a list of (pid, attached at, alive).
+        The fields of `struct rcv_peek` by name; `peers` is a list of (pid, attached at, alive), `backed` one of (offset,
+        length).
     """
     out = _Peek()
     _check(_peek(fd, name.encode(), ctypes.byref(out)))
     report: dict[str, Any] = {name: getattr(out, name) for name in PEEK}
+    report["holder"] = out.holder
+    report["backed"] = [tuple(part) for part in out.backed]
     report["handler"] = out.handler.decode("utf-8", "replace")
     report["peers"] = [(peer.pid, peer.attached_at, bool(peer.alive)) for peer in out.peer[: out.peers]]
     return report

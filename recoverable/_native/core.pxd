@@ -52,6 +52,7 @@ cdef extern from "recoverable.h" nogil:
         uint64_t container, id, kind, arg, count
     enum:
         RCV_HOTSPOTS
+    int rcv_measure(rcv_arena *a, rcv_off off, uint64_t *bytes)
     int rcv_hotspots(const rcv_arena *a, rcv_hotspot *out, int room)
     void rcv_raw_viewed(rcv_arena *a, rcv_off array)
     int rcv_txn_doom_code(const rcv_txn *t)

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from recoverable._native.codec cimport KeyBuffer, decode, decode_key, encode_key
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport NativeArena, done, gate
+from recoverable._native.runtime cimport Container, NativeArena, done, fail, gate
 
 cdef enum:
     DEEPEST = 1000 # levels of nesting that a path shows
@@ -112,3 +112,18 @@ def hot_spots(NativeArena arena not None) -> list[tuple[str | None, str | None, 
         found.append((*describe_conflict(arena, where), spots[i].count))
     found.sort(key=lambda spot: -spot[2])
     return found
+
+
+def memory_of(Container container not None) -> int:
+    """Return the bytes that a container and all that it holds take. Outside transactions."""
+    cdef rcv_txn *t
+    cdef uint64_t size = 0
+    cdef int rc
+    gate(container.arena, False, &t)
+    try:
+        rc = rcv_measure(container.arena.a, container.h.off, &size)
+    finally:
+        done(container.arena, t)
+    if rc:
+        fail(rc)
+    return size

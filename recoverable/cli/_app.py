@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from recoverable import _shm
+from recoverable import Arena, _shm
 from recoverable._options import human_size, parse_name
-from recoverable.cli import _doctor, _image, _outside
+from recoverable.arena import open_copy
+from recoverable.cli import _doctor, _file, _image, _inspect, _outside
 from recoverable.cli._render import ago, say, table, write_json
 from recoverable.errors import (
     ArenaBusyError,
@@ -31,6 +33,8 @@ FOUND, USAGE, ABSENT, REFUSED, MACHINE, DAMAGED, BUG, INTERRUPTED = 1, 2, 3, 4, 
 _CODES: Final = (
     (ArenaOptionError, USAGE),
     (ArenaNotFoundError, ABSENT),
+    (_inspect.PathError, ABSENT),
+    (_file.DamagedFileError, DAMAGED),
     (ArenaBusyError, REFUSED),
     (ArenaCorruptError, DAMAGED),
     (ArenaVersionError, DAMAGED),
@@ -114,6 +118,7 @@ def ls(as_json: bool) -> None:
 
 def _as_json(peek: _outside.Peek) -> dict[str, Any]:
     fields = dataclasses.asdict(peek)
+    del fields["backed"]
     fields["processes"] = [
         {"pid": pid, "attached_at": at} for pid, at in zip(fields.pop("alive"), fields.pop("attached_at"), strict=True)
     ]
@@ -180,8 +185,8 @@ def _pids(pids: tuple[int, ...]) -> str:
 def verify(name: str, as_json: bool) -> None:
     """Check everything in an arena.
 
-    What is checked is a private copy, so the arena stays as it is. A running server waits while the copy is made, about
-    a millisecond for each four megabytes.
+    What is checked is a private copy, so the arena stays as it is. A running server waits while the copy is made,
+    some milliseconds for each megabyte in use.
     """
     with _image.opened_copy(name) as copy:
         report = dataclasses.asdict(copy.verify())
@@ -196,6 +201,76 @@ def verify(name: str, as_json: bool) -> None:
     )
     if pending:
         say(f"a process died in the middle of a step; the next to open {name} will undo its {pending} writes")
+
+
+@group.command()
+@click.argument("name")
+@click.argument("path", default="root")
+@click.option("--depth", default=1, show_default=True, type=click.IntRange(0, 20), help="Levels of containers to open.")
+@click.option("--offset", default=0, type=click.IntRange(0), help="Entries to leave out, of the container at PATH.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000), help="Entries to show of each.")
+@click.option("--memory", is_flag=True, help="Tell memory of an arena in use, too: look at a copy of it.")
+@_json
+def inspect(name: str, path: str, depth: int, offset: int, limit: int, memory: bool, as_json: bool) -> None:
+    """Show what is in an arena, or the value at PATH.
+
+    PATH is written as in Python: 'root["carts"]["ann"].total', or '["carts"]["ann"]', or carts/ann/total.
+    """
+    steps = _inspect.parse(path)
+    alive = bool(_outside.peek(name).alive)
+    measure = memory or not alive
+    with _image.opened_copy(name) if measure else Arena.open(name, create=False) as arena:
+        node = _inspect.look(arena, steps, depth=depth, offset=offset, limit=limit, measure=measure)
+    if as_json:
+        write_json(node.as_json())
+        return
+    titles = ("PATH", "TYPE", "SIZE", *(("MEMORY",) if measure else ()), "VALUE")
+    rows = [
+        (label, item.kind, item.size, *((_memory(item),) if measure else ()), item.text) for label, item in node.rows()
+    ]
+    table(titles, rows, numbers=(2, 3) if measure else (2,))
+
+
+def _memory(node: _inspect.Node) -> str:
+    return "" if node.memory is None else human_size(node.memory)
+
+
+@group.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def export(name: str, file: Path, force: bool) -> None:
+    """Write the committed state of an arena to a file, with a checksum.
+
+    A running server waits while its memory is copied; the file is written after that.
+    """
+    if file.exists() and not force:
+        raise Refused(f"{file} is there already and was not touched; --force replaces it")
+    with _image.capture(name) as copy:
+        with open_copy(name, copy) as arena:
+            arena.verify()  # recovered, and sound
+        size = _file.write(copy, name, file)
+    say(f"exported {name}: {human_size(size)} in {file}")
+
+
+@group.command("import")
+@click.argument("name")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def import_(name: str, file: Path) -> None:
+    """Make an arena of what `export` has written.
+
+    The checksum and everything in the state are checked before it gets its name. Refused where there is an arena of
+    that name.
+    """
+    parse_name(name)
+    with _file.read(file) as copy:
+        with open_copy(name, copy) as arena:
+            arena.verify()
+        if not _image.publish(copy, name):
+            raise Refused(
+                f"there is an arena {name!r} already, and it was not touched; recoverable rm {name}, or another name"
+            )
+    say(f"imported {name}")
 
 
 @group.command()

@@ -5,8 +5,8 @@ moment, its undo log included, *is* its committed state: opening it undoes what 
 copy. So a copy needs no format of its own.
 
 The moment: where nobody is attached, the file lock keeps it so. Where somebody is, the copy is made inside a transaction
-that writes nothing; it holds the arena's lock, so no step runs and servers wait as long as the copying takes. That is
-memory speed; only pages that hold data are read.
+that writes nothing; it holds the arena's lock, so no step runs and servers wait as long as the copying takes, most of
+which is getting memory for the copy. Only pages that hold data are read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final
 from recoverable import _shm
 from recoverable.arena import Arena, open_copy
 from recoverable.cli import _outside
-from recoverable.errors import ArenaNotFoundError
+from recoverable.errors import ArenaFullError, ArenaNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["capture", "extents", "opened_copy"]
+__all__ = ["capture", "extents", "opened_copy", "publish"]
 
 _PIECE: Final = 1 << 22
 
@@ -47,13 +47,17 @@ def _copy(source: int, target: int) -> None:
     """Copy a sparse file: as long, with the same bytes, and holes where it has holes."""
     os.ftruncate(target, os.fstat(source).st_size)
     for start, length in extents(source):
-        os.lseek(target, start, os.SEEK_SET)
-        at, end = start, start + length
-        while at < end:
-            copied = os.sendfile(target, source, at, min(_PIECE, end - at))
-            if not copied:  # it was cut off meanwhile
-                return
-            at += copied
+        _copy_range(source, target, start, length)
+
+
+def _copy_range(source: int, target: int, start: int, length: int) -> None:
+    os.lseek(target, start, os.SEEK_SET)
+    at, end = start, start + length
+    while at < end:
+        copied = os.sendfile(target, source, at, min(_PIECE, end - at))
+        if not copied:  # it was cut off meanwhile
+            return
+        at += copied
 
 
 def _same(fd: int, arena: Arena) -> bool:
@@ -104,3 +108,37 @@ def opened_copy(name: str) -> Iterator[Arena]:
             yield arena
         finally:
             arena.close()
+
+
+def publish(copy: int, name: str) -> bool:
+    """Make an arena of a copy that is sound.
+
+    The header comes last: until then an object is half-made, and whoever opens it makes it anew. What the header says
+    has memory behind it gets that first, so that a full /dev/shm is found here and not by a write.
+
+    Returns:
+        Whether it was made; False where there is an arena of that name.
+
+    Raises:
+        ArenaFullError: /dev/shm has no room. Nothing is left of it.
+    """
+    backed = _outside.peek_fd(copy, name).backed
+    with _shm.locked(name, create=True, timeout=5.0) as fd:
+        if os.fstat(fd).st_size:
+            return False
+        try:
+            os.ftruncate(fd, os.fstat(copy).st_size)
+            for start, length in backed:
+                for at in range(start, start + length, _PIECE):
+                    os.posix_fallocate(fd, at, min(_PIECE, start + length - at))
+            for start, length in [*extents(copy)][::-1]:
+                _copy_range(copy, fd, start, length)
+        except BaseException as error:
+            _shm.unlink(name)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise ArenaFullError(
+                    f"/dev/shm has no room for arena {name!r}. Nothing was made. Remove what is not needed there "
+                    "(recoverable ls, recoverable rm), or enlarge it (mount -o remount,size=...; docker run --shm-size=...)."
+                ) from None
+            raise
+    return True

@@ -38,6 +38,7 @@ class Peek:
         handler: What ran last in a step, as far as known.
         alive: Ids of the attached processes.
         dead: Ids of those that ended without closing it.
+        backed: Offset and length of the parts of its object that have to have memory behind them.
         attached_at: When each of `alive` attached, in seconds since the epoch.
     """
 
@@ -58,6 +59,7 @@ class Peek:
     alive: tuple[int, ...]
     dead: tuple[int, ...]
     attached_at: tuple[int, ...]
+    backed: tuple[tuple[int, int], ...]
 
 
 def names() -> list[str]:
@@ -75,6 +77,7 @@ def peek_fd(fd: int, name: str) -> Peek:
     """
     found: dict[str, Any] = _core.peek(fd, name)
     peers = found.pop("peers")
+    backed = tuple(found.pop("backed"))
     phases = ("idle", "step", "publish")
     return Peek(
         name=name,
@@ -83,6 +86,7 @@ def peek_fd(fd: int, name: str) -> Peek:
         alive=tuple(pid for pid, _, alive in peers if alive),
         dead=tuple(pid for pid, _, alive in peers if not alive),
         attached_at=tuple(at for _, at, alive in peers if alive),
+        backed=backed,
         **found,
     )
 

@@ -102,6 +102,7 @@ struct rcv_peek { /* what can be told of a segment from outside */
     uint64_t size, claimed, used, reserved, overhead; /* as in struct rcv_stats */
     uint64_t commit_seq, recoveries, recovered_at /* seconds since the epoch, 0: never */;
     uint64_t hot_pages, uid, phase;
+    uint64_t backed[4][2]; /* offset and length of what has to have memory behind it */
     uint64_t holder; /* pid of the process inside a step at this moment, or 0 */
     uint64_t peers;  /* how many of peer[] */
     struct rcv_peer peer[RCV_PEERS];
@@ -173,6 +174,9 @@ struct rcv_verify_report {
 };
 /* rcv_verify -- walk everything under the lock; RCV_ERR_CORRUPT with the path of the first damage in the text. */
 RCV_API int rcv_verify(rcv_arena *a, struct rcv_verify_report *out);
+/* rcv_measure -- bytes of the blocks that a container and all that it holds take. Under rcv_access, outside transactions; as
+ * long as the container is large, so rather on a copy. */
+RCV_API int rcv_measure(rcv_arena *a, rcv_off off, uint64_t *bytes);
 
 /* -- the lock: lock.c --------------------------------------------------------------------------------------- */
 

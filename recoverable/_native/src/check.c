@@ -139,6 +139,7 @@ int check_reach_any(struct walk *w, rcv_off container, rcv_off slot, rcv_off off
     uint64_t bit = (off - w->a->data_off) / UNIT;
     w->reached[bit / 64] |= UINT64_C(1) << (bit % 64);
     w->n_reached++;
+    w->bytes += size;
     return 0;
 }
 
@@ -321,5 +322,26 @@ int rcv_verify(rcv_arena *a, struct rcv_verify_report *out)
     os_free(w.reached);
     os_free(w.todo);
     lock_drop(a);
+    return rc;
+}
+
+/* rcv_measure -- see recoverable.h. What is reached from a container by the same walk, checks included. */
+int rcv_measure(rcv_arena *a, rcv_off off, uint64_t *bytes)
+{
+    struct rcv_verify_report    report;
+    struct walk                 w = {.a = a, .report = &report};
+    const struct rcv_container *c = container_at(a, off, 0);
+    memset(&report, 0, sizeof report);
+    if (c == NULL)
+        return check_damage(&w, 0, 0, off, "no container there");
+    w.reached = os_calloc(rcv_data_claimed(a) / UNIT / 64 + 1, 8);
+    int rc = w.reached != NULL ? 0 : rcv_raise(RCV_ERR_FULL, 0, "no process memory to measure a container; nothing was changed");
+    if (rc == 0)
+        rc = meet_container(&w, c->parent, c->slot, off, (c->flags & RCV_DETACHED) != 0);
+    if (rc == 0)
+        rc = walk_containers(&w);
+    *bytes = w.bytes;
+    os_free(w.reached);
+    os_free(w.todo);
     return rc;
 }

@@ -12,7 +12,7 @@ struct walk {
     rcv_arena                *a;
     struct rcv_verify_report *report;
     uint64_t                 *reached; /* a bit for each 16 bytes of claimed data */
-    uint64_t                  n_reached;
+    uint64_t                  n_reached, bytes; /* blocks reached, and their sizes */
     rcv_off                  *todo; /* containers found, not walked */
     uint64_t                  n_todo, cap_todo;
 };

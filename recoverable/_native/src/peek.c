@@ -48,6 +48,13 @@ static void peek_header(rcv_arena *a, struct rcv_peek *out)
     for (int i = 0; i < RCV_REGIONS; i++)
         if (i != RCV_R_UNDO && i != RCV_R_SHADOW && i != RCV_R_DATA)
             out->overhead += h->region[i].size;
+    const struct rcv_region *r = h->region;
+    const uint64_t           tables = r[RCV_R_SHADOW].off + r[RCV_R_SHADOW].size;
+    const uint64_t           backed[4][2] = {{0, r[RCV_R_UNDO].off + atomic_load(&h->undo_claimed)},
+                                             {r[RCV_R_SHADOW].off, atomic_load(&h->shadow_claimed)},
+                                             {tables, r[RCV_R_DATA].off - tables},
+                                             {r[RCV_R_DATA].off, heap.claimed}};
+    memcpy(out->backed, backed, sizeof backed);
     out->commit_seq = atomic_load(&h->commit_seq);
     out->recoveries = atomic_load(&h->recoveries);
     out->recovered_at = atomic_load(&h->recovered_at);

@@ -1,0 +1,243 @@
+"""What is in an arena: a page of each container, some levels deep, and the value that a path names.
+
+Each container's page is read in one transaction that only reads: consistent in itself, and no longer for a running
+server than a short step. Two pages may be of different moments, so what is gone by then is said to be gone.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from recoverable._native.places import memory_of
+from recoverable._native.runtime import Container
+from recoverable.containers import Array, Counter, Deque, Dict, List, Record, Set
+from recoverable.containers.record import _stored
+from recoverable.errors import RecoverableError, StaleReferenceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from recoverable import Arena
+
+__all__ = ["Node", "PathError", "look", "parse"]
+
+_SHOWN: Final = 80  # characters of a value in a table
+
+
+class PathError(RecoverableError):
+    """A path can't be read, or nothing lies there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a path: into a container by key or position, or to a record's field.
+
+    Attributes:
+        key: What it names.
+        kind: "key" for what was in brackets, "field" after a dot, "word" between slashes, which may be any of them.
+    """
+
+    key: Any
+    kind: str
+
+
+@dataclass(slots=True)
+class Node:
+    """A value, and the page of what it holds.
+
+    Attributes:
+        path: Where it is, as Python would write it.
+        kind: Its type's name; a record's is its class's.
+        length: How many entries it has, or None for what has none.
+        value: The value, None for a container.
+        text: For people: the value, or what there is to say of a container.
+        memory: Bytes of it and all that it holds, or None where that was not measured.
+        children: A page of its entries.
+        left_out: Entries before and after that page.
+    """
+
+    path: str
+    kind: str
+    length: int | None = None
+    value: Any = None
+    text: str = ""
+    memory: int | None = None
+    children: list[Node] = field(default_factory=list)
+    left_out: int = 0
+    container: bool = False
+
+    @property
+    def size(self) -> str:
+        """Its length as text."""
+        return "" if self.length is None else str(self.length)
+
+    def rows(self) -> Iterator[tuple[str, Node]]:
+        """Yield what to call it in a table and the node, and then its page, each below what holds it."""
+        yield self.path, self
+        for child in self.children:
+            yield from child.rows()
+        if self.left_out and self.children:
+            yield f"{self.path}…", Node("", "", text=f"{self.left_out} more: --offset, --limit")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it; a value that JSON has no word for as Python writes it."""
+        out: dict[str, Any] = {"path": self.path, "type": self.kind}
+        if self.length is not None:
+            out["length"] = self.length
+        if self.memory is not None:
+            out["memory"] = self.memory
+        if not self.container:
+            plain = self.value is None or isinstance(self.value, str | bool | int | list | dict)
+            if plain or (isinstance(self.value, float) and math.isfinite(self.value)):
+                out["value"] = self.value
+            else:
+                out["value"] = repr(self.value)
+        elif self.text:
+            out["about"] = self.text
+        if self.children:
+            out["entries"] = [child.as_json() for child in self.children]
+        if self.left_out:
+            out["left_out"] = self.left_out
+        return out
+
+
+# -- paths -------------------------------------------------------------------------------------------------------
+
+
+def parse(path: str) -> list[Step]:
+    """Return the steps of a path from the root.
+
+    Args:
+        path: `root["a"][0].b`, with or without `root`; or words between slashes, `a/0/b`.
+
+    Raises:
+        PathError: It is neither.
+    """
+    if path in {"", "root", "/"}:
+        return []
+    if not (path.startswith(("root[", "root.", "["))):
+        return [Step(word, "word") for word in path.strip("/").split("/")]
+    steps: list[Step] = []
+    try:
+        node = ast.parse(path if path.startswith("root") else f"root{path}", mode="eval").body
+        while not isinstance(node, ast.Name):
+            if isinstance(node, ast.Subscript):
+                steps.append(Step(ast.literal_eval(node.slice), "key"))
+                node = node.value
+            elif isinstance(node, ast.Attribute):
+                steps.append(Step(node.attr, "field"))
+                node = node.value
+            else:
+                raise ValueError
+        if node.id != "root":
+            raise ValueError
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise PathError(f'{path!r} is not a path: write it as root["carts"]["ann"].total, or carts/ann/total') from None
+    return steps[::-1]
+
+
+def _names(record: Record) -> tuple[str, ...]:
+    return _stored(record, record._stored_schema()).names
+
+
+def _step(value: Any, step: Step) -> tuple[Any, str]:
+    """Go one step down, and return how the step is written; LookupError, TypeError or AttributeError where there is nothing."""
+    key = step.key
+    if isinstance(value, Record):
+        if step.kind == "key" or key not in _names(value):
+            raise KeyError(key)
+        return value._slot_value(_names(value).index(key)), f".{key}"
+    if step.kind == "word" and not (isinstance(value, Dict) and key in value):
+        try:
+            key = ast.literal_eval(key)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise KeyError(key) from None
+    elif step.kind == "field":
+        raise AttributeError(key)
+    if isinstance(value, Dict | List | Deque | Array):
+        found = value[key]
+        return getattr(found, "item", lambda: found)() if isinstance(value, Array) else found, f"[{key!r}]"
+    raise KeyError(key)
+
+
+# -- looking -----------------------------------------------------------------------------------------------------
+
+
+def look(
+    arena: Arena, steps: Sequence[Step], *, depth: int = 1, offset: int = 0, limit: int = 50, measure: bool = False
+) -> Node:
+    """Read what a path names.
+
+    Args:
+        arena: An open arena.
+        steps: The path, from `parse`.
+        depth: How many levels of containers to open; 0 for the one alone.
+        offset: Entries to leave out of the first one's page.
+        limit: Entries of a page.
+        measure: Whether to tell memory; it walks the whole container, so only on a copy.
+
+    Raises:
+        PathError: Nothing lies there.
+    """
+    path, value = "root", arena.root
+    with arena.transaction():
+        for step in steps:
+            try:
+                value, name = _step(value, step)
+            except (LookupError, TypeError, AttributeError, ValueError):
+                raise PathError(f"{path} has nothing at {step.key!r}") from None
+            path += name
+    return _look(arena, path, value, depth, offset, limit, measure)
+
+
+def _look(arena: Arena, path: str, value: Any, depth: int, offset: int, limit: int, measure: bool) -> Node:
+    if not isinstance(value, Container):
+        return _leaf(path, value)
+    try:
+        memory = memory_of(value) if measure else None
+        with arena.transaction():
+            node, page = _page(path, value, offset, limit if depth else 0)
+    except StaleReferenceError:
+        return Node(path, "", text="gone meanwhile", container=True)
+    node.memory = memory
+    node.children = [_look(arena, path + name, child, depth - 1, 0, limit, measure) for name, child in page]
+    node.left_out = (node.length or 0) - len(page) if depth and not isinstance(value, Array | Counter) else 0
+    return node
+
+
+def _leaf(path: str, value: Any) -> Node:
+    text = repr(value)
+    size = len(value) if isinstance(value, str | bytes | tuple) else None
+    return Node(path, type(value).__name__, size, value, text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")
+
+
+def _page(path: str, value: Container, offset: int, limit: int) -> tuple[Node, list[tuple[str, Any]]]:
+    """Return a container's node and a page of its entries, read at one moment."""
+    node = Node(path, type(value).__name__, container=True)
+    if isinstance(value, Counter):
+        node.value = int(value)
+        node.text, node.container = str(int(value)), False
+        return node, []
+    if isinstance(value, Array):
+        node.length = math.prod(value.shape)
+        node.text = f"{value._dtype} {value.shape}"
+        return node, []
+    if isinstance(value, Record):
+        schema = _stored(value, value._stored_schema())
+        node.kind, node.length = schema.label, len(schema.names)
+        names = list(enumerate(schema.names))[offset : offset + limit]
+        return node, [(f".{name}", value._slot_value(i)) for i, name in names]
+    assert isinstance(value, Dict | List | Deque | Set)
+    node.length = len(value)
+    if isinstance(value, Dict):
+        keys = list(itertools.islice(value, offset, offset + limit)) if limit else []
+        return node, [(f"[{key!r}]", value[key]) for key in keys]
+    if isinstance(value, Set):
+        keys = list(itertools.islice(value, offset, offset + limit)) if limit else []
+        return node, [(f"{{{key!r}}}", key) for key in keys]
+    here = range(offset, min(offset + limit, node.length))
+    return node, [(f"[{i}]", value[i]) for i in here]
