@@ -8,10 +8,12 @@ given work in turn with the other, in which nothing of it was ever imported. The
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,21 @@ def bank(arena: Arena) -> Any:
     return server.make_app(arena, accounts=ACCOUNTS)
 
 
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
+    """Let the other service answer at once, so that what a run costs is not hidden behind it."""
+    from examples.bank import server
+
+    async def at_once(*, hangs: bool) -> None:
+        await asyncio.sleep(0)
+
+    before, server.fraud_check = server.fraud_check, at_once
+    try:
+        yield
+    finally:
+        server.fraud_check = before
+
+
 def explored(points: tuple[str, ...] | None, depth: int = 1) -> Any:
     from recoverable.faults import explore
 
@@ -147,25 +164,29 @@ def run(settings: Settings) -> Report:
     rounds = settings.pick(7, 1)
     all_of_it, in_process, by_kill = [], [], []
     runs: dict[str, int] = {}
-    own = alone(settings)
+    with no_waiting():
+        own = alone(settings)
     for i in range(rounds):
         progress(f"exploring: round {i + 1} of {rounds}")
         found = explored(None)
         all_of_it.append(found.seconds)
         runs["all"] = found.runs
-        found = explored(IN_PROCESS)
+        with no_waiting():
+            found = explored(IN_PROCESS)
         in_process.append(found.seconds / found.runs * 1e3)
         runs["in process"] = found.runs
         found = explored(("kill",))
         by_kill.append(found.seconds / found.runs * 1e3)
         runs["kill"] = found.runs
+    above = Spread.of(each - own.median for each in in_process)
     progress("exploring: two faults")
     two = explored(None, depth=2) if not settings.quick else None
 
     ratios, times = [], {"never armed": [], "armed and disarmed": []}
-    for i in range(
-        settings.pick(16, 2)
-    ):  # pairs of processes: where things lie in memory differs more than what is measured
+    pairs = settings.pick(
+        16, 2
+    )  # of processes: where things lie in memory makes more of a difference than what is measured
+    for i in range(pairs):
         never, disarmed = pair = [Worker(how) for how in ("never", "armed")]
         try:
             timed = compare(
@@ -185,16 +206,16 @@ def run(settings: Settings) -> Report:
     percent = Spread.of((ratio - 1) * 100 for ratio in ratios)
 
     report.aim("the transfer explored at all points, kills included", 60, Spread.of(all_of_it), "s")
-    report.aim("a run that does not kill, the request's own time included", 5, Spread.of(in_process), "ms")
+    report.aim("a run that does not kill, above the request's own time", 5, above, "ms")
     report.aim("a transaction after faults were armed and disarmed, above one where they never were", 0.5, percent, "%")
     rows = [
         [f"all points: {runs['all']} runs", f"{Spread.of(all_of_it)} s"],
-        [f"one of {runs['in process']} runs that do not kill", f"{Spread.of(in_process)} ms"],
+        [f"one of {runs['in process']} runs that do not kill, without the waiting", f"{Spread.of(in_process)} ms"],
         [
             f"one of {runs['kill']} runs that kill: a fork, a death, a restart in another fork",
             f"{Spread.of(by_kill)} ms",
         ],
-        ["the request alone, of which 3 ms are its waiting", f"{own} ms"],
+        ["the request alone, without the waiting", f"{own} ms"],
     ]
     if two is not None:
         rows.append([f"two faults, `depth=2`: {two.runs:,} runs", f"{two.seconds:.0f} s"])
