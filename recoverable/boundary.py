@@ -56,6 +56,8 @@ async def run(
     if options.timeout is not None:
         return await _timed(native, handler, fn, args, kwargs, options, options.timeout, parent)
     transaction = _begin(native, handler, parent)
+    if scope is not None:
+        transaction.limit = scope.limit
     try:
         result = await StepDriver(fn(*args, **kwargs), transaction, options.decide)
     except BaseException as error:
@@ -161,6 +163,8 @@ async def again(
                 return await _fall_back(options, failure, args, kwargs)  # type: ignore[no-any-return]
 
             transaction = _begin(native, handler, transaction.parent, transaction.attempt + 1)
+            transaction.rerun = then
+            transaction.limit = None if scope is None else scope.limit
             if 0 < conflicts == options.max_conflicts:
                 await _take_privilege(transaction)
             try:

@@ -132,7 +132,7 @@ def _end(
         if error is None:
             transaction.commit()
         else:
-            transaction.rollback()
+            transaction.rollback(error)
     except ArenaFullError as full:
         events.arena_full(native.public.name, transaction.handler, str(full))
         raise

@@ -92,7 +92,7 @@ cdef class TransactionBlock:
         if t is None or t.t == NULL or self.arena.closed or isinstance(error, _told_of):
             return _end_block(self, self.nested, error, None)
         if error is not None:
-            t.rollback()
+            t.rollback(error)
             t.step_down()
             if self.arena.views:
                 self.arena.public._report_strays()
@@ -116,7 +116,7 @@ cdef class TransactionBlock:
         self.outer = None
         outer.open_blocks -= 1
         if outer.state == "doomed": # the way out is that one's
-            self.t.rollback()
+            self.t.rollback(error)
             self.t.step_down()
             return
         hooks, self.t.hooks = self.t.hooks, None
@@ -136,6 +136,7 @@ cdef class TransactionBlock:
     def abandon(self) -> None:
         """Roll back, because the event loop went on while the block was open."""
         self.abandoned = True
+        self.t.cause = BY_AWAIT
         self.t.rollback()
         self.t.step_down()
 

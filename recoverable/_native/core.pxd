@@ -56,9 +56,10 @@ cdef extern from "recoverable.h" nogil:
     int rcv_hotspots(const rcv_arena *a, rcv_hotspot *out, int room)
     void rcv_raw_viewed(rcv_arena *a, rcv_off array)
     int rcv_txn_doom_code(const rcv_txn *t)
+    void rcv_meter(int on)
 
     struct rcv_txn_report:
-        uint64_t pages, bytes, records, micros
+        uint64_t pages, bytes, records, micros, nanos, traps
         uint64_t conflict_container, conflict_id
         uint32_t conflict_kind
         uint64_t conflict_arg

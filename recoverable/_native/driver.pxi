@@ -167,7 +167,7 @@ cdef class StepDriver:
                     return result
                 if self.waiting:
                     if how == PYGEN_ERROR: # cancelled, say
-                        self.t.rollback()
+                        self.t.rollback(failed)
                         raise failed
                     result, failed = self.result, self.answer
                     self.result = self.answer = None
@@ -200,11 +200,12 @@ cdef class StepDriver:
         """The transaction was doomed, whatever the handler made of it: roll back and say why."""
         cdef int doom = rcv_txn_doom_code(self.t.t)
         self.t.conflicted = doom == RCV_ERR_CONFLICT
-        self.t.rollback()
         if isinstance(cause, BaseExceptionGroup): # of a TaskGroup whose tasks were stopped
             cause = cause.split(_errors._Doomed)[1]
         if cause is not None and not isinstance(cause, (Exception, _errors._Doomed)):
             self.cancelled = cause
+        self.t.cause = cause_of_code(doom)
+        self.t.rollback()
         self.stay_cancelled()
         if isinstance(cause, _errors._Doomed):
             cause = cause.__cause__
@@ -240,14 +241,15 @@ cdef class StepDriver:
         if rcv_txn_state(self.t.t) == RCV_DOOMED:
             self.lost(None)
         if not rcv_txn_touched(self.t.t):
-            self.t.end("committed") # nothing to decide about
+            self.t.end(COMMITTED) # nothing to decide about
             return False
         try:
             commit = self.decide is None or self.decide(result, None)
-        except BaseException:
-            self.t.rollback()
+        except BaseException as failed:
+            self.t.rollback(failed)
             raise
         if not commit:
+            self.t.cause = BY_RESPONSE
             self.t.rollback()
         return commit
 
@@ -268,17 +270,17 @@ cdef class StepDriver:
         if rcv_txn_state(self.t.t) == RCV_DOOMED:
             self.lost(error)
         if isinstance(error, _errors._Doomed): # somebody else's: of another arena, of the one around it, or raised again
-            self.t.rollback()
+            self.t.rollback(error)
             raise error
         commit = False
         if rcv_txn_touched(self.t.t) and self.decide is not None:
             try:
                 commit = self.decide(None, error)
-            except BaseException:
-                self.t.rollback()
+            except BaseException as failed:
+                self.t.rollback(failed)
                 raise
         if not commit:
-            self.t.rollback()
+            self.t.rollback(error)
             raise error
         return True
 

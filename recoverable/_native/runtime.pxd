@@ -35,6 +35,7 @@ cdef class NativeArena:
     cdef readonly Py_ssize_t views
     cdef object __weakref__
     cdef Container _root
+    cdef dict tallies # what meter() has counted: Tally by handler, the rest under None
     cdef public list give_way # futures of those who wait for the privileged run to end
 
 cdef class Container:
@@ -52,6 +53,9 @@ cdef class Transaction:
     cdef readonly bint one_step
     cdef public object hooks
     cdef public int attempt
+    cdef public str rerun # why it was run again, if it was: "rerun" after a conflict, or "retry"
+    cdef public object limit # the asyncio.Timeout around it, if its own time is limited
+    cdef int cause # of its rollback
     cdef public int open_blocks
     cdef readonly bint conflicted
     cdef readonly bint privileged

@@ -36,6 +36,7 @@ cdef class NativeArena:
         self.views = 0
         self.public = None
         self.give_way = []
+        self.tallies = {}
 
     def __dealloc__(self):
         for i in range(LATE_KEYS):
@@ -106,6 +107,15 @@ cdef class NativeArena:
     def busy_timeout(self) -> float:
         """Seconds that whoever waits for others waits at most."""
         return rcv_busy_timeout(self.a)
+
+    def read_tallies(self) -> dict:
+        """Return what meter() has counted here, by handler; None: of all those that were too many to tell apart."""
+        cdef Tally tally
+        return {handler: tally.read() for handler, tally in list(self.tallies.items())}
+
+    def drop_tallies(self) -> None:
+        """Count from 0."""
+        self.tallies = {}
 
     def privileged_here(self) -> bool:
         """Is there a privileged transaction, and in this process?"""
@@ -256,6 +266,9 @@ cdef Container bind(NativeArena arena, object cls, rcv_handle h):
 
 # -- transactions -----------------------------------------------------------------------------------------------
 
+cdef str COMMITTED = "committed"
+
+
 cdef class Mark:
     """A savepoint: where rollback_to() goes back to."""
     cdef rcv_mark mark
@@ -311,6 +324,8 @@ cdef class Transaction:
         rcv_txn_get_report(self.t, &self.kept)
         rcv_txn_free(self.t)
         self.t = NULL
+        if metered:
+            count(self, how is COMMITTED)
         if self.privileged:
             self.wake()
 
@@ -409,7 +424,7 @@ cdef class Transaction:
             if rc == 0:
                 rc = rcv_txn_commit(self.t)
         if rc == 0:
-            self.end("committed")
+            self.end(COMMITTED)
         return rc
 
     cdef int commit_failed(self, int rc) except -1:
@@ -418,6 +433,7 @@ cdef class Transaction:
             fail(rc)
         finally:
             self.conflicted = rc == RCV_ERR_CONFLICT
+            self.cause = cause_of_code(rc)
             self.rollback()
 
     def commit(self) -> None:
@@ -427,10 +443,12 @@ cdef class Transaction:
         if rc:
             self.commit_failed(rc)
 
-    def rollback(self) -> None:
-        """Undo all its writes. Never fails; a no-op when it has ended."""
+    def rollback(self, error=None) -> None:
+        """Undo all its writes, because of an error. Never fails; a no-op when it has ended."""
         if self.t == NULL or self.arena.closed:
             return
+        if metered and error is not None:
+            self.cause = cause_of(self, error)
         rcv_txn_rollback(self.t)
         self.end("rolled_back")
 
@@ -528,5 +546,6 @@ def current_transaction(arena: NativeArena | None = None):
     return t
 
 
+include "tally.pxi"
 include "block.pxi"
 include "driver.pxi"

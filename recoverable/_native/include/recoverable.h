@@ -213,7 +213,9 @@ RCV_API void rcv_txn_rollback(rcv_txn *t);
 
 struct rcv_txn_report { /* of an ended or doomed transaction */
     uint64_t pages, bytes, records; /* undone or committed */
-    uint64_t micros;                /* the rollback or commit itself */
+    uint64_t micros;                /* the rollback itself; the commit itself where rcv_meter() is on */
+    uint64_t nanos;                 /* all its checkpoints: entering its steps, leaving them, its end; where rcv_meter() is on */
+    uint64_t traps;                 /* first raw writes of its steps that faulted */
     /* a conflict: where */
     uint64_t conflict_container; /* offset, 0 = unknown */
     uint64_t conflict_id;        /* that container's id */
@@ -222,6 +224,8 @@ struct rcv_txn_report { /* of an ended or doomed transaction */
     char     winner[40];         /* handler that committed first, or "" */
 };
 RCV_API void rcv_txn_get_report(const rcv_txn *t, struct rcv_txn_report *out);
+/* rcv_meter -- whether transactions take the time of what they do: four clock readings for a step. Of the process. */
+RCV_API void rcv_meter(int on);
 RCV_API int rcv_txn_doom_code(const rcv_txn *t); /* the error that doomed it, or 0 */
 /* rcv_txn_doom -- mark it so that it can only roll back (the caller has found it unfit). */
 RCV_API void rcv_txn_doom(rcv_txn *t, int error);

@@ -401,6 +401,7 @@ struct rcv_txn {
     struct rcv_logged logged[RCV_LOGGED];
     struct rcv_found  found;
     struct rcv_txn_report report;
+    uint64_t  traps_before; /* a->n.traps when it was mounted */
     char      handler[RCV_HANDLER_NAME];
     rcv_txn  *prev, *next;
 };

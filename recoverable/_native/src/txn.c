@@ -22,6 +22,22 @@
 
 #define POOL 64u /* ended transactions kept for reuse */
 
+static unsigned metered; /* not 0: transactions are timed */
+
+void rcv_meter(int on) { metered = on != 0; }
+
+/* clock_begin, clock_end -- the time of a checkpoint, or of a part of one, where somebody wants to know it. */
+static inline uint64_t clock_begin(void) { return unlikely(metered) ? os_nanos() : 0; }
+
+static inline uint64_t clock_end(rcv_txn *t, uint64_t begun)
+{
+    if (likely(begun == 0))
+        return 0;
+    uint64_t took = os_nanos() - begun;
+    t->report.nanos += took;
+    return took;
+}
+
 /* vec_grow -- room for `need` items, by doubling. */
 int vec_grow(void **data, uint64_t *capacity, uint64_t need, size_t item)
 {
@@ -90,7 +106,7 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     t->savepoints = 0;
     t->parent = NULL;
     t->children = 0;
-    t->report.conflict_kind = 0;
+    memset(&t->report, 0, sizeof t->report);
     size_t n = handler ? strlen(handler) : 0;
     if (n > RCV_HANDLER_NAME - 1) { /* the end of a long name says more than its beginning */
         handler += n - (RCV_HANDLER_NAME - 1);
@@ -227,6 +243,7 @@ static void unmount(rcv_txn *t)
     if (unlikely(atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed) != 0))
         reclaim_slice(a); /* at every boundary, so that a full arena gets its garbage back although all roll back */
     tracker_leave(a);
+    t->report.traps += a->n.traps - t->traps_before;
     t->mounted = false;
     a->mounted = NULL;
     a->step_thread = 0;
@@ -279,6 +296,7 @@ int rcv_txn_mount(rcv_txn *t)
         rc = lock_take(a);
     if (rc)
         return rc;
+    uint64_t begun = clock_begin();
     for (rcv_txn *p = t; p != NULL; p = p->parent)
         if (!still_valid(p)) {
             lock_drop(a);
@@ -297,9 +315,12 @@ int rcv_txn_mount(rcv_txn *t)
     a->mounted = t;
     t->mounted = true;
     t->log_epoch++;
+    t->traps_before = a->n.traps;
     PHASE("step.entered");
-    if (t->n_stash == 0 && t->n_intents == 0)
+    if (t->n_stash == 0 && t->n_intents == 0) {
+        clock_end(t, begun);
         return 0;
+    }
     rc = stash_put_back(t);
     if (rc) {
         struct rcv_recovery report = {0};
@@ -308,6 +329,7 @@ int rcv_txn_mount(rcv_txn *t)
         back_to_committed(t, &report);
         unmount(t);
     }
+    clock_end(t, begun);
     return rc;
 }
 
@@ -320,6 +342,7 @@ int rcv_txn_suspend(rcv_txn *t)
     int                 rc = 0;
     if (!t->mounted)
         return 0;
+    uint64_t begun = clock_begin();
     if (t->state == RCV_ACTIVE) {
         rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full") : raw_collect(t);
         if (rc == 0)
@@ -338,6 +361,7 @@ int rcv_txn_suspend(rcv_txn *t)
         t->overflowed = true; /* it never expected this: valid only if nobody commits meanwhile */
     a->n.suspends++;
     unmount(t);
+    clock_end(t, begun);
     return rc;
 }
 
@@ -365,6 +389,7 @@ int rcv_txn_commit(rcv_txn *t)
         if (rc)
             return rc;
     }
+    uint64_t begun = clock_begin();
     int rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept") : raw_collect(t);
     uint64_t tail = undo_tail(a);
     if (rc == 0 && t->n_writes == 0 && t->n_intents == 0 && tail == 0) {
@@ -372,6 +397,7 @@ int rcv_txn_commit(rcv_txn *t)
         tracker_revert(a);
         phase_set(a, RCV_IDLE);
         unmount(t);
+        t->report.micros = clock_end(t, begun) / 1000;
         finish(t, RCV_COMMITTED);
         return 0;
     }
@@ -380,6 +406,7 @@ int rcv_txn_commit(rcv_txn *t)
     if (rc == 0)
         rc = intent_apply(t);
     if (rc) {
+        clock_end(t, begun);
         rcv_txn_rollback(t);
         return rc;
     }
@@ -402,6 +429,7 @@ int rcv_txn_commit(rcv_txn *t)
     t->report.bytes = tail;
     t->report.pages = t->n_raw_pages;
     unmount(t);
+    t->report.micros = clock_end(t, begun) / 1000;
     finish(t, RCV_COMMITTED);
     return 0;
 }
@@ -427,7 +455,9 @@ void rcv_txn_rollback(rcv_txn *t)
     t->report.records = report.records;
     t->report.bytes = report.bytes;
     t->report.pages = report.pages;
-    t->report.micros = mounted ? (os_nanos() - begun) / 1000 : 0;
+    uint64_t took = mounted ? os_nanos() - begun : 0;
+    t->report.micros = took / 1000;
+    t->report.nanos += took;
     t->savepoints = 0;
     finish(t, RCV_ROLLED_BACK);
 }
