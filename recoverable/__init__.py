@@ -78,6 +78,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in {"aiohttp", "faults"}:
+    if name in {"aiohttp", "faults", "metrics"}:
         return importlib.import_module(f"recoverable.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

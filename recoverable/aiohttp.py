@@ -107,6 +107,22 @@ def middleware(arena: Arena, *, protect: Literal["decorated", "all"] = "decorate
     return _middleware(arena, protect, from_app=False)
 
 
+def add_page(app: web.Application, path: str, render: Callable[[str], tuple[bytes, str]]) -> None:
+    """Add a page that is read only: for `recoverable.metrics`.
+
+    Args:
+        app: The application.
+        path: The page's path.
+        render: Gives the body and its content type for what the client says it accepts.
+    """
+
+    async def page(request: web.Request) -> web.Response:
+        body, content_type = render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    app.router.add_get(path, page)
+
+
 def _middleware(arena: Arena, protect: str, *, from_app: bool) -> Middleware:
     if protect not in {"decorated", "all"}:
         raise ArenaOptionError(f"protect={protect!r} must be 'decorated' or 'all'. Nothing was changed.")

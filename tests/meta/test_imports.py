@@ -24,7 +24,7 @@ LAYERS = [
     ["arena"],
     ["decorator"],
     ["aiohttp"],
-    ["faults"],
+    ["faults", "metrics"],
     ["cli"],
 ]
 

@@ -1,0 +1,201 @@
+"""Metrics for Prometheus: `recoverable.metrics.setup(app)` adds a page `/metrics`. Needs the extra `[prometheus]`.
+
+Requests don't touch Prometheus' objects. The native call that ends a run adds it to plain integers of its handler, and a
+collector turns these, and the arena's own statistics, into metrics when somebody scrapes. So a scrape costs by the number
+of handlers, a request a dictionary look-up and four readings of the clock, and without `register` or `setup` a comparison.
+
+Labels are `arena` and `handler`, names that come from the program's code, never from requests; a program that makes up
+names without end (a new function object with a new name for each user, say) fills `handlers` of them, and the rest are
+counted together as `(other)`. What is counted is this process's: scrape each worker. docs/metrics.md has the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, Final, cast
+
+try:
+    from prometheus_client import REGISTRY
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    from prometheus_client.exposition import choose_encoder
+except ImportError as error:
+    raise ImportError(
+        "recoverable.metrics needs prometheus_client, which is not installed: pip install 'recoverable[prometheus]'"
+    ) from error
+
+from recoverable import _registry, policy
+from recoverable._native import _core
+from recoverable._native.runtime import BOUNDS, meter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics_core import Metric
+
+    from recoverable._native.runtime import TallyReport
+
+__all__ = ["OTHER", "register", "setup"]
+
+#: The label of all the handlers that were too many to be told apart.
+OTHER: Final = "(other)"
+
+_BY_HANDLER: Final = ["arena", "handler"]
+_LE: Final = [*(format(bound / 1e9, "g") for bound in BOUNDS), "+Inf"]
+
+# By handler: name, key of the tally, help.
+_COUNTS: Final = (
+    ("commits", "commits", "Runs that touched the arena and committed."),
+    ("undone_bytes", "bytes", "Bytes put back by rollbacks."),
+    ("undone_pages", "pages", "Pages put back by rollbacks."),
+    ("traps", "traps", "First raw writes to a page that faulted."),
+)
+
+# By arena: name, field of recoverable.reports.Stats, help.
+_GAUGES: Final = (
+    ("size_bytes", "size", "Ceiling of the data."),
+    ("claimed_bytes", "claimed", "Data that has memory behind it."),
+    ("used_bytes", "used", "Data that is allocated."),
+    ("reserved_bytes", "reserved", "Data in chunks that processes have reserved for themselves."),
+    ("overhead_bytes", "overhead", "Memory behind everything but data: tables, undo log, shadows."),
+    ("hot_pages", "hot_pages", "Pages in the estimated writable working set."),
+    ("processes", "processes", "Processes that have the arena open."),
+    ("raw_buffers", "raw_buffers", "Raw buffers of this process: array views, memoryviews."),
+    ("transactions_in_flight", "in_flight", "Transactions of this process that have not ended."),
+)
+_TOTALS: Final = (
+    ("commits", "commit_seq", "Commits since the arena was made, by all processes."),
+    ("recoveries", "recoveries", "Times that a dead process's step was undone, by all processes."),
+    ("suspended_steps", "suspends", "Steps that ended in the middle of a transaction."),
+    ("logged_bytes", "undo_bytes", "Bytes that commits have had in the undo log."),
+    ("pages_compared", "pages_compared", "Hot pages compared with their shadows."),
+    ("pages_copied", "pages_copied", "Pages copied: pre-images and shadows."),
+    ("promotions", "promotions", "Pages made hot."),
+    ("demotions", "demotions", "Hot pages given up."),
+    ("stray_writes", "strays", "Raw writes outside any step, taken back."),
+    ("map_fallbacks", "map_fallbacks", "Times that the kernel had no map entries left."),
+)
+
+
+class _Families:
+    """The metrics of one scrape, empty at first."""
+
+    def __init__(self) -> None:
+        self.counts = {
+            key: CounterMetricFamily(f"recoverable_{name}", text, labels=_BY_HANDLER) for name, key, text in _COUNTS
+        }
+        self.rollbacks = CounterMetricFamily(
+            "recoverable_rollbacks",
+            "Runs that touched the arena and were rolled back, by cause.",
+            labels=[*_BY_HANDLER, "cause"],
+        )
+        self.conflicts = CounterMetricFamily(
+            "recoverable_conflicts", "Runs that lost a conflict: rollbacks of that cause.", labels=_BY_HANDLER
+        )
+        self.reruns = CounterMetricFamily(
+            "recoverable_reruns",
+            "Runs of a handler after the first, by what came before: a conflict, or a crash that is retried.",
+            labels=[*_BY_HANDLER, "cause"],
+        )
+        self.checkpoints = HistogramMetricFamily(
+            "recoverable_checkpoint_seconds",
+            "Time of a run's checkpoints: entering its steps, leaving them at an await, commit or rollback.",
+            labels=_BY_HANDLER,
+        )
+        self.gauges = {
+            field: GaugeMetricFamily(f"recoverable_arena_{name}", text, labels=["arena"])
+            for name, field, text in _GAUGES
+        }
+        self.totals = {
+            field: CounterMetricFamily(f"recoverable_arena_{name}", text, labels=["arena"])
+            for name, field, text in _TOTALS
+        }
+
+    def __iter__(self) -> Iterator[Metric]:
+        yield from self.counts.values()
+        yield from (self.rollbacks, self.conflicts, self.reruns, self.checkpoints)
+        yield from self.gauges.values()
+        yield from self.totals.values()
+
+    def add_arena(self, name: str, stats: dict[str, int]) -> None:
+        """Add what an arena tells about itself."""
+        for field, gauge in self.gauges.items():
+            gauge.add_metric([name], stats[field])
+        for field, total in self.totals.items():
+            total.add_metric([name], stats[field])
+
+    def add_handler(self, labels: list[str], tally: TallyReport) -> None:
+        """Add what came of a handler's runs."""
+        counted: dict[str, Any] = {**tally}
+        for key, family in self.counts.items():
+            family.add_metric(labels, counted[key])
+        for cause, times in tally["rollbacks"].items():
+            self.rollbacks.add_metric([*labels, cause], times)
+        self.conflicts.add_metric(labels, tally["rollbacks"]["conflict"])
+        self.reruns.add_metric([*labels, "conflict"], tally["conflict_reruns"])
+        self.reruns.add_metric([*labels, "retry"], tally["retries"])
+        buckets = list(zip(_LE, itertools.accumulate(tally["took"]), strict=True))
+        self.checkpoints.add_metric(labels, buckets, tally["nanos"] / 1e9)
+
+
+class _Collector:
+    """Reads the arenas that are open at the moment of a scrape."""
+
+    def describe(self) -> Iterable[Metric]:
+        return _Families()
+
+    def collect(self) -> Iterable[Metric]:
+        families = _Families()
+        with _registry.lock:  # a scrape in another thread: no arena is closed meanwhile
+            for segment in _registry.all_open():
+                families.add_arena(segment.name, _core.stats(segment.address))
+                for handler, tally in segment.native.read_tallies().items():
+                    families.add_handler([segment.name, OTHER if handler is None else handler], tally)
+        return families
+
+
+_registered: weakref.WeakSet[CollectorRegistry] = weakref.WeakSet()
+
+
+def register(registry: CollectorRegistry = REGISTRY, *, handlers: int = 100) -> None:
+    """Begin to count, and have a registry of prometheus_client show it. Registering twice is fine.
+
+    Args:
+        registry: Where; the default is the one that prometheus_client uses itself.
+        handlers: How many handlers of an arena to tell apart; what is above is counted as `OTHER`.
+    """
+    meter(True, policy.is_answer, handlers)
+    if registry not in _registered:
+        registry.register(cast("Any", _Collector()))
+        _registered.add(registry)
+
+
+def setup(app: Any, *, path: str = "/metrics", registry: CollectorRegistry = REGISTRY, handlers: int = 100) -> None:
+    """Add a page with all metrics of a registry to an aiohttp application, and `register` these in it.
+
+    Args:
+        app: The application, not started yet.
+        path: The page's path.
+        registry: As for `register`.
+        handlers: As for `register`.
+    """
+    from recoverable import aiohttp  # here: register() is for programs without it, too
+
+    register(registry, handlers=handlers)
+
+    def render(accept: str) -> tuple[bytes, str]:
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+
+    aiohttp.add_page(app, path, render)
+
+
+def _forget() -> None:
+    """A forked child begins at 0: what was counted is its parent's."""
+    for segment in _registry.all_open():
+        segment.native.drop_tallies()
+
+
+os.register_at_fork(after_in_child=_forget)
