@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import click
 from recoverable import Arena, _shm
 from recoverable._options import human_size, parse_name
 from recoverable.arena import open_copy
-from recoverable.cli import _doctor, _file, _image, _inspect, _outside
+from recoverable.cli import _doctor, _file, _image, _inspect, _outside, _top
 from recoverable.cli._render import ago, say, table, write_json
 from recoverable.errors import (
     ArenaBusyError,
@@ -271,6 +273,26 @@ def import_(name: str, file: Path) -> None:
                 f"there is an arena {name!r} already, and it was not touched; recoverable rm {name}, or another name"
             )
     say(f"imported {name}")
+
+
+@group.command()
+@click.argument("name")
+@click.option(
+    "--interval", default=1.0, show_default=True, type=click.FloatRange(0.05, 3600), help="Seconds between looks."
+)
+@click.option("--count", default=0, type=click.IntRange(0), help="Looks, after which it ends; 0: until Ctrl-C.")
+@_json
+def top(name: str, interval: float, count: int, as_json: bool) -> None:
+    """Watch an arena: commits a second, memory, hot pages, processes.
+
+    On a terminal it is one screen that is kept up to date; in a pipe a line a look, or with --json an object a line.
+    """
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        if sys.stdout.isatty() and not as_json:
+            _top.watch(name, interval, count)
+            return
+        for sample in _top.samples(name, interval, count):
+            say(json.dumps(sample.as_json(), ensure_ascii=False) if as_json else _top.line(sample))
 
 
 @group.command()
