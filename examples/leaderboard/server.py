@@ -4,8 +4,9 @@ What it teaches
 
 1. A hot spot. Each game reads the ten best and may change them, so games at the same time conflict: one commits, the
    others run again on what it has left. Nobody locks anything, and no score is lost.
-2. What must outlive a rollback is committed on its own. The rate limit counts *attempts*: if the count were a part of
-   the game's transaction, a request that crashes would be free, and a client could crash as often as it likes.
+2. What must outlive a rollback is committed on its own, by `transaction(independent=True)` inside the handler. The rate
+   limit counts *requests*: if the count were a part of the game's transaction, a request that crashes would be free, and
+   a client could crash as often as it likes. `attempt()` tells a request from its re-runs, which are not counted.
 
 Run it, break it, and look at the ten best:
 
@@ -22,7 +23,7 @@ from typing import Any
 
 from aiohttp import web
 
-from recoverable import Arena, Dict, List, recoverable
+from recoverable import Arena, Dict, List, attempt, recoverable
 from recoverable.aiohttp import arena_key, setup
 
 from ..serving import CRASH_RATE, asked_for, bad_luck, serve
@@ -32,17 +33,14 @@ WINDOW = 1  # seconds
 LIMIT = web.AppKey("limit", int)  # games in a window, for each player
 
 
-async def play(request: web.Request) -> web.Response:
-    """Count the attempt, then play."""
-    player, points = request.match_info["player"], await points_of(request)
-    with request.app[arena_key].transaction():  # stands, whatever becomes of the game
-        count_attempt(state(request)["attempts"], player, request.app[LIMIT])
-    return await game(request, player, points)
-
-
 @recoverable
-async def game(request: web.Request, player: str, points: int) -> web.Response:
-    """Add points to a player's score and keep the list of the ten best: both, or none."""
+async def play(request: web.Request) -> web.Response:
+    """Count the attempt; add points to the player's score and keep the list of the ten best: both, or none."""
+    player, points = request.match_info["player"], await points_of(request)
+    if attempt() == 1:  # a run after a conflict is no new request
+        with request.app[arena_key].transaction(independent=True):  # stands, whatever becomes of the game
+            count_attempt(state(request)["attempts"], player, request.app[LIMIT])
+
     scores, top = state(request)["scores"], state(request)["top"]
     before = rank(top, player)  # read before the wait: who else changes the list meanwhile conflicts with us
     score = scores.get(player, 0) + points

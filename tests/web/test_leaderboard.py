@@ -33,6 +33,17 @@ async def test_crash_undoes_the_game_but_not_the_attempt(crash: str, answer: int
         assert books["attempts"]["ann"][1] == 1
 
 
+async def test_game_that_runs_again_counts_as_one_attempt() -> None:
+    """Of games at the same time, those that lose a conflict run again, and count once all the same."""
+    async with serving("leaderboard") as client:
+        answers = await asyncio.gather(*(client.send("POST", "/play/ann", {"points": 1}) for _ in range(8)))
+        assert {status for status, _ in answers} == {200}
+        assert (await client.get("/stats"))["conflicts"] > 0
+        books = await client.get("/books")
+        assert (books["scores"], books["top"]) == ({"ann": 8}, [[8, "ann"]])
+        assert books["attempts"]["ann"][1] <= 8
+
+
 async def test_limit_is_reached_by_crashing_too() -> None:
     """A player whose games all crash is answered 429 once there were too many in one window."""
     async with serving("leaderboard") as client:
