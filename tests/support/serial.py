@@ -23,6 +23,7 @@ what conflicts with what.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class Replay:
     def __init__(self, committed: State | None = None) -> None:
         self.committed = model() if committed is None else committed
         self.flying: dict[Any, _Flying] = {}
-        self.perhaps: State | None = None  # the state if the last commit of a dead process came through
+        self.perhaps: list[State] = []  # the states if a commit that a process died in came through
         self.counts = {"committed": 0, "aborted": 0, "died": 0}
 
     def take(self, event: Event) -> None:
@@ -139,17 +140,14 @@ class Replay:
         for t in names:
             one = self.flying[t]
             if one.returning:
-                try:
-                    self.perhaps = self._after(t)
-                except NotSerialisableError:
-                    self.perhaps = None  # it could only have been told of a conflict
+                with contextlib.suppress(NotSerialisableError):  # it could only have been told of a conflict
+                    self.perhaps.append(self._after(t))
             del self.flying[t]
             self.counts["died"] += 1
 
     def _state(self, content: Any) -> None:
-        if self.perhaps is not None and content == look(self.perhaps):
-            self.committed = self.perhaps
-        self.perhaps = None
+        self.committed = next((state for state in self.perhaps if content == look(state)), self.committed)
+        self.perhaps = []
         expected = look(self.committed)
         if content != expected:
             parts = [
