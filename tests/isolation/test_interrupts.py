@@ -35,6 +35,7 @@ class Interrupter:
         if not ours or frame.f_code.co_name in ("__exit__", "finish", "step"):
             return None
         frame.f_trace_opcodes = True
+        sys.settrace(self._call)  # Python 3.12 takes the line above to heart only with the next settrace()
         return self._opcode
 
     def _opcode(self, frame: FrameType, event: str, argument: Any) -> Any:
