@@ -68,6 +68,15 @@ int stamp_read_slow(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_
     return 0;
 }
 
+/* write_start -- where the search for a stamp begins in the write set, which may outgrow the stamps: spread over all of it. */
+static inline uint32_t write_start(uint32_t index) { return index * UINT32_C(2654435769); }
+
+/* same_unit -- is entry `at` of the write set that unit? Of very many, one for each stamp is kept, and stands for all. */
+static inline bool same_unit(const rcv_txn *t, uint64_t at, uint32_t index, uint32_t tag)
+{
+    return t->writes[at].index == index && (t->writes[at].tag == tag || t->n_writes > t->arena->stamp_mask / 8);
+}
+
 /* -- independent transactions ---------------------------------------------------------------------------- */
 
 /* read_at -- where in its read set the stamp is, or UINT64_MAX. written_at -- has it written exactly this unit?
@@ -82,15 +91,15 @@ static uint64_t read_at(const rcv_txn *t, uint32_t index)
 
 static bool written_at(const rcv_txn *t, uint32_t index, uint32_t tag)
 {
-    for (uint32_t s = index & t->write_mask; t->n_writes && t->write_table[s] != 0; s = (s + 1) & t->write_mask)
-        if (t->writes[t->write_table[s] - 1].index == index && t->writes[t->write_table[s] - 1].tag == tag)
+    for (uint32_t s = write_start(index) & t->write_mask; t->n_writes && t->write_table[s] != 0; s = (s + 1) & t->write_mask)
+        if (same_unit(t, t->write_table[s] - 1, index, tag))
             return true;
     return false;
 }
 
 static bool index_written(const rcv_txn *t, uint32_t index)
 {
-    for (uint32_t s = index & t->write_mask; t->n_writes && t->write_table[s] != 0; s = (s + 1) & t->write_mask)
+    for (uint32_t s = write_start(index) & t->write_mask; t->n_writes && t->write_table[s] != 0; s = (s + 1) & t->write_mask)
         if (t->writes[t->write_table[s] - 1].index == index)
             return true;
     return false;
@@ -173,13 +182,13 @@ int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t ar
         if (rc)
             return rc;
         for (uint64_t i = 0; i < t->n_writes; i++) {
-            uint32_t s = t->writes[i].index & t->write_mask;
+            uint32_t s = write_start(t->writes[i].index) & t->write_mask;
             while (t->write_table[s] != 0)
                 s = (s + 1) & t->write_mask;
             t->write_table[s] = (uint32_t)i + 1;
         }
     }
-    PROBE(t->write_table, t->write_mask, index, t->writes[at].index == index && t->writes[at].tag == tag)
+    PROBE(t->write_table, t->write_mask, write_start(index), same_unit(t, at, index, tag))
     if (unlikely(t->n_writes == t->cap_writes)) {
         int rc = vec_grow((void **)&t->writes, &t->cap_writes, t->n_writes + 1, sizeof *t->writes);
         if (rc)
