@@ -85,7 +85,10 @@ def test_ctrl_c_ends_it_well(arena: Arena) -> None:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=30) == ("", "")
+        try:
+            assert process.communicate(timeout=30) == ("", "")
+        finally:
+            process.kill()  # or leaving the block would wait for it
     assert process.returncode == 0
 
 
@@ -110,7 +113,10 @@ def test_a_terminal_gets_its_screen_back(arena: Arena) -> None:
                 seen += data
         except OSError:  # the other end is closed
             pass
-        assert process.wait(timeout=30) == 0
+        try:
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
     os.close(ours)
     assert seen.count(b"\x1b[?1049h") == seen.count(b"\x1b[?1049l") == 1
     assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")
