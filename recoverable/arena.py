@@ -306,17 +306,21 @@ class Arena(ArenaBase):
         return await boundary.run(self.native, _name(async_fn), call, arguments, {}, chosen)
 
     @contextlib.contextmanager
-    def record(self) -> Iterator[speculation.Recorder]:
-        """Record which pages each step of this process writes raw, for `recoverable.speculation.evaluate`.
+    def record(self, *, announced: bool = False) -> Iterator[speculation.Recorder]:
+        """Record which pages each step of this process writes, for `recoverable.speculation.evaluate`.
 
         Only steps that have to do with raw writes are recorded; with `policy="incremental"` all their writes are, with
         others not those that leave a hot page as it was. It takes memory: four bytes a written page.
+
+        Args:
+            announced: Record the pages that containers and items of an `Array` write, too: those that would trap if
+                they were not announced. Steps that write nothing are not recorded.
 
         Raises:
             ArenaOptionError: It is being recorded already.
         """
         self._check()
-        recorder = speculation.Recorder(self._segment.address)
+        recorder = speculation.Recorder(self._segment.address, announced=announced)
         try:
             yield recorder
         finally:

@@ -43,7 +43,9 @@ POLICIES: Final = {
     "oracle": "replays the cheapest plan for a recorded run: the bound, for evaluation only",
 }
 
-_EVERY: Final = {"max_hot": (0.0, "pages that may be hot at a time; 0: as many as there is room for")}
+_EVERY: Final = {
+    "max_hot": (0.0, "pages that may be hot at a time; 0: a sixteenth of those with memory, and 256 at least")
+}
 
 #: The options of each policy: the default, and what it means. Numbers, but for the recording of `oracle`.
 OPTIONS: Final[Mapping[str, Mapping[str, tuple[float | None, str]]]] = {
@@ -121,12 +123,12 @@ class Recorder:
 
     __slots__ = ("_address", "_kept")
 
-    def __init__(self, address: int) -> None:
+    def __init__(self, address: int, *, announced: bool = False) -> None:
         """Begin to record the arena at that address."""
         self._address: int | None = address
         self._kept = Recording.of([])
         try:
-            _core.record(address)
+            _core.record(address, announced=announced)
         except RecoverableError as error:
             raise ArenaOptionError(f"{error}. Nothing has changed. One recording at a time.") from None
 

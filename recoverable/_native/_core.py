@@ -163,7 +163,7 @@ _strays_pending = _function("rcv_strays_pending", _int, _pointer)
 _policy_default = _function(
     "rcv_policy_default", _int, ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_double)
 )
-_record = _function("rcv_record", _int, _pointer)
+_record = _function("rcv_record", _int, _pointer, _int)
 _recorded = _function("rcv_recorded", ctypes.POINTER(_Recording), _pointer)
 _replay = _function(
     "rcv_replay", _int, ctypes.POINTER(_ReplaySetup), ctypes.POINTER(_Replay), ctypes.POINTER(ctypes.c_uint64)
@@ -245,9 +245,9 @@ def policy_default(policy: str, option: str) -> float:
 record_end = _function("rcv_record_end", None, _pointer)
 
 
-def record(address: int) -> None:
-    """Begin to record which pages each step writes."""
-    _check(_record(address))
+def record(address: int, *, announced: bool) -> None:
+    """Begin to record which pages each step writes: raw, or announced as well."""
+    _check(_record(address, announced))
 
 
 def recorded(address: int) -> tuple[array[int], array[int], list[str], bool]:

@@ -713,8 +713,11 @@ static void costs(void)
            (unsigned long long)pair / 10, (unsigned long long)pair % 10, (unsigned long long)c->trap, (unsigned long long)c->protect,
            (unsigned long long)c->compare, (unsigned long long)c->copy, w.a->tracker->wse.patience);
     CHECK(c->trap > 0 && c->compare > 0);
-    w.a->hdr->calibration[0] = 0;
     struct wse_costs again;
+    const uint64_t   kept[4] = {11, 22, 33, 44};
+    memcpy(w.a->hdr->calibration, kept, sizeof kept);
+    CHECK(calibrate(w.a, &again) == 0 && again.trap == 11 && again.protect == 22 && again.compare == 33 && again.copy == 44);
+    w.a->hdr->calibration[0] = 0;
     begun = os_nanos();
     CHECK(calibrate(w.a, &again) == 0);
     printf("calibration took %llu us\n", (unsigned long long)(os_nanos() - begun) / 1000);

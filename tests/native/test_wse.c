@@ -424,7 +424,7 @@ static void recorder(void)
         struct wse_recorder *r = NULL;
         if (rcv_test_build())
             rcv_fail_at(RCV_FAIL_MALLOC, (uint64_t)fail);
-        int rc = wse_recorder_new(&r, 64);
+        int rc = wse_recorder_new(&r, 64, false);
         if (rc != 0) {
             CHECK(rc == RCV_ERR_FULL && r == NULL && fail > 0);
             continue;

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import struct
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from recoverable import Arena, Array
+from recoverable import Arena, Array, Counter, Deque
 from recoverable._native import _core
 from recoverable.errors import ArenaOptionError
 from recoverable.speculation import OPTIONS, POLICIES, Costs, Recording, evaluate
+from support.segments import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,6 +158,117 @@ async def test_a_recording_names_the_handlers() -> None:
                 await arena.run(handler)
         names = [name.rpartition(".")[2] for name in recorder.recording.handlers]
         assert [name for name in names if name] == ["left", "right", "left"]
+
+
+def data_of(arena: Arena) -> bytes:
+    """Return the data region of an arena, as far as it has memory."""
+    header = path_of(arena.name).read_bytes()[:4096]
+    (offset,) = struct.unpack_from("<Q", header, 32 + 7 * 16)  # the regions; data is the last
+    with path_of(arena.name).open("rb") as file:
+        file.seek(offset)
+        return file.read(arena.stats().claimed)
+
+
+def changed_pages(before: bytes, after: bytes) -> set[int]:
+    """Return the numbers of the pages that differ; new memory was zero."""
+    before = before.ljust(len(after), b"\0")
+    return {at // PAGE for at in range(0, len(after), PAGE) if before[at : at + PAGE] != after[at : at + PAGE]}
+
+
+@pytest.mark.slow
+def test_announced_writes_are_recorded_when_asked_for() -> None:
+    """Every page that containers have changed is in the recording of that step; without the option it is empty."""
+    random = Random(3)
+    with Arena.temporary(size="16 MiB") as arena:
+        with arena.transaction():
+            arena.root.update(d={}, l=[0] * 2000, q=Deque(maxlen=50), n=Counter(), a=Array(4000, "i8"))
+        root = arena.root
+        with arena.record() as recorder, arena.transaction():
+            root["d"]["x"] = 1
+        assert not any(recorder.recording)
+
+        changed = []
+        with arena.record(announced=True) as recorder:
+            for step in range(60):
+                before = data_of(arena)
+                with arena.transaction():
+                    root["d"][f"key-{step}"] = "x" * random.randrange(3000)
+                    root["l"][random.randrange(2000)] = step
+                    root["q"].append(step)
+                    root["n"].add(1)
+                    root["a"][random.randrange(4000)] = step
+                    if step % 3 == 2:
+                        del root["d"][f"key-{step - 2}"]
+                changed.append(changed_pages(before, data_of(arena)))
+            with pytest.raises(ZeroDivisionError), arena.transaction():
+                root["l"][7] = 1 / 0 if root["l"].append(1) else 1 // 0
+            with arena.transaction():
+                assert root["l"][7] != 1
+        recorded = [set(pages) for pages in recorder.recording]
+        assert len(recorded) == len(changed) + 1  # the one that was undone wrote, too; the one that only read did not
+        assert recorded[-1]
+        for n, (is_, said) in enumerate(zip(changed, recorded[:-1], strict=True)):
+            assert is_ <= said, n
+            assert len(said) <= len(is_) + 4, n  # what was written with the bytes that were there
+
+
+def test_shadows_are_a_small_part_of_the_state() -> None:
+    """However many pages are written again and again, 256 or a sixteenth of the claimed ones become hot; `max_hot` decides."""
+    for megabytes, expected in ((2, 256), (24, 24 * 256 // 16)):
+        with Arena.temporary(size="64 MiB", policy="full") as arena:
+            with arena.transaction():
+                arena.root["a"] = Array((megabytes * 256, PAGE // 8), "i8")
+            for step in range(3):
+                with arena.transaction():
+                    arena.root["a"].view[:, 0] = step + 1
+            stats = arena.stats()
+            assert expected <= stats.hot_pages <= stats.claimed // PAGE // 16 or stats.hot_pages == expected == 256
+            assert stats.shadow_claimed < max(stats.claimed // 16, 1 << 20) + 16 * PAGE  # claimed 16 at a time
+    with Arena.temporary(size="64 MiB", policy="full", policy_options={"max_hot": 400}) as arena:
+        with arena.transaction():
+            arena.root["a"] = Array((512, PAGE // 8), "i8")
+        for step in range(3):
+            with arena.transaction():
+                arena.root["a"].view[:, 0] = step + 1
+        assert arena.stats().hot_pages == 400
+
+
+@pytest.mark.slow
+def test_the_log_of_a_huge_step_is_given_back() -> None:
+    """A log that has grown large stays while it is needed, and is cut back once it has not been for some hundred steps."""
+    with Arena.temporary(size="64 MiB") as arena:
+        with arena.transaction():
+            arena.root.update(a=Array(1 << 20, "i8"), n=0)
+        for step in range(300):
+            with arena.transaction():
+                arena.root["a"].view[: 1 << 18] = step
+        assert arena.stats().undo_claimed >= 2 << 20
+        for step in range(300):
+            with arena.transaction():
+                arena.root["n"] = step
+        assert arena.stats().undo_claimed <= 256 << 10
+        with arena.transaction():
+            arena.root["a"].view[:] = 1
+        assert arena.verify().entries
+        assert arena.root["a"][99] == 1
+
+
+def test_costs_are_measured_once() -> None:
+    """What traps and copies cost is kept in the header, and read from there when the arena is opened again."""
+    costs = ("cost_trap_ns", "cost_protect_ns", "cost_compare_ns", "cost_copy_ns")
+    name = f"test-costs-{os.getpid()}"
+    try:
+        with Arena.open(name, size="1 MiB") as arena:
+            measured = [getattr(arena.stats(), cost) for cost in costs]
+        assert all(measured)
+        with path_of(name).open("r+b") as file:
+            at = file.read(16384).index(struct.pack("<4Q", *measured))
+            file.seek(at)
+            file.write(struct.pack("<4Q", 1111, 222, 33, 44))
+        with Arena.open(name) as arena:
+            assert [getattr(arena.stats(), cost) for cost in costs] == [1111, 222, 33, 44]
+    finally:
+        Arena.unlink(name)
 
 
 def test_one_recording_at_a_time() -> None:

@@ -134,7 +134,7 @@ struct rcv_recording {
 };
 /* Recording costs some nanoseconds a written page. Like the other calls on an arena: not while another thread of this process
  * is inside a step. RCV_ERR_MISUSE: it is being recorded already. */
-RCV_API int rcv_record(rcv_arena *a);
+RCV_API int rcv_record(rcv_arena *a, int announced); /* `announced`: also the pages that announced writes change, and fresh memory */
 RCV_API const struct rcv_recording *rcv_recorded(rcv_arena *a); /* so far, until the next step; NULL: not recording */
 RCV_API void rcv_record_end(rcv_arena *a);
 

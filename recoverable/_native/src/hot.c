@@ -34,6 +34,8 @@
 #include <stdio.h>
 
 #define SHADOW_CLAIM 16u  /* pages of shadow claimed at a time */
+#define HOT_LEAST 256u    /* pages may always be hot: a MiB of shadows */
+#define HOT_SHARE 16u     /* beyond that: of so many claimed pages one */
 #define ABANDONED(w) (4 * (w)->patience + 64u) /* commits without a refresh after which anybody may demote */
 
 /* -- this process's copy of the table --------------------------------------------------------------------- */
@@ -208,6 +210,14 @@ static uint32_t free_slot(rcv_arena *a)
     return slot;
 }
 
+/* most_hot -- what was asked for; else shadows are a sixteenth of the claimed memory, so that little state has few of them
+ * however large its ceiling is. */
+static uint32_t most_hot(const rcv_arena *a)
+{
+    uint32_t asked = a->tracker->wse.max_hot, share = pages_claimed(a) / HOT_SHARE;
+    return asked != 0 ? asked : share > HOT_LEAST ? share : HOT_LEAST;
+}
+
 /* promote -- true: the table has changed. What is missing for it (a slot, memory, a map entry) only means: no promotion. */
 static bool promote(rcv_arena *a, uint32_t page, uint32_t seq)
 {
@@ -216,7 +226,7 @@ static bool promote(rcv_arena *a, uint32_t page, uint32_t seq)
         return false;
     if (runs_around(t, page) == 0 && t->runs >= t->max_runs)
         return false;
-    if (t->wse.max_hot != 0 && t->n_hot >= t->wse.max_hot)
+    if (t->n_hot >= most_hot(a))
         return false;
     uint32_t slot = free_slot(a);
     if (slot >= t->slots)

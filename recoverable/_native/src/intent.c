@@ -217,6 +217,8 @@ int txn_alloc(rcv_txn *t, uint64_t size, unsigned space, unsigned flags, rcv_off
     rc = intent_add(t, RCV_I_ALLOC | flags, *out, 0);
     if (rc)
         heap_unreserve(t->arena, *out);
+    else
+        tracker_note_fresh(t->arena, *out, size);
     t->wrote = true;
     return rc;
 }

@@ -81,6 +81,8 @@ struct rcv_arena {
     uint32_t            stamp_mask;
     uint8_t            *undo; /* base of the undo log */
     uint64_t            undo_size, undo_off;
+    uint64_t            undo_seen;  /* n.undo_bytes when undo_rest() looked last */
+    uint32_t            undo_quiet; /* steps since a large log was needed */
     int                 fd, live_fd;
     uint32_t            slot;  /* in the process table */
     uint64_t            token; /* of this process */
@@ -181,6 +183,7 @@ int  undo_prev(rcv_arena *a, uint64_t *at, struct undo_record *out);
 int  undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report);
 void undo_set_tail(rcv_arena *a, uint64_t tail); /* fence, store, fence */
 void undo_trim(rcv_arena *a);                    /* in IDLE: give back what a huge step had claimed */
+void undo_rest(rcv_arena *a);                    /* a step is over: trim it after a while */
 void phase_set(rcv_arena *a, unsigned phase);    /* fence, store, fence */
 
 /* -- tracker.c: the tracked view; trap.c: the SIGSEGV handler; wse.c: which pages to keep hot ------------------ */
@@ -212,6 +215,8 @@ int  tracker_doomed(const rcv_arena *a); /* the handler ran out of log: the step
 int  tracker_edit(rcv_arena *a, rcv_off off, uint64_t len, bool begin); /* pages of a logged range: writable / protected again */
 /* tracker_note_announced -- an announced write into array memory: its page has an announced range in this step. */
 void tracker_note_announced(rcv_arena *a, rcv_off off, uint32_t len);
+/* tracker_note_fresh -- memory handed out by the heap will be filled in this step: for recordings. */
+void tracker_note_fresh(rcv_arena *a, rcv_off off, uint64_t len);
 void tracker_after_fork(rcv_arena *a);
 /* tracker_recover -- recovery's half: shadows -> data (`from_shadow`) or data -> shadows for listed pages; validates the hot
  * table. Works before tracker_open. */

@@ -30,7 +30,7 @@
 #define BYTES_A_STAMP 512u
 #define MIN_HOT 16u
 #define MAX_HOT 65536u
-#define PAGES_A_HOT_SLOT 8u
+#define PAGES_A_HOT_SLOT 16u /* so shadows take at most a sixteenth of the ceiling */
 
 _Static_assert(sizeof(struct rcv_header) <= 16384, "attaching maps it before anything else");
 _Static_assert(offsetof(struct rcv_header, format) == 8, "the checksum begins behind the magic");

@@ -263,16 +263,17 @@ static void reprotect(rcv_arena *a)
     t->edits = t->edit_lo = t->edit_hi = 0;
 }
 
-/* boundary -- once a step, if it had anything to do with raw writes. */
+/* boundary -- once a step, if it had anything to do with raw writes, or is recorded. */
 static void boundary(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
-    if (!t->active || t->counted)
+    if (!(t->active || t->recorded) || t->counted)
         return;
     t->counted = true;
     if (t->wse.recorder)
         wse_record_step(t->wse.recorder, a->hdr->holder_handler);
-    wse_boundary(&t->wse);
+    if (t->active)
+        wse_boundary(&t->wse);
 }
 
 /* tracker_leave -- the step is over, committed or undone. */
@@ -283,7 +284,7 @@ void tracker_leave(rcv_arena *a)
     store_fence();
     t->raw_since = t->raw_count > 0;
     if (likely(!t->active && t->n_trapped == 0 && t->n_announced == 0 && t->n_claims == 0 && !t->doomed && !t->savepoint &&
-               t->edit_hi == 0 && !t->wide && !t->private_view && !t->collected))
+               t->edit_hi == 0 && !t->wide && !t->private_view && !t->collected && !t->recorded))
         return;
     reprotect(a);
     if (t->n_claims != 0 || t->private_view)
@@ -294,16 +295,37 @@ void tracker_leave(rcv_arena *a)
     t->savepoint = t->all_listed = t->collected = t->announced_hot = t->ranges_built = false;
     t->doomed = 0;
     boundary(a);
-    t->active = t->counted = false;
+    t->active = t->counted = t->recorded = false;
 }
 
 /* -- recording -------------------------------------------------------------------------------------------------- */
 
-int rcv_record(rcv_arena *a)
+int rcv_record(rcv_arena *a, int announced)
 {
     if (a->tracker->wse.recorder)
         return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" is being recorded already", a->name);
-    return wse_recorder_new(&a->tracker->wse.recorder, a->tracker->pages);
+    return wse_recorder_new(&a->tracker->wse.recorder, a->tracker->pages, announced != 0);
+}
+
+/* tracker_note_fresh -- [off, off+len) has been handed out and is about to be filled, unlogged. */
+void tracker_note_fresh(rcv_arena *a, rcv_off off, uint64_t len)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (likely(t == NULL || !wse_records_announced(t->wse.recorder)) || len == 0 || off < a->data_off)
+        return;
+    uint64_t last = (off - a->data_off + len - 1) >> t->shift;
+    for (uint64_t p = page_of_off(a, off); p <= last && p < t->pages; p++)
+        wse_record_write(t->wse.recorder, (uint32_t)p);
+    t->recorded = true;
+}
+
+/* record_announced -- what the step's log names. */
+static void record_announced(rcv_arena *a)
+{
+    uint64_t           at = undo_tail(a);
+    struct undo_record r;
+    while (undo_prev(a, &at, &r) > 0)
+        tracker_note_fresh(a, r.off, r.len);
 }
 
 const struct rcv_recording *rcv_recorded(rcv_arena *a)
@@ -489,6 +511,8 @@ void tracker_revert(rcv_arena *a)
     if (t->raw_since)
         hot_take_back(a, false);
     CRASHPOINT("tracker.revert.before_protect");
+    if (unlikely(wse_records_announced(t->wse.recorder)))
+        record_announced(a); /* the tail has not moved yet */
     reprotect(a);
 }
 
@@ -501,6 +525,8 @@ void tracker_protect(rcv_arena *a)
         uint32_t        n;
         (void)tracker_collect(a, &pages, &n); /* the caller did not ask; hot_publish() must know all the same */
     }
+    if (unlikely(wse_records_announced(t->wse.recorder)))
+        record_announced(a);
     reprotect(a);
     CRASHPOINT("tracker.protected");
 }

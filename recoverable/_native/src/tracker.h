@@ -70,6 +70,7 @@ struct rcv_tracker {
     bool               announced_hot; /* an announced write went into a listed page */
     bool               active;        /* it trapped, or hot pages were compared */
     bool               counted;       /* the policy has heard of its end */
+    bool               recorded;      /* announced writes of it are in the recording */
     volatile int       doomed;        /* RCV_ERR_FULL, or 0 */
     struct trap_entry *trapped;       /* in the order of the log until sorted */
     volatile uint32_t  n_trapped;

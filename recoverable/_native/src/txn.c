@@ -248,6 +248,7 @@ static void unmount(rcv_txn *t)
     a->mounted = NULL;
     a->step_thread = 0;
     heap_boundary(a);
+    undo_rest(a);
     lock_drop(a);
     PHASE("step.left");
 }

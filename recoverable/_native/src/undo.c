@@ -34,6 +34,7 @@
 
 #define UNDO_KEEP (RCV_SLICE)             /* what a trimmed log keeps */
 #define UNDO_TRIM ((uint64_t)1024 * 1024) /* what it may hold without being trimmed */
+#define UNDO_QUIET 256u /* steps in a row that needed no more than it would keep: claiming again takes milliseconds */
 
 _Static_assert(sizeof(struct rcv_undo_head) == 16, "part of the format");
 
@@ -225,4 +226,18 @@ void undo_trim(rcv_arena *a)
     store_fence();
     CRASHPOINT("undo.trim.before_release");
     os_release(a->fd, a->undo_off + UNDO_KEEP, claimed - UNDO_KEEP); /* a failure costs memory, nothing else */
+}
+
+/* undo_rest -- a step of this process is over: has a large log been idle for long? Lock held, IDLE, the log is empty. */
+void undo_rest(rcv_arena *a)
+{
+    if (likely(undo_claimed(a) <= UNDO_TRIM))
+        return;
+    uint64_t used = a->n.undo_bytes - a->undo_seen;
+    a->undo_seen = a->n.undo_bytes;
+    a->undo_quiet = used > UNDO_KEEP ? 0 : a->undo_quiet + 1;
+    if (a->undo_quiet < UNDO_QUIET)
+        return;
+    a->undo_quiet = 0;
+    undo_trim(a);
 }

@@ -70,7 +70,7 @@ struct wse {
     uint32_t                 pages;     /* page numbers are below this */
     uint32_t                 patience;  /* boundaries that a hot page may go unwritten */
     uint32_t                 comparisons; /* of a hot page in a step: at both its ends, or at one */
-    uint32_t                 max_hot;   /* pages that may be hot at a time; 0: as many as there is room for */
+    uint32_t                 max_hot;   /* pages that may be hot at a time; 0: by the state's size (hot.c) */
     struct wse_list          promote;   /* verdicts; the tracker takes them at the next commit and empties the lists */
     struct wse_list          demote;
     struct wse_recorder     *recorder;  /* or NULL */
@@ -94,7 +94,8 @@ void wse_close(struct wse *w);
 /* wse_say -- put a page on a list; where there is no memory for it, the verdict is lost and comes again another time. */
 void wse_say(struct wse_list *list, uint32_t page);
 
-int  wse_recorder_new(struct wse_recorder **out, uint32_t pages); /* 0 or RCV_ERR_FULL */
+int  wse_recorder_new(struct wse_recorder **out, uint32_t pages, bool announced); /* 0 or RCV_ERR_FULL */
+bool wse_records_announced(const struct wse_recorder *r);         /* false for NULL */
 void wse_recorder_free(struct wse_recorder *r);                   /* NULL is fine */
 void wse_record_write(struct wse_recorder *r, uint32_t page);     /* in this step, told once or more often */
 void wse_record_step(struct wse_recorder *r, const char *handler); /* RCV_HANDLER_NAME bytes: this step is over */

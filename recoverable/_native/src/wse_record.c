@@ -4,6 +4,9 @@
  * policy of the recorded run: a page that was written with what it held already traps where it is cold, and is not noticed
  * where it is hot. "incremental" records every write.
  *
+ * With `announced`, also every page of the data region whose old bytes are in the step's log, and fresh memory: what would have
+ * trapped if containers wrote through the tracked view. The library's own commits (growth, reclaiming) are not in it.
+ *
  * A recording that finds no memory, or has grown to its limit, ends there and says so: a whole number of steps is kept.
  */
 #include "internal.h"
@@ -17,6 +20,7 @@ struct wse_recorder {
     uint32_t            *ends, *pages, *handlers;
     char               (*names)[RCV_HANDLER_NAME];
     uint32_t             n_pages, cap_steps, cap_pages, cap_names; /* n_pages: of whole steps and of this one */
+    bool                 announced; /* the tracker tells of announced writes as well */
     uint32_t            *seen; /* by page: the step that wrote it last, from 1 */
 };
 
@@ -32,16 +36,19 @@ void wse_recorder_free(struct wse_recorder *r)
     os_free(r);
 }
 
-int wse_recorder_new(struct wse_recorder **out, uint32_t pages)
+int wse_recorder_new(struct wse_recorder **out, uint32_t pages, bool announced)
 {
     struct wse_recorder *r = os_calloc(1, sizeof *r);
     if (r == NULL || (r->seen = os_calloc((size_t)pages + 1, sizeof *r->seen)) == NULL) {
         wse_recorder_free(r);
         return rcv_raise(RCV_ERR_FULL, 0, "no process memory for recording the writes to %u pages", pages);
     }
+    r->announced = announced;
     *out = r;
     return 0;
 }
+
+bool wse_records_announced(const struct wse_recorder *r) { return r != NULL && r->announced; }
 
 /* room -- for one more of n. */
 static bool room(void *data, uint32_t n, uint32_t *cap, size_t item)
