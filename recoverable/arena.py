@@ -236,7 +236,7 @@ class Arena(ArenaBase):
                 if self.native.public is self:
                     self.native.public = others[0]
             else:
-                self._report_strays()
+                self._report_found()
                 segment.close()
             segment.arenas[:] = others
             self._closed = True
@@ -350,7 +350,7 @@ class Arena(ArenaBase):
     def stats(self) -> Stats:
         """Return the counters of the arena and of this process's use of it."""
         self._check()
-        self._report_strays()
+        self._report_found()
         spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
         return Stats(**_core.stats(self._segment.address), hot_spots=spots, faults=_core.fault_struck())
 
@@ -390,10 +390,12 @@ class Arena(ArenaBase):
         differs = asked is not None and not self.size - _ROUNDED_UP < asked <= self.size
         events.arena_attached(self.name, self.size, len(_core.processes(address)), asked if differs else None)
         if opened and (report := self.recovered) is not None:
-            events.arena_recovered(self.name, report)
+            events.arena_recovered(self.name, report, found="attaching")
 
-    def _report_strays(self) -> None:
-        """Write an event for raw writes that were taken back."""
+    def _report_found(self) -> None:
+        """Write an event for what steps have found: work of a dead process, undone; raw writes that were taken back."""
+        if _core.take_repair(self._segment.address) and (report := self.recovered) is not None:
+            events.arena_recovered(self.name, report, found="running")
         if _core.strays_pending(self._segment.address):
             events.write_stray(self.name, [page for page, _ in _core.take_strays(self._segment.address)])
 

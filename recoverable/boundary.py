@@ -199,8 +199,8 @@ async def returned(
         committed = transaction.state == "committed"
     else:
         committed = bool(options.decide(result, answer))
-    if native.raw_count():
-        native.public._report_strays()
+    if native.news():
+        native.public._report_found()
     if not committed:
         if transaction.touched:
             _report(transaction, None, request_id or policy.request_id(args), "return", scope)
@@ -233,8 +233,8 @@ def _report(
     """Write the event of a run that was rolled back."""
     native, report, attempt = transaction.arena, transaction.report(), transaction.attempt
     name, handler = native.public.name, transaction.handler
-    if native.raw_count():
-        native.public._report_strays()
+    if native.news():
+        native.public._report_found()
     if transaction.conflicted:
         events.request_conflict(name, handler, report, attempt, request_id, then=then)
         return

@@ -115,11 +115,18 @@ def arena_attached(name: str, size: int, processes: int, asked_size: int | None)
         )
 
 
-def arena_recovered(name: str, report: Recovery) -> None:
-    """Tell what a dead process left and recovery undid."""
+def arena_recovered(name: str, report: Recovery, *, found: str) -> None:
+    """Tell what a dead process left and recovery undid.
+
+    Args:
+        name: The arena.
+        report: What that was.
+        found: How it was noticed: "attaching", or "running": this process had the arena open already.
+    """
     _log().warning(
         "arena.recovered",
         arena=name,
+        found=found,
         phase=report.phase,
         records=report.records,
         bytes=report.bytes,

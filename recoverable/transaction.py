@@ -140,8 +140,8 @@ def _end(
         raise conflict_error(transaction, 1) from None
     finally:
         transaction.leave()
-        if native.raw_count():
-            native.public._report_strays()
+        if native.news():
+            native.public._report_found()
     if error is None:
         _run_hooks_now(transaction)
     elif isinstance(error, _Doomed):
@@ -245,8 +245,8 @@ async def run_hooks(transaction: Transaction) -> None:
 
 
 def _run_hooks_now(transaction: Transaction) -> None:
-    if transaction.arena.raw_count():
-        transaction.arena.public._report_strays()
+    if transaction.arena.news():
+        transaction.arena.public._report_found()
     hooks, transaction.hooks = transaction.hooks or (), None
     for fn, args in hooks:
         try:

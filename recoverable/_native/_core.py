@@ -153,6 +153,7 @@ _error_errno = _function("rcv_error_errno", _int)
 _open = _function("rcv_open", _int, _int, ctypes.POINTER(_Options), ctypes.POINTER(_pointer))
 _close = _function("rcv_close", _int, _pointer)
 _recovered = _function("rcv_recovered", ctypes.POINTER(_Recovery), _pointer)
+_repair_take = _function("rcv_repair_take", _int, _pointer)
 _created = _function("rcv_created", _int, _pointer)
 _processes = _function("rcv_processes", _int, _pointer, ctypes.POINTER(_u64), _int)
 _peek = _function("rcv_peek", _int, _int, ctypes.c_char_p, ctypes.POINTER(_Peek))
@@ -364,6 +365,11 @@ def verify(address: int) -> dict[str, int]:
     out = _Verify()
     _locked(address, lambda: int(_verify(address, ctypes.byref(out))))
     return {name: getattr(out, name) for name in VERIFY}
+
+
+def take_repair(address: int) -> bool:
+    """Tell whether this process has repaired what a dead one left since the last call; `recovered` has the report."""
+    return bool(_repair_take(address))
 
 
 def take_strays(address: int, room: int = 64) -> list[tuple[int, int]]:

@@ -94,13 +94,13 @@ cdef class TransactionBlock:
         if error is not None:
             t.rollback(error)
             t.step_down()
-            if self.arena.views:
-                self.arena.public._report_strays()
+            if self.arena.has_news():
+                self.arena.public._report_found()
             return
         rc = t.try_commit()
         if rc == 0:
             t.step_down()
-            if self.arena.views or t.hooks is not None:
+            if self.arena.has_news() or t.hooks is not None:
                 _run_hooks(t)
             return
         try:

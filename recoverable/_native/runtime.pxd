@@ -37,6 +37,7 @@ cdef class NativeArena:
     cdef Container _root
     cdef dict tallies # what meter() has counted: Tally by handler, the rest under None
     cdef public list give_way # futures of those who wait for the privileged run to end
+    cdef bint has_news(self) noexcept
 
 cdef class Container:
     cdef NativeArena arena

@@ -99,6 +99,13 @@ cdef class NativeArena:
         """Return how many buffers over this arena's memory are alive: views, memoryviews, ctypes structures."""
         return self.views
 
+    cdef bint has_news(self) noexcept:
+        return not self.closed and (self.views != 0 or rcv_repair_untold(self.a) != 0)
+
+    def news(self) -> bool:
+        """Return whether a step may have found something that Arena._report_found() has an event for."""
+        return self.has_news()
+
     @property
     def address(self) -> int:
         return <size_t>self.a

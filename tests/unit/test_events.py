@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import io
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -65,9 +67,74 @@ with arena.transaction():
     Arena.open(name).close()
     (event,) = named(log, "arena.recovered")
     assert event["log_level"] == "warning"
-    assert event["phase"] == "step"
+    assert (event["phase"], event["found"]) == ("step", "attaching")
     assert event["records"] > 0
     assert event.keys() >= {"bytes", "pages", "chunks", "microseconds", "handler", "pid"}
+
+
+@pytest.mark.slow
+@pytest.mark.crash
+@pytest.mark.parametrize("first", ["commit", "roll back", "block", "stats"])
+def test_a_repair_is_told_by_the_survivor_that_made_it_once(name: str, log: list[dict[str, Any]], first: str) -> None:
+    """A worker is killed in a step of an arena that others have open: whoever takes the lock over tells, nobody else."""
+    victim = f"""
+import os, signal, recoverable
+arena = recoverable.Arena.open({name!r})
+def spend():
+    with arena.transaction():
+        arena.root["stock"] = 0
+        os.kill(os.getpid(), signal.SIGKILL)
+spend()
+"""
+    other = f"""
+import recoverable, structlog
+arena = recoverable.Arena.open({name!r})
+with structlog.testing.capture_logs() as log:
+    print("ready", flush=True)
+    input()
+    with arena.transaction():
+        arena.root["other"] = 1
+    arena.close()
+print([event["event"] for event in log])
+"""
+
+    async def write(crash: bool) -> None:
+        arena.root["mine"] = 1
+        if crash:
+            raise AppError
+
+    with Arena.temporary("16 MiB", name=name) as arena:
+        with arena.transaction():
+            arena.root["stock"] = 5
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", other], env=dict(os.environ), text=True, **pipes) as bystander:
+            assert bystander.stdout is not None
+            assert bystander.stdout.readline() == "ready\n"
+            dead = subprocess.Popen([sys.executable, "-c", victim], env=dict(os.environ))
+            assert dead.wait(60) == -signal.SIGKILL
+            log.clear()
+            assert arena.root["stock"] == 5  # this takes the lock over
+            assert log == []  # a read tells nothing: that is for a boundary
+            match first:
+                case "block":
+                    with arena.transaction():
+                        arena.root["mine"] = 1
+                case "stats":
+                    arena.stats()
+                case _:
+                    with contextlib.suppress(AppError):
+                        asyncio.run(arena.run(write, first == "roll back"))
+            (event,) = named(log, "arena.recovered")
+            assert (event["found"], event["phase"], event["pid"]) == ("running", "step", dead.pid)
+            assert event["handler"].endswith("spend")
+            assert event["records"] > 0
+            assert event["log_level"] == "warning"
+            log.clear()
+            with arena.transaction():
+                arena.root["mine"] = 2
+            arena.stats()
+            assert log == []
+            assert bystander.communicate("go\n", 60)[0] == "[]\n"
 
 
 def test_a_full_arena_is_told(arena: Arena, log: list[dict[str, Any]]) -> None:

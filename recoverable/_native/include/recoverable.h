@@ -88,6 +88,11 @@ RCV_API int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena *
 /* rcv_close -- roll back what is in flight, give back the slot, unmap. RCV_ERR_MISUSE while raw buffers live. */
 RCV_API int rcv_close(rcv_arena *a);
 RCV_API const struct rcv_recovery *rcv_recovered(const rcv_arena *a);
+/* rcv_repair_take -- 1: since the attach, and since this was last asked, this process found a lock whose owner had died and
+ * repaired what it left; rcv_recovered() has the (last) report. rcv_repair_untold() only asks. With the GIL, as all that
+ * locks. */
+RCV_API int rcv_repair_take(rcv_arena *a);
+RCV_API int rcv_repair_untold(const rcv_arena *a);
 RCV_API int rcv_created(const rcv_arena *a); /* 1: this open made the segment */
 /* rcv_processes -- processes attached to the segment: writes up to `max` pids, returns how many are alive. */
 RCV_API int rcv_processes(rcv_arena *a, uint64_t *pids, int max);

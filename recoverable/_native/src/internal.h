@@ -109,6 +109,7 @@ struct rcv_arena {
     struct rcv_heap    *heap;
     struct rcv_recovery recovered; /* by the attach */
     struct rcv_recovery repaired;  /* by the last recovery since */
+    bool                untold;    /* … of which rcv_repair_take has not told yet */
     struct rcv_counters n;
     struct rcv_hotspot  hotspots[RCV_HOTSPOTS];
     rcv_arena          *next; /* registry of open arenas (fork, trap) */

@@ -82,8 +82,10 @@ static int lock_failed(rcv_arena *a, int err)
 static int lock_mend(rcv_arena *a, int err)
 {
     int rc = recover(a, &a->repaired);
-    if (rc == 0 && a->repaired.happened)
+    if (rc == 0 && a->repaired.happened) {
         a->recovered = a->repaired; /* arena.recovered tells of it, too */
+        a->untold = true;
+    }
     CRASHPOINT("lock.before_consistent");
     /* Only now: killed before it, the next locker is told of a dead owner again. After it, the phase tells. */
     if (err == EOWNERDEAD)

@@ -556,6 +556,7 @@ int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out)
         dispose(a);
         return rc;
     }
+    a->untold = false; /* what the attach repaired itself is in rcv_recovered() */
     registry_add(a);
     *out = a;
     return 0;
@@ -604,6 +605,16 @@ int rcv_close(rcv_arena *a)
 /* -- what others ask of it ------------------------------------------------------------------------------------- */
 
 const struct rcv_recovery *rcv_recovered(const rcv_arena *a) { return &a->recovered; }
+
+int rcv_repair_untold(const rcv_arena *a) { return a->untold; }
+
+/* rcv_repair_take -- see recoverable.h. */
+int rcv_repair_take(rcv_arena *a)
+{
+    bool untold = a->untold;
+    a->untold = false;
+    return untold;
+}
 
 int rcv_created(const rcv_arena *a) { return a->created; }
 
