@@ -17,6 +17,7 @@ has half an answer.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -129,6 +130,7 @@ def _middleware(arena: Arena, protect: str, *, from_app: bool) -> Middleware:
     if not isinstance(arena, Arena):
         raise TypeError(f"arena={arena!r} is no Arena: give what Arena.open() returned")
     _registry.bind(arena)
+    logging.getLogger("aiohttp.server").addFilter(_told_once)  # which adds it once
     every = protect == "all"
 
     @web.middleware
@@ -149,6 +151,22 @@ def _middleware(arena: Arena, protect: str, *, from_app: bool) -> Middleware:
             raise _answer(error) from error
 
     return recoverable_middleware
+
+
+class _ToldOnce(logging.Filter):
+    """Keeps aiohttp's record of a crash whose traceback is in an event of ours, and has it point there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and (told := events.traceback_told(error)) is not None:
+            record.msg = (
+                f"{record.getMessage()}: {type(error).__qualname__}; see request.rolled_back, request_id={told}"
+            )
+            record.args = record.exc_info = None
+        return True
+
+
+_told_once = _ToldOnce()
 
 
 async def _call(handler: Handler, request: web.Request) -> web.StreamResponse:

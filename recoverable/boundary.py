@@ -251,7 +251,12 @@ def _report(
         or isinstance(failure, (asyncio.CancelledError, GeneratorExit))  # or finalised while suspended
         or policy.is_answer(failure)
     )
-    events.request_rolled_back(name, handler, kind, report, attempt, request_id, expected=expected, then=then)
+    # Who cancels or answers knows why. What leaves an independent part is in the event of the whole, or caught on its way.
+    untold = (expected and kind != "TimeoutError") or (transaction.parent is not None and then == "raise")
+    error = None if untold else failure
+    events.request_rolled_back(
+        name, handler, kind, report, attempt, request_id, error=error, expected=expected, then=then
+    )
 
 
 async def _fall_back(

@@ -5,11 +5,16 @@ it; and a program that never heard of structlog is not flooded. structlog's own 
 included, to standard output, which would put a line there for each request. So, as the standard library's logging does
 for libraries, an unconfigured structlog gets warnings and errors only, on standard error.
 
-Events name containers and keys where a conflict was, never values.
+Events name containers and keys where a conflict was, never values. What an exception says is its author's.
+
+A traceback is written once. With a configured structlog it is in `request.rolled_back`, and aiohttp's own record of the
+same exception points there (`recoverable.aiohttp` asks `traceback_told`). Otherwise an exception that goes on to a caller
+is left to the caller, aiohttp for one, and ours is one line. docs/events.md has all of it for users.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,6 +23,7 @@ import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     from recoverable._native.runtime import Report
     from recoverable.reports import Recovery
@@ -35,6 +41,7 @@ __all__ = [
     "request_committed",
     "request_conflict",
     "request_rolled_back",
+    "traceback_told",
     "write_stray",
 ]
 
@@ -44,19 +51,25 @@ _configured = structlog.get_logger("recoverable")  # a proxy: it takes up the co
 class _Unconfigured:
     """Writes warnings and errors to standard error, for programs that have not configured structlog."""
 
-    def _write(self, event: str, **fields: Any) -> None:
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
         logger = structlog.wrap_logger(
             structlog.PrintLogger(sys.stderr),
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso"),
-                structlog.dev.ConsoleRenderer(colors=False),
+                structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
             ],
             wrapper_class=structlog.BoundLogger,
         )
-        logger.warning(event, **fields)
+        getattr(logger, level)(event, **fields)
 
-    warning = error = _write
+    def warning(self, event: str, **fields: Any) -> None:
+        """Write it."""
+        self._write("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Write it."""
+        self._write("error", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
         """Drop it."""
@@ -67,10 +80,8 @@ class _Unconfigured:
 class _Nobody(_Unconfigured):
     """Writes nothing."""
 
-    def _write(self, event: str, **fields: Any) -> None:
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
         """Drop it."""
-
-    warning = error = _write
 
 
 _unconfigured, _nobody = _Unconfigured(), _Nobody()
@@ -148,9 +159,9 @@ def arena_not_closed(name: str, detail: str) -> None:
     _log().warning("arena.not_closed", arena=name, detail=detail)
 
 
-def write_stray(name: str, pages: list[int]) -> None:
-    """Tell that raw writes outside any transaction were taken back. `pages`: offsets in the segment."""
-    _log().warning("write.stray", arena=name, writes=len(pages), pages=pages[:8])
+def write_stray(name: str, offsets: list[int]) -> None:
+    """Tell that raw writes outside any transaction were taken back. `offsets`: of their pages in the segment."""
+    _log().warning("write.stray", arena=name, writes=len(offsets), offsets=offsets[:8])
 
 
 # -- requests -------------------------------------------------------------------------------------------------
@@ -166,18 +177,40 @@ def committed_wanted() -> bool:
         return False
     wrapper = structlog.get_config()["wrapper_class"]
     if wrapper is not _asked:
-        _asked, _enabled = wrapper, _debug_check(_configured.bind())
+        _asked, _enabled = wrapper, _level_check(_configured.bind(), logging.DEBUG)
     return _enabled()
 
 
-def _debug_check(logger: Any) -> Callable[[], bool]:
-    """Find out how this kind of logger tells whether debug is enabled."""
+def _level_check(logger: Any, level: int) -> Callable[[], bool]:
+    """Find out how this kind of logger tells whether a level is enabled."""
     if isinstance(logger, structlog.stdlib.BoundLogger):  # the standard library's levels may change at any time
         standard = logging.getLogger("recoverable")
-        return lambda: standard.isEnabledFor(logging.DEBUG)
+        return lambda: standard.isEnabledFor(level)
     ask = getattr(logger, "is_enabled_for", None)
-    enabled = ask is None or bool(ask(logging.DEBUG))  # fixed in the class of a filtering logger
+    enabled = ask is None or bool(ask(level))  # fixed in the class of a filtering logger
     return lambda: enabled
+
+
+def _shown(level: int) -> bool:
+    """Tell whether an event of that level goes where the program wants its events; not to our own fallback."""
+    return not quiet and structlog.is_configured() and _level_check(_configured.bind(), level)()
+
+
+def _from_handler(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without our own frames that it begins with."""
+    while trace is not None and trace.tb_next and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+        trace = trace.tb_next
+    return trace
+
+
+_OURS = "recoverable."
+_TOLD = "_recoverable_told_in"
+
+
+def traceback_told(error: BaseException) -> str | None:
+    """Return, once, the id of the request whose event has this exception's traceback, or None: no event has it."""
+    told: str | None = getattr(error, "__dict__", {}).pop(_TOLD, None)
+    return told
 
 
 def request_committed(name: str, handler: str, report: Report, attempt: int, request_id: str) -> None:
@@ -202,6 +235,7 @@ def request_rolled_back(
     attempt: int,
     request_id: str,
     *,
+    error: BaseException | None,
     expected: bool,
     then: str,
 ) -> None:
@@ -214,10 +248,17 @@ def request_rolled_back(
         report: What was undone, and how long that took.
         attempt: Which run of the request it was, from 1.
         request_id: The request's id.
+        error: What it raised, where its traceback is wanted here.
         expected: An answer or a cancellation, not a crash: written as info instead of as a warning.
         then: What comes next: "raise", "retry", "fallback" or "return".
     """
     write = _log().info if expected else _log().warning
+    more: dict[str, Any] = {}
+    if error is not None and (then != "raise" or _shown(logging.INFO if expected else logging.WARNING)):
+        more["exc_info"] = (type(error), error, _from_handler(error.__traceback__))
+        if then == "raise":
+            with contextlib.suppress(AttributeError, TypeError):  # a class of exceptions may refuse attributes
+                setattr(error, _TOLD, request_id)
     write(
         "request.rolled_back",
         arena=name,
@@ -229,6 +270,7 @@ def request_rolled_back(
         attempt=attempt,
         request_id=request_id,
         then=then,
+        **more,
     )
 
 

@@ -21,7 +21,7 @@ import structlog
 from recoverable import Arena, ArenaFullError, Array, ConflictError, attempt, events, recoverable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class AppError(Exception):
@@ -38,6 +38,17 @@ def unconfigured() -> Iterator[None]:
     """Leave structlog as it was."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def lines(unconfigured: None) -> Callable[[], list[str]]:
+    """Give what is written, a line each, where events are rendered as JSON."""
+    written = io.StringIO()
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(written),
+    )
+    return lambda: written.getvalue().splitlines()
 
 
 # -- arenas ---------------------------------------------------------------------------------------------------------
@@ -168,7 +179,7 @@ def test_a_stray_write_is_told(arena: Arena, log: list[dict[str, Any]]) -> None:
     del view, kept
     (event,) = named(log, "write.stray")
     assert event["log_level"] == "warning"
-    assert event["writes"] == 1
+    assert event["writes"] == len(event["offsets"]) == 1
     assert event["arena"] == arena.name
 
 
@@ -222,19 +233,114 @@ async def test_rollbacks_are_told_with_attempt_and_one_request_id(arena: Arena, 
     assert first.keys() >= {"pages", "microseconds"}
 
 
-async def test_events_have_no_values(arena: Arena, log: list[dict[str, Any]]) -> None:
-    """Neither stored values nor the text of exceptions are in any event."""
+async def test_events_have_no_stored_values(arena: Arena, lines: Callable[[], list[str]]) -> None:
+    """What is stored, and under which keys, is in no rendered event, traceback included; an exception's own words are."""
+    words, key = "".join(("stored ", "words")), "".join(("the ", "key"))  # a traceback quotes lines of code
 
     @recoverable(retries=1)
     async def handler() -> None:
-        arena.root["key"] = "stored words"
+        arena.root[key] = words
         await asyncio.sleep(0)
-        raise AppError("private words")
+        raise AppError("the author's words")
 
     with pytest.raises(AppError):
         await handler()
-    assert len(log) == 2
-    assert not re.search("stored words|private words", repr(log))
+    assert len(lines()) == 2
+    assert all("the author's words" in line and "in handler" in line for line in lines())
+    assert not any("boundary.py" in line for line in lines())  # it begins at the handler
+    assert not re.search(f"{words}|{key}", "".join(lines()))
+
+
+# -- the exception ----------------------------------------------------------------------------------------------------
+
+
+async def test_each_runs_exception_is_told_with_its_run(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """Every run that crashed has its own exception in its own event, the one that a fallback replaces as well."""
+
+    @recoverable(retries=1, fallback=lambda error: "instead")
+    async def handler() -> None:
+        arena.root["a"] = 1
+        raise AppError(attempt())
+
+    assert await handler() == "instead"
+    assert [(e["then"], e["exc_info"][1].args) for e in log] == [("retry", (1,)), ("fallback", (2,))]
+
+
+async def test_what_leaves_an_independent_part_is_told_once(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """The event of the whole request has the exception, that of the part only its type."""
+
+    async def part() -> None:
+        arena.root["a"] = 1
+        raise AppError
+
+    @recoverable
+    async def whole() -> None:
+        arena.root["b"] = 1
+        await arena.run(part, nested="independent")
+
+    with pytest.raises(AppError):
+        await whole()
+    assert [(e["handler"].rpartition(".")[2], "exc_info" in e) for e in log] == [("part", False), ("whole", True)]
+    assert [e["exception_type"] for e in log] == ["AppError"] * 2
+
+
+async def test_only_crashes_and_time_limits_have_a_traceback(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """Who cancels a request, or returns an unwanted result, knows why; where a time limit struck is worth to know."""
+
+    @recoverable(timeout=0.01)
+    async def late() -> None:
+        arena.root["a"] = 1
+        await asyncio.sleep(60)
+
+    @recoverable
+    async def cancelled() -> None:
+        arena.root["a"] = 1
+        raise asyncio.CancelledError
+
+    @recoverable(commit_if=bool)
+    async def unwanted() -> None:
+        arena.root["a"] = 1
+
+    for handler, ends in ((late, TimeoutError), (cancelled, asyncio.CancelledError)):
+        with pytest.raises(ends):
+            await handler()
+    await unwanted()
+    told = {e["handler"].rpartition(".")[2]: "exc_info" in e for e in log}
+    assert told == {"late": True, "cancelled": False, "unwanted": False}
+
+
+@pytest.mark.parametrize(("level", "shown"), [(logging.INFO, True), (logging.ERROR, False)])
+async def test_a_traceback_that_nobody_saw_is_not_told(arena: Arena, level: int, shown: bool) -> None:
+    """Where the configuration drops the event, whoever logs the exception next is not kept from its traceback."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(io.StringIO()),
+    )
+
+    async def handler() -> None:
+        arena.root["a"] = 1
+        raise AppError
+
+    with pytest.raises(AppError) as crash:
+        await arena.run(handler)
+    assert (events.traceback_told(crash.value) is not None) is shown
+    assert events.traceback_told(crash.value) is None  # told once
+
+
+async def test_an_exception_that_refuses_attributes_does_no_harm(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """The event is written and the very exception goes on, whatever its class allows."""
+
+    class Closed(Exception):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(name)
+
+    async def handler() -> None:
+        arena.root["a"] = 1
+        raise Closed
+
+    with pytest.raises(Closed):
+        await arena.run(handler)
+    assert "exc_info" in log[0]
 
 
 @pytest.mark.parametrize(("most", "level", "then"), [(5, "info", "rerun"), (0, "warning", "raise")])
@@ -346,3 +452,27 @@ def test_an_unconfigured_program_sees_warnings_on_stderr_only(name: str) -> None
     (line,) = err.getvalue().splitlines()
     assert "request.rolled_back" in line
     assert "AppError" in line
+
+
+def test_an_unconfigured_program_sees_what_nobody_else_tells(name: str) -> None:
+    """What a fallback replaces comes with its traceback but no variables; what goes on to the caller is left to it."""
+    err = io.StringIO()
+    with redirect_stderr(err), Arena.temporary("4 MiB", name=name) as arena:
+
+        async def replaced() -> None:
+            arena.root["a"] = secret = "".join(("stored ", "words"))
+            raise AppError(len(secret))
+
+        async def fill() -> None:
+            arena.root["b"] = b"x" * 20_000_000
+
+        asyncio.run(arena.run(replaced, fallback=lambda error: None))
+        with pytest.raises(ArenaFullError):
+            asyncio.run(arena.run(fill))
+    text = err.getvalue()
+    assert text.count("Traceback") == 1
+    assert text.count("AppError: 12") == 1
+    assert "stored words" not in text
+    last = text.splitlines()[-2:]
+    assert re.match(r"\S+Z \[error    \] arena.full +.*detail=", last[0])
+    assert re.match(r"\S+Z \[warning  \] request.rolled_back +.*exception_type=ArenaFullError", last[1])

@@ -1,0 +1,130 @@
+"""docs/events.md against recoverable/events.py: every event with its levels and fields, in both directions."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from recoverable import events
+from recoverable.reports import Recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE = Path(__file__).parents[2] / "docs" / "events.md"
+
+REPORT = {
+    **dict.fromkeys(("pages", "bytes", "micros"), 1),
+    **dict.fromkeys(("conflict_path", "conflict_key", "winner"), "x"),
+}
+
+#: For each parameter of the functions of events.py, what it is called with: all combinations of them.
+VALUES: dict[str, list[Any]] = {
+    **{key: ["x"] for key in ("name", "handler", "request_id", "then", "found", "hook", "detail")},
+    **{key: ["x"] for key in ("source", "fault_id", "fault", "at", "where")},
+    "exception": ["x", None],
+    **{key: [1] for key in ("size", "processes", "attempt", "seed")},
+    "asked_size": [None, 2],
+    "report": [REPORT],
+    "offsets": [[1]],
+    "rules": [["x"]],
+    "error": [ValueError()],
+    "expected": [False, True],
+}
+RECOVERY = Recovery(phase="x", records=1, bytes=1, pages=1, chunks=1, microseconds=1, handler="x", pid=1)
+
+#: Functions that write no event: they answer questions.
+ASKED = {"committed_wanted", "traceback_told"}
+
+TYPES = {
+    "text": str,
+    "number": int,
+    "list of texts": list,
+    "list of numbers": list,
+    "exception": (tuple, BaseException),
+}
+
+
+def calls() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give every way of calling each function that writes an event."""
+    for name in sorted(set(events.__all__) - ASKED):
+        parameters = list(inspect.signature(getattr(events, name)).parameters)
+        match name:
+            case "arena_recovered":
+                values = {**VALUES, "report": [RECOVERY]}
+            case "request_conflict":
+                values = {**VALUES, "then": ["rerun", "raise"]}
+            case "request_rolled_back":
+                values = {**VALUES, "error": [None, ValueError()]}
+            case _:
+                values = VALUES
+        for chosen in itertools.product(*(values[parameter] for parameter in parameters)):
+            yield name, dict(zip(parameters, chosen, strict=True))
+
+
+def written() -> dict[str, list[dict[str, Any]]]:
+    """Return every event in every form, by its name."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    with structlog.testing.capture_logs() as log:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET))
+        for name, arguments in calls():
+            getattr(events, name)(**arguments)
+    structlog.reset_defaults()
+    for event in log:
+        found.setdefault(event.pop("event"), []).append(event)
+    return found
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Return the cells of the table under a heading of the page."""
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert section is not None, heading
+    lines = [line for line in section[1].splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def words(cell: str) -> set[str]:
+    """Return what stands in backquotes."""
+    return set(re.findall(r"`([^`]+)`", cell))
+
+
+def test_the_page_has_every_event_at_its_levels_with_its_fields() -> None:
+    """Names, levels, fields that are always there and fields that are there sometimes are those of the code."""
+    code = {}
+    for event, forms in written().items():
+        fields = [form.keys() - {"log_level"} for form in forms]
+        always, ever = set.intersection(*fields), set.union(*fields)
+        code[event] = ({form["log_level"] for form in forms}, always, ever - always)
+    page = {}
+    for event, level, fields, _ in rows("Events"):
+        always, _, sometimes = fields.partition("sometimes")
+        (name,) = words(event)
+        assert name not in page, "twice"
+        levels = set(re.findall(r"\b(?:debug|info|warning|error)\b", level))
+        page[name] = (levels, words(always), words(sometimes))
+    assert page == code
+
+
+def test_the_page_has_every_field_with_its_type() -> None:
+    """Each field of any event is in the table of fields, with the type of what the code writes."""
+    code: dict[str, list[Any]] = {}
+    for forms in written().values():
+        for form in forms:
+            for field, value in form.items():
+                if field != "log_level":
+                    code.setdefault(field, []).append(value)
+    page = {field: kind for names, kind, _ in rows("Fields") for field in words(names)}
+    assert page.keys() == code.keys()
+    for field, values in code.items():
+        for value in values:
+            if value is None:
+                assert "or none" in page[field], field
+            else:
+                kind = page[field].removesuffix(" or none").split(",")[0]
+                assert isinstance(value, TYPES[kind]), (field, value)
