@@ -400,6 +400,7 @@ FAULT_PHASE, FAULT_ROOM, FAULT_STORE = 1, 2, 3
 FAULT_KILL, FAULT_SEGV, FAULT_FULL = 1, 2, 3
 
 _fault_at = _function("rcv_fault_at", _int, _int, _u64, _int)
+_fault_in_commit = _function("rcv_fault_in_commit", _int, _u64, _int)
 _fault_name = _function("rcv_fault_name", ctypes.c_char_p, _int, _u64)
 _fault_passed = _function("rcv_fault_passed", _u64, _int)
 _fault_struck = _function("rcv_fault_struck", _u64)
@@ -416,6 +417,11 @@ fault_die = _function("rcv_fault_die", None, _int)
 def fault_at(kind: int, nth: int, action: int) -> None:
     """Let something happen at the nth point of that kind, counted since it is watched."""
     _check(_fault_at(kind, nth, action))
+
+
+def fault_in_commit(nth: int, action: int) -> None:
+    """Have the process die at the nth phase that is passed from now on, or where a transaction ends before."""
+    _check(_fault_in_commit(nth, action))
 
 
 def fault_names(kind: int) -> list[str]:

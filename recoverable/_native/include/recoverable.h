@@ -471,6 +471,7 @@ RCV_API void        rcv_fault_stop(void);           /* nothing is armed or watch
 RCV_API void        rcv_fault_clear(void);          /* that goes, too */
 RCV_API void        rcv_fault_watch(int kind);      /* count the points of that kind, from now */
 RCV_API int         rcv_fault_at(int kind, uint64_t nth, int action); /* and do this at the nth; RCV_ERR_MISUSE: too many */
+RCV_API int         rcv_fault_in_commit(uint64_t nth, int action);   /* die at the nth phase, or where a transaction ends before */
 RCV_API uint64_t    rcv_fault_passed(int kind);
 RCV_API const char *rcv_fault_name(int kind, uint64_t nth); /* of the nth that was passed; "": not kept */
 RCV_API uint64_t    rcv_fault_struck(void);         /* faults that have happened in this process */

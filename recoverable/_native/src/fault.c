@@ -32,6 +32,7 @@ static struct {
     int      kind, action;
 } armed[ARMED];
 static unsigned n_armed;
+static int      at_the_end; /* of what to die where a transaction ends */
 
 static bool kind_known(int kind) { return kind > 0 && kind < KINDS; }
 
@@ -45,6 +46,7 @@ void rcv_fault_stop(void)
 {
     memset(watched, 0, sizeof watched);
     n_armed = 0;
+    at_the_end = RCV_FAULT_NONE;
     refresh();
 }
 
@@ -73,6 +75,15 @@ int rcv_fault_at(int kind, uint64_t nth, int action)
     if (!watched[kind])
         rcv_fault_watch(kind);
     return 0;
+}
+
+/* rcv_fault_in_commit -- how many phases a commit has depends on what it has to do: one of reads has none. */
+int rcv_fault_in_commit(uint64_t nth, int action)
+{
+    int rc = rcv_fault_at(RCV_FAULT_PHASE, nth, action);
+    if (rc == 0)
+        at_the_end = action;
+    return rc;
 }
 
 uint64_t    rcv_fault_passed(int kind) { return kind_known(kind) ? passed[kind] : 0; }
@@ -113,6 +124,12 @@ void fault_phase(int kind, const char *name)
     int action = watched[kind] ? pass(kind, name) : RCV_FAULT_NONE;
     if (action == RCV_FAULT_KILL || action == RCV_FAULT_SEGV)
         rcv_fault_die(action);
+}
+
+void fault_ended(void)
+{
+    if (at_the_end != RCV_FAULT_NONE)
+        rcv_fault_die(at_the_end);
 }
 
 /* fault_room -- somebody asks for room: true if there is to be none. */

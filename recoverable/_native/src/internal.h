@@ -527,6 +527,7 @@ extern uint64_t rcv_fault_bias;   /* added to each size that is asked for: 0, or
 extern unsigned rcv_fault_phases; /* not 0: phases are watched */
 bool fault_room(const char *name); /* the slow path of who found no room for size + rcv_fault_bias: is there to be none? */
 void fault_phase(int kind, const char *name);
+void fault_ended(void); /* a transaction has ended */
 
 /* -- crashpoint.c -------------------------------------------------------------------------------------------------- */
 

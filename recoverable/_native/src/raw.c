@@ -215,7 +215,6 @@ static int merge(rcv_txn *t, const struct rcv_run *run, uint8_t *mine, const uin
             uint64_t page = (off - t->arena->data_off) / t->arena->hdr->page_size;
             stamp_lost(t, run->array, run->array ? RCV_UNIT_BYTES : RCV_UNIT_PAGE, run->array ? off : page,
                        stamp_of_page(t->arena, page));
-            t->arena->n.conflicts++;
             return rcv_raise(RCV_ERR_CONFLICT, 0, "another request has changed an item that this one has changed by a raw write");
         }
         memcpy(mine + at, now + at, size);

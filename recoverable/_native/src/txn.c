@@ -215,6 +215,8 @@ void rcv_txn_doom(rcv_txn *t, int error)
     if (t->state == RCV_ACTIVE) {
         t->state = RCV_DOOMED;
         t->doom = error;
+        if (error == RCV_ERR_CONFLICT)
+            t->arena->n.conflicts++;
     }
 }
 
@@ -277,7 +279,6 @@ static bool still_valid(rcv_txn *t)
         return false;
     if (t->touched && t->seq != seq && !stamp_valid(t)) {
         rcv_txn_doom(t, RCV_ERR_CONFLICT);
-        a->n.conflicts++;
         return false;
     }
     t->seq = seq;
@@ -372,6 +373,8 @@ static void finish(rcv_txn *t, int state)
     privilege_drop(t);
     t->state = state;
     reset(t);
+    if (unlikely(rcv_fault_phases))
+        fault_ended();
 }
 
 int rcv_txn_commit(rcv_txn *t)
