@@ -36,6 +36,7 @@ __all__ = [
     "arena_recovered",
     "committed_wanted",
     "fault_injected",
+    "fault_not_injected",
     "faults_armed",
     "hook_failed",
     "request_committed",
@@ -338,3 +339,14 @@ def fault_injected(fault_id: str, fault: str, at: str, where: str, handler: str)
         handler: Whose request it is.
     """
     _log().warning("fault.injected", fault_id=fault_id, fault=fault, at=at, where=where, handler=handler)
+
+
+def fault_not_injected(rule: str, handler: str, why: str) -> None:
+    """Tell, once, that what a rule asks for can't be done to a handler.
+
+    Args:
+        rule: The rule.
+        handler: Whose point was reached.
+        why: What is missing there.
+    """
+    _log().warning("fault.not_injected", rule=rule, handler=handler, why=why)

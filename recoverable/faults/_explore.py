@@ -449,7 +449,10 @@ class _Explorer:
                 second = second_plans(plan, trace, native, self.chosen)
             self.judge.look(outcome)
         report.runs += 1
-        self._tried.update((point.place, point.nth) for point, _ in plan)
+        if outcome.missed:
+            report.missed.append(plan)
+        else:
+            self._tried.update((point.place, point.nth) for point, _ in plan)
         report.tried = Counter(place for place, _ in self._tried)
         report.outcomes[outcome.state] += 1
         self._keep(plan, outcome)
@@ -482,7 +485,7 @@ class _Explorer:
         if self.before is not None:
             call(self.before, arena=self.arena)
         trace = Trace(plan, lines="line" in self.chosen, files=self.files)
-        outcome = Outcome()
+        outcome, struck = Outcome(), _core.fault_struck()
         with watching(trace, [self.arena.native], stores="store" in self.chosen):
             try:
                 result = self._target(trace, outcome, states)
@@ -497,6 +500,7 @@ class _Explorer:
             else:
                 outcome.result = comparable(result)
                 outcome.ended = f"returned {outcome.result}" if outcome.result is not None else "returned"
+        outcome.missed = _core.fault_struck() - struck < len(plan.steps) - len(plan.recovery.steps)
         return outcome, trace
 
     _late = False
@@ -564,5 +568,6 @@ class _Explorer:
             outcome.problems.append(f"the run that was to be killed did not end by itself: {ending}")
         elif not ending.signal:
             outcome.ended = f"survived and {ending.value}"
+            outcome.missed = True
         self._recoveries = restart(self.judge, plan, outcome, self.timeout)
         return outcome

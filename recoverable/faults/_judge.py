@@ -25,6 +25,7 @@ class Outcome:
         units: How many parts of the scenario were done (a generator's yields).
         state: "rolled back", "committed", "unchanged" or "other".
         problems: What does not hold.
+        missed: Whether a fault of its plan has not struck.
     """
 
     ended: str = ""
@@ -32,6 +33,7 @@ class Outcome:
     units: int = 0
     state: str = ""
     problems: list[str] = field(default_factory=list)
+    missed: bool = False
 
 
 class Judge:

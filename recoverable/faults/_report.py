@@ -62,6 +62,7 @@ class Report:
         tried: Points by place at which something went wrong in a run.
         outcomes: What the runs left: "rolled back", "committed", "unchanged", "other".
         skipped: Plans that max_points left out.
+        missed: Plans of which a fault did not strike: a run did not get there again, or there was no client to hang up on.
         lines: For each file, its lines that can be reached by a fault.
         reached: Those that were.
         failures: The runs after which something did not hold, the smallest first.
@@ -77,6 +78,7 @@ class Report:
     tried: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
+    missed: list[Plan] = field(default_factory=list)
     lines: dict[str, set[int]] = field(default_factory=dict)
     reached: dict[str, set[int]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -102,6 +104,18 @@ class Report:
                 lines.discard(inner.co_firstlineno)
                 self.follow(inner)
 
+    def limits(self) -> list[str]:
+        """Return lines that say what was not covered."""
+        text = []
+        if self.skipped:
+            text.append(f"  left out by max_points: {self.skipped} runs")
+        if self.missed:
+            several = "; ".join(", then ".join(_said(*step) for step in plan) for plan in self.missed[:_SHOWN])
+            more = f"; and {len(self.missed) - _SHOWN} more: report.missed" if len(self.missed) > _SHOWN else ""
+            why = " (a disconnect needs a request)" if "disconnect" in several else ""
+            text.append(f"  not covered, because the fault did not strike{why}: {several}{more}")
+        return text + [f"  note: {note}" for note in self.notes]
+
     def __str__(self) -> str:
         each = f"{self.seconds / self.runs * 1000:.1f} ms" if self.runs else "-"
         text = [
@@ -120,9 +134,7 @@ class Report:
             seen = self.reached.get(file, set()) & lines
             missed = f"; not reached: {_ranges(lines - seen)}" if lines - seen else ""
             text.append(f"  lines of {short(file)}: {len(seen)} of {len(lines)} reached{missed}")
-        if self.skipped:
-            text.append(f"  left out by max_points: {self.skipped} runs")
-        text += [f"  note: {note}" for note in self.notes]
+        text += self.limits()
         if self.failures:
             text.append(f"  {len(self.failures)} of the runs left something that does not hold; the smallest:")
             for failure in self.failures[:_SHOWN]:

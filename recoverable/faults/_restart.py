@@ -39,6 +39,7 @@ def restart(judge: Judge, plan: Plan, outcome: Outcome, timeout: float) -> tuple
         died = _children.in_child(lambda nth=nth: _start(judge, nth), timeout)  # type: ignore[misc]
         if died.hung or died.error:
             outcome.problems.append(f"the process that was to be killed in its recovery: {died}")
+        outcome.missed |= not died.signal
     ending = _children.in_child(lambda: _start(judge, 0), timeout)
     if ending.hung or ending.signal or ending.error:
         outcome.problems.append(f"the process that was started again on the arena: {ending}")

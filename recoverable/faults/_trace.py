@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from recoverable._native import _core
 from recoverable.faults import _watch
-from recoverable.faults._points import NATIVE, PLACES, Fault, Plan, Point
+from recoverable.faults._points import NATIVE, PLACES, Disconnect, Fault, Plan, Point
 
 if TYPE_CHECKING:
     from recoverable._native.runtime import NativeArena
@@ -49,6 +49,7 @@ class Trace:
         since: How many of `points` there were then; None: it has not struck.
         reached: The lines, as (file, number).
         followed: The handlers that ran.
+        clients: Whether there was a client to hang up on.
     """
 
     def __init__(self, plan: Plan, *, lines: bool, files: set[str]) -> None:
@@ -61,19 +62,23 @@ class Trace:
         self.struck = 0
         self.reached: set[str] = set()
         self.followed: dict[CodeType, None] = {}
+        self.clients = False
         self._counts: Counter[str] = Counter()
         self._steps = {(point.place, point.nth): fault for point, fault in plan if point.place not in NATIVE}
 
-    def reach(self, place: str, where: str, handler: str) -> Fault | None:
-        """Count a point; return the plan's fault for it."""
+    def reach(self, place: str, where: str, handler: str, *, connected: bool = True) -> Fault | None:
+        """Count a point; return the plan's fault for it, if it can strike."""
         if place == "line":
             self.reached.add(where)
+        elif place == "await":
+            self.clients |= connected
         self._counts[place] += 1
         nth = self._counts[place]
         self.points.append(Point(place, nth, where))
         fault = self._steps.get((place, nth))
-        if fault is not None:
-            self.strike()
+        if fault is None or (isinstance(fault, Disconnect) and not connected):
+            return None
+        self.strike()
         return fault
 
     def strike(self) -> None:

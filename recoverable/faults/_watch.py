@@ -62,8 +62,8 @@ class Watch(Protocol):
     def lines(self) -> bool:
         """Whether lines are to be traced."""
 
-    def reach(self, place: str, where: str, handler: str) -> Fault | None:
-        """Hear of a point; return what is to go wrong there, or None."""
+    def reach(self, place: str, where: str, handler: str, *, connected: bool = True) -> Fault | None:
+        """Hear of a point; return what is to go wrong there, or None; without a client no Disconnect."""
 
     def follow(self, code: CodeType) -> None:
         """Hear of a handler that runs."""
@@ -227,6 +227,7 @@ class _MonitorLines:
 _Tracer: Final[type[_TraceLines] | type[_MonitorLines]] = _MonitorLines if sys.version_info >= (3, 12) else _TraceLines
 _tracer: _TraceLines | _MonitorLines | None = None
 _handler = ""  # whose step runs now
+_request: Any = None  # and which web request it answers
 
 
 # -- steps ----------------------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ class Driven:
         self._coroutine.close()
 
     def _step(self, value: Any, error: BaseException | None) -> Any:
-        global _handler, _told
+        global _handler, _request, _told
         watch = _watch
         if self._turns > 0 and error is None:
             self._turns -= 1
@@ -302,6 +303,8 @@ class Driven:
         if self._resumed:
             self._decide(watch, "resume")
         before, _handler = _handler, self._handler
+        outer, _request = _request, self._request if self._request is not None else _request
+        request = _request
         tracer = _tracer if "line" in watch.wants(self._handler) else None
         watch.begin(self._handler)
         _told = False
@@ -320,7 +323,7 @@ class Driven:
         finally:
             if tracer is not None:
                 tracer.stop()
-            _handler = before
+            _handler, _request = before, outer
             watch.end(self._handler)
             if ended and _watch is watch:
                 self._decide(watch, "commit")
@@ -329,7 +332,7 @@ class Driven:
             return yielded
         if _told:
             return yielded  # a driven coroutine inside has told of this suspension
-        return self._suspend(watch, yielded)
+        return self._suspend(watch, yielded, None if request is None else request.transport)
 
     def _decide(self, watch: Watch, place: str) -> None:
         """Reach a point that only transactions have."""
@@ -344,12 +347,12 @@ class Driven:
             strike(fault, where)
         transaction.doom(conflict=True)
 
-    def _suspend(self, watch: Watch, yielded: Any) -> Any:
+    def _suspend(self, watch: Watch, yielded: Any, transport: Any) -> Any:
         """Reach an await; return what the event loop is to wait for."""
         global _told
         _told = True
         where = place_of(self._coroutine)
-        fault = watch.reach("await", where, self._handler)
+        fault = watch.reach("await", where, self._handler, connected=transport is not None)
         if fault is None:
             return yielded
         match fault.name:
@@ -374,9 +377,7 @@ class Driven:
                     self._turns = _IDLE_TURNS
                 return yielded
             case "disconnect":
-                transport = None if self._request is None else self._request.transport
-                if transport is not None:
-                    transport.abort()
+                transport.abort()
                 return yielded
             case _:
                 strike(fault, where)
@@ -426,12 +427,15 @@ def place_of(coroutine: Any) -> str:
 
 
 def _run(coroutine: Any, transaction: Transaction) -> Any:
-    """Stand between a StepDriver and its handler's coroutine."""
+    """Stand between a StepDriver and its handler's coroutine.
+
+    Also where nothing is to happen to it: else it would be taken for a part of the handler that runs it.
+    """
     watch = _watch
-    if watch is None or not watch.wants(transaction.handler):
+    if watch is None:
         return coroutine
     code = getattr(coroutine, "cr_code", None)
-    if code is not None and not code.co_filename.startswith(_PACKAGE):
+    if watch.wants(transaction.handler) and code is not None and not code.co_filename.startswith(_PACKAGE):
         watch.follow(code)
     return Driven(coroutine, transaction.handler, transaction, _request_of(coroutine))
 
@@ -454,15 +458,16 @@ def _handle(
         request: The request.
         name: The handler's name.
         function: The handler that the request was routed to.
-        handler: What the middleware is to await.
+        handler: What the middleware is to await. It is driven also where nothing is to happen to it: what it runs may hang up.
+
     """
     watch = _watch
-    if watch is None or not watch.wants(name):
+    if watch is None:
         return handler
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     code = getattr(function, "__code__", None)
-    if code is not None and not code.co_filename.startswith(_PACKAGE):
+    if watch.wants(name) and code is not None and not code.co_filename.startswith(_PACKAGE):
         watch.follow(code)
 
     async def driven(request: Any) -> Any:

@@ -20,7 +20,7 @@ from recoverable._native import _core
 from recoverable.arena import Arena
 from recoverable.errors import ArenaOptionError, FaultsNotAllowedError, FaultSyntaxError
 from recoverable.faults import _watch
-from recoverable.faults._points import Fault, parse_fault
+from recoverable.faults._points import Disconnect, Fault, parse_fault
 from recoverable.faults._trace import short
 
 __all__ = ["SEED", "VARIABLE", "Chaos", "Injection", "Rule", "arm", "inject", "parse_rules"]
@@ -28,7 +28,7 @@ __all__ = ["SEED", "VARIABLE", "Chaos", "Injection", "Rule", "arm", "inject", "p
 VARIABLE: Final = "RECOVERABLE_FAULTS"
 SEED: Final = "RECOVERABLE_FAULTS_SEED"
 _CHAOTIC: Final = ("line", "await", "resume", "write", "alloc", "commit")
-_PHASES: Final = 6  # of a commit of writes: a kill strikes before it, or in one of them
+_PHASES: Final = 6  # of a commit of writes: a kill strikes before it, in one of them, or at its end where it has fewer
 _NEVER: Final = 2**62  # allocations
 _RULE: Final = re.compile(
     r"\s*(?P<handler>[^=;@\s]+)\s*=\s*(?P<fault>[^@;]*[^@;\s])\s*@\s*(?P<place>[a-z]*)\s*(?::\s*(?P<rate>[^;]*?))?\s*"
@@ -176,10 +176,10 @@ class Chaos:
         self.owners = 0  # applications that have armed rules
         self._random = random.Random(seed)
         self._wanted: dict[str, frozenset[str]] = {}
+        self._unable: set[tuple[Rule, str]] = set()  # which could not strike there
         self._steps: list[str] = []  # whose run now, one inside the other
         self._alloc: Rule | Injection | None = None  # what the core is to strike with
         self._alloc_at = 0
-        self._dies = 0  # of what, at a phase of the commit that comes next; 0: it doesn't
 
     @property
     def lines(self) -> bool:
@@ -232,20 +232,41 @@ class Chaos:
         """Note a handler that runs; its file's lines are points."""
         self.files.add(code.co_filename)
 
-    def reach(self, place: str, where: str, handler: str) -> Fault | None:
+    def reach(self, place: str, where: str, handler: str, *, connected: bool = True) -> Fault | None:
         """Hear of a point; draw."""
         if not handler or place not in self.wants(handler):
             return None
         for rule in self.rules:
-            if rule.at == place and rule.matches(handler) and self._random.random() < rule.rate:
+            if (
+                rule.at == place
+                and rule.matches(handler)
+                and self._can(rule, handler, connected=connected)
+                and self._random.random() < rule.rate
+            ):
                 return self._strike(rule, where, handler)
         for injection in list(self.injections):
-            if injection.rule.at == place and injection.rule.matches(handler) and not injection.struck:
+            if (
+                injection.rule.at == place
+                and injection.rule.matches(handler)
+                and not injection.struck
+                and self._can(injection.rule, handler, connected=connected)
+            ):
                 injection.left -= 1
                 if injection.left == 0:
                     injection.struck = True
                     return self._strike(injection.rule, where, handler)
         return None
+
+    def _can(self, rule: Rule, handler: str, *, connected: bool) -> bool:
+        """Tell whether it can strike; where it can't, say so, once for each handler."""
+        if connected or not isinstance(rule.fault, Disconnect):
+            return True
+        if (rule, handler) not in self._unable:
+            self._unable.add((rule, handler))
+            events.fault_not_injected(
+                str(rule), handler, "it awaits outside of a request: there is no client to hang up on"
+            )
+        return False
 
     def _strike(self, rule: Rule, where: str, handler: str) -> Fault | None:
         _core.fault_count()
@@ -253,9 +274,8 @@ class Chaos:
         if rule.fault.deadly and rule.at == "commit":
             phase = self._random.randrange(_PHASES + 1)
             if phase > 0:
-                self._dies = _core.FAULT_SEGV if rule.fault.name == "segv" else _core.FAULT_KILL
                 _core.fault_clear()
-                _core.fault_at(_core.FAULT_PHASE, phase, self._dies)
+                _core.fault_in_commit(phase, _core.FAULT_SEGV if rule.fault.name == "segv" else _core.FAULT_KILL)
                 return None  # the core kills, inside the commit
         return rule.fault
 
@@ -267,8 +287,6 @@ class Chaos:
 
     def begin(self, handler: str) -> None:
         """Hear that a step of a handler begins."""
-        if self._dies:  # the commit had fewer phases: nothing was written
-            _core.fault_die(self._dies)
         self._count()
         self._steps.append(handler)
         self._arm(handler)

@@ -162,10 +162,12 @@ class Faults:
         self._stack.enter_context(watching(self._trace, [self.arena.native], stores="store" in exploration.chosen))
 
     def _has_struck(self) -> bool:
+        return self._struck() > 0
+
+    def _struck(self) -> int:
         from recoverable._native import _core
 
-        assert self._trace is not None
-        return self._trace.struck > 0 or _core.fault_struck() > self._exploration.struck_before
+        return _core.fault_struck() - self._exploration.struck_before
 
     def _leave(self, error: BaseException | None) -> bool:
         """End the block: true where what left it goes no further."""
@@ -183,7 +185,7 @@ class Faults:
             return False
         self.error = error
         ended = "ended" if error is None else f"raised {type(error).__name__}: {error}"
-        outcome = Outcome(ended=ended.splitlines()[0][:200])
+        outcome = Outcome(ended=ended.splitlines()[0][:200], missed=self._struck() < len(self.plan.steps))
         assert self._judge is not None
         assert self._trace is not None
         self._exploration.ran(self._judge, self._trace, outcome)
@@ -216,6 +218,7 @@ class Faults:
         if ending.hung:
             outcome.problems.append(f"the run that was to be killed did not end within {exploration.timeout:g} s")
         self.killed, self.struck = True, ending.signal != 0
+        outcome.missed = not self.struck
         self._skip(frame)
         exploration.recoveries = restart(self._judge, self.plan, outcome, exploration.timeout)
         try:
@@ -262,6 +265,7 @@ class _Exploration:
             )
         self.item = item
         self.chosen = faults_at(given.get("points", DEFAULT), given.get("faults"), web=True)
+        self.given = "await" in (given.get("faults") or {})
         self.files = files_of(given.get("modules", ()))
         self.invariant = given.get("invariant")
         self.atomic: bool = given.get("atomic", True)
@@ -283,6 +287,7 @@ class _Exploration:
         self._reached: set[str] = set()
         self.ended = ""
         self.problems: tuple[str, ...] = ()
+        self.missed = False
 
     # -- what a run's block tells ---------------------------------------------------------------------------------------
 
@@ -309,6 +314,8 @@ class _Exploration:
             self._reached |= trace.reached
             if clean:
                 self.found = list(trace.points)
+                if not trace.clients and not self.given:
+                    self.chosen["await"] = [one for one in self.chosen.get("await", ()) if one.name != "disconnect"]
                 for place in ("alloc", "phase", "store"):
                     if place in self.chosen:
                         self.found += trace.native_points(place)
@@ -334,7 +341,7 @@ class _Exploration:
             self.states = states
         if not clean:
             report.outcomes[outcome.state] += 1
-        self.problems = tuple(outcome.problems)
+        self.problems, self.missed = tuple(outcome.problems), outcome.missed
         if outcome.problems:
             pytest.fail("\n".join(outcome.problems), pytrace=False)
 
@@ -381,7 +388,10 @@ class _Exploration:
         failed = []
         for plan in plans:
             reports = self._once(plan, again)
-            self._tried.update((point.place, point.nth) for point, _ in plan)
+            if self.missed:
+                self.report.missed.append(plan)
+            else:
+                self._tried.update((point.place, point.nth) for point, _ in plan)
             if _failed(reports):
                 failed.append(reports)
                 problems = self.problems or _why(next(one for one in reports if one.failed))
@@ -399,6 +409,7 @@ class _Exploration:
         from recoverable._native import _core
 
         self.plan, self.entered, self.ended, self.problems = plan, False, "did not enter the block", ()
+        self.missed = True
         self.struck_before = _core.fault_struck()
         self.report.runs += 1
         item: Any = self.item
@@ -470,12 +481,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("faults")
     for report in reports:
         lines = str(report).splitlines()
-        terminalreporter.write_line("\n".join(lines if config.get_verbosity() > 0 else [lines[0], *_notes(report)]))
-
-
-def _notes(report: Report) -> list[str]:
-    left_out = [f"  left out by max_points: {report.skipped} runs"] if report.skipped else []
-    return left_out + [f"  note: {note}" for note in report.notes]
+        terminalreporter.write_line("\n".join(lines if config.get_verbosity() > 0 else [lines[0], *report.limits()]))
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ from recoverable.faults import (
     Segfault,
     Timeout,
     _watch,
+    armed,
     explore,
     inject,
     parse_rules,
@@ -341,13 +342,77 @@ def test_a_process_is_killed(arena: Arena, fault: str, at: str) -> None:
         faulthandler.disable()
         setup(web.Application(), arena, faults=f"work={fault}@{at}", allow_faults=True, faults_seed=seed)
         asyncio.run(work())
-        asyncio.run(work())  # a commit that has fewer phases than the one drawn is followed by death
 
     for seed in range(4 if at == "commit" else 1):
         died = in_child(lambda seed=seed: serve(seed))  # type: ignore[misc]
         assert died.signal == (9 if fault == "kill" else 11), died
         assert arena.root["n"] % 2 == 0
         assert arena.verify()
+
+
+@pytest.mark.crash
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["kill", "segv"])
+def test_a_commit_of_reads_has_no_phases_and_is_struck_all_the_same(arena: Arena, fault: str) -> None:
+    """Whichever phase is drawn, the process dies before that request has ended, and not in the next one's."""
+    with arena.transaction():
+        arena.root["n"] = 0
+
+    @recoverable(arena=arena)
+    async def look() -> int:
+        return int(arena.root["n"])
+
+    async def serve(seed: int) -> None:
+        faulthandler.disable()
+        setup(web.Application(), arena, faults=f"look={fault}@commit", allow_faults=True, faults_seed=seed)
+        await look()
+        raise AssertionError("look() has ended")
+
+    for seed in range(8):
+        died = in_child(lambda seed=seed: asyncio.run(serve(seed)))  # type: ignore[misc]
+        assert died.signal == (9 if fault == "kill" else 11), (seed, died)
+
+
+async def test_a_disconnect_reaches_the_client_of_the_request_around(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """A transaction that a handler runs, and that is given no request, hangs up on the handler's client."""
+
+    async def inner() -> None:
+        arena.root["stock"] -= 1
+        await asyncio.sleep(0)
+
+    async def outer(request: web.Request) -> web.Response:
+        await request.app[arena_key].run(inner)
+        return web.Response(text="ok")
+
+    with arena.transaction():
+        arena.root["stock"] = 100
+    app = web.Application()
+    app.add_routes([web.post("/checkout", outer)])
+    setup(app, arena, faults="*inner=disconnect@await", allow_faults=True)
+    async with TestClient(TestServer(app)) as client:
+        assert await order(client) == [0]
+    (event,) = injected(log)
+    assert event["handler"].endswith("inner")
+
+
+async def test_a_disconnect_without_a_client_is_told_and_not_counted(
+    arena: Arena, log: list[dict[str, Any]], work: Any
+) -> None:
+    """Where no request is served, nothing strikes, which an event says once; an injection has not struck."""
+    before = arena.stats().faults
+    setup(app := web.Application(), arena, faults="work=disconnect@await", allow_faults=True)
+    with inject("work", Disconnect(), at="await") as injection:
+        assert [await work(), await work()] == ["done", "done"]
+        assert (injection.struck, injection.left) == (False, 1)
+    told = [event for event in log if event["event"] == "fault.not_injected"]
+    assert [(event["rule"], event["handler"].rpartition(".")[2]) for event in told] == [
+        ("work=disconnect@await", "work")
+    ]
+    assert "no client" in told[0]["why"]
+    assert not injected(log)
+    assert arena.stats().faults == before
+    app.freeze()
+    await app.cleanup()
 
 
 # -- one fault at a chosen point ----------------------------------------------------------------------------------------
@@ -411,13 +476,87 @@ async def test_points_are_counted_across_runs(arena: Arena, work: Any) -> None:
         assert await work() == "done"
 
 
+async def test_an_allocation_is_counted_across_steps_and_runs(arena: Arena) -> None:
+    """The nth allocation of a run is the one that a plan's fault strikes; one behind the last is in the next run."""
+    done: list[int] = []
+
+    @recoverable
+    async def grow() -> None:
+        done.clear()
+        for i in range(6):
+            arena.root[i] = {"text": b"x" * 300}
+            done.append(i)
+            if i in {1, 3}:
+                await asyncio.sleep(0)
+        raise LookupError  # rolled back: each run is like the first
+
+    async def writes_of(runs: int) -> int:
+        """Run it so often; return how many writes the last one had done when it ran out of room."""
+        for _ in range(runs - 1):
+            with pytest.raises(LookupError):
+                await grow()
+        with pytest.raises(ArenaFullError):
+            await grow()
+        return len(done)
+
+    with contextlib.suppress(LookupError):
+        await grow()
+    expected: list[int] = []
+    while len(done) < 6 or not expected:
+        with armed(f"alloc:{len(expected) + 1}=full", arena), contextlib.suppress(ArenaFullError, LookupError):
+            await grow()
+        expected.append(len(done))
+    expected.pop()
+    assert set(expected) == set(range(6)), "each write is to allocate"
+    total = len(expected)
+    for nth in (1, 2, 3, total // 2, total - 1, total, total + 1, total + 2, 2 * total, 2 * total + 3):
+        with inject("grow", Full(), at="alloc", nth=nth) as injection:
+            assert await writes_of(1 + (nth - 1) // total) == expected[(nth - 1) % total]
+            assert injection.struck
+            with pytest.raises(LookupError):
+                await grow()
+    with inject("grow", Full(), at="alloc", nth=total + 3) as injection:
+        with pytest.raises(LookupError):
+            await grow()
+        assert (injection.struck, injection.left) == (False, 3)
+
+
+async def test_allocations_of_others_are_not_counted(arena: Arena) -> None:
+    """Only those of the handlers that the name means count, also where one runs inside the other."""
+
+    @recoverable
+    async def outer() -> None:
+        arena.root["before"] = b"x" * 300
+        await arena.run(inner, nested="independent")
+        arena.root["after"] = b"x" * 300
+
+    async def inner() -> None:
+        arena.root["inner"] = b"x" * 300
+
+    with inject("*inner", Full(), at="alloc") as injection:
+        with pytest.raises(ArenaFullError):
+            await outer()
+        assert injection.struck
+        assert "before" not in arena.root
+    counted = {}
+    await outer()  # the keys are there from now on: each run is like the next
+    for name in ("*outer", "*inner", "*"):
+        with inject(name, Full(), at="alloc", nth=10_000) as injection:
+            await outer()
+        counted[name] = 10_000 - injection.left
+    assert counted["*"] == counted["*outer"] + counted["*inner"] > counted["*inner"] > 0 < counted["*outer"]
+
+
 async def test_a_forced_conflict_runs_the_handler_again(arena: Arena, work: Any, log: list[dict[str, Any]]) -> None:
-    """A conflict at a resume or at the commit is solved by a re-run."""
+    """A conflict at a resume or at the commit is solved by a re-run, and counted as any other."""
+    before = arena.stats()
     for at in ("resume", "commit"):
         with inject("work", Conflict(), at=at) as injection:
             assert await work() == "done"
             assert injection.struck
     assert arena.root["n"] == 6
+    after = arena.stats()
+    assert (after.conflicts - before.conflicts, after.rollbacks - before.rollbacks) == (2, 2)
     assert [event["then"] for event in log if event["event"] == "request.conflict"] == ["rerun", "rerun"]
 
 

@@ -333,6 +333,26 @@ def test_an_undecorated_handler_behind_http_is_explored() -> None:
     assert any(plan.startswith("line:") for plan in plans)
 
 
+def test_a_fault_that_does_not_strike_is_not_counted_as_tried(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disconnect without a request, a plan that is not reached again: the report names them as not covered."""
+    awaits: Any = {"points": "await", "faults": {"await": [Disconnect()]}}
+    report = explore(move, arena=arena, prepare=fill, **awaits)
+    assert (report.found["await"], report.tried["await"]) == (1, 0)
+    assert list(map(str, report.missed)) == ["await:1=disconnect"]
+    assert "not covered, because the fault did not strike (a disconnect needs a request): disconnect at await:1" in str(
+        report
+    )
+    for plan in ("write:99=raise", "phase:99=kill", "write:1=raise+write:99=full", "phase:1=kill+recover:99=kill"):
+        monkeypatch.setenv("RECOVERABLE_FAULTS_REPLAY", plan)
+        report = explore(move, arena=arena, prepare=fill)
+        assert list(map(str, report.missed)) == [plan]
+        assert not report.tried
+    monkeypatch.setenv("RECOVERABLE_FAULTS_REPLAY", "phase:1=kill+recover:1=kill")
+    report = explore(move, arena=arena, prepare=fill)
+    assert not report.missed
+    assert report.tried == {"phase": 1, "recover": 1}
+
+
 # -- the loop -----------------------------------------------------------------------------------------------------------
 
 

@@ -172,7 +172,7 @@ async def test_own_assertion(faults, client):
 def test_what_strikes_in_the_block_stays_there(run: Run) -> None:
     """What the fault raises is kept and goes no further; what the test itself raises without a fault does."""
     out = run("""
-from recoverable.faults import InjectedFault, Raise
+from recoverable.faults import Disconnect, InjectedFault, Raise
 
 @recoverable
 async def work(arena):
@@ -192,6 +192,12 @@ async def test_directly(faults, arena):
 
 def test_errors():
     assert errors == {"NoneType", "InjectedFault", "CancelledError", "TimeoutError"}
+
+@pytest.mark.faults(points="await", faults={"await": [Disconnect()]})
+async def test_nobody_to_hang_up_on(faults, arena):
+    async with faults:
+        await work(arena)
+    assert not faults.struck
 
 @pytest.mark.faults(points="write", faults={"write": [Raise(KeyError)]})
 def test_plain(faults, arena):
@@ -224,7 +230,9 @@ def test_parameters(faults, arena, n):
         with arena.transaction():
             arena.root["a"] = n
 """)
-    assert "3 failed, 5 passed, 1 skipped in" in out, out
+    assert "3 failed, 6 passed, 1 skipped in" in out, out
+    assert out.count("not covered") == 1
+    assert "the fault did not strike (a disconnect needs a request): disconnect at await:1" in out
     assert "LookupError: the test's own" in out
     assert "the test never entered `with faults:`" in out
     assert "a test enters `faults` once" in out
