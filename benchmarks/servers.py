@@ -170,8 +170,8 @@ def details(report: Report, found: dict[str, dict[str, Found]]) -> None:
         report.note(
             f"The raw-view server traps {digits(raw.counts['traps'] / max(raw.requests, 1))} times a request with speculation "
             f"and {digits(unguessed.counts['traps'] / max(unguessed.requests, 1))} times without; recovery adds "
-            f"{digits(over[1])} and {digits(over[0])} µs of CPU time to a request. With `edit()` it adds {digits(over[2])} µs, with announced items "
-            f"{digits(over[3])}."
+            f"{digits(over[1])} and {digits(over[0])} µs of CPU time to a request. With `edit()` it adds {digits(over[2])} µs, "
+            f"with announced items {digits(over[3])}."
         )
 
 
