@@ -46,6 +46,7 @@ from recoverable.faults import (
     inject,
     parse_rules,
 )
+from recoverable.faults.chaos import Chaos
 from support.forks import in_child
 
 
@@ -238,13 +239,26 @@ async def test_armed_faults_are_announced_and_each_is_an_event_that_is_counted(
 
 
 async def test_a_seed_repeats_the_faults(arena: Arena) -> None:
-    """The same seed and requests, the same faults; another seed, others."""
+    """The same seed and requests, the same faults, also beside an injection; another seed, others."""
 
     async def answers(seed: int) -> list[int]:
         async with serving(arena, faults="*=raise@line:0.1", allow_faults=True, faults_seed=seed) as client:
             return await order(client, 30)
 
-    assert await answers(5) == await answers(5) != await answers(6)
+    first = await answers(5)
+    assert first == await answers(5) != await answers(6)
+    with inject("nobody", Raise(), at="line"):
+        assert first == await answers(5)
+
+
+def test_a_rate_at_allocations_is_that_of_each(arena: Arena) -> None:
+    """The allocation that is struck is drawn as if a coin were thrown at each: the first, or one behind it."""
+    chaos = Chaos([], seed=1)
+    draws = [chaos._draw(0.25) for _ in range(4000)]
+    assert min(draws) == 1
+    assert abs(draws.count(1) / 4000 - 0.25) < 0.03
+    assert abs(sum(draws) / 4000 - 4) < 0.25
+    assert {chaos._draw(1) for _ in range(5)} == {1}
 
 
 @pytest.mark.parametrize(
@@ -329,8 +343,6 @@ async def test_an_exploration_and_chaos_do_not_mix(arena: Arena) -> None:
 @pytest.mark.parametrize("at", ["line", "await", "resume", "write", "commit"])
 def test_a_process_is_killed(arena: Arena, fault: str, at: str) -> None:
     """A deadly rule ends the server at that place, and the next process finds the state before or after."""
-    with arena.transaction():
-        arena.root["n"] = 0
 
     @recoverable(arena=arena)
     async def work() -> None:
@@ -343,11 +355,15 @@ def test_a_process_is_killed(arena: Arena, fault: str, at: str) -> None:
         setup(web.Application(), arena, faults=f"work={fault}@{at}", allow_faults=True, faults_seed=seed)
         asyncio.run(work())
 
-    for seed in range(4 if at == "commit" else 1):
+    left = set()
+    for seed in range(8 if at == "commit" else 1):
+        with arena.transaction():
+            arena.root["n"] = 0
         died = in_child(lambda seed=seed: serve(seed))  # type: ignore[misc]
         assert died.signal == (9 if fault == "kill" else 11), died
-        assert arena.root["n"] % 2 == 0
+        left.add(arena.root["n"])
         assert arena.verify()
+    assert left == ({0, 2} if at == "commit" else {0}), "in a commit both sides of its publication are struck"
 
 
 @pytest.mark.crash
@@ -523,15 +539,18 @@ async def test_an_allocation_is_counted_across_steps_and_runs(arena: Arena) -> N
 
 async def test_allocations_of_others_are_not_counted(arena: Arena) -> None:
     """Only those of the handlers that the name means count, also where one runs inside the other."""
+    done: list[str] = []
 
     @recoverable
     async def outer() -> None:
+        done.clear()
         arena.root["before"] = b"x" * 300
         await arena.run(inner, nested="independent")
         arena.root["after"] = b"x" * 300
 
     async def inner() -> None:
         arena.root["inner"] = b"x" * 300
+        done.append("inner")
 
     with inject("*inner", Full(), at="alloc") as injection:
         with pytest.raises(ArenaFullError):
@@ -545,6 +564,9 @@ async def test_allocations_of_others_are_not_counted(arena: Arena) -> None:
             await outer()
         counted[name] = 10_000 - injection.left
     assert counted["*"] == counted["*outer"] + counted["*inner"] > counted["*inner"] > 0 < counted["*outer"]
+    with inject("*outer", Full(), at="alloc", nth=counted["*outer"]), pytest.raises(ArenaFullError):
+        await outer()
+    assert done == ["inner"], "the last allocation of the outer one is behind the inner one"
 
 
 async def test_a_forced_conflict_runs_the_handler_again(arena: Arena, work: Any, log: list[dict[str, Any]]) -> None:
@@ -576,6 +598,7 @@ async def test_an_injection_that_is_removed_does_not_strike(arena: Arena, work: 
 async def test_an_injection_goes_beside_the_rules_of_a_server(arena: Arena) -> None:
     """With chaos armed one more fault can be injected, and taken back without ending the rest."""
     async with serving(arena, faults="plain=raise@line", allow_faults=True) as client:
+        assert await order(client) == [200]
         with inject("checkout", Disconnect(), at="await"):
             assert await order(client, 2) == [0, 200]
         with inject("checkout", Raise(), at="line"):
