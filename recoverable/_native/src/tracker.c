@@ -40,6 +40,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define GAP_MAX 8192u /* pages between two trapped ones: looking through more of them takes as long as the call that it saves */
+
 /* -- life ----------------------------------------------------------------------------------------------------- */
 
 static void free_tracker(rcv_arena *a)
@@ -206,7 +208,26 @@ static void sort_trapped(struct rcv_tracker *t)
         }
 }
 
-/* protect_trapped -- sorted ones, adjacent ones in one call; listed pages stay writable. View lock held. */
+/* all_read_only -- is no page of [lo, hi), which is not too wide, writable, private or being edited? View lock held. */
+static bool all_read_only(const struct rcv_tracker *t, uint32_t lo, uint32_t hi)
+{
+    const uint64_t any = UINT64_C(0x0101010101010101) * (PG_WRITABLE | PG_STRAY | PG_EDIT);
+    uint64_t       eight;
+    if (hi - lo > GAP_MAX)
+        return false;
+    for (; hi - lo >= sizeof eight; lo += (uint32_t)sizeof eight) {
+        memcpy(&eight, t->state + lo, sizeof eight);
+        if (eight & any)
+            return false;
+    }
+    for (; lo < hi; lo++)
+        if (t->state[lo] & (uint8_t)any)
+            return false;
+    return true;
+}
+
+/* protect_trapped -- sorted ones; listed pages stay writable. One call goes on over pages that are read-only anyway: the kernel
+ * passes them by, and merging two mappings costs less than a call of its own. View lock held. */
 static void protect_trapped(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
@@ -216,9 +237,15 @@ static void protect_trapped(rcv_arena *a)
         i++;
         if (t->slot_of[first] != 0)
             continue;
-        for (; i < n && t->trapped[i].page <= end && t->slot_of[t->trapped[i].page] == 0; i++)
-            end = t->trapped[i].page + 1;
-        view_protect(a, first, end - first);
+        t->state[first] &= (uint8_t)~PG_WRITABLE;
+        for (; i < n && t->slot_of[t->trapped[i].page] == 0; i++) {
+            uint32_t page = t->trapped[i].page;
+            if (page > end && !all_read_only(t, end, page))
+                break;
+            t->state[page] &= (uint8_t)~PG_WRITABLE;
+            end = page + 1;
+        }
+        view_protect_span(a, first, end - first);
     }
 }
 

@@ -137,6 +137,7 @@ int  view_unprotect(rcv_arena *a, uint32_t first, uint32_t count);
 /* view_protect -- read-only again. Never fails: in the end the whole view is mapped anew, and if even that is refused,
  * `unprotected` keeps the next step from beginning. */
 void view_protect(rcv_arena *a, uint32_t first, uint32_t count);
+void view_protect_span(rcv_arena *a, uint32_t first, uint32_t count); /* flags are the caller's: see there */
 void view_protect_all(rcv_arena *a);
 void view_reset(rcv_arena *a);                      /* the whole view read-only and shared, all strays gone */
 bool view_make_private(rcv_arena *a, uint32_t page, bool whole); /* stores to it go nowhere from now on */

@@ -145,6 +145,18 @@ void view_protect(rcv_arena *a, uint32_t first, uint32_t count)
     }
 }
 
+/* view_protect_span -- the same where the caller has cleared the flags of those that were writable, and the others are none. */
+void view_protect_span(rcv_arena *a, uint32_t first, uint32_t count)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (unlikely(t->wide)) {
+        view_protect_all(a);
+    } else if (unlikely(os_protect(page_view(a, first), (uint64_t)count << t->shift, PROT_READ) != 0)) {
+        a->n.map_fallbacks++;
+        view_protect_all(a);
+    }
+}
+
 /* queue_claims -- what the handler has claimed becomes reports. */
 static void queue_claims(rcv_arena *a)
 {
