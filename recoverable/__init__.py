@@ -31,7 +31,7 @@ from recoverable.errors import (
     TransactionClosedError,
     TransactionError,
 )
-from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport
+from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport, WorkingSet
 from recoverable.tasks import TaskGroup, gather, wait_for
 from recoverable.transaction import after_commit, attempt
 
@@ -68,6 +68,7 @@ __all__ = [
     "TransactionClosedError",
     "TransactionError",
     "VerifyReport",
+    "WorkingSet",
     "after_commit",
     "attempt",
     "gather",

@@ -27,7 +27,7 @@ from recoverable.errors import (
     TransactionClosedError,
     TransactionError,
 )
-from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport
+from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport, WorkingSet
 from recoverable.transaction import SavepointBlock
 
 if TYPE_CHECKING:
@@ -353,6 +353,26 @@ class Arena(ArenaBase):
         self._report_found()
         spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
         return Stats(**_core.stats(self._segment.address), hot_spots=spots, faults=_core.fault_struck())
+
+    @property
+    def profiles(self) -> bool:
+        """Whether this process learns which pages each handler writes raw, and captures them when it runs next.
+
+        Can be switched while the arena is open; off, what was learned is forgotten.
+        """
+        self._check()
+        return _core.profiles(self._segment.address)
+
+    @profiles.setter
+    def profiles(self, on: bool) -> None:
+        self._check()
+        _core.profiles(self._segment.address, bool(on))
+
+    def working_sets(self) -> list[WorkingSet]:
+        """Return what is known about each handler's raw writes, those with most captured pages first."""
+        self._check()
+        found = [WorkingSet(**profile) for profile in _core.read_profiles(self._segment.address)]
+        return sorted(found, key=lambda each: (-each.captured, each.handler, each.step))
 
     def verify(self) -> VerifyReport:
         """Walk everything in the arena.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["HotSpot", "Recovery", "Stats", "VerifyReport"]
+__all__ = ["HotSpot", "Recovery", "Stats", "VerifyReport", "WorkingSet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,9 @@ class Stats:
         undo_records: Records logged, in all.
         raw_buffers: Raw buffers alive now: array views, memoryviews.
         in_flight: Transactions alive now.
+        profiles: Working sets of handlers that are kept: `arena.working_sets()`.
+        pages_captured: Pages that were made writable ahead because their handler was going to write them.
+        captured_in_vain: Those of them that it did not write.
         cost_trap_ns: Measured cost of a trap, nanoseconds.
         cost_protect_ns: Measured cost of protecting a page again, nanoseconds.
         cost_compare_ns: Measured cost of comparing a page, nanoseconds.
@@ -118,12 +121,43 @@ class Stats:
     undo_records: int
     raw_buffers: int
     in_flight: int
+    profiles: int
+    pages_captured: int
+    captured_in_vain: int
     cost_trap_ns: int
     cost_protect_ns: int
     cost_compare_ns: int
     cost_copy_ns: int
     hot_spots: tuple[HotSpot, ...]
     faults: int
+
+    @property
+    def traps_avoided(self) -> int:
+        """Captured pages that were written: each would have trapped."""
+        return self.pages_captured - self.captured_in_vain
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingSet:
+    """What one handler's requests write raw, as far as this process has learned.
+
+    Attributes:
+        handler: Its name; of a long one the end.
+        step: Which of its requests' steps, from 0; 3 stands for all from there.
+        steps: How many of them it was learned from.
+        known: Pages that are watched.
+        predicted: Pages that the next such step will capture.
+        captured: Pages captured so far.
+        vain: Those of them that were not written.
+    """
+
+    handler: str
+    step: int
+    steps: int
+    known: int
+    predicted: int
+    captured: int
+    vain: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,11 @@ POLICIES: Final = {
     "oracle": "replays the cheapest plan for a recorded run: the bound, for evaluation only",
 }
 
-_EVERY: Final = {
+_MAX_HOT: Final = {
     "max_hot": (0.0, "pages that may be hot at a time; 0: a sixteenth of those with memory, and 256 at least")
 }
+_PROFILES: Final = "whether each handler's working set is learned, and captured when it runs: 1 or 0"
+_EVERY: Final = {**_MAX_HOT, "profiles": (0.0, _PROFILES)}
 
 #: The options of each policy: the default, and what it means. Numbers, but for the recording of `oracle`.
 OPTIONS: Final[Mapping[str, Mapping[str, tuple[float | None, str]]]] = {
@@ -56,7 +58,8 @@ OPTIONS: Final[Mapping[str, Mapping[str, tuple[float | None, str]]]] = {
             "checkpoints between two writes of a page that make it hot; 0: as many as cost three quarters of a trap",
         ),
         "memory": (4.0, "a new gap between two writes moves the estimate by one part in so many"),
-        **_EVERY,
+        **_MAX_HOT,
+        "profiles": (1.0, _PROFILES),
     },
     "incremental": {**_EVERY},
     "full": {**_EVERY},
@@ -180,6 +183,8 @@ class Outcome:
         most_hot: The most that were hot at a time.
         ns: What all that costs, as modelled.
         policy_ns: What the policy itself took, as measured, counting included.
+        captures: Pages captured for their handler.
+        captures_vain: Those of them that it did not write.
         by_step: The modelled cost of each checkpoint.
     """
 
@@ -193,6 +198,8 @@ class Outcome:
     most_hot: int
     ns: int
     policy_ns: int
+    captures: int
+    captures_vain: int
     by_step: array[int]
 
 
@@ -223,8 +230,9 @@ def evaluate(
     """Run policies in shadow on a recorded run.
 
     The model: a page written while cold costs `trap + protect`; a hot page its comparisons at each checkpoint, and a
-    copy where it was written; a promotion `copy + protect`, a demotion `protect`. That neighbours share system calls is
-    not in it.
+    copy where it was written; a promotion `copy + protect`, a demotion `protect`. Where profiles are kept (the option
+    `profiles`) and the recording names the handlers, a captured page costs `compare + copy`, and each run of neighbours
+    `2 * protect`. That other neighbours share system calls is not in it.
 
     Args:
         recording: The run.
@@ -238,6 +246,13 @@ def evaluate(
     costs = costs or Costs()
     prices = (costs.trap, costs.protect, costs.compare, costs.copy)
     chosen = policies if isinstance(policies, Mapping) else {name: {} for name in policies}
+    numbers_of: dict[str, int] = {}
+    handlers = array("I", (numbers_of.setdefault(name, len(numbers_of)) for name in recording.handlers))
+    if len(handlers) not in {0, len(recording)}:
+        raise ArenaOptionError(
+            f"the recording has {len(recording)} checkpoints and names the handlers of {len(handlers)}. Nothing was "
+            "evaluated. Give one each checkpoint, or none."
+        )
     outcomes = {}
     for name, given in chosen.items():
         options = dict(given)
@@ -246,7 +261,13 @@ def evaluate(
         numbers, _ = checked_options(name, options)
         try:
             counts, by_step = _core.replay(
-                recording.ends, recording.pages, costs=prices, comparisons=comparisons, policy=name, options=numbers
+                recording.ends,
+                recording.pages,
+                costs=prices,
+                comparisons=comparisons,
+                policy=name,
+                options=numbers,
+                handlers=handlers,
             )
         except RecoverableError as error:
             raise ArenaOptionError(str(error)) from None
@@ -291,6 +312,8 @@ def checked_options(policy: str, options: Mapping[str, Any] | None) -> tuple[dic
             "opened. Give policy_options={'recording': recording}, a recoverable.speculation.Recording."
         )
     for name, value in given.items():
+        if isinstance(value, bool) and name == "profiles":
+            continue
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise ArenaOptionError(f"policy_options: {name}={value!r} is not a number. Nothing was opened.")
     return {name: float(value) for name, value in given.items()}, recording

@@ -66,6 +66,7 @@ STATS = (
     *("transactions", "commits", "rollbacks", "conflicts", "suspends"),
     *("traps", "pages_compared", "pages_copied", "promotions", "demotions", "strays", "dooms", "map_fallbacks"),
     *("undo_bytes", "undo_records", "raw_buffers", "in_flight"),
+    *("profiles", "pages_captured", "captured_in_vain"),
     *("cost_trap_ns", "cost_protect_ns", "cost_compare_ns", "cost_copy_ns"),
 )
 VERIFY = ("containers", "entries", "blocks", "bytes", "leaked_blocks", "leaked_bytes", "hot_pages")
@@ -121,13 +122,25 @@ class _ReplaySetup(ctypes.Structure):
         ("n_options", _u32),
         ("pages", _u32),
         ("comparisons", _u32),
+        ("handlers", ctypes.POINTER(_u32)),
     )
 
 
 REPLAY = (
     *("traps", "protects", "compares", "copies", "vain", "promotions", "demotions", "most_hot"),
     *("ns", "policy_ns"),
+    *("captures", "captures_vain"),
 )
+
+
+class _Profile(ctypes.Structure):
+    _fields_ = (
+        ("handler", ctypes.c_char * _NAME),
+        *((name, _u64) for name in ("step", "steps", "known", "predicted", "captured", "vain")),
+    )
+
+
+_PROFILES = 128  # RCV_PROFILES
 
 
 class _Replay(ctypes.Structure):
@@ -170,6 +183,8 @@ _replay = _function(
     "rcv_replay", _int, ctypes.POINTER(_ReplaySetup), ctypes.POINTER(_Replay), ctypes.POINTER(ctypes.c_uint64)
 )
 _optimum = _function("rcv_optimum", _int, ctypes.POINTER(_ReplaySetup), _int, ctypes.POINTER(_u64))
+_profiles = _function("rcv_profiles", _int, _pointer, _int)
+_profiles_read = _function("rcv_profiles_read", _int, _pointer, ctypes.POINTER(_Profile), _int)
 _handler_mend = _function("rcv_handler_mend", _int)
 _handler_installed = _function("rcv_handler_installed", _int)
 
@@ -242,6 +257,25 @@ def policy_default(policy: str, option: str) -> float:
     return out.value
 
 
+def profiles(address: int, on: bool | None = None) -> bool:
+    """Keep profiles of handlers or not, or only tell; return whether they are kept."""
+    kept: int = _profiles(address, -1 if on is None else int(on))
+    if kept < 0:
+        _check(kept)
+    return kept > 0
+
+
+def read_profiles(address: int) -> list[dict[str, Any]]:
+    """Return what is known about each handler: the fields of `struct rcv_profile`."""
+    room = (_Profile * _PROFILES)()
+    found = []
+    for each in room[: _profiles_read(address, room, _PROFILES)]:
+        profile = {field[0]: getattr(each, field[0]) for field in _Profile._fields_}
+        profile["handler"] = profile["handler"].decode("utf-8", "replace")
+        found.append(profile)
+    return found
+
+
 #: record_end(address): throw the recording away.
 record_end = _function("rcv_record_end", None, _pointer)
 
@@ -273,6 +307,7 @@ def _replay_setup(
     comparisons: int,
     policy: str,
     options: Mapping[str, float],
+    handlers: array[int] | None = None,
 ) -> _ReplaySetup:
     return _ReplaySetup(
         policy=policy.encode(),
@@ -282,6 +317,7 @@ def _replay_setup(
         n_options=len(options),
         pages=max(pages, default=0) + 1,
         comparisons=comparisons,
+        handlers=(_u32 * len(handlers)).from_buffer(handlers) if handlers else None,
     )
 
 
@@ -293,11 +329,17 @@ def replay(
     comparisons: int,
     policy: str,
     options: Mapping[str, float],
+    handlers: array[int] | None,
 ) -> tuple[dict[str, int], array[int]]:
-    """Let a policy decide on a recorded run; return the counters of `struct rcv_replay` and each step's nanoseconds."""
+    """Let a policy decide on a recorded run; return the counters of `struct rcv_replay` and each step's nanoseconds.
+
+    Where there are `handlers`, a number each step, profiles of them are kept as the policy and its options say.
+    """
+    assert not handlers or len(handlers) == len(ends), "a handler each step"
     out, by_step = _Replay(), array("Q", bytes(8 * len(ends)))
     room = (_u64 * len(by_step)).from_buffer(by_step)
-    _check(_replay(_replay_setup(ends, pages, costs, comparisons, policy, options), ctypes.byref(out), room))
+    setup = _replay_setup(ends, pages, costs, comparisons, policy, options, handlers)
+    _check(_replay(setup, ctypes.byref(out), room))
     return {name: getattr(out, name) for name in REPLAY}, by_step
 
 

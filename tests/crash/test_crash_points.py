@@ -19,7 +19,7 @@ import pytest
 from recoverable import Arena
 from recoverable._native import _core
 from support.forks import in_child
-from support.scenarios import SCENARIOS, Scenario, closed, state_of
+from support.scenarios import OPTIONS, SCENARIOS, closed, state_of
 from support.segments import Saved, path_of
 
 if TYPE_CHECKING:
@@ -77,13 +77,13 @@ def base(name: str) -> Saved:
     return closed(name)
 
 
-def states_of(name: str, base: Saved, scenario: Scenario) -> list[Any]:
+def states_of(name: str, base: Saved, label: str) -> list[Any]:
     """Run it untouched: the state before, after each commit, and at the end."""
 
     def run() -> list[Any]:
-        with Arena.open(name, create=False) as arena:
+        with Arena.open(name, create=False, **OPTIONS.get(label, {})) as arena:
             states = [state_of(arena)]
-            for _ in scenario(arena):
+            for _ in SCENARIOS[label](arena):
                 states.append(state_of(arena))
             states.append(state_of(arena))
         return states
@@ -143,12 +143,11 @@ def loop(label: str, put: Callable[[], None], child: Callable[[], None], check: 
 @pytest.mark.parametrize("label", SCENARIOS)
 def test_a_kill_at_any_point_leaves_the_state_of_a_commit(label: str, name: str, base: Saved) -> None:
     """Whatever point of a scenario kills the process, the next one finds the state before or after its commit."""
-    scenario = SCENARIOS[label]
-    states = states_of(name, base, scenario)
+    states = states_of(name, base, label)
 
     def child() -> None:
-        with Arena.open(name, create=False) as arena:
-            for _ in scenario(arena):
+        with Arena.open(name, create=False, **OPTIONS.get(label, {})) as arena:
+            for _ in SCENARIOS[label](arena):
                 board.advance()
 
     def check() -> None:
@@ -181,14 +180,14 @@ def test_a_kill_while_creating_leaves_nothing_that_opening_cannot_mend(name: str
     print(f"create: {points} points")
 
 
-def crashed_at(point: str, nth: int, name: str, base: Saved, scenario: Scenario) -> tuple[Saved, int]:
+def crashed_at(point: str, nth: int, name: str, base: Saved, label: str) -> tuple[Saved, int]:
     """Kill a scenario where it meets that point the nth time: what that leaves, and after how many commits."""
 
     def run() -> None:
         _core.crash_only(point)
         board.arm(nth)
-        with Arena.open(name, create=False) as arena:
-            for _ in scenario(arena):
+        with Arena.open(name, create=False, **OPTIONS.get(label, {})) as arena:
+            for _ in SCENARIOS[label](arena):
                 board.advance()
 
     base.put(name)
@@ -207,14 +206,16 @@ def crashed_at(point: str, nth: int, name: str, base: Saved, scenario: Scenario)
         ("raw_pages", "commit.applied", 4),
         ("raw_pages", "commit.after_publish", 4),
         ("raw_pages", "commit.after_tail", 4),
+        ("captures", "capture.unprotected", 2),
+        ("captures", "commit.applied", 3),
         ("suspensions", "suspend.after_stash", 3),
         ("suspensions", "resume.before_write", 5),
     ],
 )
 def test_recovery_can_itself_be_killed_at_any_point(label: str, point: str, time: int, name: str, base: Saved) -> None:
     """Recovery that dies is done again, by a recovery that may die too; the outcome is the same."""
-    states = states_of(name, base, SCENARIOS[label])
-    broken, commits = crashed_at(point, time, name, base, SCENARIOS[label])
+    states = states_of(name, base, label)
+    broken, commits = crashed_at(point, time, name, base, label)
     broken.put(name)
     first = look(name)
     assert first in states[commits : commits + 2]
@@ -282,6 +283,7 @@ NAMED = {
         "hot.demote.before_entry", "hot.demote.after_entry", "hot.refreshed", "hot.before_generation",
         "hot.after_generation", "hot.claim.before_mark", "hot.claim.after_mark",
     },
+    "captures": {"capture.logged", "capture.unprotected", "suspend.after_stash"},
     "rollbacks": {"undo.apply", "rollback.after_undo", "rollback.after_tail", "tracker.revert.before_protect"},
     "suspensions": {"suspend.after_stash", "resume.before_write"},
     "claims": {

@@ -14,7 +14,7 @@ import pytest
 from recoverable import Arena, RecoverableError
 from recoverable._native import _core
 from support.forks import in_child
-from support.scenarios import SCENARIOS, closed, state_of
+from support.scenarios import OPTIONS, SCENARIOS, closed, state_of
 from support.segments import Saved, path_of
 from support.workers import Request, pause
 
@@ -37,6 +37,7 @@ USED = {  # what each scenario must have called, so that its loop is not empty
     "deletes": {"malloc"},
     "array_items": {"malloc"},
     "raw_pages": {"malloc", "mprotect", "fallocate"},
+    "captures": {"malloc", "mprotect"},
     "rollbacks": {"malloc", "mprotect", "heap"},
     "suspensions": {"malloc", "mprotect", "heap"},
     "claims": {"malloc", "fallocate", "heap"},
@@ -89,11 +90,11 @@ def attempts(put: Callable[[], None], child: Callable[[int], Any], timeout: floa
 @pytest.mark.parametrize("label", SCENARIOS)
 def test_a_failing_call_is_an_error_of_ours_and_changes_nothing(label: str, kind: str, name: str, base: Saved) -> None:
     """Whichever call fails, the commit it was for is refused whole with a named error, or done."""
-    scenario, number = SCENARIOS[label], KINDS[kind]
+    scenario, number, options = SCENARIOS[label], KINDS[kind], OPTIONS.get(label, {})
     base.put(name)
 
     def clean() -> list[Any]:
-        with Arena.open(name, create=False) as arena:
+        with Arena.open(name, create=False, **options) as arena:
             states = [state_of(arena)]
             for _ in scenario(arena):
                 states.append(state_of(arena))
@@ -108,12 +109,12 @@ def test_a_failing_call_is_an_error_of_ours_and_changes_nothing(label: str, kind
         commits, failure = 0, ""
         _core.fail_at(number, nth)
         try:
-            arena = Arena.open(name, create=False)
+            arena = Arena.open(name, create=False, **options)
         except (RecoverableError, MemoryError) as error:
             failure = f"{type(error).__name__} in open"
             failed = _core.fail_count(number) >= nth
             off()
-            arena = Arena.open(name, create=False)
+            arena = Arena.open(name, create=False, **options)
         else:
             try:
                 for _ in scenario(arena):

@@ -208,6 +208,47 @@ def suspensions(arena: Arena) -> Iterator[None]:
         two.step()
 
 
+def captures(arena: Arena) -> Iterator[None]:
+    """Raw writes to pages that are captured for their handler: kept, undone, to a savepoint, in vain, over an await."""
+
+    def write(value: int, items: int = 1100, *, back: bool = False, fail: bool = False) -> None:
+        with contextlib.suppress(Undone), arena.transaction():
+            view = arena.root["a"].view
+            view[:items] = value
+            arena.root["value"] = value
+            if back:
+                with contextlib.suppress(Undone), arena.savepoint():
+                    view[5:2000] = 8
+                    raise Undone
+            del view
+            if fail:
+                raise Undone
+
+    async def work(value: int, fail: bool) -> None:
+        arena.root["a"].view[[600, 2100]] = value
+        await pause()
+        arena.root["a"].view[[601, 1100]] = value
+        await pause()
+        if fail:
+            raise Undone
+
+    for turn in range(3):
+        write(turn + 1)
+        yield
+    write(7, fail=True)
+    assert arena.stats().traps_avoided > 0, "the scenario captured nothing"
+    write(8, back=True)
+    yield
+    write(9, 10)
+    yield
+    for turn in range(3):
+        Request(arena, work, 20 + turn, False).finish()
+        yield
+    with contextlib.suppress(Undone):
+        Request(arena, work, 30, True).finish()
+    assert len(arena.working_sets()) >= 3, "the scenario kept no sets by step"
+
+
 def claims(arena: Arena) -> Iterator[None]:
     """More data than is claimed, and an undo log that grows past its first slice."""
     with arena.transaction():
@@ -230,5 +271,10 @@ def claims(arena: Arena) -> Iterator[None]:
 
 SCENARIOS: dict[str, Scenario] = {
     function.__name__: function
-    for function in (attach, inserts, deletes, array_items, raw_pages, rollbacks, suspensions, claims)
+    for function in (attach, inserts, deletes, array_items, raw_pages, captures, rollbacks, suspensions, claims)
+}
+
+#: How a scenario's arena is opened, where that is not as by default.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "captures": {"policy": "incremental", "policy_options": {"profiles": True}},  # else the pages would soon be hot
 }

@@ -320,7 +320,7 @@ def test_shadow_and_live_agree() -> None:
     options: dict[str, dict[str, float]] = {
         "incremental": {},
         "full": {},
-        "adaptive": {"patience": 20, "window": 20},  # else they follow from measured costs
+        "adaptive": {"patience": 20, "window": 20, "profiles": 0},  # else they follow from measured costs
         "active-cks": {},
         "active-rnd": {"period": 10},
         "genetic": {},

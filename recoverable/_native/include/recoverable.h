@@ -126,6 +126,7 @@ struct rcv_stats {
     uint64_t transactions, commits, rollbacks, conflicts, suspends;
     uint64_t traps, pages_compared, pages_copied, promotions, demotions, strays, dooms, map_fallbacks;
     uint64_t undo_bytes, undo_records, raw_buffers, in_flight;
+    uint64_t profiles, pages_captured, captured_in_vain; /* handlers with a profile; pages made writable ahead, and not written */
     uint64_t cost_trap_ns, cost_protect_ns, cost_compare_ns, cost_copy_ns; /* calibrated */
 };
 /* -- recordings, and policies in shadow: wse_record.c, wse_replay.c -- */
@@ -155,6 +156,7 @@ struct rcv_replay_setup {
     uint32_t                        n_options;
     uint32_t                        pages;       /* those of the stream are below it */
     uint32_t                        comparisons; /* of a hot page in a step: 2 while raw buffers live on between steps, else 1 */
+    const uint32_t                 *handlers;    /* by step: a number; NULL: no profiles */
 };
 
 struct rcv_replay {
@@ -163,12 +165,25 @@ struct rcv_replay {
     uint64_t promotions, demotions, most_hot;
     uint64_t ns;                    /* what that costs */
     uint64_t policy_ns;             /* measured: the policy itself and the counting */
+    uint64_t captures, captures_vain; /* pages captured by profiles, and those that were not written */
 };
 /* rcv_replay -- let a policy decide on a recorded run. `by_step`: NULL, or room for each step's ns. */
 RCV_API int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *out, uint64_t *by_step);
 /* rcv_optimum -- what the run costs at best, in the same model; the policy and its options are not looked at. `on_demand`: where a
  * page becomes hot only at the end of a step that wrote it. */
 RCV_API int rcv_optimum(const struct rcv_replay_setup *setup, int on_demand, uint64_t *ns);
+
+struct rcv_profile { /* of a handler: capture.c, wse_profile.c */
+    char     handler[40];
+    uint64_t step;                         /* which of its requests' steps, from 0; 3: all from there */
+    uint64_t steps, known, predicted;      /* learned from; pages known, and those that the next one will capture */
+    uint64_t captured, vain;               /* so far: pages made writable ahead, and those of them that were not written */
+};
+/* rcv_profiles -- keep profiles of handlers, or (0) forget them and capture nothing; negative: only tell. 1: they are kept. Not
+ * while another thread is inside a step. RCV_ERR_FULL: no memory, and none are kept. */
+RCV_API int rcv_profiles(rcv_arena *a, int on);
+#define RCV_PROFILES 128u
+RCV_API int rcv_profiles_read(rcv_arena *a, struct rcv_profile *out, int max); /* writes up to `max`, returns how many there are */
 
 /* rcv_policy_default -- of a policy's option; RCV_ERR_MISUSE: there is no such policy or option, the text lists those there are. */
 RCV_API int rcv_policy_default(const char *policy, const char *option, double *out);

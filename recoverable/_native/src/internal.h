@@ -70,6 +70,7 @@ struct rcv_counters { /* this process's share of struct rcv_stats */
     uint64_t transactions, commits, rollbacks, conflicts, suspends;
     uint64_t traps, pages_compared, pages_copied, promotions, demotions, strays, dooms, map_fallbacks;
     uint64_t undo_bytes, undo_records;
+    uint64_t pages_captured, captured_in_vain;
 };
 
 struct rcv_arena {
@@ -210,6 +211,12 @@ void tracker_protect(rcv_arena *a);
  * tracker_collect found; feed the policy; promote and demote. Only pages whose memory is allocated (heap_page_live). */
 void tracker_publish(rcv_arena *a);
 void tracker_leave(rcv_arena *a); /* the step is over: no trap of this thread is ours any more; mend what strays left */
+/* tracker_capture -- raw writes are possible from here on: make ready what this step of the handler's requests (from 0) will
+ * probably write. Lock held, phase STEP. Cannot fail. */
+void tracker_capture(rcv_arena *a, const char *handler, uint32_t step);
+/* tracker_judge -- the step is going to be undone: last chance to see what it wrote. */
+void tracker_judge(rcv_arena *a);
+bool tracker_wrote_nothing(const rcv_arena *a); /* the log holds nothing but captured pages */
 /* tracker_forget_pages -- array memory is being freed (its commit is next): demote listed pages of that range. */
 void tracker_forget_pages(rcv_arena *a, rcv_off off, uint64_t len);
 int  tracker_doomed(const rcv_arena *a); /* the handler ran out of log: the step can only roll back */
@@ -380,6 +387,7 @@ struct rcv_txn {
     uint64_t   epoch; /* moves when a handle checked earlier must be checked again */
     uint32_t   log_epoch;
     uint32_t   savepoints; /* open */
+    uint32_t   steps;      /* suspended so far */
 
     struct rcv_read *reads;
     uint64_t         n_reads, cap_reads;

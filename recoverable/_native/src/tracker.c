@@ -146,6 +146,8 @@ void tracker_after_fork(rcv_arena *a)
     for (uint32_t i = 0; i < t->n_announced; i++)
         t->state[t->announced[i]] &= (uint8_t)~PG_ANNOUNCED;
     t->n_trapped = t->n_announced = t->n_raw = t->n_queue = t->edits = t->edit_lo = t->edit_hi = 0;
+    t->profile = NULL;
+    t->late = false;
     t->savepoint = t->all_listed = t->collected = t->announced_hot = t->active = t->counted = t->ranges_built = false;
     t->doomed = 0;
     t->raw_since = t->raw_count > 0;
@@ -265,12 +267,35 @@ static void protect_edits(rcv_arena *a, uint32_t lo, uint32_t hi)
     }
 }
 
-/* reprotect -- the step's own pages are read-only again; the policy hears of its traps. */
+/* hear -- the handler's profile and the policy hear of the step's traps, and of captured pages that it wrote. */
+static void hear(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->profile)
+        capture_learn(a);
+    for (uint32_t i = 0; i < t->n_trapped; i++) {
+        const struct trap_entry *e = &t->trapped[i];
+        if (t->slot_of[e->page] != 0 || (i > 0 && e->page == t->trapped[i - 1].page))
+            continue;
+        uint32_t cost = t->profile ? wse_profile_cost(t->profile, e->page) : 0;
+        if ((e->flags & (TRAP_CAPTURED | TRAP_CHANGED)) == TRAP_CAPTURED)
+            continue; /* in vain */
+        if (cost != 0)
+            wse_captured(&t->wse, e->page, cost);
+        else
+            wse_trapped(&t->wse, e->page);
+    }
+    t->profile = NULL;
+}
+
+/* reprotect -- the step's own pages are read-only again. */
 static void reprotect(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
-    if (likely(t->n_trapped == 0 && t->edit_hi == 0 && !t->wide && !t->private_view))
+    if (likely(t->n_trapped == 0 && t->edit_hi == 0 && !t->wide && !t->private_view)) {
+        hear(a);
         return;
+    }
     t->active = true;
     sort_trapped(t);
     view_lock(t);
@@ -283,9 +308,7 @@ static void reprotect(rcv_arena *a)
         protect_edits(a, t->edit_lo, t->edit_hi);
     }
     view_unlock(t);
-    for (uint32_t i = 0; i < t->n_trapped; i++)
-        if (t->slot_of[t->trapped[i].page] == 0 && (i == 0 || t->trapped[i].page != t->trapped[i - 1].page))
-            wse_trapped(&t->wse, t->trapped[i].page);
+    hear(a);
     t->n_trapped = t->n_runs = 0;
     t->edits = t->edit_lo = t->edit_hi = 0;
 }
@@ -319,7 +342,7 @@ void tracker_leave(rcv_arena *a)
     for (uint32_t i = 0; i < t->n_announced; i++)
         t->state[t->announced[i]] &= (uint8_t)~PG_ANNOUNCED;
     t->n_announced = t->n_raw = t->n_ranges = 0;
-    t->savepoint = t->all_listed = t->collected = t->announced_hot = t->ranges_built = false;
+    t->savepoint = t->all_listed = t->collected = t->announced_hot = t->ranges_built = t->late = false;
     t->doomed = 0;
     boundary(a);
     t->active = t->counted = t->recorded = false;
@@ -352,7 +375,8 @@ static void record_announced(rcv_arena *a)
     uint64_t           at = undo_tail(a);
     struct undo_record r;
     while (undo_prev(a, &at, &r) > 0)
-        tracker_note_fresh(a, r.off, r.len);
+        if (r.kind != RCV_U_PAGE || a->tracker->profile == NULL) /* captured, perhaps in vain: hear() knows */
+            tracker_note_fresh(a, r.off, r.len);
 }
 
 const struct rcv_recording *rcv_recorded(rcv_arena *a)
@@ -495,8 +519,10 @@ static int collect_trapped(rcv_arena *a)
         int changed = differs(a, page, a->undo + t->trapped[i].at);
         if (changed < 0)
             return changed;
-        if (changed)
+        if (changed) {
             t->raw[t->n_raw++] = page;
+            t->trapped[i].flags |= TRAP_CHANGED;
+        }
     }
     return 0;
 }
@@ -575,6 +601,21 @@ void tracker_forget_pages(rcv_arena *a, rcv_off off, uint64_t len)
     hot_demote_range(a, page_of_off(a, off), page_of_off(a, off + len - 1) + 1);
 }
 
+/* tracker_judge -- see internal.h. */
+void tracker_judge(rcv_arena *a) { capture_judge(a); }
+
+/* tracker_wrote_nothing -- every record of the log is the pre-image of a captured page, none of which has changed. */
+bool tracker_wrote_nothing(const rcv_arena *a)
+{
+    const struct rcv_tracker *t = a->tracker;
+    if (!t->collected || t->n_raw != 0 || undo_tail(a) != t->n_trapped * undo_cost(t->page_size))
+        return false;
+    for (uint32_t i = 0; i < t->n_trapped; i++)
+        if (!(t->trapped[i].flags & TRAP_CAPTURED))
+            return false;
+    return true;
+}
+
 /* tracker_doomed -- 0, or the error that the step ends with. */
 int tracker_doomed(const rcv_arena *a) { return a->tracker->doomed; }
 
@@ -585,6 +626,7 @@ int tracker_savepoint(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
     t->savepoint = t->all_listed = true;
+    t->late = t->late || t->profile != NULL;
     if (t->private_view)
         return 0; /* doomed: nothing reaches the arena any more */
     uint32_t n = t->n_trapped;
@@ -694,6 +736,8 @@ void rcv_raw_acquire(rcv_arena *a)
     t->raw_count++;
     t->raw_since = true;
     rcv_handler_mend(); /* from now on user code may fault */
+    if (a->mounted != NULL && a->step_thread == os_thread_id() && a->mounted->state == RCV_ACTIVE)
+        tracker_capture(a, a->mounted->handler, a->mounted->steps);
 }
 
 void rcv_raw_release(rcv_arena *a)
@@ -740,6 +784,9 @@ void tracker_stats(rcv_arena *a, struct rcv_stats *out)
     out->strays = a->n.strays;
     out->dooms = a->n.dooms;
     out->map_fallbacks = a->n.map_fallbacks;
+    out->profiles = wse_profiles_count(t->wse.profiles);
+    out->pages_captured = a->n.pages_captured;
+    out->captured_in_vain = a->n.captured_in_vain;
     out->cost_trap_ns = t->wse.costs.trap;
     out->cost_protect_ns = t->wse.costs.protect;
     out->cost_compare_ns = t->wse.costs.compare;

@@ -3,6 +3,7 @@
  *   tracker.c   a step from its beginning to its end
  *   hot.c       the hot set: the table in the segment, shadows, promotion and demotion, recovery
  *   view.c      the tracked view: protection, unprotection, private pages
+ *   capture.c   what a handler will write, made writable ahead
  *   trap.c      the SIGSEGV handler
  *   calibrate.c what a trap, a protection, a comparison and a copy cost here
  *   wse*.c      the policies
@@ -39,8 +40,12 @@
 struct trap_entry {
     uint64_t at;   /* where in the undo log its pre-image begins */
     uint32_t page; /* of the data region */
-    uint32_t pad;
+    uint32_t flags; /* TRAP_… */
 };
+
+#define TRAP_CAPTURED 1u /* it was logged ahead: capture.c */
+#define TRAP_CHANGED 2u  /* … and written */
+#define TRAP_LATE 4u     /* after a savepoint: no capture could have been in time */
 
 struct range { /* announced bytes of one page */
     uint32_t page, lo, hi;
@@ -85,6 +90,8 @@ struct rcv_tracker {
     uint32_t           n_raw, cap_raw;
     uint32_t           edits, edit_lo, edit_hi; /* open ones; the pages that all of this step's spanned */
     uint8_t           *scratch;                 /* a page */
+    struct wse_profile *profile; /* that was asked, or NULL */
+    bool               late;     /* a savepoint was made since */
 
     /* the hot set as of `generation` */
     uint64_t  generation;
@@ -152,6 +159,11 @@ void hot_publish(rcv_arena *a);  /* shadows of what this commit changed; verdict
 void hot_demote_range(rcv_arena *a, uint32_t first, uint32_t last);
 int  hot_open(rcv_arena *a);
 void hot_close(rcv_arena *a);
+
+/* -- capture.c (tracker_capture: internal.h) -- */
+
+void capture_judge(rcv_arena *a); /* before an undo */
+void capture_learn(rcv_arena *a); /* `trapped` is sorted, what is hot is known */
 
 /* -- trap.c -- */
 

@@ -103,7 +103,7 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     t->record_reads = !(flags & RCV_TXN_ONE_STEP);
     t->epoch = 1;
     t->log_epoch++;
-    t->savepoints = 0;
+    t->savepoints = t->steps = 0;
     t->parent = NULL;
     t->children = 0;
     memset(&t->report, 0, sizeof t->report);
@@ -260,6 +260,7 @@ static void unmount(rcv_txn *t)
 static void back_to_committed(rcv_txn *t, struct rcv_recovery *report)
 {
     rcv_arena *a = t->arena;
+    tracker_judge(a);
     if (undo_tail(a) != 0)
         (void)undo_apply(a, 0, report);
     PHASE("rollback.after_undo");
@@ -319,11 +320,10 @@ int rcv_txn_mount(rcv_txn *t)
     t->log_epoch++;
     t->traps_before = a->n.traps;
     PHASE("step.entered");
-    if (t->n_stash == 0 && t->n_intents == 0) {
-        clock_end(t, begun);
-        return 0;
-    }
-    rc = stash_put_back(t);
+    if (t->n_stash != 0 || t->n_intents != 0)
+        rc = stash_put_back(t);
+    if (rc == 0 && unlikely(tracker_raw_count(a) != 0))
+        tracker_capture(a, t->handler, t->steps);
     if (rc) {
         struct rcv_recovery report = {0};
         rcv_txn_doom(t, rc);
@@ -362,6 +362,7 @@ int rcv_txn_suspend(rcv_txn *t)
     if (!t->record_reads)
         t->overflowed = true; /* it never expected this: valid only if nobody commits meanwhile */
     a->n.suspends++;
+    t->steps++;
     unmount(t);
     clock_end(t, begun);
     return rc;
@@ -396,9 +397,10 @@ int rcv_txn_commit(rcv_txn *t)
     uint64_t begun = clock_begin();
     int rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept") : raw_collect(t);
     uint64_t tail = undo_tail(a);
-    if (rc == 0 && t->n_writes == 0 && t->n_intents == 0 && tail == 0) {
-        /* Trapped pages that ended as they began need no commit, but protection. */
+    if (rc == 0 && t->n_writes == 0 && t->n_intents == 0 && (tail == 0 || tracker_wrote_nothing(a))) {
+        /* Pages that ended as they began need no commit, but protection. */
         tracker_revert(a);
+        undo_set_tail(a, 0);
         phase_set(a, RCV_IDLE);
         unmount(t);
         t->report.micros = clock_end(t, begun) / 1000;

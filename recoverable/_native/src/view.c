@@ -38,7 +38,7 @@ int view_log(rcv_arena *a, uint32_t page)
     int      rc = undo_append_trap(a, page_off(a, page));
     if (rc != 0)
         return rc;
-    t->trapped[n] = (struct trap_entry){.at = at, .page = page};
+    t->trapped[n] = (struct trap_entry){.at = at, .page = page, .flags = t->late ? TRAP_LATE : 0};
     t->n_trapped = n + 1;
     return 0;
 }

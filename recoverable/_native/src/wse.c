@@ -123,7 +123,10 @@ static const struct wse_policy *const policies[] = {&wse_adaptive, &incremental,
                                                     &wse_active_cks, &wse_genetic, &wse_oracle};
 #define POLICIES (sizeof policies / sizeof *policies)
 
-static const struct wse_option common = {.name = "max_hot", .standard = 0, .least = 0, .most = UINT32_MAX};
+enum { MAX_HOT, PROFILES, COMMON };
+/* Options that all policies have. The default of `profiles` is the policy's. */
+static const struct wse_option common[COMMON] = {[MAX_HOT] = {.name = "max_hot", .standard = 0, .least = 0, .most = UINT32_MAX},
+                                                 [PROFILES] = {.name = "profiles", .standard = 0, .least = 0, .most = 1}};
 
 /* name_to -- append a name to a list of them. */
 static void name_to(char *list, size_t room, const char *name)
@@ -144,18 +147,21 @@ static int unknown(const char *name)
 static int unknown_option(const struct wse_policy *p, const char *name)
 {
     char known[256] = "";
-    name_to(known, sizeof known, common.name);
+    for (size_t i = 0; i < COMMON; i++)
+        name_to(known, sizeof known, common[i].name);
     for (size_t i = 0; i < WSE_OPTIONS && p->option[i].name; i++)
         name_to(known, sizeof known, p->option[i].name);
     return rcv_raise(RCV_ERR_MISUSE, 0, "the policy \"%s\" has no option \"%s\"; it has %s", p->name, name, known);
 }
 
-/* find_option -- by name, or NULL; `at`: its place, WSE_OPTIONS for the one that all have. */
+/* find_option -- by name, or NULL; `at`: its place, from WSE_OPTIONS for those that all have. */
 static const struct wse_option *find_option(const struct wse_policy *p, const char *name, size_t *at)
 {
-    *at = WSE_OPTIONS;
-    if (strcmp(name, common.name) == 0)
-        return &common;
+    for (size_t i = 0; i < COMMON; i++)
+        if (strcmp(name, common[i].name) == 0) {
+            *at = WSE_OPTIONS + i;
+            return &common[i];
+        }
     for (size_t i = 0; i < WSE_OPTIONS && p->option[i].name; i++)
         if (strcmp(name, p->option[i].name) == 0)
             return &p->option[*at = i];
@@ -163,7 +169,7 @@ static const struct wse_option *find_option(const struct wse_policy *p, const ch
 }
 
 /* set_option -- one value, checked. */
-static int set_option(struct wse *w, const struct rcv_policy_option *given)
+static int set_option(struct wse *w, const struct rcv_policy_option *given, double *profiles)
 {
     size_t                   i;
     const struct wse_option *o = find_option(w->policy, given->name, &i);
@@ -172,8 +178,10 @@ static int set_option(struct wse *w, const struct rcv_policy_option *given)
     if (!(given->value >= o->least && given->value <= o->most))
         return rcv_raise(RCV_ERR_MISUSE, 0, "the option \"%s\" of policy \"%s\" can be from %g to %g, not %g", o->name,
                          w->policy->name, o->least, o->most, given->value);
-    if (i == WSE_OPTIONS)
+    if (i == WSE_OPTIONS + MAX_HOT)
         w->max_hot = (uint32_t)given->value;
+    else if (i == WSE_OPTIONS + PROFILES)
+        *profiles = given->value;
     else
         w->option[i] = given->value;
     return 0;
@@ -195,7 +203,7 @@ int rcv_policy_default(const char *policy, const char *option, double *out)
     const struct wse_option *o = p ? find_option(p, option, &i) : NULL;
     if (o == NULL)
         return p ? unknown_option(p, option) : unknown(policy);
-    *out = o->standard;
+    *out = o == &common[PROFILES] ? p->profiles : o->standard;
     return 0;
 }
 
@@ -209,14 +217,19 @@ int wse_open(struct wse *w, const struct wse_setup *setup)
                       .pages = setup->pages,
                       .comparisons = setup->comparisons,
                       .recording = setup->recording};
-    int rc = 0;
+    int    rc = 0;
+    double profiles = p->profiles;
     for (size_t i = 0; i < WSE_OPTIONS; i++)
         w->option[i] = p->option[i].standard;
     for (uint32_t i = 0; i < setup->n_options && rc == 0; i++)
-        rc = set_option(w, &setup->options[i]);
+        rc = set_option(w, &setup->options[i], &profiles);
+    if (rc == 0 && profiles >= 1 && (w->profiles = wse_profiles_new(&w->costs)) == NULL)
+        rc = wse_no_memory(w);
     if (rc == 0)
         rc = p->open(w);
     w->recording = NULL; /* the caller's memory */
+    if (rc)
+        wse_profiles_free(w->profiles);
     if (rc)
         *w = (struct wse){0}; /* nothing that wse_close() would have to free */
     return rc;
@@ -230,5 +243,6 @@ void wse_close(struct wse *w)
     os_free(w->promote.page);
     os_free(w->demote.page);
     wse_recorder_free(w->recorder);
+    wse_profiles_free(w->profiles);
     *w = (struct wse){0};
 }

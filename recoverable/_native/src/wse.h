@@ -13,6 +13,7 @@
  *   wse_active.c    active-rnd, active-cks
  *   wse_genetic.c   genetic
  *   wse_oracle.c    the offline optimum, and oracle, which follows it
+ *   wse_profile.c   profiles: what a handler will write
  *   wse_record.c    recordings of live runs
  *   wse_replay.c    a policy on a recorded run
  */
@@ -25,7 +26,10 @@
 struct rcv_policy_option; /* recoverable.h */
 struct rcv_stream;
 struct rcv_recording;
+struct rcv_profile;
 struct wse_recorder;
+struct wse_profiles;
+struct wse_profile;
 
 struct wse_costs { /* nanoseconds, of one page */
     uint64_t trap, protect, compare, copy;
@@ -45,6 +49,7 @@ struct wse_set { /* pages in no order, each once */
 struct wse;
 
 #define WSE_OPTIONS 6u
+#define WSE_PROFILES 128u /* handlers and steps of them that are told apart */
 
 struct wse_option { /* of a policy, by place: w->option[i] */
     const char *name;
@@ -60,6 +65,9 @@ struct wse_policy {
     void (*compared)(struct wse *w, uint32_t page, bool changed);  /* a hot page at its step's end; false: in vain */
     void (*promoted)(struct wse *w, uint32_t page);                /* the tracker has made it hot */
     void (*boundary)(struct wse *w);                               /* a step with raw buffers or traps is over */
+    /* … a cold page was written that is captured for `cost` ns whenever its handler runs. NULL: as one that trapped */
+    void (*captured)(struct wse *w, uint32_t page, uint32_t cost);
+    double profiles; /* by default: 1 or 0 */
 };
 
 struct wse {
@@ -74,6 +82,7 @@ struct wse {
     struct wse_list          promote;   /* verdicts; the tracker takes them at the next commit and empties the lists */
     struct wse_list          demote;
     struct wse_recorder     *recorder;  /* or NULL */
+    struct wse_profiles     *profiles;  /* NULL: none are kept */
     void                    *state;
 };
 
@@ -117,6 +126,37 @@ static inline void wse_compared(struct wse *w, uint32_t page, bool changed)
 
 static inline void wse_promoted(struct wse *w, uint32_t page) { w->policy->promoted(w, page); }
 static inline void wse_boundary(struct wse *w) { w->policy->boundary(w); }
+
+static inline void wse_captured(struct wse *w, uint32_t page, uint32_t cost)
+{
+    if (w->policy->captured == NULL) {
+        wse_trapped(w, page);
+        return;
+    }
+    if (w->recorder)
+        wse_record_write(w->recorder, page);
+    w->policy->captured(w, page, cost);
+}
+
+/* -- profiles -- */
+
+struct wse_stretch { /* of neighbours */
+    uint32_t first, count;
+};
+
+struct wse_profiles *wse_profiles_new(const struct wse_costs *costs); /* NULL: no memory */
+void                 wse_profiles_free(struct wse_profiles *all);     /* NULL is fine */
+uint32_t             wse_profiles_count(const struct wse_profiles *all); /* … */
+/* wse_profile_of -- that of a handler (RCV_HANDLER_NAME bytes) and a step of its requests, from 0; learning begins. It stays until
+ * the next call. */
+struct wse_profile *wse_profile_of(struct wse_profiles *all, const char *name, uint32_t step);
+uint32_t            wse_profile_runs(const struct wse_profile *p, const struct wse_stretch **runs); /* to capture: ascending, apart */
+/* wse_profile_saw -- in a step that is over, by page in ascending order: it trapped (`written`), or was captured. `hot`: by page,
+ * not 0 where it is hot. */
+void wse_profile_saw(struct wse_profile *p, uint32_t page, bool captured, bool written, const uint32_t *hot);
+void wse_profile_end(struct wse_profiles *all, struct wse_profile *p, const uint32_t *hot); /* all of the step was told */
+uint32_t wse_profile_cost(const struct wse_profile *p, uint32_t page); /* of its capture next time; 0: none is planned */
+int      wse_profiles_read(const struct wse_profiles *all, struct rcv_profile *out, int max); /* how many there are */
 
 /* -- for the policies -- */
 

@@ -7,6 +7,8 @@
  *              estimate of how far apart this page's writes are; each later gap, hot or cold, moves the estimate a quarter of
  *              the way. A page that traps becomes hot where its estimate is at most three quarters of K: close to K both
  *              treatments cost the same, and switching between them is extra.
+ *   profiles   A page that is captured when its handler runs (wse_profile.c) costs less than a trap; it becomes hot where the
+ *              comparisons between two writes cost at most three quarters of its share of the capture.
  *   demotion   Not buying skis until the rent paid equals their price costs at most twice what somebody who knew the future
  *              would pay. The rent here is the comparisons of a page that goes unwritten; the price is what it takes to give
  *              it up and have it back: a protection, a fault with its protection, and a promotion.
@@ -35,6 +37,7 @@ struct adaptive {
     uint32_t *last;   /* by page: when it last trapped (cold) or was last written (hot); 0 = never */
     uint16_t *gap;    /* by page: how far apart its writes are, in units of 1 / GAP_ONE; 0 = not known */
     uint32_t  memory; /* a new gap weighs 1 / memory */
+    uint64_t  rents;  /* what a hot page costs at each boundary, in nanoseconds */
 };
 
 static uint32_t clamped(uint64_t k) { return k < ADAPTIVE_MIN ? ADAPTIVE_MIN : k > ADAPTIVE_MAX ? ADAPTIVE_MAX : (uint32_t)k; }
@@ -58,6 +61,7 @@ static int adaptive_open(struct wse *w)
     uint64_t rent = w->costs.compare ? w->costs.compare : 1; /* times comparisons it might be 0: the costs may come from the segment */
     uint64_t rents = rent * (w->comparisons ? w->comparisons : 1), fault = w->costs.trap + w->costs.protect;
     uint64_t return_ticket = fault + 2 * w->costs.protect + w->costs.copy;
+    s->rents = rents;
     s->window = w->option[WINDOW] > 0 ? (uint32_t)w->option[WINDOW] : clamped(fault * 3 / 4 / rents);
     w->patience = w->option[PATIENCE] > 0 ? (uint32_t)w->option[PATIENCE] : clamped(return_ticket / rents);
     return 0;
@@ -92,6 +96,17 @@ static void adaptive_trapped(struct wse *w, uint32_t page)
         wse_say(&w->promote, page);
 }
 
+/* adaptive_captured -- the alternative to a hot page is not a trap, but its share of a capture. */
+static void adaptive_captured(struct wse *w, uint32_t page, uint32_t cost)
+{
+    struct adaptive *s = w->state;
+    if (s->last[page] == s->now)
+        return;
+    written(s, page);
+    if (s->gap[page] != 0 && s->gap[page] <= s->window * GAP_ONE && s->gap[page] * s->rents * 4 <= (uint64_t)cost * 3 * GAP_ONE)
+        wse_say(&w->promote, page);
+}
+
 static void adaptive_compared(struct wse *w, uint32_t page, bool changed)
 {
     struct adaptive *s = w->state;
@@ -123,4 +138,6 @@ const struct wse_policy wse_adaptive = {
     .compared = adaptive_compared,
     .promoted = adaptive_promoted,
     .boundary = adaptive_boundary,
+    .captured = adaptive_captured,
+    .profiles = 1,
 };

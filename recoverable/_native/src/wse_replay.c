@@ -6,13 +6,15 @@
  *      a hot page               its comparisons, and a copy where it was written
  *      promoted                 a copy, and a change of protection
  *      demoted                  a change of protection
+ *      captured                 a comparison and a copy a page, two changes of protection a run of neighbours
  *
  * Not in the model: that neighbours share a system call, that the log grows, what caches do; and what the policy itself
- * costs, which is measured beside it (`policy_ns`).
+ * costs, which is measured beside it (`policy_ns`). Profiles are by handler only, not by the step of a request.
  */
 #include "internal.h"
 #include "wse_plan.h"
 
+#include <stdlib.h>
 #include <time.h>
 
 static uint64_t now_ns(void)
@@ -22,10 +24,82 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+struct run { /* a replay */
+    struct wse          w;
+    struct wse_set      hot;
+    uint32_t           *written, *captured; /* by page: the step that wrote, captured it last */
+    struct wse_list     cold;               /* pages of this step that trapped or were captured */
+    struct wse_profile *profile;            /* of this step's handler, or NULL */
+};
+
+static int by_number(const void *x, const void *y)
+{
+    uint32_t l = *(const uint32_t *)x, r = *(const uint32_t *)y;
+    return (l > r) - (l < r);
+}
+
+/* capture -- what the profile says, as tracker_capture() does it. */
+static void capture(struct run *r, uint32_t number, uint32_t handler, struct rcv_replay *out)
+{
+    char                      name[RCV_HANDLER_NAME] = {0};
+    const struct wse_stretch *run;
+    memcpy(name, &handler, sizeof handler);
+    r->profile = wse_profile_of(r->w.profiles, name, 0);
+    uint32_t n = wse_profile_runs(r->profile, &run);
+    for (uint32_t i = 0; i < n; i++) {
+        bool open = false;
+        for (uint32_t p = run[i].first; p < run[i].first + run[i].count; p++) {
+            if (wse_set_has(&r->hot, p)) {
+                open = false;
+                continue;
+            }
+            out->protects += open ? 0 : 2;
+            open = true;
+            out->captures++;
+            out->copies++;
+            out->compares++;
+            r->captured[p] = number;
+            wse_say(&r->cold, p);
+        }
+    }
+}
+
+/* hear -- the profile and the policy hear of what was cold. */
+static void hear(struct run *r, uint32_t number, struct rcv_replay *out)
+{
+    struct wse *w = &r->w;
+    if (r->profile != NULL) {
+        qsort(r->cold.page, r->cold.n, sizeof *r->cold.page, by_number);
+        for (uint32_t i = 0; i < r->cold.n; i++) {
+            uint32_t p = r->cold.page[i];
+            bool     written = r->written[p] == number;
+            out->captures_vain += !written;
+            wse_profile_saw(r->profile, p, r->captured[p] == number, written, r->hot.rank);
+        }
+        wse_profile_end(w->profiles, r->profile, r->hot.rank);
+    }
+    for (uint32_t i = 0; i < r->cold.n; i++) {
+        uint32_t p = r->cold.page[i], cost = r->profile ? wse_profile_cost(r->profile, p) : 0;
+        if (r->written[p] != number)
+            continue;
+        if (cost != 0)
+            wse_captured(w, p, cost);
+        else
+            wse_trapped(w, p);
+    }
+    r->cold.n = 0;
+    r->profile = NULL;
+}
+
 /* step -- one of the run, its pages in [page, end). */
-static void step(struct wse *w, struct wse_set *hot, uint32_t *written, uint32_t number, const uint32_t *page, const uint32_t *end,
+static void step(struct run *r, uint32_t number, const uint32_t *page, const uint32_t *end, const uint32_t *handler,
                  struct rcv_replay *out)
 {
+    struct wse     *w = &r->w;
+    struct wse_set *hot = &r->hot;
+    uint32_t       *written = r->written;
+    if (handler != NULL && w->profiles != NULL)
+        capture(r, number, *handler, out);
     for (const uint32_t *p = page; p < end; p++)
         written[*p] = number;
     for (uint32_t i = 0; i < hot->n; i++) {
@@ -36,11 +110,12 @@ static void step(struct wse *w, struct wse_set *hot, uint32_t *written, uint32_t
         wse_compared(w, hot->page[i], changed);
     }
     for (const uint32_t *p = page; p < end; p++)
-        if (!wse_set_has(hot, *p)) {
+        if (!wse_set_has(hot, *p) && (r->profile == NULL || r->captured[*p] != number)) {
             out->traps++;
             out->protects++;
-            wse_trapped(w, *p);
+            wse_say(&r->cold, *p);
         }
+    hear(r, number, out);
     wse_boundary(w);
     for (uint32_t i = 0; i < w->demote.n; i++)
         if (wse_set_has(hot, w->demote.page[i])) {
@@ -83,12 +158,11 @@ int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *out, uin
 {
     const struct rcv_stream *s = setup->stream;
     const struct wse_costs   costs = {setup->costs.trap, setup->costs.protect, setup->costs.compare, setup->costs.copy};
-    struct wse               w = {0};
-    struct wse_set           hot = {0};
+    struct run               r = {0};
     memset(out, 0, sizeof *out);
     int rc = check_stream(s, setup->pages);
     if (rc == 0)
-        rc = wse_open(&w, &(struct wse_setup){.policy = setup->policy,
+        rc = wse_open(&r.w, &(struct wse_setup){.policy = setup->policy,
                                               .options = setup->options,
                                               .n_options = setup->n_options,
                                               .recording = s,
@@ -97,12 +171,13 @@ int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *out, uin
                                               .costs = costs});
     if (rc != 0)
         return rc;
-    uint32_t *written = os_calloc((size_t)setup->pages + 1, sizeof *written);
-    if (written == NULL || wse_set_open(&hot, setup->pages) != 0)
-        rc = wse_no_memory(&w);
+    r.written = os_calloc((size_t)setup->pages + 1, sizeof *r.written);
+    r.captured = os_calloc((size_t)setup->pages + 1, sizeof *r.captured);
+    if (r.written == NULL || r.captured == NULL || wse_set_open(&r.hot, setup->pages) != 0)
+        rc = wse_no_memory(&r.w);
     uint64_t before = 0, began = now_ns();
     for (uint32_t i = 0; i < s->n && rc == 0; i++) {
-        step(&w, &hot, written, i + 1, s->pages + (i ? s->ends[i - 1] : 0), s->pages + s->ends[i], out);
+        step(&r, i + 1, s->pages + (i ? s->ends[i - 1] : 0), s->pages + s->ends[i], setup->handlers ? setup->handlers + i : NULL, out);
         if (by_step != NULL) {
             uint64_t ns = price(out, &setup->costs);
             by_step[i] = ns - before;
@@ -111,9 +186,11 @@ int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *out, uin
     }
     out->policy_ns = now_ns() - began;
     out->ns = price(out, &setup->costs);
-    wse_set_close(&hot);
-    os_free(written);
-    wse_close(&w);
+    wse_set_close(&r.hot);
+    os_free(r.written);
+    os_free(r.captured);
+    os_free(r.cold.page);
+    wse_close(&r.w);
     return rc;
 }
 

@@ -1,0 +1,139 @@
+/* capture.c -- at a step's first touch of raw memory: what its handler will write is logged and made writable at once.
+ *
+ * A captured page is a trapped one whose trap has not happened: its pre-image lies in the undo log, it is in `trapped`, it is
+ * compared with its pre-image where the step's raw writes are looked for, undone with the rest and protected with the rest.
+ * Only the fault is missing, and neighbours share the system call. So everything that holds for trapped pages holds here; a
+ * wrong guess costs a copy and a comparison.
+ *
+ * When: as soon as the step could write raw. That is its first touch of the arena where a raw buffer lives, after the stash
+ * was put back; else the first buffer that is made in it. Once a step.
+ *
+ * It is a guess, and so it never fails: where a share of the log's room does not do, or the kernel refuses, nothing (more) is
+ * captured, and what is written traps. What was logged by then stays logged.
+ *
+ * After a savepoint every page traps once more. That trap can't be avoided by a capture, so it is not counted as one that
+ * could have been; and a captured page was of use only if it had changed by then.
+ */
+#include "tracker.h"
+
+#define ROOM_SHARE 16u /* of the log's free room, what captures may take: the rest is for what the step will do */
+
+/* fits -- can this page be captured: an array's, cold, protected, shared? */
+static bool fits(rcv_arena *a, uint32_t page)
+{
+    struct rcv_tracker *t = a->tracker;
+    return t->slot_of[page] == 0 && !(t->state[page] & (PG_WRITABLE | PG_STRAY)) && page < pages_claimed(a) && heap_page_live(a, page);
+}
+
+/* take -- log and unprotect [first, end). false: no more. */
+static bool take(rcv_arena *a, uint32_t first, uint32_t end)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->n_runs >= t->max_runs)
+        return false;
+    for (uint32_t p = first; p < end; p++) {
+        if (view_log(a, p) != 0)
+            return false;
+        t->trapped[t->n_trapped - 1].flags |= TRAP_CAPTURED;
+        CRASHPOINT("capture.logged");
+    }
+    if (os_protect(page_view(a, first), (uint64_t)(end - first) << t->shift, PROT_READ | PROT_WRITE) != 0)
+        return false;
+    CRASHPOINT("capture.unprotected");
+    for (uint32_t p = first; p < end; p++)
+        t->state[p] |= PG_WRITABLE;
+    t->n_runs++;
+    a->n.pages_captured += end - first;
+    return true;
+}
+
+void tracker_capture(rcv_arena *a, const char *handler, uint32_t step)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->wse.profiles == NULL || t->profile != NULL || handler[0] == 0 || t->doomed || t->private_view)
+        return;
+    t->profile = wse_profile_of(t->wse.profiles, handler, step);
+    const struct wse_stretch *run;
+    uint32_t                  n = wse_profile_runs(t->profile, &run);
+    uint64_t                  pages = 0;
+    for (uint32_t i = 0; i < n; i++)
+        pages += run[i].count;
+    if (pages == 0 || pages * undo_cost(t->page_size) > (a->undo_size - undo_tail(a)) / ROOM_SHARE)
+        return;
+    bool more = true;
+    view_lock(t);
+    for (uint32_t i = 0; i < n && more; i++) {
+        uint32_t end = run[i].first + run[i].count;
+        for (uint32_t p = run[i].first; p < end && more; p++) {
+            uint32_t first = p;
+            while (p < end && fits(a, p))
+                p++;
+            if (p > first)
+                more = take(a, first, p);
+        }
+    }
+    view_unlock(t);
+}
+
+/* capture_judge -- before the step is undone: which captured pages had it written? */
+void capture_judge(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->profile == NULL || t->collected || t->doomed)
+        return;
+    for (uint32_t i = 0; i < t->n_trapped; i++)
+        if ((t->trapped[i].flags & TRAP_CAPTURED) &&
+            memcmp(page_core(a, t->trapped[i].page), a->undo + t->trapped[i].at, t->page_size) != 0)
+            t->trapped[i].flags |= TRAP_CHANGED;
+}
+
+/* capture_learn -- the step is over, `trapped` is sorted and its pre-images are still there. */
+void capture_learn(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    struct wse_profile *p = t->profile;
+    if (t->doomed) /* what it would have written is not known */
+        return;
+    for (uint32_t i = 0; i < t->n_trapped; i++) {
+        struct trap_entry *e = &t->trapped[i];
+        if (i > 0 && e->page == t->trapped[i - 1].page)
+            continue;
+        if (t->slot_of[e->page] != 0)
+            continue;
+        bool captured = e->flags & TRAP_CAPTURED, written = true;
+        if (captured) {
+            if (i + 1 < t->n_trapped && t->trapped[i + 1].page == e->page) { /* trapped again, after a savepoint */
+                e->flags &= ~TRAP_CHANGED;
+                if (memcmp(a->undo + e->at, a->undo + t->trapped[i + 1].at, t->page_size) != 0)
+                    e->flags |= TRAP_CHANGED;
+            }
+            written = e->flags & TRAP_CHANGED;
+            a->n.captured_in_vain += !written;
+        }
+        if (captured || !(e->flags & TRAP_LATE))
+            wse_profile_saw(p, e->page, captured, written, t->slot_of);
+    }
+    wse_profile_end(t->wse.profiles, p, t->slot_of);
+}
+
+/* -- switching, reports --------------------------------------------------------------------------------------- */
+
+int rcv_profiles(rcv_arena *a, int on)
+{
+    struct wse *w = &a->tracker->wse;
+    if (on < 0)
+        return w->profiles != NULL;
+    if (on != 0 && w->profiles == NULL && (w->profiles = wse_profiles_new(&w->costs)) == NULL)
+        return wse_no_memory(w);
+    if (on == 0) {
+        wse_profiles_free(w->profiles);
+        w->profiles = NULL;
+        a->tracker->profile = NULL;
+    }
+    return on != 0;
+}
+
+int rcv_profiles_read(rcv_arena *a, struct rcv_profile *out, int max)
+{
+    return wse_profiles_read(a->tracker->wse.profiles, out, max);
+}
