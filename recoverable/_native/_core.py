@@ -79,7 +79,7 @@ class _Stats(ctypes.Structure):
 PEEK = (
     *("size", "claimed", "used", "reserved", "overhead"),
     *("commit_seq", "recoveries", "recovered_at"),
-    *("hot_pages", "uid", "phase"),
+    *("hot_pages", "uid", "phase", "cuts"),
 )
 _PEERS = 128  # RCV_PEERS
 
@@ -170,6 +170,10 @@ _repair_take = _function("rcv_repair_take", _int, _pointer)
 _created = _function("rcv_created", _int, _pointer)
 _processes = _function("rcv_processes", _int, _pointer, ctypes.POINTER(_u64), _int)
 _peek = _function("rcv_peek", _int, _int, ctypes.c_char_p, ctypes.POINTER(_Peek))
+_image_open = _function("rcv_image_open", _int, _int, ctypes.c_char_p, ctypes.POINTER(_pointer))
+_image_take = _function("rcv_image_take", _int, _pointer, _u64)
+_image_grew = _function("rcv_image_grew", _u64, _pointer)
+_image_full = _function("rcv_image_full", _int, _pointer)
 _get_stats = _function("rcv_get_stats", _int, _pointer, ctypes.POINTER(_Stats))
 _verify = _function("rcv_verify", _int, _pointer, ctypes.POINTER(_Verify))
 _take_strays = _function("rcv_take_strays", _int, _pointer, ctypes.POINTER(_Stray), _int)
@@ -393,6 +397,34 @@ def peek(fd: int, name: str) -> dict[str, Any]:
     report["handler"] = out.handler.decode("utf-8", "replace")
     report["peers"] = [(peer.pid, peer.attached_at, bool(peer.alive)) for peer in out.peer[: out.peers]]
     return report
+
+
+#: image_forget(address): forget which pages were met. image_close(address): give its memory back.
+image_forget = _function("rcv_image_forget", None, _pointer)
+image_close = _function("rcv_image_close", None, _pointer)
+
+
+def image_open(fd: int, name: str) -> int:
+    """Make an image of the segment behind `fd`, which stays open as long; return its address, for reading alone."""
+    out = _pointer()
+    _check(_image_open(fd, name.encode(), ctypes.byref(out)))
+    assert out.value is not None
+    return out.value
+
+
+def image_take(address: int, seconds: float) -> None:
+    """Fetch all pages that were met, of one moment; raises `ArenaBusyError` where there is none in that time."""
+    _check(_image_take(address, int(seconds * 1e9)))
+
+
+def image_grew(address: int) -> bool:
+    """Tell whether pages were met since the take, so that what was read may be of two moments."""
+    return bool(_image_grew(address))
+
+
+def image_full(address: int) -> bool:
+    """Tell whether there were more pages than an image holds."""
+    return bool(_image_full(address))
 
 
 def stats(address: int) -> dict[str, int]:

@@ -4,9 +4,11 @@ What we want: to look at all of an arena without changing it, and to keep what w
 moment, its undo log included, *is* its committed state: opening it undoes what was under way, and that happens to the
 copy. So a copy needs no format of its own.
 
-The moment: where nobody is attached, the file lock keeps it so. Where somebody is, the copy is made inside a transaction
-that writes nothing; it holds the arena's lock, so no step runs and servers wait as long as the copying takes, most of
-which is getting memory for the copy. Only pages that hold data are read.
+The moment: where nobody is attached, the file lock keeps it so. Where somebody is, copy and look whether a step has ended
+meanwhile: if none has, data copied first and the undo log after it are of one moment (`image.c` says why), and nobody has
+noticed. A server that does not pause that long has to wait: the copy is made once more inside a transaction that writes
+nothing and holds the arena's lock. That goes faster, since the copy has its memory by then. Only pages that hold data are
+read.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["capture", "extents", "opened_copy", "publish"]
 
 _PIECE: Final = 1 << 22
+_TRIES: Final = 3  # to copy without the lock
 
 
 def extents(fd: int) -> Iterator[tuple[int, int]]:
@@ -65,9 +68,29 @@ def _same(fd: int, arena: Arena) -> bool:
     return (status.st_dev, status.st_ino) == arena._segment.key
 
 
+def _copy_unnoticed(source: int, target: int, name: str) -> bool:
+    """Copy an arena that others work in; return whether it is of one moment."""
+    before = _outside.peek_fd(source, name)
+    _copy(source, target)
+    _copy_range(source, target, *_outside.peek_fd(source, name).backed[0])  # header and log, once more
+    after = _outside.peek_fd(source, name)
+    phases = {before.phase, after.phase}
+    return before.cuts == after.cuts and (len(phases) == 1 or not (before.cuts % 2 or "publish" in phases))
+
+
+def _copy_locked(source: int, target: int, name: str) -> None:
+    """Copy an arena that others work in while they wait."""
+    with Arena.open(name, create=False) as arena:
+        if not _same(source, arena):
+            raise ArenaNotFoundError(f"arena {name!r} was removed and made anew meanwhile; try again")
+        with arena.transaction():
+            len(arena.root)  # the first touch takes the lock, which is kept to the block's end
+            _copy(source, target)
+
+
 @contextmanager
 def capture(name: str) -> Iterator[int]:
-    """Copy the arena of that name as it is at one moment.
+    """Copy the arena of that name as it is at one moment; unnoticed where its servers pause long enough for it.
 
     Yields:
         The file descriptor of the copy, closed afterwards.
@@ -84,16 +107,9 @@ def capture(name: str) -> Iterator[int]:
             if quiet:
                 _copy(fd, copy)
         if not quiet:
-            with Arena.open(name, create=False) as arena:
-                fd = os.open(_outside.SHARED / f"recoverable.{name}", os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    if not _same(fd, arena):
-                        raise ArenaNotFoundError(f"arena {name!r} was removed and made anew meanwhile; try again")
-                    with arena.transaction():
-                        len(arena.root)  # the first touch takes the lock, which is kept to the block's end
-                        _copy(fd, copy)
-                finally:
-                    os.close(fd)
+            with _outside.opened(name) as fd:
+                if not any(_copy_unnoticed(fd, copy, name) for _ in range(_TRIES)):
+                    _copy_locked(fd, copy, name)
         yield copy
     finally:
         os.close(copy)

@@ -1,31 +1,32 @@
 """What is in an arena: a page of each container, some levels deep, and the value that a path names.
 
-Each container's page is read in one transaction that only reads: consistent in itself, and no longer for a running
-server than a short step. Two pages may be of different moments, so what is gone by then is said to be gone.
+All that is shown is of one moment where that can be had. Where servers commit too fast for it, each container's page is of
+one, and what is gone by then is said to be gone. Memory is added up afterwards.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable._native.places import memory_of
 from recoverable._native.runtime import Container
 from recoverable.containers import Array, Counter, Deque, Dict, List, Record, Set
 from recoverable.containers.record import _stored
-from recoverable.errors import RecoverableError, StaleReferenceError
+from recoverable.errors import ArenaBusyError, RecoverableError, StaleReferenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from recoverable import Arena
+    from recoverable.cli._live import Copy, Live
 
 __all__ = ["Node", "PathError", "look", "parse"]
 
 _SHOWN: Final = 80  # characters of a value in a table
+_WHOLE: Final = 1.0  # seconds to wait for a moment in which all of it can be read; then it is read in parts
 
 
 class PathError(RecoverableError):
@@ -58,6 +59,8 @@ class Node:
         memory: Bytes of it and all that it holds, or None where that was not measured.
         children: A page of its entries.
         left_out: Entries before and after that page.
+        container: Whether it is a container.
+        handle: The container.
     """
 
     path: str
@@ -69,6 +72,7 @@ class Node:
     children: list[Node] = field(default_factory=list)
     left_out: int = 0
     container: bool = False
+    handle: Any = None
 
     @property
     def size(self) -> str:
@@ -167,44 +171,56 @@ def _step(value: Any, step: Step) -> tuple[Any, str]:
 # -- looking -----------------------------------------------------------------------------------------------------
 
 
-def look(
-    arena: Arena, steps: Sequence[Step], *, depth: int = 1, offset: int = 0, limit: int = 50, measure: bool = False
-) -> Node:
+def look(source: Copy | Live, steps: Sequence[Step], *, depth: int = 1, offset: int = 0, limit: int = 50) -> Node:
     """Read what a path names.
 
     Args:
-        arena: An open arena.
+        source: Where to read.
         steps: The path, from `parse`.
         depth: How many levels of containers to open; 0 for the one alone.
         offset: Entries to leave out of the first one's page.
         limit: Entries of a page.
-        measure: Whether to tell memory; it walks the whole container, so only on a copy.
 
     Raises:
         PathError: Nothing lies there.
     """
-    path, value = "root", arena.root
-    with arena.transaction():
-        for step in steps:
-            try:
-                value, name = _step(value, step)
-            except (LookupError, TypeError, AttributeError, ValueError):
-                raise PathError(f"{path} has nothing at {step.key!r}") from None
-            path += name
-    return _look(arena, path, value, depth, offset, limit, measure)
+
+    def all_of_it() -> Node:
+        return _look(source, *_find(source, steps), depth, offset, limit)
+
+    try:
+        node = source.at_one_moment(all_of_it, patience=_WHOLE)
+    except ArenaBusyError:
+        path, value = source.at_one_moment(lambda: _find(source, steps))
+        node = _look(source, path, value, depth, offset, limit)
+    for _, item in node.rows():
+        if isinstance(item.handle, Container):
+            with contextlib.suppress(StaleReferenceError):
+                item.memory = source.memory(item.handle)
+    return node
 
 
-def _look(arena: Arena, path: str, value: Any, depth: int, offset: int, limit: int, measure: bool) -> Node:
+def _find(source: Copy | Live, steps: Sequence[Step]) -> tuple[str, Any]:
+    """Go the way that a path says; return how it is written, and what lies there."""
+    path, value = "root", source.root
+    for step in steps:
+        try:
+            value, name = _step(value, step)
+        except (LookupError, TypeError, AttributeError, ValueError):
+            raise PathError(f"{path} has nothing at {step.key!r}") from None
+        path += name
+    return path, value
+
+
+def _look(source: Copy | Live, path: str, value: Any, depth: int, offset: int, limit: int) -> Node:
     if not isinstance(value, Container):
         return _leaf(path, value)
     try:
-        memory = memory_of(value) if measure else None
-        with arena.transaction():
-            node, page = _page(path, value, offset, limit if depth else 0)
+        node, page = source.at_one_moment(lambda: _page(path, value, offset, limit if depth else 0))
     except StaleReferenceError:
         return Node(path, "", text="gone meanwhile", container=True)
-    node.memory = memory
-    node.children = [_look(arena, path + name, child, depth - 1, 0, limit, measure) for name, child in page]
+    node.handle = value
+    node.children = [_look(source, path + name, child, depth - 1, 0, limit) for name, child in page]
     node.left_out = (node.length or 0) - len(page) if depth and not isinstance(value, Array | Counter) else 0
     return node
 

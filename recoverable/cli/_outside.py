@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from recoverable._native import _core
 from recoverable._options import parse_name
 from recoverable.errors import ArenaNotFoundError, ArenaPermissionError, ArenaSystemError
 
-__all__ = ["SHARED", "Peek", "names", "peek", "peek_fd"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["SHARED", "Peek", "names", "opened", "peek", "peek_fd"]
 
 SHARED: Final = Path("/dev/shm")
 _PREFIX: Final = "recoverable."
@@ -34,6 +38,7 @@ class Peek:
         hot_pages: Pages in the estimated writable working set.
         uid: Whose it is.
         phase: "idle", "step" or "publish", at this moment.
+        cuts: Moves, by two, with every step that ends; odd in between.
         holder: The process inside a step at this moment, or 0.
         handler: What ran last in a step, as far as known.
         alive: Ids of the attached processes.
@@ -54,6 +59,7 @@ class Peek:
     hot_pages: int
     uid: int
     phase: str
+    cuts: int
     holder: int
     handler: str
     alive: tuple[int, ...]
@@ -91,15 +97,17 @@ def peek_fd(fd: int, name: str) -> Peek:
     )
 
 
-def peek(name: str) -> Peek:
-    """Look at the arena of that name.
+@contextmanager
+def opened(name: str) -> Iterator[int]:
+    """Open the object of the arena of that name, for reading alone.
+
+    Yields:
+        Its file descriptor, closed afterwards.
 
     Raises:
         ArenaOptionError: It can't be the name of one.
         ArenaNotFoundError: There is none.
         ArenaPermissionError: It belongs to another user.
-        ArenaCorruptError: It is damaged.
-        ArenaVersionError: Another format has made it.
     """
     path = SHARED / f"{_PREFIX}{parse_name(name)}"
     try:
@@ -111,6 +119,12 @@ def peek(name: str) -> Peek:
     except OSError as error:
         raise ArenaSystemError(error.errno or 0, f"arena {name!r} can't be opened: {error.strerror}") from None
     try:
-        return peek_fd(fd, name)
+        yield fd
     finally:
         os.close(fd)
+
+
+def peek(name: str) -> Peek:
+    """Look at the arena of that name. Raises what `opened` and `peek_fd` raise."""
+    with opened(name) as fd:
+        return peek_fd(fd, name)

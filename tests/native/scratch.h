@@ -86,7 +86,7 @@ static inline void step_begin(rcv_arena *a)
 static inline void step_commit(rcv_arena *a)
 {
     phase_set(a, RCV_PUBLISH);
-    undo_set_tail(a, 0);
+    undo_cut(a, 0);
     phase_set(a, RCV_IDLE);
     lock_drop(a);
 }
@@ -95,7 +95,7 @@ static inline void step_rollback(rcv_arena *a)
 {
     struct rcv_recovery report = {0};
     CHECK(undo_apply(a, 0, &report) == 0);
-    undo_set_tail(a, 0);
+    undo_cut(a, 0);
     phase_set(a, RCV_IDLE);
     lock_drop(a);
 }

@@ -176,7 +176,7 @@ static void test_damage(void)
     phase_set(a, RCV_STEP);
     OK(heap_commit_free(a, lost));
     OK(heap_commit_free(a, entry_c));
-    undo_set_tail(a, 0);
+    undo_cut(a, 0);
     phase_set(a, RCV_IDLE);
     lock_drop(a);
     CHECK(rcv_verify(a, &r) == RCV_ERR_CORRUPT);

@@ -23,7 +23,7 @@ static void step(rcv_arena *a) { step_begin(a); }
 
 static void step_end(rcv_arena *a)
 {
-    undo_set_tail(a, 0);
+    undo_cut(a, 0);
     phase_set(a, RCV_IDLE);
     heap_boundary(a);
     lock_drop(a);

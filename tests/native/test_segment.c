@@ -236,7 +236,7 @@ static void test_every_fixed_field_is_checked(void)
     CHECK(try_open(fd) == 0);
     uint32_t format = RCV_FORMAT + 1;
     scribble(fd, offsetof(struct rcv_header, format), &format, 4);
-    CHECK(try_open(fd) == RCV_ERR_VERSION && says("format 2"));
+    CHECK(try_open(fd) == RCV_ERR_VERSION && says("format 3"));
     scribble(fd, 0, &good, sizeof good);
     uint64_t swapped = __builtin_bswap64(RCV_MAGIC);
     scribble(fd, 0, &swapped, 8);
@@ -657,7 +657,7 @@ static void test_threads(void)
     lock_drop(p.a);
     CHECK(pthread_join(thread, NULL) == 0 && *nth_word(p.a, 3) == 333);
     put(p.a, 3, 0);
-    undo_set_tail(p.a, 0);
+    undo_cut(p.a, 0);
     s.end = true; /* a thread that ends in a step is a dead owner, too */
     CHECK(pthread_create(&thread, NULL, thread_step, &s) == 0 && pthread_join(thread, NULL) == 0);
     CHECK(lock_take(p.a) == 0 && p.a->repaired.happened && p.a->repaired.records == 1 && *nth_word(p.a, 3) == 0);

@@ -270,7 +270,7 @@ static void savepoints(void)
         struct rcv_recovery report = {0};
         CHECK(undo_apply(w.a, mark, &report) == 0);
         tracker_rollback_to(w.a, mark);
-        undo_set_tail(w.a, mark);
+        undo_cut(w.a, mark);
         CHECK(w.core[1] == 10 && w.core[PAGE] == 20 && w.core[2 * PAGE] == 21 && w.core[3 * PAGE] == 0 &&
               w.core[4 * PAGE + 1] == 11);
     }
@@ -470,7 +470,7 @@ static void scenario(struct tracked *w)
     struct rcv_recovery report = {0};
     CHECK(undo_apply(w->a, mark, &report) == 0);
     tracker_rollback_to(w->a, mark);
-    undo_set_tail(w->a, mark);
+    undo_cut(w->a, mark);
     CHECK(commit(w->a) == 4);
     begin(w->a);
     poke(w, 2 * PAGE, 5);

@@ -59,7 +59,7 @@ static void test_random_writes_are_undone_to_any_mark(void)
             CHECK(undo_apply(a, marks[m], &report) == 0);
             CHECK(report.records >= 40);
             CHECK(memcmp(seen[m], nth_word(a, 0), sizeof seen[m]) == 0);
-            undo_set_tail(a, marks[m]);
+            undo_cut(a, marks[m]);
         }
         if (rnd(2))
             step_rollback(a);
@@ -209,7 +209,7 @@ static void test_a_scribbled_log_is_an_error_or_undone(void)
         int                 rc = undo_apply(a, 0, &report);
         CHECK(rc == 0 || rc == RCV_ERR_CORRUPT);
         damaged += rc != 0;
-        undo_set_tail(a, 0);
+        undo_cut(a, 0);
         phase_set(a, RCV_IDLE);
         lock_drop(a);
     }

@@ -40,7 +40,7 @@ static inline void begin(rcv_arena *a)
 
 static inline void end(rcv_arena *a)
 {
-    undo_set_tail(a, 0);
+    undo_cut(a, 0);
     phase_set(a, RCV_IDLE);
     tracker_leave(a);
     a->step_thread = 0;
@@ -90,7 +90,7 @@ static inline void tracked_array(struct tracked *w, rcv_arena *a, uint64_t pages
     memset(a->core + data, 0, pages * PAGE);
     phase_set(a, RCV_PUBLISH);
     heap_settle(a, data);
-    undo_set_tail(a, 0);
+    undo_cut(a, 0);
     phase_set(a, RCV_IDLE);
     lock_drop(a);
     tracked_use(w, a, data);

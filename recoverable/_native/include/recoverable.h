@@ -106,7 +106,7 @@ struct rcv_peer { /* a slot of the process table that is or was in use */
 struct rcv_peek { /* what can be told of a segment from outside */
     uint64_t size, claimed, used, reserved, overhead; /* as in struct rcv_stats */
     uint64_t commit_seq, recoveries, recovered_at /* seconds since the epoch, 0: never */;
-    uint64_t hot_pages, uid, phase;
+    uint64_t hot_pages, uid, phase, cuts;
     uint64_t backed[4][2]; /* offset and length of what has to have memory behind it */
     uint64_t holder; /* pid of the process inside a step at this moment, or 0 */
     uint64_t peers;  /* how many of peer[] */
@@ -116,6 +116,20 @@ struct rcv_peek { /* what can be told of a segment from outside */
 /* rcv_peek -- read header and tables of the segment behind `fd` (open for reading) without attaching: it stores nothing, takes
  * no lock, and nobody notices it. So numbers that belong together may be from different moments. Not-found: half-made. */
 RCV_API int rcv_peek(int fd, const char *name, struct rcv_peek *out);
+
+/* An image: the committed state of a segment that others may be working in, for reading only. It takes no lock and no slot
+ * and stores nothing, so nobody notices it. `fd` is open for reading and stays the caller's, open until rcv_image_close. What
+ * comes out serves as an arena to whatever reads outside a transaction, and to rcv_image_* alone otherwise.
+ *
+ * A read is an attempt: take; read; if the image grew meanwhile, what was read may be of two moments and counts for nothing
+ * (an error of it neither): take and read again. If it did not, all that was read is of the moment of the take. */
+RCV_API int      rcv_image_open(int fd, const char *name, rcv_arena **out); /* not-found: half-made */
+RCV_API void     rcv_image_close(rcv_arena *a);
+/* rcv_image_take -- fetch every page that has been met, all of one moment. RCV_ERR_BUSY: there was none within `nanos`. */
+RCV_API int      rcv_image_take(rcv_arena *a, uint64_t nanos);
+RCV_API uint64_t rcv_image_grew(const rcv_arena *a); /* pages met since the take */
+RCV_API int      rcv_image_full(const rcv_arena *a); /* 1: there were more than it can hold; the rest reads as zero */
+RCV_API void     rcv_image_forget(rcv_arena *a);     /* forget which pages were met: the next read is of something else */
 
 struct rcv_stats {
     /* the segment */

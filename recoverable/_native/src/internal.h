@@ -22,6 +22,9 @@
 /* The compiler must not move stores across this. No CPU fence is needed: a killed process's stores are all visible to
  * the next reader of the same memory, in program order as the CPU retired them. */
 #define store_fence() atomic_signal_fence(memory_order_seq_cst)
+/* A reader on another processor, without the lock, sees the stores before it no later than those after it. No instruction
+ * on x86-64. */
+#define reader_fence() atomic_thread_fence(memory_order_release)
 
 /* -- error.c -------------------------------------------------------------------------------------------- */
 
@@ -33,7 +36,10 @@ uint64_t os_page_size(void);
 int      os_map_shared(int fd, uint64_t off, uint64_t len, int prot, void **out);
 int      os_remap_shared(int fd, uint64_t off, void *at, uint64_t len, int prot); /* over what is there */
 int      os_remap_private(int fd, uint64_t off, void *at, uint64_t len);          /* writable; signal-safe */
+int      os_map_nothing(uint64_t len, void **out); /* addresses: private memory once they may be touched */
 int      os_unmap(void *at, uint64_t len);
+int      os_forget(void *at, uint64_t len);                  /* private memory: its content goes, it reads as zero */
+int      os_read(int fd, uint64_t off, void *to, uint64_t len); /* ENODATA: the object is shorter */
 int      os_protect(void *at, uint64_t len, int prot);       /* signal-safe */
 int      os_claim(int fd, uint64_t off, uint64_t len);       /* memory behind [off, off+len), in slices; signal-safe */
 int      os_release(int fd, uint64_t off, uint64_t len);     /* give it back (punch a hole) */
@@ -63,6 +69,7 @@ static inline uint64_t rcv_mix(uint64_t x) /* finaliser of splitmix64 (Steele, L
 
 /* -- segment.c: the mapped segment ---------------------------------------------------------------------- */
 
+struct rcv_image;   /* image.c */
 struct rcv_tracker; /* tracker.c */
 struct rcv_heap;    /* heap.c */
 
@@ -114,6 +121,7 @@ struct rcv_arena {
     struct rcv_counters n;
     struct rcv_hotspot  hotspots[RCV_HOTSPOTS];
     rcv_arena          *next; /* registry of open arenas (fork, trap) */
+    struct rcv_image   *image; /* this is no attached arena but an image of one: image.c */
 };
 
 static inline uint64_t rcv_data_claimed(const rcv_arena *a)
@@ -161,6 +169,10 @@ void lock_drop(rcv_arena *a);
  * alone. On damage: marks the header, RCV_ERR_CORRUPT. */
 int recover(rcv_arena *a, struct rcv_recovery *report);
 
+/* -- image.c: a reader without the lock --------------------------------------------------------------------- */
+
+bool image_fault(uintptr_t at); /* from the SIGSEGV handler: fetch the page there. false: it is no image's */
+
 /* -- undo.c: the undo log ------------------------------------------------------------------------------------ */
 
 /* undo_append -- save [off, off+len) before it is changed. Lock held, phase STEP. RCV_ERR_FULL: nothing appended. */
@@ -183,7 +195,7 @@ struct undo_record {
 int  undo_prev(rcv_arena *a, uint64_t *at, struct undo_record *out);
 /* undo_apply -- put the old bytes back, newest first, down to tail `mark`, without moving the tail. Counts into the report. */
 int  undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report);
-void undo_set_tail(rcv_arena *a, uint64_t tail); /* fence, store, fence */
+void undo_cut(rcv_arena *a, uint64_t tail);      /* the log gets shorter: announced to readers without the lock */
 void undo_trim(rcv_arena *a);                    /* in IDLE: give back what a huge step had claimed */
 void undo_rest(rcv_arena *a);                    /* a step is over: trim it after a while */
 void phase_set(rcv_arena *a, unsigned phase);    /* fence, store, fence */

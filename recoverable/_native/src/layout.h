@@ -21,7 +21,7 @@ typedef uint64_t rcv_off; /* bytes from the start of the segment; 0 is "none" */
 #endif
 
 #define RCV_MAGIC UINT64_C(0x314e455241564352) /* "RCVAREN1", little endian in memory */
-#define RCV_FORMAT 1u
+#define RCV_FORMAT 2u
 #define RCV_ENDIAN_MARK 0x01020304u
 
 #define RCV_SLICE ((uint64_t)256 * 1024)     /* memory is claimed in slices of at most this */
@@ -97,6 +97,7 @@ struct rcv_header {
     char             holder_handler[RCV_HANDLER_NAME]; /* its handler (a hint for messages) */
     uint64_t         calibration[4];     /* nanoseconds: trap, protect, compare, copy; 0 = not measured */
     _Atomic uint64_t recovered_at;       /* never undone: when `recoveries` last moved, seconds since the epoch */
+    _Atomic uint64_t cuts;               /* never undone: moves whenever the undo log gets shorter, odd meanwhile: image.c */
 
     _Alignas(64) struct rcv_commit_note ring[RCV_COMMIT_RING];
 };

@@ -55,6 +55,39 @@ int os_remap_private(int fd, uint64_t off, void *at, uint64_t len)
     return p == MAP_FAILED ? errno : 0;
 }
 
+/* os_map_nothing -- addresses that fault until os_protect gives them memory, which is private and reads as zero. */
+int os_map_nothing(uint64_t len, void **out)
+{
+    if (FAIL_NOW(RCV_FAIL_MMAP))
+        return ENOMEM;
+    void *p = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return errno;
+    *out = p;
+    return 0;
+}
+
+/* os_forget -- give private memory back: it reads as zero afterwards. */
+int os_forget(void *at, uint64_t len) { return madvise(at, len, MADV_DONTNEED) == 0 ? 0 : errno; }
+
+/* os_read -- all of [off, off+len) of the object. Unlike a mapping, it allocates nothing where there is a hole. */
+int os_read(int fd, uint64_t off, void *to, uint64_t len)
+{
+    for (uint8_t *at = to; len > 0;) {
+        ssize_t n = pread(fd, at, len, (off_t)off);
+        if (n == 0)
+            return ENODATA;
+        if (n < 0 && errno != EINTR)
+            return errno;
+        if (n > 0) {
+            at += n;
+            off += (uint64_t)n;
+            len -= (uint64_t)n;
+        }
+    }
+    return 0;
+}
+
 /* os_unmap -- take a mapping away. */
 int os_unmap(void *at, uint64_t len) { return munmap(at, len) == 0 ? 0 : errno; }
 

@@ -59,6 +59,7 @@ static void peek_header(rcv_arena *a, struct rcv_peek *out)
     out->recoveries = atomic_load(&h->recoveries);
     out->recovered_at = atomic_load(&h->recovered_at);
     out->phase = atomic_load(&h->phase);
+    out->cuts = atomic_load(&h->cuts);
     out->holder = holder != NULL ? holder->pid : 0;
     memcpy(out->handler, h->holder_handler, sizeof out->handler); /* a hint: it may change under us */
     out->handler[sizeof out->handler - 1] = '\0';

@@ -110,7 +110,7 @@ void reclaim_slice(rcv_arena *a)
     } else {
         (void)undo_apply(a, 0, &report);
     }
-    undo_set_tail(a, 0);
+    undo_cut(a, 0);
     CRASHPOINT("reclaim.after_tail");
     phase_set(a, RCV_IDLE);
     t->wrote = false; /* a slice undone is no request rolled back */

@@ -81,7 +81,7 @@ static int repair(rcv_arena *a, struct rcv_recovery *report)
     if ((rc = tracker_recover(a, phase != RCV_PUBLISH, report)) < 0)
         return rc;
     PHASE("recover.before_tail");
-    undo_set_tail(a, 0);
+    undo_cut(a, 0);
     PHASE("recover.before_phase");
     phase_set(a, RCV_IDLE);
     PHASE("recover.after_phase");

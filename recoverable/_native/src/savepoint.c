@@ -24,7 +24,7 @@ int rcv_rollback_to(rcv_txn *t, const struct rcv_mark *mark)
     struct rcv_recovery report = {0};
     int                 rc = MUTATED("savepoint.keep") ? 0 : undo_apply(t->arena, mark->undo_tail, &report);
     tracker_rollback_to(t->arena, mark->undo_tail);
-    undo_set_tail(t->arena, mark->undo_tail);
+    undo_cut(t->arena, mark->undo_tail);
     intent_truncate(t, mark->intents);
     t->log_epoch++;
     t->epoch++;
@@ -51,7 +51,7 @@ void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark)
     struct rcv_recovery report = {0};
     if (!MUTATED("operation.keep_half"))
         (void)undo_apply(t->arena, mark->undo_tail, &report);
-    undo_set_tail(t->arena, mark->undo_tail);
+    undo_cut(t->arena, mark->undo_tail);
     intent_truncate(t, mark->intents);
     t->log_epoch++;
     t->epoch++;

@@ -167,6 +167,7 @@ void capture_learn(rcv_arena *a); /* `trapped` is sorted, what is hot is known *
 
 /* -- trap.c -- */
 
+int  trap_handler(rcv_arena *a); /* install the handler */
 int  trap_install(rcv_arena *a); /* the handler, and this arena's view in its table */
 void trap_remove(rcv_arena *a);  /* the view only: others may have chained to the handler */
 /* trap_calibrate -- a store into [base, base+len) is copied to `log` and unprotected, as a trap would be. len 0: off. */

@@ -17,8 +17,8 @@
  *                                                  stores of the step go nowhere; the boundary rolls back and maps it again
  *      another thread, or no step at all           *stray*: that page becomes private memory; the boundary maps it back
  *
- * Everything else is *chained* to the handlers before us, newest first, each with the mask and flags that it asked for. A
- * handler that raises the signal again from inside finds us again, and we go on with the one before it, until the default
+ * A fault in an image, which is no arena (image.c), fetches the page there. Everything else is *chained* to the handlers
+ * before us, newest first, each with the mask and flags that it asked for. A handler that raises the signal again from inside finds us again, and we go on with the one before it, until the default
  * action is left, which is restored: a real fault then repeats, a signal that was sent is sent once more.
  *
  * A handler installed after ours gets our traps first. rcv_handler_mend() notices (it runs at every step's start while raw
@@ -374,6 +374,10 @@ static void handler(int sig, siginfo_t *info, void *context)
             return;
         }
     }
+    if (info->si_code == SEGV_ACCERR && image_fault((uintptr_t)info->si_addr)) {
+        errno = saved;
+        return;
+    }
     if (!is_reraised(info, context))
         chain(sig, info, context);
     errno = saved;
@@ -425,15 +429,22 @@ static int put_ours(void)
     return rc;
 }
 
-/* trap_install -- the handler, once a process, and this arena's view. A failure leaves the view out of the table. */
-int trap_install(rcv_arena *a)
+/* trap_handler -- the handler, once a process. */
+int trap_handler(rcv_arena *a)
 {
     int rc = put_ours();
     if (rc < 0)
         return rcv_raise(RCV_ERR_OS, -rc, "arena \"%s\": can't install a handler for SIGSEGV", a->name);
     atomic_store(&installed, true);
+    return 0;
+}
+
+/* trap_install -- and this arena's view. A failure leaves the view out of the table. */
+int trap_install(rcv_arena *a)
+{
+    int rc = trap_handler(a);
     (void)os_thread_id(); /* asked of the kernel here rather than in the first trap */
-    return view_register(a);
+    return rc != 0 ? rc : view_register(a);
 }
 
 /* trap_remove -- forget the view. The handler stays: whoever was installed after us may chain to it. */

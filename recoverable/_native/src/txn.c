@@ -90,6 +90,8 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
         a->pool = t->next;
         a->n_pool--;
     } else {
+        if (a->image != NULL)
+            return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" is being read without being attached: it has no transactions", a->name);
         t = os_calloc(1, sizeof *t);
         if (t == NULL)
             return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction");
@@ -266,7 +268,7 @@ static void back_to_committed(rcv_txn *t, struct rcv_recovery *report)
     PHASE("rollback.after_undo");
     if (!MUTATED("rollback.skip_pages"))
         tracker_revert(a);
-    undo_set_tail(a, 0);
+    undo_cut(a, 0);
     PHASE("rollback.after_tail");
     phase_set(a, RCV_IDLE);
 }
@@ -427,7 +429,7 @@ int rcv_txn_commit(rcv_txn *t)
     PHASE("commit.after_shadows");
     intent_settle(t);
     if (!MUTATED("commit.keep_tail"))
-        undo_set_tail(a, 0);
+        undo_cut(a, 0);
     PHASE("commit.after_tail");
     phase_set(a, RCV_IDLE);
     a->n.commits++;

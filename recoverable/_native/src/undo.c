@@ -16,9 +16,13 @@
  * as the tail stays where it is until all records have been applied. Newest first, because only the oldest record of a
  * byte holds its committed value.
  *
- * The order is kept by compiler fences alone. SIGKILL stops a thread between two instructions; whoever maps the memory
- * afterwards sees every store that had retired, in program order. No CPU fence adds anything to that, and one would cost
- * twice as much as the append.
+ * Against SIGKILL compiler fences keep that order. It stops a thread between two instructions; whoever maps the memory
+ * afterwards sees every store that had retired, in program order. No CPU fence adds anything to that.
+ *
+ * A reader on another processor that takes no lock (image.c) needs the order as well, while it happens. On x86-64 stores are
+ * seen in program order and the release fences below are no instruction; elsewhere they are a barrier each. What order
+ * can't give that reader is a log that gets shorter under it, so every cut is announced: `cuts` is odd while one is made, and
+ * another even number afterwards.
  *
  * The log is memory like the rest: `undo_claimed` says how far it is backed. It grows by slices, and after a huge step it is
  * cut back: mark first, then the memory, so that a mark never promises what is not there.
@@ -82,6 +86,14 @@ int undo_reserve(rcv_arena *a, uint64_t bytes)
                      "/dev/shm", a->name);
 }
 
+/* set_tail -- what was stored before stays before, what comes after stays after. */
+static inline void set_tail(rcv_arena *a, uint64_t tail)
+{
+    store_fence();
+    atomic_store_explicit(&a->hdr->undo_tail, tail, memory_order_release);
+    reader_fence();
+}
+
 /* push -- the record, then the tail; room is there. */
 static inline void push(rcv_arena *a, uint64_t tail, rcv_off off, uint32_t len, unsigned kind)
 {
@@ -97,7 +109,7 @@ static inline void push(rcv_arena *a, uint64_t tail, rcv_off off, uint32_t len, 
     struct rcv_undo_head head = {off, len, kind | RCV_UNDO_MARK};
     memcpy(to + padded, &head, sizeof head);
     CRASHPOINT("undo.append.before_tail");
-    undo_set_tail(a, tail + padded + sizeof head);
+    set_tail(a, tail + padded + sizeof head);
     CRASHPOINT("undo.append.after_tail");
     a->n.undo_bytes += len;
     a->n.undo_records++;
@@ -199,12 +211,18 @@ int undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report)
     return 0;
 }
 
-/* undo_set_tail -- what was stored before stays before, what comes after stays after. */
-void undo_set_tail(rcv_arena *a, uint64_t tail)
+/* undo_cut -- the log ends at `tail` now; what was above it is undone, or committed. Announced: see the top. Whoever died in
+ * the middle left an odd number, and the next cut makes another one of it. */
+void undo_cut(rcv_arena *a, uint64_t tail)
 {
+    _Atomic uint64_t *cuts = &a->hdr->cuts;
+    uint64_t          odd = (atomic_load_explicit(cuts, memory_order_relaxed) + 1) | 1;
     store_fence();
-    atomic_store_explicit(&a->hdr->undo_tail, tail, memory_order_release);
-    store_fence();
+    atomic_store_explicit(cuts, odd, memory_order_release);
+    reader_fence();
+    set_tail(a, tail);
+    atomic_store_explicit(cuts, odd + 1, memory_order_release);
+    reader_fence();
 }
 
 /* phase_set -- the same for the phase; storing RCV_PUBLISH is the commit. */
@@ -212,7 +230,7 @@ void phase_set(rcv_arena *a, unsigned phase)
 {
     store_fence();
     atomic_store_explicit(&a->hdr->phase, phase, memory_order_release);
-    store_fence();
+    reader_fence();
 }
 
 /* undo_trim -- in IDLE, with an empty log: give back what a huge step had claimed. A kill after the mark leaves memory
