@@ -169,6 +169,7 @@ def explore(
     progress: bool | Callable[[int, int], object] | None = None,
     max_failures: int | None = None,
     check: bool = True,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> Report:
     """Run something again and again, each time with a fault at the next point, and check what is left after each run.
 
@@ -198,6 +199,7 @@ def explore(
         progress: True writes a line to standard error; or a function that is given how many runs are done, and of how many.
         max_failures: Stop after so many runs that left something that does not hold. By default all are run.
         check: False returns the report also where something did not hold.
+        loop_factory: Makes the event loop: `uvloop.new_event_loop`, say. By default asyncio does.
 
     Returns:
         What was covered, and what was found.
@@ -229,6 +231,7 @@ def explore(
             timeout,
             progress,
             max_failures,
+            loop_factory or asyncio.new_event_loop,
         )
         stack.enter_context(quietly())
         stack.callback(explorer.close)
@@ -297,6 +300,7 @@ class _Explorer:
         timeout: float,
         progress: bool | Callable[[int, int], object] | None,
         max_failures: int | None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop],
     ) -> None:
         self.target, self.arena, self.app, self.before = target, arena, app, before
         self.chosen, self.files, self.timeout = chosen, files, timeout
@@ -305,7 +309,7 @@ class _Explorer:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.site: Any = None
         if app is not None or inspect.iscoroutinefunction(target):
-            self.loop = asyncio.new_event_loop()
+            self.loop = loop_factory()
             self.loop.set_exception_handler(lambda loop, context: None)  # a task's: a fault's doing, mostly
         self.board = mmap.mmap(-1, mmap.PAGESIZE)
         self.report = Report(getattr(target, "__qualname__", repr(target)), seed, depth)

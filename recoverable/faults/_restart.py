@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import select
 import selectors
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recoverable._native import _core
@@ -88,11 +91,27 @@ def _reattach(arena: Arena) -> Arena:
 
 
 def fresh_selector(loop: asyncio.AbstractEventLoop) -> None:
-    """In a forked child: give a loop its own epoll instance, since the one that it has is the parent's as well."""
+    """In a forked child: give a loop its own epoll instance, since the one that it has is the parent's as well.
+
+    What the child no longer listened to, a connection that it has closed, say, the parent would not hear of either.
+    """
     old = getattr(loop, "_selector", None)
     if not isinstance(old, selectors.BaseSelector):
-        return  # uvloop; its parent waits meanwhile, and the child's descriptors go with it
+        backend = getattr(loop, "_get_backend_id", None)  # uvloop's
+        if backend is not None:
+            _fresh_epoll(backend())
+        return
     new = type(old)()
     for key in list(old.get_map().values()):
         new.register(key.fileobj, key.events, key.data)
     loop._selector = new  # type: ignore[attr-defined]
+
+
+def _fresh_epoll(descriptor: int) -> None:
+    """Put a new epoll instance that listens to the same in the place of one; whoever uses it does not notice."""
+    with select.epoll() as new:
+        for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
+            if line.startswith("tfd:"):
+                _, file, _, events, *_ = line.split()
+                new.register(int(file), int(events, 16))
+        os.dup2(new.fileno(), descriptor, inheritable=False)

@@ -1,12 +1,15 @@
-"""Other examples than the bank, explored: containers with a callback, raw writes, an independent transaction."""
+"""Other examples than the bank, explored: callbacks, raw writes, an independent transaction, messages of a WebSocket."""
 
 from __future__ import annotations
 
 import uuid
 from typing import Any
 
+import aiohttp
 import pytest
+import uvloop
 
+from examples.chat import server as chat
 from examples.features import server as features
 from examples.leaderboard import server as leaderboard
 from examples.shop import server as shop
@@ -105,3 +108,54 @@ def test_every_point_of_a_game(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.ok
     assert report.tried == report.found
     assert {"rolled back", "committed", "other"} == set(report.outcomes)
+
+
+heard: list[dict[str, Any]] = []
+
+
+async def talk(client: Any) -> str:
+    """Let two people into a room, and one say something; note what they hear."""
+    limits = aiohttp.ClientWSTimeout(ws_receive=0.5, ws_close=0.5)
+    async with (
+        client.ws_connect("/rooms/lobby?who=bob", timeout=limits) as bob,
+        client.ws_connect("/rooms/lobby?who=ann", timeout=limits) as ann,
+    ):
+        for each in (bob, ann):
+            heard.append(await each.receive_json())
+        await ann.send_json({"text": "hello"})
+        answer = await ann.receive_json()
+        if "error" in answer:
+            return "refused"
+        heard.extend([answer, await bob.receive_json()])
+    return "said"
+
+
+def a_word_was_said(arena: Arena) -> None:
+    """Fill the arena as the chat's first day does, and a room."""
+    chat.make_app(arena)
+    with arena.transaction():
+        arena.root["rooms"]["lobby"] = {"said": 1, "history": chat.Deque(maxlen=chat.KEPT)}
+        arena.root["rooms"]["lobby"]["history"].append({"n": 1, "who": "bob", "text": "hi"})
+
+
+def all_that_was_heard_is_kept(arena: Arena) -> bool:
+    """What was said is numbered, and nobody has heard what is not in the history."""
+    room = arena.root["rooms"]["lobby"].to_python()
+    numbers = [message["n"] for message in room["history"]]
+    return numbers == list(range(1, room["said"] + 1)) and all(message in room["history"] for message in heard)
+
+
+def test_every_point_of_a_message() -> None:
+    """A message over a WebSocket is kept and told, or neither, whatever happens to its transaction or its connection."""
+    report = explore(
+        talk,
+        app=chat.make_app,
+        prepare=a_word_was_said,
+        invariant=all_that_was_heard_is_kept,
+        before=heard.clear,
+        loop_factory=uvloop.new_event_loop,  # as the example serves
+    )
+    assert report.ok
+    assert report.tried == report.found
+    assert report.found.keys() == {"line", "await", "write", "alloc", "commit", "phase"}
+    assert set(report.outcomes) == {"rolled back", "committed"}

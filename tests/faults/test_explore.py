@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 
 import recoverable
@@ -30,6 +31,8 @@ from recoverable.faults import (
     Timeout,
     explore,
 )
+from recoverable.faults._restart import fresh_selector
+from support.forks import in_child
 
 IN_PROCESS = ("line", "await", "write", "alloc", "conflict")
 
@@ -321,6 +324,52 @@ def test_a_handler_behind_http_is_explored() -> None:
     assert report.outcomes.keys() == {"rolled back", "committed"}
     assert report.found["await"] == 1
     assert report.lines.keys() == {__file__}
+
+
+@pytest.mark.slow
+@pytest.mark.crash
+@pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
+def test_uvloop_is_explored_as_well() -> None:
+    """On uvloop the same points are reached, children that are killed included, and leave the same."""
+    options: Any = {"app": shop, "prepare": fill, "invariant": total}
+    here, there = explore(order, **options), explore(order, loop_factory=uvloop.new_event_loop, **options)
+    assert there.ok
+    assert (there.found, there.tried, there.outcomes) == (here.found, here.tried, here.outcomes)
+    assert not there.missed
+
+
+@pytest.mark.parametrize("make", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_a_child_does_with_its_loop_is_not_the_parents(make: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """A connection that a forked child has closed is heard of by the parent's loop all the same."""
+    loop = make()
+
+    async def opened() -> tuple[Any, ...]:
+        accepted = loop.create_future()
+        server = await asyncio.start_server(lambda *pair: accepted.set_result(pair), "127.0.0.1", 0)
+        return server, *await asyncio.open_connection(*server.sockets[0].getsockname()), *await accepted
+
+    async def close() -> str:
+        writer.close()
+        there.close()
+        await writer.wait_closed()
+        await there.wait_closed()
+        return "closed"
+
+    async def talk() -> bytes:
+        writer.write(b"still there?\n")
+        return await asyncio.wait_for(heard.readline(), 5)
+
+    server, _, writer, heard, there = loop.run_until_complete(opened())
+
+    def child() -> str:
+        fresh_selector(loop)
+        return loop.run_until_complete(close())
+
+    assert in_child(child).value == "closed"
+    assert loop.run_until_complete(talk()) == b"still there?\n"
+    server.close()
+    loop.run_until_complete(close())
+    loop.close()
 
 
 @pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")

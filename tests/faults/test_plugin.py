@@ -238,6 +238,40 @@ def test_parameters(faults, arena, n):
     assert "a test enters `faults` once" in out
 
 
+def test_kills_on_uvloop(run: Run) -> None:
+    """A child that is forked within a running uvloop dies in the block; the test's own connection is good behind it."""
+    out = run(
+        """
+import uvloop
+
+@pytest.fixture(scope="session")
+def event_loop_policy():
+    return uvloop.EventLoopPolicy()
+
+killed = []
+
+@pytest.mark.faults(points="kill")
+async def test_pay(faults, client):
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+    async with client.post("/pay") as response:
+        assert response.status == 200
+    async with faults:
+        async with client.post("/pay") as response:
+            await response.read()
+    assert faults.arena.root["a"] + faults.arena.root["b"] == 100
+    killed.append(faults.killed)
+    async with client.post("/pay") as response:
+        assert response.status == 200
+
+def test_after():
+    assert killed.count(False) == 2 and killed.count(True) > 20
+""",
+        "-W",
+        "ignore:Overriding the:pytest.PytestDeprecationWarning",
+    )
+    assert "2 passed in" in out, out
+
+
 def test_a_second_fault_and_limits(run: Run) -> None:
     """depth=2 finds the bug in what mends a failure; max_points takes a sample and says so."""
     out = run(
