@@ -14,7 +14,8 @@ myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "recoverable"
-html_static_path = []
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 highlight_language = "none"
 pygments_style = "friendly"
 pygments_dark_style = "monokai"

@@ -102,7 +102,7 @@ def test_the_page_has_every_event_at_its_levels_with_its_fields() -> None:
         always, ever = set.intersection(*fields), set.union(*fields)
         code[event] = ({form["log_level"] for form in forms}, always, ever - always)
     page = {}
-    for event, level, fields, _ in rows("Events"):
+    for event, level, fields, _ in rows("All events"):
         always, _, sometimes = fields.partition("sometimes")
         (name,) = words(event)
         assert name not in page, "twice"
