@@ -16,6 +16,8 @@ from recoverable import errors
 def codes() -> dict[str, int]:
     """Return `enum rcv_error` as the header has it."""
     header = Path(__file__).parents[2] / "recoverable" / "_native" / "include" / "recoverable.h"
+    if not header.exists():
+        pytest.skip("needs the C header, which is in the source tree and the sdist, not in a wheel")
     return {name: int(number) for name, number in re.findall(r"(RCV_ERR_\w+) = (-\d+)", header.read_text())}
 
 
