@@ -1,0 +1,239 @@
+"""What do the metrics for Prometheus cost a server's throughput?
+
+One server, aiohttp on uvloop, `setup()`, `@recoverable` and `/metrics`, answers a JSON hello and counts it in the arena, so
+that each request is a run that commits and that metrics count. It is told to count or not to count, in turn: it is the
+same process and the same memory, so nothing else differs. It is loaded in short bursts, hundreds of times in turn, by
+the CPU time that it used, and by `wrk` over loopback, in pairs. What end-to-end figures can't resolve, the same handler
+in a loop of its own does. Last, what a scrape costs by how many handlers there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import shutil
+import signal
+import statistics
+import sys
+import time
+import urllib.request
+from typing import Any
+
+from benchmarks.harness import Report, Settings, Spread, compare, digits, progress
+from benchmarks.hello import Server
+
+STEPS = 3  # awaits of the handler that waits
+
+
+def serve() -> None:
+    """Run the server until SIGTERM; prints its port. `/meter/on` and `/meter/off` have it count or not."""
+    import uvloop
+    from aiohttp import web
+
+    import recoverable.aiohttp
+    import recoverable.metrics
+    from recoverable import Arena
+    from recoverable._native.runtime import meter
+
+    app = web.Application()
+    arena = Arena.open(f"bench-metrics-{os.getpid()}", size="16 MiB")
+    Arena.unlink(arena.name)  # it lives as long as we have it open
+    root = arena.root
+    with arena.transaction():
+        root["hits"] = 0
+
+    @recoverable.recoverable
+    async def counts(request: web.Request) -> web.Response:
+        root["hits"] += 1
+        return web.json_response({"message": "hello"})
+
+    async def switch(request: web.Request) -> web.Response:
+        if request.match_info["to"] == "on":
+            recoverable.metrics.register()
+        else:
+            meter(False)
+        return web.Response()
+
+    recoverable.aiohttp.setup(app, arena)
+    recoverable.metrics.setup(app)
+    app.add_routes([web.get("/", counts), web.get("/meter/{to}", switch)])
+
+    async def main() -> None:
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        print(site._server.sockets[0].getsockname()[1], flush=True)
+        done = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
+        await done.wait()
+        await runner.cleanup()
+
+    uvloop.run(main())
+
+
+def run(settings: Settings) -> Report:
+    report = Report("metrics", "What do the metrics for Prometheus cost?")
+    extra = _in_process(report, settings)
+    if shutil.which("wrk") is None:
+        report.note("No server was loaded: `wrk` is not installed (Debian: apt install wrk).")
+        return report
+    short: dict[str, list[float]] = {"off": [], "on": []}
+    rates: dict[str, list[float]] = {"off": [], "on": []}
+    cpu: dict[str, list[float]] = {"off": [], "on": []}
+    server = Server("", module="benchmarks.metrics")
+
+    def both(i: int) -> list[str]:
+        return ["off", "on"] if i % 2 == 0 else ["on", "off"]
+
+    def switch(to: str) -> None:
+        urllib.request.urlopen(f"{server.url}meter/{to}", timeout=30).close()
+
+    try:
+        server.load(1)
+        many = settings.pick(2000, 20)
+        for i in range(many):
+            progress(f"metrics: burst {i + 1} of {many}")
+            for to in both(i):
+                switch(to)
+                server.burst(1)  # caches
+                short[to].append(server.burst(10))
+        rounds = settings.pick(20, 2)
+        for i in range(rounds):
+            progress(f"metrics: round {i + 1} of {rounds}")
+            for to in both(i):
+                switch(to)
+                rate, spent = server.load(settings.pick(2, 1))
+                rates[to].append(rate)
+                cpu[to].append(spent)
+    finally:
+        progress("")
+        server.stop()
+
+    def lost(values: dict[str, list[float]], faster: bool) -> Spread:
+        """Percent of throughput that counting costs, pair by pair."""
+        pairs = zip(values["on"], values["off"], strict=True)
+        return Spread.of((1 - (on / off if faster else off / on)) * 100 for on, off in pairs)
+
+    request = statistics.median(cpu["off"])
+    report.aim("of a request's server CPU time under wrk, what counting takes in a loop", 1.0,
+               extra.scaled(100 / request), "%")  # fmt: skip
+    bursts, pairs = lost(short, False), lost(rates, True)
+    report.aim("lost throughput by server CPU time, in bursts of 160 requests", 1.0, bursts, "%")
+    report.figure("lost requests a second under wrk, %", pairs)
+    rows = []
+    for to in ("off", "on"):
+        for what, values in (("requests/s", rates), ("CPU µs under wrk", cpu), ("CPU µs in bursts", short)):
+            report.figure(f"{to}: {what}", Spread.of(values[to]))
+        rows.append([f"metrics {to}", *(str(Spread.of(values[to])) for values in (short, cpu, rates))])
+    report.table(
+        "a JSON hello that is counted in the arena, 16 connections",
+        ["server", "CPU µs in bursts", "CPU µs under wrk", "requests/s under wrk"],
+        rows,
+    )
+    report.note(
+        f"The median of {bursts.rounds:,} pairs of bursts is known to ± {digits(_notch(bursts))} points (95 %, by McGill's "
+        f"notches). By requests a second under wrk, {pairs.rounds} pairs lost {pairs} %, ± {digits(_notch(pairs))}: where "
+        "that is more than the aim, requests a second can't tell whether it is met."
+    )
+    return report
+
+
+def _notch(spread: Spread) -> float:
+    """Return how far off a median may be, at 95 % (McGill, Tukey, Larsen 1978)."""
+    return 1.57 * (spread.high - spread.low) / math.sqrt(spread.rounds)
+
+
+def _in_process(report: Report, settings: Settings) -> Spread:
+    """Time handlers without a server; return µs that counting adds to the one that does least."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    import recoverable.metrics
+    from recoverable import Arena
+    from recoverable._native.runtime import meter
+
+    registry = CollectorRegistry()
+
+    with Arena.temporary("16 MiB", name=f"bench-metrics-{os.getpid()}") as arena:
+        root = arena.root
+        with arena.transaction():
+            root["hits"] = 0
+
+        @recoverable.recoverable
+        async def counts() -> None:
+            root["hits"] += 1
+
+        @recoverable.recoverable
+        async def waits() -> None:
+            for _ in range(STEPS):
+                root["hits"] += 1
+                await asyncio.sleep(0)
+
+        @recoverable.recoverable(commit_if=bool)  # an exception would be told in an event, which costs far more
+        async def refuses() -> None:
+            root["hits"] += 1
+
+        def case(handler: Any, on: bool) -> Any:
+            async def times(n: int) -> None:
+                for _ in range(n):
+                    await handler()
+
+            def work(n: int) -> None:
+                if on:
+                    recoverable.metrics.register(registry)
+                loop.run_until_complete(times(n))
+                meter(False)
+
+            return work
+
+        kinds = {
+            "one write, committed": counts,
+            f"{STEPS} writes, an await after each": waits,
+            "one write, rolled back": refuses,
+        }
+        loop = asyncio.new_event_loop()
+        cases = {
+            f"{name}: {'on' if on else 'off'}": case(handler, on)
+            for name, handler in kinds.items()
+            for on in (False, True)
+        }
+        timed = compare(cases, settings, rounds=settings.pick(61, 5), title="metrics")
+        loop.close()
+        rows = []
+        for name in kinds:
+            off, on = timed[f"{name}: off"], timed[f"{name}: on"]
+            more = timed.difference(f"{name}: on", f"{name}: off")
+            report.figure(f"{name}: µs more", more.scaled(1e-3))
+            rows.append([name, *(str(spread.scaled(1e-3)) for spread in (off, on, more))])
+        report.table(
+            "handlers in a loop of their own, µs of CPU time", ["handler", "metrics off", "on", "difference"], rows
+        )
+        extra = timed.difference("one write, committed: on", "one write, committed: off").scaled(1e-3)
+
+        recoverable.metrics.register(registry, handlers=1000)
+        rows = []
+        made = 0
+        for handlers in (1, 10, 100, 1000):
+            while made < handlers:
+
+                async def handler() -> None:
+                    root["hits"] += 1
+
+                handler.__qualname__ = f"handler_{made}"
+                asyncio.run(arena.run(handler))
+                made += 1
+            samples = []
+            for _ in range(settings.pick(21, 3)):
+                begun = time.thread_time_ns()
+                size = len(generate_latest(registry))
+                samples.append((time.thread_time_ns() - begun) / 1e6)
+            report.figure(f"scrape of {handlers} handlers, ms", Spread.of(samples))
+            rows.append([f"{handlers:,}", str(Spread.of(samples)), f"{size / 1024:,.0f}"])
+        meter(False)
+        report.table("a scrape, by handlers that have run", ["handlers", "CPU ms", "KiB"], rows)
+    return extra
+
+
+if __name__ == "__main__":
+    sys.exit(serve())
