@@ -136,7 +136,7 @@ static void savepoints(void)
     CHECK(w.a->n.traps == traps + 2);
     CHECK(undo_apply(w.a, mark, &report) == 0);
     tracker_rollback_to(w.a, mark);
-    undo_set_tail(w.a, mark);
+    undo_cut(w.a, mark);
     CHECK(w.core[3 * PAGE] == 1 && w.core[4 * PAGE] == 0);
     uint64_t vain = w.a->n.captured_in_vain;
     CHECK(commit(w.a) == 1);
@@ -210,7 +210,7 @@ static void only_array_memory(void)
     CHECK(lock_take(w.a) == 0);
     phase_set(w.a, RCV_STEP);
     CHECK(heap_commit_free(w.a, w.data) == 0);
-    undo_set_tail(w.a, 0);
+    undo_cut(w.a, 0);
     phase_set(w.a, RCV_IDLE);
     lock_drop(w.a);
     CHECK(!heap_page_live(w.a, w.first + 3));

@@ -402,7 +402,7 @@ int rcv_txn_commit(rcv_txn *t)
     if (rc == 0 && t->n_writes == 0 && t->n_intents == 0 && (tail == 0 || tracker_wrote_nothing(a))) {
         /* Pages that ended as they began need no commit, but protection. */
         tracker_revert(a);
-        undo_set_tail(a, 0);
+        undo_cut(a, 0);
         phase_set(a, RCV_IDLE);
         unmount(t);
         t->report.micros = clock_end(t, begun) / 1000;
