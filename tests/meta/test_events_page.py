@@ -24,20 +24,21 @@ REPORT = {
     **dict.fromkeys(("conflict_path", "conflict_key", "winner"), "x"),
 }
 
-#: For each parameter of the functions of events.py, what it is called with: all combinations of them.
+#: What parameters are given, by their annotations: all combinations of them.
 VALUES: dict[str, list[Any]] = {
-    **{key: ["x"] for key in ("name", "handler", "request_id", "then", "found", "hook", "detail")},
-    **{key: ["x"] for key in ("source", "fault_id", "fault", "at", "where")},
-    "exception": ["x", None],
-    **{key: [1] for key in ("size", "processes", "attempt", "seed")},
-    "asked_size": [None, 2],
-    "report": [REPORT],
-    "offsets": [[1]],
-    "rules": [["x"]],
-    "error": [ValueError()],
-    "expected": [False, True],
+    "str": ["x"],
+    "str | None": ["x", None],
+    "int": [1],
+    "int | None": [2, None],
+    "bool": [False, True],
+    "list[int]": [[1]],
+    "list[str]": [["x"]],
+    "BaseException": [ValueError()],
+    "BaseException | None": [ValueError(), None],
+    "Report": [REPORT],
+    "Recovery": [Recovery(phase="x", records=1, bytes=1, pages=1, chunks=1, microseconds=1, handler="x", pid=1)],
 }
-RECOVERY = Recovery(phase="x", records=1, bytes=1, pages=1, chunks=1, microseconds=1, handler="x", pid=1)
+THEN = ["raise", "rerun"]
 
 #: Functions that write no event: they answer questions.
 ASKED = {"committed_wanted", "traceback_told"}
@@ -54,18 +55,10 @@ TYPES = {
 def calls() -> Iterator[tuple[str, dict[str, Any]]]:
     """Give every way of calling each function that writes an event."""
     for name in sorted(set(events.__all__) - ASKED):
-        parameters = list(inspect.signature(getattr(events, name)).parameters)
-        match name:
-            case "arena_recovered":
-                values = {**VALUES, "report": [RECOVERY]}
-            case "request_conflict":
-                values = {**VALUES, "then": ["rerun", "raise"]}
-            case "request_rolled_back":
-                values = {**VALUES, "error": [None, ValueError()]}
-            case _:
-                values = VALUES
-        for chosen in itertools.product(*(values[parameter] for parameter in parameters)):
-            yield name, dict(zip(parameters, chosen, strict=True))
+        parameters = inspect.signature(getattr(events, name)).parameters.values()
+        values = [THEN if parameter.name == "then" else VALUES[parameter.annotation] for parameter in parameters]
+        for chosen in itertools.product(*values):
+            yield name, {parameter.name: value for parameter, value in zip(parameters, chosen, strict=True)}
 
 
 def written() -> dict[str, list[dict[str, Any]]]:
