@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -191,7 +192,7 @@ def run(settings: Settings) -> Report:
     def draw(axes: Any) -> None:
         axes.boxplot(
             [short[kind] for kind in KINDS],
-            tick_labels=[kind.replace(" and ", "\nand ").replace(", ", ",\n") for kind in KINDS],
+            tick_labels=[textwrap.fill(kind, 18) for kind in KINDS],
         )
         axes.set(ylabel="server CPU µs a request", title="JSON hello, aiohttp on uvloop")
         axes.grid(axis="y", alpha=0.3)

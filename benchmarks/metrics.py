@@ -117,7 +117,7 @@ def run(settings: Settings) -> Report:
         return Spread.of((1 - (on / off if faster else off / on)) * 100 for on, off in pairs)
 
     request = statistics.median(cpu["off"])
-    report.aim("of a request's server CPU time under wrk, what counting takes in a loop", 1.0,
+    report.aim("counting in a loop of its own, as a share of a request's server CPU time under wrk", 1.0,
                extra.scaled(100 / request), "%")  # fmt: skip
     bursts, pairs = lost(short, False), lost(rates, True)
     report.aim("lost throughput by server CPU time, in bursts of 160 requests", 1.0, bursts, "%")
