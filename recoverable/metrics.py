@@ -74,7 +74,10 @@ _TOTALS: Final = (
     ("pages_copied", "pages_copied", "Pages copied: pre-images and shadows."),
     ("promotions", "promotions", "Pages made hot."),
     ("demotions", "demotions", "Hot pages given up."),
+    ("pages_captured", "pages_captured", "Pages made writable ahead, because their handler was going to write them."),
+    ("pages_captured_in_vain", "captured_in_vain", "Those of them that it did not write."),
     ("stray_writes", "strays", "Raw writes outside any step, taken back."),
+    ("doomed_steps", "dooms", "Steps that ran out of memory in a raw write."),
     ("map_fallbacks", "map_fallbacks", "Times that the kernel had no map entries left."),
 )
 
