@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import served
-from benchmarks.evaluation import PAGE, SHOWN, measured_costs
+from benchmarks.evaluation import PAGE, SHOWN, fixed_set, measured_costs
 from benchmarks.harness import Report, Settings, Spread, compare, digits, progress
 from recoverable import Arena, Array
 from recoverable.speculation import Evaluation, Recording, evaluate
@@ -114,9 +114,11 @@ def cut(recording: Recording, steps: int) -> Recording:
 
 def shadow(report: Report, recordings: dict[str, Recording], costs: Any) -> None:
     found: dict[str, Evaluation] = {}
+    alone: dict[str, int] = {}  # adaptive without profiles
     for name, recording in recordings.items():
         progress(f"shadow: {name}")
         found[name] = evaluate(recording, SHOWN, costs)
+        alone[name] = evaluate(recording, {"adaptive": {"profiles": 0}}, costs).outcomes["adaptive"].ns
     progress("")
     rows, counts = [], []
     for name, e in found.items():
@@ -124,8 +126,9 @@ def shadow(report: Report, recordings: dict[str, Recording], costs: Any) -> None
         rows.append(
             [
                 name,
-                *(digits(ns / n / 1e3) for ns in (e.optimum, e.on_demand)),
+                *(digits(ns / n / 1e3) for ns in (e.optimum, e.on_demand, fixed_set(recordings[name], costs))),
                 *(digits(e.outcomes[policy].ns / n / 1e3) for policy in SHOWN),
+                digits(alone[name] / n / 1e3),
                 digits(e.outcomes["adaptive"].ns / e.optimum),
             ]
         )
@@ -139,8 +142,8 @@ def shadow(report: Report, recordings: dict[str, Recording], costs: Any) -> None
                 ]
             )
     report.table(
-        "Modelled µs a checkpoint, on what the servers wrote",
-        ["server", "optimum", "on demand", *SHOWN, "adaptive over optimum"],
+        "Modelled µs a checkpoint, on what the servers wrote; without profiles: `adaptive`",
+        ["server", "optimum", "on demand", "fixed set", *SHOWN, "without profiles", "adaptive over optimum"],
         rows,
     )
     report.table(

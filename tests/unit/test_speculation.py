@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from benchmarks.served import NAMES
+from benchmarks.streams import load
 from recoverable import Arena, Array, Counter, Deque
 from recoverable._native import _core
 from recoverable.errors import ArenaOptionError
@@ -377,3 +379,13 @@ def test_evaluate_refuses_what_there_is_not() -> None:
     with pytest.raises(ArenaOptionError, match="from 1 to"):
         evaluate(recording, {"active-cks": {"epochs": 0}})
     assert evaluate(Recording.of([])).optimum == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", NAMES)
+def test_adaptive_on_what_servers_write(server: str) -> None:
+    """On each recorded stream of the examples `adaptive` is within twice the optimum, and no dearer than never guessing."""
+    found = evaluate(load(server), ["adaptive", "incremental"], Costs(7500, 3300, 110, 180))
+    adaptive = found.outcomes["adaptive"].ns
+    assert adaptive <= 2 * found.optimum
+    assert adaptive <= found.outcomes["incremental"].ns
