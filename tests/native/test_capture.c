@@ -245,6 +245,14 @@ static void bounds(void)
     for (int i = 0; i < 3; i++)
         step(&w, TWO, SET, SET_N, true);
     CHECK(step(&w, TWO, SET, SET_N, true) == 0);
+    uint32_t pages[65]; /* as many as there are places, and one that is another each time: those that are known stay */
+    for (uint32_t i = 0; i < 64; i++)
+        pages[i] = i;
+    for (uint32_t i = 0; i < 50; i++) {
+        pages[64] = 70 + 3 * i;
+        uint64_t traps = step(&w, ONE, pages, 65, true);
+        CHECK(i < 20 || traps == 1);
+    }
     CHECK(rcv_profiles(w.a, -1) == 1 && rcv_profiles(w.a, 0) == 0);
     CHECK(step(&w, TWO, SET, SET_N, true) == SET_N);
     CHECK(rcv_profiles_read(w.a, all, RCV_PROFILES) == 0 && rcv_profiles(w.a, -1) == 0);

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from recoverable import Arena, Array
+from recoverable import Arena, Array, codecs
 from recoverable.errors import ArenaOptionError, ConflictError
 from recoverable.speculation import Costs, Recording, evaluate
 from support.forks import in_child
@@ -219,6 +219,43 @@ def test_edits_and_items_beside_captured_writes(arena: Arena) -> None:
     assert arena.stats().traps_avoided > 0
 
 
+class Nosy:
+    """A value whose codec writes raw, into the arena that the test has open."""
+
+
+@pytest.mark.parametrize("profiles", [False, True])
+def test_raw_writes_inside_an_operation_that_fails(arena: Arena, profiles: bool) -> None:
+    """What trapped or was captured while a failing operation ran is logged anew when it is written after it."""
+
+    def encode(_: Nosy) -> bytes:
+        arena.root["a"].view[3, 5] = 7
+        return b""
+
+    def handler(fail: bool) -> None:
+        with contextlib.suppress(Undone), arena.transaction():
+            with contextlib.suppress(TypeError):
+                arena.root["d"].update({"good": Nosy(), "bad": object()})
+            arena.root["a"].view[[3, 4], 5] = 9
+            if fail:
+                raise Undone
+
+    codecs.register_codec(Nosy, encode, lambda _: Nosy(), name="nosy")
+    try:
+        arena.profiles = profiles
+        with arena.transaction():
+            arena.root["d"] = {}
+        for _ in range(3):
+            handler(False)
+            assert column(arena)[3:5] == [9, 9]
+            with arena.transaction():
+                arena.root["a"].view[:, 5] = 1
+            handler(True)
+            assert column(arena)[3:5] == [1, 1]
+        assert len(arena.root["d"]) == 0
+    finally:
+        del codecs._by_type[Nosy], codecs._by_name["nosy"]
+
+
 def test_memory_that_has_become_another_s_is_left_alone() -> None:
     """Where an Array was deleted, its handler captures nothing; where a new one lies, that one's bytes are safe."""
     with Arena.temporary(size="4 MiB", policy="incremental", policy_options={"profiles": 1}) as arena:
@@ -332,6 +369,11 @@ def test_the_policy_still_sees_what_is_captured() -> None:
         stats = arena.stats()
         assert traps == [8, 8] + [0] * 18
         assert stats.captured_in_vain == 0
+        assert stats.hot_pages == 1
+        for n in range(5):  # in vain: no writes that could make them hot
+            left(arena, [], n)
+        stats = arena.stats()
+        assert stats.captured_in_vain == 5 * 8
         assert stats.hot_pages == 1
 
 

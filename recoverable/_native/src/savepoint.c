@@ -45,12 +45,13 @@ void rcv_op_begin(rcv_txn *t, struct rcv_mark *out)
     *out = (struct rcv_mark){.undo_tail = undo_tail(t->arena), .intents = t->n_intents, .epoch = t->epoch};
 }
 
-/* rcv_op_fail -- announced writes only: the operation had no raw ones. */
+/* rcv_op_fail -- announced writes; and raw ones of user code that ran inside it (codecs), to pages that it trapped on. */
 void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark)
 {
     struct rcv_recovery report = {0};
     if (!MUTATED("operation.keep_half"))
         (void)undo_apply(t->arena, mark->undo_tail, &report);
+    tracker_rollback_to(t->arena, mark->undo_tail);
     undo_cut(t->arena, mark->undo_tail);
     intent_truncate(t, mark->intents);
     t->log_epoch++;

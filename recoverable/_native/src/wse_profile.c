@@ -144,7 +144,7 @@ static void admit(struct wse_profile *p, uint32_t page)
         for (uint32_t i = 1; i < p->n; i++)
             if (p->known[i].chance < p->known[least].chance)
                 least = i;
-        if (p->known[least].chance > ONE / 2)
+        if (p->known[least].chance >= ONE / 2) /* as good as the new one */
             return;
         p->n--;
         memmove(&p->known[least], &p->known[least + 1], (p->n - least) * sizeof *p->known);
