@@ -62,6 +62,7 @@ _GAUGES: Final = (
     ("overhead_bytes", "overhead", "Memory behind everything but data: tables, undo log, shadows."),
     ("hot_pages", "hot_pages", "Pages in the estimated writable working set."),
     ("processes", "processes", "Processes that have the arena open."),
+    ("profiled_handlers", "profiles", "Handlers of this process whose raw writes have a profile."),
     ("raw_buffers", "raw_buffers", "Raw buffers of this process: array views, memoryviews."),
     ("transactions_in_flight", "in_flight", "Transactions of this process that have not ended."),
 )
@@ -107,6 +108,11 @@ class _Families:
             "Time of a run's checkpoints: entering its steps, leaving them at an await, commit or rollback.",
             labels=_BY_HANDLER,
         )
+        self.predicted = GaugeMetricFamily(
+            "recoverable_predicted_pages",
+            "Pages that a handler's next run is expected to write raw: its part of the working set.",
+            labels=_BY_HANDLER,
+        )
         self.gauges = {
             field: GaugeMetricFamily(f"recoverable_arena_{name}", text, labels=["arena"])
             for name, field, text in _GAUGES
@@ -118,7 +124,7 @@ class _Families:
 
     def __iter__(self) -> Iterator[Metric]:
         yield from self.counts.values()
-        yield from (self.rollbacks, self.conflicts, self.reruns, self.checkpoints)
+        yield from (self.rollbacks, self.conflicts, self.reruns, self.checkpoints, self.predicted)
         yield from self.gauges.values()
         yield from self.totals.values()
 
@@ -142,6 +148,17 @@ class _Families:
         buckets = list(zip(_LE, itertools.accumulate(tally["took"]), strict=True))
         self.checkpoints.add_metric(labels, buckets, tally["nanos"] / 1e9)
 
+    def add_predictions(self, arena: str, handlers: Iterable[str], profiles: Iterable[dict[str, Any]]) -> None:
+        """Add what profiles expect of each of these handlers; a profile has the end of a long name."""
+        pages = dict.fromkeys(handlers, 0)
+        for profile in profiles:
+            for handler in pages:
+                if handler.endswith(profile["handler"]):
+                    pages[handler] += profile["predicted"]
+                    break
+        for handler, expected in pages.items():
+            self.predicted.add_metric([arena, handler], expected)
+
 
 class _Collector:
     """Reads the arenas that are open at the moment of a scrape."""
@@ -154,8 +171,11 @@ class _Collector:
         with _registry.lock:  # a scrape in another thread: no arena is closed meanwhile
             for segment in _registry.all_open():
                 families.add_arena(segment.name, _core.stats(segment.address))
-                for handler, tally in segment.native.read_tallies().items():
+                tallies = segment.native.read_tallies()
+                for handler, tally in tallies.items():
                     families.add_handler([segment.name, OTHER if handler is None else handler], tally)
+                told_apart = [handler for handler in tallies if handler is not None]
+                families.add_predictions(segment.name, told_apart, _core.read_profiles(segment.address))
         return families
 
 

@@ -253,6 +253,37 @@ def test_traps_are_counted_by_handler(arena: Arena, value: Callable[..., Any]) -
     assert value("traps_total", "make") == 0
 
 
+def test_what_a_handler_is_expected_to_write_is_told_by_handler(name: str, registry: CollectorRegistry) -> None:
+    """A handler that writes the same pages each time has them predicted, however long its name; another one has none."""
+    pytest.importorskip("numpy")
+
+    def make() -> None:
+        with arena.transaction():
+            arena.root["m"] = Array((16 * 512,), "f8")
+
+    def writer_whose_name_is_longer_than_what_a_profile_keeps() -> None:
+        with arena.transaction():
+            arena.root["m"].view[4 * 512 : 12 * 512] += 1.0
+
+    with Arena.temporary("16 MiB", name=name, policy="incremental", policy_options={"profiles": True}) as arena:
+        make()
+        for _ in range(20):
+            writer_whose_name_is_longer_than_what_a_profile_keeps()
+        assert sum(each.predicted for each in arena.working_sets()) > 0
+        found = {
+            sample.labels.get("handler", "").rpartition(".")[2]: sample.value
+            for family in registry.collect()
+            if family.name in ("recoverable_predicted_pages", "recoverable_arena_profiled_handlers")
+            for sample in family.samples
+        }
+        assert found == {
+            "(making the root)": 0,
+            "make": 0,
+            "writer_whose_name_is_longer_than_what_a_profile_keeps": sum(e.predicted for e in arena.working_sets()),
+            "": arena.stats().profiles,
+        }
+
+
 def test_handlers_beyond_the_limit_are_one(arena: Arena) -> None:
     """A program that makes up names has no more labels than it was given, and loses no count."""
     own = CollectorRegistry()
