@@ -60,7 +60,14 @@ async def gather(*aws: Awaitable[Any], return_exceptions: bool = False) -> list[
 def _start(aw: Awaitable[Any], transaction: Transaction | None) -> asyncio.Future[Any]:
     if transaction is None or asyncio.isfuture(aw):
         return asyncio.ensure_future(aw)
-    return asyncio.create_task(_run(aw, transaction))
+    return _closed_at_its_end(asyncio.create_task(_run(aw, transaction)), aw)
+
+
+def _closed_at_its_end(task: asyncio.Task[T], aw: object) -> asyncio.Task[T]:
+    """Close what a task was to run when it has ended: cancelled before it began, it never got there."""
+    if asyncio.iscoroutine(aw):
+        task.add_done_callback(lambda _: aw.close())
+    return task
 
 
 async def _run(aw: Awaitable[T], transaction: Transaction) -> T:
@@ -144,7 +151,7 @@ class TaskGroup(asyncio.TaskGroup):
             return super().create_task(coro, name=name, context=context, **options)
         whole: Coroutine[Any, Any, T] = _run(coro, self._transaction)  # type: ignore[arg-type]  # a generator-based one
         try:
-            return super().create_task(whole, name=name, context=context, **options)
+            return _closed_at_its_end(super().create_task(whole, name=name, context=context, **options), coro)
         except BaseException:
             whole.close()
             coro.close()

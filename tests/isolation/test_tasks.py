@@ -161,6 +161,23 @@ async def test_a_cancelled_handler_ends_its_parts(arena: Arena) -> None:
         assert arena.stats().in_flight == 0
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("together", [group, gathered])
+async def test_a_part_that_is_cancelled_before_it_began_is_closed(arena: Arena, together: Any) -> None:
+    """As with asyncio's own, nobody is warned of a coroutine that was never awaited."""
+    parts = [put(arena, "a"), put(arena, "b")]
+
+    async def handler() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await together(arena, *parts)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(arena.run(handler))
+    assert [part.cr_frame for part in parts] == [None, None]
+
+
 async def test_wait_for_is_inside_and_ends_in_time(arena: Arena) -> None:
     """What it awaits writes in the transaction; a time-out is a TimeoutError that the handler may catch."""
 
