@@ -58,6 +58,7 @@ OPTIONS: Final[Mapping[str, Mapping[str, tuple[float | None, str]]]] = {
             "checkpoints between two writes of a page that make it hot; 0: as many as cost three quarters of a trap",
         ),
         "memory": (4.0, "a new gap between two writes moves the estimate by one part in so many"),
+        "silence": (16.0, "a hot page that goes unwritten for so many of its gaps is demoted at once; 0: not for that"),
         **_MAX_HOT,
         "profiles": (1.0, _PROFILES),
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -304,6 +305,20 @@ def test_the_oracle_knows_what_comes() -> None:
             run_step(pages)
         assert arena.stats().traps - before <= 6
     assert expected.traps <= 3
+
+
+def test_a_page_that_was_written_often_and_falls_silent_is_given_up_early() -> None:
+    """A set that is done with is compared for some 16 of its gaps, not for as long as one that is written now and then."""
+    stream = Recording.of([[n // 100 % 2 * 100 + k for k in range(8)] for n in range(1000)])
+    seldom = Recording.of([[n % 20] if n % 20 < 8 else [] for n in range(1000)])
+    costs = Costs(7500, 3300, 110, 180)
+    for recording, at_most in ((stream, 0.5), (seldom, 1.0)):
+        early, late = (
+            evaluate(recording, {"adaptive": {"silence": silence}}, costs).outcomes["adaptive"] for silence in (16, 0)
+        )
+        assert early.vain <= at_most * late.vain
+        assert early.ns <= late.ns
+    assert early == replace(late, policy_ns=early.policy_ns)  # nothing is different where pages are written seldom
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@
  *              comparisons between two writes cost at most three quarters of its share of the capture.
  *   demotion   Not buying skis until the rent paid equals their price costs at most twice what somebody who knew the future
  *              would pay. The rent here is the comparisons of a page that goes unwritten; the price is what it takes to give
- *              it up and have it back: a protection, a fault with its protection, and a promotion.
+ *              it up and have it back: a protection, a fault with its protection, and a promotion. That bound is for somebody who
+ *              knows nothing; the estimate knows more. A page written every two boundaries that has not been for 32 is done with:
+ *              were its writes independent, that would happen once in some millions. So silence for 16 gaps ends it as well.
  *
  * Without the memory, a page that is written every now and then, sometimes twice in short order, would pay for being hot
  * after each such pair, for ever.
@@ -26,7 +28,7 @@
 #define ADAPTIVE_MIN 8u
 #define ADAPTIVE_MAX 512u
 
-enum { PATIENCE, WINDOW, MEMORY };
+enum { PATIENCE, WINDOW, MEMORY, SILENCE };
 
 #define GAP_ONE 4u /* estimates are kept in quarters of a boundary */
 #define GAPS_MOST 4u /* a gap counts as at most so many windows: a page that comes back after a long time is soon believed */
@@ -37,6 +39,7 @@ struct adaptive {
     uint32_t *last;   /* by page: when it last trapped (cold) or was last written (hot); 0 = never */
     uint16_t *gap;    /* by page: how far apart its writes are, in units of 1 / GAP_ONE; 0 = not known */
     uint32_t  memory; /* a new gap weighs 1 / memory */
+    uint32_t  silence; /* a hot page that goes unwritten for so many of its gaps is done with; 0: never */
     uint64_t  rents;  /* what a hot page costs at each boundary, in nanoseconds */
 };
 
@@ -57,6 +60,7 @@ static int adaptive_open(struct wse *w)
     s->last = last;
     s->gap = gap;
     s->memory = (uint32_t)w->option[MEMORY];
+    s->silence = (uint32_t)w->option[SILENCE];
     w->state = s;
     uint64_t rent = w->costs.compare ? w->costs.compare : 1; /* times comparisons it might be 0: the costs may come from the segment */
     uint64_t rents = rent * (w->comparisons ? w->comparisons : 1), fault = w->costs.trap + w->costs.protect;
@@ -107,6 +111,14 @@ static void adaptive_captured(struct wse *w, uint32_t page, uint32_t cost)
         wse_say(&w->promote, page);
 }
 
+/* patience_with -- boundaries that this page may go unwritten. */
+static uint32_t patience_with(const struct wse *w, uint32_t page)
+{
+    const struct adaptive *s = w->state;
+    uint32_t               limit = ADAPTIVE_MIN + s->silence * s->gap[page] / GAP_ONE; /* below 8 + 64 * 2^14 */
+    return s->silence != 0 && s->gap[page] != 0 && limit < w->patience ? limit : w->patience;
+}
+
 static void adaptive_compared(struct wse *w, uint32_t page, bool changed)
 {
     struct adaptive *s = w->state;
@@ -114,7 +126,7 @@ static void adaptive_compared(struct wse *w, uint32_t page, bool changed)
         written(s, page);
     else if (s->last[page] == 0)
         s->last[page] = s->now;
-    else if (s->now - s->last[page] > w->patience)
+    else if (s->now - s->last[page] > patience_with(w, page))
         wse_say(&w->demote, page);
 }
 
@@ -131,7 +143,8 @@ const struct wse_policy wse_adaptive = {
     .name = "adaptive",
     .option = {[PATIENCE] = {.name = "patience", .standard = 0, .least = 0, .most = 1e6}, /* 0: from measured costs */
                [WINDOW] = {.name = "window", .standard = 0, .least = 0, .most = 4095},    /* 0: three quarters of K */
-               [MEMORY] = {.name = "memory", .standard = 4, .least = 1, .most = 64}},
+               [MEMORY] = {.name = "memory", .standard = 4, .least = 1, .most = 64},
+               [SILENCE] = {.name = "silence", .standard = 16, .least = 0, .most = 64}},
     .open = adaptive_open,
     .close = adaptive_close,
     .trapped = adaptive_trapped,
