@@ -1,22 +1,63 @@
 """Runs the Python and console blocks of these pages: `pytest docs`. Blocks of one page share their names, top to bottom.
 
 A Python block that begins with a comment such as `# shop.py` is that file as well, for the console blocks below it.
+An output block is what the last Python block has printed, but for numbers, ids, folders, and where lines are broken.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import tempfile
+from collections.abc import Callable, Iterable
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from pathlib import Path
 from typing import Any
 
-from sybil import Document, Example, Sybil
+from sybil import Document, Example, Region, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 
 from recoverable import Arena, _registry
 from support.console import Terminal, commands
+
+_run_python = PythonCodeBlockParser(doctest_optionflags=ELLIPSIS | NORMALIZE_WHITESPACE)
+
+
+def _python(document: Document) -> Iterable[Region]:
+    """Find the Python blocks, and have each keep what it prints."""
+    for region in _run_python(document):
+        region.evaluator = _recorded(region.evaluator)
+        yield region
+
+
+def _recorded(evaluate: Callable[[Example], str | None]) -> Callable[[Example], str | None]:
+    def run(example: Example) -> str | None:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            failed = evaluate(example)
+        example.namespace["_printed"] = printed.getvalue()
+        return failed
+
+    return run
+
+
+def _output(example: Example) -> str | None:
+    """Compare an output block with what the Python block above it has printed."""
+    wanted, found = (_alike(text) for text in (example.parsed, example.namespace.get("_printed", "")))
+    return (
+        None
+        if wanted == found
+        else f"printed\n{example.namespace.get('_printed')}\nwhich is\n{found}\nand not\n{wanted}"
+    )
+
+
+def _alike(text: str) -> str:
+    """Leave out what is another one each time: ids, numbers, in which folder a page is as a program, spaces."""
+    text = re.sub(r"\b[0-9a-f]{32}\b", "ID", text)
+    text = re.sub(r"[^\s\"│]*/\w+\.(md|py)\b", "FILE", text)
+    return " ".join(re.sub(r"\d+", "0", text).split())
 
 
 def _console(example: Example) -> str | None:
@@ -62,7 +103,8 @@ def _setup(namespace: dict[str, Any]) -> None:
 
 pytest_collect_file = Sybil(
     parsers=[
-        PythonCodeBlockParser(doctest_optionflags=ELLIPSIS | NORMALIZE_WHITESPACE),
+        _python,
+        CodeBlockParser("output", _output),
         CodeBlockParser("console", _console),
     ],
     pattern="*.md",
