@@ -48,7 +48,7 @@ def run(settings: Settings) -> Report:
         report.note("Not run: `wrk` is not installed (Debian: apt install wrk).")
         return report
     found = {name: measure(report, settings, name) for name in served.NAMES}
-    table(report, found)
+    table(report, settings, found)
     details(report, found)
     memory(report, found)
     return report
@@ -117,7 +117,7 @@ def kept(found: dict[str, Found], mode: str) -> tuple[Spread, Spread] | None:
     )
 
 
-def table(report: Report, found: dict[str, dict[str, Found]]) -> None:
+def table(report: Report, settings: Settings, found: dict[str, dict[str, Found]]) -> None:
     """Print the one that the paper would."""
     rows = []
     modes = (INCREMENTAL, ADAPTIVE, HYBRID)
@@ -147,6 +147,22 @@ def table(report: Report, found: dict[str, dict[str, Found]]) -> None:
         report.aim(
             f"no recovery over hybrid, by {what}, the worst server with containers ({worst})", 1 / 0.95, inverse, "x"
         )
+
+    def draw(axes: Any) -> None:
+        for k, mode in enumerate(modes):
+            for n, by_mode in enumerate(found.values()):
+                if (figures := kept(by_mode, mode)) is not None:
+                    at = n + (k - 1) * 0.27
+                    low, high = figures[1].median - figures[1].low, figures[1].high - figures[1].median
+                    axes.bar(
+                        at, figures[1].median, 0.25, color=f"C{k}", yerr=[[low], [high]], label=mode if n == 0 else None
+                    )
+        axes.axhline(100, color="black", lw=0.8)
+        axes.set_xticks(range(len(found)), list(found))
+        axes.set(ylim=0, ylabel="% of the throughput without recovery, by CPU time", title="the five example servers")
+        axes.legend()
+
+    report.plot(settings, "servers.svg", "throughput of the example servers relative to no recovery", draw)
 
 
 def details(report: Report, found: dict[str, dict[str, Found]]) -> None:

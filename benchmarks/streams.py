@@ -102,7 +102,7 @@ def run(settings: Settings) -> Report:
         ["server", "steps", "pages a step", "pages in all", "half of the writes", "handlers"],
         about,
     )
-    shadow(report, recordings, costs)
+    shadow(report, settings, recordings, costs)
     live(report, settings, recordings)
     return report
 
@@ -112,7 +112,7 @@ def cut(recording: Recording, steps: int) -> Recording:
     return Recording(ends, recording.pages[: ends[-1]], recording.handlers[:steps])
 
 
-def shadow(report: Report, recordings: dict[str, Recording], costs: Any) -> None:
+def shadow(report: Report, settings: Settings, recordings: dict[str, Recording], costs: Any) -> None:
     found: dict[str, Evaluation] = {}
     alone: dict[str, int] = {}  # adaptive without profiles
     for name, recording in recordings.items():
@@ -160,6 +160,18 @@ def shadow(report: Report, recordings: dict[str, Recording], costs: Any) -> None
         report.aim(
             f"recorded: `adaptive` over {what}, the worst server ({where})", limit, Spread.of([ratio(found[where])])
         )
+
+    def draw(axes: Any) -> None:
+        for k, policy in enumerate(SHOWN):
+            values = [e.outcomes[policy].ns / e.optimum for e in found.values()]
+            axes.bar(np.arange(len(found)) + (k - 2.5) * 0.14, values, 0.13, label=policy)
+        for level, style in ((1, "-"), (2, ":")):
+            axes.axhline(level, color="black", lw=0.8, ls=style)
+        axes.set_xticks(range(len(found)), list(found))
+        axes.set(yscale="log", ylabel="cost over the optimum", title="policies on what the example servers write")
+        axes.legend(ncols=3, fontsize="small")
+
+    report.plot(settings, "streams.svg", "cost of each policy over the optimum, by server", draw)
 
 
 def live(report: Report, settings: Settings, recordings: dict[str, Recording]) -> None:
