@@ -155,6 +155,53 @@ def test_steps_have_sets_of_their_own(arena: Arena) -> None:
     assert set(column(arena)) == {0, 9}
 
 
+def test_pages_that_a_request_goes_on_with(arena: Arena) -> None:
+    """Where a handler writes the same rows after an await as before it, whichever these are, they trap once."""
+
+    async def handler(pages: list[int], value: int, fail: bool = False) -> None:
+        arena.root["a"].view[pages, 5] += value
+        await pause()
+        arena.root["a"].view[pages, 5] += value
+        if fail:
+            raise Undone
+
+    def traps(pages: list[int], value: int, fail: bool = False) -> int:
+        before = arena.stats().traps
+        with contextlib.suppress(Undone):
+            Request(arena, handler, pages, value, fail).finish()
+        return arena.stats().traps - before
+
+    rows = [[n, n + 1, n + 30] for n in range(20)]
+    assert [traps(pages, 1) for pages in rows[:8]] == [6, 6] + [3] * 6
+    assert traps(rows[9], 1, fail=True) == 3
+    assert traps(rows[10], 1) == 3
+    expected = np.zeros(64, "i8")
+    for pages in [*rows[:8], rows[10]]:
+        expected[pages] += 2
+    assert column(arena) == expected.tolist()
+    arena.verify()
+
+
+def test_pages_that_a_request_is_done_with(arena: Arena) -> None:
+    """Where it writes others after the await, its own are not captured, and are captured no more if it changes its ways."""
+
+    async def handler(pages: list[int], after: list[int], value: int) -> None:
+        arena.root["a"].view[pages, 5] = value
+        await pause()
+        arena.root["a"].view[after, 5] = value
+
+    for n in range(20):
+        Request(arena, handler, [n], [n], n + 1).finish()
+    for n in range(20):
+        Request(arena, handler, [n], [n + 20], n + 50).finish()
+    vain = arena.stats().captured_in_vain
+    assert 0 < vain <= 12  # as many as it takes, at the costs of this machine
+    for n in range(20):
+        Request(arena, handler, [n], [n + 20], n + 100).finish()
+    assert arena.stats().captured_in_vain == vain
+    assert column(arena)[:40] == [n + 100 for n in range(20)] * 2
+
+
 def test_requests_in_flight_on_one_page(arena: Arena) -> None:
     """Captured pages merge by item, and an item that both have changed is a conflict, as with trapped ones."""
 
@@ -375,6 +422,27 @@ def test_the_policy_still_sees_what_is_captured() -> None:
         stats = arena.stats()
         assert stats.captured_in_vain == 5 * 8
         assert stats.hot_pages == 1
+
+
+def test_two_writes_of_one_request_are_not_a_working_set() -> None:
+    """Rows that a request writes before and after an await, other rows each time, don't become hot with `adaptive`."""
+
+    async def handler(page: int) -> None:
+        arena.root["a"].view[page, 5] += 1
+        await pause()
+        arena.root["a"].view[page, 5] += 1
+
+    with Arena.temporary(size="16 MiB") as arena:
+        with arena.transaction():
+            arena.root["a"] = Array((1024, ITEMS), "i8")
+        with arena.record() as recorder:
+            for n in range(200):
+                Request(arena, handler, n * 5).finish()
+        assert arena.stats().promotions <= 8
+        assert arena.stats().traps <= 208
+        writes = [len(step) for step in recorder.recording if step]
+        assert len(writes) >= 390
+        assert set(writes) == {1}
 
 
 @pytest.mark.slow

@@ -11,11 +11,15 @@
  * It is a guess, and so it never fails: where a share of the log's room does not do, or the kernel refuses, nothing (more) is
  * captured, and what is written traps. What was logged by then stays logged.
  *
+ * Pages that the request itself had written before it waited are captured too, where its handler tends to go on with them.
+ * The policy does not hear of those: a page that one request writes in two steps is not a page that is often written.
+ *
  * After a savepoint every page traps once more. That trap can't be avoided by a capture, so it is not counted as one that
  * could have been; and a captured page was of use only if it had changed by then.
  */
 #include "tracker.h"
 
+#define OWN_MOST 256u  /* pages of its own that a step captures */
 #define ROOM_SHARE 16u /* of the log's free room, what captures may take: the rest is for what the step will do */
 
 /* fits -- can this page be captured: an array's, cold, protected, shared? */
@@ -47,17 +51,36 @@ static bool take(rcv_arena *a, uint32_t first, uint32_t end)
     return true;
 }
 
-void tracker_capture(rcv_arena *a, const char *handler, uint32_t step)
+/* own_pages -- mark the cold pages that the transaction had written raw before this step. They were written back: their marks go
+ * with those of announced pages. */
+static uint32_t own_pages(rcv_arena *a, const rcv_txn *txn)
 {
     struct rcv_tracker *t = a->tracker;
-    if (t->wse.profiles == NULL || t->profile != NULL || handler[0] == 0 || t->doomed || t->private_view)
+    t->n_own = 0;
+    for (uint64_t i = 0; i < txn->n_raw_pages; i++) {
+        uint32_t page = txn->raw_pages[i];
+        if (t->slot_of[page] != 0 || !(t->state[page] & PG_ANNOUNCED))
+            continue;
+        t->state[page] |= PG_OWN;
+        t->n_own++;
+    }
+    return t->n_own;
+}
+
+void tracker_capture(rcv_arena *a, const rcv_txn *txn)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->wse.profiles == NULL || t->profile != NULL || txn->handler[0] == 0 || t->doomed || t->private_view)
         return;
-    t->profile = wse_profile_of(t->wse.profiles, handler, step);
+    t->profile = wse_profile_of(t->wse.profiles, txn->handler, txn->steps);
     const struct wse_stretch *run;
     uint32_t                  n = wse_profile_runs(t->profile, &run);
     uint64_t                  pages = 0;
     for (uint32_t i = 0; i < n; i++)
         pages += run[i].count;
+    bool again = own_pages(a, txn) != 0 && txn->n_raw_pages <= OWN_MOST && wse_profile_again(t->wse.profiles, t->profile);
+    t->own_captured = again;
+    pages += again ? txn->n_raw_pages : 0;
     if (pages == 0 || pages * undo_cost(t->page_size) > (a->undo_size - undo_tail(a)) / ROOM_SHARE)
         return;
     bool more = true;
@@ -71,6 +94,15 @@ void tracker_capture(rcv_arena *a, const char *handler, uint32_t step)
             if (p > first)
                 more = take(a, first, p);
         }
+    }
+    for (uint64_t i = 0; again && more && i < txn->n_raw_pages;) {
+        uint32_t first = txn->raw_pages[i], p = first;
+        for (; i < txn->n_raw_pages && txn->raw_pages[i] == p && fits(a, p); i++)
+            p++;
+        if (p > first)
+            more = take(a, first, p);
+        else
+            i++;
     }
     view_unlock(t);
 }
@@ -92,6 +124,7 @@ void capture_learn(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
     struct wse_profile *p = t->profile;
+    uint32_t            own = 0;
     if (t->doomed) /* what it would have written is not known */
         return;
     for (uint32_t i = 0; i < t->n_trapped; i++) {
@@ -110,9 +143,12 @@ void capture_learn(rcv_arena *a)
             written = e->flags & TRAP_CHANGED;
             a->n.captured_in_vain += !written;
         }
+        own += written && (captured || !(e->flags & TRAP_LATE)) && (t->state[e->page] & PG_OWN);
         if (captured || !(e->flags & TRAP_LATE))
             wse_profile_saw(p, e->page, captured, written, t->slot_of);
     }
+    if (t->n_own != 0)
+        wse_profile_owned(p, t->n_own, own);
     wse_profile_end(t->wse.profiles, p, t->slot_of);
 }
 

@@ -223,9 +223,9 @@ void tracker_protect(rcv_arena *a);
  * tracker_collect found; feed the policy; promote and demote. Only pages whose memory is allocated (heap_page_live). */
 void tracker_publish(rcv_arena *a);
 void tracker_leave(rcv_arena *a); /* the step is over: no trap of this thread is ours any more; mend what strays left */
-/* tracker_capture -- raw writes are possible from here on: make ready what this step of the handler's requests (from 0) will
- * probably write. Lock held, phase STEP. Cannot fail. */
-void tracker_capture(rcv_arena *a, const char *handler, uint32_t step);
+/* tracker_capture -- raw writes are possible from here on: make ready what this step of the handler's requests will probably
+ * write. Lock held, phase STEP, its stash was put back. Cannot fail. */
+void tracker_capture(rcv_arena *a, const rcv_txn *txn);
 /* tracker_judge -- the step is going to be undone: last chance to see what it wrote. */
 void tracker_judge(rcv_arena *a);
 bool tracker_wrote_nothing(const rcv_arena *a); /* the log holds nothing but captured pages */

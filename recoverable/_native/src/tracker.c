@@ -144,10 +144,11 @@ void tracker_after_fork(rcv_arena *a)
     view_reset(a);
     view_unlock(t);
     for (uint32_t i = 0; i < t->n_announced; i++)
-        t->state[t->announced[i]] &= (uint8_t)~PG_ANNOUNCED;
+        t->state[t->announced[i]] &= (uint8_t) ~(PG_ANNOUNCED | PG_OWN);
     t->n_trapped = t->n_announced = t->n_raw = t->n_queue = t->edits = t->edit_lo = t->edit_hi = 0;
     t->profile = NULL;
-    t->late = false;
+    t->late = t->own_captured = false;
+    t->n_own = 0;
     t->savepoint = t->all_listed = t->collected = t->announced_hot = t->active = t->counted = t->ranges_built = false;
     t->doomed = 0;
     t->raw_since = t->raw_count > 0;
@@ -280,6 +281,11 @@ static void hear(rcv_arena *a)
         uint32_t cost = t->profile ? wse_profile_cost(t->profile, e->page) : 0;
         if ((e->flags & (TRAP_CAPTURED | TRAP_CHANGED)) == TRAP_CAPTURED)
             continue; /* in vain */
+        if ((t->state[e->page] & PG_OWN) && t->profile && t->own_captured) { /* the request had written it before */
+            if (t->wse.recorder)
+                wse_record_write(t->wse.recorder, e->page);
+            continue;
+        }
         if (cost != 0)
             wse_captured(&t->wse, e->page, cost);
         else
@@ -340,7 +346,7 @@ void tracker_leave(rcv_arena *a)
     if (t->n_claims != 0 || t->private_view)
         (void)mend(a); /* what fails here stops the next step */
     for (uint32_t i = 0; i < t->n_announced; i++)
-        t->state[t->announced[i]] &= (uint8_t)~PG_ANNOUNCED;
+        t->state[t->announced[i]] &= (uint8_t) ~(PG_ANNOUNCED | PG_OWN);
     t->n_announced = t->n_raw = t->n_ranges = 0;
     t->savepoint = t->all_listed = t->collected = t->announced_hot = t->ranges_built = t->late = false;
     t->doomed = 0;
@@ -737,7 +743,7 @@ void rcv_raw_acquire(rcv_arena *a)
     t->raw_since = true;
     rcv_handler_mend(); /* from now on user code may fault */
     if (a->mounted != NULL && a->step_thread == os_thread_id() && a->mounted->state == RCV_ACTIVE)
-        tracker_capture(a, a->mounted->handler, a->mounted->steps);
+        tracker_capture(a, a->mounted);
 }
 
 void rcv_raw_release(rcv_arena *a)

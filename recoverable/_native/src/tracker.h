@@ -27,6 +27,7 @@
 #define PG_STRAY 2u
 #define PG_ANNOUNCED 4u /* an announced write, or the stash, went into it in this step */
 #define PG_EDIT 8u      /* writable only because of an open edit() */
+#define PG_OWN 16u      /* PG_ANNOUNCED by the stash: raw-written in an earlier step of this transaction */
 
 #define STRAY_CLAIMS 64u /* private pages that a boundary maps back one by one; more: the whole view at once */
 #define STRAY_QUEUE 64u  /* reports that wait for rcv_take_strays; more are only counted */
@@ -92,6 +93,8 @@ struct rcv_tracker {
     uint8_t           *scratch;                 /* a page */
     struct wse_profile *profile; /* that was asked, or NULL */
     bool               late;     /* a savepoint was made since */
+    bool               own_captured; /* cold pages with PG_OWN were captured … */
+    uint32_t           n_own;        /* … and so many there are */
 
     /* the hot set as of `generation` */
     uint64_t  generation;

@@ -325,7 +325,7 @@ int rcv_txn_mount(rcv_txn *t)
     if (t->n_stash != 0 || t->n_intents != 0)
         rc = stash_put_back(t);
     if (rc == 0 && unlikely(tracker_raw_count(a) != 0))
-        tracker_capture(a, t->handler, t->steps);
+        tracker_capture(a, t);
     if (rc) {
         struct rcv_recovery report = {0};
         rcv_txn_doom(t, rc);

@@ -155,6 +155,10 @@ uint32_t            wse_profile_runs(const struct wse_profile *p, const struct w
  * not 0 where it is hot. */
 void wse_profile_saw(struct wse_profile *p, uint32_t page, bool captured, bool written, const uint32_t *hot);
 void wse_profile_end(struct wse_profiles *all, struct wse_profile *p, const uint32_t *hot); /* all of the step was told */
+/* wse_profile_owned -- the same for pages that the request itself had written before it waited: so many cold ones, and of those so
+ * many were written again. wse_profile_again -- is it worth to capture them when such a step begins? */
+void     wse_profile_owned(struct wse_profile *p, uint32_t pages, uint32_t written);
+bool     wse_profile_again(const struct wse_profiles *all, const struct wse_profile *p);
 uint32_t wse_profile_cost(const struct wse_profile *p, uint32_t page); /* of its capture next time; 0: none is planned */
 int      wse_profiles_read(const struct wse_profiles *all, struct rcv_profile *out, int max); /* how many there are */
 

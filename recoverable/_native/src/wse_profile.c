@@ -19,6 +19,9 @@
  * starts at one half and counts the first observations in full, so that a set is captured from the third request on, and
  * after a change of the set as soon; later each observation weighs an eighth.
  *
+ * After an await a request often goes on where it was: it writes the same rows again, whichever these are. So a profile also
+ * knows how many of *its own* pages, those that were written back when it went on, such a step writes once more.
+ *
  * Hot pages are not in a profile: they don't trap. A page that is captured still counts for the policy as one that is written
  * (wse_captured), at the price that it has now: it becomes hot where being compared at each boundary is cheaper than that.
  *
@@ -54,6 +57,7 @@ struct wse_profile {
     uint32_t           n, at; /* pages known, by number; while learning: those before `at` are done */
     uint32_t           n_runs;
     uint64_t           used; /* when: the least gives way */
+    struct known       own;  /* stands for the pages that the request had written before */
     uint64_t           steps, captured, vain;
     struct known       known[PROFILE_PAGES];
     struct wse_stretch run[PROFILE_PAGES]; /* what to capture next time */
@@ -111,6 +115,7 @@ struct wse_profile *wse_profile_of(struct wse_profiles *all, const char *name, u
         p->step = step;
         p->n = p->n_runs = 0;
         p->steps = p->captured = p->vain = 0;
+        p->own = (struct known){.chance = 0};
     }
     p->used = ++all->now;
     p->at = 0;
@@ -175,6 +180,20 @@ void wse_profile_saw(struct wse_profile *p, uint32_t page, bool captured, bool w
         observe(&p->known[p->at++], written);
     else if (written)
         admit(p, page);
+}
+
+void wse_profile_owned(struct wse_profile *p, uint32_t pages, uint32_t written)
+{
+    uint32_t part = (uint32_t)((uint64_t)written * ONE / pages), weight = p->own.seen + 2u;
+    if (p->own.seen + 2u < MEMORY)
+        p->own.seen++;
+    p->own.chance = (uint16_t)(p->own.chance + ((int32_t)part - p->own.chance) / (int32_t)weight);
+}
+
+bool wse_profile_again(const struct wse_profiles *all, const struct wse_profile *p)
+{
+    const struct wse_costs *c = &all->costs;
+    return p->own.chance * (c->trap + c->protect + c->compare) / ONE > 2 * c->protect + c->copy + c->compare;
 }
 
 /* plan -- group neighbours into runs, keep those that pay. */
