@@ -3,6 +3,8 @@
 Live: handlers that each write a set of their own through `Array.view`, one of them drawn for each transaction. A set is
 8 pages, scattered over 4,096 or side by side. And one handler whose writes have no pattern, where nothing can be won.
 
+And requests that go on after an await with what they wrote before it.
+
 In shadow: the streams of `evaluation`, all of one handler but where the stream has several.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,6 +36,7 @@ Steps = list[tuple[int, np.ndarray]]  # the handler, and the pages that it write
 def run(settings: Settings) -> Report:
     report = Report("profiles", "What are the working sets of handlers worth?")
     live(report, settings)
+    waiting(report, settings)
     shift(report, settings)
     shadow(report, settings, measured_costs())
     return report
@@ -156,7 +159,7 @@ def live(report: Report, settings: Settings) -> None:
         stream = items(make(n, np.random.default_rng([7, *name.encode()])))
         pooled: dict[str, list[float]] = {label(*case): [] for case in CASES}
         # In other memory each time: where an arena lies moves its time by a tenth.
-        for turn in range(settings.pick(4, 1)):
+        for turn in range(settings.pick(2, 1)):
             samples, counted = side_by_side(name, stream, settings, turn)
             for case in pooled:
                 pooled[case] += samples[case]
@@ -180,6 +183,62 @@ def live(report: Report, settings: Settings) -> None:
         report.aim(f"live, `{policy}`: with profiles over without, the worst workload ({name})", 1.05, ratio)
         _, _, name, ratio = min(each for each in worst if each[1] == policy)
         report.note(f"Live, `{policy}`, with profiles over without, the best workload ({name}): {ratio}.")
+
+
+@types.coroutine
+def pause() -> Generator[None, None, None]:
+    """Suspend a request; without an event loop, what takes time is the transaction alone."""
+    yield
+
+
+def waiting(report: Report, settings: Settings) -> None:
+    """Requests that write the same rows before and after an await, and others than the request before."""
+    stream = [pages * (PAGE // 8) for pages in np.random.default_rng(9).integers(0, PAGES, (4000, 4))]
+    with ExitStack() as stack:
+        servers, cases, before = {}, {}, {}
+        for policy, profiles in CASES:
+            arena = stack.enter_context(
+                Arena.temporary(size="32 MiB", policy=policy, policy_options={"profiles": profiles})
+            )
+            server = servers[label(policy, profiles)] = Server(arena, 1)
+
+            def requests(
+                n: int,
+                server: Server = server,
+                rest: Iterator[np.ndarray] = itertools.cycle(stream),  # noqa: B008
+            ) -> None:
+                array, run = server.arena.root["a"], server.arena.run
+
+                async def learn(items: np.ndarray, value: int) -> None:
+                    array.view[items] = value
+                    await pause()
+                    array.view[items] = value + 1
+
+                for items in itertools.islice(rest, n):
+                    server.value += 2
+                    request = run(learn, items, server.value)
+                    request.send(None)
+                    try:
+                        request.send(None)
+                    except StopIteration:
+                        server.done += 1
+
+            requests(1000)
+            cases[label(policy, profiles)] = requests
+            before[label(policy, profiles)] = server.counts()
+        timed = compare(cases, settings, rounds=settings.pick(15, 3), title="waiting")
+        after = {case: server.counts() for case, server in servers.items()}
+    rows = [
+        [case, str(timed[case].scaled(1e-3)), *(digits(rate(after[case], before[case], what)) for what in COUNTED)]
+        for case in cases
+    ]
+    report.table(
+        "Live: µs of CPU time for a request that writes 4 pages anywhere, waits, and writes the same again; pages a request",
+        ["policy", "median (quartiles)", "trapped", "captured", "in vain", "compared"],
+        rows,
+    )
+    ratio = timed.ratio(label("adaptive", True), label("adaptive", False))
+    report.aim("live, `adaptive`: with profiles over without, requests that go on with their pages", 1.0, ratio)
 
 
 def shift(report: Report, settings: Settings) -> None:
