@@ -78,11 +78,11 @@ def parse_tracking(tracking: object) -> bool:
     """Return whether containers write through the tracked view (`tracking="trap"`)."""
     if tracking == "hybrid":
         return False
-    if tracking == "trap":
-        raise ArenaOptionError(
-            "tracking='trap' is not in this version yet. Nothing was opened. Use the default, tracking='hybrid'."
-        )
-    raise ArenaOptionError(f"tracking={tracking!r} is not a way of tracking. Nothing was opened. Use 'hybrid'.")
+    if tracking in ("hybrid", "trap"):
+        return tracking == "trap"
+    raise ArenaOptionError(
+        f"tracking={tracking!r} is not a way of tracking. Nothing was opened. Use 'hybrid', or 'trap' to measure against."
+    )
 
 
 def human_size(number: int) -> str:

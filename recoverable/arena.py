@@ -122,7 +122,9 @@ class Arena(ArenaBase):
                 default is 256 MiB, or less where `/dev/shm` is smaller. An arena that exists keeps its own size.
             create: Whether to make it where there is none.
             undo_size: The ceiling of the undo log, which bounds what one step may change. Default: chosen from `size`.
-            tracking: How writes are found; "hybrid" is the only way in this version.
+            tracking: How writes are found. "hybrid": containers announce theirs, raw ones fault. "trap": containers fault,
+                too, so that page protection alone tracks all state, as in the paper that this project builds on: slower,
+                there to measure against. All processes that have the arena open must agree.
             policy: How hot pages are chosen: one of `recoverable.speculation.POLICIES`.
             policy_options: Its options by name, as in `recoverable.speculation.OPTIONS`.
             busy_timeout: Seconds to wait for the arena's lock before `ArenaBusyError`.

@@ -35,6 +35,10 @@ hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+for option in ("tracking", "policy"):  # the whole suite another way: tests/README.md
+    if (value := os.environ.get(f"RECOVERABLE_{option.upper()}")) is not None:
+        Arena.open.__func__.__kwdefaults__[option] = value  # type: ignore[attr-defined]
+
 _numbers = itertools.count()
 
 

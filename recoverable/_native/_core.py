@@ -11,7 +11,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from recoverable._native import load
-from recoverable.errors import error_from
+from recoverable.errors import ArenaOptionError, TransactionError, error_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -249,7 +249,10 @@ def open_segment(
         n_policy_options=len(policy_options),
     )
     out = _pointer()
-    _check(_open(fd, ctypes.byref(options), ctypes.byref(out)))
+    try:
+        _check(_open(fd, ctypes.byref(options), ctypes.byref(out)))
+    except TransactionError as error:  # misuse: of an option, where nothing is open yet
+        raise ArenaOptionError(str(error)) from None
     assert out.value is not None
     return out.value
 

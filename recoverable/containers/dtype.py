@@ -58,7 +58,8 @@ def item_type(spec: Any) -> ItemType:
     """
     if isinstance(spec, ItemType):
         return spec
-    name = spec.__name__ if spec in (int, float, bool) else spec
+    plain = isinstance(spec, type) and spec in (int, float, bool)  # a numpy dtype is *equal* to them, without being one
+    name = spec.__name__ if plain else spec
     if isinstance(name, str):
         known = _PLAIN.get(name.lstrip("<|=" if sys.byteorder == "little" else ">|="))
         if known:

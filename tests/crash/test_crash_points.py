@@ -159,6 +159,24 @@ def test_a_kill_at_any_point_leaves_the_state_of_a_commit(label: str, name: str,
     print(f"{label}: {points} points, {len(reached[label])} names")
 
 
+@pytest.mark.parametrize("label", ["deletes", "suspensions"])
+def test_a_kill_at_any_point_in_trap_mode_does_too(label: str, name: str, base: Saved) -> None:
+    """The same where pages track containers, all hot ones among them; whoever comes next may announce its writes again."""
+    scenario = SCENARIOS[label]
+    states = states_of(name, base, scenario)
+
+    def child() -> None:
+        with Arena.open(name, create=False, tracking="trap", policy="full") as arena:
+            for _ in scenario(arena):
+                board.advance()
+
+    def check() -> None:
+        k = board.commits
+        assert look(name) in states[k : k + 2], f"killed at {board.point!r} after {k} commits: neither before nor after"
+
+    print(label, loop(f"trap mode: {label}", lambda: base.put(name), child, check), "points")
+
+
 def test_a_kill_while_creating_leaves_nothing_that_opening_cannot_mend(name: str) -> None:
     """A half-made segment is made anew; the first commit is whole or not there."""
 

@@ -316,7 +316,6 @@ def test_sizes_are_written_for_people() -> None:
 @pytest.mark.parametrize(
     ("option", "bad", "words"),
     [
-        ("tracking", "trap", "not in this version yet"),
         ("tracking", "none", "hybrid"),
         ("policy", "best", "'adaptive'"),
         ("policy", None, "'adaptive'"),

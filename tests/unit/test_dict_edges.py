@@ -105,10 +105,12 @@ def test_an_array_begins_with_the_items_it_is_given(arena: Arena) -> None:
         arena.root["nd"] = stored
         arena.root["range"] = Array(range(4), "u2")
         arena.root["complex"] = Array([1j, 2], "c16")
+        arena.root["native"] = Array(np.arange(3))  # its dtype is equal to `int`, which has no name of that kind
         arena.root["empty"] = Array(0)
     assert arena.root["nd"].to_python() == [[0, 1, 2], [3, 4, 5]]
     assert arena.root["range"].to_python() == [0, 1, 2, 3]
     assert arena.root["complex"].to_python() == [1j, 2]
+    assert arena.root["native"].to_python() == [0, 1, 2]
     assert arena.root["empty"].to_python() == []
     with pytest.raises(TypeError, match="nothing was made"):
         Array([1, 2.5], "i8")

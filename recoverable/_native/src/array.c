@@ -40,7 +40,7 @@ int rcv_array_new(rcv_txn *t, const struct rcv_array_info *info, const void *ite
         rc = container_init(t, *out, RCV_K_ARRAY);
     if (rc)
         return rc;
-    struct rcv_array *r = (struct rcv_array *)(void *)(a->core + *out);
+    struct rcv_array *r = (struct rcv_array *)(void *)(a->mem + *out);
     /* Fresh memory: nobody can reach it before it is linked, so it needs no undo. */
     if (data && items)
         memcpy(a->core + data, items, info->nbytes);
@@ -128,7 +128,7 @@ int rcv_array_write(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, const 
     if (rc == 0 && len != 0)
         rc = announce(t, off, len);
     if (rc == 0 && len != 0)
-        memcpy(t->arena->core + off, bytes, len);
+        memcpy(t->arena->mem + off, bytes, len);
     return rc;
 }
 
@@ -139,7 +139,7 @@ int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item)
     if (rc == 0 && info.nbytes != 0)
         rc = announce(t, info.data, info.nbytes);
     for (uint64_t at = 0; rc == 0 && at < info.nbytes; at += info.itemsize)
-        memcpy(t->arena->core + info.data + at, item, info.itemsize);
+        memcpy(t->arena->mem + info.data + at, item, info.itemsize);
     return rc;
 }
 

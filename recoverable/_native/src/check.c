@@ -244,7 +244,7 @@ static int compare_block(void *ctx, rcv_off off, uint64_t size)
     return 0;
 }
 
-/* check_hot -- listed pages are Arrays' pages, each listed once; and their shadows hold what they hold, where nobody can be
+/* check_hot -- listed pages are Arrays' pages (but in trap mode), each listed once; and their shadows hold what they hold, where nobody can be
  * writing to them at this moment. */
 static int check_hot(struct walk *w, bool quiet)
 {
@@ -252,6 +252,7 @@ static int check_hot(struct walk *w, bool quiet)
     uint32_t   page_size = a->hdr->page_size;
     uint64_t   slots = atomic_load(&a->hdr->shadow_claimed) / page_size, pages = rcv_data_claimed(a) / page_size;
     uint64_t  *listed;
+    bool       trap_mode = atomic_load(&a->hdr->tracking) == RCV_TRACKING_TRAP;
     int        rc = 0;
     if (slots > a->hdr->hot_slots)
         return check_damage(w, 0, 0, a->hdr->region[RCV_R_SHADOW].off, "shadows for %llu pages of %u", (unsigned long long)slots, a->hdr->hot_slots);
@@ -264,7 +265,7 @@ static int check_hot(struct walk *w, bool quiet)
         rcv_off  at = a->hdr->region[RCV_R_HOT].off + slot * UINT64_C(8);
         if (e == 0)
             continue;
-        if (slot >= slots || page >= pages || !heap_page_live(a, page) || (listed[page / 64] >> (page % 64) & 1)) {
+        if (slot >= slots || page >= pages || !(trap_mode || heap_page_live(a, page)) || (listed[page / 64] >> (page % 64) & 1)) {
             rc = check_damage(w, 0, 0, at, "a hot page that is no Array's, listed twice, or without a shadow: page %u", page);
         } else {
             listed[page / 64] |= UINT64_C(1) << (page % 64);

@@ -178,7 +178,7 @@ static int check_array(struct walk *w, rcv_off off, const struct rcv_array *r)
 /* check_row -- `used` cells with a value, then empty ones up to `n`. */
 static int check_row(struct walk *w, rcv_off off, rcv_off row, uint64_t used, uint64_t n)
 {
-    const struct rcv_cell *cells = (const struct rcv_cell *)(const void *)(w->a->core + row);
+    const struct rcv_cell *cells = (const struct rcv_cell *)(const void *)(w->a->mem + row);
     int                    rc = 0;
     for (uint64_t i = 0; i < n && rc == 0; i++) {
         if (i < used)
@@ -215,7 +215,7 @@ static int check_block(struct walk *w, rcv_off off, const struct rcv_deque *q, r
     int rc = check_reach(w, off, 0, at, sizeof(struct rcv_block), "a block of a Deque");
     if (rc)
         return rc;
-    const struct rcv_block *b = (const struct rcv_block *)(const void *)(w->a->core + at);
+    const struct rcv_block *b = (const struct rcv_block *)(const void *)(w->a->mem + at);
     if (b->prev != prev)
         return check_damage(w, off, 0, at, "a block whose neighbour is another");
     for (uint64_t i = 0; i < RCV_BLOCK && rc == 0; i++) {
@@ -238,7 +238,7 @@ static int check_deque(struct walk *w, rcv_off off, const struct rcv_deque *q)
         int rc = check_block(w, off, q, at, prev, &items);
         if (rc)
             return rc;
-        const struct rcv_block *b = (const struct rcv_block *)(const void *)(w->a->core + at);
+        const struct rcv_block *b = (const struct rcv_block *)(const void *)(w->a->mem + at);
         if (prev != 0 && b->base != base + RCV_BLOCK)
             return check_damage(w, off, 0, at, "a block of a Deque out of its order");
         if (at == q->right_block) {
@@ -265,7 +265,7 @@ static int check_record(struct walk *w, rcv_off off, const struct rcv_record *r)
         return check_damage(w, off, 0, off, "a Record of %u fields", r->fields);
     int rc = r->fields ? check_reach(w, off, 0, r->cells, r->fields * sizeof(struct rcv_cell), "the fields of a Record") : 0;
     for (uint32_t i = 0; i < r->fields && rc == 0; i++)
-        rc = check_cell(w, off, i, (const struct rcv_cell *)(const void *)(w->a->core + r->cells) + i);
+        rc = check_cell(w, off, i, (const struct rcv_cell *)(const void *)(w->a->mem + r->cells) + i);
     w->report->entries += r->fields;
     return rc;
 }

@@ -34,7 +34,7 @@ struct rcv_container *container_at(rcv_arena *a, rcv_off off, unsigned kind)
 int container_init(rcv_txn *t, rcv_off off, unsigned kind)
 {
     rcv_arena            *a = t->arena;
-    struct rcv_container *c = (struct rcv_container *)(void *)(a->core + off);
+    struct rcv_container *c = (struct rcv_container *)(void *)(a->mem + off);
     uint64_t              id = atomic_load_explicit(&a->hdr->container_counter, memory_order_relaxed) + 1;
     atomic_store_explicit(&a->hdr->container_counter, id, memory_order_release);
     memset(c, 0, container_size(kind));

@@ -15,7 +15,7 @@ int rcv_counter_new(rcv_txn *t, int64_t value, rcv_off *out)
     if (rc == 0)
         rc = container_init(t, *out, RCV_K_COUNTER);
     if (rc == 0)
-        ((struct rcv_counter *)(void *)(t->arena->core + *out))->value = value;
+        ((struct rcv_counter *)(void *)(t->arena->mem + *out))->value = value;
     return rc;
 }
 

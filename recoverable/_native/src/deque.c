@@ -27,7 +27,7 @@ static struct rcv_block *block_at(rcv_arena *a, rcv_off off) { return rcv_at(a, 
 
 static rcv_off cell_of(rcv_off block, uint64_t index) { return block + offsetof(struct rcv_block, cells) + index * sizeof(struct rcv_cell); }
 
-static struct rcv_cell *cell_at(rcv_arena *a, rcv_off off) { return (struct rcv_cell *)(void *)(a->core + off); }
+static struct rcv_cell *cell_at(rcv_arena *a, rcv_off off) { return (struct rcv_cell *)(void *)(a->mem + off); }
 
 /* new_block -- fresh memory: empty cells from position `base`. */
 static int new_block(rcv_txn *t, uint64_t base, rcv_off prev, rcv_off next, rcv_off *out)
@@ -35,7 +35,7 @@ static int new_block(rcv_txn *t, uint64_t base, rcv_off prev, rcv_off next, rcv_
     int rc = txn_alloc(t, sizeof(struct rcv_block), RCV_SPACE_GENERAL, 0, out);
     if (rc)
         return rc;
-    struct rcv_block *b = (struct rcv_block *)(void *)(t->arena->core + *out);
+    struct rcv_block *b = (struct rcv_block *)(void *)(t->arena->mem + *out);
     memset(b, 0, sizeof *b);
     b->base = base;
     b->prev = prev;
@@ -53,7 +53,7 @@ int rcv_deque_new(rcv_txn *t, uint64_t maxlen, rcv_off *out)
         rc = new_block(t, RCV_DEQUE_START, 0, 0, &block);
     if (rc)
         return rc;
-    struct rcv_deque *q = (struct rcv_deque *)(void *)(t->arena->core + *out);
+    struct rcv_deque *q = (struct rcv_deque *)(void *)(t->arena->mem + *out);
     q->left = q->right = RCV_DEQUE_START;
     q->left_block = q->right_block = block;
     q->maxlen = maxlen;

@@ -94,7 +94,7 @@ static int find_again(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key 
 {
     struct rcv_found *last = &t->found;
     if (last->dict == d && last->hash == key->hash && last->epoch == t->log_epoch &&
-        has_key((const struct rcv_entry *)(const void *)(a->core + last->entry), key)) {
+        has_key((const struct rcv_entry *)(const void *)(a->mem + last->entry), key)) {
         *entry = last->entry;
         *link = last->link;
         return 1;
@@ -114,7 +114,7 @@ static int make(rcv_txn *t, unsigned kind, rcv_off *out)
         rc = container_init(t, *out, kind);
     if (rc)
         return rc;
-    struct rcv_dict *d = (struct rcv_dict *)(void *)(t->arena->core + *out);
+    struct rcv_dict *d = (struct rcv_dict *)(void *)(t->arena->mem + *out);
     table_init(&d->table, *out + offsetof(struct rcv_dict, table));
     d->table.used = RCV_TABLE_INLINE;
     return 0;
@@ -208,7 +208,7 @@ int dict_relink(rcv_txn *t, rcv_off off, rcv_off entry)
 /* cut_at -- take the entry that `link` leads to out of its chain and mark it dead. */
 static int cut_at(rcv_txn *t, rcv_off entry, rcv_off link)
 {
-    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->core + entry);
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->mem + entry);
     int               rc = set_word(t, link, e->next);
     if (rc == 0)
         rc = txn_log(t, entry + offsetof(struct rcv_entry, flags), 8, RCV_U_STRUCT);
@@ -235,7 +235,7 @@ int dict_cut(rcv_txn *t, rcv_off off, rcv_off entry)
 
 /* -- the operations ----------------------------------------------------------------------------------------- */
 
-static uint64_t dict_id(rcv_arena *a, rcv_off d) { return ((struct rcv_container *)(void *)(a->core + d))->id; }
+static uint64_t dict_id(rcv_arena *a, rcv_off d) { return ((struct rcv_container *)(void *)(a->mem + d))->id; }
 
 int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, struct rcv_value *out)
 {
@@ -250,7 +250,7 @@ int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key,
     }
     if (rc == 0)
         return 0;
-    rc = cell_give(a, d, &((struct rcv_entry *)(void *)(a->core + entry))->value, out);
+    rc = cell_give(a, d, &((struct rcv_entry *)(void *)(a->mem + entry))->value, out);
     return rc ? rc : 1;
 }
 
@@ -276,7 +276,7 @@ static int insert(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct
     int        rc = txn_alloc(t, sizeof(struct rcv_entry) + key->len, RCV_SPACE_GENERAL, 0, &entry);
     if (rc)
         return rc;
-    struct rcv_entry *e = (struct rcv_entry *)(void *)(a->core + entry);
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(a->mem + entry);
     memset(e, 0, sizeof *e);
     e->hash = key->hash;
     e->value = *cell;
@@ -317,7 +317,7 @@ int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct 
         return rc;
     if (rc == 0)
         return add(t, d, key, value);
-    if (cell_holds(&((struct rcv_entry *)(void *)(t->arena->core + entry))->value, value))
+    if (cell_holds(&((struct rcv_entry *)(void *)(t->arena->mem + entry))->value, value))
         return stamp_read(t, d, dict_id(t->arena, d), RCV_UNIT_KEY, key->hash);
     rc = note_change(t, d, key->hash, false);
     return rc ? rc : cell_set(t, d, entry, entry + offsetof(struct rcv_entry, value), value);
@@ -336,7 +336,7 @@ int rcv_set_add(rcv_txn *t, rcv_off s, const struct rcv_key *key)
 /* remove_entry -- delete the entry that `link` leads to. */
 static int remove_entry(rcv_txn *t, rcv_off d, rcv_off entry, rcv_off link)
 {
-    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->core + entry);
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->mem + entry);
     struct rcv_mark   mark;
     int               rc = note_change(t, d, e->hash, true);
     if (rc)
@@ -367,7 +367,7 @@ int rcv_dict_del(rcv_txn *t, rcv_off d, const struct rcv_key *key)
 /* delete_entry -- delete a given entry: find what leads to it. */
 static int delete_entry(rcv_txn *t, rcv_off d, rcv_off entry)
 {
-    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->core + entry);
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->mem + entry);
     struct rcv_key    key = {.kind = e->key_kind, .ptr = e->key, .len = e->key_len, .hash = e->hash};
     rcv_off           found, link;
     int               rc = find(t->arena, d, &key, &found, &link);
@@ -494,7 +494,7 @@ static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, 
             return seg_corrupt(a, "the order of the Dict at %llu is a cycle", (unsigned long long)d);
         if (!(e->flags & RCV_ENTRY_DEAD)) {
             /* Mostly the next to be asked for. It is not checked yet, so it is a number: a hint can't fault wherever it leads. */
-            uintptr_t next = (uintptr_t)a->core + (it->reverse ? e->before : e->after);
+            uintptr_t next = (uintptr_t)a->mem + (it->reverse ? e->before : e->after);
             __builtin_prefetch((const void *)next);
             __builtin_prefetch((const void *)(next + 64));
             it->entry = at;
@@ -536,7 +536,7 @@ int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it,
     if (rc < 0)
         return rc;
     if (rc == 1)
-        return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->core + it->entry), key, value); /* just checked */
+        return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->mem + it->entry), key, value); /* just checked */
     if (!it->reverse && t != NULL) {
         it->own = 1;
         rcv_off own = next_own(a, t, d, it);

@@ -317,7 +317,7 @@ static struct own *take_free(const rcv_arena *a, struct rcv_heap *h, struct own 
             owner_set(a, chunk, a->token);
             CRASHPOINT("heap.reserve.after_owner");
             if (kind == RCV_CHUNK_SMALL)
-                memset(bitmap_of(a, chunk), 0, sizeof(struct rcv_small_chunk));
+                tracker_zero(a, chunk_off(a, chunk), sizeof(struct rcv_small_chunk));
             info_set(a, chunk, RCV_INFO(kind, cls, 0, 0)); /* not logged: it says "nothing here" before and after */
             CRASHPOINT("heap.reserve.after_kind");
             own_add(h, o, chunk, kind, cls, kind == RCV_CHUNK_SMALL ? class_blocks(cls) : CHUNK_PAGES);

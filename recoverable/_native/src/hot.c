@@ -222,7 +222,7 @@ static uint32_t most_hot(const rcv_arena *a)
 static bool promote(rcv_arena *a, uint32_t page, uint32_t seq)
 {
     struct rcv_tracker *t = a->tracker;
-    if (listed(t, page) || page >= pages_claimed(a) || !heap_page_live(a, page))
+    if (listed(t, page) || page >= pages_claimed(a) || !(a->trap_mode || heap_page_live(a, page)))
         return false;
     if (runs_around(t, page) == 0 && t->runs >= t->max_runs)
         return false;
@@ -299,10 +299,10 @@ void hot_publish(rcv_arena *a)
         for (uint32_t i = 0; i < t->n_raw; i++)
             if (listed(t, t->raw[i]))
                 refresh(a, t->raw[i], 0, t->page_size, seq);
-        if (unlikely(t->raw_since && !t->collected)) /* no memory for finding out which: all of them */
+        if (unlikely((t->raw_since || a->trap_mode) && !t->collected)) /* no memory for finding out which: all of them */
             for (uint32_t i = 0; i < t->n_hot; i++)
                 refresh(a, t->page_of[t->hot[i]] - 1, 0, t->page_size, seq);
-        if (t->announced_hot)
+        if (t->announced_hot && !a->trap_mode) /* there they are among the changed ones */
             refresh_announced(a, seq);
     }
     for (uint32_t i = 0; i < t->wse.demote.n; i++)
@@ -392,6 +392,14 @@ int tracker_recover(rcv_arena *a, bool from_shadow, struct rcv_recovery *report)
     }
     atomic_fetch_add_explicit(&a->hdr->hot_generation, 1, memory_order_release);
     return 0;
+}
+
+/* hot_forget -- each entry by itself may go at any time, as shadows and data are equal. */
+void hot_forget(rcv_arena *a)
+{
+    for (uint64_t slot = 0, n = slots_usable(a); slot < n; slot++)
+        atomic_store_explicit(&hot_table(a)[slot], 0, memory_order_release);
+    atomic_fetch_add_explicit(&a->hdr->hot_generation, 1, memory_order_release);
 }
 
 /* -- life ----------------------------------------------------------------------------------------------------- */

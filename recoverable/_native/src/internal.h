@@ -84,6 +84,7 @@ struct rcv_arena {
     struct rcv_header  *hdr;  /* core view: the whole segment, read-write, private to the library */
     uint8_t            *core; /* the same address */
     uint8_t            *tracked; /* tracked view: the data region only; raw buffers point in here */
+    uint8_t            *mem;     /* where containers read and write: mem + offset. `core`, or in trap mode in the tracked view */
     uint64_t            data_off, data_size, total_size;
     _Atomic uint64_t   *stamps;
     uint32_t            stamp_mask;
@@ -135,8 +136,10 @@ static inline void *rcv_at(const rcv_arena *a, rcv_off off, uint64_t len)
     uint64_t claimed = rcv_data_claimed(a);
     if (unlikely(off < a->data_off || (off & 7) || rel > claimed || len > claimed - rel))
         return NULL;
-    return a->core + off;
+    return a->mem + off;
 }
+/* rcv_store_at -- where a step stores what it has logged: the header and the heap table are in the core view only. */
+static inline uint8_t *rcv_store_at(const rcv_arena *a, rcv_off off) { return (off >= a->data_off ? a->mem : a->core) + off; }
 /* seg_claim_data -- back the data region up to `upto` bytes (rounded up to a slice). Lock held. RCV_ERR_FULL leaves it. */
 int  seg_claim_data(rcv_arena *a, uint64_t upto);
 int  seg_corrupt(rcv_arena *a, const char *format, ...) __attribute__((format(printf, 2, 3))); /* RCV_ERR_CORRUPT */
@@ -217,10 +220,18 @@ int  tracker_savepoint(rcv_arena *a);
 void tracker_rollback_to(rcv_arena *a, uint64_t mark);
 /* tracker_revert -- the step's undo has been applied: copy shadows back over hot pages that differ, re-protect trapped ones. */
 void tracker_revert(rcv_arena *a);
+/* trap mode. tracker_observe -- before a step's writes are published or undone: which listed pages has it changed?
+ * tracker_undoes -- will undoing the step take the page of `off` back? tracker_keep -- the step is undone: store `bytes`, which
+ * lie within a page, into unallocated memory, where no later undo takes them back. */
+void tracker_observe(rcv_arena *a);
+bool tracker_undoes(const rcv_arena *a, rcv_off off);
+void tracker_keep(rcv_arena *a, rcv_off off, const void *bytes, uint32_t len);
+/* tracker_zero -- clear bytes within a page that nobody's data lies in, also in whatever this step's end may put back. */
+void tracker_zero(const rcv_arena *a, rcv_off off, uint32_t len);
 /* tracker_protect -- before PUBLISH: re-protect trapped pages (adjacent ones in one call). */
 void tracker_protect(rcv_arena *a);
 /* tracker_publish -- between PUBLISH and IDLE: refresh the shadows of listed pages that the undo log says changed, or that
- * tracker_collect found; feed the policy; promote and demote. Only pages whose memory is allocated (heap_page_live). */
+ * tracker_collect found; feed the policy; promote and demote. Only pages of Arrays (heap_page_live), but in trap mode. */
 void tracker_publish(rcv_arena *a);
 void tracker_leave(rcv_arena *a); /* the step is over: no trap of this thread is ours any more; mend what strays left */
 /* tracker_capture -- raw writes are possible from here on: make ready what this step of the handler's requests will probably
@@ -241,6 +252,7 @@ void tracker_after_fork(rcv_arena *a);
 /* tracker_recover -- recovery's half: shadows -> data (`from_shadow`) or data -> shadows for listed pages; validates the hot
  * table. Works before tracker_open. */
 int  tracker_recover(rcv_arena *a, bool from_shadow, struct rcv_recovery *report);
+void hot_forget(rcv_arena *a); /* IDLE, recovered, nobody attached: no page is listed any more */
 void tracker_stats(rcv_arena *a, struct rcv_stats *out);
 uint64_t tracker_raw_count(const rcv_arena *a);
 
@@ -422,7 +434,7 @@ struct rcv_txn {
     struct rcv_run *runs; /* the same while it is suspended: raw.c */
     uint64_t        n_runs, cap_runs;
     uint8_t  *stash; /* items, then what the runs hold */
-    uint64_t  n_stash, cap_stash, stash_items /* bytes of the items */;
+    uint64_t  n_stash, cap_stash, stash_items /* bytes of the items */, fresh /* where stash_fresh's begin */;
 
     struct rcv_logged logged[RCV_LOGGED];
     struct rcv_found  found;
@@ -458,6 +470,7 @@ void raw_free(rcv_arena *a);
 int  stash_fill(rcv_txn *t);
 int  stash_room(rcv_txn *t, uint64_t size, uint64_t *at); /* `size` bytes more, at t->stash + *at */
 int  stash_put_back(rcv_txn *t);
+void stash_keep_fresh(rcv_txn *t); /* the step is undone: new memory holds again what the transaction has put there */
 void stash_count_lost(const rcv_txn *t, bool stashed, struct rcv_recovery *report);
 /* access_make_room -- what else this thread has in the arena gives way: 0, or why it cannot. */
 int  access_make_room(rcv_arena *a, uint64_t me);
@@ -477,7 +490,7 @@ static inline int txn_write64(rcv_txn *t, rcv_off off, uint64_t value, unsigned 
 {
     int rc = txn_log(t, off, 8, kind);
     if (rc == 0)
-        memcpy(t->arena->core + off, &value, 8);
+        memcpy(rcv_store_at(t->arena, off), &value, 8);
     return rc;
 }
 void txn_pool_free(rcv_arena *a);   /* at close */
@@ -516,7 +529,7 @@ int table_widen(rcv_txn *t, rcv_off off, unsigned kind, unsigned flags);
 /* table_pop -- one word less in use; a node that becomes empty is freed. */
 int table_pop(rcv_txn *t, rcv_off off, unsigned kind);
 int table_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
-static inline rcv_off *word_at(rcv_arena *a, rcv_off off) { return (rcv_off *)(void *)(a->core + off); } /* checked before */
+static inline rcv_off *word_at(rcv_arena *a, rcv_off off) { return (rcv_off *)(void *)(a->mem + off); } /* checked before */
 
 /* -- dict.c ------------------------------------------------------------------------------------------------------ */
 

@@ -33,6 +33,9 @@ typedef uint64_t rcv_off; /* bytes from the start of the segment; 0 is "none" */
 /* The one store that commits is IDLE/STEP -> PUBLISH; see undo.c for what recovery does in each. */
 enum rcv_phase { RCV_IDLE = 0, RCV_STEP = 1, RCV_PUBLISH = 2 };
 
+/* Who writes containers without a record of the hot pages that these lie on may not meet who does: all are of one kind. */
+enum rcv_tracking { RCV_TRACKING_UNKNOWN = 0, RCV_TRACKING_HYBRID = 1, RCV_TRACKING_TRAP = 2 };
+
 enum rcv_region_id {
     RCV_R_HEADER,
     RCV_R_PROCESS,
@@ -98,6 +101,7 @@ struct rcv_header {
     uint64_t         calibration[4];     /* nanoseconds: trap, protect, compare, copy; 0 = not measured */
     _Atomic uint64_t recovered_at;       /* never undone: when `recoveries` last moved, seconds since the epoch */
     _Atomic uint64_t cuts;               /* never undone: moves whenever the undo log gets shorter, odd meanwhile: image.c */
+    _Atomic uint64_t tracking;           /* never undone: enum rcv_tracking of those who are attached; of the last, if none is */
 
     _Alignas(64) struct rcv_commit_note ring[RCV_COMMIT_RING];
 };

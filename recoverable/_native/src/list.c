@@ -31,7 +31,7 @@ static rcv_off cell_off(rcv_arena *a, const struct rcv_list *list, uint64_t i)
     return leaf && rcv_at(a, leaf, RCV_LEAF * CELL) ? leaf + i % RCV_LEAF * CELL : 0;
 }
 
-static struct rcv_cell *cell_at(rcv_arena *a, rcv_off off) { return (struct rcv_cell *)(void *)(a->core + off); }
+static struct rcv_cell *cell_at(rcv_arena *a, rcv_off off) { return (struct rcv_cell *)(void *)(a->mem + off); }
 
 int rcv_list_new(rcv_txn *t, rcv_off *out)
 {
@@ -39,7 +39,7 @@ int rcv_list_new(rcv_txn *t, rcv_off *out)
     if (rc == 0)
         rc = container_init(t, *out, RCV_K_LIST);
     if (rc == 0)
-        table_init(&((struct rcv_list *)(void *)(t->arena->core + *out))->table, *out + TABLE);
+        table_init(&((struct rcv_list *)(void *)(t->arena->mem + *out))->table, *out + TABLE);
     return rc;
 }
 
@@ -134,7 +134,7 @@ static int lengthen(rcv_txn *t, rcv_off l, uint64_t n)
         int     rc = txn_alloc(t, RCV_LEAF * CELL, RCV_SPACE_GENERAL, 0, &chunk);
         if (rc)
             return rc;
-        memset(a->core + chunk, 0, RCV_LEAF * CELL);
+        memset(a->mem + chunk, 0, RCV_LEAF * CELL);
         rc = table_widen(t, l + TABLE, RCV_U_DATA, 0);
         rcv_off word = rc ? 0 : table_word(a, &list->table, leaf);
         if (rc == 0)

@@ -16,6 +16,7 @@
 
 #define BUDGET 64u        /* entries freed at a boundary: a few tens of microseconds */
 #define BUDGET_SHORT 512u /* while the arena is short of memory */
+#define BUDGET_TRAP 8u    /* where each entry's pages are logged whole */
 
 struct range { /* array memory being freed */
     rcv_off  off;
@@ -46,7 +47,7 @@ static int free_contents(rcv_txn *t, rcv_off off, unsigned kind, uint32_t *budge
     case RCV_K_RECORD: return record_reclaim(t, off, budget, done);
     case RCV_K_COUNTER: *done = true; return 0;
     case RCV_K_ARRAY:
-        array = (const struct rcv_array *)(const void *)(t->arena->core + off);
+        array = (const struct rcv_array *)(const void *)(t->arena->mem + off);
         *pages = (struct range){.off = array->data, .len = array->nbytes};
         *done = true;
         return array_reclaim(t, off);
@@ -87,14 +88,16 @@ void reclaim_slice(rcv_arena *a)
     struct rcv_recovery report = {0};
     uint32_t            n_pages = 0;
     rcv_txn            *t;
-    if (atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed) == 0 ||
+    if (atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed) == 0 || (a->trap_mode && tracker_doomed(a)) ||
         rcv_txn_new(a, RCV_TXN_ONE_STEP, "(reclaiming)", &t) != 0)
         return;
     a->n.transactions--; /* nobody's request */
     phase_set(a, RCV_STEP);
-    int rc = free_some(t, heap_short(a) ? BUDGET_SHORT : BUDGET, pages, &n_pages);
+    int rc = free_some(t, a->trap_mode ? BUDGET_TRAP : heap_short(a) ? BUDGET_SHORT : BUDGET, pages, &n_pages);
     if (rc == 0)
         rc = intent_apply(t);
+    if (rc == 0 && a->trap_mode)
+        rc = tracker_doomed(a);
     CRASHPOINT("reclaim.applied");
     if (rc == 0) {
         stamp_publish(t);
@@ -102,13 +105,19 @@ void reclaim_slice(rcv_arena *a)
          * is undone has demoted. */
         for (uint32_t i = 0; i < n_pages; i++)
             tracker_forget_pages(a, pages[i].off, pages[i].len);
+        if (a->trap_mode)
+            tracker_protect(a);
         CRASHPOINT("reclaim.before_publish");
         phase_set(a, RCV_PUBLISH);
         CRASHPOINT("reclaim.after_publish");
+        if (a->trap_mode)
+            tracker_publish(a);
         intent_settle(t);
         t->state = RCV_COMMITTED;
     } else {
         (void)undo_apply(a, 0, &report);
+        if (a->trap_mode)
+            tracker_revert(a);
     }
     undo_cut(a, 0);
     CRASHPOINT("reclaim.after_tail");

@@ -24,7 +24,7 @@ static int new_cells(rcv_txn *t, uint32_t fields, rcv_off *out)
         return rcv_raise(RCV_ERR_MISUSE, 0, "a Record with %u fields: at most %u", fields, FIELDS_LIMIT);
     int rc = fields ? txn_alloc(t, fields * CELL, RCV_SPACE_GENERAL, 0, out) : 0;
     for (uint32_t i = 0; i < fields && rc == 0; i++)
-        ((struct rcv_cell *)(void *)(t->arena->core + *out))[i] = (struct rcv_cell){.tag = RCV_T_NONE};
+        ((struct rcv_cell *)(void *)(t->arena->mem + *out))[i] = (struct rcv_cell){.tag = RCV_T_NONE};
     return rc;
 }
 
@@ -38,7 +38,7 @@ int rcv_record_new(rcv_txn *t, uint64_t schema, uint32_t fields, rcv_off *out)
         rc = new_cells(t, fields, &cells);
     if (rc)
         return rc;
-    struct rcv_record *r = (struct rcv_record *)(void *)(t->arena->core + *out);
+    struct rcv_record *r = (struct rcv_record *)(void *)(t->arena->mem + *out);
     r->schema = schema;
     r->cells = cells;
     r->fields = fields;
@@ -61,7 +61,7 @@ int rcv_record_get(rcv_arena *a, rcv_txn *t, rcv_off off, uint32_t i, struct rcv
     if (unlikely(r == NULL || i >= r->fields))
         return r ? rcv_raise(RCV_ERR_BUG, 0, "field %u of a Record of %u", i, r->fields) : no_record(a, off);
     int rc = t ? stamp_read(t, off, r->c.id, RCV_UNIT_KEY, i) : 0;
-    return rc ? rc : cell_give(a, off, (const struct rcv_cell *)(const void *)(a->core + r->cells) + i, out);
+    return rc ? rc : cell_give(a, off, (const struct rcv_cell *)(const void *)(a->mem + r->cells) + i, out);
 }
 
 int rcv_record_set(rcv_txn *t, rcv_off off, uint32_t i, const struct rcv_value *value)
@@ -70,7 +70,7 @@ int rcv_record_set(rcv_txn *t, rcv_off off, uint32_t i, const struct rcv_value *
     if (unlikely(r == NULL || i >= r->fields))
         return r ? rcv_raise(RCV_ERR_BUG, 0, "field %u of a Record of %u", i, r->fields) : no_record(t->arena, off);
     int rc = stamp_read(t, off, r->c.id, RCV_UNIT_KEY, i); /* what is dropped was seen */
-    if (rc || cell_holds((const struct rcv_cell *)(const void *)(t->arena->core + r->cells) + i, value))
+    if (rc || cell_holds((const struct rcv_cell *)(const void *)(t->arena->mem + r->cells) + i, value))
         return rc;
     rc = stamp_read(t, off, r->c.id, RCV_UNIT_SHAPE, 0); /* a migration moves the cells */
     if (rc == 0)
@@ -106,7 +106,7 @@ int rcv_record_migrate(rcv_txn *t, rcv_off off, uint64_t schema, uint32_t fields
     rcv_op_begin(t, &mark);
     rc = new_cells(t, fields, &cells);
     if (rc == 0 && r->fields)
-        memcpy(a->core + cells, a->core + r->cells, r->fields * CELL);
+        memcpy(a->mem + cells, a->mem + r->cells, r->fields * CELL);
     if (rc == 0 && r->cells)
         rc = txn_free(t, r->cells, 0);
     if (rc == 0)
@@ -130,7 +130,7 @@ int record_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
     if (r == NULL)
         return no_record(t->arena, off);
     for (uint32_t i = 0; i < r->fields && rc == 0; i++)
-        rc = cell_drop(t, (const struct rcv_cell *)(const void *)(t->arena->core + r->cells) + i);
+        rc = cell_drop(t, (const struct rcv_cell *)(const void *)(t->arena->mem + r->cells) + i);
     if (rc == 0 && r->cells)
         rc = txn_free(t, r->cells, 0);
     *budget -= *budget > 0;

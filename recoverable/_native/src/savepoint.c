@@ -45,7 +45,7 @@ void rcv_op_begin(rcv_txn *t, struct rcv_mark *out)
     *out = (struct rcv_mark){.undo_tail = undo_tail(t->arena), .intents = t->n_intents, .epoch = t->epoch};
 }
 
-/* rcv_op_fail -- announced writes; and raw ones of user code that ran inside it (codecs), to pages that it trapped on. */
+/* rcv_op_fail -- announced writes, which trap in trap mode; and raw ones of user code that ran inside it (codecs). */
 void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark)
 {
     struct rcv_recovery report = {0};

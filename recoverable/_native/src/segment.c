@@ -317,7 +317,7 @@ static int map_core(rcv_arena *a, const struct rcv_header *h, int protection)
     int      err = os_map_shared(a->fd, 0, total, protection, &core);
     if (err != 0)
         return seg_os(a, err, "mapping it");
-    a->core = core;
+    a->core = a->mem = core;
     a->hdr = core;
     a->total_size = total;
     a->data_off = h->region[RCV_R_DATA].off;
@@ -450,6 +450,20 @@ int seg_look(rcv_arena *a, uint64_t length)
 /* seg_unlook -- undo seg_look. */
 void seg_unlook(rcv_arena *a) { unmap_core(a); }
 
+/* agree -- on how writes are tracked: with those who are attached; or else, alone, for those who come. */
+static int agree(rcv_arena *a, bool others)
+{
+    uint64_t mine = a->trap_mode ? RCV_TRACKING_TRAP : RCV_TRACKING_HYBRID, theirs = atomic_load(&a->hdr->tracking);
+    if (others && theirs != mine)
+        return rcv_raise(RCV_ERR_MISUSE, 0,
+                         "arena \"%s\" is in use with tracking=\"%s\", and all processes must agree; nothing was opened; use that here, "
+                         "too, or end the others first", a->name, theirs == RCV_TRACKING_TRAP ? "trap" : "hybrid");
+    if (!others && theirs == RCV_TRACKING_TRAP && mine != theirs)
+        hot_forget(a); /* containers' pages among them */
+    atomic_store(&a->hdr->tracking, mine);
+    return 0;
+}
+
 /* enter -- alone: a new mutex, recovery. With others: whatever a dead lock holder left. Joins the process table. */
 static int enter(rcv_arena *a)
 {
@@ -469,6 +483,8 @@ static int enter(rcv_arena *a)
         if (undo < a->undo_size)
             os_release(a->fd, a->undo_off + undo, a->undo_size - undo);
     }
+    if ((rc = agree(a, others)) != 0)
+        return rc;
     if ((rc = heap_open(a)) != 0)
         return rc;
     /* A lock that is taken (MISUSE: by this thread, through another handle) is in a living step: nothing to recover, and

@@ -19,6 +19,48 @@ int stash_room(rcv_txn *t, uint64_t size, uint64_t *at)
     return 0;
 }
 
+/* undo_ranges -- undo the announced writes alone; undo_apply(), which does all, follows. */
+static int undo_ranges(rcv_arena *a)
+{
+    uint64_t           at = undo_tail(a);
+    struct undo_record r;
+    int                rc;
+    while ((rc = undo_prev(a, &at, &r)) > 0)
+        if (r.kind != RCV_U_PAGE)
+            memcpy(a->core + r.off, r.old, r.len);
+    return rc;
+}
+
+/* stash_fresh -- trap mode undoes whole pages, and with them what the transaction has first put into memory that it has
+ * allocated: keep that until the undo is done. It needs no protection while it lies there: nobody else can reach it. */
+static int stash_fresh(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    uint64_t   page = a->hdr->page_size, size, to;
+    bool       live;
+    int        undone = undo_ranges(a);
+    if (undone < 0)
+        return undone;
+    for (uint64_t i = 0; i < t->n_intents; i++) {
+        if (t->intents[i].op != RCV_I_ALLOC)
+            continue; /* growth is undone, and its memory given back */
+        rcv_off off = t->intents[i].a;
+        int     rc = heap_block(a, off, &size, &live);
+        for (rcv_off end = off + size; rc == 0 && off < end; off = (off / page + 1) * page) {
+            struct rcv_stash_item item = {.off = off, .len = (uint32_t)(end - off < page - off % page ? end - off : page - off % page)};
+            if (!tracker_undoes(a, off))
+                continue;
+            if ((rc = stash_room(t, sizeof item + item.len, &to)) != 0)
+                break;
+            memcpy(t->stash + to, &item, sizeof item);
+            memcpy(t->stash + to + sizeof item, a->core + off, item.len);
+        }
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
 /* stash_fill -- copy what the transaction has written. Ranges may overlap: all hold the newest bytes, so order is free. */
 int stash_fill(rcv_txn *t)
 {
@@ -40,7 +82,21 @@ int stash_fill(rcv_txn *t)
         memcpy(t->stash + to + sizeof item, a->core + r.off, r.len);
     }
     t->stash_items = t->n_stash;
-    return rc ? rc : raw_stash(t);
+    if (rc == 0)
+        rc = raw_stash(t);
+    t->fresh = t->n_stash;
+    return rc || !a->trap_mode ? rc : stash_fresh(t);
+}
+
+/* stash_keep_fresh -- the step is undone: what was put into new memory is there again. */
+void stash_keep_fresh(rcv_txn *t)
+{
+    struct rcv_stash_item item;
+    for (uint64_t at = t->fresh; at < t->n_stash; at += sizeof item + ((item.len + 7u) & ~7u)) {
+        memcpy(&item, t->stash + at, sizeof item);
+        tracker_keep(t->arena, item.off, t->stash + at + sizeof item, item.len);
+    }
+    t->n_stash = t->fresh;
 }
 
 /* stash_put_back -- write the stash into the arena again, undo-logged. Raw writes first: they are compared with what is
@@ -56,7 +112,7 @@ int stash_put_back(rcv_txn *t)
         if (rc)
             break;
         CRASHPOINT("resume.before_write");
-        memcpy(a->core + item.off, t->stash + at + sizeof item, item.len);
+        memcpy(rcv_store_at(a, item.off), t->stash + at + sizeof item, item.len);
         tracker_note_announced(a, item.off, item.len);
         at += sizeof item + ((item.len + 7u) & ~7u);
     }

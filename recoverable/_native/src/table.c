@@ -42,7 +42,7 @@ static int new_node(rcv_txn *t, unsigned flags, rcv_off *out)
 {
     int rc = txn_alloc(t, RCV_NODE * 8, RCV_SPACE_GENERAL, flags, out);
     if (rc == 0)
-        memset(t->arena->core + *out, 0, RCV_NODE * 8);
+        memset(t->arena->mem + *out, 0, RCV_NODE * 8);
     return rc;
 }
 
@@ -63,8 +63,8 @@ static int double_array(rcv_txn *t, rcv_off off, const struct rcv_table *table, 
     int rc = txn_alloc(t, bytes * 2, RCV_SPACE_GENERAL, flags, &array);
     if (rc)
         return rc;
-    memcpy(a->core + array, a->core + old, bytes);
-    memset(a->core + array + bytes, 0, bytes);
+    memcpy(a->mem + array, a->mem + old, bytes);
+    memset(a->mem + array + bytes, 0, bytes);
     if (old != off + offsetof(struct rcv_table, first))
         rc = txn_free(t, old, flags);
     if (rc == 0)

@@ -27,6 +27,10 @@
  * its own list of raw pages, so either is right. tracker_note_announced() must be told of everything that is written into
  * array memory through the core view, the stash included: that is how the shadows of listed pages follow at the commit.
  *
+ * In *trap mode* containers write through the view, too, as the paper has it: then every listed page is compared at each
+ * step's end (tracker_observe), and what a step has put into new memory, which no transaction undoes, is kept from its undo
+ * (tracker_keep, tracker_zero). Announced writes are logged as ever: for going back to an operation's start, and for the stash.
+ *
  * Costs: no raw buffer alive, none alive since the last comparison, no trap: entering and leaving are some loads. Otherwise
  * O(pages trapped + hot pages).
  *
@@ -100,7 +104,7 @@ int tracker_open(rcv_arena *a, const struct rcv_open_options *o)
                                                    .n_options = o->n_policy_options,
                                                    .recording = o->recording,
                                                    .pages = t->pages,
-                                                   .comparisons = 2,
+                                                   .comparisons = a->trap_mode ? 1 : 2,
                                                    .costs = costs});
     if (rc == 0) {
         int err = os_map_shared(a->fd, a->data_off, a->data_size, PROT_READ, &view);
@@ -109,12 +113,15 @@ int tracker_open(rcv_arena *a, const struct rcv_open_options *o)
                            (unsigned long long)a->data_size);
     }
     a->tracked = view;
+    if (rc == 0 && a->trap_mode)
+        a->mem = (uint8_t *)((uintptr_t)view - a->data_off);
     if (rc == 0)
         rc = trap_install(a);
     if (rc != 0) {
         if (view != NULL)
             os_unmap(view, a->data_size);
         a->tracked = NULL;
+        a->mem = a->core;
         free_tracker(a);
     }
     return rc;
@@ -128,6 +135,7 @@ void tracker_close(rcv_arena *a)
     trap_remove(a);
     os_unmap(a->tracked, a->data_size);
     a->tracked = NULL;
+    a->mem = a->core;
     free_tracker(a);
 }
 
@@ -187,6 +195,8 @@ int tracker_enter(rcv_arena *a)
         hot_take_back(a, true);
         t->active = true;
         t->all_listed = false;
+    } else if (unlikely(a->trap_mode)) {
+        rcv_handler_mend();
     }
     atomic_store_explicit(&t->in_step, true, memory_order_relaxed);
     store_fence();
@@ -495,20 +505,24 @@ static int differs(rcv_arena *a, uint32_t page, const uint8_t *base)
     return memcmp(now, t->scratch, t->page_size) != 0;
 }
 
+/* of_containers -- a page whose writes are all ours: containers', which only trap mode tracks by pages, and new Arrays'. */
+static inline bool of_containers(const rcv_arena *a, uint32_t page) { return a->trap_mode && !heap_page_live(a, page); }
+
 /* collect_hot -- listed pages that could have been written here. */
 static int collect_hot(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
     for (uint32_t i = 0; i < t->n_hot; i++) {
         uint32_t slot = t->hot[i], page = t->page_of[slot] - 1;
-        if (!(t->state[page] & PG_WRITABLE) && !t->all_listed)
+        if ((!(t->state[page] & PG_WRITABLE) && !t->all_listed) || of_containers(a, page))
             continue;
         int changed = differs(a, page, hot_shadow(a, slot));
         if (changed < 0)
             return changed;
         if (changed)
             t->raw[t->n_raw++] = page;
-        wse_compared(&t->wse, page, changed != 0);
+        if (!a->trap_mode)
+            wse_compared(&t->wse, page, changed != 0);
     }
     return 0;
 }
@@ -520,7 +534,7 @@ static int collect_trapped(rcv_arena *a)
     sort_trapped(t);
     for (uint32_t i = 0; i < t->n_trapped; i++) {
         uint32_t page = t->trapped[i].page;
-        if (t->slot_of[page] != 0 || (i > 0 && t->trapped[i - 1].page == page))
+        if (t->slot_of[page] != 0 || (i > 0 && t->trapped[i - 1].page == page) || of_containers(a, page))
             continue;
         int changed = differs(a, page, a->undo + t->trapped[i].at);
         if (changed < 0)
@@ -561,13 +575,74 @@ int tracker_collect(rcv_arena *a, const uint32_t **pages, uint32_t *n)
     return 0;
 }
 
+/* tracker_observe -- trap mode, before a step's writes are published or undone: the listed pages that differ from their
+ * shadows, for the policy and for hot_publish(). All of them: what the heap logs goes through the core view. */
+void tracker_observe(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    sort_trapped(t);
+    t->n_raw = 0;
+    t->collected = t->n_hot <= t->cap_raw || grow((void **)&t->raw, &t->cap_raw, t->n_hot, sizeof *t->raw) == 0;
+    if (t->n_hot == 0 || !t->collected)
+        return;
+    t->active = true;
+    for (uint32_t i = 0; i < t->n_hot; i++) {
+        uint32_t slot = t->hot[i], page = t->page_of[slot] - 1;
+        bool     changed = memcmp(page_core(a, page), hot_shadow(a, slot), t->page_size) != 0;
+        a->n.pages_compared++;
+        if (changed)
+            t->raw[t->n_raw++] = page;
+        wse_compared(&t->wse, page, changed);
+    }
+}
+
+/* -- memory that nobody else can reach --------------------------------------------------------------------------- */
+
+bool tracker_undoes(const rcv_arena *a, rcv_off off)
+{
+    const struct rcv_tracker *t = a->tracker;
+    uint32_t                  page = page_of_off(a, off), lo = 0, hi = t->n_trapped; /* sorted by tracker_observe() */
+    while (lo < hi) { /* PG_WRITABLE does not say it: a savepoint protects what stays logged */
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (t->trapped[mid].page < page)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return t->slot_of[page] != 0 || (lo < t->n_trapped && t->trapped[lo].page == page);
+}
+
+void tracker_keep(rcv_arena *a, rcv_off off, const void *bytes, uint32_t len)
+{
+    const struct rcv_tracker *t = a->tracker;
+    uint32_t                  page = page_of_off(a, off);
+    memcpy(a->core + off, bytes, len);
+    if (t->slot_of[page] != 0)
+        memcpy(hot_shadow(a, t->slot_of[page] - 1) + (off - page_off(a, page)), bytes, len);
+}
+
+void tracker_zero(const rcv_arena *a, rcv_off off, uint32_t len)
+{
+    const struct rcv_tracker *t = a->tracker;
+    memset(a->core + off, 0, len);
+    if (!a->trap_mode || t == NULL)
+        return;
+    uint32_t page = page_of_off(a, off);
+    uint64_t in = off - page_off(a, page);
+    if (t->slot_of[page] != 0)
+        memset(hot_shadow(a, t->slot_of[page] - 1) + in, 0, len);
+    for (uint32_t i = 0; i < t->n_trapped; i++)
+        if (t->trapped[i].page == page)
+            memset(a->undo + t->trapped[i].at + in, 0, len);
+}
+
 /* -- the ways a step ends --------------------------------------------------------------------------------------- */
 
 /* tracker_revert -- its undo log has been applied. Shadows before protection: the flags say what could have been written. */
 void tracker_revert(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
-    if (t->raw_since)
+    if (t->raw_since || a->trap_mode)
         hot_take_back(a, false);
     CRASHPOINT("tracker.revert.before_protect");
     if (unlikely(wse_records_announced(t->wse.recorder)))
@@ -579,7 +654,9 @@ void tracker_revert(rcv_arena *a)
 void tracker_protect(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
-    if (t->raw_since && !t->collected) {
+    if (unlikely(a->trap_mode)) {
+        tracker_observe(a);
+    } else if (t->raw_since && !t->collected) {
         const uint32_t *pages;
         uint32_t        n;
         (void)tracker_collect(a, &pages, &n); /* the caller did not ask; hot_publish() must know all the same */

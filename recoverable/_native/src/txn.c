@@ -347,6 +347,8 @@ int rcv_txn_suspend(rcv_txn *t)
     if (!t->mounted)
         return 0;
     uint64_t begun = clock_begin();
+    if (unlikely(a->trap_mode))
+        tracker_observe(a);
     if (t->state == RCV_ACTIVE) {
         rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full") : raw_collect(t);
         if (rc == 0)
@@ -357,6 +359,7 @@ int rcv_txn_suspend(rcv_txn *t)
     PHASE("suspend.after_stash");
     back_to_committed(t, &report);
     if (t->state == RCV_ACTIVE) {
+        stash_keep_fresh(t);
         raw_base(t);
         stamp_capture(t);
     }
@@ -413,6 +416,8 @@ int rcv_txn_commit(rcv_txn *t)
         phase_set(a, RCV_PUBLISH);
     if (rc == 0)
         rc = intent_apply(t);
+    if (rc == 0 && unlikely(a->trap_mode) && tracker_doomed(a))
+        rc = rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept");
     if (rc) {
         clock_end(t, begun);
         rcv_txn_rollback(t);
@@ -453,6 +458,8 @@ void rcv_txn_rollback(rcv_txn *t)
         other->stash_items = 0;
     uint64_t            begun = mounted ? os_nanos() : 0; /* else there is nothing to undo that would take time */
     if (mounted) {
+        if (unlikely(a->trap_mode))
+            tracker_observe(a);
         back_to_committed(t, &report);
         unmount(t);
     }

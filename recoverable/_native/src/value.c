@@ -32,7 +32,7 @@ int cell_make(rcv_txn *t, const struct rcv_value *value, struct rcv_cell *out)
     if (rc)
         return rc;
     /* Fresh memory: nobody can reach it before the cell is linked, so it needs no undo. */
-    memcpy(t->arena->core + blob, value->ptr, value->len);
+    memcpy(t->arena->mem + blob, value->ptr, value->len);
     out->size = RCV_CELL_BLOB;
     out->len = (uint32_t)value->len;
     out->word = blob;
@@ -98,7 +98,7 @@ bool cell_holds(const struct rcv_cell *cell, const struct rcv_value *value)
 /* cell_set -- replace a cell: everything that can fail comes before the one store, and goes back with the operation. */
 int cell_set(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct rcv_value *value)
 {
-    struct rcv_cell *old = (struct rcv_cell *)(void *)(t->arena->core + at), cell;
+    struct rcv_cell *old = (struct rcv_cell *)(void *)(t->arena->mem + at), cell;
     struct rcv_mark  mark;
     int              rc;
     if (cell_holds(old, value))
