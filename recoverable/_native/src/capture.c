@@ -6,7 +6,7 @@
  * wrong guess costs a copy and a comparison.
  *
  * When: as soon as the step could write raw. That is its first touch of the arena where a raw buffer lives, after the stash
- * was put back; else the first buffer that is made in it. Once a step.
+ * was put back; else the first buffer that is made in it. In trap mode every touch can. Once a step.
  *
  * It is a guess, and so it never fails: where a share of the log's room does not do, or the kernel refuses, nothing (more) is
  * captured, and what is written traps. What was logged by then stays logged.
@@ -22,11 +22,12 @@
 #define OWN_MOST 256u  /* pages of its own that a step captures */
 #define ROOM_SHARE 16u /* of the log's free room, what captures may take: the rest is for what the step will do */
 
-/* fits -- can this page be captured: an array's, cold, protected, shared? */
+/* fits -- can this page be captured: an array's (but in trap mode), cold, protected, shared? */
 static bool fits(rcv_arena *a, uint32_t page)
 {
     struct rcv_tracker *t = a->tracker;
-    return t->slot_of[page] == 0 && !(t->state[page] & (PG_WRITABLE | PG_STRAY)) && page < pages_claimed(a) && heap_page_live(a, page);
+    return t->slot_of[page] == 0 && !(t->state[page] & (PG_WRITABLE | PG_STRAY)) && page < pages_claimed(a) &&
+           (a->trap_mode || heap_page_live(a, page));
 }
 
 /* take -- log and unprotect [first, end). false: no more. */

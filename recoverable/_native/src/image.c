@@ -273,7 +273,7 @@ static int set_up(rcv_arena *a)
     int err = os_map_nothing(live->total_size, &p);
     if (err != 0)
         return rcv_raise(RCV_ERR_OS, err, "arena \"%s\": no addresses for an image of it", a->name);
-    a->core = p;
+    a->core = a->mem = p;
     a->hdr = p;
     a->total_size = live->total_size;
     a->data_off = m->of.data_off;

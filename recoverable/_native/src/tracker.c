@@ -581,6 +581,8 @@ void tracker_observe(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
     sort_trapped(t);
+    t->collected = false;
+    capture_judge(a);
     t->n_raw = 0;
     t->collected = t->n_hot <= t->cap_raw || grow((void **)&t->raw, &t->cap_raw, t->n_hot, sizeof *t->raw) == 0;
     if (t->n_hot == 0 || !t->collected)

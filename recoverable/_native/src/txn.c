@@ -322,6 +322,8 @@ int rcv_txn_mount(rcv_txn *t)
     t->log_epoch++;
     t->traps_before = a->n.traps;
     PHASE("step.entered");
+    if (unlikely(a->trap_mode))
+        tracker_capture(a, t->handler, t->steps); /* putting the stash back would trap, too */
     if (t->n_stash != 0 || t->n_intents != 0)
         rc = stash_put_back(t);
     if (rc == 0 && unlikely(tracker_raw_count(a) != 0))
