@@ -1,8 +1,12 @@
 """How long does it take to explore a handler, and what does fault injection cost that is off?
 
-The handler is the example bank's transfer, over HTTP, with its 3 ms of waiting for another service. What "off" costs is
-measured between two processes that are alike but for one thing: in one of them faults were armed once and disarmed; it is
-given work in turn with the other, in which nothing of it was ever imported. There are several such pairs.
+The handler is the example bank's transfer, over HTTP, with its 3 ms of waiting for another service.
+
+What "off" costs is a few loads and comparisons a transaction, far below what two builds differ by for where their code
+lies. So the core is built three times: without hooks, as it is, and with hooks that each ask hundreds of times. From the
+third to the first the difference is large enough to be timed, and is divided by that number.
+
+What runs in this process alone is told in its CPU time; what kills and forks, by the clock.
 """
 
 from __future__ import annotations
@@ -10,9 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+import timeit
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,31 +31,29 @@ ROOT = Path(__file__).resolve().parents[1]
 ACCOUNTS = 10
 ORDER = {"id": "t", "from": 0, "to": 1, "amount": 500}
 IN_PROCESS = ("line", "await", "write", "alloc", "conflict")
+MANY = 400  # how often a hook asks in the third build
 
 #: A process that does what it is told, n times, and answers how many nanoseconds of CPU time that took.
 WORKER = """
-import asyncio, sys, time
-from recoverable import Arena, recoverable
+import sys, time
 
-armed = sys.argv[1] == "armed"
+sys.meta_path[:] = [finder for finder in sys.meta_path if "mesonpy" not in repr(finder).lower()]  # an editable install's
+sys.path.insert(0, sys.argv[1])
+import recoverable
+from recoverable import Arena
+assert recoverable.__file__.startswith(sys.argv[1]), recoverable.__file__
+
 with Arena.temporary("8 MiB") as arena:
     with arena.transaction():
         for i in range(4):
             arena.root[f"key-{i}"] = i
     root = arena.root
 
-    @recoverable
+    @recoverable.recoverable
     async def request():
         for i in range(4):
             root[f"key-{i}"] += 1
 
-    if armed:
-        from recoverable.faults import InjectedFault, Raise, inject
-        with inject("request", Raise(), at="write"):
-            try:
-                asyncio.run(request())
-            except InjectedFault:
-                pass
     print("ready", flush=True)
     for line in sys.stdin:
         calls = range(int(line))
@@ -62,14 +67,26 @@ with Arena.temporary("8 MiB") as arena:
 """
 
 
+def build(hooks: int, folder: Path) -> Path:
+    """Make a release build in which each hook asks so often; return the folder to import it from."""
+    progress(f"building the core with hooks that ask {hooks} times")
+    made, installed = folder / "build", folder / "installed"
+    setup = ["meson", "setup", f"--prefix={installed}", f"-Dc_args=-DRCV_FAULT_HOOKS={hooks}", str(made), str(ROOT)]
+    for command in (setup, ["meson", "install", "-C", str(made)]):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:]}")
+    return next(found.parent.parent for found in installed.rglob("recoverable/__init__.py"))
+
+
 class Worker:
     """One of those processes; `clock()` is the CPU time that all of them have spent."""
 
     spent = 0
 
-    def __init__(self, how: str) -> None:
+    def __init__(self, package: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, how],
+            [sys.executable, "-c", WORKER, str(package)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -87,11 +104,72 @@ class Worker:
         return self.process.stdout.readline().strip()
 
     def close(self) -> None:
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=60)
 
     @classmethod
     def clock(cls) -> int:
         return cls.spent
+
+
+def question_in_python(settings: Settings) -> Spread:
+    """Time what the middleware asks, in nanoseconds."""
+    from recoverable import policy
+
+    n = settings.pick(200_000, 20_000)
+    asked = timeit.Timer("if policy.watch_handler is not None: pass", globals={"policy": policy})
+    nothing = timeit.Timer("pass")
+    return Spread.of((asked.timeit(n) - nothing.timeit(n)) / n * 1e9 for _ in range(21))
+
+
+def off(report: Report, settings: Settings, request: Spread) -> None:
+    """Measure what it costs where nothing is armed.
+
+    Args:
+        report: Where to tell it.
+        settings: Whether to be quick.
+        request: What a request of the bank takes, in milliseconds.
+    """
+    if shutil.which("meson") is None:
+        report.note("What it costs while it is off was not measured: there is no meson to build the core with.")
+        return
+    costs, times = [], {0: [], 1: [], MANY: []}
+    with tempfile.TemporaryDirectory() as folder:
+        packages = {hooks: build(hooks, Path(folder, str(hooks))) for hooks in times}
+        pairs = settings.pick(8, 2)
+        for i in range(pairs):
+            workers = {str(hooks): Worker(package) for hooks, package in packages.items()}
+            try:
+                timed = compare(
+                    workers,
+                    settings,
+                    rounds=settings.pick(15, 5),
+                    target=settings.pick(0.03, 0.01),
+                    clock=Worker.clock,
+                    title=f"off: processes {i + 1} of {pairs}",
+                )
+            finally:
+                for worker in workers.values():
+                    worker.close()
+            many, none = timed.samples[str(MANY)], timed.samples["0"]
+            costs += [(a - b) / MANY for a, b in zip(many, none, strict=True)]
+            for hooks, found in times.items():
+                found.append(timed[str(hooks)].median)
+    cost, middleware = Spread.of(costs), question_in_python(settings)
+    spreads = {hooks: Spread.of(found) for hooks, found in times.items()}
+    call = spreads[0].median
+    report.aim("hooks that are off, of a transaction of four read-modify-writes", 0.5, cost.scaled(100 / call), "%")
+    of_request = Spread.of((each + middleware.median) / (request.median * 1e6) * 100 for each in costs)
+    report.aim("the same with the middleware's, of a transfer over HTTP", 0.5, of_request, "%")
+    rows = [
+        [f"the call, hooks ask {'never' if not hooks else f'{hooks} x'}", f"{spread} ns"]
+        for hooks, spread in spreads.items()
+    ]
+    rows.append([f"all hooks of the call: ({MANY} x - never) / {MANY}", f"{cost} ns"])
+    rows.append(["what the middleware asks, in Python", f"{middleware} ns"])
+    report.table(
+        "Off: CPU time of a `@recoverable` call with four read-modify-writes", ["", "median (quartiles)"], rows
+    )
+    report.figure("hooks, ns", cost)
 
 
 async def transfer(client: Any) -> int:
@@ -134,7 +212,10 @@ def explored(points: tuple[str, ...] | None, depth: int = 1) -> Any:
 
 
 def alone(settings: Settings) -> Spread:
-    """Time the same request, served and asked for in one process, without an exploration around it. In milliseconds."""
+    """Time the same request, served and asked for in one process, without an exploration around it.
+
+    In milliseconds of CPU time.
+    """
     from recoverable.faults.aiohttp import Site
 
     times = []
@@ -148,9 +229,9 @@ def alone(settings: Settings) -> Spread:
                 async with site.client.post("/transfer", data=order) as response:
                     assert response.status == 200
 
-            begun = time.perf_counter()
+            begun = time.process_time()
             site.loop.run_until_complete(ask())
-            times.append((time.perf_counter() - begun) * 1e3)
+            times.append((time.process_time() - begun) * 1e3)
         site.close()
         site.loop.close()
     return Spread.of(times)
@@ -172,8 +253,9 @@ def run(settings: Settings) -> Report:
         all_of_it.append(found.seconds)
         runs["all"] = found.runs
         with no_waiting():
+            begun = time.process_time()
             found = explored(IN_PROCESS)
-        in_process.append(found.seconds / found.runs * 1e3)
+        in_process.append((time.process_time() - begun) / found.runs * 1e3)
         runs["in process"] = found.runs
         found = explored(("kill",))
         by_kill.append(found.seconds / found.runs * 1e3)
@@ -182,51 +264,23 @@ def run(settings: Settings) -> Report:
     progress("exploring: two faults")
     two = explored(None, depth=2) if not settings.quick else None
 
-    ratios, times = [], {"never armed": [], "armed and disarmed": []}
-    pairs = settings.pick(
-        16, 2
-    )  # of processes: where things lie in memory makes more of a difference than what is measured
-    for i in range(pairs):
-        never, disarmed = pair = [Worker(how) for how in ("never", "armed")]
-        try:
-            timed = compare(
-                {"never armed": never, "armed and disarmed": disarmed},
-                settings,
-                rounds=settings.pick(15, 5),
-                target=settings.pick(0.03, 0.01),
-                clock=Worker.clock,
-                title=f"off: pair {i + 1}",
-            )
-        finally:
-            for worker in pair:
-                worker.close()
-        ratios.append(timed.ratio("armed and disarmed", "never armed").median)
-        for name, found_times in times.items():
-            found_times.append(timed[name].median / 1e3)
-    percent = Spread.of((ratio - 1) * 100 for ratio in ratios)
-
     report.aim("the transfer explored at all points, kills included", 60, Spread.of(all_of_it), "s")
     report.aim("a run that does not kill, above the request's own time", 5, above, "ms")
-    report.aim("a transaction after faults were armed and disarmed, above one where they never were", 0.5, percent, "%")
     rows = [
         [f"all points: {runs['all']} runs", f"{Spread.of(all_of_it)} s"],
-        [f"one of {runs['in process']} runs that do not kill, without the waiting", f"{Spread.of(in_process)} ms"],
         [
             f"one of {runs['kill']} runs that kill: a fork, a death, a restart in another fork",
             f"{Spread.of(by_kill)} ms",
         ],
-        ["the request alone, without the waiting", f"{own} ms"],
     ]
     if two is not None:
         rows.append([f"two faults, `depth=2`: {two.runs:,} runs, {two.skipped:,} left out", f"{two.seconds:.0f} s"])
-    report.table("Time by the clock", ["", "median (quartiles)"], rows)
-    spreads = {name: Spread.of(each) for name, each in times.items()}
-    report.table(
-        "µs of CPU time for a `@recoverable` call with four read-modify-writes, in pairs of processes",
-        ["faults were", "median (quartiles)"],
-        [[name, str(spread)] for name, spread in spreads.items()],
-    )
-    for name, spread in spreads.items():
-        report.figure(f"{name}, µs", spread)
+    report.table("Exploring, by the clock", ["", "median (quartiles)"], rows)
+    rows = [
+        ["the request alone", f"{own} ms"],
+        [f"one of {runs['in process']} runs that do not kill", f"{Spread.of(in_process)} ms"],
+    ]
+    report.table("Exploring without the waiting, CPU time", ["", "median (quartiles)"], rows)
+    off(report, settings, own)
     report.figure("explore all, s", Spread.of(all_of_it))
     return report

@@ -42,7 +42,7 @@ cdef class StepDriver:
     cdef bint finished, running, part, waiting
 
     def __cinit__(self, object coroutine, Transaction transaction not None, object decide):
-        self.coroutine = coroutine if _fault_run is None else _fault_run(coroutine, transaction)
+        self.coroutine = _fault_run(coroutine, transaction) if fault_hooked(_fault_run) else coroutine
         self.t = transaction
         self.decide = decide
 

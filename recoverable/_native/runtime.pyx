@@ -225,6 +225,26 @@ cdef class Container:
             rcv_op_fail(t.t, &mark.mark)
 
 
+cdef extern from *:
+    """
+    #ifndef RCV_FAULT_HOOKS
+    #define RCV_FAULT_HOOKS 1 /* how often a hook asks: see internal.h */
+    #endif
+    #if RCV_FAULT_HOOKS == 1
+    #define fault_hooked(run) ((run) != Py_None)
+    #else
+    static int fault_hooked(PyObject *run)
+    {
+        int on = 0;
+        for (unsigned n = RCV_FAULT_HOOKS; n-- > 0;)
+            on |= *(PyObject *volatile *)&run != Py_None;
+        return on;
+    }
+    #endif
+    """
+    bint fault_hooked(object run) noexcept
+
+
 cdef object _fault_run, _fault_write
 
 

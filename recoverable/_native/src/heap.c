@@ -185,7 +185,7 @@ int heap_reserve(rcv_arena *a, uint64_t size, unsigned space, rcv_off *out)
     struct rcv_heap *h = a->heap;
     if (FAIL_NOW(RCV_FAIL_HEAP))
         return rcv_raise(RCV_ERR_FULL, 0, "an allocation was made to fail");
-    if (likely(space == RCV_SPACE_GENERAL && size + rcv_fault_bias <= SMALL_MAX))
+    if (likely(space == RCV_SPACE_GENERAL && size + fault_bias() <= SMALL_MAX))
         return small_reserve(a, h, size, out);
     if (unlikely(rcv_fault_bias != 0)) {
         if (fault_room("heap"))

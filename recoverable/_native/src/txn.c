@@ -381,7 +381,7 @@ static void finish(rcv_txn *t, int state)
     privilege_drop(t);
     t->state = state;
     reset(t);
-    if (unlikely(rcv_fault_phases))
+    if (fault_watched())
         fault_ended();
 }
 

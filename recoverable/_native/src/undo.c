@@ -120,7 +120,7 @@ static inline void push(rcv_arena *a, uint64_t tail, rcv_off off, uint32_t len, 
 int undo_append(rcv_arena *a, rcv_off off, uint32_t len, unsigned kind)
 {
     uint64_t tail = undo_tail(a);
-    if (unlikely(undo_cost(len) + rcv_fault_bias > undo_claimed(a) - tail)) {
+    if (unlikely(undo_cost(len) + fault_bias() > undo_claimed(a) - tail)) {
         if (unlikely(rcv_fault_bias != 0) && fault_room("undo"))
             return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": the undo log was made to be full", a->name);
         int rc = undo_reserve(a, undo_cost(len));
