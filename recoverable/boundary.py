@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from recoverable import events, policy
 from recoverable._native.runtime import NativeArena, StepDriver, Transaction, set_driver_helpers
-from recoverable.errors import ArenaFullError, RecoverableError, TransactionError
-from recoverable.transaction import conflict_error, run_hooks, running_loop
+from recoverable.errors import RecoverableError, TransactionError
+from recoverable.transaction import conflict_error, run_hooks, running_loop, tell_of_arena
 
 __all__ = ["again", "coroutine", "returned", "run", "run_inside"]
 
@@ -153,6 +153,8 @@ async def again(
                 elif then == "retry" and policy.why_no_rerun(args) is not None:
                     then = "raise" if options.fallback is None else "fallback"
 
+            if not transaction.conflicted:
+                tell_of_arena(transaction, failure)
             if transaction.touched or then != "raise":
                 request_id = request_id or policy.request_id(args)
                 _report(transaction, failure, request_id, then, scope)
@@ -238,8 +240,6 @@ def _report(
     if transaction.conflicted:
         events.request_conflict(name, handler, report, attempt, request_id, then=then)
         return
-    if isinstance(failure, ArenaFullError):
-        events.arena_full(name, handler, str(failure))
     if failure is None:
         kind = None
     elif scope is not None and scope.limit.expired() and isinstance(failure, asyncio.CancelledError):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "arena_attached",
+    "arena_busy",
+    "arena_corrupt",
     "arena_created",
     "arena_full",
     "arena_not_closed",
@@ -153,6 +155,16 @@ def arena_recovered(name: str, report: Recovery, *, found: str) -> None:
 def arena_full(name: str, handler: str, detail: str) -> None:
     """Tell that a transaction was rolled back because there was no room."""
     _log().error("arena.full", arena=name, handler=handler, detail=detail)
+
+
+def arena_busy(name: str, handler: str, detail: str) -> None:
+    """Tell that the lock was not to be had within `busy_timeout`; nothing was done. `detail` names who holds it."""
+    _log().warning("arena.busy", arena=name, handler=handler, detail=detail)
+
+
+def arena_corrupt(name: str, handler: str, detail: str) -> None:
+    """Tell that the segment is damaged: nobody can use it, and nothing was done."""
+    _log().error("arena.corrupt", arena=name, handler=handler, detail=detail)
 
 
 def arena_not_closed(name: str, detail: str) -> None:

@@ -28,6 +28,8 @@ from recoverable._native.runtime import (
     set_block_helpers,
 )
 from recoverable.errors import (
+    ArenaBusyError,
+    ArenaCorruptError,
     ArenaFullError,
     ConflictError,
     NoTransactionError,
@@ -133,8 +135,8 @@ def _end(
             transaction.commit()
         else:
             transaction.rollback(error)
-    except ArenaFullError as full:
-        events.arena_full(native.public.name, transaction.handler, str(full))
+    except (ArenaFullError, ArenaBusyError, ArenaCorruptError) as trouble:
+        tell_of_arena(transaction, trouble)
         raise
     except _Doomed:
         raise conflict_error(transaction, 1) from None
@@ -146,8 +148,19 @@ def _end(
         _run_hooks_now(transaction)
     elif isinstance(error, _Doomed):
         raise conflict_error(transaction, 1) from None
-    elif isinstance(error, ArenaFullError):
-        events.arena_full(native.public.name, transaction.handler, str(error))
+    else:
+        tell_of_arena(transaction, error)
+
+
+def tell_of_arena(transaction: Transaction, error: BaseException) -> None:
+    """Write the event of a failure that is the arena's and not the handler's, if it is one."""
+    name, handler = transaction.arena.public.name, transaction.handler
+    if isinstance(error, ArenaFullError):
+        events.arena_full(name, handler, str(error))
+    elif isinstance(error, ArenaBusyError):
+        events.arena_busy(name, handler, str(error))
+    elif isinstance(error, ArenaCorruptError):
+        events.arena_corrupt(name, handler, str(error))
 
 
 class SavepointBlock:

@@ -18,7 +18,8 @@ cdef extern from *:
     """
     PyObject *rcv_caller()
 
-cdef tuple _told_of = (_errors.ArenaFullError, _errors._Doomed) # leave an event, or become another exception
+# These leave an event, or become another exception.
+cdef tuple _told_of = (_errors.ArenaFullError, _errors.ArenaBusyError, _errors.ArenaCorruptError, _errors._Doomed)
 cdef object _running_loop, _watch_block, _nest_block, _end_block, _run_hooks
 
 

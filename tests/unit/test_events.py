@@ -12,13 +12,24 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
-from recoverable import Arena, ArenaFullError, Array, ConflictError, attempt, events, recoverable
+from recoverable import (
+    Arena,
+    ArenaBusyError,
+    ArenaCorruptError,
+    ArenaFullError,
+    Array,
+    ConflictError,
+    attempt,
+    events,
+    recoverable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,6 +172,51 @@ def test_a_full_arena_is_told(arena: Arena, log: list[dict[str, Any]]) -> None:
         arena.root["a"] = b"x" * 20_000_000
     told = [(e["handler"].rpartition(".")[2], e["log_level"]) for e in named(log, "arena.full")]
     assert told == [("fill", "error"), ("test_a_full_arena_is_told", "error")]
+
+
+def test_a_lock_that_is_not_to_be_had_is_told(name: str, log: list[dict[str, Any]]) -> None:
+    """A request and a block that wait in vain are each an `arena.busy` that says whose lock it is; nothing else tells of it."""
+    taken, done = threading.Event(), threading.Event()
+
+    def blocks() -> None:
+        with arena.transaction():
+            arena.root["a"] = 1
+            taken.set()
+            done.wait(60)
+
+    async def waits() -> None:
+        arena.root["a"] = 2
+
+    with Arena.temporary("4 MiB", name=name, busy_timeout=0.01) as arena:
+        thread = threading.Thread(target=blocks)
+        thread.start()
+        try:
+            assert taken.wait(60)
+            with pytest.raises(ArenaBusyError):
+                asyncio.run(arena.run(waits))
+            with pytest.raises(ArenaBusyError), arena.transaction():
+                arena.root["a"] = 3
+        finally:
+            done.set()
+            thread.join()
+    told = [e for e in log if not e["event"].startswith(("arena.created", "request.committed"))]
+    assert [(e["event"], e["log_level"]) for e in told] == [("arena.busy", "warning")] * 2
+    assert [e["handler"].rpartition(".")[2] for e in told] == ["waits", "test_a_lock_that_is_not_to_be_had_is_told"]
+    assert all(str(os.getpid()) in e["detail"] and "blocks" in e["detail"] for e in told)
+
+
+def test_damage_is_told(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """A request and a block that meet a damaged segment are each an `arena.corrupt`."""
+
+    async def meets() -> None:
+        raise ArenaCorruptError("the damage")
+
+    with pytest.raises(ArenaCorruptError):
+        asyncio.run(arena.run(meets))
+    with pytest.raises(ArenaCorruptError), arena.transaction():
+        raise ArenaCorruptError("the damage")
+    told = [(e["handler"].rpartition(".")[2], e["detail"], e["log_level"]) for e in named(log, "arena.corrupt")]
+    assert told == [("meets", "the damage", "error"), ("test_damage_is_told", "the damage", "error")]
 
 
 def test_a_stray_write_is_told(arena: Arena, log: list[dict[str, Any]]) -> None:
