@@ -323,7 +323,7 @@ int rcv_txn_mount(rcv_txn *t)
     t->traps_before = a->n.traps;
     PHASE("step.entered");
     if (unlikely(a->trap_mode))
-        tracker_capture(a, t->handler, t->steps); /* putting the stash back would trap, too */
+        tracker_capture(a, t); /* putting the stash back would trap, too */
     if (t->n_stash != 0 || t->n_intents != 0)
         rc = stash_put_back(t);
     if (rc == 0 && unlikely(tracker_raw_count(a) != 0))
