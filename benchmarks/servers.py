@@ -70,7 +70,7 @@ def measure(report: Report, settings: Settings, name: str) -> dict[str, Found]:
     modes = MODES | (FEATURES if name == "features" else {})
     servers: dict[str, served.Served] = {}
     found: dict[str, Found] = {}
-    rounds, seconds = settings.pick(7, 2), 1
+    rounds, seconds = settings.pick(6, 2), 1
     try:
         for mode, options in modes.items():
             progress(f"{name}: {mode}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -234,6 +236,78 @@ def test_shadows_are_a_small_part_of_the_state() -> None:
             with arena.transaction():
                 arena.root["a"].view[:, 0] = step + 1
         assert arena.stats().hot_pages == 400
+
+
+@pytest.mark.slow
+def test_shadows_of_a_burst_are_given_back() -> None:
+    """After many pages were hot and few stayed so, memory for few shadows is left; what they stand for is right."""
+    with Arena.temporary(size="64 MiB") as arena:
+        with arena.transaction():
+            arena.root["a"] = Array((256, PAGE // 8), "i8")
+        a = arena.root["a"]
+        for step in range(6):
+            with arena.transaction():
+                a.view[:, 0] = step
+        assert arena.stats().shadow_claimed == 256 * PAGE
+        for step in range(3500):  # the last page stays hot from the first to the last
+            with arena.transaction():
+                a.view[[3, 255], 1] = step
+        stats = arena.stats()
+        assert stats.hot_pages == 2
+        assert stats.shadow_claimed <= 48 * PAGE
+        with pytest.raises(ZeroDivisionError), arena.transaction():
+            a.view[:, 1] = 1 // 0 if a.view.fill(77) is None else 0
+        with arena.transaction():
+            assert a.view[:, 0].tolist() == [5] * 256
+            assert a.view[255, 1] == 3499
+        arena.verify()
+
+
+OTHER = """
+import sys
+from recoverable import Arena
+with Arena.open(sys.argv[1], create=False, policy="full") as arena:
+    a = arena.root["a"]
+    for step in range(3):
+        with arena.transaction():
+            a.view[:300, 0] = step
+    print(arena.stats().hot_pages, flush=True)
+    sys.stdin.readline()
+    try:
+        with arena.transaction():
+            a.view[:300, 0] = 99
+            raise KeyError
+    except KeyError:
+        pass
+    with arena.transaction():
+        print(sorted(set(a.view[:300, 0].tolist())), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_shadows_that_another_process_gave_back() -> None:
+    """Pages that were hot in a process whose shadows another one has given back trap there again, and are undone."""
+    with Arena.temporary(size="64 MiB") as arena:
+        with arena.transaction():
+            arena.root["a"] = Array((2048, PAGE // 8), "i8")
+        a = arena.root["a"]
+        command = [sys.executable, "-c", OTHER, arena.name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdin is not None
+            assert other.stdout is not None
+            assert int(other.stdout.readline()) >= 256
+            with arena.transaction():
+                view = a.view
+            for step in range(4000):  # with a buffer alive it looks for pages that nobody writes any more
+                with arena.transaction():
+                    a.view[2000, 0] = step
+            assert arena.stats().shadow_claimed <= 48 * PAGE
+            del view
+            other.stdin.write("go\n")
+            other.stdin.flush()
+            assert other.stdout.readline().strip() == "[2]"
+        assert other.returncode == 0
+        arena.verify()
 
 
 @pytest.mark.slow

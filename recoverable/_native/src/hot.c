@@ -34,6 +34,7 @@
 #include <stdio.h>
 
 #define SHADOW_CLAIM 16u  /* pages of shadow claimed at a time */
+#define SHADOW_TRIM 1024u /* commits after which a process looks whether shadows can be given back */
 #define HOT_LEAST 256u    /* pages may always be hot: a MiB of shadows */
 #define HOT_SHARE 16u     /* beyond that: of so many claimed pages one */
 #define ABANDONED(w) (4 * (w)->patience + 64u) /* commits without a refresh after which anybody may demote */
@@ -98,7 +99,7 @@ int hot_sync(rcv_arena *a)
     if (backed > t->slots)
         backed = t->slots;
     uint32_t now;
-    for (uint32_t slot = 0; slot < backed; slot++) {
+    for (uint32_t slot = 0; slot < (backed > t->reach ? backed : t->reach); slot++) { /* others may have given shadows back */
         int rc = read_entry(a, slot, claimed, &now);
         if (rc != 0)
             return rc;
@@ -122,6 +123,7 @@ int hot_sync(rcv_arena *a)
             return seg_corrupt(a, "two slots of the hot-page table name page %u", now - 1);
         list(t, slot, now - 1);
     }
+    t->reach = (uint32_t)backed;
     t->generation = generation;
     return 0;
 }
@@ -207,6 +209,7 @@ static uint32_t free_slot(rcv_arena *a)
     CRASHPOINT("hot.claim.before_mark");
     atomic_store_explicit(&a->hdr->shadow_claimed, bytes + (more << t->shift), memory_order_release);
     CRASHPOINT("hot.claim.after_mark");
+    t->reach = (uint32_t)(backed + more);
     return slot;
 }
 
@@ -289,6 +292,32 @@ static void announce(rcv_arena *a)
     CRASHPOINT("hot.after_generation");
 }
 
+/* trim -- after a burst of hot pages: give back what no slot needs. Slots in use are at the lower end, but for pages that became hot
+ * in the burst and stayed; those are demoted, and come back to a lower slot at their next trap. Like the log (undo_trim): the
+ * mark first, then the memory, so that the mark never promises what is not there. */
+static void trim(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (likely(++t->published < SHADOW_TRIM))
+        return;
+    t->published = 0;
+    uint32_t backed = (uint32_t)slots_backed(a), used = backed < t->slots ? backed : t->slots;
+    while (used > 0 && t->page_of[used - 1] == 0)
+        used--;
+    uint32_t keep = (used + SHADOW_CLAIM - 1) / SHADOW_CLAIM * SHADOW_CLAIM;
+    for (uint32_t slot = used; slot-- > 2 * t->n_hot + SHADOW_CLAIM;)
+        if (t->page_of[slot] != 0)
+            wse_say(&t->wse.demote, t->page_of[slot] - 1); /* with the next commit */
+    if (backed < keep + 2 * SHADOW_CLAIM)
+        return;
+    store_fence();
+    atomic_store_explicit(&a->hdr->shadow_claimed, (uint64_t)keep << t->shift, memory_order_release);
+    store_fence();
+    CRASHPOINT("hot.trim.before_release");
+    t->reach = keep;
+    os_release(a->fd, a->hdr->region[RCV_R_SHADOW].off + ((uint64_t)keep << t->shift), (uint64_t)(backed - keep) << t->shift);
+}
+
 /* hot_publish -- shadows first: what is demoted or promoted after that is right already. */
 void hot_publish(rcv_arena *a)
 {
@@ -312,6 +341,7 @@ void hot_publish(rcv_arena *a)
     t->wse.demote.n = t->wse.promote.n = 0;
     if (changed)
         announce(a);
+    trim(a);
 }
 
 /* hot_demote_range -- pages [first, last) are no longer an array's. */

@@ -482,6 +482,10 @@ static int enter(rcv_arena *a)
         uint64_t undo = atomic_load(&a->hdr->undo_claimed); /* what a killed undo_trim left behind its mark */
         if (undo < a->undo_size)
             os_release(a->fd, a->undo_off + undo, a->undo_size - undo);
+        const struct rcv_region *shadow = &a->hdr->region[RCV_R_SHADOW];
+        uint64_t                 kept = atomic_load(&a->hdr->shadow_claimed); /* the same of the shadows */
+        if (kept < shadow->size)
+            os_release(a->fd, shadow->off + kept, shadow->size - kept);
     }
     if ((rc = agree(a, others)) != 0)
         return rc;

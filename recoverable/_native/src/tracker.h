@@ -104,6 +104,8 @@ struct rcv_tracker {
     uint32_t *stamp_of; /* by slot: the stamp that this process gave it last */
     uint32_t *hot;     /* listed slots, dense */
     uint32_t  n_hot, runs, free_hint;
+    uint32_t  reach;     /* slots that may be in `page_of`: how many had shadows when we looked last */
+    uint32_t  published; /* commits since trim() looked */
 
     /* raw buffers */
     uint64_t raw_count;
