@@ -99,6 +99,22 @@ class _Peek(ctypes.Structure):
     )
 
 
+#: What the board counts of each handler, in the order of enum rcv_board_count.
+BOARD = ("commits", "rollbacks", "conflicts", "timed", "nanos", "traps", "pages", "undone_bytes")
+
+
+class _HandlerCounts(ctypes.Structure):
+    _fields_ = (("count", _u64 * len(BOARD)), ("rest", _u64), ("handler", ctypes.c_char * _NAME))
+
+
+class _HotSpot(ctypes.Structure):
+    _fields_ = (("container", _u64), ("id", _u64), ("kind", _u64), ("arg", _u64), ("count", _u64))
+
+
+class _BoardSeen(ctypes.Structure):
+    _fields_ = (("rows", _u64), ("spots", _u64), ("row", _HandlerCounts * 64), ("spot", _HotSpot * 32))
+
+
 class _Verify(ctypes.Structure):
     _fields_ = tuple((name, _u64) for name in VERIFY)
 
@@ -170,6 +186,7 @@ _repair_take = _function("rcv_repair_take", _int, _pointer)
 _created = _function("rcv_created", _int, _pointer)
 _processes = _function("rcv_processes", _int, _pointer, ctypes.POINTER(_u64), _int)
 _peek = _function("rcv_peek", _int, _int, ctypes.c_char_p, ctypes.POINTER(_Peek))
+_peek_board = _function("rcv_peek_board", _int, _int, ctypes.c_char_p, ctypes.POINTER(_BoardSeen))
 _image_open = _function("rcv_image_open", _int, _int, ctypes.c_char_p, ctypes.POINTER(_pointer))
 _image_take = _function("rcv_image_take", _int, _pointer, _u64)
 _image_grew = _function("rcv_image_grew", _u64, _pointer)
@@ -400,6 +417,24 @@ def peek(fd: int, name: str) -> dict[str, Any]:
     report["handler"] = out.handler.decode("utf-8", "replace")
     report["peers"] = [(peer.pid, peer.attached_at, bool(peer.alive)) for peer in out.peer[: out.peers]]
     return report
+
+
+def peek_board(fd: int, name: str) -> tuple[dict[str | None, dict[str, int]], list[dict[str, int]]]:
+    """Read what came of each handler's runs, and where conflicts were lost, without attaching.
+
+    Returns:
+        Counts by BOARD's names, by handler (None: those that were too many to tell apart); and the places of conflicts
+        with their counts, most frequent first.
+    """
+    out = _BoardSeen()
+    _check(_peek_board(fd, name.encode(), ctypes.byref(out)))
+    handlers: dict[str | None, dict[str, int]] = {}
+    for row in out.row[: out.rows]:
+        text = row.handler.decode("utf-8", "replace")
+        printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+        handlers[None if row.rest else printable] = dict(zip(BOARD, row.count, strict=True))
+    spots = [{field: getattr(spot, field) for field, _ in spot._fields_} for spot in out.spot[: out.spots]]
+    return handlers, sorted(spots, key=lambda spot: -spot["count"])
 
 
 #: image_forget(address): forget which pages were met. image_close(address): give its memory back.

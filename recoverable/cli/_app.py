@@ -17,7 +17,7 @@ from recoverable._options import human_size, parse_name
 from recoverable.arena import open_copy
 from recoverable.cli import _doctor, _file, _image, _inspect, _outside, _top
 from recoverable.cli._live import Copy, Live, live
-from recoverable.cli._render import ago, say, table, write_json
+from recoverable.cli._render import ago, say, show, table, write_json
 from recoverable.errors import (
     ArenaBusyError,
     ArenaCorruptError,
@@ -283,13 +283,22 @@ def import_(name: str, file: Path) -> None:
     "--interval", default=1.0, show_default=True, type=click.FloatRange(0.05, 3600), help="Seconds between looks."
 )
 @click.option("--count", default=0, type=click.IntRange(0), help="Looks, after which it ends; 0: until Ctrl-C.")
+@click.option("--once", is_flag=True, help="One table, of what happened within one interval.")
 @_json
-def top(name: str, interval: float, count: int, as_json: bool) -> None:
-    """Watch an arena: commits a second, memory, hot pages, processes.
+def top(name: str, interval: float, count: int, once: bool, as_json: bool) -> None:
+    """Watch an arena: requests, commits, rollbacks, conflicts a second and what checkpoints cost, by handler.
 
-    On a terminal it is one screen that is kept up to date; in a pipe a line a look, or with --json an object a line.
+    On a terminal it is one screen that is kept up to date, until q or Ctrl-C; in a pipe a line a look, or with --json an
+    object a line.
     """
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        if once:
+            *_, last = _top.samples(name, interval, 2)
+            if as_json:
+                write_json(last.as_json())
+            else:
+                show(_top.screen(last, hint=False))
+            return
         if sys.stdout.isatty() and not as_json:
             _top.watch(name, interval, count)
             return

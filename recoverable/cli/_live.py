@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from recoverable._native import _core
-from recoverable._native.places import memory_of
+from recoverable._native.places import describe_conflict, memory_of
 from recoverable._native.runtime import NativeArena
 from recoverable.cli import _outside
 from recoverable.errors import ArenaBusyError
@@ -101,6 +101,11 @@ class Live:
                     "it. Nothing was changed, and nobody waited. Ask for less (--limit, --offset, a longer path), or for "
                     "a copy (--memory)."
                 )
+
+    def place(self, kind: int, container: int, identity: int, arg: int) -> tuple[str | None, str | None]:
+        """Return the path of a container, and the part of it, that a conflict was lost at; None where it is gone."""
+        where = {"conflict_kind": kind, "conflict_container": container, "conflict_id": identity, "conflict_arg": arg}
+        return self.at_one_moment(lambda: describe_conflict(self._native, where))
 
     def memory(self, value: Container) -> int | None:
         """Return the bytes that a container and all that it holds take; None where that is too much to walk here."""

@@ -14,7 +14,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ago", "console", "say", "table", "write_json"]
+    from rich.console import RenderableType
+
+__all__ = ["ago", "console", "say", "show", "table", "write_json"]
 
 _WIDE = 200  # columns, where nobody looks at them: a pipe gets whole lines
 
@@ -31,9 +33,14 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequ
         out.add_column(title, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
         out.add_row(*row)
+    show(out)
+
+
+def show(what: RenderableType) -> None:
+    """Write what rich can draw, as text without trailing blanks."""
     to = console()
     with to.capture() as text:
-        to.print(out)
+        to.print(what)
     say("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 

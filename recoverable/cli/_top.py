@@ -1,14 +1,20 @@
-"""`recoverable top`: an arena while it runs, from what its header and the process table of the machine tell.
+"""`recoverable top`: an arena while it runs, handler by handler.
 
-It looks from outside, as `ls` does: a server can't notice it. So it has what is common to all processes. What each process
-counts for itself (rollbacks, conflicts, traps, handlers) lies in that process's own memory; `arena.stats()` in it tells.
+It looks from outside, as `ls` does: a server can't notice it. Numbers of handlers and places of conflicts come from the
+board, a table in the segment to which every process adds when a run ends (`board.c`); the rest from the header and the
+process table of the machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
+import signal
 import sys
+import termios
 import time
+import tty
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,17 +24,25 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from recoverable._native import _core
 from recoverable._options import human_size
 from recoverable.cli import _outside
+from recoverable.cli._live import live
 from recoverable.cli._render import ago, console
+from recoverable.errors import RecoverableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["Sample", "Worker", "line", "samples", "screen", "watch"]
+    from rich.console import RenderableType
+
+__all__ = ["Handler", "Sample", "Spot", "Worker", "line", "samples", "screen", "watch"]
 
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_SPOTS: Final = 5  # places of conflicts that are shown
+_LINES: Final = 20  # handlers that a screen has
+REST: Final = "(others)"  # those that found no row on the board
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,47 +67,150 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class Handler:
+    """What came of a handler's runs, in all processes.
+
+    Attributes:
+        handler: Its name, the last 39 bytes of it; of all together "".
+        requests: Runs that ended other than by a conflict, since the arena was made. (A retry counts once more.)
+        commits: Those that committed.
+        rollbacks: Those that were rolled back.
+        conflicts: Runs that lost a conflict; mostly they were run again.
+        requests_per_second: As above, since the last look.
+        commits_per_second: The same.
+        rollbacks_per_second: The same.
+        conflicts_per_second: The same.
+        traps_per_second: First raw writes to a page that faulted, since the last look.
+        checkpoint_us: Microseconds of a run's checkpoints, the mean of a sample (one run in 32) since the last look, or since
+            the arena was made where there was none; None where there never was.
+        hit_rate: Of the pages that raw writes changed, the share that did not fault; over the same time.
+    """
+
+    handler: str
+    requests: int
+    commits: int
+    rollbacks: int
+    conflicts: int
+    requests_per_second: float
+    commits_per_second: float
+    rollbacks_per_second: float
+    conflicts_per_second: float
+    traps_per_second: float
+    checkpoint_us: float | None
+    hit_rate: float | None
+
+    @classmethod
+    def between(cls, name: str, old: Mapping[str, int], new: Mapping[str, int], seconds: float) -> Handler:
+        """Return it from what the board counted at two moments; 0 seconds: there was no earlier one."""
+        since = {key: max(0, new[key] - old[key]) for key in new}
+
+        def rate(*keys: str) -> float:
+            return sum(since[key] for key in keys) / seconds if seconds > 0 else 0.0
+
+        timed = since if since["timed"] else new
+        written = since if since["pages"] else new
+        return cls(
+            handler=name,
+            requests=new["commits"] + new["rollbacks"],
+            commits=new["commits"],
+            rollbacks=new["rollbacks"],
+            conflicts=new["conflicts"],
+            requests_per_second=rate("commits", "rollbacks"),
+            commits_per_second=rate("commits"),
+            rollbacks_per_second=rate("rollbacks"),
+            conflicts_per_second=rate("conflicts"),
+            traps_per_second=rate("traps"),
+            checkpoint_us=timed["nanos"] / timed["timed"] / 1000 if timed["timed"] else None,
+            hit_rate=max(0.0, 1 - written["traps"] / written["pages"]) if written["pages"] else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place where conflicts were lost, since the arena was made.
+
+    Attributes:
+        path: The container, or None where it is gone.
+        key: The part of it, or None.
+        conflicts: How often; too high by at most the count of the rarest place that is kept.
+    """
+
+    path: str | None
+    key: str | None
+    conflicts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """An arena at one moment, with rates since the sample before."""
+    """An arena at one moment, with rates since the sample before.
+
+    Attributes:
+        at: When, in seconds since the epoch.
+        peek: What its header tells.
+        board: What it counted, by handler: what the next sample needs.
+        handlers: Those that ran, the busiest first.
+        together: All of them.
+        spots: Where conflicts are lost most.
+        workers: The attached processes.
+    """
 
     at: float
     peek: _outside.Peek
-    commits_per_second: float
+    board: Mapping[str, Mapping[str, int]]
+    handlers: tuple[Handler, ...]
+    together: Handler
+    spots: tuple[Spot, ...]
     workers: tuple[Worker, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         peek = asdict(self.peek)
-        for name in ("backed", "alive", "attached_at"):
+        for name in ("backed", "alive", "attached_at", "cuts"):
             del peek[name]
-        workers = [asdict(worker) for worker in self.workers]
-        return {"at": self.at, **peek, "commits_per_second": self.commits_per_second, "processes": workers}
+        together = asdict(self.together)
+        for name in ("handler", "commits"):
+            del together[name]
+        return {
+            "at": self.at,
+            **peek,
+            **together,
+            "handlers": [asdict(handler) for handler in self.handlers],
+            "hot_spots": [asdict(spot) for spot in self.spots],
+            "processes": [asdict(worker) for worker in self.workers],
+        }
 
 
-def samples(name: str, interval: float, count: int) -> Iterator[Sample]:
+def samples(name: str, interval: float, count: int, pause: Callable[[float], bool] | None = None) -> Iterator[Sample]:
     """Yield a sample now and one after each interval.
 
     Args:
         name: The arena's name.
         interval: Seconds between two.
         count: How many; 0 for no end.
+        pause: Waits that many seconds, and returns whether to go on. The default sleeps.
 
     Raises:
         ArenaNotFoundError: There is none, or it is gone.
     """
     before: Sample | None = None
+    places: dict[tuple[int, ...], tuple[str | None, str | None]] = {}
     taken = 0
     while True:
-        before = _sample(name, before)
+        before = _sample(name, before, places)
         yield before
         taken += 1
         if taken == count:
             return
-        time.sleep(interval)
+        if pause is None:
+            time.sleep(interval)
+        elif not pause(interval):
+            return
 
 
-def _sample(name: str, before: Sample | None) -> Sample:
-    peek, now = _outside.peek(name), time.time()
+def _sample(name: str, before: Sample | None, places: dict[tuple[int, ...], tuple[str | None, str | None]]) -> Sample:
+    with _outside.opened(name) as fd:
+        peek, now = _outside.peek_fd(fd, name), time.time()
+        rows, spots = _core.peek_board(fd, name)
     passed = now - before.at if before is not None else 0.0
     old = {worker.pid: worker.cpu for worker in before.workers} if before is not None else {}
     workers = []
@@ -101,8 +218,41 @@ def _sample(name: str, before: Sample | None) -> Sample:
         cpu, memory, command = _process(pid)
         share = 100 * (cpu - old[pid]) / passed if pid in old and passed > 0 else 0.0
         workers.append(Worker(pid, at, cpu, max(0.0, share), memory, command))
-    commits = peek.commits - before.peek.commits if before is not None else 0
-    return Sample(now, peek, max(0.0, commits / passed) if passed > 0 else 0.0, tuple(workers))
+    board = {REST if handler is None else handler: counts for handler, counts in rows.items()}
+    for own in [handler for handler in board if handler.startswith("(") and handler != REST]:
+        del board[own]  # the library's own
+    nothing = dict.fromkeys(_core.BOARD, 0)
+    earlier: Mapping[str, Mapping[str, int]] = before.board if before is not None else {}
+    handlers = [Handler.between(handler, earlier.get(handler, nothing), board[handler], passed) for handler in board]
+    handlers.sort(key=lambda row: (-row.requests_per_second, -row.requests, row.handler))
+    return Sample(
+        at=now,
+        peek=peek,
+        board=board,
+        handlers=tuple(handlers),
+        together=Handler.between("", _added(earlier), _added(board), passed),
+        spots=_spots(name, spots[:_SPOTS], places),
+        workers=tuple(workers),
+    )
+
+
+def _added(board: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    return {key: sum(counts[key] for counts in board.values()) for key in _core.BOARD}
+
+
+def _spots(
+    name: str, found: list[dict[str, int]], places: dict[tuple[int, ...], tuple[str | None, str | None]]
+) -> tuple[Spot, ...]:
+    """Name the places of conflicts; each is looked up in the arena once."""
+    keys = [(spot["kind"], spot["container"], spot["id"], spot["arg"]) for spot in found]
+    unknown = [key for key in keys if key not in places]
+    if unknown:
+        with contextlib.suppress(RecoverableError), live(name) as source:
+            for key in unknown:
+                places[key] = source.place(*key)
+    return tuple(
+        Spot(*places.get(key, (None, None)), conflicts=spot["count"]) for key, spot in zip(keys, found, strict=True)
+    )
 
 
 def _process(pid: int) -> tuple[float, int, str]:
@@ -118,22 +268,29 @@ def _process(pid: int) -> tuple[float, int, str]:
     return (int(fields[11]) + int(fields[12])) / _TICK, resident, printable
 
 
+def _optional(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
 def line(sample: Sample) -> str:
     """Return a sample in one line, for a pipe."""
-    peek = sample.peek
+    peek, all_ = sample.peek, sample.together
     return (
-        f"{time.strftime('%H:%M:%S', time.localtime(sample.at))} {sample.commits_per_second:.0f} commits/s, "
-        f"{peek.commits} in all, {human_size(peek.used)} of {human_size(peek.size)}, {peek.hot_pages} hot pages, "
-        f"{peek.recoveries} recoveries, processes {' '.join(map(str, peek.alive)) or 'none'}"
+        f"{time.strftime('%H:%M:%S', time.localtime(sample.at))} {all_.requests_per_second:.0f} requests/s, "
+        f"{all_.commits_per_second:.0f} commits/s, {all_.rollbacks_per_second:.0f} rollbacks/s, "
+        f"{all_.conflicts_per_second:.0f} conflicts/s, {_optional(all_.checkpoint_us, '{:.1f}')} µs/checkpoint, "
+        f"{all_.traps_per_second:.0f} traps/s, {peek.hot_pages} hot pages, {peek.commits} commits in all, "
+        f"{human_size(peek.used)} of {human_size(peek.size)}, {peek.recoveries} recoveries, "
+        f"processes {' '.join(map(str, peek.alive)) or 'none'}"
     )
 
 
-def screen(sample: Sample) -> Group:
-    """Return a sample as a terminal shows it."""
+def screen(sample: Sample, *, hint: bool = True) -> Group:
+    """Return a sample as a terminal shows it; `hint`: with how to end."""
     peek = sample.peek
     facts = Table.grid(padding=(0, 2))
     for what, value in (
-        ("commits", f"{sample.commits_per_second:.0f}/s, {peek.commits} in all"),
+        ("commits", f"{peek.commits} in all"),
         ("data", f"{human_size(peek.used)} used, {human_size(peek.claimed)} claimed of {human_size(peek.size)}"),
         ("overhead", human_size(peek.overhead)),
         ("hot pages", str(peek.hot_pages)),
@@ -142,20 +299,108 @@ def screen(sample: Sample) -> Group:
         ("last handler", peek.handler or "-"),
     ):
         facts.add_row(Text(what, style="dim"), Text(value))
-    processes = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("PID", "CPU %", "MEMORY"):
-        processes.add_column(title, justify="right")
-    processes.add_column("ATTACHED")
-    processes.add_column("COMMAND", no_wrap=True, overflow="ellipsis")
+    parts: list[RenderableType] = [
+        Text(f"{peek.name}   (q or Ctrl-C ends)" if hint else peek.name, style="bold"),
+        facts,
+        Text(),
+        _handlers(sample),
+    ]
+    if sample.spots:
+        parts += [Text(), _table_of_spots(sample)]
+    return Group(*parts, Text(), _processes(sample))
+
+
+def _plain_table(numbers: tuple[str, ...], texts: tuple[str, ...]) -> Table:
+    out = Table(box=None, header_style="bold", pad_edge=False)
+    for title in numbers:
+        out.add_column(title, justify="right")
+    for title in texts:
+        out.add_column(title, no_wrap=True, overflow="ellipsis")
+    return out
+
+
+def _handlers(sample: Sample) -> Table:
+    out = _plain_table(
+        ("REQ/S", "COMMIT/S", "ROLLB/S", "CONFL/S", "CHKPT µS", "TRAP/S", "HIT %", "REQUESTS"), ("HANDLER",)
+    )
+    shown = sample.handlers[:_LINES]
+    for row, name in ((sample.together, "all"), *((row, row.handler) for row in shown)):
+        out.add_row(
+            f"{row.requests_per_second:.0f}",
+            f"{row.commits_per_second:.0f}",
+            f"{row.rollbacks_per_second:.0f}",
+            f"{row.conflicts_per_second:.0f}",
+            _optional(row.checkpoint_us, "{:.1f}"),
+            f"{row.traps_per_second:.0f}",
+            _optional(None if row.hit_rate is None else 100 * row.hit_rate, "{:.0f}"),
+            str(row.requests),
+            Text(name),
+            style="dim" if row is sample.together else "",
+        )
+    if len(sample.handlers) > len(shown):
+        out.add_row(*[""] * 8, Text(f"{len(sample.handlers) - len(shown)} more", style="dim"))
+    return out
+
+
+def _table_of_spots(sample: Sample) -> Table:
+    out = _plain_table(("CONFLICTS",), ("LOST AT", ""))
+    for spot in sample.spots:
+        out.add_row(str(spot.conflicts), Text(spot.path or "what is gone, or has no name"), Text(spot.key or ""))
+    return out
+
+
+def _processes(sample: Sample) -> Table:
+    out = _plain_table(("PID", "CPU %", "MEMORY"), ("ATTACHED", "COMMAND"))
     for w in sample.workers:
-        processes.add_row(str(w.pid), f"{w.cpu_percent:.0f}", human_size(w.memory), ago(w.attached_at), Text(w.command))
-    for pid in peek.dead:
-        processes.add_row(str(pid), "", "", "dead", "")
-    return Group(Text(f"{peek.name}   (Ctrl-C ends)", style="bold"), facts, Text(), processes)
+        out.add_row(str(w.pid), f"{w.cpu_percent:.0f}", human_size(w.memory), ago(w.attached_at), Text(w.command))
+    for pid in sample.peek.dead:
+        out.add_row(str(pid), "", "", "dead", "")
+    return out
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[float], bool]]:
+    """Read single keys while the block runs; the terminal is as before after it, also when we are told to end.
+
+    Yields:
+        What waits that many seconds, and returns False as soon as q is typed.
+    """
+    if not sys.stdin.isatty():
+        yield _sleep
+        return
+    keyboard = sys.stdin.fileno()
+
+    def go_on(seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if select.select([keyboard], [], [], left)[0]:
+                typed = os.read(keyboard, 64)
+                if not typed or typed.lower().startswith(b"q"):  # or nobody is at the keyboard any more
+                    return False
+        return True
+
+    before = termios.tcgetattr(keyboard)
+    tty.setcbreak(keyboard, termios.TCSANOW)
+    try:
+        yield go_on
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSANOW, before)
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return True
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def watch(name: str, interval: float, count: int) -> None:
-    """Show samples on the terminal, one in the place of the other, until Ctrl-C."""
-    with Live(console=console(), auto_refresh=False, screen=count == 0 and sys.stdout.isatty()) as live:
-        for sample in samples(name, interval, count):
-            live.update(screen(sample), refresh=True)
+    """Show samples on the terminal, one in the place of the other, until q or Ctrl-C."""
+    signal.signal(signal.SIGTERM, _interrupt)  # the terminal is to be left as it was
+    signal.signal(signal.SIGHUP, _interrupt)
+    whole = count == 0 and sys.stdout.isatty()
+    with _keys() as pause, Live(console=console(), auto_refresh=False, screen=whole) as shown:
+        for sample in samples(name, interval, count, pause):
+            shown.update(screen(sample), refresh=True)

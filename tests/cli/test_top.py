@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import termios
 
+import aiohttp
 import pytest
 from rich.console import Console
 
-from recoverable import Arena
-from recoverable.cli import _top
-from support.commands import command
+from examples.bank.load import Bank, Customers, Ledger
+from recoverable import Arena, Array, attempt
+from recoverable._native import _core
+from recoverable._native.runtime import Transaction
+from recoverable.cli import _outside, _top
+from support.commands import child, command, command_json
 from support.segments import path_of
 
 
@@ -31,10 +38,145 @@ def test_rates_are_of_what_happened_between_two_looks(arena: Arena) -> None:
     first = next(looks)
     commit(arena, 20)
     second = next(looks)
-    assert first.commits_per_second == 0
+    assert first.together.commits_per_second == 0
     assert second.peek.commits - first.peek.commits == 20
-    assert second.commits_per_second == pytest.approx(20 / (second.at - first.at))
+    assert second.together.commits_per_second == pytest.approx(20 / (second.at - first.at))
     assert next(looks, None) is None
+
+
+def fail(arena: Arena, times: int) -> None:
+    """Roll back that often."""
+    for n in range(times):
+        with contextlib.suppress(LookupError), arena.transaction():
+            arena.root["n"] = n
+            raise LookupError
+
+
+def only(arena: Arena) -> dict[str, _top.Handler]:
+    """Return what the board has, by handler."""
+    (sample,) = _top.samples(arena.name, 1, 1)
+    return {row.handler: row for row in sample.handlers}
+
+
+def test_each_handler_has_its_own_numbers(arena: Arena) -> None:
+    """Commits and rollbacks are counted where they belong, rates are of the time between two looks, and the sum is told."""
+    commit(arena, 7)
+    looks = _top.samples(arena.name, 0.05, 2)
+    first = next(looks)
+    commit(arena, 30)
+    fail(arena, 10)
+    second = next(looks)
+    rows = {row.handler: row for row in second.handlers}
+    assert [row.commits for row in first.handlers] == [7]
+    assert (rows["commit"].commits, rows["commit"].rollbacks, rows["commit"].requests) == (37, 0, 37)
+    assert (rows["fail"].commits, rows["fail"].rollbacks, rows["fail"].requests) == (0, 10, 10)
+    seconds = second.at - first.at
+    assert rows["commit"].commits_per_second == pytest.approx(30 / seconds)
+    assert rows["fail"].rollbacks_per_second == pytest.approx(10 / seconds)
+    assert second.together.requests_per_second == pytest.approx(40 / seconds)
+    assert second.together.requests == 47
+    assert [row.handler for row in second.handlers] == ["commit", "fail"]
+
+
+def test_checkpoints_are_timed_by_sample(arena: Arena) -> None:
+    """One run in 32 has its checkpoints timed, spread evenly, whatever alternates with it."""
+    for _ in range(800):
+        commit(arena, 1)
+        fail(arena, 1)
+    with _outside.opened(arena.name) as fd:
+        rows, _ = _core.peek_board(fd, arena.name)
+    assert rows["commit"]["timed"] == pytest.approx(25, abs=8)
+    assert rows["fail"]["timed"] == pytest.approx(25, abs=8)
+    took = only(arena)["commit"].checkpoint_us
+    assert took is not None
+    assert 0 < took < 10_000
+
+
+def test_traps_and_hits_of_raw_writes(arena: Arena) -> None:
+    """The share of pages that were written without a fault: none at first, nearly all once they are hot."""
+
+    def raw() -> None:
+        with arena.transaction():
+            view = arena.root["cells"].view
+            view[:] += 1
+
+    with arena.transaction():
+        arena.root["cells"] = Array((1024,), "i8")  # two pages
+    raw()
+    first = only(arena)[raw.__qualname__[-39:]]
+    assert first.hit_rate == 0.0
+    for _ in range(99):
+        raw()
+    later = only(arena)[raw.__qualname__[-39:]]
+    assert later.hit_rate is not None
+    assert later.hit_rate > 0.9
+
+
+async def test_conflicts_are_counted_and_named(arena: Arena) -> None:
+    """A lost conflict is its handler's, and the place is told with its path from outside."""
+    with arena.transaction():
+        arena.root["stock"] = {"tea": 5}
+
+    waits = asyncio.Event()
+
+    async def slow() -> None:
+        seen = arena.root["stock"]["tea"]
+        if attempt() == 1:
+            await waits.wait()
+        arena.root["sold"] = seen
+
+    async def change() -> None:
+        arena.root["stock"]["tea"] = 6
+
+    slow_one = asyncio.ensure_future(arena.run(slow))
+    await asyncio.sleep(0)
+    await arena.run(change)
+    waits.set()
+    await slow_one
+    (sample,) = _top.samples(arena.name, 1, 1)
+    rows = {row.handler.rpartition(".")[2]: row for row in sample.handlers}
+    assert (rows["slow"].conflicts, rows["slow"].commits, rows["slow"].rollbacks) == (1, 1, 0)
+    assert (rows["change"].conflicts, rows["change"].commits) == (0, 1)
+    assert sample.spots == (_top.Spot("root['stock']", "'tea'", 1),)
+
+
+@pytest.mark.slow
+def test_what_a_killed_worker_counted_stays(arena: Arena) -> None:
+    """Rows are sums over all processes, dead ones too."""
+    program = (
+        "import sys\nfrom recoverable import Arena\narena = Arena.open(sys.argv[1], create=False)\n"
+        "def work():\n    with arena.transaction():\n        arena.root['n'] = 1\n"
+        "for _ in range(50): work()\nprint('ready', flush=True)\nsys.stdin.read()\n"
+    )
+    for _ in range(2):
+        worker = child(program, arena.name)
+        worker.kill()
+        worker.communicate(timeout=30)
+    assert only(arena)["work"].commits == 100
+
+
+def test_more_handlers_than_rows(arena: Arena) -> None:
+    """Beyond 63 handlers the rest is counted together, and nothing is lost."""
+    for n in range(80):
+        transaction = Transaction(arena.native, f"handler {n}", True)
+        transaction.enter()
+        arena.root["n"] = n
+        transaction.leave()
+        transaction.commit()
+    rows = only(arena)
+    assert len(rows) <= 64
+    assert sum(row.commits for row in rows.values()) == 80
+    assert rows[_top.REST].commits == 80 - (len(rows) - 1)
+
+
+def test_a_name_from_the_segment_is_printed_with_care(arena: Arena) -> None:
+    """Control characters of a name never reach the terminal."""
+    transaction = Transaction(arena.native, "evil\x1b[2J\n", True)
+    transaction.enter()
+    arena.root["n"] = 1
+    transaction.leave()
+    transaction.commit()
+    assert "evil?[2J?" in only(arena)
 
 
 def test_each_attached_process_is_shown(arena: Arena) -> None:
@@ -120,6 +262,78 @@ def test_a_terminal_gets_its_screen_back(arena: Arena) -> None:
     os.close(ours)
     assert seen.count(b"\x1b[?1049h") == seen.count(b"\x1b[?1049l") == 1
     assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [b"q", signal.SIGINT, signal.SIGTERM])
+def test_the_terminal_is_as_before(arena: Arena, end: bytes | signal.Signals) -> None:
+    """However it is ended: q, Ctrl-C or `kill`, the keyboard's settings are what they were, and it is 0."""
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    with subprocess.Popen(
+        [sys.executable, "-m", "recoverable.cli", "top", arena.name, "--interval", "30"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+    ) as process:
+        seen = b""
+        while b"COMMAND" not in seen:
+            seen += os.read(ours, 65536)
+        assert termios.tcgetattr(theirs) != before
+        if isinstance(end, bytes):
+            os.write(ours, end)
+        else:
+            process.send_signal(end)
+        try:
+            while b"\x1b[?1049l" not in seen:
+                seen += os.read(ours, 65536)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+    assert termios.tcgetattr(theirs) == before
+    os.close(theirs)
+    os.close(ours)
+
+
+@pytest.mark.slow
+def test_once_is_one_table(arena: Arena) -> None:
+    """--once looks twice, an interval apart, and writes the second look, without colour in a pipe."""
+    commit(arena, 3)
+    done = command("top", arena.name, "--once", "--interval", "0.05", env={**os.environ, "FORCE_COLOR": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "HANDLER" in done.stdout
+    assert "Ctrl-C" not in done.stdout
+    assert "\x1b" not in done.stdout
+    looks = [line.split() for line in done.stdout.splitlines() if line.endswith(" commit")]
+    assert looks[-1][-2:] == ["3", "commit"]
+    assert command_json("top", arena.name, "--once", "--interval", "0.05")["handlers"][0]["commits"] == 3
+
+
+@pytest.mark.slow
+async def test_a_bank_under_load(name: str) -> None:
+    """Beside a real server it shows requests, rollbacks and what checkpoints cost, by handler, and the bank stays sound."""
+    bank = Bank(name, accounts=10, size="8 MiB")
+    await bank.start()
+    bank.open_doors()
+    try:
+        async with aiohttp.ClientSession() as session:
+            customers = Customers(bank, Ledger(), accounts=10, seed=1, crash_rate=0.3)
+            work = [asyncio.ensure_future(customers.work(session, n)) for n in range(4)]
+            look = await asyncio.to_thread(command_json, "top", name, "--once", "--interval", "2")
+            customers.stop.set()
+            await asyncio.gather(*work)
+            assert (await bank.get(session, "/verify"))["ok"]
+    finally:
+        await bank.stop()
+        bank.close()
+    transfer = next(row for row in look["handlers"] if "transfer" in row["handler"])
+    assert transfer["requests_per_second"] > 1
+    assert transfer["requests"] == transfer["commits"] + transfer["rollbacks"]
+    assert transfer["rollbacks"] > 0
+    assert transfer["checkpoint_us"] > 0
+    assert look["requests"] >= transfer["requests"]
+    assert look["processes"][0]["pid"] > 0
 
 
 @pytest.mark.slow

@@ -133,11 +133,11 @@ def missing() -> Iterator[None]:
 
 def targets(data: bytes) -> tuple[list[int], list[int], list[int]]:
     """Offsets of words worth changing: those in the data that lead somewhere, all that are not zero, header and heap table."""
-    regions = [struct.unpack_from("<QQ", data, 32 + 16 * i) for i in range(8)]
-    first, size = regions[7]
+    regions = [struct.unpack_from("<QQ", data, 32 + 16 * i) for i in range(9)]
+    first, size = regions[8]
     assert first + size <= len(data)
     assert first % PAGE == 0
-    heap = regions[6][0]
+    heap = regions[7][0]
     words = struct.unpack_from(f"<{(len(data) - heap) // 8}Q", data, heap)
     live = [heap + 8 * i for i, word in enumerate(words) if word]
     data_words = [at for at in live if at >= first]

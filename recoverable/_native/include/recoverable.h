@@ -283,6 +283,19 @@ struct rcv_hotspot { /* where transactions of this process have lost conflicts *
 #define RCV_HOTSPOTS 64u
 RCV_API int rcv_hotspots(const rcv_arena *a, struct rcv_hotspot *out, int room); /* how many; unsorted */
 
+struct rcv_handler_counts { /* of all processes, since the segment was made; what they are says enum rcv_board_count */
+    uint64_t count[8];
+    uint64_t rest;        /* 1: of all those handlers that found no row of their own */
+    char     handler[40]; /* as the segment has it: may be anything */
+};
+struct rcv_board_seen {
+    uint64_t                  rows, spots;
+    struct rcv_handler_counts row[64];
+    struct rcv_hotspot        spot[32];
+};
+/* rcv_peek_board -- what came of each handler's runs and where conflicts were lost, read as rcv_peek does. */
+RCV_API int rcv_peek_board(int fd, const char *name, struct rcv_board_seen *out);
+
 struct rcv_mark { /* a savepoint */
     uint64_t undo_tail, intents, epoch;
 };

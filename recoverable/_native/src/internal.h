@@ -88,6 +88,7 @@ struct rcv_arena {
     uint64_t            data_off, data_size, total_size;
     _Atomic uint64_t   *stamps;
     uint32_t            stamp_mask;
+    struct rcv_board   *board;
     uint8_t            *undo; /* base of the undo log */
     uint64_t            undo_size, undo_off;
     uint64_t            undo_seen;  /* n.undo_bytes when undo_rest() looked last */
@@ -405,6 +406,7 @@ struct rcv_txn {
     unsigned   flags;
     int        state; /* enum rcv_txn_state */
     int        doom;  /* the error that doomed it */
+    bool       timed; /* somebody wants to know what its checkpoints cost, or it is in the board's sample */
     bool       mounted, touched, wrote, overflowed /* read set gave up: valid only while nobody commits */;
     bool       record_reads;
     uint64_t   seq;   /* commit sequence at the last validation */
@@ -453,6 +455,10 @@ static inline int stamp_read(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind
 
 void privilege_drop(rcv_txn *t);
 void hotspot_count(rcv_arena *a, const struct rcv_txn_report *lost);
+
+/* -- board.c: what those see who watch from outside ------------------------------------------------------------------- */
+
+void board_count(const rcv_txn *t, bool committed); /* a run has ended, and has not been reset yet */
 
 /* -- raw.c: raw writes into Arrays ---------------------------------------------------------------------------------- */
 

@@ -2,7 +2,7 @@
  *
  * One POSIX shared-memory object, regions at page-aligned offsets kept in the header:
  *
- *   header | process table | stamp table | hot-page table | undo log | shadows | heap table | data
+ *   header | process table | stamp table | hot-page table | board | undo log | shadows | heap table | data
  *
  * Rules
  *   - Only offsets from the start of the segment are stored, never pointers: the mapping address is free.
@@ -41,6 +41,7 @@ enum rcv_region_id {
     RCV_R_PROCESS,
     RCV_R_STAMP,
     RCV_R_HOT,
+    RCV_R_BOARD,
     RCV_R_UNDO,
     RCV_R_SHADOW,
     RCV_R_HEAP,
@@ -112,6 +113,38 @@ struct rcv_process {
     uint64_t         pid;
     uint64_t         attached_at; /* seconds since the epoch */
     char             reserved[40];
+};
+
+/* The board: what came of the runs of each handler, and where conflicts were lost, since the segment was made. For those who
+ * watch; nothing else depends on it. Never undone. */
+#define RCV_BOARD_ROWS 64u  /* the last is for the handlers that found no row */
+#define RCV_BOARD_SPOTS 32u
+enum rcv_board_count {
+    RCV_B_COMMITS,
+    RCV_B_ROLLBACKS, /* but for conflicts */
+    RCV_B_CONFLICTS, /* runs that a conflict ended */
+    RCV_B_TIMED,     /* runs whose checkpoints were timed: a sample */
+    RCV_B_NANOS,     /* what the checkpoints of those took */
+    RCV_B_TRAPS,     /* first raw writes that faulted */
+    RCV_B_PAGES,     /* pages that raw writes had changed when runs ended */
+    RCV_B_UNDONE,    /* bytes put back */
+    RCV_BOARD_COUNTS
+};
+struct rcv_board_row {
+    _Atomic uint64_t hash;  /* of the name; 0: free. Stored first, by whoever takes the row */
+    _Atomic uint64_t named; /* 1: the name is whole; until then whoever has that name writes it, again if need be */
+    char             name[RCV_HANDLER_NAME];
+    _Atomic uint64_t count[RCV_BOARD_COUNTS];
+    uint64_t         reserved;
+};
+struct rcv_board_spot { /* as struct rcv_hotspot; changed under the arena's lock */
+    uint64_t container, id;
+    uint64_t kind, arg;
+    uint64_t count; /* 0: free */
+};
+struct rcv_board {
+    struct rcv_board_row  row[RCV_BOARD_ROWS];
+    struct rcv_board_spot spot[RCV_BOARD_SPOTS];
 };
 
 /* Heap table: `uint64_t owner[chunk_count]`, then `uint64_t info[chunk_count]`.

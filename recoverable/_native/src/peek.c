@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+_Static_assert(RCV_BOARD_COUNTS == 8 && RCV_BOARD_ROWS == 64 && RCV_BOARD_SPOTS == 32, "as in recoverable.h");
+
 /* peek_peers -- the slots that are in use, or were until their process died. */
 static void peek_peers(const rcv_arena *a, struct rcv_peek *out)
 {
@@ -65,26 +67,79 @@ static void peek_header(rcv_arena *a, struct rcv_peek *out)
     out->handler[sizeof out->handler - 1] = '\0';
 }
 
-/* rcv_peek -- see recoverable.h. */
-int rcv_peek(int fd, const char *name, struct rcv_peek *out)
+/* peek_board -- rows that have a name, and spots that have a count. */
+static void peek_board(const rcv_arena *a, struct rcv_board_seen *out)
 {
-    struct stat st;
-    memset(out, 0, sizeof *out);
+    for (uint32_t i = 0; i < RCV_BOARD_ROWS; i++) {
+        const struct rcv_board_row *row = &a->board->row[i];
+        struct rcv_handler_counts  *to = &out->row[out->rows];
+        bool                        rest = i == RCV_BOARD_ROWS - 1;
+        uint64_t                    any = 0;
+        memcpy(to->count, row->count, sizeof to->count);
+        for (unsigned k = 0; k < RCV_BOARD_COUNTS; k++)
+            any |= to->count[k];
+        if (any == 0 || !(rest || atomic_load_explicit(&row->named, memory_order_acquire)))
+            continue;
+        to->rest = rest;
+        memcpy(to->handler, row->name, sizeof to->handler - 1);
+        out->rows++;
+    }
+    for (uint32_t i = 0; i < RCV_BOARD_SPOTS; i++)
+        if (a->board->spot[i].count != 0)
+            memcpy(&out->spot[out->spots++], &a->board->spot[i], sizeof out->spot[0]);
+}
+
+/* look -- what both begin with: a handle that can only read. */
+static int look(int fd, const char *name, struct stat *st, rcv_arena **out)
+{
     rcv_arena *a = os_calloc(1, sizeof *a);
     if (a == NULL)
         return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
     a->fd = fd;
     a->live_fd = -1;
     snprintf(a->name, sizeof a->name, "%s", name);
-    int rc = fstat(fd, &st) == 0 ? seg_look(a, (uint64_t)st.st_size)
-                                 : rcv_raise(RCV_ERR_OS, errno, "arena \"%s\": can't ask for its length", a->name);
-    if (rc == 0) {
-        out->uid = st.st_uid;
-        peek_header(a, out);
-        out->hot_pages = peek_hot(a);
-        peek_peers(a, out);
-        seg_unlook(a);
-    }
-    os_free(a);
+    int rc = fstat(fd, st) == 0 ? seg_look(a, (uint64_t)st->st_size)
+                                : rcv_raise(RCV_ERR_OS, errno, "arena \"%s\": can't ask for its length", a->name);
+    if (rc == 0)
+        *out = a;
+    else
+        os_free(a);
     return rc;
+}
+
+static void unlook(rcv_arena *a)
+{
+    seg_unlook(a);
+    os_free(a);
+}
+
+/* rcv_peek -- see recoverable.h. */
+int rcv_peek(int fd, const char *name, struct rcv_peek *out)
+{
+    struct stat st;
+    rcv_arena  *a;
+    memset(out, 0, sizeof *out);
+    int rc = look(fd, name, &st, &a);
+    if (rc != 0)
+        return rc;
+    out->uid = st.st_uid;
+    peek_header(a, out);
+    out->hot_pages = peek_hot(a);
+    peek_peers(a, out);
+    unlook(a);
+    return 0;
+}
+
+/* rcv_peek_board -- see recoverable.h. */
+int rcv_peek_board(int fd, const char *name, struct rcv_board_seen *out)
+{
+    struct stat st;
+    rcv_arena  *a;
+    memset(out, 0, sizeof *out);
+    int rc = look(fd, name, &st, &a);
+    if (rc != 0)
+        return rc;
+    peek_board(a, out);
+    unlook(a);
+    return 0;
 }

@@ -35,7 +35,7 @@
 _Static_assert(sizeof(struct rcv_header) <= 16384, "attaching maps it before anything else");
 _Static_assert(offsetof(struct rcv_header, format) == 8, "the checksum begins behind the magic");
 
-static const char *const region_name[RCV_REGIONS] = {"header", "process table", "stamp table", "hot-page table",
+static const char *const region_name[RCV_REGIONS] = {"header", "process table", "stamp table", "hot-page table", "board",
                                                      "undo log", "shadows", "heap table", "data"};
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
@@ -200,6 +200,7 @@ static int plan(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, st
         [RCV_R_PROCESS] = RCV_PROCESSES * sizeof(struct rcv_process),
         [RCV_R_STAMP] = stamps * sizeof(uint64_t),
         [RCV_R_HOT] = h->hot_slots * sizeof(uint64_t),
+        [RCV_R_BOARD] = sizeof(struct rcv_board),
         [RCV_R_UNDO] = undo,
         [RCV_R_SHADOW] = h->hot_slots * page,
         [RCV_R_HEAP] = h->chunk_count * 2 * sizeof(uint64_t),
@@ -246,6 +247,7 @@ static int check_regions(rcv_arena *a, const struct rcv_header *h, uint64_t leng
         [RCV_R_PROCESS] = RCV_PROCESSES * sizeof(struct rcv_process),
         [RCV_R_STAMP] = (uint64_t)h->stamp_count * sizeof(uint64_t),
         [RCV_R_HOT] = (uint64_t)h->hot_slots * sizeof(uint64_t),
+        [RCV_R_BOARD] = sizeof(struct rcv_board),
         [RCV_R_UNDO] = page,
         [RCV_R_SHADOW] = (uint64_t)h->hot_slots * page,
         [RCV_R_HEAP] = (uint64_t)h->chunk_count * 2 * sizeof(uint64_t),
@@ -324,6 +326,7 @@ static int map_core(rcv_arena *a, const struct rcv_header *h, int protection)
     a->data_size = h->region[RCV_R_DATA].size;
     a->stamps = (_Atomic uint64_t *)(a->core + h->region[RCV_R_STAMP].off);
     a->stamp_mask = h->stamp_count - 1;
+    a->board = (struct rcv_board *)(a->core + h->region[RCV_R_BOARD].off);
     a->undo_off = h->region[RCV_R_UNDO].off;
     a->undo_size = h->region[RCV_R_UNDO].size;
     a->undo = a->core + a->undo_off;

@@ -26,8 +26,11 @@ static unsigned metered; /* not 0: transactions are timed */
 
 void rcv_meter(int on) { metered = on != 0; }
 
+/* is_timed -- all where somebody meters, else one in 32: multiples of the golden ratio fall evenly on any regular pattern. */
+static inline bool is_timed(uint64_t serial) { return metered || (uint32_t)serial * UINT32_C(0x9e3779b9) >> 27 == 0; }
+
 /* clock_begin, clock_end -- the time of a checkpoint, or of a part of one, where somebody wants to know it. */
-static inline uint64_t clock_begin(void) { return unlikely(metered) ? os_nanos() : 0; }
+static inline uint64_t clock_begin(const rcv_txn *t) { return unlikely(t->timed) ? os_nanos() : 0; }
 
 static inline uint64_t clock_end(rcv_txn *t, uint64_t begun)
 {
@@ -35,7 +38,7 @@ static inline uint64_t clock_end(rcv_txn *t, uint64_t begun)
         return 0;
     uint64_t took = os_nanos() - begun;
     t->report.nanos += took;
-    return took;
+    return metered ? took : 0;
 }
 
 /* vec_grow -- room for `need` items, by doubling. */
@@ -98,6 +101,7 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
         t->arena = a;
     }
     t->serial = ++a->serial;
+    t->timed = is_timed(t->serial);
     t->flags = flags;
     t->state = RCV_ACTIVE;
     t->doom = 0;
@@ -301,7 +305,7 @@ int rcv_txn_mount(rcv_txn *t)
         rc = lock_take(a);
     if (rc)
         return rc;
-    uint64_t begun = clock_begin();
+    uint64_t begun = clock_begin(t);
     for (rcv_txn *p = t; p != NULL; p = p->parent)
         if (!still_valid(p)) {
             lock_drop(a);
@@ -348,7 +352,7 @@ int rcv_txn_suspend(rcv_txn *t)
     int                 rc = 0;
     if (!t->mounted)
         return 0;
-    uint64_t begun = clock_begin();
+    uint64_t begun = clock_begin(t);
     if (unlikely(a->trap_mode))
         tracker_observe(a);
     if (t->state == RCV_ACTIVE) {
@@ -379,6 +383,7 @@ int rcv_txn_suspend(rcv_txn *t)
 static void finish(rcv_txn *t, int state)
 {
     privilege_drop(t);
+    board_count(t, state == RCV_COMMITTED);
     t->state = state;
     reset(t);
     if (fault_watched())
@@ -401,7 +406,7 @@ int rcv_txn_commit(rcv_txn *t)
         if (rc)
             return rc;
     }
-    uint64_t begun = clock_begin();
+    uint64_t begun = clock_begin(t);
     int rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept") : raw_collect(t);
     uint64_t tail = undo_tail(a);
     if (rc == 0 && t->n_writes == 0 && t->n_intents == 0 && (tail == 0 || tracker_wrote_nothing(a))) {
