@@ -159,15 +159,15 @@ def test_a_kill_at_any_point_leaves_the_state_of_a_commit(label: str, name: str,
     print(f"{label}: {points} points, {len(reached[label])} names")
 
 
-@pytest.mark.parametrize("label", ["deletes", "suspensions"])
+@pytest.mark.parametrize("label", ["deletes", "captures", "suspensions"])
 def test_a_kill_at_any_point_in_trap_mode_does_too(label: str, name: str, base: Saved) -> None:
     """The same where pages track containers, all hot ones among them; whoever comes next may announce its writes again."""
-    scenario = SCENARIOS[label]
-    states = states_of(name, base, scenario)
+    states = states_of(name, base, label)
+    options = {"policy": "full", "tracking": "trap"} | OPTIONS.get(label, {})
 
     def child() -> None:
-        with Arena.open(name, create=False, tracking="trap", policy="full") as arena:
-            for _ in scenario(arena):
+        with Arena.open(name, create=False, **options) as arena:
+            for _ in SCENARIOS[label](arena):
                 board.advance()
 
     def check() -> None:

@@ -38,23 +38,29 @@ def pages_of(handler: int, bits: int, more: list[int]) -> list[int]:
     return [page for k, page in enumerate(SETS[handler]) if bits >> k & 1] + more
 
 
-async def run(arena: Arena, model: Any, n: int, handler: int, steps: Any, back: Any, ending: str) -> None:
+async def run(arena: Arena, model: Any, keys: Any, n: int, handler: int, steps: Any, back: Any, ending: str) -> None:
     array = arena.root["a"]
     for number, (bits, more, item) in enumerate(steps):
         if number:
             await pause()
         pages = pages_of(handler, bits, more)
         array.view[pages, item] = n
+        if bits & 1:
+            arena.root["keys"][item] = f"{n} in a step" * 3
         if ending == "keep":
             model[pages, item] = n
+            if bits & 1:
+                keys[item] = f"{n} in a step" * 3
         assert all(array.view[pages, item] == n)
     if back is not None:
         bits, more, item = back
         kept = array.view.copy()
         with contextlib.suppress(Undone), arena.savepoint():
             array.view[pages_of(handler, bits, more), item] = -n
+            arena.root["keys"][item] = None
             raise Undone
         assert (array.view == kept).all()
+        assert arena.root["keys"].get(item, 0) is not None
     if ending == "fail":
         raise Undone
     if ending == "drop":
@@ -75,20 +81,28 @@ async def two(*args: Any) -> None:
 
 @pytest.mark.slow
 @settings(max_examples=int(os.environ.get("RECOVERABLE_EXAMPLES", "60")))
-@given(requests=st.lists(request, min_size=8, max_size=40), keep_view=st.booleans(), policy=st.sampled_from([0, 0, 1]))
-def test_captured_pages_hold_what_was_committed(requests: list[Any], keep_view: bool, policy: int) -> None:
+@given(
+    requests=st.lists(request, min_size=8, max_size=40),
+    keep_view=st.booleans(),
+    policy=st.sampled_from(["incremental", "incremental", "adaptive"]),
+    tracking=st.sampled_from(["hybrid", "hybrid", "trap"]),
+)
+def test_captured_pages_hold_what_was_committed(
+    requests: list[Any], keep_view: bool, policy: str, tracking: str
+) -> None:
     """Whatever is captured, in vain or not: the arena holds what the committed requests wrote, and a new process agrees."""
-    options: dict[str, Any] = {"policy": ("incremental", "adaptive")[policy], "policy_options": {"profiles": True}}
+    options: dict[str, Any] = {"policy": policy, "policy_options": {"profiles": True}, "tracking": tracking}
     with Arena.temporary(size="4 MiB", **options) as arena:
         with arena.transaction():
             arena.root["a"] = Array((PAGES, ITEMS), "i8")
-        model = np.zeros((PAGES, ITEMS), "i8")
+            arena.root["keys"] = {}
+        model, keys = np.zeros((PAGES, ITEMS), "i8"), dict[int, str]()
         view = None
         if keep_view:  # raw buffers live between steps: captured at the first touch
             with arena.transaction():
                 view = arena.root["a"].view
         for n, (handler, steps, back, ending) in enumerate(requests, 1):
-            each = Request(arena, (zero, one, two)[handler], arena, model, n, handler, steps, back, ending)
+            each = Request(arena, (zero, one, two)[handler], arena, model, keys, n, handler, steps, back, ending)
             if ending == "drop":
                 for _ in steps:
                     each.step()
@@ -97,5 +111,6 @@ def test_captured_pages_hold_what_was_committed(requests: list[Any], keep_view: 
                 with contextlib.suppress(Undone):
                     each.finish()
             assert (np.frombuffer(arena.root["a"].view, "i8").reshape(model.shape) == model).all()
+            assert arena.root["keys"].to_python() == keys
         arena.verify()
         del view

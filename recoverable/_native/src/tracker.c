@@ -696,7 +696,8 @@ bool tracker_wrote_nothing(const rcv_arena *a)
     if (!t->collected || t->n_raw != 0 || undo_tail(a) != t->n_trapped * undo_cost(t->page_size))
         return false;
     for (uint32_t i = 0; i < t->n_trapped; i++)
-        if (!(t->trapped[i].flags & TRAP_CAPTURED))
+        if (!(t->trapped[i].flags & TRAP_CAPTURED) ||
+            (a->trap_mode && memcmp(page_core(a, t->trapped[i].page), a->undo + t->trapped[i].at, t->page_size) != 0))
             return false;
     return true;
 }
