@@ -172,6 +172,10 @@ def off(report: Report, settings: Settings, request: Spread) -> None:
         "Off: CPU time of a `@recoverable` call with four read-modify-writes", ["", "median (quartiles)"], rows
     )
     report.figure("hooks, ns", cost)
+    report.note(
+        "Two builds differ more by where their code lies than by hooks that ask once. So the hooks of a third ask many times; "
+        "the words that they ask for lie in the cache, as those of a busy server do."
+    )
 
 
 async def transfer(client: Any) -> int:
