@@ -33,14 +33,14 @@ from typing import Any
 NAMES = ("bank", "shop", "chat", "leaderboard", "features")
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS, SOCKETS = 64, 16
-ACCOUNTS, PRODUCTS, SESSIONS, ROOMS, PLAYERS, ITEMS = 100_000, 5_000, 20_000, 300, 150_000, 2048
+ACCOUNTS, PRODUCTS, SESSIONS, ROOMS, PLAYERS, ITEMS = 100_000, 5_000, 40_000, 600, 300_000, 2816
 
 Fill = Callable[[Any, random.Random], None]
 
 
 def _bank(arena: Any, rng: random.Random) -> None:
     audit = arena.root["audit"]
-    for begin in range(0, 20_000, 250):
+    for begin in range(0, 40_000, 250):
         with arena.transaction():
             for n in range(begin, begin + 250):
                 audit[f"old-{n}"] = {"from": rng.randrange(ACCOUNTS), "to": rng.randrange(ACCOUNTS), "amount": n}
