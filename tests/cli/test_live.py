@@ -28,7 +28,8 @@ TOTAL = 2000
 TRANSFERS = """
 import random, sys
 from recoverable import Arena
-arena, way, random = Arena.open(sys.argv[1], create=False), sys.argv[2], random.Random(1)
+arena = Arena.open(sys.argv[1], create=False, tracking=sys.argv[3] if len(sys.argv) > 3 else "hybrid")
+way, random = sys.argv[2], random.Random(1)
 root = arena.root
 
 def plain(k):
@@ -127,6 +128,21 @@ def test_the_sum_holds_beside_a_writer_at_full_speed(bank: Arena, way: str, tota
         assert len(sums) > 20
         assert set(sums) == {TOTAL}
         assert _outside.peek(bank.name).cuts - moved > len(sums), "it has to be read while others commit"
+    finally:
+        writer.kill()
+        writer.communicate(timeout=30)
+
+
+@pytest.mark.slow
+def test_the_sum_holds_beside_a_writer_that_traps(bank: Arena) -> None:
+    """Where containers' writes are found by faults as well, committed state is found all the same."""
+    bank.close()
+    writer = child(TRANSFERS, bank.name, "growing", "trap")
+    try:
+        with live(bank.name) as source:
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:
+                assert source.at_one_moment(lambda: of_items(source)) == TOTAL
     finally:
         writer.kill()
         writer.communicate(timeout=30)

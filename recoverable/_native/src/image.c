@@ -195,14 +195,21 @@ static int fetch(rcv_arena *a, bool published)
 {
     struct rcv_image *m = a->image;
     uint64_t          size = UINT64_C(1) << m->shift, shadows = m->of.hdr->region[RCV_R_SHADOW].off, tail = 0;
+    int                rc = 0, err = 0;
+    struct undo_record r;
     fetch_header(a);
     for (uint32_t i = 0; i < m->n; i++) {
         uint64_t off = (uint64_t)m->met[i].page << m->shift, slot = published ? 0 : m->met[i].slot;
-        memcpy(a->core + off, m->of.core + (slot == 0 ? off : shadows + ((slot - 1) << m->shift)), size);
+        if (slot == 0)
+            memcpy(a->core + off, m->of.core + off, size);
+        else if (err == 0) /* read, not mapped, as the log */
+            err = os_read(m->fd, shadows + ((slot - 1) << m->shift), a->core + off, size);
     }
     atomic_thread_fence(memory_order_acquire);
-    struct undo_record r;
-    int                rc = published ? 0 : fetch_log(a, &tail);
+    if (err != 0)
+        rc = rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't read its shadows", a->name);
+    else if (!published)
+        rc = fetch_log(a, &tail);
     atomic_store_explicit(&a->hdr->undo_claimed, (tail + size - 1) >> m->shift << m->shift, memory_order_relaxed);
     atomic_store_explicit(&a->hdr->data_claimed, rcv_data_claimed(&m->of), memory_order_relaxed); /* by this step, too */
     while (rc == 0 && tail != 0)
