@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.crash]
 LONG = "text that is longer than a cell"
 
 
-class Item(Record):
+class Tagged(Record):
     name: str
     tags: list[str]
     count: int = 0
@@ -30,7 +30,7 @@ def fill(arena: Arena) -> None:
         arena.root["set"] = {*range(40), LONG}
         arena.root["deque"] = Deque([LONG, *range(6)], maxlen=8)
         arena.root["counter"] = Counter(5)
-        arena.root["item"] = Item(name="mug", tags=["blue"])
+        arena.root["item"] = Tagged(name="mug", tags=["blue"])
         arena.root["array"] = Array(range(1500), "i8")
         arena.root["ann"], arena.root["bob"] = 100, 0
 
@@ -79,7 +79,7 @@ def of_record(root: Any) -> None:
     root["item"].count += 1
     root["item"].name = LONG
     root["item"].tags.append(LONG)
-    root["other"] = Item(name="tea", tags=[])
+    root["other"] = Tagged(name="tea", tags=[])
     root["counter"].add(3)
 
 
