@@ -56,6 +56,7 @@ cdef object text_bytes(object text, const uint8_t **ptr, uint64_t *size):
 
 
 include "text.pxi"
+include "tuple.pxi"
 
 
 cdef bytes int_bytes(object value):
@@ -107,7 +108,9 @@ cdef object encode(object value, rcv_value *out):
     elif isinstance(value, (Container, dict, list, set, frozenset)):
         out.tag = 0
     else:
-        packed = _codecs.pack(value)
+        packed = tuple_bytes(value)
+        if packed is None:
+            packed = _codecs.pack(value)
         out.tag = 0
         if packed is not None:
             out.tag = RCV_T_CUSTOM
@@ -198,7 +201,7 @@ cdef object decode(NativeArena arena, const rcv_value *value):
     if tag == RCV_T_BIGINT:
         return int.from_bytes(PyBytes_FromStringAndSize(<char *>value.ptr, value.len), "little", signed=True)
     if tag == RCV_T_CUSTOM:
-        return _codecs.unpack(PyBytes_FromStringAndSize(<char *>value.ptr, value.len))
+        return unpacked(value.ptr, value.len)
     if tag == RCV_T_REF:
         kind = rcv_handle_open(arena.a, value.word, &h)
         if kind < 0:
@@ -302,6 +305,9 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
         size = 0
     else:
         hash(key) # an unhashable one gets the exception that a dict would give
+        kept = tuple_bytes(key, True)
+        if kept is not None:
+            return custom_key(arena, kept, out)
         kept = _codecs.pack_key(key)
         if kept is not None:
             if kept[0] in (3, 4): # a Decimal that an int or a float equals is their key
@@ -350,7 +356,7 @@ cdef object decode_key(const rcv_value *key):
         memcpy(&number, key.ptr, 8)
         return number
     if kind == KEY_CUSTOM:
-        return _codecs.unpack(PyBytes_FromStringAndSize(<char *>key.ptr, key.len))
+        return unpacked(key.ptr, key.len)
     raise _errors.ArenaCorruptError(f"a key of unknown kind {kind}; nothing was changed: run arena.verify()")
 
 

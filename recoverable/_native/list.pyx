@@ -104,6 +104,12 @@ cdef class ListHandle(Container):
             done(self.arena, t)
         raise IndexError("list index out of range")
 
+    def __iter__(self):
+        return ListIterator(self, 0, 1)
+
+    def __reversed__(self):
+        return ListIterator(self, <Py_ssize_t>len(self) - 1, -1)
+
     def _set_item(self, key, value):
         """Replace the item at an index."""
         cdef rcv_txn *t
@@ -209,3 +215,39 @@ cdef class ListHandle(Container):
                                  and (<ListHandle>other).arena is self.arena and (<ListHandle>other).h.id == self.h.id)
 
     __hash__ = None
+
+
+cdef class ListIterator:
+    """What iter() and reversed() of a List give: like a list's, it goes by position and follows what changes meanwhile."""
+    cdef ListHandle l # None: at its end, for good
+    cdef Py_ssize_t i, step
+
+    def __init__(self, ListHandle l, Py_ssize_t i, Py_ssize_t step):
+        self.l, self.i, self.step = l, i, step
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef rcv_txn *t
+        cdef rcv_value v
+        cdef ListHandle l = self.l
+        if l is None:
+            raise StopIteration
+        if l.arena is None:
+            if 0 <= self.i < len(l._pending):
+                self.i += self.step
+                return l._pending[self.i - self.step]
+        elif self.i >= 0:
+            begin(l, False, &t)
+            try:
+                rc = rcv_list_get(l.arena.a, t, l.h.off, <uint64_t>self.i, &v)
+                if rc == 1:
+                    self.i += self.step
+                    return decode(l.arena, &v)
+                if rc < 0:
+                    fail(rc)
+            finally:
+                done(l.arena, t)
+        self.l = None
+        raise StopIteration

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from collections.abc import Callable, Iterable, MutableSequence
 from typing import Any, SupportsIndex, TypeVar, overload
 
 from recoverable._native.codec import register_plain
@@ -92,30 +92,6 @@ class List(ListHandle[V]):
         if not 0 <= i < n:
             raise IndexError("list assignment index out of range")
         self._remove(i, 1)
-
-    def __iter__(self) -> Iterator[V]:
-        i = 0
-        while True:
-            try:
-                value = self._item(i)
-            except IndexError:
-                if i < len(self):  # not the end: a codec has raised it
-                    raise
-                return
-            yield value
-            i += 1
-
-    def __reversed__(self) -> Iterator[V]:
-        i = len(self) - 1
-        while i >= 0:
-            try:
-                value = self._item(i)
-            except IndexError:
-                if i < len(self):
-                    raise
-                return
-            yield value
-            i -= 1
 
     def __contains__(self, value: object) -> bool:
         return any(v is value or v == value for v in self._items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recoverable import Arena, ArenaCorruptError, CodecError, codecs
+from recoverable._native.codec import tuple_bytes, tuple_of
 from support.models import canonical
 
 EXAMPLES = int(os.environ.get("RECOVERABLE_EXAMPLES", "60"))
@@ -121,3 +122,52 @@ def test_garbage_is_told(data: bytes) -> None:
     """Any bytes give a value or an error of ours."""
     with contextlib.suppress(ArenaCorruptError, CodecError):
         codecs.unpack(data)
+    assert outcome(tuple_of, data) == outcome(codecs.unpack, data)
+
+
+@pytest.mark.slow
+@common
+@given(value=values, at=st.integers(0, 200), bits=st.integers(0, 255))
+@example(
+    value=(127, 128, -128, -129, 2**63 - 1, -(2**63), 2**63, 0, -1, True, 1.0, b"", "", "\ud800", None, ((),)),
+    at=0,
+    bits=0,
+)
+def test_native_tuples_have_the_same_bytes(value: Any, at: int, bits: int) -> None:
+    """Tuples of the core's own types become the bytes that codecs makes of them, and come back so, damaged or not."""
+    one = (value,)
+    for key, pack in ((False, codecs.pack), (True, codecs.pack_key)):
+        data = tuple_bytes(one, key)
+        assert data is None or data == pack(one)
+    plain = (
+        isinstance(value, (int, str, bytes))
+        and not isinstance(value, bool)
+        and (isinstance(value, (str, bytes)) or abs(value) < 2**63)
+    )
+    assert not plain or tuple_bytes(one, True) is not None
+    changed = bytearray(codecs.pack(one) or b"")
+    assert outcome(tuple_of, bytes(changed)) == ("value", repr(one))
+    changed[at % len(changed)] ^= bits
+    assert outcome(tuple_of, bytes(changed)) == outcome(codecs.unpack, bytes(changed))
+
+
+@pytest.mark.slow
+def test_tuples_of_any_depth() -> None:
+    """Tuples nested more deeply than the native code follows are left to codecs, and those of a type with a codec as well."""
+    deep: tuple[Any, ...] = ()
+    for _ in range(60):
+        deep = (deep, 1)
+    assert tuple_bytes(deep) is None
+    data = codecs.pack(deep)
+    assert data is not None
+    assert tuple_of(data) == deep
+    pair = type("Pair", (tuple,), {})
+    assert tuple_bytes(pair((1, 2))) is None
+    assert codecs.pack(pair((1, 2))) == tuple_bytes((1, 2))
+
+
+def outcome(unpack: Callable[[bytes], Any], data: bytes) -> tuple[str, str]:
+    try:
+        return "value", repr(unpack(data))
+    except (ArenaCorruptError, CodecError) as error:
+        return type(error).__name__, ""
