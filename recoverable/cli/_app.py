@@ -121,7 +121,7 @@ def ls(as_json: bool) -> None:
 
 def _as_json(peek: _outside.Peek) -> dict[str, Any]:
     fields = dataclasses.asdict(peek)
-    del fields["backed"]
+    del fields["backed"], fields["cuts"]
     fields["processes"] = [
         {"pid": pid, "attached_at": at} for pid, at in zip(fields.pop("alive"), fields.pop("attached_at"), strict=True)
     ]

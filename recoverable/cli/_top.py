@@ -285,8 +285,15 @@ def line(sample: Sample) -> str:
     )
 
 
-def screen(sample: Sample, *, hint: bool = True) -> Group:
-    """Return a sample as a terminal shows it; `hint`: with how to end."""
+def screen(sample: Sample, *, hint: bool = True, width: int | None = None) -> Group:
+    """Return a sample as a terminal shows it.
+
+    Args:
+        sample: The sample.
+        hint: Whether to say how to end.
+        width: Columns; the default is what the console has.
+    """
+    width = width or console().width
     peek = sample.peek
     facts = Table.grid(padding=(0, 2))
     for what, value in (
@@ -306,8 +313,8 @@ def screen(sample: Sample, *, hint: bool = True) -> Group:
         _handlers(sample),
     ]
     if sample.spots:
-        parts += [Text(), _table_of_spots(sample)]
-    return Group(*parts, Text(), _processes(sample))
+        parts += [Text(), _table_of_spots(sample, width)]
+    return Group(*parts, Text(), _processes(sample, width))
 
 
 def _plain_table(numbers: tuple[str, ...], texts: tuple[str, ...]) -> Table:
@@ -342,17 +349,26 @@ def _handlers(sample: Sample) -> Table:
     return out
 
 
-def _table_of_spots(sample: Sample) -> Table:
+def _cut(text: str, room: int) -> Text:
+    """Return a text that fits; rich would take the room from the short columns."""
+    room = max(10, room)
+    return Text(text if len(text) <= room else f"{text[: room - 1]}…")
+
+
+def _table_of_spots(sample: Sample, width: int) -> Table:
     out = _plain_table(("CONFLICTS",), ("LOST AT", ""))
     for spot in sample.spots:
-        out.add_row(str(spot.conflicts), Text(spot.path or "what is gone, or has no name"), Text(spot.key or ""))
+        path = spot.path or "what is gone, or has no name"
+        out.add_row(str(spot.conflicts), _cut(path, width // 2), _cut(spot.key or "", width // 3))
     return out
 
 
-def _processes(sample: Sample) -> Table:
+def _processes(sample: Sample, width: int) -> Table:
     out = _plain_table(("PID", "CPU %", "MEMORY"), ("ATTACHED", "COMMAND"))
     for w in sample.workers:
-        out.add_row(str(w.pid), f"{w.cpu_percent:.0f}", human_size(w.memory), ago(w.attached_at), Text(w.command))
+        out.add_row(
+            str(w.pid), f"{w.cpu_percent:.0f}", human_size(w.memory), ago(w.attached_at), _cut(w.command, width - 40)
+        )
     for pid in sample.peek.dead:
         out.add_row(str(pid), "", "", "dead", "")
     return out

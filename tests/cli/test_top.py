@@ -311,6 +311,25 @@ def test_once_is_one_table(arena: Arena) -> None:
 
 
 @pytest.mark.slow
+def test_a_long_command_leaves_room_for_the_rest(arena: Arena) -> None:
+    """Ids and memory of processes are shown whole, however long their commands are."""
+    program = (
+        "import sys\nfrom recoverable import Arena\narena = Arena.open(sys.argv[1], create=False)\n"
+        "print('ready', flush=True)\nsys.stdin.read()\n"
+    )
+    worker = child(program, arena.name, "x" * 500)
+    try:
+        (sample,) = _top.samples(arena.name, 1, 1)
+        shown = Console(width=80)
+        with shown.capture() as text:
+            shown.print(_top.screen(sample, width=80))
+        assert any(line.split()[:1] == [str(worker.pid)] for line in text.get().splitlines())
+    finally:
+        worker.kill()
+        worker.communicate(timeout=30)
+
+
+@pytest.mark.slow
 async def test_a_bank_under_load(name: str) -> None:
     """Beside a real server it shows requests, rollbacks and what checkpoints cost, by handler, and the bank stays sound."""
     bank = Bank(name, accounts=10, size="8 MiB")
