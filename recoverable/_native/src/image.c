@@ -161,8 +161,11 @@ static int fetch_log(rcv_arena *a, uint64_t *tail)
     *tail = atomic_load_explicit(&m->of.hdr->undo_tail, memory_order_acquire);
     if (*tail == 0)
         return 0;
-    if (*tail > a->undo_size || *tail > MOST_LOG)
+    if (*tail > a->undo_size)
         return seg_corrupt(a, "the undo log's tail (%llu) is outside the log", (unsigned long long)*tail);
+    if (*tail > MOST_LOG)
+        return rcv_raise(RCV_ERR_BUSY, 0, "arena \"%s\": a step that has changed more than %u MiB is under way; nothing was "
+                         "changed; try again, or look at a copy", a->name, (unsigned)(MOST_LOG >> 20));
     if (*tail > m->log_room) {
         uint8_t *more = os_realloc(m->log, *tail + RCV_SLICE);
         if (more == NULL)
