@@ -70,7 +70,7 @@ _TOTALS: Final = (
     ("commits", "commit_seq", "Commits since the arena was made, by all processes."),
     ("recoveries", "recoveries", "Times that a dead process's step was undone, by all processes."),
     ("suspended_steps", "suspends", "Steps that ended in the middle of a transaction."),
-    ("logged_bytes", "undo_bytes", "Bytes that commits have had in the undo log."),
+    ("logged_bytes", "undo_bytes", "Bytes that were logged to be undone, heads not counted."),
     ("pages_compared", "pages_compared", "Hot pages compared with their shadows."),
     ("pages_copied", "pages_copied", "Pages copied: pre-images and shadows."),
     ("promotions", "promotions", "Pages made hot."),

@@ -77,7 +77,7 @@ class Stats:
         strays: Raw writes outside any step, taken back.
         dooms: Steps that ran out of memory in a raw write and were rolled back.
         map_fallbacks: Times the kernel had no map entries left and a block of pages was unprotected at once.
-        undo_bytes: Bytes logged, in all.
+        undo_bytes: Bytes logged, in all: old content, without the heads of its records.
         undo_records: Records logged, in all.
         raw_buffers: Raw buffers alive now: array views, memoryviews.
         in_flight: Transactions alive now.

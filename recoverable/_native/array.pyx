@@ -218,6 +218,24 @@ cdef class ArrayHandle(Container):
         at[0] = <uint64_t>i * <uint64_t>self.item_size
         return 0
 
+    cdef bint is_scalar(self, object key) except -1:
+        """Is `key` an item, of one dimension, that has a struct code?"""
+        if self.arena is not None:
+            self.known()
+        return self.code != 0 and len(self.extents) == 1 and not isinstance(key, (slice, tuple))
+
+    def __getitem__(self, key):
+        return self._get_scalar(key) if self.is_scalar(key) else self._get(key)
+
+    def __setitem__(self, key, value):
+        if self.is_scalar(key):
+            self._set_scalar(key, value)
+        else:
+            self._set(key, value)
+
+    def __delitem__(self, key):
+        raise TypeError("an Array keeps its shape: its items can't be deleted")
+
     def _get_scalar(self, key):
         """Return item `key` of a one-dimensional Array whose items have a struct code."""
         cdef rcv_txn *t

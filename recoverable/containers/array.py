@@ -104,10 +104,8 @@ class Array(ArrayHandle):
 
     # -- items --------------------------------------------------------------------------------------------------
 
-    def __getitem__(self, key: Any) -> Any:
-        self._know()
-        if self._format and len(self.shape) == 1 and not isinstance(key, (slice, tuple)):
-            return self._get_scalar(key)
+    def _get(self, key: Any) -> Any:
+        """Return what is no single item of one dimension: __getitem__ for the rest."""
         span = self._span(key)
         if span is None:
             return self._rows(key)
@@ -120,11 +118,8 @@ class Array(ArrayHandle):
             return out[()] if shape == () else out.copy()
         return list(struct.unpack(f"={count}{self._format}", raw))
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._know()
-        if self._format and len(self.shape) == 1 and not isinstance(key, (slice, tuple)):
-            self._set_scalar(key, value)
-            return
+    def _set(self, key: Any, value: Any) -> None:
+        """Set what is no single item of one dimension."""
         span = self._span(key)
         np = numpy()
         if np is None:

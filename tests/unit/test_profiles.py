@@ -12,6 +12,7 @@ from recoverable import Arena, Array, codecs
 from recoverable.errors import ArenaOptionError, ConflictError
 from recoverable.speculation import Costs, Recording, evaluate
 from support.forks import in_child
+from support.segments import calibrated
 from support.workers import Request, pause
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ ITEMS = PAGE // 8
 @pytest.fixture
 def arena() -> Iterator[Arena]:
     """An arena without hot pages, with profiles, and an Array of 64 pages."""
-    with Arena.temporary(size="16 MiB", policy="incremental", policy_options={"profiles": True}) as arena:
+    with calibrated("16 MiB", policy="incremental", policy_options={"profiles": True}) as arena:
         with arena.transaction():
             arena.root["a"] = Array((64, ITEMS), "i8")
         yield arena
@@ -76,9 +77,9 @@ def test_a_handler_that_comes_again_traps_no_more(arena: Arena) -> None:
 def test_the_incremental_policy_alone_keeps_none() -> None:
     """The paper's baselines stay what they are: only `adaptive` keeps profiles by default."""
     for policy, kept in (("adaptive", True), ("incremental", False), ("active-cks", False)):
-        with Arena.temporary(size="16 MiB", policy=policy) as arena:
+        with calibrated("16 MiB", policy=policy) as arena:
             assert arena.profiles is kept
-    with Arena.temporary(size="16 MiB", policy_options={"profiles": False}) as arena:
+    with calibrated("16 MiB", policy_options={"profiles": False}) as arena:
         assert not arena.profiles
 
 
@@ -305,7 +306,7 @@ def test_raw_writes_inside_an_operation_that_fails(arena: Arena, profiles: bool)
 
 def test_memory_that_has_become_another_s_is_left_alone() -> None:
     """Where an Array was deleted, its handler captures nothing; where a new one lies, that one's bytes are safe."""
-    with Arena.temporary(size="4 MiB", policy="incremental", policy_options={"profiles": 1}) as arena:
+    with calibrated("4 MiB", policy="incremental", policy_options={"profiles": 1}) as arena:
         for turn in range(3):
             with arena.transaction():
                 arena.root["a"] = Array((64, ITEMS), "i8")
@@ -398,13 +399,13 @@ def test_a_forked_child_learns_for_itself(arena: Arena) -> None:
 
 def test_the_policy_still_sees_what_is_captured() -> None:
     """With `adaptive`, one handler's scattered pages become hot; a block that it writes rarely stays captured."""
-    with Arena.temporary(size="16 MiB") as arena:
+    with calibrated("16 MiB") as arena:
         with arena.transaction():
             arena.root["a"] = Array((1024, ITEMS), "i8")
         for n in range(50):
             left(arena, [100, 300, 500], n)
         assert arena.stats().hot_pages == 3
-    with Arena.temporary(size="16 MiB") as arena:
+    with calibrated("16 MiB") as arena:
         with arena.transaction():
             arena.root["a"] = Array((1024, ITEMS), "i8")
         block, traps = list(range(64, 72)), []
@@ -432,7 +433,7 @@ def test_two_writes_of_one_request_are_not_a_working_set() -> None:
         await pause()
         arena.root["a"].view[page, 5] += 1
 
-    with Arena.temporary(size="16 MiB") as arena:
+    with calibrated("16 MiB") as arena:
         with arena.transaction():
             arena.root["a"] = Array((1024, ITEMS), "i8")
         with arena.record() as recorder:
@@ -455,7 +456,7 @@ def test_shadow_and_live_agree_on_profiles() -> None:
         for k in generator.integers(0, 3, 400)
     ]
     for policy, given in (("incremental", {"profiles": 1}), ("adaptive", {"patience": 20, "window": 6})):
-        with Arena.temporary(size="16 MiB", policy=policy, policy_options=given) as arena:
+        with calibrated("16 MiB", policy=policy, policy_options=given) as arena:
             with arena.transaction():
                 arena.root["a"] = Array((1024, ITEMS), "i8")
             handlers: list[Callable[[list[int], int], None]] = []

@@ -445,7 +445,6 @@ int rcv_txn_commit(rcv_txn *t)
     PHASE("commit.after_tail");
     phase_set(a, RCV_IDLE);
     a->n.commits++;
-    a->n.undo_bytes += tail;
     t->report.bytes = tail;
     t->report.pages = t->n_raw_pages;
     unmount(t);
