@@ -212,7 +212,7 @@ static int by_page(const void *x, const void *y)
 }
 
 /* sort_trapped -- by page, the oldest pre-image of each first. */
-static void sort_trapped(struct rcv_tracker *t)
+void sort_trapped(struct rcv_tracker *t)
 {
     for (uint32_t i = 1; i < t->n_trapped; i++)
         if (by_page(&t->trapped[i - 1], &t->trapped[i]) > 0) {
@@ -262,22 +262,6 @@ static void protect_trapped(rcv_arena *a)
     }
 }
 
-/* protect_edits -- of [lo, hi): what is writable for an open edit() only. View lock held. */
-static void protect_edits(rcv_arena *a, uint32_t lo, uint32_t hi)
-{
-    struct rcv_tracker *t = a->tracker;
-    for (uint32_t p = lo; p < hi;) {
-        if (!(t->state[p] & PG_EDIT)) {
-            p++;
-            continue;
-        }
-        uint32_t first = p;
-        for (; p < hi && (t->state[p] & PG_EDIT); p++)
-            t->state[p] &= (uint8_t)~PG_EDIT;
-        view_protect(a, first, p - first);
-    }
-}
-
 /* hear -- the handler's profile and the policy hear of the step's traps, and of captured pages that it wrote. */
 static void hear(rcv_arena *a)
 {
@@ -321,7 +305,7 @@ static void reprotect(rcv_arena *a)
         view_protect_all(a);
     } else {
         protect_trapped(a);
-        protect_edits(a, t->edit_lo, t->edit_hi);
+        edit_protect(a, t->edit_lo, t->edit_hi);
     }
     view_unlock(t);
     hear(a);
@@ -404,238 +388,6 @@ void rcv_record_end(rcv_arena *a)
 {
     wse_recorder_free(a->tracker->wse.recorder);
     a->tracker->wse.recorder = NULL;
-}
-
-/* -- what has changed ------------------------------------------------------------------------------------------ */
-
-/* tracker_note_announced -- [off, off+len) of array memory is, or is about to be, written through the core view. */
-void tracker_note_announced(rcv_arena *a, rcv_off off, uint32_t len)
-{
-    struct rcv_tracker *t = a->tracker;
-    if (unlikely(len == 0 || off < a->data_off))
-        return;
-    uint32_t last = page_of_off(a, off + len - 1);
-    for (uint32_t p = page_of_off(a, off); p <= last; p++) {
-        if (!(t->state[p] & PG_ANNOUNCED)) {
-            t->state[p] |= PG_ANNOUNCED;
-            t->announced[t->n_announced++] = p;
-        }
-        if (unlikely(t->slot_of[p] != 0))
-            t->announced_hot = true;
-    }
-    t->ranges_built = false;
-}
-
-static int by_range(const void *x, const void *y)
-{
-    const struct range *l = x, *r = y;
-    return l->page < r->page ? -1 : l->page > r->page;
-}
-
-static int grow(void **data, uint32_t *cap, uint32_t need, size_t item)
-{
-    uint32_t n = *cap ? *cap : 64;
-    while (n < need)
-        n *= 2;
-    void *p = n > *cap ? os_realloc(*data, n * item) : *data;
-    if (p == NULL)
-        return rcv_raise(RCV_ERR_FULL, 0, "no process memory for what raw writes have changed");
-    *data = p;
-    *cap = n;
-    return 0;
-}
-
-/* build_ranges -- the announced ranges of this step, cut at page ends and sorted. One walk over the log. */
-static int build_ranges(rcv_arena *a)
-{
-    struct rcv_tracker *t = a->tracker;
-    uint64_t            at = undo_tail(a);
-    struct undo_record  r;
-    int                 rc;
-    t->n_ranges = 0;
-    while ((rc = undo_prev(a, &at, &r)) > 0) {
-        if (r.kind != RCV_U_DATA || r.off < a->data_off)
-            continue;
-        uint64_t from = r.off - a->data_off, to = from + r.len;
-        for (uint64_t p = from >> t->shift; p << t->shift < to; p++) {
-            if (!(t->state[p] & PG_ANNOUNCED))
-                continue;
-            if (t->n_ranges == t->cap_ranges && (rc = grow((void **)&t->ranges, &t->cap_ranges, t->n_ranges + 1, sizeof *t->ranges)) != 0)
-                return rc;
-            uint64_t start = p << t->shift, end = start + t->page_size;
-            t->ranges[t->n_ranges++] = (struct range){.page = (uint32_t)p,
-                                                      .lo = (uint32_t)(from > start ? from - start : 0),
-                                                      .hi = (uint32_t)((to < end ? to : end) - start)};
-        }
-    }
-    if (rc < 0)
-        return rc;
-    if (t->n_ranges > 1) /* there may be no array yet */
-        qsort(t->ranges, t->n_ranges, sizeof *t->ranges, by_range);
-    t->ranges_built = true;
-    return 0;
-}
-
-/* differs -- is the page raw-changed against `base`? 1, 0 or an error. */
-static int differs(rcv_arena *a, uint32_t page, const uint8_t *base)
-{
-    struct rcv_tracker *t = a->tracker;
-    const uint8_t      *now = page_core(a, page);
-    a->n.pages_compared++;
-    if (memcmp(now, base, t->page_size) == 0)
-        return 0;
-    if (likely(!(t->state[page] & PG_ANNOUNCED)))
-        return 1;
-    if (!t->ranges_built) {
-        int rc = build_ranges(a);
-        if (rc != 0)
-            return rc;
-    }
-    memcpy(t->scratch, base, t->page_size);
-    uint32_t lo = 0, hi = t->n_ranges; /* the first range of this page */
-    while (lo < hi) {
-        uint32_t mid = lo + (hi - lo) / 2;
-        if (t->ranges[mid].page < page)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    for (; lo < t->n_ranges && t->ranges[lo].page == page; lo++)
-        memcpy(t->scratch + t->ranges[lo].lo, now + t->ranges[lo].lo, t->ranges[lo].hi - t->ranges[lo].lo);
-    return memcmp(now, t->scratch, t->page_size) != 0;
-}
-
-/* of_containers -- a page whose writes are all ours: containers', which only trap mode tracks by pages, and new Arrays'. */
-static inline bool of_containers(const rcv_arena *a, uint32_t page) { return a->trap_mode && !heap_page_live(a, page); }
-
-/* collect_hot -- listed pages that could have been written here. */
-static int collect_hot(rcv_arena *a)
-{
-    struct rcv_tracker *t = a->tracker;
-    for (uint32_t i = 0; i < t->n_hot; i++) {
-        uint32_t slot = t->hot[i], page = t->page_of[slot] - 1;
-        if ((!(t->state[page] & PG_WRITABLE) && !t->all_listed) || of_containers(a, page))
-            continue;
-        int changed = differs(a, page, hot_shadow(a, slot));
-        if (changed < 0)
-            return changed;
-        if (changed)
-            t->raw[t->n_raw++] = page;
-        if (!a->trap_mode)
-            wse_compared(&t->wse, page, changed != 0);
-    }
-    return 0;
-}
-
-/* collect_trapped -- the others, against their first pre-image. Pages that came along in a block (view.c) are arrays', too. */
-static int collect_trapped(rcv_arena *a)
-{
-    struct rcv_tracker *t = a->tracker;
-    sort_trapped(t);
-    for (uint32_t i = 0; i < t->n_trapped; i++) {
-        uint32_t page = t->trapped[i].page;
-        if (t->slot_of[page] != 0 || (i > 0 && t->trapped[i - 1].page == page) || of_containers(a, page))
-            continue;
-        int changed = differs(a, page, a->undo + t->trapped[i].at);
-        if (changed < 0)
-            return changed;
-        if (changed) {
-            t->raw[t->n_raw++] = page;
-            t->trapped[i].flags |= TRAP_CHANGED;
-        }
-    }
-    return 0;
-}
-
-/* tracker_collect -- see the essay. RCV_ERR_FULL: no process memory, or the step is doomed; RCV_ERR_CORRUPT: the log is. */
-int tracker_collect(rcv_arena *a, const uint32_t **pages, uint32_t *n)
-{
-    struct rcv_tracker *t = a->tracker;
-    *pages = t->raw;
-    *n = t->n_raw = 0;
-    if (likely(t->n_trapped == 0 && !t->raw_since))
-        return 0;
-    t->collected = false;
-    if (t->doomed)
-        return rcv_raise(t->doomed, 0, "arena \"%s\": no room in the undo log for its raw writes", a->name);
-    int rc = 0;
-    if (t->n_trapped + t->n_hot > t->cap_raw)
-        rc = grow((void **)&t->raw, &t->cap_raw, t->n_trapped + t->n_hot, sizeof *t->raw);
-    if (rc == 0 && t->raw_since)
-        rc = collect_hot(a);
-    if (rc == 0)
-        rc = collect_trapped(a);
-    if (rc != 0) {
-        t->n_raw = 0;
-        return rc;
-    }
-    t->collected = t->active = true;
-    *pages = t->raw;
-    *n = t->n_raw;
-    return 0;
-}
-
-/* tracker_observe -- trap mode, before a step's writes are published or undone: the listed pages that differ from their
- * shadows, for the policy and for hot_publish(). All of them: what the heap logs goes through the core view. */
-void tracker_observe(rcv_arena *a)
-{
-    struct rcv_tracker *t = a->tracker;
-    sort_trapped(t);
-    t->collected = false;
-    capture_judge(a);
-    t->n_raw = 0;
-    t->collected = t->n_hot <= t->cap_raw || grow((void **)&t->raw, &t->cap_raw, t->n_hot, sizeof *t->raw) == 0;
-    if (t->n_hot == 0 || !t->collected)
-        return;
-    t->active = true;
-    for (uint32_t i = 0; i < t->n_hot; i++) {
-        uint32_t slot = t->hot[i], page = t->page_of[slot] - 1;
-        bool     changed = memcmp(page_core(a, page), hot_shadow(a, slot), t->page_size) != 0;
-        a->n.pages_compared++;
-        if (changed)
-            t->raw[t->n_raw++] = page;
-        wse_compared(&t->wse, page, changed);
-    }
-}
-
-/* -- memory that nobody else can reach --------------------------------------------------------------------------- */
-
-bool tracker_undoes(const rcv_arena *a, rcv_off off)
-{
-    const struct rcv_tracker *t = a->tracker;
-    uint32_t                  page = page_of_off(a, off), lo = 0, hi = t->n_trapped; /* sorted by tracker_observe() */
-    while (lo < hi) { /* PG_WRITABLE does not say it: a savepoint protects what stays logged */
-        uint32_t mid = lo + (hi - lo) / 2;
-        if (t->trapped[mid].page < page)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return t->slot_of[page] != 0 || (lo < t->n_trapped && t->trapped[lo].page == page);
-}
-
-void tracker_keep(rcv_arena *a, rcv_off off, const void *bytes, uint32_t len)
-{
-    const struct rcv_tracker *t = a->tracker;
-    uint32_t                  page = page_of_off(a, off);
-    memcpy(a->core + off, bytes, len);
-    if (t->slot_of[page] != 0)
-        memcpy(hot_shadow(a, t->slot_of[page] - 1) + (off - page_off(a, page)), bytes, len);
-}
-
-void tracker_zero(const rcv_arena *a, rcv_off off, uint32_t len)
-{
-    const struct rcv_tracker *t = a->tracker;
-    memset(a->core + off, 0, len);
-    if (!a->trap_mode || t == NULL)
-        return;
-    uint32_t page = page_of_off(a, off);
-    uint64_t in = off - page_off(a, page);
-    if (t->slot_of[page] != 0)
-        memset(hot_shadow(a, t->slot_of[page] - 1) + in, 0, len);
-    for (uint32_t i = 0; i < t->n_trapped; i++)
-        if (t->trapped[i].page == page)
-            memset(a->undo + t->trapped[i].at + in, 0, len);
 }
 
 /* -- the ways a step ends --------------------------------------------------------------------------------------- */
@@ -750,68 +502,6 @@ void tracker_rollback_to(rcv_arena *a, uint64_t mark)
             t->trapped[kept++] = t->trapped[i];
     t->n_trapped = kept;
     view_unlock(t);
-}
-
-/* -- edit() ------------------------------------------------------------------------------------------------- */
-
-/* edit_begin -- make [off, off+len), whose bytes are in the log, writable for user code and system calls. A page that the range
- * covers only in part keeps a pre-image of its own, like a trapped one. */
-static int edit_begin(rcv_arena *a, rcv_off off, uint64_t len)
-{
-    struct rcv_tracker *t = a->tracker;
-    uint32_t            first = page_of_off(a, off), end = page_of_off(a, off + len - 1) + 1;
-    uint64_t            inside = t->page_size - 1;
-    uint32_t            whole_lo = first + ((off & inside) != 0), whole_hi = end - (((off + len) & inside) != 0);
-    int                 rc = 0;
-    if (t->doomed)
-        return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": the undo log is full; the step can only be rolled back", a->name);
-    view_lock(t);
-    if (t->n_claims != 0)
-        view_mend(a); /* what another thread has put over our pages */
-    for (uint32_t p = first; p < end && rc == 0; p++) {
-        if ((t->state[p] & PG_WRITABLE) || (t->slot_of[p] != 0 && !t->savepoint))
-            continue;
-        if (p >= whole_lo && p < whole_hi)
-            t->state[p] |= t->slot_of[p] == 0 ? PG_EDIT : 0;
-        else
-            rc = view_log(a, p);
-    }
-    t->edit_lo = t->edit_hi == 0 || first < t->edit_lo ? first : t->edit_lo;
-    t->edit_hi = end > t->edit_hi ? end : t->edit_hi;
-    if (rc == 0)
-        rc = view_unprotect(a, first, end - first);
-    if (rc == 0)
-        t->edits++;
-    else
-        view_reset(a); /* everything protected, everything logged stays logged */
-    view_unlock(t);
-    if (rc == RCV_ERR_FULL)
-        return rcv_raise(rc, 0, "arena \"%s\": no room in the undo log for the edges of an edited range; the range is as it was; "
-                         "make the arena with a larger undo_size", a->name);
-    if (rc != 0)
-        return rcv_raise(rc, ENOMEM, "arena \"%s\": the kernel does not let %llu bytes be written", a->name, (unsigned long long)len);
-    for (uint64_t at = 0; at < len; at += UINT64_C(1) << 30)
-        tracker_note_announced(a, off + at, (uint32_t)(len - at < UINT64_C(1) << 30 ? len - at : UINT64_C(1) << 30));
-    return 0;
-}
-
-/* tracker_edit -- begin, or end (same arguments). Ending cannot fail. */
-int tracker_edit(rcv_arena *a, rcv_off off, uint64_t len, bool begin)
-{
-    struct rcv_tracker *t = a->tracker;
-    if (len == 0)
-        return 0;
-    if (off < a->data_off || off - a->data_off > rcv_data_claimed(a) || len > rcv_data_claimed(a) - (off - a->data_off))
-        return rcv_raise(RCV_ERR_BUG, 0, "an edited range of %llu bytes lies outside the arena", (unsigned long long)len);
-    if (begin)
-        return edit_begin(a, off, len);
-    if (t->edits > 0)
-        t->edits--;
-    view_lock(t);
-    if (!t->private_view)
-        protect_edits(a, page_of_off(a, off), page_of_off(a, off + len - 1) + 1);
-    view_unlock(t);
-    return 0;
 }
 
 /* -- raw buffers and reports -------------------------------------------------------------------------------- */

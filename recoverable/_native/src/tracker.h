@@ -1,6 +1,8 @@
 /* tracker.h -- what the files of the page tracker share: struct rcv_tracker and the calls between them.
  *
  *   tracker.c   a step from its beginning to its end
+ *   changes.c   which pages it has changed
+ *   edit.c      Array.edit()
  *   hot.c       the hot set: the table in the segment, shadows, promotion and demotion, recovery
  *   view.c      the tracked view: protection, unprotection, private pages
  *   capture.c   what a handler will write, made writable ahead
@@ -164,6 +166,11 @@ void hot_publish(rcv_arena *a);  /* shadows of what this commit changed; verdict
 void hot_demote_range(rcv_arena *a, uint32_t first, uint32_t last);
 int  hot_open(rcv_arena *a);
 void hot_close(rcv_arena *a);
+
+/* -- tracker.c, edit.c (and those of internal.h) -- */
+
+void sort_trapped(struct rcv_tracker *t); /* by page, the oldest pre-image of each first */
+void edit_protect(rcv_arena *a, uint32_t lo, uint32_t hi);
 
 /* -- capture.c (tracker_capture: internal.h) -- */
 
