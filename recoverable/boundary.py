@@ -4,7 +4,7 @@ A run is a new coroutine under a native `StepDriver`, which mounts the transacti
 back in the very call that ends the coroutine. This loop only looks at how a run ended. `run` is the path of a healthy
 request: one transaction object, one driver, nothing else. Everything about failures is in `again`.
 
-The time limit spans all runs, because it is the caller who waits. Callbacks of `after_commit` run after it, outside: a
+The time limit spans all runs, because it is the caller who waits. It ends before the callbacks of `after_commit`: a
 timeout that fell into them would report a committed request as failed.
 """
 
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from recoverable import events, policy
 from recoverable._native.runtime import NativeArena, StepDriver, Transaction, set_driver_helpers
+from recoverable._timelimit import TimeLimit
 from recoverable.errors import RecoverableError, TransactionError
 from recoverable.transaction import conflict_error, run_hooks, running_loop, tell_of_arena
 
@@ -35,7 +36,6 @@ async def run(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     options: policy.Options,
-    scope: _Scope | None = None,
     parent: Transaction | None = None,
 ) -> T:
     """Run `fn(*args, **kwargs)` as one transaction of the arena, again where `options` say so.
@@ -47,27 +47,26 @@ async def run(
         args: Its positional arguments; a web request is looked for among them.
         kwargs: Its keyword arguments.
         options: Checked options.
-        scope: The time limit around this call, if there is one.
         parent: The transaction around it, of which it is independent.
 
     Returns:
         What the last run returned, or the fallback's value.
     """
-    if options.timeout is not None:
-        return await _timed(native, handler, fn, args, kwargs, options, options.timeout, parent)
     transaction = _begin(native, handler, parent)
-    if scope is not None:
-        transaction.limit = scope.limit
+    if options.timeout is not None:
+        transaction.limit = TimeLimit(options.timeout)
     try:
         result = await StepDriver(fn(*args, **kwargs), transaction, options.decide)
     except BaseException as error:
         failure = error
     else:
         if transaction.touched or transaction.hooks is not None:
-            await returned(transaction, args, options, scope, result, None)
+            await returned(transaction, args, options, result, None)
+        elif transaction.limit is not None:
+            transaction.limit.end()
         return result
     try:
-        return await again(native, handler, fn, args, kwargs, options, scope, transaction, failure)
+        return await again(native, handler, fn, args, kwargs, options, transaction, failure)
     finally:
         del failure  # its traceback refers to this frame
 
@@ -87,7 +86,7 @@ async def run_inside(
             "which are part of one step. Nothing was run. Call it before or after the block."
         )
     try:
-        return await run(outer.arena, handler, fn, args, kwargs, options, None, outer)
+        return await run(outer.arena, handler, fn, args, kwargs, options, outer)
     finally:
         outer.remount()
 
@@ -118,18 +117,54 @@ async def again(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     options: policy.Options,
-    scope: _Scope | None,
     transaction: Transaction,
     failure: BaseException,
 ) -> T:
     """Go on after a first run that raised: what `policy` says, until a run returns or the runs are used up."""
+    limit: TimeLimit | None = transaction.limit
+    within = options if options.within is None else options.within
+    try:
+        try:
+            return await _go_on(native, handler, fn, args, kwargs, within, transaction, failure)
+        except BaseException as error:
+            if limit is None:
+                raise
+            failure = error
+        if limit.end() and isinstance(failure, asyncio.CancelledError):
+            failure = _late(handler, options, failure)
+        if options.fallback is not None and isinstance(failure, Exception) and not policy.is_answer(failure):
+            return await _fall_back(options, failure, args, kwargs)  # type: ignore[no-any-return]
+        raise failure
+    finally:
+        del failure  # it refers to this frame
+
+
+def _late(handler: str, options: policy.Options, cancelled: asyncio.CancelledError) -> TimeoutError:
+    error = TimeoutError(
+        f"{handler} took longer than its timeout of {options.timeout:g} s. It has been rolled back, and nothing of it "
+        "was committed. Raise timeout, or make it faster."
+    )
+    error.__cause__ = cancelled
+    return error
+
+
+async def _go_on(
+    native: NativeArena,
+    handler: str,
+    fn: Handler[T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: policy.Options,
+    transaction: Transaction,
+    failure: BaseException,
+) -> T:
     conflicts = crashes = 0
     request_id: str | None = None
     try:
         while True:
             if transaction.state == "committed" or (not transaction.touched and policy.is_answer(failure)):
                 if transaction.touched or transaction.hooks is not None:
-                    await returned(transaction, args, options, scope, None, failure, request_id)
+                    await returned(transaction, args, options, None, failure, request_id)
                 raise failure
 
             cause = failure.__cause__
@@ -157,16 +192,16 @@ async def again(
                 tell_of_arena(transaction, failure)
             if transaction.touched or then != "raise":
                 request_id = request_id or policy.request_id(args)
-                _report(transaction, failure, request_id, then, scope)
+                _report(transaction, failure, request_id, then)
 
             if then == "raise":
                 raise failure
             if then == "fallback":
                 return await _fall_back(options, failure, args, kwargs)  # type: ignore[no-any-return]
 
+            limit = transaction.limit
             transaction = _begin(native, handler, transaction.parent, transaction.attempt + 1)
-            transaction.rerun = then
-            transaction.limit = None if scope is None else scope.limit
+            transaction.rerun, transaction.limit = then, limit
             if 0 < conflicts == options.max_conflicts:
                 await _take_privilege(transaction)
             try:
@@ -174,7 +209,7 @@ async def again(
             except BaseException as error:
                 failure = error
                 continue
-            await returned(transaction, args, options, scope, result, None, request_id)
+            await returned(transaction, args, options, result, None, request_id)
             return result
     finally:
         del failure  # it refers to this frame
@@ -190,22 +225,23 @@ async def returned(
     transaction: Transaction,
     args: tuple[Any, ...],
     options: policy.Options,
-    scope: _Scope | None,
     result: Any,
     answer: BaseException | None,
     request_id: str | None = None,
 ) -> None:
-    """Do what follows a run that ended by its own choice: callbacks and events."""
+    """Do what follows a run that ended by its own choice: callbacks and events, after the time limit."""
     native = transaction.arena
+    if transaction.limit is not None:
+        transaction.limit.end()
     if transaction.touched:
         committed = transaction.state == "committed"
     else:
-        committed = bool(options.decide(result, answer))
+        committed = transaction.hooks is not None and bool(options.decide(result, answer))
     if native.news():
         native.public._report_found()
     if not committed:
         if transaction.touched:
-            _report(transaction, None, request_id or policy.request_id(args), "return", scope)
+            _report(transaction, None, request_id or policy.request_id(args), "return")
     elif transaction.wrote and events.committed_wanted():
         events.request_committed(
             native.public.name,
@@ -215,23 +251,13 @@ async def returned(
             request_id or policy.request_id(args),
         )
     if committed and transaction.hooks is not None:
-        if scope is None:
-            await _outside(transaction)
-        else:
-            scope.committed = transaction
+        if transaction.parent is None or running_loop() is None:
+            await run_hooks(transaction)
+        else:  # outside the one around it: in a task of their own
+            await asyncio.create_task(run_hooks(transaction))
 
 
-async def _outside(transaction: Transaction) -> None:
-    """Run the callbacks of a committed transaction, outside the one around it if there is one: in a task of their own."""
-    if transaction.parent is None or running_loop() is None:
-        await run_hooks(transaction)
-    else:
-        await asyncio.create_task(run_hooks(transaction))
-
-
-def _report(
-    transaction: Transaction, failure: BaseException | None, request_id: str, then: str, scope: _Scope | None
-) -> None:
+def _report(transaction: Transaction, failure: BaseException | None, request_id: str, then: str) -> None:
     """Write the event of a run that was rolled back."""
     native, report, attempt = transaction.arena, transaction.report(), transaction.attempt
     name, handler = native.public.name, transaction.handler
@@ -242,7 +268,7 @@ def _report(
         return
     if failure is None:
         kind = None
-    elif scope is not None and scope.limit.expired() and isinstance(failure, asyncio.CancelledError):
+    elif transaction.limit is not None and transaction.limit.expired and isinstance(failure, asyncio.CancelledError):
         kind = "TimeoutError"
     else:
         kind = type(failure).__qualname__
@@ -330,52 +356,3 @@ def _yield() -> Generator[None, None, None]:
 
 
 set_driver_helpers(_give_way, _wake_all)
-
-# -- with a time limit ------------------------------------------------------------------------------------------
-
-
-class _Scope:
-    """A time limit, and the committed transaction whose callbacks wait for its end."""
-
-    __slots__ = ("committed", "limit")
-
-    def __init__(self, limit: asyncio.Timeout) -> None:
-        self.limit = limit
-        self.committed: Transaction | None = None
-
-
-async def _timed(
-    native: NativeArena,
-    handler: str,
-    fn: Handler[T],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    options: policy.Options,
-    seconds: float,
-    parent: Transaction | None,
-) -> T:
-    scope = _Scope(asyncio.timeout(seconds))
-    assert options.within is not None
-    try:
-        async with scope.limit:
-            result = await run(native, handler, fn, args, kwargs, options.within, scope, parent)
-    except BaseException as error:
-        if scope.committed is not None:  # a redirect, say
-            await _outside(scope.committed)
-            raise
-        failure = error
-    else:
-        if scope.committed is not None:
-            await _outside(scope.committed)
-        return result
-    try:
-        if isinstance(failure, TimeoutError) and scope.limit.expired():
-            failure = TimeoutError(
-                f"{handler} took longer than its timeout of {seconds:g} s. It has been rolled back, and nothing of it "
-                "was committed. Raise timeout, or make it faster."
-            )
-        if options.fallback is not None and isinstance(failure, Exception) and not policy.is_answer(failure):
-            return await _fall_back(options, failure, args, kwargs)  # type: ignore[no-any-return]
-        raise failure
-    finally:
-        del failure

@@ -14,7 +14,9 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from recoverable import _registry, boundary, policy
 from recoverable._native.runtime import current_transaction, first_run
+from recoverable._timelimit import TimeLimit
 from recoverable.arena import Arena
+from recoverable.events import committed_wanted
 
 __all__ = ["recoverable"]
 
@@ -109,8 +111,7 @@ def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Ha
         raise TypeError(f"@recoverable needs a coroutine function, and {what} is none: {hint}")
     policy.discover()
     handler = fn.__qualname__
-    timed = options.timeout is not None
-    state, decide = _registry.state, options.decide
+    state, decide, seconds = _registry.state, options.decide, options.timeout
 
     @functools.wraps(fn)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -123,19 +124,21 @@ def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Ha
             if not options.independent:
                 return await fn(*args, **kwargs)
             return await boundary.run_inside(outer, handler, fn, args, kwargs, options)
-        if timed:
-            return await boundary.run(native, handler, fn, args, kwargs, options)
         run = first_run(native, handler, fn(*args, **kwargs), decide)
+        if seconds is not None:
+            run.limit = TimeLimit(seconds)
         try:
             result = await run
         except BaseException as error:
             failure = error
         else:
-            if not run.quiet:
-                await boundary.returned(run.transaction, args, options, None, result, None)
+            if run.limit is not None:
+                run.limit.end()
+            if not run.quiet or committed_wanted():
+                await boundary.returned(run.transaction, args, options, result, None)
             return result
         try:
-            return await boundary.again(native, handler, fn, args, kwargs, options, None, run.transaction, failure)
+            return await boundary.again(native, handler, fn, args, kwargs, options, run.transaction, failure)
         finally:
             del failure  # its traceback refers to this frame
 

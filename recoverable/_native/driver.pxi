@@ -53,8 +53,19 @@ cdef class StepDriver:
 
     @property
     def quiet(self):
-        """Has it neither touched the arena nor left anything to do after the commit?"""
-        return self.t.hooks is None and not self.t.has_touched()
+        """Has it ended without anything to do or to tell: no callback, no rollback, nothing that the arena has found?"""
+        if self.t.hooks is not None:
+            return False
+        return not self.t.has_touched() or (self.t._ended is COMMITTED and not self.t.arena.has_news())
+
+    @property
+    def limit(self):
+        """The recoverable._timelimit.TimeLimit of all runs together, or None."""
+        return self.t.limit
+
+    @limit.setter
+    def limit(self, limit):
+        self.t.limit = limit
 
     def __await__(self):
         return self

@@ -55,7 +55,7 @@ cdef class Transaction:
     cdef public object hooks
     cdef public int attempt
     cdef public str rerun # why it was run again, if it was: "rerun" after a conflict, or "retry"
-    cdef public object limit # the asyncio.Timeout around it, if its own time is limited
+    cdef public object limit # the TimeLimit of all its runs together, if there is one
     cdef int cause # of its rollback
     cdef public int open_blocks
     cdef readonly bint conflicted

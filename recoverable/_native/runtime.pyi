@@ -4,6 +4,8 @@ from collections.abc import Callable, Coroutine, Generator
 from types import GenericAlias, TracebackType
 from typing import Any, Generic, Literal, Self, TypeAlias, TypedDict, TypeVar
 
+from recoverable._timelimit import TimeLimit
+
 T = TypeVar("T")
 
 State: TypeAlias = Literal["active", "doomed", "committed", "rolled_back"]
@@ -60,7 +62,7 @@ class Transaction:
     hooks: list[tuple[Callable[..., Any], tuple[Any, ...]]] | None
     attempt: int
     rerun: str | None
-    limit: Any
+    limit: TimeLimit | None
     open_blocks: int
     def __init__(self, arena: NativeArena, handler: str, one_step: bool) -> None: ...
     @property
@@ -131,6 +133,7 @@ class StepDriver(Generic[T]):
     def transaction(self) -> Transaction: ...
     @property
     def quiet(self) -> bool: ...
+    limit: TimeLimit | None
     def __await__(self) -> Generator[Any, Any, T]: ...
 
 def part(coroutine: Coroutine[Any, Any, T], transaction: Transaction) -> StepDriver[T]: ...

@@ -93,7 +93,7 @@ cdef int cause_of(Transaction t, object error) except -1:
     if isinstance(error, _errors.ArenaFullError):
         return BY_FULL
     if isinstance(error, CancelledError):
-        return BY_TIMEOUT if t.limit is not None and t.limit.expired() else BY_CANCEL
+        return BY_TIMEOUT if t.limit is not None and t.limit.expired else BY_CANCEL
     if error is None or isinstance(error, GeneratorExit):
         return BY_CLOSE
     return BY_ANSWER if is_answer is not None and is_answer(error) else BY_ERROR
