@@ -80,6 +80,13 @@ struct rcv_counters { /* this process's share of struct rcv_stats */
     uint64_t pages_captured, captured_in_vain;
 };
 
+struct rcv_logged { /* a range that txn_log() has logged in some epoch */
+    rcv_off  off;
+    uint64_t epoch;
+    uint32_t len;
+};
+#define RCV_LOGGED 256u
+
 struct rcv_arena {
     struct rcv_header  *hdr;  /* core view: the whole segment, read-write, private to the library */
     uint8_t            *core; /* the same address */
@@ -110,6 +117,8 @@ struct rcv_arena {
     _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the mutex under them */
     rcv_txn            *in_flight;   /* all live transactions of this process, doubly linked */
     uint64_t            n_in_flight, serial;
+    uint64_t            log_epoch; /* the last that any transaction has begun */
+    struct rcv_logged   logged[RCV_LOGGED]; /* here and not in each transaction: only one is mounted, and its cache lines stay warm */
     rcv_txn            *pool; /* ended ones, kept for reuse */
     uint32_t            n_pool;
 
@@ -385,17 +394,10 @@ struct rcv_run { /* whole items of one Array that raw writes may have changed; t
     uint64_t pages, n_pages; /* in raw_pages */
 };
 
-struct rcv_logged { /* what undo_once has logged since the epoch began */
-    rcv_off  off;
-    uint32_t len;
-    uint32_t epoch;
-};
-#define RCV_LOGGED 256u
-
 struct rcv_found { /* the Dict entry that was found last: dict.c, find_again() */
     rcv_off  dict, entry, link;
     uint64_t hash;
-    uint32_t epoch; /* it is there in this log epoch */
+    uint64_t epoch; /* it is there in this log epoch */
 };
 
 struct rcv_txn {
@@ -411,7 +413,7 @@ struct rcv_txn {
     bool       record_reads;
     uint64_t   seq;   /* commit sequence at the last validation */
     uint64_t   epoch; /* moves when a handle checked earlier must be checked again */
-    uint32_t   log_epoch;
+    uint64_t   log_epoch; /* begun by txn_log_epoch() */
     uint32_t   savepoints; /* open */
     uint32_t   steps;      /* suspended so far */
 
@@ -438,7 +440,6 @@ struct rcv_txn {
     uint8_t  *stash; /* items, then what the runs hold */
     uint64_t  n_stash, cap_stash, stash_items /* bytes of the items */, fresh /* where stash_fresh's begin */;
 
-    struct rcv_logged logged[RCV_LOGGED];
     struct rcv_found  found;
     struct rcv_txn_report report;
     uint64_t  traps_before; /* a->n.traps when it was mounted */
@@ -486,10 +487,12 @@ int  access_make_room(rcv_arena *a, uint64_t me);
 /* txn_log -- the write barrier: the old bytes of [off, off+len) are in the log when it returns 0; then write at
  * a->core + off. Logs a range once an epoch. */
 int txn_log(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind);
+/* txn_log_epoch -- from here on, what was logged before must be logged again. Epochs are one arena's, and never come again. */
+static inline void txn_log_epoch(rcv_txn *t) { t->log_epoch = ++t->arena->log_epoch; }
 /* txn_logged -- is exactly this range known to be in the log of this step? (false: perhaps) */
 static inline bool txn_logged(const rcv_txn *t, rcv_off off, uint32_t len)
 {
-    const struct rcv_logged *seen = &t->logged[(off >> 3 ^ off >> 11) & (RCV_LOGGED - 1)];
+    const struct rcv_logged *seen = &t->arena->logged[(off >> 3 ^ off >> 11) & (RCV_LOGGED - 1)];
     return seen->off == off && seen->len == len && seen->epoch == t->log_epoch;
 }
 static inline int txn_write64(rcv_txn *t, rcv_off off, uint64_t value, unsigned kind)

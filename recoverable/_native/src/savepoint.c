@@ -26,7 +26,7 @@ int rcv_rollback_to(rcv_txn *t, const struct rcv_mark *mark)
     tracker_rollback_to(t->arena, mark->undo_tail);
     undo_cut(t->arena, mark->undo_tail);
     intent_truncate(t, mark->intents);
-    t->log_epoch++;
+    txn_log_epoch(t);
     t->epoch++;
     t->savepoints--;
     return rc;
@@ -41,7 +41,7 @@ void rcv_release(rcv_txn *t, const struct rcv_mark *mark)
 
 void rcv_op_begin(rcv_txn *t, struct rcv_mark *out)
 {
-    t->log_epoch++; /* what was logged before must be logged again, or going back to here would miss it */
+    txn_log_epoch(t); /* what was logged before must be logged again, or going back to here would miss it */
     *out = (struct rcv_mark){.undo_tail = undo_tail(t->arena), .intents = t->n_intents, .epoch = t->epoch};
 }
 
@@ -54,6 +54,6 @@ void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark)
     tracker_rollback_to(t->arena, mark->undo_tail);
     undo_cut(t->arena, mark->undo_tail);
     intent_truncate(t, mark->intents);
-    t->log_epoch++;
+    txn_log_epoch(t);
     t->epoch++;
 }

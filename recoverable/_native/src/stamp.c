@@ -41,6 +41,7 @@ static int table_grow(uint32_t **table, uint32_t *mask)
 int stamp_read_slow(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
 {
     uint32_t index = stamp_index(t->arena, id, kind, arg);
+    __builtin_prefetch(&t->arena->stamps[index]); /* it is rarely cached, and neither is the set */
     if (unlikely((t->n_reads + 1) * 2 > t->read_mask)) {
         if (t->n_reads >= READ_BOUND) {
             t->overflowed = true;

@@ -108,7 +108,7 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     t->mounted = t->touched = t->wrote = t->overflowed = false;
     t->record_reads = !(flags & RCV_TXN_ONE_STEP);
     t->epoch = 1;
-    t->log_epoch++;
+    txn_log_epoch(t);
     t->savepoints = t->steps = 0;
     t->parent = NULL;
     t->children = 0;
@@ -237,7 +237,7 @@ int txn_log(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind)
     int rc = undo_append(t->arena, off, len, kind);
     if (unlikely(rc))
         return rc;
-    t->logged[(off >> 3 ^ off >> 11) & (RCV_LOGGED - 1)] = (struct rcv_logged){.off = off, .len = len, .epoch = t->log_epoch};
+    t->arena->logged[(off >> 3 ^ off >> 11) & (RCV_LOGGED - 1)] = (struct rcv_logged){.off = off, .len = len, .epoch = t->log_epoch};
     t->wrote = true;
     return 0;
 }
@@ -323,7 +323,7 @@ int rcv_txn_mount(rcv_txn *t)
     phase_set(a, RCV_STEP);
     a->mounted = t;
     t->mounted = true;
-    t->log_epoch++;
+    txn_log_epoch(t);
     t->traps_before = a->n.traps;
     PHASE("step.entered");
     if (unlikely(a->trap_mode))
