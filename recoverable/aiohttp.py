@@ -44,6 +44,7 @@ _OF_REQUEST: Final[Any] = (
     web.RequestKey("recoverable.arena", Arena) if hasattr(web, "RequestKey") else "recoverable.arena"
 )
 _RETRY_AFTER: Final = "1"  # seconds
+_ROUTE: Final = 39  # characters that a working set keeps of its route: both the method and the end of the path
 
 
 def setup(
@@ -216,6 +217,15 @@ class _Adapter:
     def arena(self, request: web.Request) -> Arena | None:
         found = request.get(_OF_REQUEST)
         return found if found is not None else request.config_dict.get(arena_key)
+
+    def route(self, request: web.Request) -> str | None:
+        resource = request.match_info.route.resource
+        if resource is None:  # there is no such page, say
+            return None
+        method, path = request.method, resource.canonical
+        if len(method) + len(path) >= _ROUTE:
+            path = ".." + path[len(method) + 3 - _ROUTE :]
+        return f"{method} {path}"
 
     def request_id(self, request: web.Request) -> str | None:
         given = request.headers.get("X-Request-ID", "")

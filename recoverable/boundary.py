@@ -52,7 +52,7 @@ async def run(
     Returns:
         What the last run returned, or the fallback's value.
     """
-    transaction = _begin(native, handler, parent)
+    transaction = _begin(native, handler, args, parent)
     if options.timeout is not None:
         transaction.limit = TimeLimit(options.timeout)
     try:
@@ -91,8 +91,12 @@ async def run_inside(
         outer.remount()
 
 
-def _begin(native: NativeArena, handler: str, parent: Transaction | None, attempt: int = 1) -> Transaction:
+def _begin(
+    native: NativeArena, handler: str, args: tuple[Any, ...], parent: Transaction | None, attempt: int = 1
+) -> Transaction:
     transaction = Transaction(native, handler, False)
+    if native.asks_route and (route := policy.route_of(args)) is not None:
+        transaction.came_by(route)
     if parent is not None:
         transaction.inside(parent)
     transaction.attempt = attempt
@@ -200,7 +204,7 @@ async def _go_on(
                 return await _fall_back(options, failure, args, kwargs)  # type: ignore[no-any-return]
 
             limit = transaction.limit
-            transaction = _begin(native, handler, transaction.parent, transaction.attempt + 1)
+            transaction = _begin(native, handler, args, transaction.parent, transaction.attempt + 1)
             transaction.rerun, transaction.limit = then, limit
             if 0 < conflicts == options.max_conflicts:
                 await _take_privilege(transaction)

@@ -125,6 +125,8 @@ def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Ha
                 return await fn(*args, **kwargs)
             return await boundary.run_inside(outer, handler, fn, args, kwargs, options)
         run = first_run(native, handler, fn(*args, **kwargs), decide)
+        if native.asks_route and (route := policy.route_of(args)) is not None:
+            run.transaction.came_by(route)
         if seconds is not None:
             run.limit = TimeLimit(seconds)
         try:

@@ -40,6 +40,7 @@ __all__ = [
     "is_answer",
     "options",
     "request_id",
+    "route_of",
     "use",
     "why_no_rerun",
 ]
@@ -63,6 +64,9 @@ class WebAdapter(Protocol):
 
     def arena(self, request: Any) -> Arena | None:
         """Return the arena of the request's application, or None."""
+
+    def route(self, request: Any) -> str | None:
+        """Return the method and the route by which it came, such as "GET /users/{id}", or None."""
 
     def request_id(self, request: Any) -> str | None:
         """Return the id that the client or a proxy gave it, or None."""
@@ -221,6 +225,13 @@ def arena_of(args: tuple[Any, ...]) -> Arena | None:
     if _web is None or (request := _web.find(args)) is None:
         return None
     return _web.arena(request)
+
+
+def route_of(args: tuple[Any, ...]) -> str | None:
+    """Return the method and the route of the request among a handler's arguments, or None. Asked only where pages trap."""
+    if _web is None or (request := _web.find(args)) is None:
+        return None
+    return _web.route(request)
 
 
 def request_id(args: tuple[Any, ...]) -> str:

@@ -143,6 +143,8 @@ class WorkingSet:
 
     Attributes:
         handler: Its name; of a long one the end.
+        route: The method and the route by which the requests came, such as `POST /baskets`, of a long one the end; empty for
+            the first request of a process, and where there is no web request.
         step: Which of its requests' steps, from 0; 3 stands for all from there.
         steps: How many of them it was learned from.
         known: Pages that are watched.
@@ -152,6 +154,7 @@ class WorkingSet:
     """
 
     handler: str
+    route: str
     step: int
     steps: int
     known: int

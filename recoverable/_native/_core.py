@@ -152,6 +152,7 @@ REPLAY = (
 class _Profile(ctypes.Structure):
     _fields_ = (
         ("handler", ctypes.c_char * _NAME),
+        ("route", ctypes.c_char * _NAME),
         *((name, _u64) for name in ("step", "steps", "known", "predicted", "captured", "vain")),
     )
 
@@ -295,7 +296,8 @@ def read_profiles(address: int) -> list[dict[str, Any]]:
     found = []
     for each in room[: _profiles_read(address, room, _PROFILES)]:
         profile = {field[0]: getattr(each, field[0]) for field in _Profile._fields_}
-        profile["handler"] = profile["handler"].decode("utf-8", "replace")
+        for name in ("handler", "route"):
+            profile[name] = profile[name].decode("utf-8", "replace")
         found.append(profile)
     return found
 

@@ -115,6 +115,11 @@ cdef class NativeArena:
         """Seconds that whoever waits for others waits at most."""
         return rcv_busy_timeout(self.a)
 
+    @property
+    def asks_route(self) -> bool:
+        """Does it matter which route a transaction came by?"""
+        return not self.closed and rcv_profiles_ask(self.a) != 0
+
     def read_tallies(self) -> dict:
         """Return what meter() has counted here, by handler; None: of all those that were too many to tell apart."""
         cdef Tally tally
@@ -368,6 +373,11 @@ cdef class Transaction:
         parent.check()
         rcv_txn_inside(self.t, parent.t)
         self.parent = parent
+
+    def came_by(self, str route not None) -> None:
+        """Say by which route and method the request came: its handler has a working set for each."""
+        self.check()
+        rcv_txn_route(self.t, PyUnicode_AsUTF8(route))
 
     def take_privilege(self) -> bool:
         """Have commits that would make it invalid wait until it ends; False: another one has this privilege."""

@@ -188,7 +188,7 @@ RCV_API int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *
 RCV_API int rcv_optimum(const struct rcv_replay_setup *setup, int on_demand, uint64_t *ns);
 
 struct rcv_profile { /* of a handler: capture.c, wse_profile.c */
-    char     handler[40];
+    char     handler[40], route[40];
     uint64_t step;                         /* which of its requests' steps, from 0; 3: all from there */
     uint64_t steps, known, predicted;      /* learned from; pages known, and those that the next one will capture */
     uint64_t captured, vain;               /* so far: pages made writable ahead, and those of them that were not written */
@@ -196,6 +196,9 @@ struct rcv_profile { /* of a handler: capture.c, wse_profile.c */
 /* rcv_profiles -- keep profiles of handlers, or (0) forget them and capture nothing; negative: only tell. 1: they are kept. Not
  * while another thread is inside a step. RCV_ERR_FULL: no memory, and none are kept. */
 RCV_API int rcv_profiles(rcv_arena *a, int on);
+/* rcv_profiles_ask -- does it matter which route a transaction came by (rcv_txn_route)? Not where nothing can trap: containers
+ * announce what they write. */
+RCV_API int rcv_profiles_ask(const rcv_arena *a);
 #define RCV_PROFILES 128u
 RCV_API int rcv_profiles_read(rcv_arena *a, struct rcv_profile *out, int max); /* writes up to `max`, returns how many there are */
 
@@ -267,6 +270,10 @@ RCV_API void rcv_txn_doom(rcv_txn *t, int error);
 /* rcv_txn_inside -- it is an independent one inside `parent`: what it commits does not make its parent's reads invalid; what
  * its parent has written it may not write (RCV_ERR_MISUSE at the store). Right after rcv_txn_new. */
 RCV_API void rcv_txn_inside(rcv_txn *t, rcv_txn *parent);
+
+/* rcv_txn_route -- by which route (its last 39 bytes, the method among them) the request came: its handler has a working set for
+ * each. Right after rcv_txn_new. */
+RCV_API void rcv_txn_route(rcv_txn *t, const char *route);
 
 /* rcv_privilege_take -- 1: from now until it ends, commits that would make it invalid are to wait (rcv_must_wait). 0: another
  * transaction of this arena is the privileged one. rcv_must_wait -- 1: do not commit yet; it has been suspended. */

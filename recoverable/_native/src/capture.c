@@ -73,7 +73,7 @@ void tracker_capture(rcv_arena *a, const rcv_txn *txn)
     struct rcv_tracker *t = a->tracker;
     if (t->wse.profiles == NULL || t->profile != NULL || txn->handler[0] == 0 || t->doomed || t->private_view)
         return;
-    t->profile = wse_profile_of(t->wse.profiles, txn->handler, txn->steps);
+    t->profile = wse_profile_of(t->wse.profiles, txn->handler, txn->route, txn->steps);
     const struct wse_stretch *run;
     uint32_t                  n = wse_profile_runs(t->profile, &run);
     uint64_t                  pages = 0;
@@ -168,6 +168,12 @@ int rcv_profiles(rcv_arena *a, int on)
         a->tracker->profile = NULL;
     }
     return on != 0;
+}
+
+int rcv_profiles_ask(const rcv_arena *a)
+{
+    const struct wse_profiles *profiles = a->tracker->wse.profiles;
+    return profiles != NULL && (a->trap_mode || rcv_raw_count(a) != 0 || wse_profiles_count(profiles) != 0);
 }
 
 int rcv_profiles_read(rcv_arena *a, struct rcv_profile *out, int max)

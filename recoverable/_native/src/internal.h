@@ -443,7 +443,7 @@ struct rcv_txn {
     struct rcv_found  found;
     struct rcv_txn_report report;
     uint64_t  traps_before; /* a->n.traps when it was mounted */
-    char      handler[RCV_HANDLER_NAME];
+    char      handler[RCV_HANDLER_NAME], route[RCV_HANDLER_NAME]; /* filled up with zeros */
     rcv_txn  *prev, *next;
 };
 

@@ -86,6 +86,20 @@ static void destroy(rcv_txn *t)
     os_free(t);
 }
 
+/* set_name -- keep the end of a long name, which says more than its beginning; fill up with zeros. */
+static void set_name(char *to, const char *name)
+{
+    size_t n = name ? strlen(name) : 0;
+    if (n > RCV_HANDLER_NAME - 1) {
+        name += n - (RCV_HANDLER_NAME - 1);
+        n = RCV_HANDLER_NAME - 1;
+        for (; n > 0 && ((unsigned char)*name & 0xc0u) == 0x80u; n--)
+            name++;
+    }
+    memcpy(to, name ? name : "", n);
+    memset(to + n, 0, RCV_HANDLER_NAME - n);
+}
+
 int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out)
 {
     rcv_txn *t = a->pool;
@@ -113,15 +127,9 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     t->parent = NULL;
     t->children = 0;
     memset(&t->report, 0, sizeof t->report);
-    size_t n = handler ? strlen(handler) : 0;
-    if (n > RCV_HANDLER_NAME - 1) { /* the end of a long name says more than its beginning */
-        handler += n - (RCV_HANDLER_NAME - 1);
-        n = RCV_HANDLER_NAME - 1;
-        for (; n > 0 && ((unsigned char)*handler & 0xc0u) == 0x80u; n--)
-            handler++;
-    }
-    memcpy(t->handler, handler ? handler : "", n);
-    memset(t->handler + n, 0, RCV_HANDLER_NAME - n);
+    set_name(t->handler, handler);
+    if (t->route[0] != 0)
+        memset(t->route, 0, sizeof t->route);
     t->prev = NULL;
     t->next = a->in_flight;
     if (t->next)
@@ -132,6 +140,8 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     *out = t;
     return 0;
 }
+
+void rcv_txn_route(rcv_txn *t, const char *route) { set_name(t->route, route); }
 
 void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)
 {

@@ -147,9 +147,9 @@ struct wse_stretch { /* of neighbours */
 struct wse_profiles *wse_profiles_new(const struct wse_costs *costs); /* NULL: no memory */
 void                 wse_profiles_free(struct wse_profiles *all);     /* NULL is fine */
 uint32_t             wse_profiles_count(const struct wse_profiles *all); /* … */
-/* wse_profile_of -- that of a handler (RCV_HANDLER_NAME bytes) and a step of its requests, from 0; learning begins. It stays until
- * the next call. */
-struct wse_profile *wse_profile_of(struct wse_profiles *all, const char *name, uint32_t step);
+/* wse_profile_of -- that of a handler and a route (RCV_HANDLER_NAME bytes each) and a step of its requests, from 0; learning begins.
+ * It stays until the next call. */
+struct wse_profile *wse_profile_of(struct wse_profiles *all, const char *name, const char *route, uint32_t step);
 uint32_t            wse_profile_runs(const struct wse_profile *p, const struct wse_stretch **runs); /* to capture: ascending, apart */
 /* wse_profile_saw -- in a step that is over, by page in ascending order: it trapped (`written`), or was captured. `hot`: by page,
  * not 0 where it is hot. */

@@ -3,7 +3,7 @@
  * What we want: a page that one handler always writes, but whose handler runs only now and then, should neither trap each time
  * nor be compared at every boundary of everybody else. Its handler is the better predictor: where it runs, the page is written.
  *
- * What does it: for each handler, and for each of the first steps of its requests, the pages that trapped in it, each with an
+ * What does it: for each handler, by the route that led to it, and for each of the first steps of its requests, the pages that trapped in it, each with an
  * estimate of how probably the next such step writes it. When such a step first touches raw memory, the pages whose capture is
  * the cheaper bet are logged and made writable together, neighbours in one call (capture.c). What to capture is a sum over a run
  * of neighbours:
@@ -29,7 +29,7 @@
  *
  * Where it fails: a handler that writes other pages each time learns them in vain, some tens of nanoseconds a page; one that
  * stores what a page holds already is taken not to have written it where it was captured, and to have written it where it traps.
- * Handlers are told apart by the end of their names.
+ * Handlers and routes are told apart by the end of their names.
  */
 #include "internal.h"
 #include "wse.h"
@@ -52,7 +52,7 @@ struct known {
 };
 
 struct wse_profile {
-    char               name[RCV_HANDLER_NAME];
+    char               name[RCV_HANDLER_NAME], route[RCV_HANDLER_NAME]; /* filled up with zeros */
     uint32_t           step;
     uint32_t           n, at; /* pages known, by number; while learning: those before `at` are done */
     uint32_t           n_runs;
@@ -83,10 +83,9 @@ void wse_profiles_free(struct wse_profiles *all) { os_free(all); }
 
 uint32_t wse_profiles_count(const struct wse_profiles *all) { return all ? all->n : 0; }
 
-/* hash_of -- of a name, which is filled up with zeros. */
-static uint64_t hash_of(const char *name, uint32_t step)
+static uint64_t hash_name(uint64_t hash, const char *name)
 {
-    uint64_t word, hash = step + 1;
+    uint64_t word;
     _Static_assert(RCV_HANDLER_NAME % sizeof word == 0, "whole words");
     for (size_t i = 0; i < RCV_HANDLER_NAME; i += sizeof word) {
         memcpy(&word, name + i, sizeof word);
@@ -95,15 +94,17 @@ static uint64_t hash_of(const char *name, uint32_t step)
     return hash;
 }
 
-struct wse_profile *wse_profile_of(struct wse_profiles *all, const char *name, uint32_t step)
+struct wse_profile *wse_profile_of(struct wse_profiles *all, const char *name, const char *route, uint32_t step)
 {
     step = step < STEPS_MOST ? step : STEPS_MOST;
-    uint64_t hash = hash_of(name, step);
+    uint64_t hash = hash_name(hash_name(step + 1, name), route);
     uint32_t i = 0, oldest = 0;
     for (; i < all->n; i++) {
-        if (all->hash[i] == hash && all->profile[i].step == step && memcmp(all->profile[i].name, name, RCV_HANDLER_NAME) == 0)
+        const struct wse_profile *p = &all->profile[i];
+        if (all->hash[i] == hash && p->step == step && memcmp(p->name, name, sizeof p->name) == 0 &&
+            memcmp(p->route, route, sizeof p->route) == 0)
             break;
-        if (all->profile[i].used < all->profile[oldest].used)
+        if (p->used < all->profile[oldest].used)
             oldest = i;
     }
     struct wse_profile *p = &all->profile[i < WSE_PROFILES ? i : oldest];
@@ -111,7 +112,8 @@ struct wse_profile *wse_profile_of(struct wse_profiles *all, const char *name, u
         if (i < WSE_PROFILES)
             all->n++;
         all->hash[p - all->profile] = hash;
-        memcpy(p->name, name, RCV_HANDLER_NAME);
+        memcpy(p->name, name, sizeof p->name);
+        memcpy(p->route, route, sizeof p->route);
         p->step = step;
         p->n = p->n_runs = 0;
         p->steps = p->captured = p->vain = 0;
@@ -268,7 +270,8 @@ int wse_profiles_read(const struct wse_profiles *all, struct rcv_profile *out, i
         out[i] = (struct rcv_profile){.step = p->step, .known = p->n, .steps = p->steps, .captured = p->captured, .vain = p->vain};
         for (uint32_t k = 0; k < p->n_runs; k++)
             out[i].predicted += p->run[k].count;
-        memcpy(out[i].handler, p->name, RCV_HANDLER_NAME);
+        memcpy(out[i].handler, p->name, sizeof p->name);
+        memcpy(out[i].route, p->route, sizeof p->route);
     }
     return (int)n;
 }

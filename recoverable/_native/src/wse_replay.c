@@ -41,10 +41,10 @@ static int by_number(const void *x, const void *y)
 /* capture -- what the profile says, as tracker_capture() does it. */
 static void capture(struct run *r, uint32_t number, uint32_t handler, struct rcv_replay *out)
 {
-    char                      name[RCV_HANDLER_NAME] = {0};
+    char                      name[RCV_HANDLER_NAME] = {0}, route[RCV_HANDLER_NAME] = {0};
     const struct wse_stretch *run;
     memcpy(name, &handler, sizeof handler);
-    r->profile = wse_profile_of(r->w.profiles, name, 0);
+    r->profile = wse_profile_of(r->w.profiles, name, route, 0);
     uint32_t n = wse_profile_runs(r->profile, &run);
     for (uint32_t i = 0; i < n; i++) {
         bool open = false;
