@@ -1,0 +1,198 @@
+"""The time limit that requests share a timer for: whom it cancels, when, and whose cancellation that was."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from recoverable import Arena, recoverable
+from recoverable._timelimit import TimeLimit, _here
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+
+
+def run(loops: Loops, main: Coroutine[Any, Any, Any]) -> Any:
+    """Run it on a loop of that kind."""
+    with asyncio.Runner(loop_factory=loops) as runner:
+        return runner.run(main)
+
+
+async def limited(seconds: float, work: float) -> str:
+    """Sleep under a limit; say how it ended."""
+    limit = TimeLimit(seconds)
+    try:
+        await asyncio.sleep(work)
+    except asyncio.CancelledError:
+        return "late" if limit.end() else "cancelled"
+    assert not limit.end()
+    return "done"
+
+
+@pytest.mark.parametrize("loops", LOOPS)
+def test_each_is_cancelled_at_its_own_time(loops: Loops) -> None:
+    """Limits that began one after the other end so, and those that are met are left alone; many share a timer."""
+    timers = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        begun, ends = loop.time(), {}
+
+        async def one(n: int) -> None:
+            await asyncio.sleep(n * 0.02)
+            ends[n] = await limited(0.1, 0.001 if n % 2 else 10), loop.time() - begun - n * 0.02
+
+        set_timer = loop.call_at
+        spy: Any = loop
+        if loops is asyncio.new_event_loop:
+            spy.call_at = lambda when, fn, *args, **context: (
+                timers.append(fn.__qualname__),
+                set_timer(when, fn, *args, **context),
+            )[1]
+        await asyncio.gather(*(one(n) for n in range(10)))
+        assert [ends[n][0] for n in range(10)] == ["late", "done"] * 5
+        assert all(0.095 <= ends[n][1] <= 0.3 for n in range(0, 10, 2)), ends
+        assert not _here.lines or all(not line.waiting for line in _here.lines.values())
+
+    run(loops, main())
+    if timers:
+        assert timers.count("_Line.fire") <= 6, "one for each that was late, and the first"
+
+
+@pytest.mark.parametrize("loops", LOOPS)
+def test_what_is_met_costs_no_timer(loops: Loops) -> None:
+    """A thousand requests in turn have one timer; the line is forgotten after it has found nothing."""
+
+    async def main() -> None:
+        for _ in range(1000):
+            assert await limited(0.2, 0) == "done"
+        (line,) = _here.lines.values()
+        assert (len(line.waiting), line.seconds) == (0, 0.2)
+        await asyncio.sleep(0.3)
+        assert _here.lines == {}
+        assert await limited(0.01, 10) == "late"
+
+    run(loops, main())
+
+
+@pytest.mark.parametrize("loops", LOOPS)
+def test_a_cancellation_by_somebody_else_stays_one(loops: Loops) -> None:
+    """Who is cancelled from outside, before its time is over or at the same moment, is cancelled and not late."""
+
+    async def main() -> None:
+        early = asyncio.create_task(limited(10, 10))
+        await asyncio.sleep(0)
+        early.cancel()
+        assert await early == "cancelled"
+
+        async def both() -> str:
+            limit = TimeLimit(0.01)
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().call_at(limit.when, task.cancel)
+            while task.cancelling() < 2:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(10)
+            return "late" if limit.end() else "cancelled"
+
+        assert await asyncio.create_task(both()) == "cancelled"
+
+    run(loops, main())
+
+
+async def test_the_task_can_go_on_after_its_end() -> None:
+    """A limit that is over takes its cancellation back: the task is as if it had never been cancelled."""
+    task = asyncio.current_task()
+    assert task is not None
+    assert await limited(0.005, 10) == "late"
+    assert task.cancelling() == 0
+    async with asyncio.timeout(5):
+        await asyncio.sleep(0.001)
+
+
+async def test_one_inside_another() -> None:
+    """Each limit knows its own: the inner one is over first, then the outer one, of one length or of two."""
+    for inner_seconds in (0.01, 0.02):
+        outer = TimeLimit(0.02)
+        assert await limited(inner_seconds, 10 if inner_seconds < 0.02 else 0) in ("late", "done")
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        assert outer.expired
+        assert outer.end()
+        assert not outer.end(), "once"
+
+
+def test_loops_that_take_turns_in_a_thread() -> None:
+    """A loop that stands still keeps its limits, and they end when it goes on."""
+    first, second = asyncio.new_event_loop(), uvloop.new_event_loop()
+    try:
+        waiting = first.create_task(limited(0.02, 10))
+        first.run_until_complete(asyncio.sleep(0))
+        assert second.run_until_complete(limited(0.02, 10)) == "late"
+        assert second.run_until_complete(limited(0.02, 0)) == "done"
+        assert first.run_until_complete(waiting) == "late"
+    finally:
+        first.close()
+        second.close()
+
+
+def test_threads_have_lines_of_their_own() -> None:
+    """Loops in several threads at once, with limits of one length."""
+    found: list[str] = []
+
+    async def main() -> None:
+        found.extend(await asyncio.gather(*(limited(0.05, 10 if n % 2 else 0.001) for n in range(20))))
+
+    threads = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(found) == ["done"] * 30 + ["late"] * 30
+
+
+def test_without_a_task_there_is_nothing_to_limit(arena: Arena) -> None:
+    """A handler with a timeout that is driven by hand says so, and does nothing."""
+    ran = []
+
+    @recoverable(timeout=1)
+    async def handler() -> None:
+        ran.append(1)
+
+    with pytest.raises(RuntimeError, match="needs a task"):
+        handler().send(None)
+    assert ran == []
+
+
+async def test_a_crash_in_time_leaves_no_limit_behind(arena: Arena) -> None:
+    """Whatever ends a request ends its limit: a return, a crash, a retry, a cancellation."""
+
+    @recoverable(timeout=0.05, retries=1)
+    async def handler(how: str) -> None:
+        arena.root["a"] = how
+        await asyncio.sleep(0)
+        if how == "crash":
+            raise ValueError(how)
+        if how == "wait":
+            await asyncio.sleep(10)
+
+    await handler("return")
+    with pytest.raises(ValueError, match="crash"):
+        await handler("crash")
+    cancelled = asyncio.create_task(handler("wait"))
+    await asyncio.sleep(0.01)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    closed = handler("wait")
+    closed.send(None)
+    closed.close()
+    (line,) = _here.lines.values()
+    assert not line.waiting
+    await asyncio.sleep(0.1)  # and nobody is cancelled now
