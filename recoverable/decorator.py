@@ -127,16 +127,17 @@ def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Ha
         run = first_run(native, handler, fn(*args, **kwargs), decide)
         if native.asks_route and (route := policy.route_of(args)) is not None:
             run.transaction.came_by(route)
+        limit = None
         if seconds is not None:
-            run.limit = TimeLimit(seconds)
+            run.limit = limit = TimeLimit(seconds)
         try:
             result = await run
         except BaseException as error:
             failure = error
         else:
-            if run.limit is not None:
-                run.limit.end()
-            if not run.quiet or committed_wanted():
+            if limit is not None:
+                limit.end()
+            if not run.quiet or (run.wrote and committed_wanted()):
                 await boundary.returned(run.transaction, args, options, result, None)
             return result
         try:

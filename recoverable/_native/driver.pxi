@@ -59,6 +59,11 @@ cdef class StepDriver:
         return not self.t.has_touched() or (self.t._ended is COMMITTED and not self.t.arena.has_news())
 
     @property
+    def wrote(self):
+        """Has it written?"""
+        return self.t.wrote
+
+    @property
     def limit(self):
         """The recoverable._timelimit.TimeLimit of all runs together, or None."""
         return self.t.limit
