@@ -158,7 +158,8 @@ def shadow(report: Report, settings: Settings, costs: Costs) -> None:
         axes.axhline(1.5, color="black", lw=0.8, ls=":")
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
         axes.set(yscale="log", ylabel="cost over the optimum on demand", title="policies in shadow")
-        axes.legend(ncols=3, fontsize="small")
+        axes.set_ylim(top=axes.get_ylim()[1] * 4)  # room for the legend
+        axes.legend(ncols=3, fontsize="small", loc="upper center")
 
     report.plot(settings, "evaluation.svg", "cost of each policy over the optimum on demand, by workload", draw)
 

@@ -169,7 +169,8 @@ def shadow(report: Report, settings: Settings, recordings: dict[str, Recording],
             axes.axhline(level, color="black", lw=0.8, ls=style)
         axes.set_xticks(range(len(found)), list(found))
         axes.set(yscale="log", ylabel="cost over the optimum", title="policies on what the example servers write")
-        axes.legend(ncols=3, fontsize="small")
+        axes.set_ylim(top=axes.get_ylim()[1] * 4)  # room for the legend
+        axes.legend(ncols=3, fontsize="small", loc="upper center")
 
     report.plot(settings, "streams.svg", "cost of each policy over the optimum, by server", draw)
 
