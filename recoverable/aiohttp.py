@@ -142,7 +142,8 @@ def _middleware(arena: Arena, protect: str, *, from_app: bool) -> Middleware:
             handler = policy.watch_handler(request, _name(request), request.match_info.handler, handler)
         try:
             if every and not _is_upgrade(request):
-                return await boundary.run(arena.native, _name(request), _call, (handler, request), {}, policy.DEFAULT)
+                call = boundary.Call(arena.native, _name(request), _call, (handler, request), {}, policy.DEFAULT)
+                return await boundary.run(call)
             return await handler(request)
         except (ArenaFullError, ConflictError, ArenaBusyError) as error:
             if request.writer.output_size > 0:

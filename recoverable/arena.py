@@ -302,10 +302,9 @@ class Arena(ArenaBase):
         if outer is not None and not chosen.independent:
             return await async_fn(*args)
         policy.discover()
-        call, arguments = boundary.coroutine(async_fn, args)
-        if outer is not None:
-            return await boundary.run_inside(outer, _name(async_fn), call, arguments, {}, chosen)
-        return await boundary.run(self.native, _name(async_fn), call, arguments, {}, chosen)
+        fn, arguments = boundary.coroutine(async_fn, args)
+        call = boundary.Call(self.native, _name(async_fn), fn, arguments, {}, chosen)
+        return await (boundary.run(call) if outer is None else boundary.run_inside(outer, call))
 
     @contextlib.contextmanager
     def record(self, *, announced: bool = False) -> Iterator[speculation.Recorder]:

@@ -15,7 +15,7 @@ import inspect
 import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from recoverable import events, policy
 from recoverable._native.runtime import NativeArena, StepDriver, Transaction, set_driver_helpers
@@ -23,35 +23,43 @@ from recoverable._timelimit import TimeLimit
 from recoverable.errors import RecoverableError, TransactionError
 from recoverable.transaction import conflict_error, run_hooks, running_loop, tell_of_arena
 
-__all__ = ["again", "coroutine", "returned", "run", "run_inside"]
+__all__ = ["Call", "again", "coroutine", "returned", "run", "run_inside"]
 
 T = TypeVar("T")
 Handler = Callable[..., Coroutine[Any, Any, T]]
 
 
-async def run(
-    native: NativeArena,
-    handler: str,
-    fn: Handler[T],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    options: policy.Options,
-    parent: Transaction | None = None,
-) -> T:
-    """Run `fn(*args, **kwargs)` as one transaction of the arena, again where `options` say so.
+class Call(NamedTuple, Generic[T]):
+    """What is to be run, again if need be.
 
-    Args:
+    Attributes:
         native: The arena.
         handler: The handler's name in messages and events.
         fn: A coroutine function.
         args: Its positional arguments; a web request is looked for among them.
         kwargs: Its keyword arguments.
         options: Checked options.
+    """
+
+    native: NativeArena
+    handler: str
+    fn: Handler[T]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: policy.Options
+
+
+async def run(call: Call[T], parent: Transaction | None = None) -> T:
+    """Run it as one transaction of its arena, again where its options say so.
+
+    Args:
+        call: What to run.
         parent: The transaction around it, of which it is independent.
 
     Returns:
         What the last run returned, or the fallback's value.
     """
+    native, handler, fn, args, kwargs, options = call
     transaction = _begin(native, handler, args, parent)
     if options.timeout is not None:
         transaction.limit = TimeLimit(options.timeout)
@@ -66,27 +74,20 @@ async def run(
             transaction.limit.end()
         return result
     try:
-        return await again(native, handler, fn, args, kwargs, options, transaction, failure)
+        return await again(call, transaction, failure)
     finally:
         del failure  # its traceback refers to this frame
 
 
-async def run_inside(
-    outer: Transaction,
-    handler: str,
-    fn: Handler[T],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    options: policy.Options,
-) -> T:
+async def run_inside(outer: Transaction, call: Call[T]) -> T:
     """Run it as a transaction of its own inside another, which goes on afterwards."""
     if outer.open_blocks:
         raise TransactionError(
-            f"{handler} is an independent transaction, and was called inside a savepoint, an edit or a transaction block, "
-            "which are part of one step. Nothing was run. Call it before or after the block."
+            f"{call.handler} is an independent transaction, and was called inside a savepoint, an edit or a transaction "
+            "block, which are part of one step. Nothing was run. Call it before or after the block."
         )
     try:
-        return await run(outer.arena, handler, fn, args, kwargs, options, outer)
+        return await run(call, outer)
     finally:
         outer.remount()
 
@@ -114,54 +115,37 @@ async def _call(fn: Callable[..., Awaitable[T]], *args: Any) -> T:
     return await fn(*args)
 
 
-async def again(
-    native: NativeArena,
-    handler: str,
-    fn: Handler[T],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    options: policy.Options,
-    transaction: Transaction,
-    failure: BaseException,
-) -> T:
+async def again(call: Call[T], transaction: Transaction, failure: BaseException) -> T:
     """Go on after a first run that raised: what `policy` says, until a run returns or the runs are used up."""
     limit: TimeLimit | None = transaction.limit
-    within = options if options.within is None else options.within
+    options = call.options
     try:
         try:
-            return await _go_on(native, handler, fn, args, kwargs, within, transaction, failure)
+            return await _go_on(call, options.within or options, transaction, failure)
         except BaseException as error:
             if limit is None:
                 raise
             failure = error
         if limit.end() and isinstance(failure, asyncio.CancelledError):
-            failure = _late(handler, options, failure)
+            failure = _late(call, failure)
         if options.fallback is not None and isinstance(failure, Exception) and not policy.is_answer(failure):
-            return await _fall_back(options, failure, args, kwargs)  # type: ignore[no-any-return]
+            return await _fall_back(options, failure, call.args, call.kwargs)  # type: ignore[no-any-return]
         raise failure
     finally:
         del failure  # it refers to this frame
 
 
-def _late(handler: str, options: policy.Options, cancelled: asyncio.CancelledError) -> TimeoutError:
+def _late(call: Call[Any], cancelled: asyncio.CancelledError) -> TimeoutError:
     error = TimeoutError(
-        f"{handler} took longer than its timeout of {options.timeout:g} s. It has been rolled back, and nothing of it "
-        "was committed. Raise timeout, or make it faster."
+        f"{call.handler} took longer than its timeout of {call.options.timeout:g} s. It has been rolled back, and nothing of "
+        "it was committed. Raise timeout, or make it faster."
     )
     error.__cause__ = cancelled
     return error
 
 
-async def _go_on(
-    native: NativeArena,
-    handler: str,
-    fn: Handler[T],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    options: policy.Options,
-    transaction: Transaction,
-    failure: BaseException,
-) -> T:
+async def _go_on(call: Call[T], options: policy.Options, transaction: Transaction, failure: BaseException) -> T:
+    native, handler, fn, args, kwargs, _ = call
     conflicts = crashes = 0
     request_id: str | None = None
     try:

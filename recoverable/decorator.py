@@ -123,7 +123,7 @@ def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Ha
         if outer is not None:
             if not options.independent:
                 return await fn(*args, **kwargs)
-            return await boundary.run_inside(outer, handler, fn, args, kwargs, options)
+            return await boundary.run_inside(outer, boundary.Call(native, handler, fn, args, kwargs, options))
         run = first_run(native, handler, fn(*args, **kwargs), decide)
         if native.asks_route and (route := policy.route_of(args)) is not None:
             run.transaction.came_by(route)
@@ -141,7 +141,8 @@ def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Ha
                 await boundary.returned(run.transaction, args, options, result, None)
             return result
         try:
-            return await boundary.again(native, handler, fn, args, kwargs, options, run.transaction, failure)
+            call = boundary.Call(native, handler, fn, args, kwargs, options)
+            return await boundary.again(call, run.transaction, failure)
         finally:
             del failure  # its traceback refers to this frame
 
