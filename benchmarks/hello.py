@@ -31,7 +31,6 @@ KINDS = (PLAIN, DECORATED, EMPTY, SETUP, COUNTS)
 
 def serve(kind: str) -> None:
     """Run one server until SIGTERM; prints its port."""
-    import uvloop
     from aiohttp import web
 
     import recoverable
@@ -64,6 +63,14 @@ def serve(kind: str) -> None:
         if kind != DECORATED:
             recoverable.aiohttp.setup(app, arena)
         app.router.add_get("/", recoverable.recoverable(arena=arena)(counts if kind == COUNTS else hello))
+
+    listen(app)
+
+
+def listen(app: Any) -> None:
+    """Serve an application on uvloop until SIGTERM; prints its port."""
+    import uvloop
+    from aiohttp import web
 
     async def main() -> None:
         runner = web.AppRunner(app, access_log=None)

@@ -13,7 +13,6 @@ import asyncio
 import math
 import os
 import shutil
-import signal
 import statistics
 import sys
 import time
@@ -21,14 +20,13 @@ import urllib.request
 from typing import Any
 
 from benchmarks.harness import Report, Settings, Spread, compare, digits, progress
-from benchmarks.hello import Server
+from benchmarks.hello import Server, listen
 
 STEPS = 3  # awaits of the handler that waits
 
 
 def serve() -> None:
     """Run the server until SIGTERM; prints its port. `/meter/on` and `/meter/off` have it count or not."""
-    import uvloop
     from aiohttp import web
 
     import recoverable.aiohttp
@@ -59,18 +57,7 @@ def serve() -> None:
     recoverable.metrics.setup(app)
     app.add_routes([web.get("/", counts), web.get("/meter/{to}", switch)])
 
-    async def main() -> None:
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        print(site._server.sockets[0].getsockname()[1], flush=True)
-        done = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
-        await done.wait()
-        await runner.cleanup()
-
-    uvloop.run(main())
+    listen(app)
 
 
 def run(settings: Settings) -> Report:
