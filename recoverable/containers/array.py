@@ -10,7 +10,7 @@ from typing import Any
 
 from recoverable._native.array import ArrayHandle
 from recoverable._native.runtime import register_container
-from recoverable.containers.dtype import item_type, numpy
+from recoverable.containers.dtype import item_type, numpy, numpy_dtype
 
 __all__ = ["Array"]
 
@@ -87,10 +87,7 @@ class Array(ArrayHandle):
     def dtype(self) -> Any:
         """The numpy dtype of an item; without numpy its type string, such as "<f8"."""
         self._know()
-        np = numpy()
-        if np is None:
-            return self._dtype
-        return np.dtype(_numpy_spec(self._dtype))
+        return self._dtype if numpy() is None else numpy_dtype(self._dtype)
 
     @property
     def ndim(self) -> int:
@@ -253,7 +250,7 @@ class Array(ArrayHandle):
     def _as_array(self, raw: Any, shape: tuple[int, ...]) -> Any:
         np = numpy()
         if np is not None:
-            return np.frombuffer(raw, dtype=self.dtype).reshape(shape)
+            return np.ndarray(shape, numpy_dtype(self._dtype), raw)
         return memoryview(raw).cast(self._format)  # type: ignore[call-overload]
 
 
@@ -290,15 +287,6 @@ def _nest(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
         return flat
     size = _product(shape[1:])
     return [_nest(flat[i * size : (i + 1) * size], shape[1:]) for i in range(shape[0])]
-
-
-def _numpy_spec(text: str) -> Any:
-    np = numpy()
-    if not text.startswith("["):
-        return text
-    import ast
-
-    return np.dtype([tuple(field) for field in ast.literal_eval(text)])
 
 
 register_container(_KIND, Array)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ItemType", "item_type", "numpy"]
+__all__ = ["ItemType", "item_type", "numpy", "numpy_dtype"]
 
 # numpy's short name -> (struct code, bytes)
 _PLAIN = {
@@ -48,6 +49,18 @@ def numpy() -> Any:
     except ImportError:
         return None
     return np
+
+
+def numpy_dtype(text: str) -> Any:
+    """Return numpy's dtype for what a segment keeps of one; numpy is there."""
+    if text.startswith("["):  # not kept: the names of a structured dtype can be changed
+        return numpy().dtype([tuple(field) for field in ast.literal_eval(text)])
+    return _numpy_dtype(text)
+
+
+@functools.lru_cache(maxsize=64)
+def _numpy_dtype(text: str) -> Any:
+    return numpy().dtype(text)
 
 
 def item_type(spec: Any) -> ItemType:
