@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from recoverable import Arena, recoverable
+from recoverable import Arena, after_commit, recoverable
 from recoverable._timelimit import TimeLimit, _here
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
@@ -61,8 +61,8 @@ def test_each_is_cancelled_at_its_own_time(loops: Loops) -> None:
         assert not _here.lines or all(not line.waiting for line in _here.lines.values())
 
     run(loops, main())
-    if timers:
-        assert timers.count("_Line.fire") <= 6, "one for each that was late, and the first"
+    if loops is asyncio.new_event_loop:
+        assert 1 <= timers.count("_Line.fire") <= 6, "one for each that was late, and the first"
 
 
 @pytest.mark.parametrize("loops", LOOPS)
@@ -196,3 +196,103 @@ async def test_a_crash_in_time_leaves_no_limit_behind(arena: Arena) -> None:
     (line,) = _here.lines.values()
     assert not line.waiting
     await asyncio.sleep(0.1)  # and nobody is cancelled now
+
+
+# -- in @recoverable ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_timeout_rolls_back(arena: Arena) -> None:
+    """A handler that takes too long ends in `TimeoutError`, undone, and is not retried."""
+    runs = []
+
+    @recoverable(timeout=0.02, retries=5)
+    async def handler() -> None:
+        runs.append(1)
+        arena.root["a"] = 1
+        await asyncio.sleep(10)
+
+    with pytest.raises(TimeoutError, match=r"0\.02 s"):
+        await handler()
+    assert runs == [1]
+    assert dict(arena.root.items()) == {}
+
+
+async def test_the_timeout_spans_all_runs(arena: Arena) -> None:
+    """Retries do not get time of their own."""
+    runs = []
+
+    @recoverable(timeout=0.05, retries=1000)
+    async def handler() -> None:
+        runs.append(1)
+        await asyncio.sleep(0.02)
+        raise OSError
+
+    with pytest.raises(TimeoutError):
+        await handler()
+    assert 1 <= len(runs) <= 4
+
+
+async def test_a_handlers_own_timeout_error_is_retried(arena: Arena) -> None:
+    """A TimeoutError from inside is an exception like any other."""
+    runs = []
+
+    @recoverable(timeout=10, retries=1)
+    async def handler() -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            raise TimeoutError
+        return "ok"
+
+    assert await handler() == "ok"
+
+
+async def test_a_timeout_has_the_fallback(arena: Arena) -> None:
+    """The fallback answers after a time-out and is outside the limit."""
+
+    async def slow(error: BaseException) -> str:
+        await asyncio.sleep(0.05)
+        return type(error).__name__
+
+    @recoverable(timeout=0.01, fallback=slow)
+    async def handler() -> None:
+        await asyncio.sleep(10)
+
+    assert await handler() == "TimeoutError"
+
+
+async def test_callbacks_are_outside_the_time_limit(arena: Arena) -> None:
+    """A slow `after_commit` can't turn a committed request into a timed-out one."""
+    seen = []
+
+    async def slow() -> None:
+        await asyncio.sleep(0.05)
+        seen.append(1)
+
+    @recoverable(timeout=0.02)
+    async def handler() -> str:
+        arena.root["a"] = 1
+        after_commit(slow)
+        return "ok"
+
+    assert await handler() == "ok"
+    assert seen == [1]
+
+
+async def test_an_independent_part_has_a_limit_of_its_own(arena: Arena) -> None:
+    """It is rolled back when its time is over; the transaction around it catches that and commits."""
+
+    @recoverable(nested="independent", timeout=0.02)
+    async def part() -> None:
+        arena.root["part"] = 1
+        await asyncio.sleep(10)
+
+    @recoverable(timeout=5)
+    async def whole() -> None:
+        arena.root["before"] = 1
+        with pytest.raises(TimeoutError, match=r"0\.02 s"):
+            await part()
+        await asyncio.sleep(0.001)  # nobody is cancelled any more
+        arena.root["after"] = 1
+
+    await whole()
+    assert dict(arena.root.items()) == {"before": 1, "after": 1}
