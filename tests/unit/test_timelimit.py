@@ -260,21 +260,27 @@ async def test_a_timeout_has_the_fallback(arena: Arena) -> None:
     assert await handler() == "TimeoutError"
 
 
-async def test_callbacks_are_outside_the_time_limit(arena: Arena) -> None:
+@pytest.mark.parametrize("way", ["decorated", "run", "second run"])
+async def test_callbacks_are_outside_the_time_limit(arena: Arena, way: str) -> None:
     """A slow `after_commit` can't turn a committed request into a timed-out one."""
-    seen = []
+    seen, runs = [], []
 
     async def slow() -> None:
         await asyncio.sleep(0.05)
         seen.append(1)
 
-    @recoverable(timeout=0.02)
     async def handler() -> str:
+        runs.append(1)
         arena.root["a"] = 1
+        if way == "second run" and len(runs) == 1:
+            raise OSError
         after_commit(slow)
         return "ok"
 
-    assert await handler() == "ok"
+    if way == "run":
+        assert await arena.run(handler, timeout=0.02) == "ok"
+    else:
+        assert await recoverable(timeout=0.02, retries=1)(handler)() == "ok"
     assert seen == [1]
 
 
