@@ -67,6 +67,14 @@ static inline uint64_t rcv_mix(uint64_t x) /* finaliser of splitmix64 (Steele, L
     return x ^ x >> 31;
 }
 
+/* -- header.c: the segment's header ------------------------------------------------------------------------- */
+
+uint64_t header_sum(const struct rcv_header *h);
+uint64_t header_room(void);
+int  header_plan(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, struct rcv_header *h);
+int  header_check(rcv_arena *a, const struct rcv_header *h, uint64_t length); /* of an object so long; `h` is at least mapped */
+bool header_half_made(const struct rcv_header *h);
+
 /* -- segment.c: the mapped segment ---------------------------------------------------------------------- */
 
 struct rcv_image;   /* image.c */
