@@ -15,7 +15,7 @@ from benchmarks.harness import OUT, Settings, machine_line
 # allocator or the page tables, is not the next one's.
 ALL = [
     "checkpoint", "step", "timelimit", "suspend", "read", "transaction", "operations", "memory", "ycsb", "flight", "faults",
-    "hello", "metrics", "workers", "size", "evaluation", "profiles", "streams", "preimages", "scattered", "servers",
+    "hello", "metrics", "workers", "size", "evaluation", "profiles", "streams", "preimages", "scattered", "servers", "parts",
 ]  # fmt: skip
 
 
