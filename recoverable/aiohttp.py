@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aiohttp import web
 
-from recoverable import _registry, boundary, events, policy
+from recoverable import _registry, boundary, callbacks, events, policy
 from recoverable.arena import Arena
 from recoverable.errors import ArenaBusyError, ArenaFullError, ArenaOptionError, ConflictError, TransactionError
 
@@ -96,6 +96,7 @@ def setup(
         app.on_cleanup.append(end_faults)
     app[arena_key] = arena
     app.middlewares.insert(0, outermost)  # type: ignore[arg-type]  # its own alias says the same in other words
+    app.on_cleanup.insert(0, _finish)
     app.on_cleanup.append(_close)
 
 
@@ -190,6 +191,11 @@ def _is_upgrade(request: web.Request) -> bool:
 def _name(request: web.Request) -> str:
     handler = request.match_info.handler
     return getattr(handler, "__qualname__", None) or type(handler).__qualname__
+
+
+async def _finish(app: web.Application) -> None:
+    """Wait for callbacks of requests that were cancelled, before what they use is cleaned up."""
+    await callbacks.finished(app[arena_key].native)
 
 
 async def _close(app: web.Application) -> None:

@@ -14,7 +14,7 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from recoverable import _options, _registry, _shm, boundary, events, policy, speculation
+from recoverable import _options, _registry, _shm, boundary, callbacks, events, policy, speculation
 from recoverable._native import _core
 from recoverable._native.places import hot_spots
 from recoverable._native.runtime import ArenaBase, NativeArena, current_transaction
@@ -238,6 +238,7 @@ class Arena(ArenaBase):
                 if self.native.public is self:
                     self.native.public = others[0]
             else:
+                callbacks.abandon()
                 self._report_found()
                 segment.close()
             segment.arenas[:] = others
@@ -500,6 +501,7 @@ def _name(fn: object) -> str:
 
 def _close_all() -> None:
     """Close what is open when the interpreter ends; quietly, since the next process recovers whatever is left."""
+    callbacks.abandon(at_exit=True)
     for segment in _registry.all_open():
         for arena in list(segment.arenas):
             with contextlib.suppress(RecoverableError):

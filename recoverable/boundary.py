@@ -20,8 +20,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from recoverable import events, policy
 from recoverable._native.runtime import NativeArena, StepDriver, Transaction, set_driver_helpers
 from recoverable._timelimit import TimeLimit
+from recoverable.callbacks import run_hooks
 from recoverable.errors import RecoverableError, TransactionError
-from recoverable.transaction import conflict_error, run_hooks, running_loop, tell_of_arena
+from recoverable.transaction import conflict_error, running_loop, tell_of_arena
 
 __all__ = ["Call", "again", "coroutine", "returned", "run", "run_inside"]
 
@@ -225,24 +226,23 @@ async def returned(
         committed = transaction.state == "committed"
     else:
         committed = transaction.hooks is not None and bool(options.decide(result, answer))
-    if native.news():
-        native.public._report_found()
-    if not committed:
-        if transaction.touched:
-            _report(transaction, None, request_id or policy.request_id(args), "return")
-    elif transaction.wrote and events.committed_wanted():
-        events.request_committed(
-            native.public.name,
-            transaction.handler,
-            transaction.report(),
-            transaction.attempt,
-            request_id or policy.request_id(args),
-        )
-    if committed and transaction.hooks is not None:
-        if transaction.parent is None or running_loop() is None:
+    try:
+        if native.news():
+            native.public._report_found()
+        if not committed:
+            if transaction.touched:
+                _report(transaction, None, request_id or policy.request_id(args), "return")
+        elif transaction.wrote and events.committed_wanted():
+            events.request_committed(
+                native.public.name,
+                transaction.handler,
+                transaction.report(),
+                transaction.attempt,
+                request_id or policy.request_id(args),
+            )
+    finally:  # the program's log pipeline may raise
+        if committed and transaction.hooks is not None:
             await run_hooks(transaction)
-        else:  # outside the one around it: in a task of their own
-            await asyncio.create_task(run_hooks(transaction))
 
 
 def _report(transaction: Transaction, failure: BaseException | None, request_id: str, then: str) -> None:

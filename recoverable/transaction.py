@@ -12,6 +12,7 @@ An `await` that does not suspend (a finished future) is not seen, and does no ha
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from asyncio import AbstractEventLoop
@@ -27,6 +28,7 @@ from recoverable._native.runtime import (
     current_transaction,
     set_block_helpers,
 )
+from recoverable.callbacks import name_of, run_hooks_now
 from recoverable.errors import (
     ArenaBusyError,
     ArenaCorruptError,
@@ -47,7 +49,6 @@ __all__ = [
     "after_commit",
     "attempt",
     "conflict_error",
-    "run_hooks",
     "running_loop",
 ]
 
@@ -145,7 +146,7 @@ def _end(
         if native.news():
             native.public._report_found()
     if error is None:
-        _run_hooks_now(transaction)
+        run_hooks_now(transaction)
     elif isinstance(error, _Doomed):
         raise conflict_error(transaction, 1) from None
     else:
@@ -208,6 +209,7 @@ def after_commit(fn: Callable[..., Any], *args: Any) -> None:
     Callbacks run in the order they were given, outside the transaction, before the response is sent. What one raises is
     logged as `after_commit.failed` and goes no further: the commit stands. Rolling back to a savepoint drops those that
     were given since. A coroutine function is awaited; in `with arena.transaction():`, which can't await, it is refused.
+    A cancellation of the request does not reach them: it ends at once, and they go on in a task of their own.
 
     Args:
         fn: The callback.
@@ -220,13 +222,14 @@ def after_commit(fn: Callable[..., Any], *args: Any) -> None:
     transaction = _current("after_commit()")
     if transaction.one_step and inspect.iscoroutinefunction(fn):
         raise TransactionError(
-            f"{_name(fn)} is a coroutine function, which `with arena.transaction():` can't await after its commit. It "
+            f"{name_of(fn)} is a coroutine function, which `with arena.transaction():` can't await after its commit. It "
             "will not be called; the transaction goes on. Give a plain function, or use `await arena.run(...)`."
         )
+    hook = functools.partial(fn, *args)
     if transaction.hooks is None:
-        transaction.hooks = [(fn, args)]
+        transaction.hooks = [hook]
     else:
-        transaction.hooks.append((fn, args))
+        transaction.hooks.append(hook)
 
 
 def attempt() -> int:
@@ -239,39 +242,6 @@ def attempt() -> int:
 
 
 # -- after the end ----------------------------------------------------------------------------------------------
-
-
-def _name(fn: object) -> str:
-    return getattr(fn, "__qualname__", None) or type(fn).__qualname__
-
-
-async def run_hooks(transaction: Transaction) -> None:
-    """Call, and where they are coroutines await, the callbacks of a committed transaction; each failure is logged."""
-    hooks, transaction.hooks = transaction.hooks or (), None
-    for fn, args in hooks:
-        try:
-            result = fn(*args)
-            if inspect.isawaitable(result):
-                await result
-        except Exception as error:
-            events.hook_failed(transaction.arena.public.name, transaction.handler, _name(fn), error)
-
-
-def _run_hooks_now(transaction: Transaction) -> None:
-    if transaction.arena.news():
-        transaction.arena.public._report_found()
-    hooks, transaction.hooks = transaction.hooks or (), None
-    for fn, args in hooks:
-        try:
-            result = fn(*args)
-            if inspect.iscoroutine(result):
-                result.close()
-                raise TransactionError(
-                    f"{_name(fn)} returned a coroutine, which `with arena.transaction():` can't await. It was not run; "
-                    "the commit stands. Start a task in a plain function, or use `await arena.run(...)`."
-                )
-        except Exception as error:
-            events.hook_failed(transaction.arena.public.name, transaction.handler, _name(fn), error)
 
 
 def conflict_error(transaction: Transaction, runs: int, why: str | None = None) -> ConflictError:
@@ -299,4 +269,4 @@ def conflict_error(transaction: Transaction, runs: int, why: str | None = None) 
     )
 
 
-set_block_helpers(running_loop, _watch, _Nested, _end, _run_hooks_now)
+set_block_helpers(running_loop, _watch, _Nested, _end, run_hooks_now)

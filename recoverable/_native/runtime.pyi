@@ -1,6 +1,7 @@
 """What `runtime.pyx` gives: the arena's native handle, transactions and the boundary driver."""
 
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from types import GenericAlias, TracebackType
 from typing import Any, Generic, Literal, Self, TypeAlias, TypedDict, TypeVar
 
@@ -61,7 +62,7 @@ class NativeArena:
     def root(self) -> Any: ...
 
 class Transaction:
-    hooks: list[tuple[Callable[..., Any], tuple[Any, ...]]] | None
+    hooks: list[partial[Any]] | None
     attempt: int
     rerun: str | None
     limit: TimeLimit | None

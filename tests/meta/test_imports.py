@@ -19,7 +19,7 @@ LAYERS = [
     ["errors", "reports", "_options"],
     ["_native", "speculation", "_registry", "_shm", "events"],
     ["codecs", "containers"],
-    ["transaction", "policy", "tasks", "_timelimit"],
+    ["callbacks", "transaction", "policy", "tasks", "_timelimit"],
     ["boundary"],
     ["arena"],
     ["decorator"],

@@ -1,0 +1,260 @@
+"""What runs after a commit: every callback once, in order, whatever the others raise and whoever is cancelled.
+
+What we want: the commit stands, so its callbacks belong to it. An exception in one of them, a cancellation of the request
+or the end of the program may not drop the others, and what really can't run any more is told.
+
+Plain functions are called on the spot. From the first that returns something to await, the rest runs in a task of its own,
+and the request waits for that task. The request's own task can't do it: cancelling a task cancels the very future it
+awaits, so the callback would be hit first; and an `asyncio.timeout()` inside a callback must have a task to cancel that
+is not the request's. A request that is cancelled while it waits ends at once, cancelled, and the task goes on.
+
+Whoever ends the program cancels all tasks and waits for them: `asyncio.run()`, `aiohttp.web.run_app()`. Such a
+cancellation comes from outside; one from inside, such as a callback's own time limit, comes from the callback's context,
+since timers and tasks inherit the context in which they were made. One from inside cancels as usual. One from outside only
+starts the clock: after `GRACE` seconds the callback that is being awaited is cancelled.
+
+What could not be awaited to its end, after that or because its event loop was closed, is told as `after_commit.failed`.
+Plain functions are called even then. A task that swallows its cancellation keeps the loop from closing, as any task does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import os
+from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
+from operator import call, length_hint
+from typing import TYPE_CHECKING, Any, Final
+
+from recoverable import events
+from recoverable._native.runtime import NativeArena, Transaction, current_transaction
+from recoverable.errors import TransactionError, _Doomed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+__all__ = ["GRACE", "abandon", "finished", "name_of", "run_hooks", "run_hooks_now"]
+
+#: Seconds that callbacks which are being awaited still have when the program ends.
+GRACE: Final = 10.0
+
+
+def name_of(fn: object) -> str:
+    """Return what messages call a function."""
+    return getattr(fn, "__qualname__", None) or type(fn).__qualname__
+
+
+class _Calls:
+    """The callbacks of one commit; `fatal` is what the caller must see after the last of them."""
+
+    __slots__ = ("_calls", "_hooks", "_left", "arena", "fatal", "handler", "over")
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._hooks = transaction.hooks or []
+        transaction.hooks = None
+        self._left = iter(self._hooks)
+        self._calls = map(call, self._left)  # takes the next and calls it, with no bytecode between
+        self.arena = transaction.arena
+        self.handler = transaction.handler
+        self.fatal: BaseException | None = None
+        self.over: str | None = None  # why nothing more is awaited
+
+    def next(self) -> Awaitable[Any] | None:
+        """Call them until one returns something to await: that, or None after the last."""
+        while True:
+            try:
+                for result in self._calls:
+                    if result is not None and inspect.isawaitable(result):
+                        return result
+                return None
+            except BaseException as error:
+                self.failed(error)
+
+    def failed(self, error: BaseException) -> None:
+        """Tell that the callback that was called last has failed. What is no `Exception` goes on to the caller later."""
+        fatal = None if isinstance(error, (Exception, asyncio.CancelledError, GeneratorExit)) else error
+        if self._hooks and not isinstance(error, _Doomed):
+            hook = self._hooks[len(self._hooks) - length_hint(self._left) - 1]
+            try:
+                events.hook_failed(self.arena.public.name, self.handler, name_of(hook.func), error)
+            except BaseException as broken:  # the program's log pipeline
+                fatal = fatal or broken
+        self.fatal = self.fatal or fatal
+
+    async def rest(self, result: Awaitable[Any] | None) -> None:
+        """Await what a callback returned, and go on with the callbacks after it."""
+        if result is None:
+            result = self.next()
+        while result is not None:
+            try:
+                await result
+            except GeneratorExit:  # thrown away, by hand or with a closed loop: nothing can be awaited any more
+                self.over = self.over or "what awaited it was closed, with its event loop perhaps"
+                self.failed(TransactionError(f"The callback was not run to its end: {self.over}. The commit stands."))
+            except BaseException as error:
+                self.failed(error)
+                if isinstance(error, asyncio.CancelledError) and running_loop() is None:
+                    self.fatal = self.fatal or error  # by hand there is no task that would keep it
+            if self.over is not None:
+                self.drop(f"The callback could not be awaited: {self.over}. It was not run; the commit stands.")
+                return
+            result = self.next()
+
+    def drop(self, why: str) -> None:
+        """Call what is left; where that gives something to await, tell why it was not. Tasks go on by themselves."""
+        while (result := self.next()) is not None:
+            if inspect.iscoroutine(result):
+                result.close()
+            if not asyncio.isfuture(result):
+                self.failed(TransactionError(why))
+
+    def forget(self) -> None:
+        """Leave them to the process that this one was forked from."""
+        self._hooks = []
+        self._left = iter(self._hooks)
+        self._calls = map(call, self._left)
+
+    def end(self) -> None:
+        """Raise what the caller must see."""
+        if self.fatal is not None:
+            try:
+                raise self.fatal
+            finally:
+                self.fatal = None
+
+
+# -- in a task --------------------------------------------------------------------------------------------------
+
+_running: dict[asyncio.AbstractEventLoop, set[_Task]] = {}
+_inside: contextvars.ContextVar[_Task | None] = contextvars.ContextVar("recoverable.callbacks", default=None)
+
+
+class _Task(asyncio.Task[None]):
+    """Callbacks that have to be awaited, and those after them."""
+
+    def __init__(self, calls: _Calls, result: Awaitable[Any] | None, loop: asyncio.AbstractEventLoop) -> None:
+        self.calls = calls
+        self.ended = loop.create_future()  # what the request awaits; cancelled: it awaits no more
+        self._clock: asyncio.TimerHandle | None = None
+        super().__init__(self._run(result), loop=loop, name=f"after_commit of {calls.handler}")
+        _running.setdefault(loop, set()).add(self)
+
+    async def _run(self, result: Awaitable[Any] | None) -> None:
+        _inside.set(self)
+        loop = self.get_loop()
+        try:
+            await self.calls.rest(result)
+        finally:
+            if self._clock is not None:
+                self._clock.cancel()
+            if (tasks := _running.get(loop)) is not None:
+                tasks.discard(self)
+                if not tasks:
+                    _running.pop(loop, None)
+        if self.ended.done():
+            self.calls.end()
+        elif not loop.is_closed():
+            self.ended.set_result(None)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel it, if that is asked for from inside; else in `GRACE` seconds."""
+        if _inside.get() is self:
+            return super().cancel(msg)
+        loop = self.get_loop()
+        if self._clock is None and not self.done() and not loop.is_closed():
+            self._clock = loop.call_later(GRACE, self._expire)
+        return False
+
+    def _expire(self) -> None:
+        self.calls.over = f"the program was ending, and had waited {GRACE:g} s"
+        super().cancel()
+
+
+async def run_hooks(transaction: Transaction) -> None:
+    """Call, and where they are coroutines await, the callbacks of a committed transaction; each failure is told.
+
+    Cancelled while callbacks are awaited, it ends at once, and they go on.
+    """
+    calls = _Calls(transaction)
+    loop = running_loop()
+    own_task = loop is not None and current_transaction() is not None  # outside the one around it
+    result = None if own_task else calls.next()
+    if result is not None and loop is None:
+        await calls.rest(result)
+    elif loop is not None and (own_task or result is not None):
+        if len(_running) > (loop in _running):  # another loop's, in another thread perhaps
+            abandon()
+        ended = _Task(calls, result, loop).ended
+        try:
+            await ended
+        except BaseException:
+            if ended.done() and not ended.cancelled():
+                calls.end()
+            ended.cancel()
+            raise
+    calls.end()
+
+
+def run_hooks_now(transaction: Transaction) -> None:
+    """Call the callbacks of a committed `with` block, which can't await; each failure is told."""
+    calls = _Calls(transaction)
+    try:
+        if transaction.arena.news():
+            transaction.arena.public._report_found()
+    finally:
+        calls.drop(
+            "The callback returned something to await, which `with arena.transaction():` can't await. It was not run; the commit "
+            "stands. Start a task in a plain function, or use `await arena.run(...)`."
+        )
+        calls.end()
+
+
+# -- at the end of the program ------------------------------------------------------------------------------------
+
+
+async def finished(native: NativeArena) -> None:
+    """Wait for callbacks of an arena's commits that go on although their requests were cancelled: little more than `GRACE`."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 1.25 * GRACE  # one that swallows its cancellation is left to itself
+    while tasks := [task for task in _running.get(loop, ()) if task.calls.arena is native]:
+        for task in tasks:
+            task.cancel()
+        if (left := until - loop.time()) <= 0:
+            return
+        await asyncio.wait(tasks, timeout=left)
+
+
+def abandon(*, at_exit: bool = False) -> None:
+    """Go through callbacks whose event loop was closed under them: plain functions are called, of others it is told.
+
+    Args:
+        at_exit: The program ends, and no loop will go on.
+    """
+    for loop in list(_running):
+        if at_exit or loop.is_closed():
+            for task in _running.pop(loop, ()):
+                contextvars.Context().run(_close, task)  # outside of whatever transaction this is called in
+
+
+def _close(task: _Task) -> None:
+    coroutine: Any = task.get_coro()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    with contextlib.suppress(ValueError):  # it runs at this moment, in a thread that the program does not wait for
+        coroutine.close()
+
+
+_of_parents: list[Any] = []  # never collected: that would close them
+
+
+def _fork() -> None:
+    """They are the parent's, which goes on with them."""
+    for tasks in _running.values():
+        _of_parents.append(tasks)
+        for task in tasks:
+            task.calls.forget()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_fork)
