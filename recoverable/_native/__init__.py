@@ -20,7 +20,7 @@ LIBRARY = "librecoverable_core.so"
 
 if not sys.platform.startswith("linux"):
     raise ImportError(
-        f"recoverable runs on Linux only (this is {sys.platform}): it needs /dev/shm, robust mutexes and "
+        f"recoverable runs on Linux only (this is {sys.platform}): it needs /dev/shm, futexes and "
         "open-file-description locks."
     )
 

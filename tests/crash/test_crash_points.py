@@ -284,7 +284,7 @@ def test_a_survivor_that_recovers_in_place_can_be_killed_at_any_point(name: str,
 
 
 NAMED = {
-    "attach": {"join.before_token", "join.after_token", "open.joined", "open.lock", "open.recovered", "open.done"},
+    "attach": {"join.witness", "join.before_token", "join.after_token", "open.joined", "open.lock", "open.recovered", "open.done"},
     "create": {
         "open.format.claim", "open.format.fixed", "open.format.lock", "open.format.before_magic",
         "open.format.after_magic", "claim.before_mark", "claim.after_mark",
@@ -311,7 +311,7 @@ NAMED = {
         "recover.checked", "recover.undone", "recover.before_tail", "recover.before_phase", "recover.after_phase",
         "hot.recovered", "undo.apply", "heap.return_dead.after_owner",
     },
-    "survivor": {"lock.before_consistent", "lock.after_consistent", "recover.undone"},
+    "survivor": {"lock.before_seize", "lock.seized", "lock.mended", "recover.undone"},
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
  * Conventions
  *   - Functions return 0 (or a count) on success, a negative `enum rcv_error` on failure. After a failure
  *     rcv_error_text() says what happened, in this thread, in one line.
- *   - Segment state is guarded by the arena's lock (a robust mutex in the segment). Process state -- everything
+ *   - Segment state is guarded by the arena's lock (a word in the segment). Process state -- everything
  *     behind the opaque structs -- is guarded by the GIL: every function here is called with it, except
  *     rcv_lock_wait(), which is the only one that waits and the only one to be called without it.
  *   - A *transaction* is mounted while its writes are in the arena: from the first touch of a step to its end.
@@ -30,7 +30,7 @@ enum rcv_error {
     RCV_ERR_CORRUPT = -3,    /* the segment is damaged */
     RCV_ERR_VERSION = -4,    /* a segment of another format */
     RCV_ERR_PERMISSION = -5, /* a segment of another user */
-    RCV_ERR_BUSY = -6,       /* the lock was not to be had in time */
+    RCV_ERR_BUSY = -6,       /* the lock could not be acquired in time */
     RCV_ERR_CONFLICT = -7,   /* the transaction read what another has changed since; it is doomed */
     RCV_ERR_STALE = -8,      /* the handle's container is gone */
     RCV_ERR_CLOSED = -9,     /* the transaction or the arena has ended */

@@ -41,7 +41,7 @@ static int read_begin(rcv_arena *a)
         rc = tracker_enter(a);
         tracker_leave(a);
         if (rc) {
-            lock_drop(a);
+            (void)lock_drop(a);
             return rc;
         }
     }
@@ -61,7 +61,10 @@ int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
             rcv_txn_doom(t, RCV_ERR_FULL);
             return txn_doomed_error(t);
         }
-        return t->state == RCV_ACTIVE ? rcv_txn_mount(t) : txn_doomed_error(t);
+        if (likely(t->state == RCV_ACTIVE))
+            return rcv_txn_mount(t);
+        lock_give_back(a);
+        return txn_doomed_error(t);
     }
     *out = NULL;
     if (write)
@@ -77,5 +80,5 @@ void rcv_access_end(rcv_arena *a, rcv_txn *t)
     if (t != NULL || a->readers == 0 || --a->readers > 0)
         return;
     a->reader_thread = 0;
-    lock_drop(a);
+    (void)lock_drop(a);
 }

@@ -322,7 +322,7 @@ int rcv_verify(rcv_arena *a, struct rcv_verify_report *out)
     }
     os_free(w.reached);
     os_free(w.todo);
-    lock_drop(a);
+    (void)lock_drop(a);
     return rc;
 }
 

@@ -1,7 +1,6 @@
 /* header.c -- the segment's header: what a new one says, and whether one that lies there can be believed. */
 #include "internal.h"
 
-#include <pthread.h>
 #include <stddef.h>
 
 #define MIN_DATA RCV_SLICE
@@ -53,7 +52,6 @@ int header_plan(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, st
     h->stamp_count = (uint32_t)stamps;
     h->hot_slots = (uint32_t)clamp(data / page / PAGES_A_HOT_SLOT, MIN_HOT, MAX_HOT);
     h->chunk_count = (uint32_t)(data / RCV_CHUNK);
-    h->mutex_size = sizeof(pthread_mutex_t);
     const uint64_t size[RCV_REGIONS] = {
         [RCV_R_HEADER] = sizeof(struct rcv_header),
         [RCV_R_PROCESS] = RCV_PROCESSES * sizeof(struct rcv_process),
@@ -90,10 +88,10 @@ static int check_format(rcv_arena *a, const struct rcv_header *h)
                          "it, or unlink it", a->name, h->format, RCV_FORMAT);
     if (h->checksum != header_sum(h))
         return seg_corrupt(a, "its header's checksum does not fit");
-    if (h->endian != RCV_ENDIAN_MARK || h->page_size != os_page_size() || h->mutex_size != sizeof(pthread_mutex_t))
+    if (h->endian != RCV_ENDIAN_MARK || h->page_size != os_page_size())
         return rcv_raise(RCV_ERR_VERSION, 0,
-                         "arena \"%s\" was made by a machine or C library that differs from this one (pages of %u bytes, locks "
-                         "of %u); use it there, or unlink it", a->name, h->page_size, h->mutex_size);
+                         "arena \"%s\" was made by a machine that differs from this one (pages of %u bytes); use it there, or "
+                         "unlink it", a->name, h->page_size);
     return 0;
 }
 

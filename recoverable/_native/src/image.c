@@ -297,7 +297,9 @@ static int set_up(rcv_arena *a)
     if (m->met == NULL || m->index == NULL || os_protect(a->core, head, PROT_READ | PROT_WRITE) != 0)
         return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": no process memory for an image of it", a->name);
     memcpy(a->hdr, live, offsetof(struct rcv_header, lock));
-    return lock_init(a);
+    lock_init(a);
+    a->token = 1; /* any: its lock is its own */
+    return 0;
 }
 
 /* enlist -- let the handler know it. */
@@ -323,7 +325,7 @@ int rcv_image_open(int fd, const char *name, rcv_arena **out)
         return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
     }
     a->image = m;
-    a->fd = a->live_fd = m->of.live_fd = -1; /* nothing that works through a->fd is to find the object */
+    a->fd = -1; /* nothing that works through a->fd is to find the object */
     a->busy_timeout = 0;
     m->fd = m->of.fd = fd;
     snprintf(a->name, sizeof a->name, "%s", name);

@@ -1,7 +1,7 @@
 /* internal.h -- names that cross files inside the core, grouped by the file that defines them.
  *
  * Calls go down only:
- *   dict array | check  ->  txn intent stamp reclaim  ->  heap value  ->  undo tracker trap wse  ->  segment process lock recover  ->  os
+ *   dict array | check  ->  txn intent stamp reclaim  ->  heap value  ->  undo tracker trap wse  ->  segment process lock queue recover  ->  os
  * (recover.c and lock.c call undo.c and the tracker's recovery half: a dead owner's step is undone while locking.)
  *
  * Who guards what: segment state by the arena's lock; process state (struct rcv_arena and all below it) by the GIL, and
@@ -44,11 +44,17 @@ int      os_protect(void *at, uint64_t len, int prot);       /* signal-safe */
 int      os_claim(int fd, uint64_t off, uint64_t len);       /* memory behind [off, off+len), in slices; signal-safe */
 int      os_release(int fd, uint64_t off, uint64_t len);     /* give it back (punch a hole) */
 int      os_reopen(int fd, int *out);                        /* a second open file description of the same object */
-int      os_lock_byte(int fd, uint64_t off);                 /* EAGAIN: another description holds it */
-int      os_byte_locked(int fd, uint64_t off, bool *locked); /* by any *other* description */
+int      os_witness(int fd, uint64_t off, void **out);       /* a lock that goes with the address space; closes fd */
+int      os_bytes_locked(int fd, uint64_t off, uint64_t len, bool *locked); /* by any *other* description */
+void     os_futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t nanos);
+bool     os_futex_wake(_Atomic uint32_t *word);
 uint64_t os_nanos(void);                                     /* monotonic */
-uint64_t os_thread_id(void);
-void     os_forget_thread(void); /* in a forked child: its thread has another id */
+extern _Thread_local uint64_t os_thread __attribute__((tls_model("initial-exec")));
+uint64_t os_thread_number(void);
+static inline uint64_t os_thread_id(void) /* of this process, never 0, never given again */
+{
+    return likely(os_thread != 0) ? os_thread : os_thread_number();
+}
 int      os_random(void *out, size_t len);
 void    *os_malloc(size_t len); /* NULL when it fails (or is made to) */
 void    *os_calloc(size_t count, size_t len);
@@ -108,7 +114,8 @@ struct rcv_arena {
     uint64_t            undo_size, undo_off;
     uint64_t            undo_seen;  /* n.undo_bytes when undo_rest() looked last */
     uint32_t            undo_quiet; /* steps since a large log was needed */
-    int                 fd, live_fd;
+    int                 fd;
+    void               *witness[RCV_WITNESSES]; /* pages that keep this process's locks on its slot */
     uint32_t            slot;  /* in the process table */
     uint64_t            token; /* of this process */
     bool                created, closing, needs_slot /* after fork */, trap_mode;
@@ -120,9 +127,11 @@ struct rcv_arena {
     uint64_t            step_thread; /* os_thread_id() of the thread inside a step, else 0 */
     uint64_t            reader_thread; /* … of the one inside a read outside a transaction, else 0 */
     uint32_t            readers;     /* depth of such reads */
+    _Atomic uint64_t    lock_thread; /* os_thread_id() of the thread that holds the lock, 0, or RCV_THREAD_ENDED */
+    _Atomic bool        step_lost;   /* a step of ours has ended with its thread, and is not forgotten yet */
     _Atomic uint64_t    prelocked;   /* rcv_lock_wait took the lock for this thread */
-    int                 prelock_rc;  /* … with this result of pthread_mutex_* */
-    _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the mutex under them */
+    bool                prelocked_dead; /* … from a dead owner */
+    _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the lock under them */
     rcv_txn            *in_flight;   /* all live transactions of this process, doubly linked */
     uint64_t            n_in_flight, serial;
     uint64_t            log_epoch; /* the last that any transaction has begun */
@@ -162,27 +171,54 @@ static inline uint8_t *rcv_store_at(const rcv_arena *a, rcv_off off) { return (o
 int  seg_claim_data(rcv_arena *a, uint64_t upto);
 int  seg_corrupt(rcv_arena *a, const char *format, ...) __attribute__((format(printf, 2, 3))); /* RCV_ERR_CORRUPT */
 void seg_registry_each(void (*fn)(rcv_arena *)); /* all open arenas of this process */
+void seg_registry_hold(void (*fn)(rcv_arena *)); /* the same without the GIL: none is closed meanwhile */
 rcv_arena *seg_registry_first(void);
 int        seg_look(rcv_arena *a, uint64_t length); /* map it read-only: nothing can be stored, nothing else is set up */
 void       seg_unlook(rcv_arena *a);
 
 /* -- process.c: who is alive ------------------------------------------------------------------------------- */
 
-int  process_join(rcv_arena *a);                              /* take a slot: sets slot, token, live_fd. Lock held or alone */
+int  process_join(rcv_arena *a);                              /* take a slot: sets slot, token, witness */
 void process_leave(rcv_arena *a);                             /* free it */
 bool process_alive(const rcv_arena *a, uint64_t token);       /* also true for ourselves */
+bool process_gone(const rcv_arena *a, uint64_t token);        /* the same for who seizes its lock */
 bool process_slot_alive(const rcv_arena *a, uint32_t slot);
 bool process_others(const rcv_arena *a);                      /* is any *other* process attached and alive */
 const struct rcv_process *process_of(const rcv_arena *a, uint64_t token); /* its slot's entry, or NULL */
-void process_after_fork(rcv_arena *a);                        /* in the child: close live_fd, needs_slot = true */
+uint64_t process_space(void);                                 /* which PID namespace this is; 0: unknown */
+void process_after_fork(rcv_arena *a);                        /* in the child: needs_slot = true */
 
 /* -- lock.c ------------------------------------------------------------------------------------------------ */
 
-int  lock_init(rcv_arena *a);  /* (re-)initialise the robust mutex: only while nobody else is attached */
+#define RCV_THREAD_ENDED UINT64_MAX
+
+int  lock_once(void);           /* 0 or errno: what this process needs before any thread locks */
+void lock_init(rcv_arena *a);   /* make the lock anew: only while nobody else is attached */
 /* lock_take -- 0: held, the phase is IDLE, process state in step with the segment. RCV_ERR_AGAIN: held by another thread.
  * A dead owner's step has been undone. RCV_ERR_CORRUPT: not held. */
 int  lock_take(rcv_arena *a);
-void lock_drop(rcv_arena *a);
+/* lock_drop -- 0; RCV_ERR_MISUSE: this thread does not hold it; RCV_ERR_BUG: it was taken from us. Nothing was changed then. */
+int  lock_drop(rcv_arena *a);
+/* lock_give_back -- what rcv_lock_wait has kept for this thread, if the thread does not want it after all. */
+void lock_give_back(rcv_arena *a);
+/* lock_adopt -- the step, or the read, that another thread of this process is inside of is from now on this thread's to end. With
+ * the GIL. 0: this thread holds the lock (too if it did before). RCV_ERR_MISUSE: nobody here is inside one. RCV_ERR_CLOSED: that
+ * thread has ended; the step is undone by the next one to lock, and has been forgotten here (txn_step_lost). */
+int  lock_adopt(rcv_arena *a);
+void lock_after_fork(rcv_arena *a); /* in the child: the parent's lock is not ours */
+void lock_forget_thread(void);      /* in the child: its one thread is another one */
+void lock_orphan(rcv_arena *a, uint32_t slot); /* the slot has another owner: if the last one held the lock, it is dead */
+bool lock_seize(rcv_arena *a, uint64_t word);  /* take it from an owner that is dead */
+static inline uint64_t lock_owner(const rcv_arena *a) /* token of who holds it, dead or alive, or 0 */
+{
+    uint64_t word = atomic_load(&a->hdr->lock.owner);
+    return word & RCV_OFFERED ? 0 : word & RCV_TOKEN;
+}
+
+/* -- queue.c: who waits for the lock, and who is next ----------------------------------------------------------- */
+
+int  queue_wait(rcv_arena *a, bool *dead); /* 0: held; *dead: from a dead owner. ETIMEDOUT */
+int  queue_pass(rcv_arena *a);             /* drop a lock that is being waited for. RCV_ERR_BUG: it was not ours */
 
 /* -- recover.c ---------------------------------------------------------------------------------------------- */
 
@@ -267,6 +303,8 @@ void tracker_note_announced(rcv_arena *a, rcv_off off, uint32_t len);
 /* tracker_note_fresh -- memory handed out by the heap will be filled in this step: for recordings. */
 void tracker_note_fresh(rcv_arena *a, rcv_off off, uint64_t len);
 void tracker_after_fork(rcv_arena *a);
+void tracker_protect_lost(rcv_arena *a); /* the thread inside a step has ended: no page is writable any more. Without the GIL */
+void tracker_step_lost(rcv_arena *a);    /* … and what is known of that step is forgotten. With the GIL */
 /* tracker_recover -- recovery's half: shadows -> data (`from_shadow`) or data -> shadows for listed pages; validates the hot
  * table. Works before tracker_open. */
 int  tracker_recover(rcv_arena *a, bool from_shadow, struct rcv_recovery *report);
@@ -512,6 +550,7 @@ static inline int txn_write64(rcv_txn *t, rcv_off off, uint64_t value, unsigned 
 }
 void txn_pool_free(rcv_arena *a);   /* at close */
 void txn_forget_all(rcv_arena *a);  /* after a fork, in the child */
+void txn_step_lost(rcv_arena *a);   /* the thread inside a step has ended: forget the step, doom its transaction. With the GIL */
 int txn_doomed_error(const rcv_txn *t); /* raises what a doomed or ended transaction raises */
 int  vec_grow(void **data, uint64_t *capacity, uint64_t need, size_t item); /* os_realloc by doubling; RCV_ERR_FULL */
 

@@ -12,7 +12,6 @@
 #ifndef RCV_LAYOUT_H
 #define RCV_LAYOUT_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -21,7 +20,7 @@ typedef uint64_t rcv_off; /* bytes from the start of the segment; 0 is "none" */
 #endif
 
 #define RCV_MAGIC UINT64_C(0x314e455241564352) /* "RCVAREN1", little endian in memory */
-#define RCV_FORMAT 2u
+#define RCV_FORMAT 3u
 #define RCV_ENDIAN_MARK 0x01020304u
 
 #define RCV_SLICE ((uint64_t)256 * 1024)     /* memory is claimed in slices of at most this */
@@ -60,6 +59,29 @@ struct rcv_commit_note {
     char             handler[RCV_HANDLER_NAME];
 };
 
+/* The lock: lock.c, queue.c. Its word is one of
+ *   0                     free
+ *   token                 held by a thread of that process
+ *   token | RCV_ORPHAN    its owner is known to be dead: whoever takes it repairs what that one left
+ *   RCV_OFFERED | …       free, but for one who waits (ticket << 8 | place + 1)
+ * and RCV_WAITED beside a token says that somebody may be asleep in the queue. */
+#define RCV_ORPHAN (UINT64_C(1) << 63)
+#define RCV_OFFERED (UINT64_C(1) << 62)
+#define RCV_WAITED (UINT64_C(1) << 61)
+#define RCV_TOKEN (RCV_WAITED - 1) /* the bits of a token: incarnation << 8 | slot + 1 */
+#define RCV_PLACES 64u
+struct rcv_lock {
+    _Atomic uint64_t owner;
+    _Atomic uint64_t tickets;    /* the last that anybody who waits has drawn */
+    _Atomic uint64_t offered_at; /* when it was last offered: nanoseconds of the one who did */
+};
+struct rcv_place { /* in the queue; a hint all of it: a lost one costs time, never more */
+    _Atomic uint64_t ticket; /* of who waits here: the lower, the longer; 0: free */
+    _Atomic uint32_t bell;   /* the futex: moves when it is to look again */
+    _Atomic uint16_t hungry; /* it has waited for long */
+    _Atomic uint16_t passed; /* how often the lock was dropped and not offered to it */
+};
+
 struct rcv_header {
     /* -- fixed when the segment is made; covered by `checksum` -- */
     _Atomic uint64_t  magic;     /* stored last: an object without it is half-made */
@@ -72,15 +94,12 @@ struct rcv_header {
     uint32_t          stamp_count; /* power of two */
     uint32_t          hot_slots;
     uint32_t          chunk_count;
-    uint32_t          mutex_size; /* sizeof(pthread_mutex_t): differs between libcs */
+    uint32_t          reserved;
     uint64_t          hash_secret[2];
     uint64_t          checksum; /* of everything above but the magic */
 
     /* -- changed while it lives -- */
-    _Alignas(64) union {
-        pthread_mutex_t mutex; /* process-shared, robust, error-checking */
-        char            room[64];
-    } lock;
+    _Alignas(64) struct rcv_lock lock;
     _Alignas(64) _Atomic uint32_t phase; /* enum rcv_phase */
     _Atomic uint32_t corrupt;            /* 1: a recovery found damage; nobody may attach */
     _Atomic uint64_t undo_tail;          /* bytes used in the undo log; 0 in IDLE */
@@ -97,22 +116,25 @@ struct rcv_header {
     _Atomic uint64_t shadow_claimed;     /* never undone: the same of the shadows */
     _Atomic uint64_t privileged;         /* token of the process with the privileged last run, or 0 */
     _Atomic uint64_t recoveries;         /* how many recoveries undid something */
-    _Atomic uint64_t holder;             /* token of the process inside a step, or 0 (a hint for messages) */
-    char             holder_handler[RCV_HANDLER_NAME]; /* its handler (a hint for messages) */
+    _Atomic uint64_t lost;               /* token of the lock's dead owner until what it left is repaired, else 0 (for messages) */
+    char             holder_handler[RCV_HANDLER_NAME]; /* what its last owner ran (a hint for messages) */
     uint64_t         calibration[4];     /* nanoseconds: trap, protect, compare, copy; 0 = not measured */
     _Atomic uint64_t recovered_at;       /* never undone: when `recoveries` last moved, seconds since the epoch */
     _Atomic uint64_t cuts;               /* never undone: moves whenever the undo log gets shorter, odd meanwhile: image.c */
     _Atomic uint64_t tracking;           /* never undone: enum rcv_tracking of those who are attached; of the last, if none is */
 
+    _Alignas(64) struct rcv_place queue[RCV_PLACES];
     _Alignas(64) struct rcv_commit_note ring[RCV_COMMIT_RING];
 };
 
-/* A process holds an open-file-description write lock on the first byte of its slot for as long as it lives. */
+/* A process holds write locks on the first RCV_WITNESSES bytes of its slot for as long as its address space lives: process.c. */
+#define RCV_WITNESSES 2u
 struct rcv_process {
-    _Atomic uint64_t token; /* incarnation << 8 | slot + 1; 0 = never used. Written under the arena lock. */
-    uint64_t         pid;
+    _Atomic uint64_t token; /* incarnation << 8 | slot + 1; 0 = never used. Never used again */
+    uint64_t         pid;   /* as its own PID namespace has it: for messages */
     uint64_t         attached_at; /* seconds since the epoch */
-    char             reserved[40];
+    uint64_t         space;       /* inode of that namespace, 0: unknown: for messages */
+    char             reserved[32];
 };
 
 /* The board: what came of the runs of each handler, and where conflicts were lost, since the segment was made. For those who

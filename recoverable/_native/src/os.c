@@ -1,13 +1,14 @@
 /* os.c -- the operating system, reduced to what the core needs of it.
  *
- * Functions return 0 or an errno value, keep no error text and no state but two caches (page size, thread id). Those that
- * the trap handler may call (os_remap_private, os_protect, os_claim, os_thread_id after its first call in a thread) are
- * single system calls and async-signal-safe.
+ * Functions return 0 or an errno value, keep no error text and no state but two caches (page size, thread number). Those that
+ * the trap handler may call (os_remap_private, os_protect, os_claim, os_thread_id) are single
+ * system calls or less, and async-signal-safe.
  */
 #include "internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -137,25 +138,46 @@ int os_reopen(int fd, int *out)
     return 0;
 }
 
-/* os_lock_byte -- an exclusive lock on one byte, owned by the open file description. EAGAIN: another one has it. */
-int os_lock_byte(int fd, uint64_t off)
+/* os_witness -- an exclusive lock on one byte of the object behind fd, which is closed: the description, and the lock with it,
+ * lives as long as the page that is mapped at *out, which no forked child inherits. EAGAIN: another one has it. */
+int os_witness(int fd, uint64_t off, void **out)
 {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)off, .l_len = 1};
-    while (fcntl(fd, F_OFD_SETLK, &lock) != 0)
+    void        *p = FAIL_NOW(RCV_FAIL_MMAP) ? MAP_FAILED : mmap(NULL, os_page_size(), PROT_NONE, MAP_SHARED, fd, 0);
+    int          err = p == MAP_FAILED ? ENOMEM : 0;
+    if (err == 0 && madvise(p, os_page_size(), MADV_DONTFORK) != 0)
+        err = errno;
+    while (err == 0 && fcntl(fd, F_OFD_SETLK, &lock) != 0)
         if (errno != EINTR)
-            return errno == EACCES ? EAGAIN : errno;
-    return 0;
+            err = errno == EACCES ? EAGAIN : errno;
+    close(fd);
+    if (err == 0)
+        *out = p;
+    else if (p != MAP_FAILED)
+        munmap(p, os_page_size());
+    return err;
 }
 
-/* os_byte_locked -- does another open file description than fd's hold that byte? *locked is set only on success. */
-int os_byte_locked(int fd, uint64_t off, bool *locked)
+/* os_bytes_locked -- does another open file description than fd's hold one of them? *locked is set only on success. */
+int os_bytes_locked(int fd, uint64_t off, uint64_t len, bool *locked)
 {
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)off, .l_len = 1};
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)off, .l_len = (off_t)len};
     if (fcntl(fd, F_OFD_GETLK, &lock) != 0)
         return errno;
     *locked = lock.l_type != F_UNLCK;
     return 0;
 }
+
+/* os_futex_wait -- sleep until the word is rung, or is not `seen`, or that many nanoseconds are over. Shared: by the object, not
+ * by the address. */
+void os_futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t nanos)
+{
+    struct timespec most = {(time_t)(nanos / 1000000000u), (long)(nanos % 1000000000u)};
+    (void)syscall(SYS_futex, word, FUTEX_WAIT, seen, &most, NULL, 0);
+}
+
+/* os_futex_wake -- wake one who sleeps there; was there one? */
+bool os_futex_wake(_Atomic uint32_t *word) { return syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0) == 1; }
 
 /* os_nanos -- monotonic nanoseconds. */
 uint64_t os_nanos(void)
@@ -165,19 +187,12 @@ uint64_t os_nanos(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* The cache lies in static TLS: the trap handler reads it, and lazily allocated TLS is not async-signal-safe. */
-static _Thread_local uint64_t thread_id __attribute__((tls_model("initial-exec")));
+/* The number lies in static TLS: the trap handler reads it, and lazily allocated TLS is not async-signal-safe. */
+_Thread_local uint64_t os_thread __attribute__((tls_model("initial-exec")));
+static _Atomic uint64_t threads;
 
-/* os_thread_id -- the kernel's id of this thread, never 0; cached, about a nanosecond. */
-uint64_t os_thread_id(void)
-{
-    if (unlikely(thread_id == 0))
-        thread_id = (uint64_t)syscall(SYS_gettid);
-    return thread_id;
-}
-
-/* os_forget_thread -- in a forked child: the one thread has a new id. */
-void os_forget_thread(void) { thread_id = 0; }
+/* os_thread_number -- for os_thread_id(): the next number. Not the kernel's id of the thread, which a later thread may get. */
+uint64_t os_thread_number(void) { return os_thread = atomic_fetch_add(&threads, 1) + 1; }
 
 /* os_random -- unpredictable bytes from the kernel. */
 int os_random(void *out, size_t len)

@@ -38,7 +38,7 @@ static uint64_t peek_hot(const rcv_arena *a)
 static void peek_header(rcv_arena *a, struct rcv_peek *out)
 {
     const struct rcv_header  *h = a->hdr;
-    const struct rcv_process *holder = process_of(a, atomic_load(&h->holder));
+    const struct rcv_process *holder = process_of(a, lock_owner(a));
     struct rcv_stats          heap;
     memset(&heap, 0, sizeof heap);
     heap_stats(a, &heap);
@@ -96,7 +96,6 @@ static int look(int fd, const char *name, struct stat *st, rcv_arena **out)
     if (a == NULL)
         return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
     a->fd = fd;
-    a->live_fd = -1;
     snprintf(a->name, sizeof a->name, "%s", name);
     int rc = fstat(fd, st) == 0 ? seg_look(a, (uint64_t)st->st_size)
                                 : rcv_raise(RCV_ERR_OS, errno, "arena \"%s\": can't ask for its length", a->name);

@@ -46,10 +46,10 @@ static void copy_name(char *to, const char *from, size_t room)
     to[i] = '\0';
 }
 
-/* note_holder -- who left it, as far as the hints in the header tell. */
-static void note_holder(rcv_arena *a, struct rcv_recovery *report)
+/* note_lost -- who left it, as far as the hints in the header tell. */
+static void note_lost(rcv_arena *a, struct rcv_recovery *report)
 {
-    uint64_t token = atomic_load(&a->hdr->holder);
+    uint64_t token = atomic_load(&a->hdr->lost);
     if (token == 0)
         return;
     const struct rcv_process *p = process_of(a, token);
@@ -94,7 +94,7 @@ int recover(rcv_arena *a, struct rcv_recovery *report)
 {
     uint64_t start = os_nanos();
     memset(report, 0, sizeof *report);
-    note_holder(a, report);
+    note_lost(a, report);
     int rc = repair(a, report);
     report->micros = (os_nanos() - start) / 1000;
     if (rc == RCV_ERR_CORRUPT) {
@@ -108,6 +108,6 @@ int recover(rcv_arena *a, struct rcv_recovery *report)
         atomic_fetch_add(&a->hdr->recoveries, 1);
         atomic_store(&a->hdr->recovered_at, (uint64_t)time(NULL));
     }
-    atomic_store(&a->hdr->holder, 0);
+    atomic_store(&a->hdr->lost, 0);
     return 0;
 }

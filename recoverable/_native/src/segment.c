@@ -3,7 +3,7 @@
  * rcv_open() runs under flock on the object, so formatting and attaching never race each other. What a kill leaves:
  *
  *   - while formatting: an object without its magic, which is stored last. The next opener makes it anew.
- *   - while attaching: at most a slot whose lock is gone, a half-done recovery, or a new mutex nobody uses; each is mended
+ *   - while attaching: at most a slot whose locks are gone, a half-done recovery, or a new lock nobody uses; each is mended
  *     or overwritten by the next attach.
  *
  * Nothing in the object is believed before it has been checked, and nothing beyond its length is touched: that would be
@@ -78,24 +78,37 @@ void seg_registry_each(void (*fn)(rcv_arena *))
     }
 }
 
+/* Held by who changes it, and by a thread that looks at it without the GIL, at its end. */
+static pthread_mutex_t registry_guard = PTHREAD_MUTEX_INITIALIZER;
+
+/* seg_registry_hold -- call fn for every open arena, none of which is closed meanwhile. Without the GIL. */
+void seg_registry_hold(void (*fn)(rcv_arena *))
+{
+    pthread_mutex_lock(&registry_guard);
+    seg_registry_each(fn);
+    pthread_mutex_unlock(&registry_guard);
+}
+
 static void registry_add(rcv_arena *a)
 {
+    pthread_mutex_lock(&registry_guard);
     a->next = seg_registry_first();
     atomic_store_explicit(&registry, a, memory_order_release);
+    pthread_mutex_unlock(&registry_guard);
 }
 
 static void registry_remove(rcv_arena *a)
 {
+    pthread_mutex_lock(&registry_guard);
     rcv_arena *p = seg_registry_first();
-    if (p == a) {
+    if (p == a)
         atomic_store_explicit(&registry, a->next, memory_order_release);
-        return;
-    }
     for (; p != NULL; p = p->next)
         if (p->next == a) {
             p->next = a->next;
-            return;
+            break;
         }
+    pthread_mutex_unlock(&registry_guard);
 }
 
 /* -- fork ---------------------------------------------------------------------------------------------------- */
@@ -104,8 +117,7 @@ static void registry_remove(rcv_arena *a)
 static void forget_parent(rcv_arena *a)
 {
     txn_forget_all(a);
-    atomic_store(&a->prelocked, 0);
-    atomic_store(&a->waiters, 0);
+    lock_after_fork(a);
     tracker_after_fork(a);
     heap_after_fork(a);
     process_after_fork(a);
@@ -113,14 +125,20 @@ static void forget_parent(rcv_arena *a)
 
 static void in_forked_child(void)
 {
-    os_forget_thread();
+    registry_guard = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER; /* another thread of the parent may have held it */
+    lock_forget_thread();
     seg_registry_each(forget_parent);
 }
 
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static int            fork_error;
 
-static void register_fork(void) { fork_error = pthread_atfork(NULL, NULL, in_forked_child); }
+static void register_fork(void)
+{
+    fork_error = pthread_atfork(NULL, NULL, in_forked_child);
+    if (fork_error == 0)
+        fork_error = lock_once();
+}
 
 /* -- claiming ------------------------------------------------------------------------------------------------ */
 
@@ -205,8 +223,7 @@ static int fill(rcv_arena *a, struct rcv_header *fixed)
     CRASHPOINT("open.format.fixed");
     atomic_store(&h->data_claimed, at_most(a->data_size, RCV_SLICE));
     atomic_store(&h->undo_claimed, at_most(a->undo_size, RCV_SLICE));
-    if ((rc = lock_init(a)) != 0)
-        return rc;
+    lock_init(a);
     CRASHPOINT("open.format.lock");
     if ((rc = heap_format(a)) != 0)
         return rc;
@@ -303,7 +320,7 @@ static int agree(rcv_arena *a, bool others)
     return 0;
 }
 
-/* enter -- alone: a new mutex, recovery. With others: whatever a dead lock holder left. Joins the process table. */
+/* enter -- alone: a new lock, recovery. With others: whatever a dead lock holder left. Joins the process table. */
 static int enter(rcv_arena *a)
 {
     bool others = process_others(a);
@@ -312,8 +329,7 @@ static int enter(rcv_arena *a)
         return rc;
     CRASHPOINT("open.joined");
     if (!others) {
-        if ((rc = lock_init(a)) != 0)
-            return rc;
+        lock_init(a);
         CRASHPOINT("open.lock");
         if (!a->created && (rc = recover(a, &a->recovered)) != 0)
             return rc;
@@ -341,7 +357,7 @@ static int enter(rcv_arena *a)
             a->recovered.happened = 1;
         }
         CRASHPOINT("open.returned");
-        lock_drop(a);
+        (void)lock_drop(a);
     }
     return rc;
 }
@@ -401,11 +417,11 @@ int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out)
 {
     pthread_once(&fork_once, register_fork);
     if (fork_error != 0)
-        return rcv_raise(RCV_ERR_OS, fork_error, "can't register what a fork must do");
+        return rcv_raise(RCV_ERR_OS, fork_error, "can't register what a fork and the end of a thread must do");
     rcv_arena *a = os_calloc(1, sizeof *a);
     if (a == NULL)
         return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
-    a->fd = a->live_fd = -1;
+    a->fd = -1;
     a->busy_timeout = options->busy_timeout;
     a->trap_mode = options->trap_mode != 0;
     snprintf(a->name, sizeof a->name, "%s", options->name != NULL ? options->name : "?");
@@ -426,13 +442,15 @@ int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out)
 /* may_close -- nobody else is using it. */
 static int may_close(rcv_arena *a)
 {
-    uint64_t raw = tracker_raw_count(a), me = os_thread_id(), prelocked = atomic_load(&a->prelocked);
+    uint64_t raw = tracker_raw_count(a), me = os_thread_id();
+    if (atomic_load(&a->lock_thread) == RCV_THREAD_ENDED)
+        (void)lock_adopt(a); /* what that thread was inside of is over */
+    uint64_t holder = atomic_load(&a->lock_thread);
     if (raw != 0)
         return rcv_raise(RCV_ERR_MISUSE, 0,
                          "arena \"%s\" can't be closed: %llu raw buffer%s of it (numpy arrays, memoryviews) still in use; it "
                          "stays open; delete them first", a->name, (unsigned long long)raw, raw == 1 ? " is" : "s are");
-    if ((a->step_thread != 0 && a->step_thread != me) || (a->readers != 0 && a->reader_thread != me) ||
-        (prelocked != 0 && prelocked != me) || atomic_load(&a->waiters) != 0)
+    if ((holder != 0 && holder != me) || atomic_load(&a->waiters) != 0)
         return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" can't be closed: another thread is using it; it stays open", a->name);
     if (a->readers != 0)
         return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" can't be closed from inside an operation on it; it stays open", a->name);
@@ -452,9 +470,7 @@ int rcv_close(rcv_arena *a)
         rcv_txn_free(a->in_flight); /* rolls back first; a mounted one lets the lock go */
     txn_pool_free(a);
     raw_free(a);
-    /* A robust mutex that is held in unmapped memory crashes this thread's next lock call, and its own exit. */
-    if (atomic_load(&a->prelocked) == os_thread_id() && lock_take(a) == 0)
-        lock_drop(a);
+    lock_give_back(a);
     CRASHPOINT("close.rolled_back");
     registry_remove(a);
     dispose(a);

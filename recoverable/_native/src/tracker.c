@@ -139,13 +139,24 @@ void tracker_close(rcv_arena *a)
     free_tracker(a);
 }
 
-/* tracker_after_fork -- in the child: nothing is ours to undo, and no page may be writable: the parent's step goes on. */
-void tracker_after_fork(rcv_arena *a)
+/* tracker_protect_lost -- see internal.h. What else is known of the step is left to those who have the GIL. */
+void tracker_protect_lost(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
     if (t == NULL)
         return;
-    atomic_flag_clear(&t->lock); /* another thread of the parent may have held it */
+    view_lock(t);
+    atomic_store(&t->in_step, false);
+    view_protect_all(a);
+    view_unlock(t);
+}
+
+/* tracker_step_lost -- nothing of the step is ours to undo, and no page may be writable. */
+void tracker_step_lost(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t == NULL)
+        return;
     view_lock(t);
     atomic_store(&t->in_step, false);
     t->private_view = true; /* whatever it is: everything is mapped anew */
@@ -153,13 +164,24 @@ void tracker_after_fork(rcv_arena *a)
     view_unlock(t);
     for (uint32_t i = 0; i < t->n_announced; i++)
         t->state[t->announced[i]] &= (uint8_t) ~(PG_ANNOUNCED | PG_OWN);
-    t->n_trapped = t->n_announced = t->n_raw = t->n_queue = t->edits = t->edit_lo = t->edit_hi = 0;
+    t->n_trapped = t->n_announced = t->n_raw = t->edits = t->edit_lo = t->edit_hi = 0;
     t->profile = NULL;
     t->late = t->own_captured = false;
     t->n_own = 0;
     t->savepoint = t->all_listed = t->collected = t->announced_hot = t->active = t->counted = t->ranges_built = false;
     t->doomed = 0;
     t->raw_since = t->raw_count > 0;
+}
+
+/* tracker_after_fork -- in the child: the parent's step goes on. */
+void tracker_after_fork(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t == NULL)
+        return;
+    atomic_flag_clear(&t->lock); /* another thread of the parent may have held it */
+    tracker_step_lost(a);
+    t->n_queue = 0;
 }
 
 /* -- entering and leaving ------------------------------------------------------------------------------------- */

@@ -205,6 +205,20 @@ void txn_forget_all(rcv_arena *a)
     /* current.txn stays: a child forked inside a step is told that its transaction has ended, not that there is none. */
 }
 
+/* txn_step_lost -- the thread that was inside a step of ours has ended. Whoever locks next undoes the step in the segment. */
+void txn_step_lost(rcv_arena *a)
+{
+    rcv_txn *t = a->mounted;
+    a->mounted = NULL;
+    a->step_thread = a->reader_thread = 0;
+    a->readers = 0;
+    tracker_step_lost(a);
+    if (t == NULL)
+        return;
+    t->mounted = false;
+    rcv_txn_doom(t, RCV_ERR_CLOSED);
+}
+
 int rcv_txn_state(const rcv_txn *t) { return t->state; }
 int rcv_txn_touched(const rcv_txn *t) { return t->touched; }
 int rcv_txn_wrote(const rcv_txn *t) { return t->wrote; }
@@ -267,7 +281,7 @@ static void unmount(rcv_txn *t)
     a->step_thread = 0;
     heap_boundary(a);
     undo_rest(a);
-    lock_drop(a);
+    (void)lock_drop(a);
     PHASE("step.left");
 }
 
@@ -307,8 +321,10 @@ int rcv_txn_mount(rcv_txn *t)
     rcv_arena *a = t->arena;
     if (t->mounted)
         return 0;
-    if (t->state != RCV_ACTIVE)
+    if (t->state != RCV_ACTIVE) {
+        lock_give_back(a); /* it was ended while this thread waited */
         return txn_doomed_error(t);
+    }
     uint64_t me = os_thread_id();
     int      rc = access_make_room(a, me);
     if (rc == 0)
@@ -318,7 +334,7 @@ int rcv_txn_mount(rcv_txn *t)
     uint64_t begun = clock_begin(t);
     for (rcv_txn *p = t; p != NULL; p = p->parent)
         if (!still_valid(p)) {
-            lock_drop(a);
+            (void)lock_drop(a);
             return txn_doomed_error(p);
         }
     t->touched = true;
@@ -326,7 +342,7 @@ int rcv_txn_mount(rcv_txn *t)
     rc = tracker_enter(a);
     if (rc) {
         a->step_thread = 0;
-        lock_drop(a);
+        (void)lock_drop(a);
         return rc;
     }
     memcpy(a->hdr->holder_handler, t->handler, sizeof t->handler);
@@ -469,6 +485,8 @@ void rcv_txn_rollback(rcv_txn *t)
         return;
     rcv_arena          *a = t->arena;
     struct rcv_recovery report = {0};
+    if (t->mounted && unlikely(a->step_thread != os_thread_id()))
+        (void)lock_adopt(a); /* another thread's step; or that thread has ended, and the step is not mounted any more */
     bool                mounted = t->mounted;
     for (rcv_txn *other = MUTATED("rollback.others") ? a->in_flight : NULL; other; other = other->next)
         other->stash_items = 0;
