@@ -62,7 +62,7 @@ class _Recovery(ctypes.Structure):
 STATS = (
     *("size", "claimed", "used", "reserved"),
     *("undo_size", "undo_claimed", "shadow_claimed", "overhead"),
-    *("commit_seq", "recoveries", "hot_pages", "processes"),
+    *("commit_seq", "recoveries", "hot_pages", "processes", "orphaned"),
     *("transactions", "commits", "rollbacks", "conflicts", "suspends"),
     *("traps", "pages_compared", "pages_copied", "promotions", "demotions", "strays", "dooms", "map_fallbacks"),
     *("undo_bytes", "undo_records", "raw_buffers", "in_flight"),
@@ -194,6 +194,8 @@ _image_grew = _function("rcv_image_grew", _u64, _pointer)
 _image_full = _function("rcv_image_full", _int, _pointer)
 _get_stats = _function("rcv_get_stats", _int, _pointer, ctypes.POINTER(_Stats))
 _verify = _function("rcv_verify", _int, _pointer, ctypes.POINTER(_Verify))
+_orphaned = _function("rcv_orphaned", _int, _pointer)
+_orphan_take = _function("rcv_orphan_take", _int, _pointer)
 _take_strays = _function("rcv_take_strays", _int, _pointer, ctypes.POINTER(_Stray), _int)
 _strays_pending = _function("rcv_strays_pending", _int, _pointer)
 _policy_default = _function(
@@ -484,6 +486,16 @@ def verify(address: int) -> dict[str, int]:
 def take_repair(address: int) -> bool:
     """Tell whether this process has repaired what a dead one left since the last call; `recovered` has the report."""
     return bool(_repair_take(address))
+
+
+def orphaned(address: int) -> bool:
+    """Look whether the segment's name has ceased to lead to it."""
+    return bool(_orphaned(address))
+
+
+def take_orphan(address: int) -> bool:
+    """Tell whether this process has found that out since the last call."""
+    return bool(_orphan_take(address))
 
 
 def take_strays(address: int, room: int = 64) -> list[tuple[int, int]]:

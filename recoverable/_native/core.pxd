@@ -192,7 +192,7 @@ cdef extern from "recoverable.h" nogil:
     void rcv_raw_acquire(rcv_arena *a)
     void rcv_raw_release(rcv_arena *a)
     uint64_t rcv_raw_count(const rcv_arena *a)
-    int rcv_repair_untold(const rcv_arena *a)
+    int rcv_news(rcv_arena *a)
     int rcv_edit_begin(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
     int rcv_edit_end(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
 

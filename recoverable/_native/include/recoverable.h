@@ -83,16 +83,21 @@ struct rcv_recovery { /* what an attach (or the death of a lock holder) undid; a
 };
 
 /* rcv_open -- make or attach the segment behind `fd`, which the caller holds an flock on; recovers if need be.
- * Keeps a duplicate of fd. On failure nothing is mapped and the segment is as it was, or half-made (no magic). */
+ * Opens the object behind fd for itself. On failure nothing is mapped and the segment is as it was, or half-made (no magic). */
 RCV_API int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out);
 /* rcv_close -- roll back what is in flight, give back the slot, unmap. RCV_ERR_MISUSE while raw buffers live. */
 RCV_API int rcv_close(rcv_arena *a);
 RCV_API const struct rcv_recovery *rcv_recovered(const rcv_arena *a);
 /* rcv_repair_take -- 1: since the attach, and since this was last asked, this process found a lock whose owner had died and
- * repaired what it left; rcv_recovered() has the (last) report. rcv_repair_untold() only asks. With the GIL, as all that
- * locks. */
+ * repaired what it left; rcv_recovered() has the (last) report. With the GIL, as all that locks. */
 RCV_API int rcv_repair_take(rcv_arena *a);
-RCV_API int rcv_repair_untold(const rcv_arena *a);
+/* rcv_orphaned -- 1: the segment's name does not lead to it any more: it was removed, or replaced. What this process has open
+ * works as before, but whoever opens the name now gets another arena. 0 also where that can't be told. */
+RCV_API int rcv_orphaned(rcv_arena *a);
+/* rcv_orphan_take -- 1: that was found, by this process, and has not been asked for since. */
+RCV_API int rcv_orphan_take(rcv_arena *a);
+/* rcv_news -- is there anything that rcv_repair_take or rcv_orphan_take would tell? Looks at the name from time to time. */
+RCV_API int rcv_news(rcv_arena *a);
 RCV_API int rcv_created(const rcv_arena *a); /* 1: this open made the segment */
 /* rcv_processes -- processes attached to the segment: writes up to `max` pids, returns how many are alive. */
 RCV_API int rcv_processes(rcv_arena *a, uint64_t *pids, int max);
@@ -135,7 +140,7 @@ struct rcv_stats {
     /* the segment */
     uint64_t size, claimed, used, reserved; /* bytes of data: ceiling, backed, allocated, in reserved chunks */
     uint64_t undo_size, undo_claimed, shadow_claimed, overhead; /* overhead: tables, log and shadows, backed */
-    uint64_t commit_seq, recoveries, hot_pages, processes;
+    uint64_t commit_seq, recoveries, hot_pages, processes, orphaned; /* the last as rcv_orphaned() */
     /* this process */
     uint64_t transactions, commits, rollbacks, conflicts, suspends;
     uint64_t traps, pages_compared, pages_copied, promotions, demotions, strays, dooms, map_fallbacks;

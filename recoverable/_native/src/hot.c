@@ -204,7 +204,7 @@ static uint32_t free_slot(rcv_arena *a)
     if (slot < backed || slot >= t->slots)
         return slot;
     uint64_t more = t->slots - backed < SHADOW_CLAIM ? t->slots - backed : SHADOW_CLAIM, bytes = backed << t->shift;
-    if (os_claim(a->fd, a->hdr->region[RCV_R_SHADOW].off + bytes, more << t->shift) != 0)
+    if (os_populate(a->core + a->hdr->region[RCV_R_SHADOW].off + bytes, more << t->shift) != 0)
         return t->slots; /* no memory: no promotion */
     CRASHPOINT("hot.claim.before_mark");
     atomic_store_explicit(&a->hdr->shadow_claimed, bytes + (more << t->shift), memory_order_release);
@@ -315,7 +315,7 @@ static void trim(rcv_arena *a)
     store_fence();
     CRASHPOINT("hot.trim.before_release");
     t->reach = keep;
-    os_release(a->fd, a->hdr->region[RCV_R_SHADOW].off + ((uint64_t)keep << t->shift), (uint64_t)(backed - keep) << t->shift);
+    os_punch(a->core + a->hdr->region[RCV_R_SHADOW].off + ((uint64_t)keep << t->shift), (uint64_t)(backed - keep) << t->shift);
 }
 
 /* hot_publish -- shadows first: what is demoted or promoted after that is right already. */

@@ -55,7 +55,6 @@ struct met { /* a page that was read */
 
 struct rcv_image {
     rcv_arena        of;   /* the segment, mapped read-only */
-    int              fd;   /* the caller's */
     unsigned         shift;
     struct met      *met;
     volatile uint32_t n, taken; /* pages met; how many of them the last take fetched */
@@ -173,7 +172,7 @@ static int fetch_log(rcv_arena *a, uint64_t *tail)
         m->log = more;
         m->log_room = *tail + RCV_SLICE;
     }
-    int err = os_read(m->fd, a->undo_off, m->log, *tail);
+    int err = os_read(object_fd(&m->of), a->undo_off, m->log, *tail);
     a->undo = m->log;
     return err == 0 ? 0 : rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't read its undo log", a->name);
 }
@@ -206,7 +205,7 @@ static int fetch(rcv_arena *a, bool published)
         if (slot == 0)
             memcpy(a->core + off, m->of.core + off, size);
         else if (err == 0) /* read, not mapped, as the log */
-            err = os_read(m->fd, shadows + ((slot - 1) << m->shift), a->core + off, size);
+            err = os_read(object_fd(&m->of), shadows + ((slot - 1) << m->shift), a->core + off, size);
     }
     atomic_thread_fence(memory_order_acquire);
     if (err != 0)
@@ -325,13 +324,13 @@ int rcv_image_open(int fd, const char *name, rcv_arena **out)
         return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
     }
     a->image = m;
-    a->fd = -1; /* nothing that works through a->fd is to find the object */
+    a->fd = m->of.fd = -1; /* nothing that works through a->fd is to find the object */
     a->busy_timeout = 0;
-    m->fd = m->of.fd = fd;
     snprintf(a->name, sizeof a->name, "%s", name);
     snprintf(m->of.name, sizeof m->of.name, "%s", name);
-    int rc = fstat(fd, &st) == 0 ? seg_look(&m->of, (uint64_t)st.st_size)
-                                 : rcv_raise(RCV_ERR_OS, errno, "arena \"%s\": can't ask for its length", a->name);
+    int err = object_borrow(&m->of, fd, &st);
+    int rc = err == 0 ? seg_look(&m->of, (uint64_t)st.st_size)
+                      : rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't ask for its length", a->name);
     if (rc == 0)
         rc = set_up(a);
     if (rc == 0)

@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
@@ -42,13 +43,27 @@ int      os_forget(void *at, uint64_t len);                  /* private memory: 
 int      os_read(int fd, uint64_t off, void *to, uint64_t len); /* ENODATA: the object is shorter */
 int      os_protect(void *at, uint64_t len, int prot);       /* signal-safe */
 int      os_claim(int fd, uint64_t off, uint64_t len);       /* memory behind [off, off+len), in slices; signal-safe */
-int      os_release(int fd, uint64_t off, uint64_t len);     /* give it back (punch a hole) */
+int      os_populate(void *at, uint64_t len);                /* the same through a shared mapping; signal-safe */
+int      os_punch(void *at, uint64_t len);                   /* give it back: pages of a shared mapping */
+int      os_clone_shared(void *from, void *at, uint64_t len, int prot); /* os_remap_shared without a descriptor */
+int      os_copy_private(const void *from, void *at, uint64_t len);     /* os_remap_private without one */
 int      os_reopen(int fd, int *out);                        /* a second open file description of the same object */
 int      os_witness(int fd, uint64_t off, void **out);       /* a lock that goes with the address space; closes fd */
 int      os_bytes_locked(int fd, uint64_t off, uint64_t len, bool *locked); /* by any *other* description */
 void     os_futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t nanos);
 bool     os_futex_wake(_Atomic uint32_t *word);
 uint64_t os_nanos(void);                                     /* monotonic */
+/* os_ticks -- a counter for "has it been a while?": no system call, no memory, and no promise of its rate, which differs
+ * between machines; OS_TICKS_HALF_SECOND takes 0.1 to 0.5 s. */
+static inline uint64_t os_ticks(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc(); /* 1 to 5 GHz */
+#else
+    return os_nanos();
+#endif
+}
+#define OS_TICKS_HALF_SECOND UINT64_C(500000000)
 extern _Thread_local uint64_t os_thread __attribute__((tls_model("initial-exec")));
 uint64_t os_thread_number(void);
 static inline uint64_t os_thread_id(void) /* of this process, never 0, never given again */
@@ -114,7 +129,13 @@ struct rcv_arena {
     uint64_t            undo_size, undo_off;
     uint64_t            undo_seen;  /* n.undo_bytes when undo_rest() looked last */
     uint32_t            undo_quiet; /* steps since a large log was needed */
-    int                 fd;
+    _Atomic int         fd; /* what has this number may be another file by now: only object.c reads it */
+    dev_t               device; /* of the object */
+    ino_t               inode;
+    char                path[128];
+    bool                named;                      /* that path led to it when it was opened */
+    bool                orphan_seen, orphan_untold; /* it does not any more; nobody has been told so yet */
+    uint64_t            looked;                     /* os_ticks() of the last look */
     void               *witness[RCV_WITNESSES]; /* pages that keep this process's locks on its slot */
     uint32_t            slot;  /* in the process table */
     uint64_t            token; /* of this process */
@@ -175,6 +196,17 @@ void seg_registry_hold(void (*fn)(rcv_arena *)); /* the same without the GIL: no
 rcv_arena *seg_registry_first(void);
 int        seg_look(rcv_arena *a, uint64_t length); /* map it read-only: nothing can be stored, nothing else is set up */
 void       seg_unlook(rcv_arena *a);
+
+/* -- object.c: the object behind a segment, by descriptor and by name --------------------------------------- */
+
+int  object_borrow(rcv_arena *a, int fd, struct stat *st); /* 0 or errno, as the next */
+int  object_adopt(rcv_arena *a, int fd, struct stat *st);
+void object_drop(rcv_arena *a);
+int  object_fd(const rcv_arena *a);       /* checked just now; -1: lost. For one call, not to be kept. Signal-safe */
+int  object_open(rcv_arena *a, int *out); /* a description of one's own: 0, EBADF: object_lost(), or another errno */
+int  object_lost(rcv_arena *a);           /* RCV_ERR_OS that says what to do */
+int  object_remap_shared(rcv_arena *a, uint64_t off, void *at, uint64_t len, int prot); /* over what is there; signal-safe */
+int  object_remap_private(rcv_arena *a, uint64_t off, void *at, uint64_t len);          /* writable; signal-safe */
 
 /* -- process.c: who is alive ------------------------------------------------------------------------------- */
 
@@ -238,7 +270,7 @@ int undo_append(rcv_arena *a, rcv_off off, uint32_t len, unsigned kind);
 int undo_reserve(rcv_arena *a, uint64_t bytes);
 static inline uint64_t undo_cost(uint64_t len) { return ((len + 7) & ~UINT64_C(7)) + sizeof(struct rcv_undo_head); }
 static inline uint64_t undo_tail(const rcv_arena *a) { return atomic_load_explicit(&a->hdr->undo_tail, memory_order_relaxed); }
-/* undo_append_trap -- the same for the trap handler: signal-safe, claims by fallocate, keeps no error text. 0 or RCV_ERR_FULL */
+/* undo_append_trap -- the same for the trap handler: signal-safe, claims memory, keeps no error text. 0 or RCV_ERR_FULL */
 int undo_append_trap(rcv_arena *a, rcv_off page_off);
 struct undo_record {
     rcv_off        off;

@@ -187,10 +187,10 @@ static int __attribute__((noinline)) lock_slow(rcv_arena *a, uint64_t me, bool d
  * process that is not in the table may find the lock being made anew. RCV_ERR_AGAIN: somebody is attaching. */
 static int join_after_fork(rcv_arena *a)
 {
-    int own = -1; /* a->fd's description is shared with the parent, and so would be its flock */
-    int err = os_reopen(a->fd, &own);
+    int own = -1; /* the arena's description is shared with the parent, and so would be its flock */
+    int err = object_open(a, &own);
     if (err != 0)
-        return rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't open it again after a fork", a->name);
+        return err == EBADF ? object_lost(a) : rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't open it again after a fork", a->name);
     int rc = flock(own, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
     if (rc != 0)
         rc = rc == EWOULDBLOCK || rc == EINTR ? RCV_ERR_AGAIN
@@ -313,7 +313,7 @@ void lock_give_back(rcv_arena *a)
 static int flock_wait(rcv_arena *a)
 {
     uint64_t begun = os_nanos();
-    int      own = -1, err = os_reopen(a->fd, &own);
+    int      own = -1, err = object_open(a, &own);
     if (err != 0)
         return err;
     while (flock(own, LOCK_EX | LOCK_NB) != 0) {

@@ -1,8 +1,8 @@
 /* os.c -- the operating system, reduced to what the core needs of it.
  *
  * Functions return 0 or an errno value, keep no error text and no state but two caches (page size, thread number). Those that
- * the trap handler may call (os_remap_private, os_protect, os_claim, os_thread_id) are single
- * system calls or less, and async-signal-safe.
+ * the trap handler may call (os_remap_private, os_copy_private, os_protect, os_populate, os_thread_id) are system calls alone or
+ * less, and async-signal-safe.
  */
 #include "internal.h"
 
@@ -117,13 +117,89 @@ int os_claim(int fd, uint64_t off, uint64_t len)
     return 0;
 }
 
-/* os_release -- give memory back: the range reads as zero afterwards, the object keeps its size. */
-int os_release(int fd, uint64_t off, uint64_t len)
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+/* touch -- what MADV_POPULATE_WRITE does, before Linux 5.14: have the kernel read a word of each page. On tmpfs that allocates
+ * it like any fault; where there is no memory, the call says EFAULT, and no SIGBUS comes. (It always fails: there is no such
+ * `how`, which it looks at after it has read.) */
+static int touch(uint8_t *at, uint64_t len)
 {
-    while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) != 0)
+    for (uint64_t done = 0; done < len; done += os_page_size())
+        if (syscall(SYS_rt_sigprocmask, ~0, at + done, NULL, 8) != 0 && errno == EFAULT)
+            return ENOSPC;
+    return 0;
+}
+
+static int populate(uint8_t *at, uint64_t len)
+{
+    while (madvise(at, len, MADV_POPULATE_WRITE) != 0) {
+        if (errno == EINVAL)
+            return touch(at, len);
+        if (errno != EINTR)
+            return errno == EFAULT ? ENOSPC : errno; /* what would be a SIGBUS for a store */
+    }
+    return 0;
+}
+
+/* os_populate -- put memory behind pages of a writable shared mapping; those that have some keep it. Costs what fallocate and
+ * the first touch of the pages cost together. ENOSPC: what was claimed so far stays. Signal-safe. */
+int os_populate(void *at, uint64_t len)
+{
+    for (uint8_t *next = at; len > 0;) {
+        uint64_t n = len < RCV_SLICE ? len : RCV_SLICE;
+        if (FAIL_NOW(RCV_FAIL_FALLOCATE))
+            return ENOSPC;
+        int err = populate(next, n);
+        if (err != 0)
+            return err;
+        next += n;
+        len -= n;
+    }
+    return 0;
+}
+
+/* os_punch -- give the memory behind a writable shared mapping back: it reads as zero afterwards. EINVAL: it is locked into
+ * memory (mlockall), and stays. */
+int os_punch(void *at, uint64_t len)
+{
+    while (madvise(at, len, MADV_REMOVE) != 0)
         if (errno != EINTR)
             return errno;
     return 0;
+}
+
+/* os_clone_shared -- map once more, at `at`, what is mapped shared at `from`. Put together elsewhere, so that what is at `at`
+ * is never writable in between. Takes more map entries than os_remap_shared. A failure leaves what was there. */
+int os_clone_shared(void *from, void *at, uint64_t len, int prot)
+{
+    if (FAIL_NOW(RCV_FAIL_MMAP))
+        return ENOMEM;
+    void *p = mremap(from, 0, len, MREMAP_MAYMOVE); /* of a shared mapping: another of the same pages */
+    if (p == MAP_FAILED)
+        return errno;
+    if (mprotect(p, len, prot) == 0 && mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED)
+        return 0;
+    int err = errno;
+    munmap(p, len);
+    return err;
+}
+
+/* os_copy_private -- put a private, writable copy of `from` over whatever is mapped at `at`. A failure leaves what was there. */
+int os_copy_private(const void *from, void *at, uint64_t len)
+{
+    if (FAIL_NOW(RCV_FAIL_MMAP))
+        return ENOMEM;
+    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return errno;
+    memcpy(p, from, len);
+    if (mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED)
+        return 0;
+    int err = errno;
+    munmap(p, len);
+    return err;
 }
 
 /* os_reopen -- a second open file description of the object behind fd: dup() would share the first one's locks. */

@@ -95,10 +95,11 @@ static int look(int fd, const char *name, struct stat *st, rcv_arena **out)
     rcv_arena *a = os_calloc(1, sizeof *a);
     if (a == NULL)
         return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
-    a->fd = fd;
+    a->fd = -1;
     snprintf(a->name, sizeof a->name, "%s", name);
-    int rc = fstat(fd, st) == 0 ? seg_look(a, (uint64_t)st->st_size)
-                                : rcv_raise(RCV_ERR_OS, errno, "arena \"%s\": can't ask for its length", a->name);
+    int err = object_borrow(a, fd, st);
+    int rc = err == 0 ? seg_look(a, (uint64_t)st->st_size)
+                      : rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't ask for its length", a->name);
     if (rc == 0)
         *out = a;
     else

@@ -50,7 +50,7 @@ static inline uint32_t slot_of(uint64_t token)
 static bool slot_locked(const rcv_arena *a, uint32_t slot)
 {
     bool locked = true;
-    return os_bytes_locked(a->fd, byte_of(a, slot), RCV_WITNESSES, &locked) != 0 || locked;
+    return os_bytes_locked(object_fd(a), byte_of(a, slot), RCV_WITNESSES, &locked) != 0 || locked;
 }
 
 /* slot_dead -- is nobody alive in it, for certain? */
@@ -60,7 +60,7 @@ static bool slot_dead(const rcv_arena *a, uint32_t slot)
     if (slot_locked(a, slot))
         return false;
     /* Not in the table (we are attaching, or look from outside): the descriptor is new. */
-    return a->token == 0 || (os_bytes_locked(a->fd, byte_of(a, a->slot), RCV_WITNESSES, &seen) == 0 && seen);
+    return a->token == 0 || (os_bytes_locked(object_fd(a), byte_of(a, a->slot), RCV_WITNESSES, &seen) == 0 && seen);
 }
 
 static void drop_witnesses(rcv_arena *a)
@@ -77,7 +77,7 @@ static int take_slot(rcv_arena *a, uint32_t slot)
     int err = 0;
     for (unsigned i = 0; err == 0 && i < RCV_WITNESSES; i++) {
         int fd = -1;
-        err = os_reopen(a->fd, &fd);
+        err = object_open(a, &fd);
         if (err == 0)
             err = os_witness(fd, byte_of(a, slot) + i, &a->witness[i]);
         CRASHPOINT("join.witness");
@@ -123,6 +123,8 @@ int process_join(rcv_arena *a)
         if (err == ENOLCK)
             return rcv_raise(RCV_ERR_OS, err, "arena \"%s\": the kernel keeps no lock on its process table (it needs open file "
                              "description locks that mappings keep); nothing was opened", a->name);
+        if (err == EBADF)
+            return object_lost(a);
         if (err != 0)
             return rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't take a slot of its process table", a->name);
         fill_slot(a, slot);

@@ -45,7 +45,7 @@ static int seg_full(rcv_arena *a, int err, const char *what)
 {
     struct statvfs fs;
     char           total[48] = "its limit";
-    if (fstatvfs(a->fd, &fs) == 0)
+    if (fstatvfs(object_fd(a), &fs) == 0)
         snprintf(total, sizeof total, "%llu MiB in all",
                  (unsigned long long)((uint64_t)fs.f_blocks * fs.f_frsize >> 20));
     return rcv_raise(RCV_ERR_FULL, err,
@@ -118,6 +118,7 @@ static void forget_parent(rcv_arena *a)
 {
     txn_forget_all(a);
     lock_after_fork(a);
+    a->orphan_seen = a->orphan_untold = false; /* each process tells */
     tracker_after_fork(a);
     heap_after_fork(a);
     process_after_fork(a);
@@ -156,7 +157,7 @@ int seg_claim_data(rcv_arena *a, uint64_t upto)
         if (n > RCV_SLICE)
             n = RCV_SLICE;
         CRASHPOINT("claim.before_memory");
-        int err = os_claim(a->fd, a->data_off + claimed, n);
+        int err = os_populate(a->core + a->data_off + claimed, n);
         if (err != 0)
             return seg_os(a, err, "claiming memory for data");
         CRASHPOINT("claim.before_mark");
@@ -174,7 +175,7 @@ static int map_core(rcv_arena *a, const struct rcv_header *h, int protection)
 {
     void    *core;
     uint64_t total = h->total_size;
-    int      err = os_map_shared(a->fd, 0, total, protection, &core);
+    int      err = os_map_shared(object_fd(a), 0, total, protection, &core);
     if (err != 0)
         return seg_os(a, err, "mapping it");
     a->core = a->mem = core;
@@ -208,7 +209,7 @@ static int fill(rcv_arena *a, struct rcv_header *fixed)
     for (int i = 0; i < RCV_REGIONS; i++) {
         bool     whole = i != RCV_R_UNDO && i != RCV_R_SHADOW && i != RCV_R_DATA; /* these grow */
         uint64_t first = whole ? fixed->region[i].size : i == RCV_R_SHADOW ? 0 : at_most(fixed->region[i].size, RCV_SLICE);
-        if ((err = os_claim(a->fd, fixed->region[i].off, first)) != 0)
+        if ((err = os_claim(object_fd(a), fixed->region[i].off, first)) != 0)
             return seg_os(a, err, "claiming memory for its tables");
         CRASHPOINT("open.format.claim");
     }
@@ -244,17 +245,17 @@ static int format(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid)
     int rc = header_plan(a, o, uid, &fixed);
     if (rc != 0)
         return rc;
-    if (fstatvfs(a->fd, &fs) == 0 && fs.f_blocks != 0 && fixed.region[RCV_R_DATA].size / fs.f_frsize > fs.f_blocks) {
+    if (fstatvfs(object_fd(a), &fs) == 0 && fs.f_blocks != 0 && fixed.region[RCV_R_DATA].size / fs.f_frsize > fs.f_blocks) {
         char what[80];
         snprintf(what, sizeof what, "its size of %llu MiB is more than there can be",
                  (unsigned long long)(fixed.region[RCV_R_DATA].size >> 20));
         return seg_full(a, 0, what);
     }
     /* To nothing first: a half-made object may hold anything, and what grows back reads as zero. */
-    if (ftruncate(a->fd, 0) != 0)
+    if (ftruncate(object_fd(a), 0) != 0)
         return seg_os(a, errno, "emptying it");
     CRASHPOINT("open.format.empty");
-    if (ftruncate(a->fd, (off_t)fixed.total_size) != 0) {
+    if (ftruncate(object_fd(a), (off_t)fixed.total_size) != 0) {
         rc = seg_os(a, errno, "setting its length");
     } else {
         CRASHPOINT("open.format.sized");
@@ -262,7 +263,7 @@ static int format(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid)
     }
     if (rc != 0) {
         unmap_core(a);
-        (void)!ftruncate(a->fd, 0); /* if that fails, it is half-made, and made anew next time */
+        (void)!ftruncate(object_fd(a), 0); /* if that fails, it is half-made, and made anew next time */
         return rc;
     }
     a->created = true;
@@ -281,7 +282,7 @@ static int inspect(rcv_arena *a, uint64_t length, struct rcv_header *fixed)
         return 1;
     if (length < room)
         return seg_corrupt(a, "it is %llu bytes long, which is less than a header", (unsigned long long)length);
-    int err = os_map_shared(a->fd, 0, room, PROT_READ, &p);
+    int err = os_map_shared(object_fd(a), 0, room, PROT_READ, &p);
     if (err != 0)
         return seg_os(a, err, "mapping its header");
     const struct rcv_header *h = p;
@@ -336,11 +337,11 @@ static int enter(rcv_arena *a)
         CRASHPOINT("open.recovered");
         uint64_t undo = atomic_load(&a->hdr->undo_claimed); /* what a killed undo_trim left behind its mark */
         if (undo < a->undo_size)
-            os_release(a->fd, a->undo_off + undo, a->undo_size - undo);
+            os_punch(a->undo + undo, a->undo_size - undo);
         const struct rcv_region *shadow = &a->hdr->region[RCV_R_SHADOW];
         uint64_t                 kept = atomic_load(&a->hdr->shadow_claimed); /* the same of the shadows */
         if (kept < shadow->size)
-            os_release(a->fd, shadow->off + kept, shadow->size - kept);
+            os_punch(a->core + shadow->off + kept, shadow->size - kept);
     }
     if ((rc = agree(a, others)) != 0)
         return rc;
@@ -372,8 +373,7 @@ static void dispose(rcv_arena *a)
     if (a->hdr != NULL)
         process_leave(a);
     unmap_core(a);
-    if (a->fd >= 0)
-        close(a->fd);
+    object_drop(a);
     os_free(a);
 }
 
@@ -382,13 +382,10 @@ static int open_segment(rcv_arena *a, int fd, const struct rcv_open_options *o)
 {
     struct stat       st;
     struct rcv_header fixed;
-    /* Another description than the caller's: a dup() would keep its flock alive. */
-    int err = os_reopen(fd, &a->fd);
+    int               err = object_adopt(a, fd, &st);
     if (err != 0)
         return rcv_raise(err == EACCES || err == EPERM ? RCV_ERR_PERMISSION : RCV_ERR_OS, err,
                          "arena \"%s\": can't open its object", a->name);
-    if (fstat(a->fd, &st) != 0)
-        return seg_os(a, errno, "asking for its length");
     if (st.st_uid != geteuid())
         return rcv_raise(RCV_ERR_PERMISSION, 0,
                          "arena \"%s\" belongs to user %u, this process runs as user %u; nothing was touched; use another name",
@@ -481,8 +478,6 @@ int rcv_close(rcv_arena *a)
 
 const struct rcv_recovery *rcv_recovered(const rcv_arena *a) { return &a->recovered; }
 
-int rcv_repair_untold(const rcv_arena *a) { return a->untold; }
-
 /* rcv_repair_take -- see recoverable.h. */
 int rcv_repair_take(rcv_arena *a)
 {
@@ -511,6 +506,7 @@ int rcv_get_stats(rcv_arena *a, struct rcv_stats *out)
     out->commit_seq = atomic_load(&h->commit_seq);
     out->recoveries = atomic_load(&h->recoveries);
     out->processes = (uint64_t)rcv_processes(a, NULL, 0);
+    out->orphaned = (uint64_t)rcv_orphaned(a);
     out->transactions = n->transactions;
     out->commits = n->commits;
     out->rollbacks = n->rollbacks;

@@ -107,7 +107,7 @@ int tracker_open(rcv_arena *a, const struct rcv_open_options *o)
                                                    .comparisons = a->trap_mode ? 1 : 2,
                                                    .costs = costs});
     if (rc == 0) {
-        int err = os_map_shared(a->fd, a->data_off, a->data_size, PROT_READ, &view);
+        int err = os_map_shared(object_fd(a), a->data_off, a->data_size, PROT_READ, &view);
         if (err != 0)
             rc = rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't map %llu bytes a second time", a->name,
                            (unsigned long long)a->data_size);

@@ -36,7 +36,7 @@
  * the page private for the step as well: what the step itself then writes to *that page* is lost with it.
  *
  * What may run here: view_log, view_unprotect and view_make_private (view.c) with undo_append_trap, heap_page_live, os_protect,
- * os_remap_private, os_claim; os_thread_id (static TLS); mprotect, mmap, fallocate, gettid, sigaction, pthread_sigmask, tgkill,
+ * object_remap_private, os_populate; os_thread_id (static TLS); mprotect, mmap, madvise, gettid, sigaction, pthread_sigmask, tgkill,
  * sched_yield, process_vm_readv. No allocation, no error text, no lock but the view lock, whose holders never fault.
  */
 #include "tracker.h"

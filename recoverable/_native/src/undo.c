@@ -57,7 +57,7 @@ static int undo_grow(rcv_arena *a, uint64_t bytes)
         uint64_t n = a->undo_size - claimed;
         if (n > RCV_SLICE)
             n = RCV_SLICE;
-        int err = os_claim(a->fd, a->undo_off + claimed, n);
+        int err = os_populate(a->undo + claimed, n);
         if (err != 0)
             return err;
         CRASHPOINT("undo.grow.before_mark");
@@ -243,7 +243,7 @@ void undo_trim(rcv_arena *a)
     atomic_store_explicit(&a->hdr->undo_claimed, UNDO_KEEP, memory_order_release);
     store_fence();
     CRASHPOINT("undo.trim.before_release");
-    os_release(a->fd, a->undo_off + UNDO_KEEP, claimed - UNDO_KEEP); /* a failure costs memory, nothing else */
+    os_punch(a->undo + UNDO_KEEP, claimed - UNDO_KEEP); /* a failure costs memory, nothing else */
 }
 
 /* undo_rest -- a step of this process is over: has a large log been idle for long? Lock held, IDLE, the log is empty. */

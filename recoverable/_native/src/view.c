@@ -20,7 +20,7 @@
  * Where it still fails: an array that this very transaction made has no pre-image when it came along in a block, so that
  * going back to a savepoint does not undo raw writes into it. (Rolling back the transaction gives the memory back anyway.)
  *
- * All functions need the view lock. Those that the trap handler calls use mprotect, mmap, fallocate (through undo.c) and
+ * All functions need the view lock. Those that the trap handler calls use mprotect, mmap, madvise (through undo.c) and
  * memory of ours only.
  */
 #include "tracker.h"
@@ -175,7 +175,7 @@ void view_reset(rcv_arena *a)
     struct rcv_tracker *t = a->tracker;
     int                 err = ENOMEM;
     for (int i = 0; i < 3 && err != 0; i++)
-        err = os_remap_shared(a->fd, a->data_off, a->tracked, a->data_size, PROT_READ);
+        err = object_remap_shared(a, a->data_off, a->tracked, a->data_size, PROT_READ);
     t->unprotected = err != 0;
     if (err != 0)
         return; /* the flags still say what is; the next step tries again before it begins */
@@ -192,14 +192,14 @@ void view_reset(rcv_arena *a)
 bool view_make_private(rcv_arena *a, uint32_t page, bool whole)
 {
     struct rcv_tracker *t = a->tracker;
-    if (!whole && os_remap_private(a->fd, page_off(a, page), page_view(a, page), t->page_size) == 0)
+    if (!whole && object_remap_private(a, page_off(a, page), page_view(a, page), t->page_size) == 0)
         return true;
     /* One mapping over all the others needs no further entry. */
-    if (os_remap_private(a->fd, a->data_off, a->tracked, a->data_size) == 0) {
+    if (object_remap_private(a, a->data_off, a->tracked, a->data_size) == 0) {
         t->private_view = true;
         return true;
     }
-    if (!whole || os_remap_private(a->fd, page_off(a, page), page_view(a, page), t->page_size) != 0)
+    if (!whole || object_remap_private(a, page_off(a, page), page_view(a, page), t->page_size) != 0)
         return false;
     t->private_view = true; /* in part only: view_reset() is right for that, too */
     return true;
@@ -211,7 +211,7 @@ void view_mend(rcv_arena *a)
     bool                whole = t->private_view || t->n_claims > STRAY_CLAIMS;
     for (uint32_t i = 0; i < t->n_claims && !whole; i++) {
         uint32_t page = page_of_off(a, t->claims[i].page);
-        whole = os_remap_shared(a->fd, page_off(a, page), page_view(a, page), t->page_size, PROT_READ) != 0;
+        whole = object_remap_shared(a, page_off(a, page), page_view(a, page), t->page_size, PROT_READ) != 0;
     }
     if (whole)
         view_reset(a);
