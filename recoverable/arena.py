@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import gc
 import os
+import stat
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,6 +24,7 @@ from recoverable.errors import (
     ArenaFullError,
     ArenaNotFoundError,
     ArenaOptionError,
+    ArenaPermissionError,
     RecoverableError,
     TransactionClosedError,
     TransactionError,
@@ -137,6 +139,7 @@ class Arena(ArenaBase):
             ArenaNotFoundError: There is none, and `create` is false.
             ArenaFullError: `/dev/shm` is too small or has no room.
             ArenaPermissionError: It belongs to another user.
+            ArenaSystemError: Something else than a file has its place in `/dev/shm`.
             ArenaVersionError: Another format has made it.
             ArenaCorruptError: It is damaged.
             ArenaBusyError: Another process holds it for longer than `busy_timeout`.
@@ -266,6 +269,16 @@ class Arena(ArenaBase):
         return self._segment.name
 
     @property
+    def orphaned(self) -> bool:
+        """Whether its name no longer leads to it: it was unlinked, or replaced by another arena of that name.
+
+        All that this process does in it goes on as before, but a process that opens the name now gets another arena. A
+        health check that asks this takes such a worker out of service. Looks it up each time, in about a microsecond.
+        """
+        self._check()
+        return _core.orphaned(self._segment.address)
+
+    @property
     def size(self) -> int:
         """The ceiling of its data, in bytes."""
         return self._segment.size
@@ -352,9 +365,11 @@ class Arena(ArenaBase):
     def stats(self) -> Stats:
         """Return the counters of the arena and of this process's use of it."""
         self._check()
+        numbers: dict[str, Any] = _core.stats(self._segment.address)
+        numbers["orphaned"] = bool(numbers["orphaned"])
         self._report_found()
         spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
-        return Stats(**_core.stats(self._segment.address), hot_spots=spots, faults=_core.fault_struck())
+        return Stats(**numbers, hot_spots=spots, faults=_core.fault_struck())
 
     @property
     def profiles(self) -> bool:
@@ -415,11 +430,13 @@ class Arena(ArenaBase):
             events.arena_recovered(self.name, report, found="attaching")
 
     def _report_found(self) -> None:
-        """Write an event for what steps have found: work of a dead process, undone; raw writes that were taken back."""
+        """Write an event for what steps have found: work of a dead process, undone; raw writes that were taken back; no name."""
         if _core.take_repair(self._segment.address) and (report := self.recovered) is not None:
             events.arena_recovered(self.name, report, found="running")
         if _core.strays_pending(self._segment.address):
             events.write_stray(self.name, [page for page, _ in _core.take_strays(self._segment.address)])
+        if _core.take_orphan(self._segment.address):
+            events.arena_orphaned(self.name)
 
     def _unlink_own(self) -> None:
         """Unlink the name if it still is this arena's."""
@@ -465,6 +482,13 @@ def open_copy(name: str, fd: int) -> Arena:
 def _map(name: str, fd: int, asked: int | None, create: bool, **options: Any) -> Segment:
     """Make or attach the segment behind `fd`, whose file lock is held. A failure leaves no object that it made."""
     status = os.fstat(fd)
+    if status.st_uid != os.geteuid():  # first: what failed below is unlinked where it is empty
+        raise ArenaPermissionError(
+            f"arena {name!r} belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}. Nothing was "
+            "opened or changed. Run as that user, or choose another name."
+        )
+    if stat.S_IMODE(status.st_mode) != _shm.MODE:
+        os.fchmod(fd, _shm.MODE)
     empty = create and status.st_size == 0  # new, or of somebody who died before giving it a size: nobody's data
     try:
         size = asked or 0

@@ -35,6 +35,7 @@ __all__ = [
     "arena_created",
     "arena_full",
     "arena_not_closed",
+    "arena_orphaned",
     "arena_recovered",
     "committed_wanted",
     "fault_injected",
@@ -170,6 +171,19 @@ def arena_corrupt(name: str, handler: str, detail: str) -> None:
 def arena_not_closed(name: str, detail: str) -> None:
     """Tell that an arena could not be closed at shutdown; its state is safe, its memory stays mapped."""
     _log().warning("arena.not_closed", arena=name, detail=detail)
+
+
+def arena_orphaned(name: str) -> None:
+    """Tell, once in a process, that the arena's name does not lead to it any more."""
+    _log().error(
+        "arena.orphaned",
+        arena=name,
+        detail=(
+            f"/dev/shm/recoverable.{name} was removed or replaced while this process has it open. Its state is sound and "
+            "requests go on, but whoever opens the name now gets another arena, and what is committed here is lost when "
+            "the last process closes it. Take these workers out of service, save the state if it matters, restart them"
+        ),
+    )
 
 
 def write_stray(name: str, offsets: list[int]) -> None:

@@ -25,7 +25,7 @@ except ImportError as error:
         "recoverable.metrics needs prometheus_client, which is not installed: pip install 'recoverable[prometheus]'"
     ) from error
 
-from recoverable import _registry, policy
+from recoverable import _registry, events, policy
 from recoverable._native import _core
 from recoverable._native.runtime import BOUNDS, meter
 
@@ -62,6 +62,7 @@ _GAUGES: Final = (
     ("overhead_bytes", "overhead", "Memory behind everything but data: tables, undo log, shadows."),
     ("hot_pages", "hot_pages", "Pages in the estimated writable working set."),
     ("processes", "processes", "Processes that have the arena open."),
+    ("orphaned", "orphaned", "1: its name no longer leads to it, so that others who open it get another arena."),
     ("profiled_handlers", "profiles", "Handlers of this process whose raw writes have a profile."),
     ("raw_buffers", "raw_buffers", "Raw buffers of this process: array views, memoryviews."),
     ("transactions_in_flight", "in_flight", "Transactions of this process that have not ended."),
@@ -171,6 +172,8 @@ class _Collector:
         with _registry.lock:  # a scrape in another thread: no arena is closed meanwhile
             for segment in _registry.all_open():
                 families.add_arena(segment.name, _core.stats(segment.address))
+                if _core.take_orphan(segment.address):
+                    events.arena_orphaned(segment.name)
                 tallies = segment.native.read_tallies()
                 for handler, tally in tallies.items():
                     families.add_handler([segment.name, OTHER if handler is None else handler], tally)

@@ -64,6 +64,7 @@ class Stats:
         recoveries: How often a dead process's step was undone.
         hot_pages: Pages in the estimated writable working set.
         processes: Processes attached now.
+        orphaned: Whether its name no longer leads to it, as `arena.orphaned`.
         transactions: Transactions of this process that touched the arena.
         commits: Those that committed.
         rollbacks: Those that rolled back.
@@ -104,6 +105,7 @@ class Stats:
     recoveries: int
     hot_pages: int
     processes: int
+    orphaned: bool
     transactions: int
     commits: int
     rollbacks: int

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from recoverable import Arena
 from recoverable._native import _core
 from recoverable._options import human_size
+from recoverable.cli import _outside
 from recoverable.cli._outside import SHARED
 from recoverable.errors import RecoverableError
 
@@ -22,6 +23,7 @@ __all__ = [
     "examine",
     "map_count",
     "memory_limit",
+    "orphans",
     "page_size",
     "remove_ipc",
     "segv_handlers",
@@ -67,6 +69,7 @@ def examine() -> list[Finding]:
         segv_handlers(caught),
         address_space(resource.getrlimit(resource.RLIMIT_AS)[0]),
         remove_ipc(os.getuid(), Path("/run/systemd/system").exists(), _logind(Path("/etc/systemd"))),
+        orphans(_deleted_maps(Path("/proc")), _outside.names()),
         trial(),
     ]
 
@@ -181,6 +184,30 @@ def remove_ipc(uid: int, systemd: bool, setting: str | None) -> Finding:
     )
 
 
+def orphans(found: list[tuple[int, str]], there: list[str]) -> Finding:
+    """Judge arenas whose name was removed while processes have them open.
+
+    Args:
+        found: Process and name, of each such arena that a process has mapped.
+        there: The names that lead to an arena now.
+    """
+    what = "orphaned arenas"
+    if not found:
+        return Finding("ok", what, "none in the processes that this user may look into")
+    parts = []
+    for name in dict.fromkeys(name for _, name in found):
+        pids = ", ".join(str(pid) for pid, other in found if other == name)
+        parts.append(f"{name} in {pids}" + (" beside a new arena of that name" if name in there else ""))
+    return Finding(
+        "bad",
+        what,
+        f"removed or replaced under running processes: {'; '.join(parts)}",
+        "processes that open the name get another arena, and what these commit is lost when they end: stop them, save "
+        "their state if it matters, start them again (docs: deployment, When the name is lost); then see who removes "
+        "files of /dev/shm (RemoveIPC, a cleaner of temporary files, recoverable rm --force)",
+    )
+
+
 def trial() -> Finding:
     """Make a small arena, write to it and roll back; what faults and copies cost is measured when it is made."""
     what = "trial"
@@ -210,9 +237,24 @@ class _Undo(Exception):
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return None
+
+
+_DELETED: Final = re.compile(r"\s/dev/shm/recoverable\.(\S+) \(deleted\)$", re.MULTILINE)
+
+
+def _deleted_maps(proc: Path) -> list[tuple[int, str]]:
+    """Return the processes that have an arena mapped whose name is gone, and that name, as far as we may look."""
+    own = os.getpid()
+    pids = sorted(int(path.name) for path in proc.iterdir() if path.name.isdigit()) if proc.is_dir() else []
+    return [
+        (pid, name)
+        for pid in pids
+        if pid != own
+        for name in sorted(set(_DELETED.findall(_text(proc / str(pid) / "maps") or "")))
+    ]
 
 
 def _number(text: str | None, base: int = 10) -> int | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from recoverable import _shm
 from recoverable._native import _core
 from recoverable._options import parse_name
 from recoverable.errors import ArenaNotFoundError, ArenaPermissionError, ArenaSystemError
@@ -108,14 +109,18 @@ def opened(name: str) -> Iterator[int]:
         ArenaOptionError: It can't be the name of one.
         ArenaNotFoundError: There is none.
         ArenaPermissionError: It belongs to another user.
+        ArenaSystemError: What has its place is no regular file.
     """
     path = SHARED / f"{_PREFIX}{parse_name(name)}"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        _shm.check_kind(name, path.lstat().st_mode)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise ArenaNotFoundError(f"there is no arena named {name!r}; `recoverable ls` lists those that exist") from None
     except PermissionError:
         raise ArenaPermissionError(f"arena {name!r} belongs to another user; run as that one") from None
+    except ArenaSystemError:
+        raise
     except OSError as error:
         raise ArenaSystemError(error.errno or 0, f"arena {name!r} can't be opened: {error.strerror}") from None
     try:
