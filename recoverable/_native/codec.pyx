@@ -1,15 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The codec: which Python values an arena can hold, and how they look to the core.
 
-`None bool int float str bytes` are the core's own; the others go through recoverable.codecs. Text is UTF-8; lone surrogates
-are kept ("surrogatepass").
+`None bool int float str bytes` are the core's own; the others go through recoverable.codecs, and so do subclasses of these,
+whose methods are not asked. Text is UTF-8; lone surrogates are kept ("surrogatepass").
 """
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_FromDouble
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact, PyFloat_FromDouble
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_FromLongLong
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact, PyLong_FromLongLong
+from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from recoverable._native.core cimport *
@@ -34,6 +34,9 @@ cdef enum:
     KEY_NONE = 6
     KEY_CUSTOM = 7
 
+cdef enum:
+    DEEPEST = 1000 # containers in each other that are stored at once: each takes the processor's stack
+
 cdef object MOST_FLOAT = int(1.7976931348623157e308)
 
 _HOW = ("nothing was stored; register_codec() teaches arenas an immutable type of yours, "
@@ -41,7 +44,7 @@ _HOW = ("nothing was stored; register_codec() teaches arenas an immutable type o
 
 
 cdef object text_bytes(object text, const uint8_t **ptr, uint64_t *size):
-    """Point at the UTF-8 of a str, or of a subclass (StrEnum). Returns what must stay alive meanwhile."""
+    """Point at the UTF-8 of a str, not a subclass. Returns what must stay alive meanwhile."""
     cdef Py_ssize_t n = 0
     cdef const char *utf8 = PyUnicode_AsUTF8AndSize(text, &n)
     if utf8 == NULL:
@@ -85,7 +88,7 @@ cdef object encode(object value, rcv_value *out):
         out.tag = RCV_T_TRUE
     elif value is False:
         out.tag = RCV_T_FALSE
-    elif isinstance(value, int):
+    elif PyLong_CheckExact(value):
         out.word = <uint64_t>PyLong_AsLongLongAndOverflow(value, &overflow)
         out.tag = RCV_T_INT
         if overflow:
@@ -94,14 +97,14 @@ cdef object encode(object value, rcv_value *out):
             out.ptr = <const uint8_t *>PyBytes_AS_STRING(kept)
             out.len = PyBytes_GET_SIZE(kept)
             return kept
-    elif isinstance(value, str):
+    elif PyUnicode_CheckExact(value):
         out.tag = RCV_T_STR
         return text_bytes(value, &out.ptr, &out.len)
-    elif isinstance(value, float):
+    elif PyFloat_CheckExact(value):
         out.tag = RCV_T_FLOAT
         number = PyFloat_AS_DOUBLE(value)
         memcpy(&out.word, &number, 8)
-    elif isinstance(value, bytes):
+    elif PyBytes_CheckExact(value):
         out.tag = RCV_T_BYTES
         out.ptr = <const uint8_t *>PyBytes_AS_STRING(value)
         out.len = PyBytes_GET_SIZE(value)
@@ -110,6 +113,9 @@ cdef object encode(object value, rcv_value *out):
     else:
         packed = tuple_bytes(value)
         if packed is None:
+            plain = _codecs.plain(value)
+            if plain is not value and plain is not None: # of a subclass
+                return encode(plain, out)
             packed = _codecs.pack(value)
         out.tag = 0
         if packed is not None:
@@ -133,6 +139,9 @@ cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out
     kept = encode(value, out)
     if out.tag != 0:
         return kept
+    if arena.planting == DEEPEST:
+        raise RecursionError(f"a value with more than {DEEPEST} containers in each other can't be stored at once; nothing was "
+                             "stored: store the outer ones first, and each of the inner ones in the one around it")
     cdef Container child = None
     if isinstance(value, Container):
         child = <Container>value
@@ -144,7 +153,11 @@ cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out
         else:
             raise unsupported(value)
     out.tag = RCV_T_REF
-    child.plant(arena, t, planted, &out.word)
+    arena.planting += 1
+    try:
+        child.plant(arena, t, planted, &out.word)
+    finally:
+        arena.planting -= 1
     return child
 
 
@@ -267,11 +280,11 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
     if late.text == <PyObject *>key: # `d[k] += 1` brings it twice, field names come again and again
         out.key = late.key
         return key
-    if isinstance(key, str):
+    if PyUnicode_CheckExact(key):
         kept = text_bytes(key, &out.key.ptr, &size)
         out.key.kind = KEY_STR
         out.key.tag = RCV_T_STR
-    elif isinstance(key, int):
+    elif PyLong_CheckExact(key) or key is True or key is False:
         out.word = PyLong_AsLongLongAndOverflow(key, &overflow)
         out.key.kind = KEY_INT
         out.key.tag = RCV_T_INT
@@ -285,12 +298,12 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
             out.key.tag = RCV_T_BIGINT
             out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(kept)
             size = PyBytes_GET_SIZE(kept)
-    elif isinstance(key, bytes):
+    elif PyBytes_CheckExact(key):
         out.key.kind = KEY_BYTES
         out.key.tag = RCV_T_BYTES
         out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(key)
         size = PyBytes_GET_SIZE(key)
-    elif isinstance(key, float):
+    elif PyFloat_CheckExact(key):
         number = PyFloat_AS_DOUBLE(key)
         if key.is_integer():
             kept = encode_key(arena, int(key), out)
@@ -308,6 +321,9 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
         kept = tuple_bytes(key, True)
         if kept is not None:
             return custom_key(arena, kept, out)
+        plain = _codecs.plain(key)
+        if plain is not key and plain is not None: # of a subclass
+            return encode_key(arena, plain, out)
         kept = _codecs.pack_key(key)
         if kept is not None:
             if kept[0] in (3, 4): # a Decimal that an int or a float equals is their key
@@ -362,4 +378,9 @@ cdef object decode_key(const rcv_value *key):
 
 def unsupported(value: object) -> TypeError:
     """Return the error for a value that can't be stored: names the way out."""
-    return TypeError(f"a value of type {type(value).__name__!r} can't be stored in an arena: {_HOW}")
+    if type(value) is tuple:
+        for item in value:
+            if _codecs.pack(item) is None:
+                return unsupported(item)
+    how = "nothing was stored; store its .item()" if type(value).__module__ == "numpy" and hasattr(value, "item") else _HOW
+    return TypeError(f"a value of type {type(value).__name__!r} can't be stored in an arena: {how}")

@@ -33,6 +33,7 @@ cdef class NativeArena:
     cdef int attention # not 0: it is closed, or its writes are watched; what begin() asks instead of `closed`
     cdef public object public
     cdef readonly Py_ssize_t views
+    cdef int planting # containers in each other that are being stored: describe()
     cdef object __weakref__
     cdef Container _root
     cdef dict tallies # what meter() has counted: Tally by handler, the rest under None

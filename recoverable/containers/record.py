@@ -154,7 +154,7 @@ class Record(RecordHandle, metaclass=_RecordType):
         if isinstance(value, allowed):
             return value
         if float in allowed and isinstance(value, int):
-            return float(value)
+            return int.__float__(value)
         wanted = dict(zip(cls._schema.names, cls._schema.types, strict=True))[name]
         raise TypeError(f"{cls.__name__}.{name} is {wanted}, not {type(value).__name__}; nothing was written")
 
