@@ -6,7 +6,7 @@ from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, done, fail, gate
 
 cdef enum:
-    DEEPEST = 1000 # levels of nesting that a path shows
+    DEEPEST = 100 # levels of nesting that a path shows
 
 
 cdef object field_name(NativeArena arena, rcv_off record, uint64_t slot):
@@ -26,7 +26,7 @@ cdef object field_name(NativeArena arena, rcv_off record, uint64_t slot):
 
 
 def path_of(NativeArena arena not None, unsigned long long offset, unsigned long long id) -> str | None:
-    """Return where a container hangs, as text: root["a"]["b"]; None when it is gone."""
+    """Return where a container hangs, as text: root["a"]["b"], root[...]["y"]["z"] in great depth; None when it is gone."""
     cdef rcv_txn *t
     cdef rcv_off parent = 0, slot = 0, at = offset, ignored = 0
     cdef uint64_t seen = 0
@@ -49,7 +49,7 @@ def path_of(NativeArena arena not None, unsigned long long offset, unsigned long
             else:
                 parts.append("[?]") # positions move: a List does not keep them
             at = parent
-        return None
+        return "root[...]" + "".join(reversed(parts))
     finally:
         done(arena, t)
 

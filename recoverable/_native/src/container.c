@@ -5,7 +5,7 @@
  */
 #include "internal.h"
 
-#define DEPTH_LIMIT 100000u /* of nesting: a longer chain of parents is a cycle, so damage */
+#define OUTSIDE UINT64_MAX /* the serial of reads outside transactions; their epoch is the number of the last commit */
 
 static const uint16_t sizes[] = {
     [RCV_K_DICT] = sizeof(struct rcv_dict),       [RCV_K_SET] = sizeof(struct rcv_dict),
@@ -48,6 +48,62 @@ static int stale(void)
     return rcv_raise(RCV_ERR_STALE, 0, "its container was deleted, replaced, or rolled back");
 }
 
+/* -- lineage: what a container lies in ------------------------------------------------------------------------
+ *
+ * A container is there as long as nothing above it is cut off, so whoever uses one depends on all of these. Walking up at
+ * each use would make a deep tree slow, and each read makes a new handle; so the last few containers found sound are kept, with
+ * the transaction and its epoch then, and a walk ends at one of them. Descending, that is the parent: one step. Outside
+ * transactions what has been found holds until the next commit. */
+
+static struct rcv_sound *lineage_place(rcv_arena *a, rcv_off off)
+{
+    return &a->sound[off * UINT64_C(0x9e3779b97f4a7c15) >> 58];
+}
+
+_Static_assert(RCV_SOUND == 1u << (64 - 58), "lineage_place() uses all of them");
+
+static bool lineage_known(rcv_arena *a, rcv_off off, uint64_t serial, uint64_t epoch)
+{
+    const struct rcv_sound *s = lineage_place(a, off);
+    return s->off == off && s->serial == serial && s->epoch == epoch;
+}
+
+static void lineage_keep(rcv_arena *a, rcv_off off, uint64_t serial, uint64_t epoch)
+{
+    *lineage_place(a, off) = (struct rcv_sound){.off = off, .serial = serial, .epoch = epoch};
+}
+
+/* container_lineage -- see internal.h. A ring of parents is damage, found as Brent does: comparing with where it was at the
+ * last power of two. */
+int container_lineage(rcv_arena *a, rcv_txn *t, rcv_off start)
+{
+    const rcv_off  root = rcv_root(a), system = rcv_system(a);
+    const uint64_t serial = t ? t->serial : OUTSIDE;
+    const uint64_t epoch = t ? t->epoch : atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
+    rcv_off        off = start, before = 0;
+    for (uint64_t steps = 0; !lineage_known(a, off, serial, epoch); steps++) {
+        const struct rcv_container *c = container_at(a, off, 0);
+        if (unlikely(c == NULL))
+            return seg_corrupt(a, "a container's parent at %llu is none", (unsigned long long)off);
+        if (c->flags & RCV_DETACHED)
+            return stale();
+        int rc = t ? stamp_read(t, off, c->id, RCV_UNIT_IDENTITY, 0) : 0;
+        if (rc)
+            return rc;
+        if (off == root || off == system)
+            break;
+        if ((steps & (steps - 1)) == 0)
+            before = off;
+        off = c->parent;
+        if (off == 0)
+            return stale();
+        if (unlikely(off == before))
+            return seg_corrupt(a, "the container at %llu lies in itself", (unsigned long long)off);
+    }
+    lineage_keep(a, start, serial, epoch);
+    return 0;
+}
+
 /* container_adopt -- hang a container that hangs nowhere into `parent` at `slot`. */
 int container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot)
 {
@@ -80,8 +136,11 @@ int container_detach(rcv_txn *t, rcv_off child)
         rc = intent_add(t, RCV_I_RECLAIM, child, 0);
     if (rc)
         return rc;
+    bool known = lineage_known(t->arena, c->parent, t->serial, t->epoch);
     c->flags |= RCV_DETACHED;
     t->epoch++;
+    if (known) /* nothing above the cut has changed */
+        lineage_keep(t->arena, c->parent, t->serial, t->epoch);
     return 0;
 }
 
@@ -104,30 +163,12 @@ int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h)
     c = container_at(a, h->off, 0);
     if (unlikely(c == NULL || c->id != h->id))
         return stale();
-    rcv_off off = h->off, root = rcv_root(a), system = rcv_system(a);
-    for (uint32_t depth = 0; depth < DEPTH_LIMIT; depth++) {
-        if (c->flags & RCV_DETACHED)
-            return stale();
-        if (t != NULL) {
-            int rc = stamp_read(t, off, c->id, RCV_UNIT_IDENTITY, 0);
-            if (rc)
-                return rc;
-        }
-        if (off == root || off == system) {
-            if (t != NULL) {
-                h->serial = t->serial;
-                h->epoch = t->epoch;
-            }
-            return 0;
-        }
-        off = c->parent;
-        if (off == 0)
-            return stale();
-        c = container_at(a, off, 0);
-        if (unlikely(c == NULL))
-            return seg_corrupt(a, "a container's parent at %llu is none", (unsigned long long)off);
+    int rc = container_lineage(a, t, h->off);
+    if (rc == 0 && t != NULL) {
+        h->serial = t->serial;
+        h->epoch = t->epoch;
     }
-    return seg_corrupt(a, "a container is nested %u deep", DEPTH_LIMIT);
+    return rc;
 }
 
 int rcv_begin(rcv_arena *a, void *context, int write, struct rcv_handle *h, rcv_txn **out)

@@ -116,6 +116,12 @@ struct rcv_logged { /* a range that txn_log() has logged in some epoch */
 };
 #define RCV_LOGGED 256u
 
+struct rcv_sound { /* a container found to hang from the root, by which transaction, and in which of its epochs: container.c */
+    rcv_off  off;
+    uint64_t serial, epoch;
+};
+#define RCV_SOUND 64u
+
 struct rcv_arena {
     struct rcv_header  *hdr;  /* core view: the whole segment, read-write, private to the library */
     uint8_t            *core; /* the same address */
@@ -157,6 +163,7 @@ struct rcv_arena {
     uint64_t            n_in_flight, serial;
     uint64_t            log_epoch; /* the last that any transaction has begun */
     struct rcv_logged   logged[RCV_LOGGED]; /* here and not in each transaction: only one is mounted, and its cache lines stay warm */
+    struct rcv_sound    sound[RCV_SOUND];
     rcv_txn            *pool; /* ended ones, kept for reuse */
     uint32_t            n_pool;
 
@@ -602,6 +609,9 @@ struct rcv_container *container_at(rcv_arena *a, rcv_off off, unsigned kind); /*
 int container_init(rcv_txn *t, rcv_off off, unsigned kind);                   /* fresh memory */
 int container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot); /* RCV_ERR_MISUSE if it has a parent */
 int container_detach(rcv_txn *t, rcv_off child);
+/* container_lineage -- is it there: are it and all it lies in not cut off? `t`: it has read the identity of each, once an epoch.
+ * RCV_ERR_STALE, RCV_ERR_CORRUPT; NULL: a read outside transactions, lock held. */
+int container_lineage(rcv_arena *a, rcv_txn *t, rcv_off off);
 uint64_t container_size(unsigned kind);
 
 /* -- table.c: a growing table of words --------------------------------------------------------------------------- */
