@@ -4,6 +4,8 @@ from typing import Any, ClassVar
 
 from recoverable._native.runtime import Container
 
+def is_index(key: object) -> bool: ...
+
 class RawBuffer:
     def __len__(self) -> int: ...
 

@@ -2,7 +2,8 @@
 """Array's native half: items by announced access, memory by raw buffers."""
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.number cimport PyNumber_AsSsize_t
+from cpython.long cimport PyLong_CheckExact
+from cpython.number cimport PyIndex_Check, PyNumber_AsSsize_t
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 from recoverable._native.core cimport *
@@ -222,7 +223,7 @@ cdef class ArrayHandle(Container):
         """Is `key` an item, of one dimension, that has a struct code?"""
         if self.arena is not None:
             self.known()
-        return self.code != 0 and len(self.extents) == 1 and not isinstance(key, (slice, tuple))
+        return self.code != 0 and len(self.extents) == 1 and (PyLong_CheckExact(key) or is_index(key))
 
     def __getitem__(self, key):
         return self._get_scalar(key) if self.is_scalar(key) else self._get(key)
@@ -352,6 +353,11 @@ cdef class ArrayHandle(Container):
         return NotImplemented
 
     __hash__ = None
+
+
+cpdef bint is_index(object key) except -1:
+    """Is it one position: an int, or what stands for one? A bool is a mask, an array of numbers a list of positions."""
+    return PyIndex_Check(key) and not isinstance(key, bool) and not getattr(key, "ndim", 0)
 
 
 cdef bint fits(char code, int64_t value):

@@ -36,7 +36,7 @@ cdef class CounterHandle(Container):
         cdef rcv_txn *t
         cdef int64_t amount = index(n)
         if self.arena is None:
-            self.waiting = <object>self.waiting + n # as Python integers: an overflow raises
+            self.waiting = <object>self.waiting + <object>amount # as Python integers: an overflow raises
             return
         begin(self, True, &t)
         rc = rcv_counter_add(t, self.h.off, amount)

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from recoverable._native.array import ArrayHandle
+from recoverable._native.array import ArrayHandle, is_index
 from recoverable._native.runtime import register_container
 from recoverable.containers.dtype import item_type, numpy, numpy_dtype
+from recoverable.containers.whole import whole
 
 __all__ = ["Array"]
 
@@ -44,7 +45,12 @@ class Array(ArrayHandle):
         np = numpy()
         source: Any = None
         if np is not None and isinstance(shape, np.ndarray):
-            source = shape if dtype is None else shape.astype(np.dtype(dtype))
+            if isinstance(shape, np.ma.MaskedArray):
+                raise TypeError(
+                    "an Array can't keep the mask of a masked array; nothing was made: store its .filled(...), or .data and .mask"
+                )
+            source = np.ndarray.view(shape, np.ndarray)  # a subclass may have methods of its own
+            source = source if dtype is None else source.astype(np.dtype(dtype))
             dtype, shape = source.dtype, source.shape
         elif isinstance(shape, (list, range)):
             source = list(shape)
@@ -88,6 +94,11 @@ class Array(ArrayHandle):
         """The numpy dtype of an item; without numpy its type string, such as "<f8"."""
         self._know()
         return self._dtype if numpy() is None else numpy_dtype(self._dtype)
+
+    @property
+    def size(self) -> int:
+        """How many items."""
+        return _product(self.shape)
 
     @property
     def ndim(self) -> int:
@@ -140,8 +151,12 @@ class Array(ArrayHandle):
         block[...] = value
         places, raw = picked.ravel(), block.tobytes()
         starts = np.flatnonzero(np.diff(places, prepend=places[:1] - 2) != 1)
-        for first, last in zip(starts, [*starts[1:], len(places)], strict=True):
-            self._write(int(places[first]) * self.itemsize, raw[first * self.itemsize : last * self.itemsize])
+        self._write(0, b"")  # raises where nothing can be written
+        if not len(places):
+            return
+        with whole(self):
+            for first, last in zip(starts, [*starts[1:], len(places)], strict=True):
+                self._write(int(places[first]) * self.itemsize, raw[first * self.itemsize : last * self.itemsize])
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
@@ -219,6 +234,8 @@ class Array(ArrayHandle):
     def _span(self, key: Any) -> tuple[int, tuple[int, ...]] | None:
         """Return (first item, shape) where `key` picks one contiguous piece, else None."""
         parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, slice) or is_index(part) for part in parts):
+            return None
         if len(parts) > len(self.shape):
             raise IndexError(f"{len(parts)} indices for an Array of {len(self.shape)} dimensions")
         at, rest = 0, list(self.shape)
@@ -229,8 +246,6 @@ class Array(ArrayHandle):
                 if step != 1 or any(p != slice(None) for p in parts[depth + 1 :]):
                     return None
                 return at + start * _product(rest), (max(0, stop - start), *rest)
-            if not hasattr(part, "__index__") or isinstance(part, bool):
-                return None
             i = operator.index(part)
             i += extent if i < 0 else 0
             if not 0 <= i < extent:

@@ -53,20 +53,15 @@ class Dict(DictHandle[K, V]):
         return _Items(self)
 
     def update(self, other: Any = (), /, **kwargs: Any) -> None:
-        """Set every key of a mapping or of an iterable of pairs; a failure sets none."""
-        if isinstance(other, Mapping):
-            pairs = list(other.items())
-        elif hasattr(other, "keys"):
-            pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118 -- dict.update's own protocol
-        else:
-            pairs = [(key, value) for key, value in other]
-        pairs += kwargs.items()
+        """Set every key of a mapping or of an iterable of pairs, as dict.update() does; a failure sets none."""
+        fresh: dict[Any, Any] = {}
+        fresh.update(other, **kwargs)  # dict's own ways to ask: whatever it takes of a MultiDict, say, is what we take
         if self._arena is None:
-            for key, value in pairs:
+            for key, value in fresh.items():
                 self[key] = value
-        elif pairs:
+        elif fresh:
             with whole(self):
-                for key, value in pairs:
+                for key, value in fresh.items():
                     self[key] = value
 
     def copy(self) -> Dict[K, V]:
