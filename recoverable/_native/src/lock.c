@@ -185,7 +185,7 @@ static int __attribute__((noinline)) lock_slow(rcv_arena *a, uint64_t me, bool d
 
 /* join_after_fork -- a forked child's first use: a slot of its own, under the flock, before it touches the lock; a
  * process that is not in the table may find the lock being made anew. RCV_ERR_AGAIN: somebody is attaching. */
-static int join_after_fork(rcv_arena *a)
+static int __attribute__((noinline)) join_after_fork(rcv_arena *a)
 {
     int own = -1; /* the arena's description is shared with the parent, and so would be its flock */
     int err = object_open(a, &own);

@@ -79,7 +79,7 @@ static struct rcv_place *next_place(rcv_arena *a, uint64_t *ticket, bool hungry)
     for (unsigned i = 0; i < RCV_PLACES; i++) {
         struct rcv_place *p = &a->hdr->queue[i];
         uint64_t          t = atomic_load_explicit(&p->ticket, memory_order_relaxed);
-        if (t <= *ticket || t >= least || (hungry && !(atomic_load(&p->hungry) && atomic_load(&p->passed) != 0)))
+        if (t <= *ticket || t >= least || (hungry && !(atomic_load(&p->hungry) && atomic_load(&p->passed) >= 2)))
             continue;
         first = p;
         least = t;
