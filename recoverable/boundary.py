@@ -21,7 +21,7 @@ from recoverable import events, policy
 from recoverable._native.runtime import NativeArena, StepDriver, Transaction, set_driver_helpers
 from recoverable._timelimit import TimeLimit
 from recoverable.callbacks import run_hooks
-from recoverable.errors import RecoverableError, TransactionError
+from recoverable.errors import RecoverableError, TransactionError, _Doomed
 from recoverable.transaction import conflict_error, running_loop, tell_of_arena
 
 __all__ = ["Call", "again", "coroutine", "returned", "run", "run_inside"]
@@ -160,7 +160,7 @@ async def _go_on(call: Call[T], options: policy.Options, transaction: Transactio
             if isinstance(failure, RecoverableError) and cause is not None and not isinstance(cause, Exception):
                 failure, then = cause, "raise"  # doomed while it was being cancelled or closed: that must not be lost
             elif transaction.conflicted and _cancelled():
-                failure, then = asyncio.CancelledError(), "raise"  # its `finally` met the conflict
+                failure, then = await _cancellation(), "raise"  # its `finally` met the conflict
             elif transaction.conflicted:
                 conflicts += 1
                 why = None if conflicts > options.max_conflicts else policy.why_no_rerun(args)
@@ -208,6 +208,15 @@ def _cancelled() -> bool:
     """Tell whether somebody has asked the running task to end."""
     task = None if running_loop() is None else asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def _cancellation() -> asyncio.CancelledError:
+    """Return the cancellation of the running task: the one that has not been delivered yet, lest it come twice."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError as error:
+        return error
+    return asyncio.CancelledError()
 
 
 async def returned(
@@ -258,11 +267,13 @@ def _report(transaction: Transaction, failure: BaseException | None, request_id:
         kind = None
     elif transaction.limit is not None and transaction.limit.expired and isinstance(failure, asyncio.CancelledError):
         kind = "TimeoutError"
+    elif isinstance(failure, _Doomed):
+        kind = "ConflictError"  # of the transaction around it
     else:
         kind = type(failure).__qualname__
     expected = (
         failure is None
-        or isinstance(failure, (asyncio.CancelledError, GeneratorExit))  # or finalised while suspended
+        or isinstance(failure, (asyncio.CancelledError, GeneratorExit, _Doomed))  # or finalised while suspended
         or policy.is_answer(failure)
     )
     # Who cancels or answers knows why. What leaves an independent part is in the event of the whole, or caught on its way.

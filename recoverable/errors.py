@@ -10,6 +10,9 @@ exception. Nothing else in the project maps codes.
 
 from __future__ import annotations
 
+import asyncio
+import sys
+
 __all__ = [
     "ArenaBusyError",
     "ArenaCorruptError",
@@ -148,8 +151,22 @@ class _Doomed(BaseException):
     """Stops a handler whose transaction can only roll back.
 
     It is not an `Exception`, so that a handler's own `except Exception` does not swallow it; and if something does, the
-    next access raises it again. The boundary turns it into a re-run or into a `ConflictError`: users never see it.
+    next access raises it again. The boundary turns it into a re-run or into a `ConflictError`, a task that is a part of the
+    transaction too: nobody outside of the transaction ever sees it.
     """
+
+
+def without_doomed(error: BaseException) -> BaseException:
+    """Return what is raised in place of an exception that is, or has in it, a `_Doomed` of another run."""
+    rest: BaseException | None = error
+    if isinstance(error, BaseExceptionGroup):
+        rest = error.split(_Doomed)[1]
+    elif isinstance(error, _Doomed):
+        rest = None
+    return rest or ConflictError(
+        "what stops a run that has met a conflict was kept, by `except BaseException`, and raised again where no run had met "
+        "one; this one has been rolled back. Let it pass, or raise it on at once"
+    )
 
 
 # `enum rcv_error` in recoverable.h, in its order.
@@ -171,6 +188,20 @@ _KINDS: dict[int, type[BaseException]] = {
 }
 
 
+def outside_by_wait_for() -> str:
+    """Return what a `NoTransactionError` adds in a task that `asyncio.wait_for` has made, as it does before Python 3.12."""
+    if sys.version_info >= (3, 12) or asyncio._get_running_loop() is None or (task := asyncio.current_task()) is None:
+        return ""
+    # There is no public way to ask; what it waits with is a callback of the task.
+    ends = [getattr(callback, "func", None) for callback, _ in getattr(task, "_callbacks", None) or ()]
+    if getattr(asyncio.tasks, "_release_waiter", task) not in ends:
+        return ""
+    return (
+        ". Here asyncio.wait_for() has made the task: before Python 3.12 it runs what it waits for in a task of its own, "
+        "outside of the caller's transaction. Use recoverable.wait_for(), which does not"
+    )
+
+
 def error_from(code: int, text: str, errno: int = 0) -> BaseException:
     """Build the exception for a code of the C core.
 
@@ -186,7 +217,7 @@ def error_from(code: int, text: str, errno: int = 0) -> BaseException:
         return ArenaSystemError(errno, text)
     kind = _KINDS.get(code)
     if kind is not None:
-        return kind(text)
+        return kind(text + outside_by_wait_for() if code == _NOTXN else text)
     name = {_AGAIN: "RCV_ERR_AGAIN", _BUG: "RCV_ERR_BUG"}.get(code, f"code {code}")
     return InternalError(
         f"{text} ({name}). This is a bug in recoverable: the transaction has not been committed. "

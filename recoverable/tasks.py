@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Coroutine, Generator
+import sys
+from collections.abc import Awaitable, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recoverable._native.runtime import Transaction, current_transaction, part
-from recoverable.errors import _Doomed
+from recoverable.errors import ConflictError, _Doomed
 
 __all__ = ["TaskGroup", "gather", "wait_for"]
 
@@ -38,6 +39,8 @@ async def gather(*aws: Awaitable[Any], return_exceptions: bool = False) -> list[
         Their results, in the order of `aws`.
     """
     transaction = current_transaction()
+    task = asyncio.current_task()
+    cancels = 0 if task is None else task.cancelling()
     tasks: dict[int, asyncio.Future[Any]] = {}
     for aw in aws:
         if id(aw) not in tasks:
@@ -45,16 +48,26 @@ async def gather(*aws: Awaitable[Any], return_exceptions: bool = False) -> list[
     try:
         results = await asyncio.gather(*(tasks[id(aw)] for aw in aws), return_exceptions=return_exceptions)
     except GeneratorExit:  # nothing can be awaited any more
-        for task in tasks.values():
-            task.cancel()
+        for started in tasks.values():
+            started.cancel()
         raise
-    except BaseException:
+    except BaseException as error:
         await _end(tasks.values())
+        if transaction is None:
+            raise
+        if isinstance(error, Exception) and task is not None and task.cancelling() > cancels:
+            raise asyncio.CancelledError from error  # it came together with the error, which asyncio.gather() prefers
+        _stop(transaction, [error])
         raise
-    for result in results:
-        if isinstance(result, _Doomed):
-            raise result
+    if transaction is not None and return_exceptions:
+        _stop(transaction, results)
     return results
+
+
+def _stop(transaction: Transaction, ends: Iterable[Any]) -> None:
+    """Stop the handler, too, where a part has ended with the conflict that has doomed their transaction."""
+    if transaction.state == "doomed" and any(isinstance(end, (ConflictError, _Doomed)) for end in ends):
+        raise _Doomed("a part of this transaction has met a conflict; it can only roll back") from None
 
 
 def _start(aw: Awaitable[Any], transaction: Transaction | None) -> asyncio.Future[Any]:
@@ -71,7 +84,13 @@ def _closed_at_its_end(task: asyncio.Task[T], aw: object) -> asyncio.Task[T]:
 
 
 async def _run(aw: Awaitable[T], transaction: Transaction) -> T:
-    return await part(aw if asyncio.iscoroutine(aw) else _await(aw), transaction)
+    try:
+        return await part(aw if asyncio.iscoroutine(aw) else _await(aw), transaction)
+    except _Doomed:  # the task may be awaited by anybody
+        raise ConflictError(
+            "this task was a part of a transaction that has read what another has changed since; the transaction is rolled "
+            "back, with what the task had written. Leave running it again to its handler"
+        ) from None
 
 
 async def _await(aw: Awaitable[T]) -> T:
@@ -123,16 +142,23 @@ class TaskGroup(asyncio.TaskGroup):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Up to Python 3.12 a task that fails while its group waits here cancels the group's own task, which the group
+        # Before Python 3.13 a task that fails while its group waits here cancels the group's own task, which the group
         # never takes back. That would look as if the request were being cancelled, and keep it from being run again.
         task = asyncio.current_task()
         assert task is not None
         requested, cancels = self._cancel_requested(), task.cancelling()
         try:
             await super().__aexit__(kind, error, trace)
-        except BaseExceptionGroup:
-            if not requested and self._cancel_requested() and task.cancelling() > cancels:
+        except BaseExceptionGroup as group:
+            if (
+                sys.version_info < (3, 13)
+                and not requested
+                and self._cancel_requested()
+                and task.cancelling() > cancels
+            ):
                 task.uncancel()
+            if self._transaction is not None:
+                _stop(self._transaction, group.exceptions)
             raise
 
     def _cancel_requested(self) -> bool:

@@ -37,6 +37,8 @@ from recoverable.errors import (
     NoTransactionError,
     TransactionError,
     _Doomed,
+    outside_by_wait_for,
+    without_doomed,
 )
 
 if TYPE_CHECKING:
@@ -129,6 +131,8 @@ def _end(
             ) from error
         return
     native = transaction.arena
+    stopped = isinstance(error, _Doomed)
+    ours = stopped and transaction.state == "doomed"
     try:
         if failed is not None:
             raise failed
@@ -147,8 +151,10 @@ def _end(
             native.public._report_found()
     if error is None:
         run_hooks_now(transaction)
-    elif isinstance(error, _Doomed):
+    elif ours:
         raise conflict_error(transaction, 1) from None
+    elif stopped:
+        raise without_doomed(error) from None
     else:
         tell_of_arena(transaction, error)
 
@@ -198,7 +204,8 @@ def _current(call: str) -> Transaction:
     if transaction is None:
         raise NoTransactionError(
             f"recoverable.{call} needs a running transaction, and there is none here. Nothing was done. Use it inside "
-            "a @recoverable handler, arena.run() or `with arena.transaction():`; a task spawned there is outside."
+            f"a @recoverable handler, arena.run() or `with arena.transaction():`; a task spawned there is "
+            f"outside{outside_by_wait_for()}."
         )
     return transaction
 

@@ -90,7 +90,7 @@ cdef class StepDriver:
             value = kind() if isinstance(kind, type) else kind
         if traceback is not None:
             value = value.with_traceback(traceback)
-        if not isinstance(value, Exception):
+        if interrupts(value):
             self.cancelled = value
         result = self.step(None, value)
         return stop(result) if self.finished else result
@@ -218,13 +218,15 @@ cdef class StepDriver:
         self.t.conflicted = doom == RCV_ERR_CONFLICT
         if isinstance(cause, BaseExceptionGroup): # of a TaskGroup whose tasks were stopped
             cause = cause.split(_errors._Doomed)[1]
-        if cause is not None and not isinstance(cause, (Exception, _errors._Doomed)):
+        if interrupts(cause):
             self.cancelled = cause
         self.t.cause = cause_of_code(doom)
         self.t.rollback()
         self.stay_cancelled()
         if isinstance(cause, _errors._Doomed):
             cause = cause.__cause__
+        elif isinstance(cause, _cancelled_error): # of a part, say: nobody has cancelled this task, so it is no end
+            cause = None
         if self.t.conflicted:
             raise self.conflict() from cause
         if doom == RCV_ERR_FULL:
@@ -262,12 +264,20 @@ cdef class StepDriver:
         try:
             commit = self.decide is None or self.decide(result, None)
         except BaseException as failed:
-            self.t.rollback(failed)
+            self.decided(failed)
             raise
         if not commit:
-            self.t.cause = BY_RESPONSE
-            self.t.rollback()
+            self.decided(None)
         return commit
+
+    cdef int decided(self, object failed) except -1:
+        """Not to commit, or by an exception: roll back, unless a read of decide() has found the transaction lost."""
+        if self.t.t != NULL and not self.t.arena.closed and rcv_txn_state(self.t.t) == RCV_DOOMED:
+            self.lost(failed)
+        if failed is None:
+            self.t.cause = BY_RESPONSE
+        self.t.rollback(failed)
+        return 0
 
     cdef int finish_commit(self) except -1:
         try:
@@ -281,19 +291,20 @@ cdef class StepDriver:
 
     cdef bint ended_with_error(self, object error) except -1:
         """True where this is to be committed all the same; else it has been rolled back, and the error is raised."""
-        if self.t.t == NULL or self.t.arena.closed:
-            raise error
-        if rcv_txn_state(self.t.t) == RCV_DOOMED:
+        cdef bint ended = self.t.t == NULL or self.t.arena.closed
+        if not ended and rcv_txn_state(self.t.t) == RCV_DOOMED:
             self.lost(error)
-        if isinstance(error, _errors._Doomed): # somebody else's: of another arena, of the one around it, or raised again
+        if isinstance(error, (_errors._Doomed, BaseExceptionGroup)):
             self.t.rollback(error)
+            raise _errors.without_doomed(error) # what stopped another run was kept, and raised again
+        if ended:
             raise error
         commit = False
         if rcv_txn_touched(self.t.t) and self.decide is not None:
             try:
                 commit = self.decide(None, error)
             except BaseException as failed:
-                self.t.rollback(failed)
+                self.decided(failed)
                 raise
         if not commit:
             self.t.rollback(error)
@@ -325,6 +336,15 @@ def first_run(NativeArena arena not None, str handler not None, coroutine not No
         coroutine.close()
         raise
     return StepDriver(coroutine, t, decide)
+
+
+cdef object _cancelled_error
+from asyncio import CancelledError as _cancelled_error
+
+
+cdef bint interrupts(object error) except -1:
+    """Does it stop the handler from outside: a cancellation, a KeyboardInterrupt, the end of the coroutine?"""
+    return error is not None and not isinstance(error, (Exception, _errors._Doomed, BaseExceptionGroup))
 
 
 cdef bint is_cancelled() except -1:

@@ -191,6 +191,53 @@ async def test_wait_for_is_inside_and_ends_in_time(arena: Arena) -> None:
     assert arena.root["d"].to_python() == {"in time": 2, "no limit": 2}
 
 
+async def test_asyncios_own_wait_for(arena: Arena) -> None:
+    """It is inside where it makes no task; before Python 3.12 it makes one, and the error of a write says what to use."""
+
+    async def helper() -> None:
+        await put(arena, "helped")
+
+    async def deeper() -> None:
+        await asyncio.sleep(0)
+        recoverable.after_commit(print)
+
+    async def handler(function: Any) -> None:
+        await asyncio.wait_for(function(), 5)
+
+    await arena.run(lambda: asyncio.wait_for(helper(), None))
+    assert arena.root["d"].to_python() == {"helped": 2}
+    with arena.transaction():
+        arena.root["d"].clear()
+    for function in (helper, deeper):
+        if sys.version_info >= (3, 12):
+            await arena.run(handler, function)
+            continue
+        with pytest.raises(
+            NoTransactionError, match=r"asyncio\.wait_for\(\) has made .* Use recoverable\.wait_for\(\)"
+        ):
+            await arena.run(handler, function)
+
+        async def ours(function: Any = function) -> None:
+            await recoverable.wait_for(function(), 5)
+
+        await arena.run(ours)
+    assert arena.root["d"].to_python() == {"helped": 2}
+
+
+async def test_an_error_in_another_task_does_not_name_wait_for(arena: Arena) -> None:
+    """Only the task that it has made is told of it."""
+
+    async def write() -> None:
+        await put(arena, "x")
+
+    with pytest.raises(NoTransactionError) as raised:
+        await arena.run(lambda: asyncio.create_task(write()))
+    assert "has made" not in str(raised.value)
+    with pytest.raises(NoTransactionError) as raised:
+        arena.root["n"] = 1
+    assert "has made" not in str(raised.value)
+
+
 @pytest.mark.parametrize("together", [group, gathered])
 async def test_a_conflict_in_a_part_runs_the_handler_again(arena: Arena, together: Any) -> None:
     """A part that meets another's commit stops, its siblings too, and the whole handler is run again."""
