@@ -347,6 +347,11 @@ def unpack(data: bytes) -> Any:
         CodecError: its codec is not registered here.
         ArenaCorruptError: these are no such bytes.
     """
+    if len(data) >= _LENGTH.size and data[0] != _TUPLE:
+        tag, length = _LENGTH.unpack_from(data)
+        if length != len(data) - _LENGTH.size:
+            raise _damaged()
+        return _value(tag, data[_LENGTH.size :])
     # Where each tuple that is being read ends, and its items so far: a stack of our own, so that no depth is too much.
     inside: list[tuple[int, list[Any]]] = [(len(data), [])]
     at = 0
