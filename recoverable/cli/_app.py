@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,11 +77,22 @@ def run(arguments: list[str] | None = None) -> int:
         return _failed(str(error), next((code for kind, code in _CODES if isinstance(error, kind)), MACHINE))
     except OSError as error:
         return _failed(f"{error.filename or 'a system call'}: {error.strerror}", MACHINE)
+    except MemoryError:
+        return _failed(
+            "this process got no more memory. Nothing was changed; ask for less, or raise its limit", MACHINE
+        )
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        return _failed(
+            f"{type(error).__name__}: {error} ({where}). This is a bug in recoverable: please report it", BUG
+        )
     return code if isinstance(code, int) else 0
 
 
 def _failed(message: str, code: int) -> int:
-    click.echo(f"recoverable: {' '.join(message.split())}", err=True)
+    line = f"recoverable: {' '.join(message.split())}"
+    click.echo(line.encode(errors="backslashreplace").decode(), err=True)
     return code
 
 

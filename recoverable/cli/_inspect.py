@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from recoverable._native.runtime import Container
 from recoverable.containers import Array, Counter, Deque, Dict, List, Record, Set
 from recoverable.containers.record import _stored
-from recoverable.errors import ArenaBusyError, RecoverableError, StaleReferenceError
+from recoverable.errors import ArenaBusyError, ArenaCorruptError, RecoverableError, StaleReferenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -183,21 +183,35 @@ def look(source: Copy | Live, steps: Sequence[Step], *, depth: int = 1, offset: 
 
     Raises:
         PathError: Nothing lies there.
+        ArenaCorruptError: What lies there is damaged.
     """
+    try:
+        node = _look_at_all(source, steps, depth, offset, limit)
+        for _, item in node.rows():
+            if isinstance(item.handle, Container):
+                with contextlib.suppress(StaleReferenceError, ArenaCorruptError):  # what could be read is shown
+                    item.memory = source.memory(item.handle)
+    except RecoverableError:
+        raise
+    except Exception as error:  # a key that is listed and can't be found, a codec's bytes that are none, ...
+        raise ArenaCorruptError(
+            f"what lies there can't be read ({type(error).__name__}: {error}): the arena is damaged. It was left as it is; "
+            "recoverable verify tells more, and a longer path may lead past the damage"
+        ) from error
+    return node
+
+
+def _look_at_all(source: Copy | Live, steps: Sequence[Step], depth: int, offset: int, limit: int) -> Node:
+    """Read all of it at one moment, or, where servers commit too fast for that, each page at one."""
 
     def all_of_it() -> Node:
         return _look(source, *_find(source, steps), depth, offset, limit)
 
     try:
-        node = source.at_one_moment(all_of_it, patience=_WHOLE)
+        return source.at_one_moment(all_of_it, patience=_WHOLE)
     except ArenaBusyError:
         path, value = source.at_one_moment(lambda: _find(source, steps))
-        node = _look(source, path, value, depth, offset, limit)
-    for _, item in node.rows():
-        if isinstance(item.handle, Container):
-            with contextlib.suppress(StaleReferenceError):
-                item.memory = source.memory(item.handle)
-    return node
+        return _look(source, path, value, depth, offset, limit)
 
 
 def _find(source: Copy | Live, steps: Sequence[Step]) -> tuple[str, Any]:

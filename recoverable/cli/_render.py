@@ -45,8 +45,8 @@ def show(what: RenderableType) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line of the result."""
-    click.echo(text)
+    """Write a line of the result; half a surrogate pair, which no encoding has, as its escape, which JSON reads as well."""
+    click.echo(text.encode(errors="backslashreplace").decode())
 
 
 def write_json(value: Any) -> None:
