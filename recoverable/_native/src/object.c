@@ -167,7 +167,7 @@ int rcv_orphaned(rcv_arena *a)
     return orphaned;
 }
 
-/* rcv_news -- see recoverable.h. Every run of a handler asks: six instructions, but for the look twice a second. */
+/* rcv_news -- see recoverable.h. Every run of a handler asks: a dozen instructions, but for the look twice a second. */
 int rcv_news(rcv_arena *a)
 {
     uint64_t now = os_ticks();
