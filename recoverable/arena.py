@@ -232,6 +232,7 @@ class Arena(ArenaBase):
         Raises:
             TransactionError: Raw buffers of it are alive, or this is inside one of its transactions. It stays open.
         """
+        callbacks.abandon()  # which calls user code, so not under the lock
         with _registry.lock:
             if self._closed:
                 return
@@ -241,7 +242,6 @@ class Arena(ArenaBase):
                 if self.native.public is self:
                     self.native.public = others[0]
             else:
-                callbacks.abandon()
                 self._report_found()
                 segment.close()
             segment.arenas[:] = others

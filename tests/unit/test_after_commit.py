@@ -449,7 +449,6 @@ def test_a_loop_that_is_closed_under_them_is_told(arena: Arena, log: list[dict[s
         assert (seen, failures(log)) == ([], [])
         if notice == "close":
             Arena.open(arena.name).close()
-            callbacks.abandon()
         else:
 
             async def other() -> None:
