@@ -68,6 +68,11 @@ class TimeLimit:
             return False
         return self._task.uncancel() <= self._before
 
+    @property
+    def ended(self) -> bool:
+        """Whether `end` was called."""
+        return self._line is None
+
     def _expire(self) -> None:
         self.expired = True
         self._task.cancel()

@@ -111,7 +111,7 @@ cdef class StepDriver:
                 rcv_txn_rollback(self.t.t)
         cur.txn = NULL if self.part else self.t.t
         cur.context = rcv_context()
-        cur.owner = NULL if self.part else <void *>self.t
+        cur.owner = NULL if self.part or self.t.left else <void *>self.t
         try:
             self.coroutine.close()
         finally:
@@ -135,14 +135,17 @@ cdef class StepDriver:
         cdef object result
         cur.txn = self.t.t
         cur.context = rcv_context()
-        cur.owner = <void *>self.t
+        cur.owner = NULL if self.t.left else <void *>self.t
         self.running = True
+        if before.owner != NULL and before.context == cur.context and not self.part:
+            self.t.around = <Transaction>before.owner
+        self.t.parts += self.part
         try:
             if self.part and self.t.t == NULL and error is None:
                 error = _errors.TransactionClosedError(
                     "the transaction that this task was a part of has ended; nothing of what follows was done: await what "
                     "recoverable.gather() or TaskGroup started before the handler returns")
-            elif not self.waiting and not self.t.arena.closed and rcv_raw_count(self.t.arena.a) != 0:
+            elif not self.waiting and not self.t.left and not self.t.arena.closed and rcv_raw_count(self.t.arena.a) != 0:
                 # Raw writes are possible: they must find the transaction mounted, touched or not.
                 try:
                     self.t.mount()
@@ -176,10 +179,10 @@ cdef class StepDriver:
                         "the block is rolled back: await before or after it")
                     continue
                 self.finished = True
-                if self.part:
+                if self.part or self.t.left:
                     self.suspend()
                     if how == PYGEN_ERROR:
-                        raise failed
+                        raise failed if self.part else _errors.without_doomed(failed)
                     return result
                 if self.waiting:
                     if how == PYGEN_ERROR: # cancelled, say
@@ -206,7 +209,11 @@ cdef class StepDriver:
                 return result
         finally:
             self.running = False
+            self.t.parts -= self.part
             cur[0] = before
+            if self.t.around is not None and self.t.around.left: # in this step: it is none any more
+                cur.txn = NULL
+                cur.owner = NULL
 
     cdef void suspend(self) noexcept:
         if self.t.t != NULL and not self.t.arena.closed and rcv_txn_mounted(self.t.t):
@@ -214,7 +221,7 @@ cdef class StepDriver:
 
     cdef int lost(self, object cause) except -1:
         """The transaction was doomed, whatever the handler made of it: roll back and say why."""
-        cdef int doom = rcv_txn_doom_code(self.t.t)
+        cdef int doom = self.t.early or rcv_txn_doom_code(self.t.t)
         self.t.conflicted = doom == RCV_ERR_CONFLICT
         if isinstance(cause, BaseExceptionGroup): # of a TaskGroup whose tasks were stopped
             cause = cause.split(_errors._Doomed)[1]
@@ -256,7 +263,7 @@ cdef class StepDriver:
             if self.t.t == NULL:
                 raise _errors.TransactionClosedError("the transaction was ended inside its handler; the arena holds committed state")
             closed_error(self.t.arena)
-        if rcv_txn_state(self.t.t) == RCV_DOOMED:
+        if self.t.early or rcv_txn_state(self.t.t) == RCV_DOOMED:
             self.lost(None)
         if not rcv_txn_touched(self.t.t):
             self.t.end(COMMITTED) # nothing to decide about
@@ -292,7 +299,7 @@ cdef class StepDriver:
     cdef bint ended_with_error(self, object error) except -1:
         """True where this is to be committed all the same; else it has been rolled back, and the error is raised."""
         cdef bint ended = self.t.t == NULL or self.t.arena.closed
-        if not ended and rcv_txn_state(self.t.t) == RCV_DOOMED:
+        if not ended and (self.t.early or rcv_txn_state(self.t.t) == RCV_DOOMED):
             self.lost(error)
         if isinstance(error, (_errors._Doomed, BaseExceptionGroup)):
             self.t.rollback(error)
@@ -328,10 +335,11 @@ def part(coroutine, Transaction transaction not None):
     return driver
 
 
-def first_run(NativeArena arena not None, str handler not None, coroutine not None, decide):
-    """Return StepDriver(coroutine, Transaction(arena, handler, False), decide)."""
+def first_run(NativeArena arena not None, str handler not None, coroutine not None, decide, tuple args, dict kwargs):
+    """Return StepDriver(coroutine, Transaction(arena, handler, False), decide) for a coroutine function's arguments."""
     try:
         t = new_transaction(arena, handler, False)
+        t.request = request_before(args, kwargs)
     except BaseException:
         coroutine.close()
         raise
@@ -345,6 +353,29 @@ from asyncio import CancelledError as _cancelled_error
 cdef bint interrupts(object error) except -1:
     """Does it stop the handler from outside: a cancellation, a KeyboardInterrupt, the end of the coroutine?"""
     return error is not None and not isinstance(error, (Exception, _errors._Doomed, BaseExceptionGroup))
+
+
+def transactions_here():
+    """Return the transactions that the running code is in, the innermost first, for commit_early().
+
+    Raises:
+        TransactionError: one of them can't be committed while its coroutine goes on.
+    """
+    cdef rcv_current_s *cur = rcv_current()
+    cdef list found = []
+    if cur.owner == NULL or cur.context != rcv_context():
+        return found
+    cdef Transaction t = <Transaction>cur.owner
+    while t is not None and not t.left:
+        where = ("a savepoint, an edit or a transaction block" if t.one_step or t.open_blocks else
+                 "a task that is a part of it" if t.parts else "an independent transaction" if t.parent is not None else None)
+        if where is not None:
+            raise _errors.TransactionError(
+                f"the transaction of {t.handler!r} can't be committed inside {where}; nothing was committed, and it goes on: "
+                "do this in the handler's own task and transaction")
+        found.append(t)
+        t = t.around
+    return found
 
 
 cdef bint is_cancelled() except -1:

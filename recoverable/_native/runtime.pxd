@@ -62,6 +62,11 @@ cdef class Transaction:
     cdef readonly bint conflicted
     cdef readonly bint privileged
     cdef readonly Transaction parent
+    cdef readonly Transaction around # the one that was current when its driver took a step: of another arena, or its parent
+    cdef public object request # as it was before all its runs: a RequestBefore, or None
+    cdef readonly bint left # it was committed early: the coroutine has gone on without it
+    cdef int early # what the commit failed with that was to be early
+    cdef int parts # steps of parts of it that are running
     cdef str _ended
     cdef bint _touched, _wrote
     cdef rcv_txn_report kept

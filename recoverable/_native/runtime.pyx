@@ -480,6 +480,20 @@ cdef class Transaction:
         if rc:
             self.commit_failed(rc)
 
+    def commit_early(self) -> None:
+        """Commit while its coroutine goes on, from here on outside of it. What fails is for its driver to end."""
+        self.check()
+        cdef int rc = self.try_commit()
+        if rc:
+            if rcv_txn_state(self.t) != RCV_ACTIVE:
+                self.early = rc
+            fail(rc)
+        self.left = True
+        cdef rcv_current_s *cur = rcv_current()
+        if cur.owner == <void *>self:
+            cur.txn = NULL
+            cur.owner = NULL
+
     def rollback(self, error=None) -> None:
         """Undo all its writes, because of an error. Never fails; a no-op when it has ended."""
         if self.t == NULL or self.arena.closed:
@@ -585,4 +599,5 @@ def current_transaction(arena: NativeArena | None = None):
 
 include "tally.pxi"
 include "block.pxi"
+include "request.pxi"
 include "driver.pxi"
