@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import inspect
 import os
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
@@ -42,7 +43,9 @@ GRACE: Final = 10.0
 
 
 def name_of(fn: object) -> str:
-    """Return what messages call a function."""
+    """Return what messages call a function, a partial of one, or an object that is called."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
     return getattr(fn, "__qualname__", None) or type(fn).__qualname__
 
 

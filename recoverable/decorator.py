@@ -16,6 +16,7 @@ from recoverable import _registry, boundary, policy
 from recoverable._native.runtime import current_transaction, first_run
 from recoverable._timelimit import TimeLimit
 from recoverable.arena import Arena
+from recoverable.callbacks import name_of
 from recoverable.events import committed_wanted
 
 __all__ = ["recoverable"]
@@ -58,7 +59,8 @@ def recoverable(
 ) -> Any:
     """Run a coroutine function as one transaction: all of its writes commit when it returns, or none if it fails.
 
-    Works on coroutine functions, on aiohttp handlers and on `web.View` methods, with and without options.
+    Works on coroutine functions, on aiohttp handlers and on `web.View` methods, with and without options; also on a
+    `functools.partial` of one, and on an object whose `__call__` is one.
 
     Args:
         fn: The coroutine function; left out in `@recoverable(...)`.
@@ -99,33 +101,37 @@ def recoverable(
     return functools.partial(_wrap, arena=arena, options=chosen)
 
 
-def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Handler[P, T]:
-    if not inspect.iscoroutinefunction(fn):
-        what = getattr(fn, "__qualname__", None) or repr(fn)
+def _wrap(fn: Any, arena: Arena | None, options: policy.Options) -> Any:
+    if isinstance(fn, (staticmethod, classmethod)):
+        return type(fn)(_wrap(fn.__func__, arena, options))
+    if isinstance(fn, functools.partialmethod):
+        return functools.partialmethod(_wrap(fn.func, arena, options), *fn.args, **fn.keywords)
+    handler = name_of(fn)
+    if not boundary.is_coroutine_function(fn):
         if isinstance(fn, type):
             hint = "decorate its methods (`async def get(self)`), not the class"
         elif inspect.isasyncgenfunction(fn):
             hint = "an async generator has no end to commit at; decorate the coroutine function that uses it"
         else:
             hint = "write it with `async def`, or use `with arena.transaction():` inside a plain function"
-        raise TypeError(f"@recoverable needs a coroutine function, and {what} is none: {hint}")
+        raise TypeError(f"@recoverable needs a coroutine function, and {handler} is none: {hint}")
     policy.discover()
-    handler = fn.__qualname__
     state, decide, seconds = _registry.state, options.decide, options.timeout
 
-    @functools.wraps(fn)
-    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+    # A callable object has attributes of its own, which are not the wrapper's.
+    @functools.wraps(fn, updated=("__dict__",) if inspect.isroutine(fn) else ())
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
         if arena is not None:
             native = arena.native
         else:
-            native = state.only or _registry.resolve(policy.arena_of(args), handler)
+            native = state.only or _registry.resolve(policy.arena_of(args, kwargs), handler)
         outer = current_transaction(native)
         if outer is not None:
             if not options.independent:
                 return await fn(*args, **kwargs)
             return await boundary.run_inside(outer, boundary.Call(native, handler, fn, args, kwargs, options))
-        run = first_run(native, handler, fn(*args, **kwargs), decide)
-        if native.asks_route and (route := policy.route_of(args)) is not None:
+        run = first_run(native, handler, fn(*args, **kwargs), decide, args, kwargs)
+        if native.asks_route and (route := policy.route_of(run.transaction.request)) is not None:
             run.transaction.came_by(route)
         limit = None
         if seconds is not None:
@@ -138,7 +144,7 @@ def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Ha
             if limit is not None:
                 limit.end()
             if not run.quiet or (run.wrote and committed_wanted()):
-                await boundary.returned(run.transaction, args, options, result, None)
+                await boundary.returned(run.transaction, options, result, None)
             return result
         try:
             call = boundary.Call(native, handler, fn, args, kwargs, options)
@@ -146,4 +152,5 @@ def _wrap(fn: Handler[P, T], arena: Arena | None, options: policy.Options) -> Ha
         finally:
             del failure  # its traceback refers to this frame
 
+    wrapper.__qualname__ = handler  # a partial or a callable object has none
     return wrapper
