@@ -1,4 +1,4 @@
-"""recoverable on aiohttp: `setup(app, arena)`, or the middleware alone. The only file that imports aiohttp.
+"""recoverable on aiohttp: `setup(app, arena)`, or the middleware alone. What it needs of aiohttp's inside is in _aiohttp.py.
 
 The middleware is the outermost one: a handler's transaction has ended before it sees the response, and a failure of
 ours becomes a response here, whatever other middlewares make of exceptions:
@@ -8,10 +8,10 @@ ours becomes a response here, whatever other middlewares make of exceptions:
 | `ArenaFullError` | 507 Insufficient Storage |
 | `ConflictError` after the last run, `ArenaBusyError` | 503 Service Unavailable, with `Retry-After` |
 
-Everything else passes as it is. A request is run again with what it came with: a body that was read with `read()`,
-`text()`, `json()` or `post()` can be read again. A body that was streamed is gone, and a response whose headers have
-left can't be taken back: such a request is not run again. In the second case its connection is closed, since the client
-has half an answer.
+Everything else passes as it is. A request is run again as it came: a body that was read with `read()`, `text()`, `json()`
+or `post()` can be read again, and what the run before put on the request is gone. A body that was streamed is gone, and a
+response that has begun to leave can't be taken back: such a request is not run again. In the second case its connection is
+closed, since the client has half an answer.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aiohttp import web
+from aiosignal import Signal
 
-from recoverable import _registry, boundary, callbacks, events, policy
+from recoverable import _aiohttp, _registry, boundary, callbacks, events, policy
+from recoverable._aiohttp import running
+from recoverable._native.runtime import RequestBefore, Running, current_transaction, find_request
 from recoverable.arena import Arena
 from recoverable.errors import ArenaBusyError, ArenaFullError, ArenaOptionError, ConflictError, TransactionError
 
@@ -39,10 +42,6 @@ Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 #: Where `setup` stores the arena: `request.app[recoverable.aiohttp.arena_key]`.
 arena_key: Final = web.AppKey("arena_key", Arena)
 
-# aiohttp 3.14 warns about plain text here, earlier versions have nothing else.
-_OF_REQUEST: Final[Any] = (
-    web.RequestKey("recoverable.arena", Arena) if hasattr(web, "RequestKey") else "recoverable.arena"
-)
 _RETRY_AFTER: Final = "1"  # seconds
 _ROUTE: Final = 39  # characters that a working set keeps of its route: both the method and the end of the path
 
@@ -58,14 +57,16 @@ def setup(
 ) -> None:
     """Make an application's handlers use the arena, and close it after the last of them on shutdown.
 
-    Call it after the application's own middlewares and clean-up callbacks are added where those need the arena: the
-    middleware goes in front of all that are there, and the arena is closed after all clean-up callbacks that are there.
+    Call it after the application's own middlewares are added where those need the arena: ours goes in front of all that are
+    there. The arena is closed after all clean-up callbacks, those of sub-applications and those that are added later too.
 
     Args:
-        app: The application; sub-applications find the arena through it.
+        app: The application; sub-applications find the arena through it. One that is set up on the same arena as well is
+            part of the same transaction.
         arena: An open arena.
         protect: "decorated" runs as transactions only what is decorated with `@recoverable`. "all" does so with every
-            request, other middlewares included, except WebSocket upgrades: those live long, and a message is the unit.
+            request, other middlewares included. A WebSocket's transaction ends in `WebSocketResponse.prepare()`, which
+            commits it: a connection lives long, and a message is the unit.
         faults: What is to go wrong at random, as text or as rules (docs/faults.md); by default what the environment variable
             `RECOVERABLE_FAULTS` says, if anything.
         allow_faults: Whether that may be: this is not production.
@@ -97,7 +98,7 @@ def setup(
     app[arena_key] = arena
     app.middlewares.insert(0, outermost)  # type: ignore[arg-type]  # its own alias says the same in other words
     app.on_cleanup.insert(0, _finish)
-    app.on_cleanup.append(_close)
+    app.on_cleanup.__class__ = _ClosingLast
 
 
 def middleware(arena: Arena, *, protect: Literal["decorated", "all"] = "decorated") -> Middleware:
@@ -137,21 +138,29 @@ def _middleware(arena: Arena, protect: str, *, from_app: bool) -> Middleware:
 
     @web.middleware
     async def recoverable_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not from_app:
-            request[_OF_REQUEST] = arena
-        if policy.watch_handler is not None:
-            handler = policy.watch_handler(request, _name(request), request.match_info.handler, handler)
+        outer = running.get()
+        token = running.set(here := Running(request, arena, every))
+        # of an application around this one, which answers for the library's failures and has these faults already
+        inside = outer is not None and _aiohttp.same(outer.request, request)
         try:
-            if every and not _is_upgrade(request):
-                call = boundary.Call(arena.native, _name(request), _call, (handler, request), {}, policy.DEFAULT)
-                return await boundary.run(call)
-            return await handler(request)
+            if policy.watch_handler is not None and not inside:
+                handler = policy.watch_handler(request, _name(request), request.match_info.handler, handler)
+            if not every or (inside and current_transaction(arena.native) is not None):
+                return await handler(request)
+            call = boundary.Call(arena.native, _name(request), _call, (handler, request), {}, policy.DEFAULT)
+            return await boundary.run(call)
         except (ArenaFullError, ConflictError, ArenaBusyError) as error:
-            if request.writer.output_size > 0:
+            if inside:
+                raise
+            if not _aiohttp.drop_answer(request):
                 if request.transport is not None:
                     request.transport.close()
                 raise
             raise _answer(error) from error
+        finally:
+            here.request = None  # tasks that it has started may live on
+            if outer is not None:
+                running.reset(token)
 
     return recoverable_middleware
 
@@ -179,18 +188,26 @@ async def _call(handler: Handler, request: web.Request) -> web.StreamResponse:
 def _answer(error: BaseException) -> web.HTTPException:
     if isinstance(error, ArenaFullError):
         return web.HTTPInsufficientStorage(text="507: no room for this change; nothing was changed\n")
+    why = f" ({error.reason})" if isinstance(error, ConflictError) and error.reason else ""
     return web.HTTPServiceUnavailable(
-        text="503: too busy; nothing was changed, try again\n", headers={"Retry-After": _RETRY_AFTER}
+        text=f"503: too busy; nothing was changed, try again{why}\n", headers={"Retry-After": _RETRY_AFTER}
     )
 
 
-def _is_upgrade(request: web.Request) -> bool:
-    return request.headers.get("Upgrade", "").lower() == "websocket"
-
-
 def _name(request: web.Request) -> str:
-    handler = request.match_info.handler
-    return getattr(handler, "__qualname__", None) or type(handler).__qualname__
+    return callbacks.name_of(request.match_info.handler)
+
+
+class _ClosingLast(Signal[web.Application]):
+    """`app.on_cleanup` that closes the arena when all others have cleaned up, whenever they were added."""
+
+    __slots__ = ()  # it becomes the class of a signal that is there
+
+    async def send(self, app: web.Application) -> None:  # type: ignore[override]  # it has one argument
+        try:
+            await super().send(app)
+        finally:
+            await _close(app)
 
 
 async def _finish(app: web.Application) -> None:
@@ -213,20 +230,14 @@ class _Adapter:
     response = web.StreamResponse
     error = web.HTTPException
 
-    def find(self, args: tuple[Any, ...]) -> web.Request | None:
-        for arg in args[:2]:  # a handler's request, a View's self, a method's self and request
-            if isinstance(arg, web.Request):
-                return arg
-            if isinstance(arg, web.View):
-                return arg.request
-        return None
+    def arena(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
+        if (here := running.get()) is not None:
+            return here.arena  # type: ignore[no-any-return]
+        request = find_request(args, kwargs)
+        return request.config_dict.get(arena_key) if isinstance(request, web.Request) else None
 
-    def arena(self, request: web.Request) -> Arena | None:
-        found = request.get(_OF_REQUEST)
-        return found if found is not None else request.config_dict.get(arena_key)
-
-    def route(self, request: web.Request) -> str | None:
-        resource = request.match_info.route.resource
+    def route(self, request: web.BaseRequest) -> str | None:
+        resource = request.match_info.route.resource if isinstance(request, web.Request) else None
         if resource is None:  # there is no such page, say
             return None
         method, path = request.method, resource.canonical
@@ -234,23 +245,15 @@ class _Adapter:
             path = ".." + path[len(method) + 3 - _ROUTE :]
         return f"{method} {path}"
 
-    def request_id(self, request: web.Request) -> str | None:
+    def request_id(self, request: web.BaseRequest) -> str | None:
         given = request.headers.get("X-Request-ID", "")
         return given if 0 < len(given) <= 128 and given.isprintable() else None
 
-    def why_no_rerun(self, request: web.Request) -> str | None:
-        if request.writer.output_size > 0:
-            return "It can't be run again, because its response was being sent already; the connection is closed."
-        # aiohttp has no public word for these two: what read() and post() keep, and how far the body was consumed.
-        post = getattr(request, "_post", None)
-        if getattr(request, "_read_bytes", None) is None and post is None:
-            if getattr(request.content, "_cursor", 0):
-                return "It can't be run again, because its body was streamed; read it with read(), json() or post()."
-        elif post is not None:
-            for field in post.values():
-                if isinstance(field, web.FileField):
-                    field.file.seek(0)
-        return None
+    def restore(self, before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        return _aiohttp.restore(before, args, kwargs)
+
+    def answered(self, before: RequestBefore) -> bool:
+        return _aiohttp.is_sent(before)
 
 
 policy.use(_Adapter())

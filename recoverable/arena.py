@@ -317,7 +317,7 @@ class Arena(ArenaBase):
             return await async_fn(*args)
         policy.discover()
         fn, arguments = boundary.coroutine(async_fn, args)
-        call = boundary.Call(self.native, _name(async_fn), fn, arguments, {}, chosen)
+        call = boundary.Call(self.native, callbacks.name_of(async_fn), fn, arguments, {}, chosen)
         return await (boundary.run(call) if outer is None else boundary.run_inside(outer, call))
 
     @contextlib.contextmanager
@@ -517,10 +517,6 @@ def _map(name: str, fd: int, asked: int | None, create: bool, **options: Any) ->
         raise
     _registry.add(segment)
     return segment
-
-
-def _name(fn: object) -> str:
-    return getattr(fn, "__qualname__", None) or type(fn).__qualname__
 
 
 def _close_all() -> None:

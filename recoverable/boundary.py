@@ -11,6 +11,7 @@ timeout that fell into them would report a committed request as failed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import time
 import types
@@ -18,13 +19,30 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from recoverable import events, policy
-from recoverable._native.runtime import NativeArena, StepDriver, Transaction, set_driver_helpers
+from recoverable._native.runtime import (
+    NativeArena,
+    RequestBefore,
+    StepDriver,
+    Transaction,
+    request_before,
+    set_driver_helpers,
+    transactions_here,
+)
 from recoverable._timelimit import TimeLimit
 from recoverable.callbacks import run_hooks
 from recoverable.errors import RecoverableError, TransactionError, _Doomed
 from recoverable.transaction import conflict_error, running_loop, tell_of_arena
 
-__all__ = ["Call", "again", "coroutine", "returned", "run", "run_inside"]
+__all__ = [
+    "Call",
+    "again",
+    "commit_early",
+    "coroutine",
+    "is_coroutine_function",
+    "returned",
+    "run",
+    "run_inside",
+]
 
 T = TypeVar("T")
 Handler = Callable[..., Coroutine[Any, Any, T]]
@@ -37,7 +55,7 @@ class Call(NamedTuple, Generic[T]):
         native: The arena.
         handler: The handler's name in messages and events.
         fn: A coroutine function.
-        args: Its positional arguments; a web request is looked for among them.
+        args: Its positional arguments.
         kwargs: Its keyword arguments.
         options: Checked options.
     """
@@ -61,7 +79,7 @@ async def run(call: Call[T], parent: Transaction | None = None) -> T:
         What the last run returned, or the fallback's value.
     """
     native, handler, fn, args, kwargs, options = call
-    transaction = _begin(native, handler, args, parent)
+    transaction = _begin(native, handler, request_before(args, kwargs), parent)
     if options.timeout is not None:
         transaction.limit = TimeLimit(options.timeout)
     try:
@@ -70,7 +88,7 @@ async def run(call: Call[T], parent: Transaction | None = None) -> T:
         failure = error
     else:
         if transaction.touched or transaction.hooks is not None:
-            await returned(transaction, args, options, result, None)
+            await returned(transaction, options, result, None)
         elif transaction.limit is not None:
             transaction.limit.end()
         return result
@@ -94,10 +112,11 @@ async def run_inside(outer: Transaction, call: Call[T]) -> T:
 
 
 def _begin(
-    native: NativeArena, handler: str, args: tuple[Any, ...], parent: Transaction | None, attempt: int = 1
+    native: NativeArena, handler: str, request: RequestBefore | None, parent: Transaction | None, attempt: int = 1
 ) -> Transaction:
     transaction = Transaction(native, handler, False)
-    if native.asks_route and (route := policy.route_of(args)) is not None:
+    transaction.request = request
+    if native.asks_route and (route := policy.route_of(request)) is not None:
         transaction.came_by(route)
     if parent is not None:
         transaction.inside(parent)
@@ -105,10 +124,21 @@ def _begin(
     return transaction
 
 
+def is_coroutine_function(fn: object) -> bool:
+    """Return whether calling it gives a coroutine: a function, a partial of one, or an object that is called."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if isinstance(fn, type):
+        return False  # what it makes may be called, not it
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+        inspect.getattr_static(type(fn), "__call__", None)
+    )
+
+
 def coroutine(fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> tuple[Handler[T], tuple[Any, ...]]:
     """Return a coroutine function, and its arguments, for a callable that returns any kind of awaitable."""
-    if inspect.iscoroutinefunction(fn):
-        return fn, args
+    if is_coroutine_function(fn):
+        return fn, args  # type: ignore[return-value]
     return _call, (fn, *args)
 
 
@@ -124,13 +154,13 @@ async def again(call: Call[T], transaction: Transaction, failure: BaseException)
         try:
             return await _go_on(call, options.within or options, transaction, failure)
         except BaseException as error:
-            if limit is None:
+            if limit is None or limit.ended:  # ended: what it was for has been committed
                 raise
             failure = error
         if limit.end() and isinstance(failure, asyncio.CancelledError):
             failure = _late(call, failure)
         if options.fallback is not None and isinstance(failure, Exception) and not policy.is_answer(failure):
-            return await _fall_back(options, failure, call.args, call.kwargs)  # type: ignore[no-any-return]
+            return await _fall_back(call, options, transaction.request, failure)  # type: ignore[no-any-return]
         raise failure
     finally:
         del failure  # it refers to this frame
@@ -147,13 +177,16 @@ def _late(call: Call[Any], cancelled: asyncio.CancelledError) -> TimeoutError:
 
 async def _go_on(call: Call[T], options: policy.Options, transaction: Transaction, failure: BaseException) -> T:
     native, handler, fn, args, kwargs, _ = call
+    before = transaction.request
     conflicts = crashes = 0
     request_id: str | None = None
     try:
         while True:
+            if transaction.left:
+                raise failure
             if transaction.state == "committed" or (not transaction.touched and policy.is_answer(failure)):
                 if transaction.touched or transaction.hooks is not None:
-                    await returned(transaction, args, options, None, failure, request_id)
+                    await returned(transaction, options, None, failure, request_id)
                 raise failure
 
             cause = failure.__cause__
@@ -163,10 +196,12 @@ async def _go_on(call: Call[T], options: policy.Options, transaction: Transactio
                 failure, then = await _cancellation(), "raise"  # its `finally` met the conflict
             elif transaction.conflicted:
                 conflicts += 1
-                why = None if conflicts > options.max_conflicts else policy.why_no_rerun(args)
-                if conflicts <= options.max_conflicts and why is None:
+                why = policy.why_no_rerun(before, args, kwargs)
+                if conflicts > options.max_conflicts:
+                    why = None
+                elif why is None:
                     then = "rerun"
-                else:
+                if conflicts > options.max_conflicts or why is not None:
                     then = "raise" if options.fallback is None else "fallback"
                     failure = conflict_error(transaction, transaction.attempt, why)
             else:
@@ -174,22 +209,22 @@ async def _go_on(call: Call[T], options: policy.Options, transaction: Transactio
                 then = policy.after_crash(failure, options, crashes)
                 if then == "retry" and _cancelled():
                     then = "raise"  # the crash came of the cancellation; another run would lose it
-                elif then == "retry" and policy.why_no_rerun(args) is not None:
+                elif then == "retry" and policy.why_no_rerun(before, args, kwargs) is not None:
                     then = "raise" if options.fallback is None else "fallback"
 
             if not transaction.conflicted:
                 tell_of_arena(transaction, failure)
             if transaction.touched or then != "raise":
-                request_id = request_id or policy.request_id(args)
+                request_id = request_id or policy.request_id(transaction.request)
                 _report(transaction, failure, request_id, then)
 
             if then == "raise":
                 raise failure
             if then == "fallback":
-                return await _fall_back(options, failure, args, kwargs)  # type: ignore[no-any-return]
+                return await _fall_back(call, options, before, failure)  # type: ignore[no-any-return]
 
             limit = transaction.limit
-            transaction = _begin(native, handler, args, transaction.parent, transaction.attempt + 1)
+            transaction = _begin(native, handler, before, transaction.parent, transaction.attempt + 1)
             transaction.rerun, transaction.limit = then, limit
             if 0 < conflicts == options.max_conflicts:
                 await _take_privilege(transaction)
@@ -198,7 +233,7 @@ async def _go_on(call: Call[T], options: policy.Options, transaction: Transactio
             except BaseException as error:
                 failure = error
                 continue
-            await returned(transaction, args, options, result, None, request_id)
+            await returned(transaction, options, result, None, request_id)
             return result
     finally:
         del failure  # it refers to this frame
@@ -221,33 +256,38 @@ async def _cancellation() -> asyncio.CancelledError:
 
 async def returned(
     transaction: Transaction,
-    args: tuple[Any, ...],
     options: policy.Options,
     result: Any,
     answer: BaseException | None,
     request_id: str | None = None,
 ) -> None:
     """Do what follows a run that ended by its own choice: callbacks and events, after the time limit."""
-    native = transaction.arena
+    if transaction.left:
+        return  # that was done when it was committed
     if transaction.limit is not None:
         transaction.limit.end()
     if transaction.touched:
         committed = transaction.state == "committed"
     else:
         committed = transaction.hooks is not None and bool(options.decide(result, answer))
+    await _ended(transaction, committed, request_id)
+
+
+async def _ended(transaction: Transaction, committed: bool, request_id: str | None = None) -> None:
+    native = transaction.arena
     try:
         if native.news():
             native.public._report_found()
         if not committed:
             if transaction.touched:
-                _report(transaction, None, request_id or policy.request_id(args), "return")
+                _report(transaction, None, request_id or policy.request_id(transaction.request), "return")
         elif transaction.wrote and events.committed_wanted():
             events.request_committed(
                 native.public.name,
                 transaction.handler,
                 transaction.report(),
                 transaction.attempt,
-                request_id or policy.request_id(args),
+                request_id or policy.request_id(transaction.request),
             )
     finally:  # the program's log pipeline may raise
         if committed and transaction.hooks is not None:
@@ -285,11 +325,34 @@ def _report(transaction: Transaction, failure: BaseException | None, request_id:
 
 
 async def _fall_back(
-    options: policy.Options, failure: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]
+    call: Call[Any], options: policy.Options, before: RequestBefore | None, failure: BaseException
 ) -> Any:
     assert options.fallback is not None
-    value = options.fallback(failure, *args, **kwargs)
-    return await value if inspect.isawaitable(value) else value
+    policy.why_no_rerun(before, call.args, call.kwargs)
+    value = options.fallback(failure, *call.args, **call.kwargs)
+    if inspect.isawaitable(value):
+        value = await value
+    if policy.comes_too_late(value, before):
+        raise failure
+    return value
+
+
+# -- leaving in mid-coroutine -------------------------------------------------------------------------------------
+
+
+async def commit_early() -> None:
+    """Commit the transactions that the running coroutine is in, which goes on outside of them; run their callbacks.
+
+    Raises:
+        TransactionError: This is inside a block, a part or an independent transaction. Nothing was committed.
+    """
+    for transaction in transactions_here():
+        if transaction.must_wait():
+            await _give_way(transaction)
+        transaction.commit_early()
+        if transaction.limit is not None:
+            transaction.limit.end()
+        await _ended(transaction, True)
 
 
 # -- the privileged last run --------------------------------------------------------------------------------------

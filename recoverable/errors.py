@@ -99,6 +99,7 @@ class ConflictError(TransactionError):
         key: The key or slot there, or None.
         winner: The handler that committed first, or None.
         runs: How many times the handler was run.
+        reason: Why it was not run again, if it is not that `max_conflicts` is used up; else None.
     """
 
     def __init__(
@@ -109,8 +110,10 @@ class ConflictError(TransactionError):
         key: str | None = None,
         winner: str | None = None,
         runs: int = 1,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.reason = reason
         self.path = path
         self.key = key
         self.winner = winner

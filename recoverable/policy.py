@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from recoverable.errors import ArenaOptionError
 
 if TYPE_CHECKING:
+    from recoverable._native.runtime import RequestBefore
     from recoverable.arena import Arena
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "WebAdapter",
     "after_crash",
     "arena_of",
+    "comes_too_late",
     "commits",
     "discover",
     "is_answer",
@@ -59,11 +61,8 @@ class WebAdapter(Protocol):
     def error(self) -> type[BaseException]:
         """The class of exceptions that are responses; they have a `status`."""
 
-    def find(self, args: tuple[Any, ...]) -> Any | None:
-        """Return the request among a handler's arguments, or None."""
-
-    def arena(self, request: Any) -> Arena | None:
-        """Return the arena of the request's application, or None."""
+    def arena(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
+        """Return the arena of the application that the running code, or a request among these arguments, belongs to."""
 
     def route(self, request: Any) -> str | None:
         """Return the method and the route by which it came, such as "GET /users/{id}", or None."""
@@ -71,8 +70,11 @@ class WebAdapter(Protocol):
     def request_id(self, request: Any) -> str | None:
         """Return the id that the client or a proxy gave it, or None."""
 
-    def why_no_rerun(self, request: Any) -> str | None:
-        """Make the request ready to be handled again; where that can't be, return a sentence that says why."""
+    def restore(self, before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        """Make a request as it was before a run with these arguments; where that can't be, return a sentence that says why."""
+
+    def answered(self, before: RequestBefore) -> bool:
+        """Return whether an answer has begun to be sent since."""
 
 
 _web: WebAdapter | None = None
@@ -210,32 +212,37 @@ def after_crash(error: BaseException, chosen: Options, crashes: int) -> Literal[
     return "raise" if chosen.fallback is None else "fallback"
 
 
-def why_no_rerun(args: tuple[Any, ...]) -> str | None:
-    """Make a handler's request ready for another run; where that can't be, return a sentence that says why."""
-    if _web is None or (request := _web.find(args)) is None:
-        return None
-    return _web.why_no_rerun(request)
+def why_no_rerun(before: RequestBefore | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Make the request as it was before a run; where that can't be, return a sentence that says why.
+
+    Args:
+        before: What it was like, or None: there is no request.
+        args: The run's positional arguments.
+        kwargs: Its keyword arguments.
+    """
+    return None if _web is None or before is None else _web.restore(before, args, kwargs)
+
+
+def comes_too_late(value: Any, before: RequestBefore | None) -> bool:
+    """Return whether it is a response that can't be sent, because a run has begun to send another one."""
+    return _web is not None and before is not None and isinstance(value, _web.response) and _web.answered(before)
 
 
 # -- what a request tells -----------------------------------------------------------------------------------------
 
 
-def arena_of(args: tuple[Any, ...]) -> Arena | None:
-    """Return the arena of the application whose request is among a handler's arguments, or None."""
-    if _web is None or (request := _web.find(args)) is None:
-        return None
-    return _web.arena(request)
+def arena_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
+    """Return the arena of the application that a call with these arguments belongs to, or None."""
+    return None if _web is None else _web.arena(args, kwargs)
 
 
-def route_of(args: tuple[Any, ...]) -> str | None:
-    """Return the method and the route of the request among a handler's arguments, or None. Asked only where pages trap."""
-    if _web is None or (request := _web.find(args)) is None:
-        return None
-    return _web.route(request)
+def route_of(before: RequestBefore | None) -> str | None:
+    """Return the method and the route of a request, or None. Asked only where pages trap."""
+    return None if _web is None or before is None else _web.route(before.request)
 
 
-def request_id(args: tuple[Any, ...]) -> str:
+def request_id(before: RequestBefore | None) -> str:
     """Return the request's id, or a new one. Asked only when an event is written."""
-    if _web is not None and (request := _web.find(args)) is not None and (given := _web.request_id(request)):
+    if _web is not None and before is not None and (given := _web.request_id(before.request)):
         return given
     return uuid.uuid4().hex

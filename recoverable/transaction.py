@@ -273,6 +273,7 @@ def conflict_error(transaction: Transaction, runs: int, why: str | None = None) 
         key=key,
         winner=winner,
         runs=runs,
+        reason=why,
     )
 
 

@@ -437,16 +437,8 @@ def _run(coroutine: Any, transaction: Transaction) -> Any:
     code = getattr(coroutine, "cr_code", None)
     if watch.wants(transaction.handler) and code is not None and not code.co_filename.startswith(_PACKAGE):
         watch.follow(code)
-    return Driven(coroutine, transaction.handler, transaction, _request_of(coroutine))
-
-
-def _request_of(coroutine: Any) -> Any:
-    """Return the web request among the arguments of a coroutine that has not begun."""
-    frame = getattr(coroutine, "cr_frame", None)
-    if frame is None or policy._web is None:
-        return None
-    names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
-    return policy._web.find(tuple(frame.f_locals[name] for name in names if name in frame.f_locals))
+    request = None if transaction.request is None else transaction.request.request
+    return Driven(coroutine, transaction.handler, transaction, request)
 
 
 def _handle(

@@ -1,0 +1,258 @@
+"""The inside of aiohttp's requests: which one the running code belongs to, and how to make it as it was before a run.
+
+aiohttp has no public words for most of this: how far a body was read, what `read()` and `post()` keep of it, what of an
+answer has left. Their names are the same in all of aiohttp 3; tests/web/test_rerun_request.py is run with the oldest and
+the newest version. Where something is not as expected, the request counts as one that can't be run again.
+
+A run can be repeated unless *it* consumed what can't be read again or sent what can't be taken back: what is compared is
+how things were when the run began (`RequestBefore`). The body goes back into its stream, so that `read()`,
+`can_read_body` and `clone()` do what they did the first time. The head of a `web.Response` waits in its writer for the
+body (since aiohttp 3.12): it is dropped by giving the request a new writer.
+
+A task that a handler starts belongs to its request as well, but the handler may be using the request meanwhile. Only a
+run that has the request among its arguments, or runs in the request's own task, puts anything back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any, Final
+
+from aiohttp import abc, streams, web
+
+from recoverable import boundary
+from recoverable._native.runtime import RequestBefore, Running, current_transaction, watch_requests
+from recoverable.errors import TransactionError
+
+__all__ = ["drop_answer", "is_sent", "of_task", "restore", "running", "same"]
+
+#: What the running code belongs to: set by the middleware, inherited by tasks.
+running: Final[ContextVar[Running | None]] = ContextVar("recoverable.request", default=None)
+
+_NO_RERUN: Final = "It can't be run again, because "
+_SENT: Final = _NO_RERUN + "its response was being sent already; the connection is closed."
+_STREAMED: Final = _NO_RERUN + "its body was streamed; read it with read(), json() or post()."
+_CLOSED: Final = _NO_RERUN + "the file of an upload was closed; leave that to aiohttp, which does it after the handler."
+_IN_USE: Final = _NO_RERUN + "it is in a task of its own and its handler may be using the request; give it the request."
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLONES: Final = "_recoverable_clones"
+_HANDLE: Final = getattr(web.RequestHandler._handle_request, "__code__", None)
+
+
+# -- which request ----------------------------------------------------------------------------------------------------
+
+
+def of_task() -> web.BaseRequest | None:
+    """Return the request that the running task handles, or None: aiohttp has a task for each, and a local variable in it."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop
+        return None
+    coroutine: Any = None if task is None else task.get_coro()
+    if _HANDLE is None or getattr(coroutine, "cr_code", None) is not _HANDLE or coroutine.cr_frame is None:
+        return None
+    request = coroutine.cr_frame.f_locals.get("request")
+    return request if isinstance(request, web.BaseRequest) else None
+
+
+def same(one: object, other: object) -> bool:
+    """Return whether they are one request, or clones of one: those share what the answer is written to."""
+    if not isinstance(one, web.BaseRequest) or not isinstance(other, web.BaseRequest):
+        return False
+    return one._payload_writer is other._payload_writer
+
+
+def _search(args: tuple[Any, ...], kwargs: dict[str, Any]) -> web.BaseRequest | None:
+    """Find the request of a call that the middleware has not seen."""
+    return next(_among(args, kwargs), None) or of_task()
+
+
+def _among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[web.BaseRequest]:
+    """Give the requests among a call's arguments, and in what these are made of."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, web.BaseRequest):
+            yield value
+        elif isinstance(value, web.View):
+            yield value.request
+        elif isinstance(value, functools.partial):
+            yield from _among((value.func, *value.args), value.keywords)
+        else:
+            held = getattr(getattr(value, "__self__", value), "__dict__", None)  # a class-based view, or its method
+            inside = [held["request"]] if isinstance(held, dict) and "request" in held else []
+            for cell in getattr(value, "__closure__", None) or ():
+                try:
+                    inside.append(cell.cell_contents)
+                except ValueError:  # empty so far
+                    continue
+            yield from (each for each in inside if isinstance(each, web.BaseRequest))
+
+
+def _relatives(request: web.BaseRequest) -> list[web.BaseRequest]:
+    """Return the request and those that it was cloned from and into, as far as they can be known."""
+    here = running.get()
+    todo = [request, of_task(), None if here is None else here.request]
+    found: list[web.BaseRequest] = []
+    while todo:
+        each = todo.pop()
+        if same(each, request) and not any(each is other for other in found):
+            assert each is not None
+            found.append(each)
+            todo += vars(each).get(_CLONES, ())
+    return found
+
+
+# -- as it was before a run -------------------------------------------------------------------------------------------
+
+
+def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Make the request as it was before a run with these arguments; where that can't be, return a sentence that says why."""
+    request = before.request
+    own = same(of_task(), request) or any(each is request for each in _among(args, kwargs))
+    if own:
+        _put(request._state, before.state)
+        if (match := getattr(request, "_match_info", None)) is not None:
+            _put(match, before.match)
+    if _is_over(request):
+        return None
+
+    writer = request._payload_writer
+    prepared = getattr(writer, "_headers_buf", None) is not before.head
+    if writer.output_size != before.sent or (prepared and before.head is not None):
+        return _SENT
+    relatives = _relatives(request)
+    consumed = _consumed(before)
+    body = _kept(relatives, consumed)
+    if consumed and body is None:
+        return _STREAMED
+    files = [
+        field.file for each in relatives for field in (each._post or {}).values() if isinstance(field, web.FileField)
+    ]
+    if any(file.closed for file in files):
+        return _CLOSED
+    if not own:
+        return _IN_USE if prepared or any(file.tell() for file in files) else None
+
+    if prepared and not drop_answer(request):
+        return _SENT
+    if body is not None:
+        _unread(request._payload, body)
+        for each in relatives:
+            if body:
+                each._read_bytes = each._post = None
+    for file in files:
+        file.seek(0)
+    return None
+
+
+def _put(mapping: Any, items: dict[Any, Any] | None) -> None:
+    mapping.clear()
+    if items:
+        mapping.update(items)
+
+
+def _is_over(request: web.BaseRequest) -> bool:
+    """Return whether its handler has ended, so that nothing which goes on can spoil it."""
+    current = getattr(request._protocol, "_current_request", request)
+    return current is None or (isinstance(current, web.BaseRequest) and not same(current, request))
+
+
+def _consumed(before: RequestBefore) -> int:
+    """Return how many bytes of its body were consumed since."""
+    now = getattr(before.request._payload, "_cursor", 0)
+    return now - before.read if isinstance(now, int) and isinstance(before.read, int) else 0
+
+
+def _kept(relatives: list[web.BaseRequest], consumed: int) -> bytes | None:
+    """Return what goes back into the stream: nothing for a form whose fields are kept; None where the body is gone."""
+    if not consumed:
+        return None
+    for each in relatives:
+        if each._read_bytes is not None and len(each._read_bytes) == consumed:
+            return each._read_bytes
+    if any(each._post is not None and each.content_type == "multipart/form-data" for each in relatives):
+        return b""
+    return None
+
+
+def _unread(body: Any, data: bytes) -> None:
+    """Put data back into a stream that is at its end. With none, `can_read_body` is true again all the same."""
+    if data or not body._buffer:
+        body._buffer.appendleft(data)
+    body._size += len(data)
+    body._cursor -= len(data)
+    body._eof_counter = 0
+
+
+def is_sent(before: RequestBefore) -> bool:
+    """Return whether bytes of an answer have left since."""
+    request = before.request
+    return not _is_over(request) and bool(request._payload_writer.output_size != before.sent)
+
+
+def drop_answer(request: web.BaseRequest) -> bool:
+    """Drop an answer that was prepared; return False if some of it has left, or may have."""
+    writer: Any = request._payload_writer
+    sent = writer.output_size
+    if sent == len(_CONTINUE) and "Expect" in request.headers:  # aiohttp 3.10 counts this
+        sent = 0
+    if sent:
+        return False
+    if getattr(writer, "_headers_buf", None) is None:
+        return True
+    try:
+        fresh = type(writer)(writer._protocol, writer.loop)
+    except (AttributeError, TypeError):  # somebody's own writer
+        return False
+    for each in _relatives(request):
+        each._payload_writer = fresh
+    return True
+
+
+# -- two moments that aiohttp has no hook for ---------------------------------------------------------------------------
+
+
+def _remember_clones() -> None:
+    """Have a request know its clones: a body that one of them has read is gone for all others."""
+    clone = web.BaseRequest.clone
+
+    @functools.wraps(clone)
+    def remembering(self: web.BaseRequest, **changes: Any) -> web.BaseRequest:
+        made = clone(self, **changes)
+        vars(self).setdefault(_CLONES, []).append(made)
+        return made
+
+    web.BaseRequest.clone = remembering  # type: ignore[method-assign]
+
+
+def _commit_at_handshake() -> None:
+    """Have `WebSocketResponse.prepare()` commit when all of it is done but the sending, and go on outside."""
+    write_headers = web.WebSocketResponse._write_headers
+
+    @functools.wraps(write_headers)
+    async def committing(self: web.WebSocketResponse) -> None:
+        if current_transaction() is not None:
+            await boundary.commit_early()
+        elif (here := running.get()) is not None and here.whole and same(here.request, self._req) and of_task() is None:
+            raise TransactionError(
+                "WebSocketResponse.prepare() in a task of its own, which is outside of the request's transaction and can't "
+                "commit it. Nothing was sent or committed. Await it in the handler itself; asyncio.timeout() limits its time."
+            )
+        await write_headers(self)
+
+    web.WebSocketResponse._write_headers = committing  # type: ignore[assignment, method-assign]
+
+
+_remember_clones()
+_commit_at_handshake()
+watch_requests(
+    web.BaseRequest,
+    web.View,
+    streams.EmptyStreamReader,
+    running,
+    _search,
+    heads_wait=hasattr(abc.AbstractStreamWriter, "send_headers"),
+)
