@@ -62,13 +62,15 @@ _seed = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests/crash to another Python where tox says which, and that one is there (see tox.ini)."""
-    others = os.environ.get("RECOVERABLE_CRASH_TESTS_RUN_ON", "").split()
-    if not any(_is_there(python) for python in others):
-        return
-    left = [item for item in items if "crash" in item.path.parts]
+    """Leave tests/crash and tests/web to another Python where tox says which, and that one is there (see tox.ini)."""
+    folders = set()
+    for folder in ("crash", "web"):
+        others = os.environ.get(f"RECOVERABLE_{folder.upper()}_TESTS_RUN_ON", "").split()
+        if any(_is_there(python) for python in others):
+            folders.add(folder)
+    left = [item for item in items if item.path.parent.name in folders]
     if left:
-        items[:] = [item for item in items if "crash" not in item.path.parts]
+        items[:] = [item for item in items if item.path.parent.name not in folders]
         config.hook.pytest_deselected(items=left)
 
 
