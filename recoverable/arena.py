@@ -401,7 +401,7 @@ class Arena(ArenaBase):
         return VerifyReport(**_core.verify(self._segment.address))
 
     def processes(self) -> list[int]:
-        """Return the ids of the processes that have the arena open, this one included."""
+        """Return the ids of the processes that have the arena open, this one included; each as its own PID namespace has it."""
         self._check()
         return _core.processes(self._segment.address)
 

@@ -64,7 +64,7 @@ class ArenaPermissionError(RecoverableError, PermissionError):
 
 
 class ArenaBusyError(RecoverableError):
-    """Reports that the arena's lock was not to be had within `busy_timeout`."""
+    """Reports that the arena's lock could not be acquired within `busy_timeout`."""
 
 
 class ArenaSystemError(RecoverableError, OSError):

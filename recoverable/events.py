@@ -159,7 +159,7 @@ def arena_full(name: str, handler: str, detail: str) -> None:
 
 
 def arena_busy(name: str, handler: str, detail: str) -> None:
-    """Tell that the lock was not to be had within `busy_timeout`; nothing was done. `detail` names who holds it."""
+    """Tell that the lock could not be acquired within `busy_timeout`; nothing was done. `detail` names who holds it."""
     _log().warning("arena.busy", arena=name, handler=handler, detail=detail)
 
 

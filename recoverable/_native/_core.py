@@ -85,7 +85,7 @@ _PEERS = 128  # RCV_PEERS
 
 
 class _Peer(ctypes.Structure):
-    _fields_ = (("pid", _u64), ("attached_at", _u64), ("alive", _u64))
+    _fields_ = (("pid", _u64), ("attached_at", _u64), ("alive", _u64), ("foreign", _u64))
 
 
 class _Peek(ctypes.Structure):
@@ -410,8 +410,8 @@ def peek(fd: int, name: str) -> dict[str, Any]:
     """Read what can be told of the segment behind `fd` without attaching to it.
 
     Returns:
-        The fields of `struct rcv_peek` by name; `peers` is a list of (pid, attached at, alive), `backed` one of (offset,
-        length).
+        The fields of `struct rcv_peek` by name; `peers` is a list of (pid, attached at, alive, of another PID namespace),
+        `backed` one of (offset, length).
     """
     out = _Peek()
     _check(_peek(fd, name.encode(), ctypes.byref(out)))
@@ -419,7 +419,9 @@ def peek(fd: int, name: str) -> dict[str, Any]:
     report["holder"] = out.holder
     report["backed"] = [tuple(part) for part in out.backed]
     report["handler"] = out.handler.decode("utf-8", "replace")
-    report["peers"] = [(peer.pid, peer.attached_at, bool(peer.alive)) for peer in out.peer[: out.peers]]
+    report["peers"] = [
+        (peer.pid, peer.attached_at, bool(peer.alive), bool(peer.foreign)) for peer in out.peer[: out.peers]
+    ]
     return report
 
 

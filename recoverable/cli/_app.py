@@ -134,14 +134,19 @@ def ls(as_json: bool) -> None:
 def _as_json(peek: _outside.Peek) -> dict[str, Any]:
     fields = dataclasses.asdict(peek)
     del fields["backed"], fields["cuts"]
+    columns = (fields.pop("alive"), fields.pop("attached_at"), fields.pop("foreign"))
     fields["processes"] = [
-        {"pid": pid, "attached_at": at} for pid, at in zip(fields.pop("alive"), fields.pop("attached_at"), strict=True)
+        {"pid": pid, "attached_at": at, "other_namespace": foreign} for pid, at, foreign in zip(*columns, strict=True)
     ]
     return fields
 
 
 def _processes(peek: _outside.Peek) -> str:
-    parts = [" ".join(map(str, peek.alive))] if peek.alive else []
+    here = [str(pid) for pid, foreign in zip(peek.alive, peek.foreign, strict=True) if not foreign]
+    there = [str(pid) for pid, foreign in zip(peek.alive, peek.foreign, strict=True) if foreign]
+    parts = [" ".join(here)] if here else []
+    if there:
+        parts.append(f"{' '.join(there)} (of another PID namespace)")
     if peek.dead:
         parts.append(f"{' '.join(map(str, peek.dead))} (dead)")
     return ", ".join(parts) or "none"

@@ -97,7 +97,7 @@ def capture(name: str) -> Iterator[int]:
 
     Raises:
         ArenaNotFoundError: There is none.
-        ArenaBusyError: Its lock was not to be had within five seconds.
+        ArenaBusyError: Its lock could not be acquired within five seconds.
         ArenaCorruptError: It is damaged.
     """
     copy = os.memfd_create(f"recoverable.{name}", os.MFD_CLOEXEC)

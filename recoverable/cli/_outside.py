@@ -46,6 +46,7 @@ class Peek:
         dead: Ids of those that ended without closing it.
         backed: Offset and length of the parts of its object that have to have memory behind them.
         attached_at: When each of `alive` attached, in seconds since the epoch.
+        foreign: Whether the id of each of `alive` is of another PID namespace than ours, where it means another process.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Peek:
     alive: tuple[int, ...]
     dead: tuple[int, ...]
     attached_at: tuple[int, ...]
+    foreign: tuple[bool, ...]
     backed: tuple[tuple[int, int], ...]
 
 
@@ -90,9 +92,10 @@ def peek_fd(fd: int, name: str) -> Peek:
         name=name,
         commits=found.pop("commit_seq"),
         phase=phases[found.pop("phase")],
-        alive=tuple(pid for pid, _, alive in peers if alive),
-        dead=tuple(pid for pid, _, alive in peers if not alive),
-        attached_at=tuple(at for _, at, alive in peers if alive),
+        alive=tuple(pid for pid, _, alive, _ in peers if alive),
+        dead=tuple(pid for pid, _, alive, _ in peers if not alive),
+        attached_at=tuple(at for _, at, alive, _ in peers if alive),
+        foreign=tuple(foreign for _, _, alive, foreign in peers if alive),
         backed=backed,
         **found,
     )

@@ -165,7 +165,7 @@ class Sample:
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         peek = asdict(self.peek)
-        for name in ("backed", "alive", "attached_at", "cuts"):
+        for name in ("backed", "alive", "attached_at", "foreign", "cuts"):
             del peek[name]
         together = asdict(self.together)
         for name in ("handler", "commits"):
@@ -214,8 +214,8 @@ def _sample(name: str, before: Sample | None, places: dict[tuple[int, ...], tupl
     passed = now - before.at if before is not None else 0.0
     old = {worker.pid: worker.cpu for worker in before.workers} if before is not None else {}
     workers = []
-    for pid, at in zip(peek.alive, peek.attached_at, strict=True):
-        cpu, memory, command = _process(pid)
+    for pid, at, foreign in zip(peek.alive, peek.attached_at, peek.foreign, strict=True):
+        cpu, memory, command = (0.0, 0, "of another PID namespace") if foreign else _process(pid)
         share = 100 * (cpu - old[pid]) / passed if pid in old and passed > 0 else 0.0
         workers.append(Worker(pid, at, cpu, max(0.0, share), memory, command))
     board = {REST if handler is None else handler: counts for handler, counts in rows.items()}
@@ -262,7 +262,7 @@ def _process(pid: int) -> tuple[float, int, str]:
         fields = (folder / "stat").read_text().rpartition(")")[2].split()
         resident = int((folder / "statm").read_text().split()[1]) * _PAGE
         command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-    except (OSError, ValueError, IndexError):  # gone, or of another pid namespace
+    except (OSError, ValueError, IndexError):  # gone
         return 0.0, 0, "?"
     printable = "".join(letter if letter.isprintable() else "?" for letter in command)
     return (int(fields[11]) + int(fields[12])) / _TICK, resident, printable

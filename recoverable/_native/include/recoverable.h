@@ -105,6 +105,7 @@ RCV_API int rcv_processes(rcv_arena *a, uint64_t *pids, int max);
 struct rcv_peer { /* a slot of the process table that is or was in use */
     uint64_t pid, attached_at; /* seconds since the epoch */
     uint64_t alive;            /* 0: it died without closing, and nobody has taken the slot since */
+    uint64_t foreign;          /* 1: `pid` is of another PID namespace than ours */
 };
 #define RCV_PEERS 128u
 

@@ -17,11 +17,13 @@ _Static_assert(RCV_BOARD_COUNTS == 8 && RCV_BOARD_ROWS == 64 && RCV_BOARD_SPOTS 
 static void peek_peers(const rcv_arena *a, struct rcv_peek *out)
 {
     const struct rcv_process *table = (const struct rcv_process *)(a->core + a->hdr->region[RCV_R_PROCESS].off);
+    const uint64_t            here = process_space();
     for (uint32_t slot = 0; slot < RCV_PROCESSES; slot++) {
         bool alive = process_slot_alive(a, slot);
         if (!alive && atomic_load(&table[slot].token) == 0)
             continue;
-        out->peer[out->peers++] = (struct rcv_peer){table[slot].pid, table[slot].attached_at, alive};
+        out->peer[out->peers++] = (struct rcv_peer){table[slot].pid, table[slot].attached_at, alive,
+                                                       table[slot].space != 0 && table[slot].space != here};
     }
 }
 
