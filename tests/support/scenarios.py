@@ -39,8 +39,7 @@ def prepare(arena: Arena) -> None:
 def closed(name: str) -> Saved:
     """Return a closed arena that holds prepare()'s state, as bytes.
 
-    Made by a child: this process must stay as it is. In one arena of a hundred two keys of `suspensions` share a stamp by
-    their hash, which depends on the arena's secret: a needless conflict, so another arena is made.
+    Made by a child: this process must stay as it is.
     """
 
     def make() -> Saved:
@@ -56,10 +55,7 @@ def closed(name: str) -> Saved:
                 arena.close()
         return saved
 
-    for _ in range(5):
-        ending = in_child(make)
-        if ending.returned or "ConflictError" not in ending.error:
-            break
+    ending = in_child(make)
     assert ending.returned, ending
     return ending.value
 

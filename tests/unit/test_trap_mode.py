@@ -125,7 +125,7 @@ def test_what_a_suspended_request_has_made_is_kept(policy: str) -> None:
         await pause()
         arena.root["o"] = ["o"] * 50
 
-    with Arena.temporary("256 MiB", tracking="trap", policy=policy) as arena:  # large: units seldom share a stamp
+    with Arena.temporary("16 MiB", tracking="trap", policy=policy) as arena:
         fill(arena)
         expected = plain(arena)
         one = Request(arena, maker, arena)

@@ -73,10 +73,11 @@ static void lineage_keep(rcv_arena *a, rcv_off off, uint64_t serial, uint64_t ep
     *lineage_place(a, off) = (struct rcv_sound){.off = off, .serial = serial, .epoch = epoch};
 }
 
-/* container_lineage -- see internal.h. A ring of parents is damage, found as Brent does: comparing with where it was at the
- * last power of two. */
-int container_lineage(rcv_arena *a, rcv_txn *t, rcv_off start)
+/* walk_up -- see internal.h. `own`: the transaction itself may have cut it off, or what it lies in. A ring of parents is damage,
+ * found as Brent does: comparing with where it was at the last power of two. */
+static int walk_up(rcv_arena *a, rcv_txn *t, rcv_off start, bool own)
 {
+    bool           cut = false;
     const rcv_off  root = rcv_root(a), system = rcv_system(a);
     const uint64_t serial = t ? t->serial : OUTSIDE;
     const uint64_t epoch = t ? t->epoch : atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
@@ -85,8 +86,11 @@ int container_lineage(rcv_arena *a, rcv_txn *t, rcv_off start)
         const struct rcv_container *c = container_at(a, off, 0);
         if (unlikely(c == NULL))
             return seg_corrupt(a, "a container's parent at %llu is none", (unsigned long long)off);
-        if (c->flags & RCV_DETACHED)
-            return stale();
+        if (c->flags & RCV_DETACHED) {
+            if (!own || !stamp_wrote(t, c->id, RCV_UNIT_IDENTITY, 0))
+                return stale();
+            cut = true;
+        }
         int rc = t ? stamp_read(t, off, c->id, RCV_UNIT_IDENTITY, 0) : 0;
         if (rc)
             return rc;
@@ -100,9 +104,14 @@ int container_lineage(rcv_arena *a, rcv_txn *t, rcv_off start)
         if (unlikely(off == before))
             return seg_corrupt(a, "the container at %llu lies in itself", (unsigned long long)off);
     }
-    lineage_keep(a, start, serial, epoch);
+    if (!cut)
+        lineage_keep(a, start, serial, epoch);
     return 0;
 }
+
+int container_lineage(rcv_arena *a, rcv_txn *t, rcv_off off) { return walk_up(a, t, off, false); }
+
+int container_used(rcv_txn *t, rcv_off off) { return walk_up(t->arena, t, off, true); }
 
 /* container_adopt -- hang a container that hangs nowhere into `parent` at `slot`. */
 int container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot)

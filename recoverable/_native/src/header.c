@@ -7,16 +7,18 @@
 #define MAX_DATA ((uint64_t)8 << 40) /* page numbers of the data region fit 32 bits with room to spare */
 #define MIN_UNDO RCV_SLICE
 #define MAX_UNDO ((uint64_t)1 << 30) /* unless asked for */
-#define MIN_STAMPS 4096u
-#define MAX_STAMPS (1u << 20)
-#define BYTES_A_STAMP 512u
+#define MIN_STAMPS 8192u
+#define MAX_STAMPS (UINT64_C(1) << 31)
+#define BYTES_A_STAMP 1024u /* of data, to each entry of the one table and of the other */
+#define MIN_RECENT 16384u
+#define MAX_RECENT 262144u /* a request that may have lost walks them all, under the lock: half a millisecond */
 #define MIN_HOT 16u
 #define MAX_HOT 65536u
 #define PAGES_A_HOT_SLOT 16u /* so shadows take at most a sixteenth of the ceiling */
 
 _Static_assert(offsetof(struct rcv_header, format) == 8, "the checksum begins behind the magic");
 
-static const char *const region_name[RCV_REGIONS] = {"header", "process table", "stamp table", "hot-page table", "board",
+static const char *const region_name[RCV_REGIONS] = {"header", "process table", "stamps", "hot-page table", "board",
                                                      "undo log", "shadows", "heap table", "data"};
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
@@ -32,6 +34,13 @@ uint64_t header_sum(const struct rcv_header *h)
     const size_t   from = offsetof(struct rcv_header, format);
     return rcv_siphash(key, 0, (const uint8_t *)h + from, offsetof(struct rcv_header, checksum) - from);
 }
+
+static uint64_t stamps_size(const struct rcv_header *h)
+{
+    return (2 * (uint64_t)h->stamp_count + h->recent_count) * sizeof(uint64_t);
+}
+
+static bool power_of_two(uint32_t n) { return n != 0 && (n & (n - 1)) == 0; }
 
 /* header_plan -- the fixed part of a new header. RCV_ERR_MISUSE for a size that can't be. */
 int header_plan(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, struct rcv_header *h)
@@ -50,12 +59,13 @@ int header_plan(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, st
     h->endian = RCV_ENDIAN_MARK;
     h->owner_uid = uid;
     h->stamp_count = (uint32_t)stamps;
+    h->recent_count = (uint32_t)clamp(stamps / 4, MIN_RECENT, MAX_RECENT);
     h->hot_slots = (uint32_t)clamp(data / page / PAGES_A_HOT_SLOT, MIN_HOT, MAX_HOT);
     h->chunk_count = (uint32_t)(data / RCV_CHUNK);
     const uint64_t size[RCV_REGIONS] = {
         [RCV_R_HEADER] = sizeof(struct rcv_header),
         [RCV_R_PROCESS] = RCV_PROCESSES * sizeof(struct rcv_process),
-        [RCV_R_STAMP] = stamps * sizeof(uint64_t),
+        [RCV_R_STAMP] = stamps_size(h),
         [RCV_R_HOT] = h->hot_slots * sizeof(uint64_t),
         [RCV_R_BOARD] = sizeof(struct rcv_board),
         [RCV_R_UNDO] = undo,
@@ -102,7 +112,7 @@ static int check_regions(rcv_arena *a, const struct rcv_header *h, uint64_t leng
     const uint64_t least[RCV_REGIONS] = {
         [RCV_R_HEADER] = sizeof(struct rcv_header),
         [RCV_R_PROCESS] = RCV_PROCESSES * sizeof(struct rcv_process),
-        [RCV_R_STAMP] = (uint64_t)h->stamp_count * sizeof(uint64_t),
+        [RCV_R_STAMP] = stamps_size(h),
         [RCV_R_HOT] = (uint64_t)h->hot_slots * sizeof(uint64_t),
         [RCV_R_BOARD] = sizeof(struct rcv_board),
         [RCV_R_UNDO] = page,
@@ -122,8 +132,8 @@ static int check_regions(rcv_arena *a, const struct rcv_header *h, uint64_t leng
                                (unsigned long long)r->off);
         end = r->off + r->size;
     }
-    if (h->stamp_count == 0 || (h->stamp_count & (h->stamp_count - 1)) != 0)
-        return seg_corrupt(a, "its stamp table has %u entries", h->stamp_count);
+    if (!power_of_two(h->stamp_count) || !power_of_two(h->recent_count))
+        return seg_corrupt(a, "its stamps have %u entries, and room for %u units", h->stamp_count, h->recent_count);
     if ((uint64_t)h->chunk_count * RCV_CHUNK != h->region[RCV_R_DATA].size)
         return seg_corrupt(a, "its heap has %u chunks, which does not fit its data", h->chunk_count);
     return 0;

@@ -289,8 +289,6 @@ static int set_up(rcv_arena *a)
     a->data_size = m->of.data_size;
     a->undo_off = m->of.undo_off;
     a->undo_size = m->of.undo_size;
-    a->stamps = (_Atomic uint64_t *)(void *)(a->core + live->region[RCV_R_STAMP].off);
-    a->stamp_mask = m->of.stamp_mask;
     m->met = os_calloc(MOST_PAGES, sizeof *m->met);
     m->index = os_calloc(a->total_size >> m->shift, sizeof *m->index);
     if (m->met == NULL || m->index == NULL || os_protect(a->core, head, PROT_READ | PROT_WRITE) != 0)

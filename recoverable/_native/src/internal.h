@@ -128,8 +128,9 @@ struct rcv_arena {
     uint8_t            *tracked; /* tracked view: the data region only; raw buffers point in here */
     uint8_t            *mem;     /* where containers read and write: mem + offset. `core`, or in trap mode in the tracked view */
     uint64_t            data_off, data_size, total_size;
-    _Atomic uint64_t   *stamps;
-    uint32_t            stamp_mask;
+    _Atomic uint64_t   *stamps[2]; /* the two tables, by independent parts of a unit's hash */
+    _Atomic uint64_t   *recent;    /* the units written last: a ring */
+    uint64_t            stamp_mask, recent_mask;
     struct rcv_board   *board;
     uint8_t            *undo; /* base of the undo log */
     uint64_t            undo_size, undo_off;
@@ -381,15 +382,10 @@ int  heap_walk(rcv_arena *a, int (*fn)(void *ctx, rcv_off off, uint64_t size), v
 /* -- stamp.c: read and write sets ------------------------------------------------------------------------------- */
 
 struct rcv_read { /* 32 bytes */
-    uint64_t seen;      /* the stamp then */
-    uint32_t index;     /* in the stamp table */
-    uint32_t kind;      /* enum rcv_unit: for naming a conflict */
+    uint64_t unit;      /* stamp_unit() */
+    uint64_t arg;       /* for naming a conflict */
     rcv_off  container; /* the same */
-    uint64_t arg;       /* the same */
-};
-struct rcv_written { /* 8 bytes */
-    uint32_t index; /* in the stamp table */
-    uint32_t tag;   /* the rest of the unit's hash: which of those that share the stamp */
+    uint32_t kind;      /* enum rcv_unit: the same */
 };
 #define RCV_BY_VALUE 64u /* bytes: longer reads of Arrays use a stamp a page */
 struct rcv_value_read {  /* an Array item, validated by value */
@@ -399,13 +395,11 @@ struct rcv_value_read {  /* an Array item, validated by value */
     uint8_t  bytes[RCV_BY_VALUE];
 };
 
-static inline uint64_t stamp_hash(uint64_t id, unsigned kind, uint64_t arg)
+/* stamp_unit -- a unit's hash, which stands for the unit: of 2^64, no two in use are the same but by a miracle, and those
+ * would conflict without need. Its halves say where the unit's stamps are. */
+static inline uint64_t stamp_unit(uint64_t id, unsigned kind, uint64_t arg)
 {
     return rcv_mix(id * UINT64_C(0x9e3779b97f4a7c15) + arg * 8 + kind);
-}
-static inline uint32_t stamp_index(const rcv_arena *a, uint64_t id, unsigned kind, uint64_t arg)
-{
-    return (uint32_t)stamp_hash(id, kind, arg) & a->stamp_mask;
 }
 
 /* stamp_read / stamp_write -- the transaction has read / written the unit (kind, arg) of container `id` at `off`. A write is
@@ -414,14 +408,14 @@ int stamp_read_slow(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_
 int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg);
 int stamp_read_value(rcv_txn *t, rcv_off container, rcv_off off, uint32_t len);
 void stamp_capture(rcv_txn *t); /* the step is undone: keep the committed bytes of what it has read by value */
-bool stamp_valid(rcv_txn *t); /* every stamp and value as seen? On false the transaction's report names the first that is not */
+bool stamp_valid(rcv_txn *t); /* every unit and value as seen? On false the transaction's report names the first that is not */
+bool stamp_wrote(const rcv_txn *t, uint64_t id, unsigned kind, uint64_t arg); /* is the unit in its write set, or its own alone? */
 void stamp_lost(rcv_txn *t, rcv_off container, unsigned kind, uint64_t arg, uint64_t seq);
 uint64_t stamp_of_page(const rcv_arena *a, uint64_t page);
 /* stamp_meets -- would committing `t` make `other`, as far as it has come, invalid? */
 bool stamp_meets(const rcv_txn *t, const rcv_txn *other);
 /* stamp_publish -- set the stamps of what was written to a new commit sequence. Returns it. Lock held. */
 uint64_t stamp_publish(rcv_txn *t);
-void stamp_set(rcv_arena *a, uint64_t id, unsigned kind, uint64_t arg, uint64_t seq);
 
 /* -- intent.c: what is applied at commit ------------------------------------------------------------------------ */
 
@@ -496,7 +490,9 @@ struct rcv_txn {
     bool       timed; /* somebody wants to know what its checkpoints cost, or it is in the board's sample */
     bool       mounted, touched, wrote, overflowed /* read set gave up: valid only while nobody commits */;
     bool       record_reads;
-    uint64_t   seq;   /* commit sequence at the last validation */
+    uint64_t   seq;   /* commit sequence at the last validation: all that it has read was so then */
+    uint64_t   written; /* the header's count of written units at that moment */
+    uint64_t   first_id; /* containers with greater ids are its own, made in this step: nobody else knows them */
     uint64_t   epoch; /* moves when a handle checked earlier must be checked again */
     uint64_t   log_epoch; /* begun by txn_log_epoch() */
     uint32_t   savepoints; /* open */
@@ -504,9 +500,9 @@ struct rcv_txn {
 
     struct rcv_read *reads;
     uint64_t         n_reads, cap_reads;
-    uint32_t        *read_table; /* open addressing: index into reads + 1, by stamp index */
+    uint32_t        *read_table; /* open addressing: index into reads + 1, by unit */
     uint32_t         read_mask;
-    struct rcv_written *writes;
+    uint64_t        *writes; /* units */
     uint64_t         n_writes, cap_writes;
     uint32_t        *write_table;
     uint32_t         write_mask;
@@ -534,7 +530,7 @@ struct rcv_txn {
 
 static inline int stamp_read(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
 {
-    return !t->record_reads || t->overflowed ? 0 : stamp_read_slow(t, off, id, kind, arg);
+    return !t->record_reads || t->overflowed || id > t->first_id ? 0 : stamp_read_slow(t, off, id, kind, arg);
 }
 
 /* -- privilege.c, hotspot.c ------------------------------------------------------------------------------------------- */
@@ -545,7 +541,6 @@ void hotspot_count(rcv_arena *a, const struct rcv_txn_report *lost);
 /* -- board.c: what those see who watch from outside ------------------------------------------------------------------- */
 
 void board_count(const rcv_txn *t, bool committed); /* a run has ended, and has not been reset yet */
-
 /* -- raw.c: raw writes into Arrays ---------------------------------------------------------------------------------- */
 
 struct rcv_viewed;
@@ -612,6 +607,8 @@ int container_detach(rcv_txn *t, rcv_off child);
 /* container_lineage -- is it there: are it and all it lies in not cut off? `t`: it has read the identity of each, once an epoch.
  * RCV_ERR_STALE, RCV_ERR_CORRUPT; NULL: a read outside transactions, lock held. */
 int container_lineage(rcv_arena *a, rcv_txn *t, rcv_off off);
+/* container_used -- the same of one that raw writes went into, although the transaction itself may have deleted it since. */
+int container_used(rcv_txn *t, rcv_off off);
 uint64_t container_size(unsigned kind);
 
 /* -- table.c: a growing table of words --------------------------------------------------------------------------- */

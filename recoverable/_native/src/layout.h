@@ -2,7 +2,7 @@
  *
  * One POSIX shared-memory object, regions at page-aligned offsets kept in the header:
  *
- *   header | process table | stamp table | hot-page table | board | undo log | shadows | heap table | data
+ *   header | process table | stamps | hot-page table | board | undo log | shadows | heap table | data
  *
  * Rules
  *   - Only offsets from the start of the segment are stored, never pointers: the mapping address is free.
@@ -38,7 +38,7 @@ enum rcv_tracking { RCV_TRACKING_UNKNOWN = 0, RCV_TRACKING_HYBRID = 1, RCV_TRACK
 enum rcv_region_id {
     RCV_R_HEADER,
     RCV_R_PROCESS,
-    RCV_R_STAMP,
+    RCV_R_STAMP, /* two tables of stamps, then the ring of the units written last: stamp.c */
     RCV_R_HOT,
     RCV_R_BOARD,
     RCV_R_UNDO,
@@ -91,7 +91,8 @@ struct rcv_header {
     uint32_t          owner_uid;
     uint64_t          total_size; /* of the object */
     struct rcv_region region[RCV_REGIONS];
-    uint32_t          stamp_count; /* power of two */
+    uint32_t          stamp_count;  /* of each of the two tables: a power of two */
+    uint32_t          recent_count; /* of units in the ring: a power of two */
     uint32_t          hot_slots;
     uint32_t          chunk_count;
     uint32_t          reserved;
@@ -114,6 +115,7 @@ struct rcv_header {
     _Atomic uint64_t data_claimed;       /* never undone: bytes of the data region that are backed by memory */
     _Atomic uint64_t undo_claimed;       /* never undone: the same of the undo log */
     _Atomic uint64_t shadow_claimed;     /* never undone: the same of the shadows */
+    _Atomic uint64_t units_written;      /* never undone: units that commits have written; the last of them are in the ring */
     _Atomic uint64_t privileged;         /* token of the process with the privileged last run, or 0 */
     _Atomic uint64_t recoveries;         /* how many recoveries undid something */
     _Atomic uint64_t lost;               /* token of the lock's dead owner until what it left is repaired, else 0 (for messages) */

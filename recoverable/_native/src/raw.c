@@ -24,7 +24,8 @@
 /* -- which Array a page belongs to ------------------------------------------------------------------------ */
 
 struct viewed {
-    rcv_off data, array; /* data 0: free slot */
+    rcv_off  data, array; /* data 0: free slot */
+    uint64_t id;          /* of the Array: another may lie there by now */
 };
 struct rcv_viewed { /* open addressing by where the memory begins */
     struct viewed *slot;
@@ -39,11 +40,12 @@ static struct viewed *viewed_slot(const struct rcv_viewed *v, rcv_off data)
     return &v->slot[s];
 }
 
-/* array_of -- the Array whose items begin there, if it still is what was viewed; else NULL. */
-static const struct rcv_array *array_of(rcv_arena *a, rcv_off data, rcv_off array)
+/* array_of -- the Array that was viewed, if it is still there; else NULL. */
+static const struct rcv_array *array_of(rcv_arena *a, const struct viewed *v)
 {
-    const struct rcv_array *r = (const struct rcv_array *)container_at(a, array, RCV_K_ARRAY);
-    bool is = r != NULL && r->data == data && r->nbytes != 0 && r->itemsize != 0 && rcv_at(a, data, r->nbytes) != NULL;
+    const struct rcv_array *r = (const struct rcv_array *)container_at(a, v->array, RCV_K_ARRAY);
+    bool is = r != NULL && r->c.id == v->id && r->data == v->data && r->nbytes != 0 && r->itemsize != 0 &&
+              rcv_at(a, v->data, r->nbytes) != NULL;
     return is ? r : NULL;
 }
 
@@ -53,7 +55,7 @@ static bool viewed_grow(rcv_arena *a)
     struct rcv_viewed *v = a->viewed, bigger = {.n = 0};
     uint32_t           live = 0;
     for (uint32_t i = 0; v->slot && i <= v->mask; i++)
-        live += v->slot[i].data != 0 && array_of(a, v->slot[i].data, v->slot[i].array) != NULL;
+        live += v->slot[i].data != 0 && array_of(a, &v->slot[i]) != NULL;
     bigger.mask = 63;
     while (bigger.mask < live * 4)
         bigger.mask = bigger.mask * 2 + 1;
@@ -61,7 +63,7 @@ static bool viewed_grow(rcv_arena *a)
     if (bigger.slot == NULL)
         return false;
     for (uint32_t i = 0; v->slot && i <= v->mask; i++)
-        if (v->slot[i].data != 0 && array_of(a, v->slot[i].data, v->slot[i].array) != NULL) {
+        if (v->slot[i].data != 0 && array_of(a, &v->slot[i]) != NULL) {
             *viewed_slot(&bigger, v->slot[i].data) = v->slot[i];
             bigger.n++;
         }
@@ -83,7 +85,7 @@ void rcv_raw_viewed(rcv_arena *a, rcv_off array)
         return;
     struct viewed *slot = viewed_slot(v, r->data);
     v->n += slot->data == 0;
-    *slot = (struct viewed){.data = r->data, .array = array};
+    *slot = (struct viewed){.data = r->data, .array = array, .id = r->c.id};
 }
 
 void raw_free(rcv_arena *a)
@@ -94,15 +96,12 @@ void raw_free(rcv_arena *a)
     a->viewed = NULL;
 }
 
-/* page_array -- the viewed Array that the page belongs to (`*off`: where it is), or NULL. */
-static const struct rcv_array *page_array(rcv_arena *a, uint32_t page, rcv_off *off)
+/* page_viewed -- what was viewed where the page lies, or NULL. */
+static const struct viewed *page_viewed(rcv_arena *a, uint32_t page)
 {
     rcv_off data = a->viewed && a->viewed->slot ? heap_page_block(a, page) : 0;
-    if (data == 0)
-        return NULL;
-    const struct viewed *slot = viewed_slot(a->viewed, data);
-    *off = slot->array;
-    return slot->data ? array_of(a, data, slot->array) : NULL;
+    const struct viewed *v = data ? viewed_slot(a->viewed, data) : NULL;
+    return v && v->data ? v : NULL;
 }
 
 /* -- the end of a step ------------------------------------------------------------------------------------- */
@@ -114,15 +113,19 @@ static int by_number(const void *x, const void *y)
 }
 
 /* note_page -- a raw write counts as a blind one of its page, for those who have read that by its stamp; and as a use of
- * its Array, whose memory may not become another's meanwhile. */
+ * its Array and of all that hold it, like any other access: whose memory they are may not change while it waits. */
 static int note_page(rcv_txn *t, uint32_t page)
 {
-    rcv_off                 off = 0;
-    const struct rcv_array *r = page_array(t->arena, page, &off);
-    int                     rc = stamp_write(t, 0, 0, RCV_UNIT_PAGE, page);
+    const struct viewed *v = page_viewed(t->arena, page);
+    int                  rc = stamp_write(t, 0, 0, RCV_UNIT_PAGE, page);
     if (rc)
         return rc;
-    return r ? stamp_read(t, off, r->c.id, RCV_UNIT_IDENTITY, 0) : stamp_read(t, 0, 0, RCV_UNIT_PAGE, page);
+    if (v == NULL)
+        return stamp_read(t, 0, 0, RCV_UNIT_PAGE, page);
+    rc = array_of(t->arena, v) ? container_used(t, v->array) : RCV_ERR_STALE;
+    return rc != RCV_ERR_STALE ? rc
+                               : rcv_raise(rc, 0, "a raw write went through a view of an Array that was deleted; nothing of the "
+                                                  "transaction was kept; take the view again, from the Array that is there now");
 }
 
 int raw_collect(rcv_txn *t)
@@ -150,11 +153,11 @@ static struct rcv_run items_of(rcv_arena *a, uint32_t page)
 {
     uint64_t                size = a->hdr->page_size;
     struct rcv_run          run = {.off = a->data_off + page * size, .len = size, .itemsize = size, .n_pages = 1};
-    const struct rcv_array *r = page_array(a, page, &run.array);
-    if (r == NULL) {
-        run.array = 0;
+    const struct viewed    *v = page_viewed(a, page);
+    const struct rcv_array *r = v ? array_of(a, v) : NULL;
+    if (r == NULL)
         return run;
-    }
+    run.array = v->array;
     uint64_t item = r->itemsize, lo = run.off - r->data, hi = lo + size;
     lo -= lo % item;
     hi = hi % item ? hi + item - hi % item : hi;

@@ -4,11 +4,13 @@
  * The container goes onto a list in the segment, undo-logged like all state, so a crash neither loses it nor frees it
  * twice. Later boundaries free it from there, a bounded number of entries at a time. Each slice is a small commit of its own:
  *
- *   free entries as intentions -> apply them -> stamps of the containers met -> demote freed pages -> PUBLISH -> IDLE
+ *   free entries as intentions -> apply them -> demote freed pages -> PUBLISH -> IDLE
  *
- * A container inside one being freed is put on the list in its turn, so nesting costs no stack. Its identity stamp moves in
- * the commit that puts it there, that is before its memory can be anybody else's: whoever has read it through a handle
- * conflicts, instead of reading what lies there next.
+ * A container inside one being freed is put on the list in its turn, so nesting costs no stack.
+ *
+ * No request in flight is hindered: a slice moves no stamp and has no commit number. Whoever has used a container in the
+ * tree, by a handle or through a raw buffer, has read the identity of the root as well, whose stamp moved in the commit that
+ * cut it off; and whoever comes later finds the id gone. So nobody puts back into the freed memory what he stashed.
  *
  * A slice that fails (no room in the undo log, damage) is undone, and a later boundary tries again.
  */
@@ -92,6 +94,7 @@ void reclaim_slice(rcv_arena *a)
         rcv_txn_new(a, RCV_TXN_ONE_STEP, "(reclaiming)", &t) != 0)
         return;
     a->n.transactions--; /* nobody's request */
+    t->first_id = 0;     /* no unit of any container needs a stamp, as if it had made them all */
     phase_set(a, RCV_STEP);
     int rc = free_some(t, a->trap_mode ? BUDGET_TRAP : heap_short(a) ? BUDGET_SHORT : BUDGET, pages, &n_pages);
     if (rc == 0)
@@ -100,7 +103,6 @@ void reclaim_slice(rcv_arena *a)
         rc = tracker_doomed(a);
     CRASHPOINT("reclaim.applied");
     if (rc == 0) {
-        stamp_publish(t);
         /* Before PUBLISH: killed after it, recovery would leave pages listed that are free. Nothing reads what a slice that
          * is undone has demoted. */
         for (uint32_t i = 0; i < n_pages; i++)

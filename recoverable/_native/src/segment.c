@@ -183,8 +183,11 @@ static int map_core(rcv_arena *a, const struct rcv_header *h, int protection)
     a->total_size = total;
     a->data_off = h->region[RCV_R_DATA].off;
     a->data_size = h->region[RCV_R_DATA].size;
-    a->stamps = (_Atomic uint64_t *)(a->core + h->region[RCV_R_STAMP].off);
+    a->stamps[0] = (_Atomic uint64_t *)(a->core + h->region[RCV_R_STAMP].off);
+    a->stamps[1] = a->stamps[0] + h->stamp_count;
     a->stamp_mask = h->stamp_count - 1;
+    a->recent = a->stamps[1] + h->stamp_count;
+    a->recent_mask = h->recent_count - 1;
     a->board = (struct rcv_board *)(a->core + h->region[RCV_R_BOARD].off);
     a->undo_off = h->region[RCV_R_UNDO].off;
     a->undo_size = h->region[RCV_R_UNDO].size;

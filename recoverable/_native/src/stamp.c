@@ -1,10 +1,25 @@
-/* stamp.c -- read and write sets over the stamp table: what makes a transaction serialisable.
+/* stamp.c -- read and write sets, and the stamps they are checked against: what makes a transaction serialisable.
  *
- * A stamp is the commit sequence number of the last change of a conflict unit (an ownership record, as in TL2: Dice,
- * Shalev, Shavit, DISC 2006). The table is fixed and indexed by a hash of the unit, so two units may share a stamp: that
- * makes a needless conflict, never a missed one. Stamps change only at commit, under the lock; one's own writes need no
- * special case, and reused memory cannot fool a reader, because a unit is named by its container's id, which is never
- * used again.
+ * What we want: a request loses if, and only if, another has changed a unit that it has read.
+ *
+ * What does not work: a stamp for each unit (units are keys, present and absent: there is no end of them); one table of
+ * stamps, indexed by a hash of the unit (an ownership record, as in TL2: Dice, Shalev, Shavit, DISC 2006): a request that has
+ * read thousands of units finds one that shares its stamp with another's write nearly every time; a tag of the last writer
+ * beside the stamp (whoever wrote before that one is missed).
+ *
+ * What does: a stamp is the sequence number of a commit, and a unit has one in each of two tables, at places that are
+ * independent. A commit moves both. So a unit of which one has stood still has not changed. Where both have moved, the units
+ * that the latest commits have written are there by name, in a ring, and tell for certain; for a request that has waited
+ * longer than the ring reaches back, two stamps that moved count as a change. That is needless now and then, but no change
+ * is ever missed.
+ *
+ * A read is not kept with its stamps: all that a transaction has read was so at commit `seq`, when it was last valid. What
+ * has not moved since then has not changed since then; and once it is found valid, all it has read was so *now*.
+ *
+ * Stamps change only at commit, under the lock; one's own writes need no special case. Reused memory cannot fool a reader:
+ * a unit is named by its container's id, which is never used again; and whoever uses a container has read the identity of
+ * all that hold it, so that cutting off the outermost one tells him (container.c). A container that the transaction has made
+ * in this step needs no stamps at all: nobody else has seen it.
  *
  * Array items are validated by value instead: the read set keeps the committed bytes. A stamp an item would be 8 bytes for
  * 8 bytes of state; a stamp a page would make neighbours conflict.
@@ -28,7 +43,7 @@
 static int table_grow(uint32_t **table, uint32_t *mask)
 {
     uint32_t  size = *mask ? (*mask + 1) * 2 : 64;
-    uint32_t *bigger = os_calloc(size, sizeof **table);
+    uint32_t *bigger = size ? os_calloc(size, sizeof **table) : NULL;
     if (bigger == NULL)
         return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction's read and write sets");
     os_free(*table);
@@ -40,8 +55,7 @@ static int table_grow(uint32_t **table, uint32_t *mask)
 /* stamp_read_slow -- the transaction has read a unit. A failure leaves the set as it was. */
 int stamp_read_slow(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
 {
-    uint32_t index = stamp_index(t->arena, id, kind, arg);
-    __builtin_prefetch(&t->arena->stamps[index]); /* it is rarely cached, and neither is the set */
+    uint64_t unit = stamp_unit(id, kind, arg);
     if (unlikely((t->n_reads + 1) * 2 > t->read_mask)) {
         if (t->n_reads >= READ_BOUND) {
             t->overflowed = true;
@@ -51,60 +65,90 @@ int stamp_read_slow(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_
         if (rc)
             return rc;
         for (uint64_t i = 0; i < t->n_reads; i++) {
-            uint32_t s = t->reads[i].index & t->read_mask;
+            uint32_t s = (uint32_t)t->reads[i].unit & t->read_mask;
             while (t->read_table[s] != 0)
                 s = (s + 1) & t->read_mask;
             t->read_table[s] = (uint32_t)i + 1;
         }
     }
-    PROBE(t->read_table, t->read_mask, index, t->reads[at].index == index)
+    PROBE(t->read_table, t->read_mask, (uint32_t)unit, t->reads[at].unit == unit)
     if (unlikely(t->n_reads == t->cap_reads)) {
         int rc = vec_grow((void **)&t->reads, &t->cap_reads, t->n_reads + 1, sizeof *t->reads);
         if (rc)
             return rc;
     }
-    uint64_t seen = atomic_load_explicit(&t->arena->stamps[index], memory_order_relaxed);
-    t->reads[t->n_reads] = (struct rcv_read){.seen = seen, .index = index, .kind = kind, .container = off, .arg = arg};
+    t->reads[t->n_reads] = (struct rcv_read){.unit = unit, .kind = kind, .container = off, .arg = arg};
     t->read_table[slot] = (uint32_t)++t->n_reads;
     return 0;
 }
 
-/* write_start -- where the search for a stamp begins in the write set, which may outgrow the stamps: spread over all of it. */
-static inline uint32_t write_start(uint32_t index) { return index * UINT32_C(2654435769); }
-
-/* same_unit -- is entry `at` of the write set that unit? Of very many, one for each stamp is kept, and stands for all. */
-static inline bool same_unit(const rcv_txn *t, uint64_t at, uint32_t index, uint32_t tag)
+/* read_at -- where in its read set the unit is, or UINT64_MAX. written_at -- has it written the unit? */
+static uint64_t read_at(const rcv_txn *t, uint64_t unit)
 {
-    return t->writes[at].index == index && (t->writes[at].tag == tag || t->n_writes > t->arena->stamp_mask / 8);
-}
-
-/* -- independent transactions ---------------------------------------------------------------------------- */
-
-/* read_at -- where in its read set the stamp is, or UINT64_MAX. written_at -- has it written exactly this unit?
- * index_written -- or one that shares the stamp? */
-static uint64_t read_at(const rcv_txn *t, uint32_t index)
-{
-    for (uint32_t s = index & t->read_mask; t->n_reads && t->read_table[s] != 0; s = (s + 1) & t->read_mask)
-        if (t->reads[t->read_table[s] - 1].index == index)
+    for (uint32_t s = (uint32_t)unit & t->read_mask; t->n_reads && t->read_table[s] != 0; s = (s + 1) & t->read_mask)
+        if (t->reads[t->read_table[s] - 1].unit == unit)
             return t->read_table[s] - 1;
     return UINT64_MAX;
 }
 
-static bool written_at(const rcv_txn *t, uint32_t index, uint32_t tag)
+static bool written_at(const rcv_txn *t, uint64_t unit)
 {
-    for (uint32_t s = write_start(index) & t->write_mask; t->n_writes && t->write_table[s] != 0; s = (s + 1) & t->write_mask)
-        if (same_unit(t, t->write_table[s] - 1, index, tag))
+    for (uint32_t s = (uint32_t)unit & t->write_mask; t->n_writes && t->write_table[s] != 0; s = (s + 1) & t->write_mask)
+        if (t->writes[t->write_table[s] - 1] == unit)
             return true;
     return false;
 }
 
-static bool index_written(const rcv_txn *t, uint32_t index)
+bool stamp_wrote(const rcv_txn *t, uint64_t id, unsigned kind, uint64_t arg)
 {
-    for (uint32_t s = write_start(index) & t->write_mask; t->n_writes && t->write_table[s] != 0; s = (s + 1) & t->write_mask)
-        if (t->writes[t->write_table[s] - 1].index == index)
-            return true;
-    return false;
+    return id > t->first_id || written_at(t, stamp_unit(id, kind, arg));
 }
+
+/* -- the stamps -------------------------------------------------------------------------------------------- */
+
+static inline _Atomic uint64_t *stamp_in(const rcv_arena *a, unsigned table, uint64_t unit)
+{
+    return &a->stamps[table][(table ? unit >> 32 : unit) & a->stamp_mask];
+}
+
+static inline uint64_t stamp_at(const rcv_arena *a, unsigned table, uint64_t unit)
+{
+    return atomic_load_explicit(stamp_in(a, table, unit), memory_order_relaxed);
+}
+
+/* moved -- has a commit after `seq` perhaps changed the unit? The second table is looked at only where the first has moved. */
+static inline bool moved(const rcv_arena *a, uint64_t unit, uint64_t seq)
+{
+    return unlikely(stamp_at(a, 0, unit) > seq) && stamp_at(a, 1, unit) > seq;
+}
+
+/* last_change -- which commit has changed it last; that one, or a later one. */
+static uint64_t last_change(const rcv_arena *a, uint64_t unit)
+{
+    uint64_t one = stamp_at(a, 0, unit), two = stamp_at(a, 1, unit);
+    return one < two ? one : two;
+}
+
+/* changed -- a read of the transaction that is not so any more, or NULL. Stamps rule out nearly all; the ring decides. */
+static const struct rcv_read *changed(const rcv_txn *t)
+{
+    const rcv_arena *a = t->arena;
+    uint64_t         i = 0, end = atomic_load_explicit(&a->hdr->units_written, memory_order_relaxed);
+    while (i < t->n_reads && !moved(a, t->reads[i].unit, t->seq))
+        i++;
+    if (likely(i == t->n_reads))
+        return NULL;
+    if (end - t->written > a->recent_mask + 1)
+        return &t->reads[i];
+    for (uint64_t n = t->written; n != end; n++) {
+        uint64_t at = read_at(t, atomic_load_explicit(&a->recent[n & a->recent_mask], memory_order_relaxed));
+        if (at != UINT64_MAX)
+            return &t->reads[at];
+    }
+    return NULL;
+}
+
+/* -- independent transactions ---------------------------------------------------------------------------- */
 
 /* is_shared -- is it a unit that several transactions may write at once, since what they do to it is no part of any stash?
  * Counts and order are intentions, items of Arrays are written one by one. A List's are not: its length is a word. */
@@ -118,19 +162,15 @@ static bool is_shared(rcv_arena *a, rcv_off off, unsigned kind)
 /* parent_allows -- may a transaction inside others write this unit? Not what one around it has written, unless it is shared:
  * its stash would overwrite what is committed now. Nor may it delete what one around it, which has written, works in; nor
  * write into a record whose fields one around it has moved. */
-static int parent_allows(const rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t hash)
+static int parent_allows(const rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t unit)
 {
     rcv_arena *a = t->arena;
-    uint32_t   index = (uint32_t)hash & a->stamp_mask, tag = (uint32_t)(hash >> 32);
     for (const rcv_txn *p = t->parent; p != NULL; p = p->parent) {
-        uint64_t at = read_at(p, index), moved = stamp_hash(id, RCV_UNIT_SHAPE, 0);
-        bool     works_in = p->record_reads ? at != UINT64_MAX && p->reads[at].container == off : true;
-        if (kind == RCV_UNIT_IDENTITY && p->wrote && works_in)
+        if (kind == RCV_UNIT_IDENTITY && p->wrote && (!p->record_reads || read_at(p, unit) != UINT64_MAX))
             return rcv_raise(RCV_ERR_MISUSE, 0,
                              "an independent transaction can't delete a container that the transaction around it works in");
-        if ((!is_shared(a, off, kind) && written_at(p, index, tag)) ||
-            (kind == RCV_UNIT_KEY && container_at(a, off, RCV_K_RECORD) &&
-             written_at(p, (uint32_t)moved & a->stamp_mask, (uint32_t)(moved >> 32))))
+        if ((!is_shared(a, off, kind) && written_at(p, unit)) ||
+            (kind == RCV_UNIT_KEY && container_at(a, off, RCV_K_RECORD) && written_at(p, stamp_unit(id, RCV_UNIT_SHAPE, 0))))
             return rcv_raise(RCV_ERR_MISUSE, 0,
                              "an independent transaction can't change what the transaction around it has written; change it "
                              "in one of the two, or before the other");
@@ -140,41 +180,43 @@ static int parent_allows(const rcv_txn *t, rcv_off off, uint64_t id, unsigned ki
 
 /* hand_over -- the transactions around it have seen this one's changes: what they had read stays valid. They were valid
  * before it: rcv_txn_mount() has made sure, and the lock is held since. A task of theirs may have written meanwhile what
- * this one was allowed to write earlier: that stays a conflict. */
+ * this one was allowed to write earlier: that is a conflict. */
 static void hand_over(rcv_txn *t, uint64_t seq)
 {
     for (rcv_txn *p = t->parent; p != NULL; p = p->parent) {
-        bool clash = false;
         if (!p->touched)
             continue;
-        for (uint64_t i = 0; i < t->n_writes; i++) {
-            uint64_t at = read_at(p, t->writes[i].index);
+        p->seq = seq;
+        p->written = atomic_load_explicit(&t->arena->hdr->units_written, memory_order_relaxed);
+        p->epoch++; /* containers may be gone */
+        for (uint64_t i = 0; i < p->n_values; i++)
+            memcpy(p->values[i].bytes, t->arena->core + p->values[i].off, p->values[i].len);
+        for (uint64_t i = 0; i < t->n_writes && p->state == RCV_ACTIVE; i++) {
+            uint64_t at = read_at(p, t->writes[i]);
             if (at == UINT64_MAX)
                 continue;
             const struct rcv_read *r = &p->reads[at];
             if ((r->kind == RCV_UNIT_IDENTITY && p->wrote) ||
-                (!is_shared(t->arena, r->container, r->kind) && written_at(p, t->writes[i].index, t->writes[i].tag)))
-                clash = true;
-            else
-                p->reads[at].seen = seq;
+                (!is_shared(t->arena, r->container, r->kind) && written_at(p, r->unit))) {
+                stamp_lost(p, r->container, r->kind, r->arg, seq);
+                rcv_txn_doom(p, RCV_ERR_CONFLICT);
+            }
         }
-        for (uint64_t i = 0; i < p->n_values; i++)
-            memcpy(p->values[i].bytes, t->arena->core + p->values[i].off, p->values[i].len);
-        if (!clash)
-            p->seq = seq;
-        p->epoch++; /* containers may be gone */
     }
 }
 
 /* -- writing ----------------------------------------------------------------------------------------------- */
 
-/* stamp_write -- the transaction has written a unit: its stamp moves when it commits. */
+/* stamp_write -- the transaction has written a unit: its stamps move when it commits. */
 int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
 {
-    uint64_t hash = stamp_hash(id, kind, arg);
-    uint32_t index = (uint32_t)hash & t->arena->stamp_mask, tag = (uint32_t)(hash >> 32);
+    uint64_t unit = stamp_unit(id, kind, arg);
+    if (id > t->first_id) {
+        t->wrote = true;
+        return 0;
+    }
     if (unlikely(t->parent != NULL)) {
-        int rc = parent_allows(t, off, id, kind, hash);
+        int rc = parent_allows(t, off, id, kind, unit);
         if (rc)
             return rc;
     }
@@ -183,19 +225,19 @@ int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t ar
         if (rc)
             return rc;
         for (uint64_t i = 0; i < t->n_writes; i++) {
-            uint32_t s = write_start(t->writes[i].index) & t->write_mask;
+            uint32_t s = (uint32_t)t->writes[i] & t->write_mask;
             while (t->write_table[s] != 0)
                 s = (s + 1) & t->write_mask;
             t->write_table[s] = (uint32_t)i + 1;
         }
     }
-    PROBE(t->write_table, t->write_mask, write_start(index), same_unit(t, at, index, tag))
+    PROBE(t->write_table, t->write_mask, (uint32_t)unit, t->writes[at] == unit)
     if (unlikely(t->n_writes == t->cap_writes)) {
         int rc = vec_grow((void **)&t->writes, &t->cap_writes, t->n_writes + 1, sizeof *t->writes);
         if (rc)
             return rc;
     }
-    t->writes[t->n_writes++] = (struct rcv_written){.index = index, .tag = tag};
+    t->writes[t->n_writes++] = unit;
     t->write_table[slot] = (uint32_t)t->n_writes;
     t->wrote = true;
     return 0;
@@ -263,13 +305,10 @@ bool stamp_valid(rcv_txn *t)
         stamp_lost(t, 0, 0, 0, atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed));
         return false;
     }
-    for (uint64_t i = 0; i < t->n_reads; i++) {
-        const struct rcv_read *r = &t->reads[i];
-        uint64_t               now = atomic_load_explicit(&a->stamps[r->index], memory_order_relaxed);
-        if (unlikely(now != r->seen)) {
-            stamp_lost(t, r->container, r->kind, r->arg, now);
-            return false;
-        }
+    const struct rcv_read *lost = changed(t);
+    if (lost != NULL) {
+        stamp_lost(t, lost->container, lost->kind, lost->arg, last_change(a, lost->unit));
+        return false;
     }
     for (uint64_t i = 0; i < t->n_values; i++) {
         const struct rcv_value_read *v = &t->values[i];
@@ -282,6 +321,11 @@ bool stamp_valid(rcv_txn *t)
     return true;
 }
 
+static uint64_t page_unit(const rcv_arena *a, const struct rcv_value_read *v)
+{
+    return stamp_unit(0, RCV_UNIT_PAGE, (v->off - a->data_off) / a->hdr->page_size);
+}
+
 /* stamp_meets -- would committing `t` make `other`, as far as it has come, invalid? */
 bool stamp_meets(const rcv_txn *t, const rcv_txn *other)
 {
@@ -291,41 +335,34 @@ bool stamp_meets(const rcv_txn *t, const rcv_txn *other)
     if (t->n_writes == 0)
         return false;
     for (uint64_t i = 0; i < other->n_reads && other->n_reads <= t->n_writes; i++)
-        if (index_written(t, other->reads[i].index))
+        if (written_at(t, other->reads[i].unit))
             return true;
     for (uint64_t i = 0; i < t->n_writes && t->n_writes < other->n_reads; i++)
-        if (read_at(other, t->writes[i].index) != UINT64_MAX)
+        if (read_at(other, t->writes[i]) != UINT64_MAX)
             return true;
     for (uint64_t i = 0; i < other->n_values; i++) /* by its page: what a value will be is not known from the write set */
-        if (index_written(t, stamp_index(a, 0, RCV_UNIT_PAGE, (other->values[i].off - a->data_off) / a->hdr->page_size)))
+        if (written_at(t, page_unit(a, &other->values[i])))
             return true;
     for (uint64_t i = 0; i < other->n_raw_pages; i++)
-        if (index_written(t, stamp_index(a, 0, RCV_UNIT_PAGE, other->raw_pages[i])))
+        if (written_at(t, stamp_unit(0, RCV_UNIT_PAGE, other->raw_pages[i])))
             return true;
     return false;
 }
 
 /* stamp_of_page -- which commit has changed a page of array memory last. */
-uint64_t stamp_of_page(const rcv_arena *a, uint64_t page)
-{
-    return atomic_load_explicit(&a->stamps[stamp_index(a, 0, RCV_UNIT_PAGE, page)], memory_order_relaxed);
-}
-
-/* stamp_set -- the stamp of one unit, outside a transaction's write set (reclaiming). Lock held. */
-void stamp_set(rcv_arena *a, uint64_t id, unsigned kind, uint64_t arg, uint64_t seq)
-{
-    atomic_store_explicit(&a->stamps[stamp_index(a, id, kind, arg)], seq, memory_order_release);
-}
+uint64_t stamp_of_page(const rcv_arena *a, uint64_t page) { return last_change(a, stamp_unit(0, RCV_UNIT_PAGE, page)); }
 
 /* stamp_publish -- give every written unit a new commit sequence number.
  *
- * The counter moves first and is never undone: were we killed between, a later commit must not use this number again, or
- * a reader that has seen one of our stamps would take that commit's for it. */
+ * The counters move first and are never undone. Were we killed between, a later commit must not use this number again: whoever
+ * was found valid at it would miss that commit. And the ring's end must not lie over units that were overwritten. */
 uint64_t stamp_publish(rcv_txn *t)
 {
     rcv_arena *a = t->arena;
     uint64_t   seq = atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed) + 1;
+    uint64_t   end = atomic_load_explicit(&a->hdr->units_written, memory_order_relaxed);
     atomic_store_explicit(&a->hdr->commit_seq, seq, memory_order_release);
+    atomic_store_explicit(&a->hdr->units_written, end + t->n_writes, memory_order_release);
     store_fence();
     CRASHPOINT("commit.after_seq");
     struct rcv_commit_note *note = &a->hdr->ring[seq % RCV_COMMIT_RING];
@@ -334,8 +371,12 @@ uint64_t stamp_publish(rcv_txn *t)
     memcpy(note->handler, t->handler, sizeof note->handler);
     store_fence();
     atomic_store_explicit(&note->seq, seq, memory_order_release);
-    for (uint64_t i = MUTATED("stamp.drop") ? 1 : 0; i < t->n_writes; i++)
-        atomic_store_explicit(&a->stamps[t->writes[i].index], seq, memory_order_release);
+    for (uint64_t i = MUTATED("stamp.drop") ? 1 : 0; i < t->n_writes; i++) {
+        uint64_t unit = t->writes[i];
+        atomic_store_explicit(&a->recent[(end + i) & a->recent_mask], unit, memory_order_relaxed);
+        atomic_store_explicit(stamp_in(a, 0, unit), seq, memory_order_release);
+        atomic_store_explicit(stamp_in(a, 1, unit), seq, memory_order_release);
+    }
     store_fence();
     CRASHPOINT("commit.after_stamps");
     if (unlikely(t->parent != NULL))

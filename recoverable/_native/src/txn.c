@@ -232,6 +232,7 @@ int txn_doomed_error(const rcv_txn *t)
     if (t->state == RCV_DOOMED)
         return rcv_raise(t->doom, 0,
                          t->doom == RCV_ERR_CONFLICT ? "another request has changed what this one had read; it can only roll back"
+                         : t->doom == RCV_ERR_STALE  ? "it wrote through a view of an Array that was deleted; it can only roll back"
                          : t->doom == RCV_ERR_FULL   ? "the arena has no room for this transaction's undo log; it can only roll back"
                                                      : "the transaction was stopped; it can only roll back");
     return rcv_raise(RCV_ERR_CLOSED, 0, "the transaction is already %s",
@@ -313,6 +314,7 @@ static bool still_valid(rcv_txn *t)
         return false;
     }
     t->seq = seq;
+    t->written = atomic_load_explicit(&a->hdr->units_written, memory_order_relaxed);
     return true;
 }
 
@@ -338,6 +340,7 @@ int rcv_txn_mount(rcv_txn *t)
             return txn_doomed_error(p);
         }
     t->touched = true;
+    t->first_id = atomic_load_explicit(&a->hdr->container_counter, memory_order_relaxed);
     a->step_thread = me;
     rc = tracker_enter(a);
     if (rc) {
