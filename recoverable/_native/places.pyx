@@ -7,6 +7,7 @@ from recoverable._native.runtime cimport Container, NativeArena, done, fail, gat
 
 cdef enum:
     DEEPEST = 100 # levels of nesting that a path shows
+    SHOWN = 200 # characters of a key that a text shows
 
 
 cdef object field_name(NativeArena arena, rcv_off record, uint64_t slot):
@@ -23,6 +24,24 @@ cdef object field_name(NativeArena arena, rcv_off record, uint64_t slot):
     from recoverable.containers.record import Schema
     names = Schema.read(decode(arena, &v)).names
     return names[slot] if slot < len(names) else None
+
+
+cdef object shown(const rcv_value *key):
+    """The key's repr(), cut. What a key is must not stand in the way of saying where it is: never raises."""
+    try:
+        text = spelled(decode_key(key))
+    except Exception: # of its own __repr__ or codec
+        return "?"
+    return text if len(text) <= SHOWN else text[:SHOWN - 1] + "\u2026"
+
+
+cdef object spelled(object key):
+    """repr(), but not of all that is too long to be shown; of an int of so many digits that Python refuses, hex()."""
+    if type(key) is int and key.bit_length() > 4 * SHOWN:
+        return hex(key)
+    if type(key) is tuple:
+        return f"({', '.join([spelled(item) for item in key[:SHOWN]])}{',' if len(key) == 1 else ''})"
+    return repr(key[:SHOWN + 1] if type(key) in (str, bytes) else key)
 
 
 def path_of(NativeArena arena not None, unsigned long long offset, unsigned long long id) -> str | None:
@@ -43,7 +62,7 @@ def path_of(NativeArena arena not None, unsigned long long offset, unsigned long
                 return None
             kind = rcv_container_slot(arena.a, parent, &ignored, &ignored, &seen)
             if kind == RCV_K_DICT and rcv_dict_key_at(arena.a, slot, &key) == 0:
-                parts.append(f"[{decode_key(&key)!r}]")
+                parts.append(f"[{shown(&key)}]")
             elif kind == RCV_K_RECORD:
                 parts.append(f".{field_name(arena, parent, slot) or '?'}")
             else:
@@ -75,7 +94,7 @@ cdef object place_in(NativeArena arena, int kind, rcv_off container, unsigned un
     if kind == RCV_K_COUNTER:
         return "its value"
     if unit == RCV_UNIT_KEY and rcv_dict_key_of_hash(arena.a, container, arg, &key) == 1:
-        return repr(decode_key(&key))
+        return shown(&key)
     return {RCV_UNIT_MEMBERSHIP: "its keys", RCV_UNIT_CONTENT: "its values"}.get(unit)
 
 
