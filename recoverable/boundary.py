@@ -357,7 +357,7 @@ async def commit_early() -> None:
 
 # -- the privileged last run --------------------------------------------------------------------------------------
 
-_POLL = 0.005  # seconds between two looks at what another process may have changed
+_POLL = 0.005  # seconds between two looks: at another process, and at a run that may be lost without having ended
 
 
 async def _take_privilege(transaction: Transaction) -> None:
@@ -370,11 +370,12 @@ async def _take_privilege(transaction: Transaction) -> None:
 
 
 async def _give_way(transaction: Transaction) -> None:
-    """Wait while the commit would make a privileged run invalid, at most `busy_timeout`; then it goes ahead."""
+    """Wait while the commit would make a privileged run invalid that others still wait for; then it goes ahead."""
     await _wait(transaction, transaction.must_wait)
 
 
 async def _wait(transaction: Transaction, needed: Callable[[], bool]) -> None:
+    """Wait while it is needed: for one privileged run as long as the core says, for several at most `busy_timeout`."""
     native = transaction.arena
     end = time.monotonic() + native.busy_timeout
     while needed():
@@ -387,7 +388,7 @@ async def _wait(transaction: Transaction, needed: Callable[[], bool]) -> None:
             continue
         ended = loop.create_future()
         native.give_way.append(ended)
-        timer = loop.call_later(left if native.privileged_here() else min(left, _POLL), _wake, ended)
+        timer = loop.call_later(min(left, _POLL), _wake, ended)
         try:
             await ended
         finally:

@@ -46,6 +46,10 @@ cdef extern from "recoverable.h" nogil:
     void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)
     void rcv_txn_route(rcv_txn *t, const char *route)
     int rcv_profiles_ask(const rcv_arena *a)
+    enum:
+        RCV_PRIVILEGED
+        RCV_AWAIT_PRIVILEGE
+        RCV_NO_PRIVILEGE
     int rcv_privilege_take(rcv_txn *t)
     int rcv_must_wait(rcv_txn *t)
     int rcv_privileged_here(const rcv_arena *a)

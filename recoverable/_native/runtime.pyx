@@ -380,10 +380,14 @@ cdef class Transaction:
         rcv_txn_route(self.t, PyUnicode_AsUTF8(route))
 
     def take_privilege(self) -> bool:
-        """Have commits that would make it invalid wait until it ends; False: another one has this privilege."""
+        """Have commits that would make it invalid wait until it ends. False: another one has this privilege, ask again.
+
+        Also True, without the privilege, where its handler is known to write nothing: it would hold others up for no good.
+        """
         self.check()
-        self.privileged = rcv_privilege_take(self.t)
-        return self.privileged
+        cdef int how = rcv_privilege_take(self.t)
+        self.privileged = how == RCV_PRIVILEGED
+        return how != RCV_AWAIT_PRIVILEGE
 
     def must_wait(self) -> bool:
         """Would its commit make the privileged transaction invalid? Then it has been suspended, and is to wait."""

@@ -281,8 +281,10 @@ RCV_API void rcv_txn_inside(rcv_txn *t, rcv_txn *parent);
  * each. Right after rcv_txn_new. */
 RCV_API void rcv_txn_route(rcv_txn *t, const char *route);
 
-/* rcv_privilege_take -- 1: from now until it ends, commits that would make it invalid are to wait (rcv_must_wait). 0: another
- * transaction of this arena is the privileged one. rcv_must_wait -- 1: do not commit yet; it has been suspended. */
+/* rcv_privilege_take -- one of these: from now on, commits that would make it invalid are to wait (rcv_must_wait); another has
+ * the privilege, ask again; its handler is not one that would need it. rcv_must_wait -- 1: do not commit yet, ask again; it has
+ * been suspended. */
+enum rcv_privilege { RCV_AWAIT_PRIVILEGE = 0, RCV_PRIVILEGED = 1, RCV_NO_PRIVILEGE = 2 };
 RCV_API int rcv_privilege_take(rcv_txn *t);
 RCV_API int rcv_must_wait(rcv_txn *t);
 RCV_API int rcv_privileged_here(const rcv_arena *a); /* is it one of this process? */

@@ -68,12 +68,31 @@ static inline void add(struct rcv_board_row *row, enum rcv_board_count which, ui
         atomic_fetch_add_explicit(&row->count[which], n, memory_order_relaxed);
 }
 
+/* rest -- n commits more that wrote nothing, as far as that is of interest; 0: one that wrote. */
+static inline void rest(struct rcv_board_row *row, uint32_t n)
+{
+    uint32_t idle = atomic_load_explicit(&row->idle, memory_order_relaxed);
+    if (n == 0 ? idle != 0 : idle < RCV_IDLE_COMMITS)
+        atomic_store_explicit(&row->idle, n ? idle + n : 0, memory_order_relaxed); /* a count lost to another process is no harm */
+}
+
+void board_rest(const rcv_txn *t) { rest(row_of(t->arena->board, t->handler), RCV_IDLE_COMMITS); }
+
+bool board_idle(const rcv_txn *t)
+{
+    struct rcv_board           *board = t->arena->board;
+    const struct rcv_board_row *row = row_of(board, t->handler);
+    return row != &board->row[NAMED] && atomic_load_explicit(&row->idle, memory_order_relaxed) >= RCV_IDLE_COMMITS;
+}
+
 /* board_count -- a run has ended. One that never touched the arena is none. */
 void board_count(const rcv_txn *t, bool committed)
 {
     if (!t->touched)
         return;
     struct rcv_board_row *row = row_of(t->arena->board, t->handler);
+    if (committed)
+        rest(row, t->wrote ? 0 : 1);
     add(row, committed ? RCV_B_COMMITS : t->doom == RCV_ERR_CONFLICT ? RCV_B_CONFLICTS : RCV_B_ROLLBACKS, 1);
     if (unlikely(t->timed)) {
         add(row, RCV_B_TIMED, 1);

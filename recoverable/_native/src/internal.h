@@ -409,6 +409,7 @@ int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t ar
 int stamp_read_value(rcv_txn *t, rcv_off container, rcv_off off, uint32_t len);
 void stamp_capture(rcv_txn *t); /* the step is undone: keep the committed bytes of what it has read by value */
 bool stamp_valid(rcv_txn *t); /* every unit and value as seen? On false the transaction's report names the first that is not */
+bool stamp_hopeless(const rcv_txn *t); /* has it lost already, as far as can be told at any moment, without the lock? */
 bool stamp_wrote(const rcv_txn *t, uint64_t id, unsigned kind, uint64_t arg); /* is the unit in its write set, or its own alone? */
 void stamp_lost(rcv_txn *t, rcv_off container, unsigned kind, uint64_t arg, uint64_t seq);
 uint64_t stamp_of_page(const rcv_arena *a, uint64_t page);
@@ -497,6 +498,8 @@ struct rcv_txn {
     uint64_t   log_epoch; /* begun by txn_log_epoch() */
     uint32_t   savepoints; /* open */
     uint32_t   steps;      /* suspended so far */
+    uint32_t   looks;       /* how often it has looked whether it must still wait … */
+    uint64_t   waits_until; /* … for the privileged run whose time ends then */
 
     struct rcv_read *reads;
     uint64_t         n_reads, cap_reads;
@@ -536,11 +539,18 @@ static inline int stamp_read(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind
 /* -- privilege.c, hotspot.c ------------------------------------------------------------------------------------------- */
 
 void privilege_drop(rcv_txn *t);
+void privilege_wrote(rcv_txn *t);
 void hotspot_count(rcv_arena *a, const struct rcv_txn_report *lost);
 
 /* -- board.c: what those see who watch from outside ------------------------------------------------------------------- */
 
 void board_count(const rcv_txn *t, bool committed); /* a run has ended, and has not been reset yet */
+/* board_idle -- has its handler written nothing in its last RCV_IDLE_COMMITS? Not known of those that share a row: false.
+ * board_rest -- count as if it were so. */
+#define RCV_IDLE_COMMITS 100u
+bool board_idle(const rcv_txn *t);
+void board_rest(const rcv_txn *t);
+
 /* -- raw.c: raw writes into Arrays ---------------------------------------------------------------------------------- */
 
 struct rcv_viewed;

@@ -116,7 +116,9 @@ struct rcv_header {
     _Atomic uint64_t undo_claimed;       /* never undone: the same of the undo log */
     _Atomic uint64_t shadow_claimed;     /* never undone: the same of the shadows */
     _Atomic uint64_t units_written;      /* never undone: units that commits have written; the last of them are in the ring */
-    _Atomic uint64_t privileged;         /* token of the process with the privileged last run, or 0 */
+    _Atomic uint64_t privileged;         /* token of the process with the privileged last run, or 0: privilege.c */
+    _Atomic uint64_t privileged_wrote;   /* 1: that run has written */
+    _Atomic uint64_t privileged_until;   /* nobody waits for it any longer than that, os_nanos(); 0: nobody has waited yet */
     _Atomic uint64_t recoveries;         /* how many recoveries undid something */
     _Atomic uint64_t lost;               /* token of the lock's dead owner until what it left is repaired, else 0 (for messages) */
     char             holder_handler[RCV_HANDLER_NAME]; /* what its last owner ran (a hint for messages) */
@@ -156,7 +158,8 @@ enum rcv_board_count {
 };
 struct rcv_board_row {
     _Atomic uint64_t hash;  /* of the name; 0: free. Stored first, by whoever takes the row */
-    _Atomic uint64_t named; /* 1: the name is whole; until then whoever has that name writes it, again if need be */
+    _Atomic uint32_t named; /* 1: the name is whole; until then whoever has that name writes it, again if need be */
+    _Atomic uint32_t idle;  /* commits since the last that wrote; see privilege.c */
     char             name[RCV_HANDLER_NAME];
     _Atomic uint64_t count[RCV_BOARD_COUNTS];
     uint64_t         reserved;

@@ -326,6 +326,25 @@ static uint64_t page_unit(const rcv_arena *a, const struct rcv_value_read *v)
     return stamp_unit(0, RCV_UNIT_PAGE, (v->off - a->data_off) / a->hdr->page_size);
 }
 
+/* stamp_hopeless -- has it lost already? Another process may be in the middle of a step, so what is not validated by stamps
+ * may look changed without being so: nothing but courtesy may depend on it. */
+bool stamp_hopeless(const rcv_txn *t)
+{
+    const rcv_arena *a = t->arena;
+    if (t->state != RCV_ACTIVE)
+        return true;
+    if (!t->touched || t->mounted || t->seq == atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed))
+        return false;
+    if (t->overflowed || !t->record_reads || changed(t) != NULL)
+        return true;
+    for (uint64_t i = 0; i < t->n_values; i++) {
+        const struct rcv_value_read *v = &t->values[i];
+        if (moved(a, page_unit(a, v), t->seq) && memcmp(a->core + v->off, v->bytes, v->len) != 0)
+            return true;
+    }
+    return false;
+}
+
 /* stamp_meets -- would committing `t` make `other`, as far as it has come, invalid? */
 bool stamp_meets(const rcv_txn *t, const rcv_txn *other)
 {

@@ -124,6 +124,7 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     t->epoch = 1;
     txn_log_epoch(t);
     t->savepoints = t->steps = 0;
+    t->waits_until = 0;
     t->parent = NULL;
     t->children = 0;
     memset(&t->report, 0, sizeof t->report);
@@ -248,6 +249,7 @@ void rcv_txn_doom(rcv_txn *t, int error)
         t->doom = error;
         if (error == RCV_ERR_CONFLICT)
             t->arena->n.conflicts++;
+        privilege_drop(t);
     }
 }
 
@@ -399,6 +401,8 @@ int rcv_txn_suspend(rcv_txn *t)
         stamp_capture(t);
     }
     intent_drop_transient(t);
+    if (unlikely(a->privileged == t) && t->wrote)
+        privilege_wrote(t);
     if (!t->record_reads)
         t->overflowed = true; /* it never expected this: valid only if nobody commits meanwhile */
     a->n.suspends++;
