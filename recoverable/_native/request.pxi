@@ -1,6 +1,7 @@
 # request.pxi -- the web request that a run belongs to, and what it was like when the run began. Part of runtime.pyx, since
 # each request comes by here; what is done about it when a run is to begin again is the web framework's adapter's.
 from cpython.contextvars cimport get_value
+from cpython.dict cimport PyDict_Copy, PyDict_Size
 
 cdef extern from *:
     """
@@ -76,12 +77,8 @@ cpdef object request_before(tuple args, dict kwargs):
         return None
     before = RequestBefore.__new__(RequestBefore)
     before.request = request
-    state = request._state
-    if state:
-        before.state = dict(state)
-    state = getattr(request, "_match_info", None)
-    if state:
-        before.match = dict(state)
+    before.state = items_of(request._state)
+    before.match = items_of(getattr(request, "_match_info", None))
     writer = request._payload_writer
     before.sent = writer.output_size
     if _heads_wait:
@@ -89,6 +86,11 @@ cpdef object request_before(tuple args, dict kwargs):
     body = request._payload
     before.read = 0 if type(body) is _no_body else getattr(body, "_cursor", 0)
     return before
+
+
+cdef dict items_of(object mapping):
+    """A plain copy of a dict, of a subclass perhaps; None where there is nothing to copy."""
+    return PyDict_Copy(mapping) if isinstance(mapping, dict) and PyDict_Size(mapping) else None
 
 
 cpdef object find_request(tuple args, dict kwargs):
