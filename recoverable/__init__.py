@@ -28,6 +28,7 @@ from recoverable.errors import (
     RecoverableError,
     SchemaError,
     StaleReferenceError,
+    StrayWriteError,
     TransactionClosedError,
     TransactionError,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "Set",
     "StaleReferenceError",
     "Stats",
+    "StrayWriteError",
     "TaskGroup",
     "TransactionClosedError",
     "TransactionError",

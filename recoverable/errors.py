@@ -30,6 +30,7 @@ __all__ = [
     "RecoverableError",
     "SchemaError",
     "StaleReferenceError",
+    "StrayWriteError",
     "TransactionClosedError",
     "TransactionError",
 ]
@@ -85,6 +86,14 @@ class NoTransactionError(TransactionError):
 
 class StaleReferenceError(TransactionError):
     """Reports a handle whose container has been deleted, or was never committed."""
+
+
+class StrayWriteError(TransactionError, RuntimeError):
+    """Raised where a thread stored through a raw view of a request while the request waited. Nothing of it was committed.
+
+    Whether the thread is done when the request goes on, nobody can know, and other requests had their turn in between. Call it
+    without the `await`, or let it compute into a plain array and assign that: `root["m"][:] = result`.
+    """
 
 
 class TransactionClosedError(TransactionError):
@@ -174,7 +183,7 @@ def without_doomed(error: BaseException) -> BaseException:
 
 # `enum rcv_error` in recoverable.h, in its order.
 _NOTFOUND, _FULL, _CORRUPT, _VERSION, _PERMISSION, _BUSY, _CONFLICT = -1, -2, -3, -4, -5, -6, -7
-_STALE, _CLOSED, _NOTXN, _MISUSE, _OS, _AGAIN, _BUG = -8, -9, -10, -11, -12, -13, -14
+_STALE, _CLOSED, _NOTXN, _MISUSE, _OS, _AGAIN, _BUG, _STRAY = -8, -9, -10, -11, -12, -13, -14, -15
 
 _KINDS: dict[int, type[BaseException]] = {
     _NOTFOUND: ArenaNotFoundError,
@@ -188,6 +197,7 @@ _KINDS: dict[int, type[BaseException]] = {
     _CLOSED: TransactionClosedError,
     _NOTXN: NoTransactionError,
     _MISUSE: TransactionError,
+    _STRAY: StrayWriteError,
 }
 
 

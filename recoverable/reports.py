@@ -81,6 +81,7 @@ class Stats:
         undo_bytes: Bytes logged, in all: old content, without the heads of its records.
         undo_records: Records logged, in all.
         raw_buffers: Raw buffers alive now: array views, memoryviews.
+        raw_views: Mappings that they have been made in: one for each transaction that had live ones at the same time.
         in_flight: Transactions alive now.
         profiles: Working sets of handlers that are kept: `arena.working_sets()`.
         pages_captured: Pages that were made writable ahead because their handler was going to write them.
@@ -122,6 +123,7 @@ class Stats:
     undo_bytes: int
     undo_records: int
     raw_buffers: int
+    raw_views: int
     in_flight: int
     profiles: int
     pages_captured: int

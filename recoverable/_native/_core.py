@@ -65,7 +65,7 @@ STATS = (
     *("commit_seq", "recoveries", "hot_pages", "processes", "orphaned"),
     *("transactions", "commits", "rollbacks", "conflicts", "suspends"),
     *("traps", "pages_compared", "pages_copied", "promotions", "demotions", "strays", "dooms", "map_fallbacks"),
-    *("undo_bytes", "undo_records", "raw_buffers", "in_flight"),
+    *("undo_bytes", "undo_records", "raw_buffers", "raw_views", "in_flight"),
     *("profiles", "pages_captured", "captured_in_vain"),
     *("cost_trap_ns", "cost_protect_ns", "cost_compare_ns", "cost_copy_ns"),
 )

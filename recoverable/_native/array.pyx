@@ -13,23 +13,40 @@ from recoverable import errors as _errors
 from recoverable._native.runtime import current_transaction
 
 
+cdef extern from *:
+    """
+    /* Does Python have other threads? Those of native libraries don't count: they are done when a call returns. */
+    static inline int rcv_has_threads(void)
+    {
+        return PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) != NULL;
+    }
+    """
+    bint rcv_has_threads() noexcept
+
+
 cdef class RawBuffer:
-    """Memory of an Array in the tracked view, as a buffer. While one is alive its arena cannot be closed."""
+    """Memory of an Array, as a buffer, in the view of the transaction that made it. While one is alive its arena cannot be closed."""
     cdef NativeArena arena
-    cdef void *ptr
+    cdef rcv_raw raw
     cdef Py_ssize_t size
     cdef bint writable
 
     @staticmethod
-    cdef RawBuffer over(NativeArena arena, rcv_off off, uint64_t size, bint writable):
+    cdef RawBuffer over(NativeArena arena, rcv_txn *t, rcv_off off, uint64_t size, bint writable):
         cdef RawBuffer b = RawBuffer.__new__(RawBuffer)
-        b.arena = arena
-        b.ptr = rcv_tracked(arena.a, off)
+        cdef int rc
         b.size = size
         b.writable = writable
-        arena.views += 1
         if writable:
-            rcv_raw_acquire(arena.a)
+            rc = rcv_raw_acquire(t, off, &b.raw)
+            if rc:
+                fail(rc)
+            if rcv_has_threads():
+                rcv_raw_threads(arena.a)
+        else:
+            b.raw.at = rcv_tracked(arena.a, off)
+        b.arena = arena
+        arena.views += 1
         return b
 
     def __dealloc__(self):
@@ -37,12 +54,14 @@ cdef class RawBuffer:
             return
         self.arena.views -= 1
         if self.writable and not self.arena.closed:
-            rcv_raw_release(self.arena.a)
+            if rcv_has_threads(): # begun since
+                rcv_raw_threads(self.arena.a)
+            rcv_raw_release(self.arena.a, &self.raw)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         if (flags & PyBUF_WRITABLE) and not self.writable:
             raise BufferError("this view is read-only: it was taken outside a transaction; take it inside one to write")
-        PyBuffer_FillInfo(view, self, self.ptr, self.size, not self.writable, flags)
+        PyBuffer_FillInfo(view, self, self.raw.at, self.size, not self.writable, flags)
 
     def __releasebuffer__(self, Py_buffer *view):
         pass
@@ -321,7 +340,7 @@ cdef class ArrayHandle(Container):
                 fail(rc)
             if write:
                 rcv_raw_viewed(self.arena.a, self.h.off)
-            return RawBuffer.over(self.arena, info.data + at, size, write)
+            return RawBuffer.over(self.arena, t, info.data + at, size, write)
         finally:
             done(self.arena, t)
 
@@ -332,16 +351,17 @@ cdef class ArrayHandle(Container):
         """Begin or end an edit of [at, at+size)."""
         cdef rcv_txn *t
         cdef Transaction owner = current_transaction(self.arena)
-        if not start and (owner is None or owner.t == NULL or not rcv_txn_mounted(owner.t)):
-            return # rolled back meanwhile: nothing is open
-        self.stored()
-        begin(self, start, &t)
-        rc = rcv_edit_begin(t, self.h.off, at, size) if start else rcv_edit_end(t, self.h.off, at, size)
-        owner.open_blocks += 1 if start else -1
-        if rc:
-            if start:
+        if not start:
+            if owner is not None and owner.t != NULL and rcv_txn_mounted(owner.t): # else it is rolled back: nothing is open
                 owner.open_blocks -= 1
+            return
+        self.stored()
+        begin(self, True, &t)
+        rcv_raw_viewed(self.arena.a, self.h.off)
+        rc = rcv_edit(t, self.h.off, at, size)
+        if rc:
             fail(rc)
+        owner.open_blocks += 1
 
     def __eq__(self, other):
         if isinstance(other, ArrayHandle):

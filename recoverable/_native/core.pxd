@@ -21,6 +21,7 @@ cdef extern from "recoverable.h" nogil:
         RCV_ERR_MISUSE
         RCV_ERR_AGAIN
         RCV_ERR_BUG
+        RCV_ERR_STRAY
     const char *rcv_error_text()
     int rcv_error_errno()
 
@@ -62,6 +63,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_hotspots(const rcv_arena *a, rcv_hotspot *out, int room)
     void rcv_raw_viewed(rcv_arena *a, rcv_off array)
     int rcv_txn_doom_code(const rcv_txn *t)
+    const char *rcv_stray_text()
     void rcv_meter(int on)
 
     struct rcv_txn_report:
@@ -193,12 +195,15 @@ cdef extern from "recoverable.h" nogil:
     int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item)
 
     void *rcv_tracked(rcv_arena *a, rcv_off off)
-    void rcv_raw_acquire(rcv_arena *a)
-    void rcv_raw_release(rcv_arena *a)
+    struct rcv_raw:
+        void *at
+        void *view
+    int rcv_raw_acquire(rcv_txn *t, rcv_off off, rcv_raw *out)
+    void rcv_raw_release(rcv_arena *a, rcv_raw *raw)
+    void rcv_raw_threads(rcv_arena *a)
     uint64_t rcv_raw_count(const rcv_arena *a)
     int rcv_news(rcv_arena *a)
-    int rcv_edit_begin(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
-    int rcv_edit_end(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
+    int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
 
 # Of layout.h: the tags of values and the kinds of containers.
 cdef extern from "../src/layout.h" nogil:

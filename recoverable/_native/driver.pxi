@@ -173,6 +173,9 @@ cdef class StepDriver:
                 if how == PYGEN_NEXT:
                     if self.t.open_blocks == 0:
                         self.suspend() # a failure dooms it: its next access says so
+                        if self.t.arena.has_news():
+                            cur[0] = before
+                            tell_news(self.t.arena)
                         return result
                     error = _errors.TransactionError(
                         "await inside a savepoint, an edit or a transaction block: these are part of one step; "
@@ -238,6 +241,8 @@ cdef class StepDriver:
             raise self.conflict() from cause
         if doom == RCV_ERR_FULL:
             raise _errors.error_from(doom, "the arena ran out of room while the handler ran", 0) from cause
+        if doom == RCV_ERR_STRAY:
+            raise _errors.error_from(doom, rcv_stray_text().decode(), 0) from cause
         raise _errors.error_from(doom, "the transaction was stopped while the handler ran", 0) from cause
 
     cdef int stay_cancelled(self) except -1:
@@ -317,6 +322,11 @@ cdef class StepDriver:
             self.t.rollback(error)
             raise error
         return True
+
+
+cdef void tell_news(NativeArena arena) noexcept:
+    """Have what a step has met written to the log where it ends by an await; an error there is not the handler's."""
+    arena.public._report_found()
 
 
 cdef object _give_way, _wake

@@ -100,7 +100,7 @@ cdef class NativeArena:
         return self.views
 
     cdef bint has_news(self) noexcept:
-        return not self.closed and (rcv_news(self.a) != 0 or self.views != 0)
+        return not self.closed and rcv_news(self.a) != 0
 
     def news(self) -> bool:
         """Return whether a step may have found something that Arena._report_found() has an event for."""

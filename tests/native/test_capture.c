@@ -37,7 +37,6 @@ static uint64_t step(struct tracked *w, const rcv_txn *txn, const uint32_t *page
     if (keep) {
         CHECK(commit(w->a) == (uint32_t)n);
     } else {
-        tracker_judge(w->a);
         rollback(w->a);
     }
     return w->a->n.traps - traps;
@@ -120,23 +119,19 @@ static void a_set_that_moves(void)
 /* After a savepoint captured pages log once more; going back to it undoes what came after, and only that. */
 static void savepoints(void)
 {
-    struct tracked      w = make(0);
-    struct rcv_recovery report = {0};
+    struct tracked w = make(0);
     for (int i = 0; i < 3; i++)
         step(&w, ONE, SET, SET_N, true);
     begin(w.a);
     tracker_capture(w.a, ONE);
     poke(&w, 3 * PAGE, 1);
-    uint64_t mark = undo_tail(w.a), traps = w.a->n.traps;
-    CHECK(tracker_savepoint(w.a) == 0);
+    uint64_t traps = w.a->n.traps, mark = savepoint(w.a);
     tracker_capture(w.a, ONE); /* once a step */
     CHECK(undo_tail(w.a) == mark);
     poke(&w, 3 * PAGE, 2);
     poke(&w, 4 * PAGE, 2);
     CHECK(w.a->n.traps == traps + 2);
-    CHECK(undo_apply(w.a, mark, &report) == 0);
-    tracker_rollback_to(w.a, mark);
-    undo_cut(w.a, mark);
+    back_to(w.a, mark);
     CHECK(w.core[3 * PAGE] == 1 && w.core[4 * PAGE] == 0);
     uint64_t vain = w.a->n.captured_in_vain;
     CHECK(commit(w.a) == 1);
@@ -146,7 +141,7 @@ static void savepoints(void)
     for (int i = 0; i < 40; i++) {
         begin(w.a);
         tracker_capture(w.a, ONE);
-        CHECK(tracker_savepoint(w.a) == 0);
+        savepoint(w.a);
         poke(&w, 3 * PAGE, (uint8_t)(10 + i));
         CHECK(commit(w.a) == 1);
     }

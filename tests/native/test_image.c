@@ -97,7 +97,8 @@ static void test_between_publish_and_idle_it_is_the_data(void)
     const uint32_t *pages;
     uint32_t        n;
     CHECK(tracker_collect(w.a, &pages, &n) == 0);
-    tracker_protect(w.a);
+    tracker_shut(w.a);
+    tracker_settle(w.a);
     expect(image, w.data, 0, 0, 1);
     phase_set(w.a, RCV_PUBLISH);
     CHECK(shadow(&w, 2)[0] == 1 && undo_tail(w.a) != 0); /* both say what was before */
@@ -116,7 +117,7 @@ static void die_in_a_step(void *arg)
     struct tracked *w = arg;
     rcv_arena      *a = tracked_attach(w->fd, 0, 0, "adaptive");
     tracked_use(w, a, w->data);
-    rcv_raw_acquire(a);
+    hold(a);
     begin(a);
     write_all(w, 7);
     die();
@@ -127,7 +128,7 @@ static void die_in_a_cut(void *arg)
     struct tracked *w = arg;
     rcv_arena      *a = tracked_attach(w->fd, 0, 0, "adaptive");
     tracked_use(w, a, w->data);
-    rcv_raw_acquire(a);
+    hold(a);
     begin(a);
     write_all(w, 7);
     atomic_fetch_add(&a->hdr->cuts, 1);

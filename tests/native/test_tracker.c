@@ -157,7 +157,7 @@ static void hot_pages_do_not_trap(void)
     CHECK(commit(w.a) == 0);
     CHECK(w.a->n.traps == traps);
     /* One process's page, listed: an announced commit without any raw buffer refreshes it as well. */
-    rcv_raw_release(w.a);
+    drop(w.a);
     begin(w.a);
     commit(w.a);
     begin(w.a);
@@ -198,7 +198,8 @@ static void only_live_pages_are_hot(void)
     make_hot(&w, 3, 1);
     make_hot(&w, 4, 1);
     begin(w.a);
-    tracker_protect(w.a);
+    tracker_shut(w.a);
+    tracker_settle(w.a);
     phase_set(w.a, RCV_PUBLISH);
     tracker_forget_pages(w.a, w.data + 3 * PAGE, PAGE);
     end(w.a);
@@ -210,7 +211,7 @@ static void only_live_pages_are_hot(void)
     CHECK(!heap_page_live(w.a, dead));
     for (int i = 0; i < 4; i++) {
         begin(w.a);
-        *(volatile uint8_t *)page_view(w.a, dead) = (uint8_t)(i + 1);
+        *(volatile uint8_t *)page_in(w.a, first(w.a), dead) = (uint8_t)(i + 1);
         commit(w.a);
     }
     CHECK(w.a->tracker->slot_of[dead] == 0);
@@ -232,13 +233,13 @@ static void strays_on_hot_pages(void)
     CHECK(rcv_take_strays(w.a, s, 4) == 0);
     /* … also when the buffer it came through is gone by then, */
     poke(&w, 2 * PAGE + 5, 67);
-    rcv_raw_release(w.a);
+    drop(w.a);
     begin(w.a);
     CHECK(w.core[2 * PAGE + 5] == 0);
     /* … and a write of a buffer that lives within one step only is found at that step's end. */
-    rcv_raw_acquire(w.a);
+    hold(w.a);
     poke(&w, 2 * PAGE + 5, 68);
-    rcv_raw_release(w.a);
+    drop(w.a);
     CHECK(commit(w.a) == 1);
     CHECK(shadow(&w, 2)[5] == 68);
     uint64_t compared = w.a->n.pages_compared;
@@ -261,16 +262,12 @@ static void savepoints(void)
     poke(&w, PAGE, 20);         /* trapped */
     poke(&w, 2 * PAGE, 21);     /* trapped, not written again */
     poke(&w, 4 * PAGE + 1, 11); /* hot, not written again */
-    CHECK(tracker_savepoint(w.a) == 0);
-    uint64_t mark = undo_tail(w.a);
+    uint64_t mark = savepoint(w.a);
     for (int i = 0; i < 2; i++) {
         poke(&w, 1, 12);
         poke(&w, PAGE, 22);
         poke(&w, 3 * PAGE, 30); /* trapped only now */
-        struct rcv_recovery report = {0};
-        CHECK(undo_apply(w.a, mark, &report) == 0);
-        tracker_rollback_to(w.a, mark);
-        undo_cut(w.a, mark);
+        back_to(w.a, mark);
         CHECK(w.core[1] == 10 && w.core[PAGE] == 20 && w.core[2 * PAGE] == 21 && w.core[3 * PAGE] == 0 &&
               w.core[4 * PAGE + 1] == 11);
     }
@@ -282,7 +279,7 @@ static void savepoints(void)
     begin(w.a);
     poke(&w, 1, 99);
     poke(&w, PAGE, 99);
-    CHECK(tracker_savepoint(w.a) == 0);
+    savepoint(w.a);
     poke(&w, 2, 98);
     poke(&w, PAGE + 1, 98);
     poke(&w, 4 * PAGE + 1, 98);
@@ -291,14 +288,14 @@ static void savepoints(void)
     tracked_drop(&w);
 }
 
-/* edit() -- log the range as the caller does, and open it. */
-static void edit(struct tracked *w, uint64_t at, uint32_t len)
+static void edit(struct tracked *w, uint64_t at, uint64_t len)
 {
-    CHECK(undo_append(w->a, w->data + at, len, RCV_U_DATA) == 0);
-    CHECK(tracker_edit(w->a, w->data + at, len, true) == 0);
+    static rcv_txn editor;
+    editor = (rcv_txn){.arena = w->a};
+    CHECK(tracker_edit(&editor, w->data + at, len) == 0);
 }
 
-/* An edited range takes system calls without a trap, is protected afterwards, and is undone with its page's raw writes. */
+/* An edited range takes system calls without a trap until the step ends; what has changed is found and undone like raw writes. */
 static void edited_ranges(void)
 {
     struct tracked w = tracked_make(64, 0, "adaptive");
@@ -311,47 +308,38 @@ static void edited_ranges(void)
         CHECK(write(ends[1], bytes, len) == (ssize_t)len);
         uint64_t traps = w.a->n.traps;
         begin(w.a);
-        edit(&w, at, (uint32_t)len);
+        edit(&w, at, len + 4 * PAGE); /* pages 4 to 7 stay as they are */
         for (uint64_t got = 0; got < len;) {
             ssize_t n = read(ends[0], w.raw + at + got, len - got);
             CHECK(n > 0);
             got += (uint64_t)n;
         }
         poke(&w, 0, 1); /* raw, on a page that the range covers in part */
-        CHECK(tracker_edit(w.a, w.data + at, len, false) == 0);
         CHECK(w.a->n.traps == traps);
-        CHECK(!writable(&w, 1) && !writable(&w, 2));
-        CHECK(write(ends[1], bytes, 1) == 1);
-        CHECK(read(ends[0], w.raw + PAGE, 1) == -1 && errno == EFAULT);
-        CHECK(read(ends[0], bytes, 1) == 1);
-        poke(&w, 2 * PAGE, 7); /* traps, within the range that was edited */
-        CHECK(w.a->n.traps == traps + 1);
         if (keep) {
-            CHECK(commit(w.a) == 1); /* page 0: the rest is announced */
-            CHECK(memcmp(w.core + at, bytes, PAGE) == 0 && w.core[0] == 1 && w.core[2 * PAGE] == 7);
+            CHECK(commit(w.a) == 4);
+            CHECK(memcmp(w.core + at, bytes, PAGE) == 0 && w.core[0] == 1);
         } else {
             rollback(w.a);
             for (uint64_t i = 0; i < 4 * PAGE; i++)
                 CHECK(w.core[i] == 0);
         }
-        for (uint32_t p = 0; p < 4; p++)
+        for (uint32_t p = 0; p < 8; p++)
             CHECK(!writable(&w, p) || hot(&w, p));
     }
-    /* hot pages stay hot, and their shadows follow */
+    /* hot pages are not logged, but after a savepoint they are */
     make_hot(&w, 11, 1);
     begin(w.a);
-    edit(&w, 10 * PAGE + 1, (uint32_t)(3 * PAGE));
-    memset(w.raw + 10 * PAGE + 1, 0x77, 3 * PAGE);
-    CHECK(tracker_edit(w.a, w.data + 10 * PAGE + 1, 3 * PAGE, false) == 0);
-    CHECK(writable(&w, 11) && !writable(&w, 12));
-    CHECK(commit(w.a) == 0);
-    CHECK(memcmp(shadow(&w, 11), w.core + 11 * PAGE, PAGE) == 0 && w.core[11 * PAGE] == 0x77);
-    /* an edit that never ended */
-    begin(w.a);
-    edit(&w, 20 * PAGE, (uint32_t)(2 * PAGE));
-    memset(w.raw + 20 * PAGE, 1, 2 * PAGE);
-    rollback(w.a);
-    CHECK(w.core[20 * PAGE] == 0 && !writable(&w, 20) && !writable(&w, 21));
+    uint64_t before = undo_tail(w.a);
+    edit(&w, 11 * PAGE + 1, 10);
+    CHECK(undo_tail(w.a) == before);
+    memset(w.raw + 11 * PAGE + 1, 0x77, 10);
+    uint64_t mark = savepoint(w.a);
+    edit(&w, 11 * PAGE, 2 * PAGE);
+    memset(w.raw + 11 * PAGE, 0x78, 2 * PAGE);
+    back_to(w.a, mark);
+    CHECK(commit(w.a) == 1 && w.core[11 * PAGE + 1] == 0x77 && w.core[11 * PAGE] == 1 && w.core[12 * PAGE] == 0);
+    CHECK(memcmp(shadow(&w, 11), w.core + 11 * PAGE, PAGE) == 0);
     close(ends[0]);
     close(ends[1]);
     tracked_drop(&w);
@@ -371,16 +359,17 @@ static void other_commits(void *what)
         announce(&w, 1, 41);
         CHECK(commit(w.a) == 0);
     } else if (*(int *)what == 'r') {
-        rcv_raw_acquire(w.a);
+        hold(w.a);
         poke(&w, 2, 42);
         CHECK(w.a->n.traps == 1 && undo_tail(w.a) == 0); /* listed: unprotected, not logged */
         CHECK(commit(w.a) == 1);
     } else if (*(int *)what == 'k') {
-        rcv_raw_acquire(w.a);
+        hold(w.a);
         poke(&w, 2, 99);
         die();
     } else {
-        tracker_protect(w.a);
+        tracker_shut(w.a);
+    tracker_settle(w.a);
         phase_set(w.a, RCV_PUBLISH);
         tracker_forget_pages(w.a, w.data, PAGE);
         end(w.a);
@@ -464,13 +453,9 @@ static void scenario(struct tracked *w)
     begin(w->a);
     for (uint64_t p = 0; p < 8; p += 2)
         poke(w, p * PAGE, 3);
-    CHECK(tracker_savepoint(w->a) == 0);
-    uint64_t mark = undo_tail(w->a);
+    uint64_t mark = savepoint(w->a);
     poke(w, 2 * PAGE, 4);
-    struct rcv_recovery report = {0};
-    CHECK(undo_apply(w->a, mark, &report) == 0);
-    tracker_rollback_to(w->a, mark);
-    undo_cut(w->a, mark);
+    back_to(w->a, mark);
     CHECK(commit(w->a) == 4);
     begin(w->a);
     poke(w, 2 * PAGE, 5);
@@ -514,7 +499,7 @@ static void hot_pages_in_a_block(void)
     make_hot(&w, 0, 1);
     for (int keep = 0; keep < 2; keep++) {
         view_lock(w.a->tracker);
-        view_protect_all(w.a); /* as after any fallback */
+        view_protect_all(w.a, first(w.a)); /* as after any fallback */
         view_unlock(w.a->tracker);
         begin(w.a);
         rcv_fail_at(RCV_FAIL_MPROTECT, 1);
@@ -590,7 +575,7 @@ static void killed_while_hot(void *nth)
 {
     struct tracked w = {.fd = parent->fd};
     tracked_use(&w, tracked_attach(parent->fd, 0, 0, "adaptive"), parent->data);
-    rcv_raw_acquire(w.a);
+    hold(w.a);
     make_hot(&w, 1, 1);
     rcv_crash_at(*(uint64_t *)nth);
     begin(w.a); /* 1 is hot, 2 has trapped once, 3 and 4 have not */
@@ -609,12 +594,13 @@ static void killed_while_hot(void *nth)
     announce(&w, PAGE + 1, 4);
     rollback(w.a);
     begin(w.a);
-    tracker_protect(w.a);
+    tracker_shut(w.a);
+    tracker_settle(w.a);
     phase_set(w.a, RCV_PUBLISH);
     tracker_forget_pages(w.a, w.data, 5 * PAGE);
     end(w.a);
     rcv_crash_at(0);
-    rcv_raw_release(w.a);
+    drop(w.a);
 }
 
 /* Killed at any store of a commit, a rollback, a promotion or a demotion: the next attach finds one committed state, and
@@ -629,7 +615,7 @@ static void killed_at_every_point(void)
     for (;; nth++) {
         struct tracked w = tracked_make(64, 0, "adaptive");
         parent = &w;
-        rcv_raw_release(w.a);
+        drop(w.a);
         CHECK(rcv_close(w.a) == 0); /* the child is alone: the next attach recovers */
         int status = child(killed_while_hot, &nth);
         w.a = tracked_attach(w.fd, 0, 0, "adaptive");
@@ -637,7 +623,7 @@ static void killed_at_every_point(void)
         uint8_t v = w.core[2 * PAGE];
         CHECK(v <= 3 && v != 1);
         CHECK(w.core[PAGE] == (v ? v : 1) && w.core[PAGE + 1] == v && w.core[3 * PAGE] == v && w.core[4 * PAGE] == v);
-        rcv_raw_acquire(w.a);
+        hold(w.a);
         begin(w.a);
         for (uint32_t i = 0; i < w.a->tracker->n_hot; i++) {
             uint32_t slot = w.a->tracker->hot[i];
@@ -669,7 +655,7 @@ static void damaged_tables(void)
         CHECK(tracker_recover(w.a, true, &report) == RCV_ERR_CORRUPT);
         atomic_fetch_add(&w.a->hdr->hot_generation, 1);
         CHECK(lock_take(w.a) == 0);
-        CHECK(tracker_enter(w.a) == RCV_ERR_CORRUPT);
+        CHECK(tracker_enter(w.a, NULL) == RCV_ERR_CORRUPT);
         lock_drop(w.a);
         atomic_store(&hot_table(w.a)[4], 0);
         atomic_store(&hot_table(w.a)[5], 0);
@@ -724,13 +710,13 @@ static void policies_are_obeyed(void)
 static void costs(void)
 {
     struct tracked w = tracked_make(64, 0, "adaptive");
-    rcv_raw_release(w.a);
+    drop(w.a);
     begin(w.a);
     commit(w.a);
     CHECK(lock_take(w.a) == 0);
     uint64_t begun = os_nanos();
     for (int i = 0; i < 100000; i++) {
-        CHECK(tracker_enter(w.a) == 0);
+        CHECK(tracker_enter(w.a, NULL) == 0);
         tracker_leave(w.a);
     }
     uint64_t pair = (os_nanos() - begun) * 10 / 100000;

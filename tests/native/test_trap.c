@@ -59,19 +59,42 @@ static void in_thread(void *(*fn)(void *), void *arg)
     CHECK(pthread_join(thread, NULL) == 0);
 }
 
-/* Another thread's write during a step is a stray; the step's own writes are kept. */
-static void stray_from_another_thread(void)
+/* Another thread's store into the step's view is the step's; into another view, or when the step is shut, it is a stray. */
+static void stores_of_another_thread(void)
 {
     struct rcv_stray s[8];
     fresh(0, "adaptive");
+    rcv_txn      other = {.arena = world.a};
+    struct view *parked;
+    begin(world.a);
+    CHECK(views_own(&(rcv_txn){.arena = world.a}, &parked) == 0 && parked == first(world.a)); /* the step has one already */
+    end(world.a);
+    first(world.a)->buffers++; /* so the next takes another one */
+    CHECK(lock_take(world.a) == 0 && views_own(&other, &parked) == 0 && parked != first(world.a));
+    world.a->tracker->shared = false;
+    parked->buffers++;
+    views_end(world.a);
+    lock_drop(world.a);
+    first(world.a)->buffers--;
+    uint8_t *elsewhere = parked->base + (world.raw - first(world.a)->base);
     begin(world.a);
     poke(&world, 0, 1);
     in_thread(store, world.raw + 5 * PAGE);
-    CHECK(world.core[5 * PAGE] == 0);
-    poke(&world, PAGE, 2);
+    CHECK(world.core[5 * PAGE] == 77);
+    in_thread(store, elsewhere + 6 * PAGE);
+    in_thread(store, elsewhere); /* writable in the step's view, but not there */
+    CHECK(world.core[6 * PAGE] == 0 && world.core[0] == 1 && parked->lost);
+    tracker_shut(world.a);
+    in_thread(store, world.raw + 5 * PAGE + 1);
+    in_thread(store, world.raw + 8 * PAGE);
     CHECK(commit(world.a) == 2);
-    CHECK(world.core[0] == 1 && world.core[PAGE] == 2 && world.raw[5 * PAGE] == 0);
-    CHECK(rcv_take_strays(world.a, s, 8) == 1 && s[0].page == world.data + 5 * PAGE);
+    CHECK(world.core[0] == 1 && world.core[5 * PAGE] == 77 && world.core[5 * PAGE + 1] == 0 && world.core[8 * PAGE] == 0);
+    CHECK(rcv_take_strays(world.a, s, 8) == 4 && world.raw[8 * PAGE] == 0);
+    CHECK(elsewhere[6 * PAGE] == 77); /* it stays private until its owner ends */
+    CHECK(tracker_enter(world.a, &other) == RCV_ERR_STRAY);
+    parked->buffers--;
+    views_ended(&other);
+    CHECK(!parked->lost && elsewhere[6 * PAGE] == 0 && other.view == NULL);
     tracked_drop(&world);
 }
 
@@ -82,22 +105,62 @@ static void *store_many(void *at)
     return NULL;
 }
 
-/* Many threads at once, on the same pages and on those of the step: nothing is lost, nothing hangs. */
+/* Many threads at once, on the same pages and on those of the step, beside announced writes: all is kept, or all undone. */
 static void many_threads(void)
 {
     fresh(0, "adaptive");
     for (int round = 0; round < 20; round++) {
         pthread_t thread[4];
         begin(world.a);
+        memset(world.core + 130 * PAGE, 0, PAGE);
         for (int i = 0; i < 4; i++)
             CHECK(pthread_create(&thread[i], NULL, store_many, world.raw + 64 * PAGE) == 0);
-        for (uint64_t p = 0; p < 64; p++)
+        for (uint64_t p = 0; p < 64; p++) {
             poke(&world, p * PAGE, (uint8_t)(round + 1));
+            announce(&world, 130 * PAGE + p, (uint8_t)(round + 1));
+            announce(&world, (64 + p) * PAGE + 9, (uint8_t)(round + 1)); /* where they store */
+        }
         for (int i = 0; i < 4; i++)
             CHECK(pthread_join(thread[i], NULL) == 0);
-        CHECK(commit(world.a) == 64);
-        for (uint64_t p = 0; p < 64; p++)
-            CHECK(world.core[p * PAGE] == round + 1 && world.core[(64 + p) * PAGE] == 0);
+        if (round % 2)
+            CHECK(commit(world.a) == (round == 1 ? 128 : 64)); /* they store what was there */
+        else
+            rollback(world.a);
+        uint8_t now = (uint8_t)(round % 2 ? round + 1 : round);
+        for (uint64_t p = 0; p < 64; p++) {
+            CHECK(world.core[p * PAGE] == now && world.core[(64 + p) * PAGE] == (now ? 77 : 0));
+            CHECK(world.core[(64 + p) * PAGE + 9] == now);
+        }
+    }
+    tracked_drop(&world);
+}
+
+/* A failed operation takes its announced writes back and leaves what threads have logged meanwhile. */
+static void a_failed_operation_among_threads(void)
+{
+    fresh(0, "incremental");
+    for (int keep = 0; keep < 2; keep++) {
+        begin(world.a);
+        announce(&world, 0, 5);
+        uint64_t mark = undo_tail(world.a);
+        announce(&world, 1, 6);
+        in_thread(store, world.raw + 2);        /* on the page of the operation, after its first write */
+        in_thread(store, world.raw + 3 * PAGE); /* elsewhere */
+        announce(&world, 3 * PAGE + 1, 7);
+        announce(&world, 1, 8);
+        CHECK(tracker_retract(world.a, mark) == 0);
+        CHECK(world.core[0] == 5 && world.core[1] == 0 && world.core[2] == 77 && world.core[3 * PAGE] == 77 && world.core[3 * PAGE + 1] == 0);
+        in_thread(store, world.raw + 4); /* still writable, still logged */
+        uint64_t again = undo_tail(world.a);
+        announce(&world, 4 * PAGE, 9);
+        CHECK(tracker_retract(world.a, again) == 0 && undo_tail(world.a) == again); /* nobody trapped: it is cut */
+        if (keep)
+            CHECK(commit(world.a) == 2 && world.core[4] == 77);
+        else
+            rollback(world.a);
+        for (uint64_t i = 0; i < 5; i++)
+            CHECK(world.core[i] == (keep ? (i == 0 ? 5 : i == 2 || i == 4 ? 77 : 0) : 0));
+        CHECK(world.core[3 * PAGE] == (keep ? 77 : 0));
     }
     tracked_drop(&world);
 }
@@ -119,8 +182,8 @@ static void a_full_log_dooms(void)
     const uint32_t *pages;
     uint32_t        n;
     CHECK(tracker_collect(world.a, &pages, &n) == RCV_ERR_FULL && n == 0);
-    CHECK(tracker_edit(world.a, world.data, PAGE, true) == RCV_ERR_FULL);
-    CHECK(tracker_savepoint(world.a) == 0);
+    CHECK(tracker_edit(&(rcv_txn){.arena = world.a}, world.data, PAGE) == RCV_ERR_FULL);
+    savepoint(world.a);
     rollback(world.a);
     CHECK(tracker_doomed(world.a) == 0 && world.a->n.dooms == 1 && world.a->n.strays == 0);
     for (uint64_t p = 0; p < 100; p++)
@@ -133,7 +196,7 @@ static void a_full_log_dooms(void)
     tracked_drop(&world);
 }
 
-/* No shared memory left behind the log, or none of the mappings it takes: doomed as well, never a crash. */
+/* No shared memory left behind the log, or no mapping: doomed as well, never a crash. */
 static void no_memory_dooms(void)
 {
     if (!rcv_test_build()) {
@@ -157,15 +220,6 @@ static void no_memory_dooms(void)
         for (uint64_t p = 0; p < 256; p++)
             CHECK(world.core[p * PAGE] == 0 && world.raw[p * PAGE] == 0);
     }
-    /* a stray that can't be given a page of its own takes the view, and the step with it */
-    begin(world.a);
-    poke(&world, 0, 1);
-    rcv_fail_at(RCV_FAIL_MMAP, 1);
-    in_thread(store, world.raw + 5 * PAGE);
-    rcv_fail_at(RCV_FAIL_MMAP, 0);
-    CHECK(tracker_doomed(world.a) == RCV_ERR_FULL);
-    rollback(world.a);
-    CHECK(world.core[0] == 0 && world.core[5 * PAGE] == 0);
     tracked_drop(&world);
 }
 
@@ -199,7 +253,7 @@ static void stores_after_close(void *nothing)
 {
     (void)nothing;
     uint8_t *at = world.raw;
-    rcv_raw_release(world.a);
+    drop(world.a);
     CHECK(rcv_close(world.a) == 0);
     *(volatile uint8_t *)at = 1;
 }
@@ -490,8 +544,9 @@ int main(void)
     handlers_before_us();
     handlers_after_us();
     stray_without_a_step();
-    stray_from_another_thread();
+    stores_of_another_thread();
     many_threads();
+    a_failed_operation_among_threads();
     a_full_log_dooms();
     no_memory_dooms();
     errno_is_kept();

@@ -30,11 +30,24 @@ static inline rcv_arena *tracked_attach(int fd, uint64_t size, uint64_t undo_siz
     return a;
 }
 
+/* first -- the view that `raw` lies in. */
+static inline struct view *first(const rcv_arena *a) { return a->tracker->views[0]; }
+
+/* hold -- a raw buffer lives somewhere; drop -- no more. Of the steps here, each is as if it made its own in the first view and let
+ * it go before it ends, as a handler's frame does. */
+static inline void hold(rcv_arena *a)
+{
+    a->tracker->raw_count++;
+    a->tracker->raw_since = true;
+}
+static inline void drop(rcv_arena *a) { a->tracker->raw_count--; }
+
 static inline void begin(rcv_arena *a)
 {
     CHECK(lock_take(a) == 0);
     a->step_thread = os_thread_id();
-    CHECK(tracker_enter(a) == 0);
+    CHECK(tracker_enter(a, NULL) == 0);
+    views_use(a, first(a), true);
     phase_set(a, RCV_STEP);
 }
 
@@ -52,10 +65,11 @@ static inline uint32_t commit(rcv_arena *a)
 {
     const uint32_t *pages;
     uint32_t        n;
+    tracker_shut(a);
     CHECK(tracker_doomed(a) == 0);
     CHECK(tracker_collect(a, &pages, &n) == 0);
     atomic_fetch_add(&a->hdr->commit_seq, 1);
-    tracker_protect(a);
+    tracker_settle(a);
     phase_set(a, RCV_PUBLISH);
     tracker_publish(a);
     end(a);
@@ -65,9 +79,25 @@ static inline uint32_t commit(rcv_arena *a)
 static inline void rollback(rcv_arena *a)
 {
     struct rcv_recovery report = {0};
+    tracker_shut(a);
+    tracker_judge(a);
     CHECK(undo_apply(a, 0, &report) == 0);
     tracker_revert(a);
     end(a);
+}
+
+/* savepoint -- where back_to() goes back to. */
+static inline uint64_t savepoint(rcv_arena *a)
+{
+    uint64_t mark;
+    CHECK(tracker_savepoint(a, &mark) == 0);
+    return mark;
+}
+
+static inline void back_to(rcv_arena *a, uint64_t mark)
+{
+    struct rcv_recovery report = {0};
+    CHECK(tracker_rollback_to(a, mark, &report) == 0 && undo_tail(a) == mark);
 }
 
 static inline void tracked_use(struct tracked *w, rcv_arena *a, rcv_off data)
@@ -95,7 +125,7 @@ static inline void tracked_array(struct tracked *w, rcv_arena *a, uint64_t pages
     lock_drop(a);
     tracked_use(w, a, data);
     CHECK(heap_page_live(a, w->first) && heap_page_live(a, w->first + (uint32_t)pages - 1));
-    rcv_raw_acquire(a);
+    hold(a);
 }
 
 static inline struct tracked tracked_make(uint64_t pages, uint64_t undo_size, const char *policy)
@@ -119,7 +149,7 @@ static inline void tracked_fill(struct tracked *w, const struct rcv_open_options
 static inline void tracked_drop(struct tracked *w)
 {
     while (rcv_raw_count(w->a) != 0)
-        rcv_raw_release(w->a);
+        drop(w->a);
     CHECK(rcv_close(w->a) == 0);
     close(w->fd);
 }
@@ -136,7 +166,7 @@ static inline void announce(struct tracked *w, uint64_t at, uint8_t value)
 static inline void poke(struct tracked *w, uint64_t at, uint8_t value) { *(volatile uint8_t *)(w->raw + at) = value; }
 
 static inline bool hot(struct tracked *w, uint32_t page) { return w->a->tracker->slot_of[w->first + page] != 0; }
-static inline bool writable(struct tracked *w, uint32_t page) { return w->a->tracker->state[w->first + page] & PG_WRITABLE; }
+static inline bool writable(struct tracked *w, uint32_t page) { return first(w->a)->state[w->first + page] & PG_WRITABLE; }
 static inline const uint8_t *shadow(struct tracked *w, uint32_t page)
 {
     return hot_shadow(w->a, w->a->tracker->slot_of[w->first + page] - 1);

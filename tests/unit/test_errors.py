@@ -36,6 +36,7 @@ KINDS = {
     "RCV_ERR_OS": errors.ArenaSystemError,
     "RCV_ERR_AGAIN": errors.InternalError,
     "RCV_ERR_BUG": errors.InternalError,
+    "RCV_ERR_STRAY": errors.StrayWriteError,
 }
 
 

@@ -266,7 +266,7 @@ def test_a_fork_in_the_middle_of_a_step_leaves_it_to_the_parent(name: str) -> No
 
 
 def test_stray_writes_reach_nobody_and_are_reported(arena: Arena, log: list[dict[str, Any]]) -> None:
-    """Raw stores outside a step, and by another thread during one, land in a private copy: write.stray."""
+    """Raw stores outside a step land in a private copy, and write.stray says so at the end of the next one."""
     with arena.transaction():
         arena.root["a"] = Array(3000, "i8")
     with arena.transaction():
@@ -274,18 +274,13 @@ def test_stray_writes_reach_nobody_and_are_reported(arena: Arena, log: list[dict
     view[5] = 5  # outside any step
     assert arena.root["a"][5] == 0
     with arena.transaction():
-        view[1000] = 1
-        thread = threading.Thread(target=view.__setitem__, args=(2500, 9))  # a cold page, another thread
-        thread.start()
-        thread.join()
+        view[1000] = 1  # a view that has outlived its transaction is the running one's
         view[1001] = 2
-    assert [arena.root["a"][i] for i in (5, 1000, 1001, 2500)] == [0, 1, 2, 0]
+    assert [event["writes"] for event in log if event["event"] == "write.stray"] == [1]
+    assert [arena.root["a"][i] for i in (5, 1000, 1001)] == [0, 1, 2]
     assert view[5] == 0
     del view
-    arena.stats()
-    strays = [event for event in log if event["event"] == "write.stray"]
-    assert strays, log
-    assert arena.stats().strays >= 2
+    assert arena.stats().strays == 1
     arena.verify()
 
 

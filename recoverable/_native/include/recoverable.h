@@ -38,7 +38,8 @@ enum rcv_error {
     RCV_ERR_MISUSE = -11,    /* the call does not fit the state; the text says how */
     RCV_ERR_OS = -12,        /* a system call failed; rcv_error_errno() */
     RCV_ERR_AGAIN = -13,     /* the lock is held by another: call rcv_lock_wait() without the GIL, then again */
-    RCV_ERR_BUG = -14        /* an invariant of ours is broken: please report */
+    RCV_ERR_BUG = -14,       /* an invariant of ours is broken: please report */
+    RCV_ERR_STRAY = -15      /* a thread stored through a raw view of the transaction while it waited; it is doomed */
 };
 
 RCV_API const char *rcv_error_text(void);
@@ -96,7 +97,7 @@ RCV_API int rcv_repair_take(rcv_arena *a);
 RCV_API int rcv_orphaned(rcv_arena *a);
 /* rcv_orphan_take -- 1: that was found, by this process, and has not been asked for since. */
 RCV_API int rcv_orphan_take(rcv_arena *a);
-/* rcv_news -- is there anything that rcv_repair_take or rcv_orphan_take would tell? Looks at the name from time to time. */
+/* rcv_news -- is there anything that rcv_repair_take, rcv_orphan_take or rcv_take_strays would tell? Looks at the name from time to time. */
 RCV_API int rcv_news(rcv_arena *a);
 RCV_API int rcv_created(const rcv_arena *a); /* 1: this open made the segment */
 /* rcv_processes -- processes attached to the segment: writes up to `max` pids, returns how many are alive. */
@@ -145,7 +146,7 @@ struct rcv_stats {
     /* this process */
     uint64_t transactions, commits, rollbacks, conflicts, suspends;
     uint64_t traps, pages_compared, pages_copied, promotions, demotions, strays, dooms, map_fallbacks;
-    uint64_t undo_bytes, undo_records, raw_buffers, in_flight;
+    uint64_t undo_bytes, undo_records, raw_buffers, raw_views, in_flight;
     uint64_t profiles, pages_captured, captured_in_vain; /* handlers with a profile; pages made writable ahead, and not written */
     uint64_t cost_trap_ns, cost_protect_ns, cost_compare_ns, cost_copy_ns; /* calibrated */
 };
@@ -270,6 +271,7 @@ RCV_API void rcv_txn_get_report(const rcv_txn *t, struct rcv_txn_report *out);
 /* rcv_meter -- whether transactions take the time of what they do: four clock readings for a step. Of the process. */
 RCV_API void rcv_meter(int on);
 RCV_API int rcv_txn_doom_code(const rcv_txn *t); /* the error that doomed it, or 0 */
+RCV_API const char *rcv_stray_text(void); /* of RCV_ERR_STRAY */
 /* rcv_txn_doom -- mark it so that it can only roll back (the caller has found it unfit). */
 RCV_API void rcv_txn_doom(rcv_txn *t, int error);
 
@@ -483,16 +485,21 @@ RCV_API int rcv_array_read(rcv_arena *a, rcv_txn *t, rcv_off array, uint64_t at,
 RCV_API int rcv_array_write(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, const void *bytes);
 RCV_API int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item); /* every item */
 
-/* Raw access: memory in the tracked view. */
-RCV_API void *rcv_tracked(rcv_arena *a, rcv_off off); /* its address in the tracked view */
+/* Raw access: memory that user code, and any thread of it, writes at its own pace. */
+struct rcv_raw {
+    void *at;
+    void *view; /* whose memory it is: the core's */
+};
+RCV_API void *rcv_tracked(rcv_arena *a, rcv_off off); /* where readers outside a transaction find it */
 RCV_API void  rcv_raw_viewed(rcv_arena *a, rcv_off array); /* a buffer of this Array is being made */
-RCV_API void  rcv_raw_acquire(rcv_arena *a);          /* a buffer that user code can write through now lives */
-RCV_API void  rcv_raw_release(rcv_arena *a);
+/* rcv_raw_acquire -- a buffer that the mounted transaction's user code can write through now lives, until rcv_raw_release.
+ * RCV_ERR_FULL: too many transactions have live ones. */
+RCV_API int  rcv_raw_acquire(rcv_txn *t, rcv_off off, struct rcv_raw *out);
+RCV_API void rcv_raw_release(rcv_arena *a, struct rcv_raw *raw);
+RCV_API void rcv_raw_threads(rcv_arena *a); /* there are other threads, which may hold raw addresses longer than buffers live */
 RCV_API uint64_t rcv_raw_count(const rcv_arena *a);
-/* rcv_edit_begin -- log the range and let it be written through the tracked view, by system calls too, until rcv_edit_end
- * (same arguments). */
-RCV_API int rcv_edit_begin(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len);
-RCV_API int rcv_edit_end(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len);
+/* rcv_edit -- let a range of the items be written through the transaction's view by system calls, too, until its step ends. */
+RCV_API int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len);
 
 /* -- the tracker: what Python asks of it ------------------------------------------------------------------- */
 

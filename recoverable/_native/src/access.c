@@ -38,7 +38,7 @@ static int read_begin(rcv_arena *a)
     if (rc)
         return rc;
     if (unlikely(tracker_raw_count(a) != 0)) { /* a stray raw write may lie on a hot page */
-        rc = tracker_enter(a);
+        rc = tracker_enter(a, NULL);
         tracker_leave(a);
         if (rc) {
             (void)lock_drop(a);
@@ -58,7 +58,7 @@ int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
         if (likely(a->mounted == t && t->state == RCV_ACTIVE)) {
             if (likely(!tracker_doomed(a)))
                 return 0;
-            rcv_txn_doom(t, RCV_ERR_FULL);
+            rcv_txn_doom(t, tracker_doomed(a));
             return txn_doomed_error(t);
         }
         if (likely(t->state == RCV_ACTIVE))

@@ -143,20 +143,11 @@ int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item)
     return rc;
 }
 
-int rcv_edit_begin(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
+int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
 {
     rcv_off off;
     int     rc = items_at(t->arena, array, at, len, &off);
-    if (rc == 0 && len != 0)
-        rc = announce(t, off, len);
-    return rc || len == 0 ? rc : tracker_edit(t->arena, off, len, true);
-}
-
-int rcv_edit_end(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
-{
-    rcv_off off;
-    int     rc = items_at(t->arena, array, at, len, &off);
-    return rc || len == 0 ? rc : tracker_edit(t->arena, off, len, false);
+    return rc ? rc : tracker_edit(t, off, len);
 }
 
 /* array_reclaim -- free a detached Array's items; reclaim.c frees the container itself. */

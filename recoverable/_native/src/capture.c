@@ -5,8 +5,9 @@
  * Only the fault is missing, and neighbours share the system call. So everything that holds for trapped pages holds here; a
  * wrong guess costs a copy and a comparison.
  *
- * When: as soon as the step could write raw. That is its first touch of the arena where a raw buffer lives, after the stash
- * was put back; else the first buffer that is made in it. In trap mode every touch can. Once a step.
+ * When: as soon as the step could write raw. That is its first touch of the arena where a raw buffer of its transaction lives, after
+ * the stash was put back; else the first buffer that is made in it. In trap mode every touch can. Once a step, into the view of
+ * its transaction.
  *
  * It is a guess, and so it never fails: where a share of the log's room does not do, or the kernel refuses, nothing (more) is
  * captured, and what is written traps. What was logged by then stays logged.
@@ -26,7 +27,7 @@
 static bool fits(rcv_arena *a, uint32_t page)
 {
     struct rcv_tracker *t = a->tracker;
-    return t->slot_of[page] == 0 && !(t->state[page] & (PG_WRITABLE | PG_STRAY)) && page < pages_claimed(a) &&
+    return t->slot_of[page] == 0 && !(t->view->state[page] & (PG_WRITABLE | PG_STRAY)) && page < pages_claimed(a) &&
            (a->trap_mode || heap_page_live(a, page));
 }
 
@@ -37,16 +38,16 @@ static bool take(rcv_arena *a, uint32_t first, uint32_t end)
     if (t->n_runs >= t->max_runs)
         return false;
     for (uint32_t p = first; p < end; p++) {
-        if (view_log(a, p) != 0)
+        if (view_log(a, t->view, p) != 0)
             return false;
-        t->trapped[t->n_trapped - 1].flags |= TRAP_CAPTURED;
+        t->trapped[t->n_trapped - 1].flags |= (uint16_t)TRAP_CAPTURED;
         CRASHPOINT("capture.logged");
     }
-    if (os_protect(page_view(a, first), (uint64_t)(end - first) << t->shift, PROT_READ | PROT_WRITE) != 0)
+    if (os_protect(page_in(a, t->view, first), (uint64_t)(end - first) << t->shift, PROT_READ | PROT_WRITE) != 0)
         return false;
     CRASHPOINT("capture.unprotected");
     for (uint32_t p = first; p < end; p++)
-        t->state[p] |= PG_WRITABLE;
+        t->view->state[p] |= PG_WRITABLE;
     t->n_runs++;
     a->n.pages_captured += end - first;
     return true;
@@ -71,7 +72,7 @@ static uint32_t own_pages(rcv_arena *a, const rcv_txn *txn)
 void tracker_capture(rcv_arena *a, const rcv_txn *txn)
 {
     struct rcv_tracker *t = a->tracker;
-    if (t->wse.profiles == NULL || t->profile != NULL || txn->handler[0] == 0 || t->doomed || t->private_view)
+    if (t->wse.profiles == NULL || t->profile != NULL || txn->handler[0] == 0 || t->doomed || t->view == NULL)
         return;
     t->profile = wse_profile_of(t->wse.profiles, txn->handler, txn->route, txn->steps);
     const struct wse_stretch *run;
@@ -137,7 +138,7 @@ void capture_learn(rcv_arena *a)
         bool captured = e->flags & TRAP_CAPTURED, written = true;
         if (captured) {
             if (i + 1 < t->n_trapped && t->trapped[i + 1].page == e->page) { /* trapped again, after a savepoint */
-                e->flags &= ~TRAP_CHANGED;
+                e->flags &= (uint16_t)~TRAP_CHANGED;
                 if (memcmp(a->undo + e->at, a->undo + t->trapped[i + 1].at, t->page_size) != 0)
                     e->flags |= TRAP_CHANGED;
             }

@@ -1,6 +1,6 @@
 /* changes.c -- which pages has this step changed? (tracker.c says what counts as changed, and why.)
  *
- * Asked at the end of every step that raw writes were possible in, before it is committed or undone. Pages that trapped are held
+ * Asked at the end of every step that raw writes were possible in, when it is shut and before it is committed or undone. Pages that trapped are held
  * against their pre-images, hot ones against their shadows; what was announced on the same page is left out. In trap mode
  * pages of containers are asked for as well, but only by the policy and the shadows: who changed what in a container is known
  * from its announced writes.
@@ -117,7 +117,7 @@ static int collect_hot(rcv_arena *a)
     struct rcv_tracker *t = a->tracker;
     for (uint32_t i = 0; i < t->n_hot; i++) {
         uint32_t slot = t->hot[i], page = t->page_of[slot] - 1;
-        if ((!(t->state[page] & PG_WRITABLE) && !t->all_listed) || of_containers(a, page))
+        if ((!t->all_listed && !writable_in_step(t, page)) || of_containers(a, page))
             continue;
         int changed = differs(a, page, hot_shadow(a, slot));
         if (changed < 0)

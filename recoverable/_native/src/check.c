@@ -314,7 +314,7 @@ int rcv_verify(rcv_arena *a, struct rcv_verify_report *out)
         return rc;
     struct walk w = {.a = a, .report = out};
     memset(out, 0, sizeof *out);
-    rc = tracker_enter(a); /* takes strays off the hot pages */
+    rc = tracker_enter(a, NULL); /* takes strays off the hot pages */
     tracker_leave(a);
     if (rc == 0) {
         w.reached = os_calloc(rcv_data_claimed(a) / UNIT / 64 + 1, 8);

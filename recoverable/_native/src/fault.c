@@ -36,9 +36,12 @@ static int      at_the_end; /* of what to die where a transaction ends */
 
 static bool kind_known(int kind) { return kind > 0 && kind < KINDS; }
 
+static void refresh_bias(rcv_arena *a) { undo_share(a, a->undo_shared); }
+
 static void refresh(void)
 {
     rcv_fault_bias = watched[RCV_FAULT_ROOM] ? UINT64_C(1) << 60 : 0;
+    seg_registry_each(refresh_bias);
     rcv_fault_phases = watched[RCV_FAULT_PHASE] || watched[RCV_FAULT_STORE];
 }
 

@@ -20,7 +20,8 @@
  * process compares it under the lock and first protects what is no longer listed. Recovery always moves it, because a
  * process killed between entry and generation has left a change that nobody was told of.
  *
- * A listed page is not writable in every process: it becomes so at its first trap there, without a log entry. A process
+ * A listed page is not writable in every process, nor in every view: it becomes so at its first trap there, without a log entry,
+ * and stays so between steps only in a view that nobody has buffers in (views.c). A process
  * demotes only what its own policy gives up, and only if no other has refreshed the shadow lately (the stamp in the entry is
  * not its own); else it protects the page for itself. A page that nobody has writable any more (its process died) is
  * demoted by whoever notices the old stamp.
@@ -106,9 +107,9 @@ int hot_sync(rcv_arena *a)
         if (t->page_of[slot] == 0 || t->page_of[slot] == now)
             continue;
         uint32_t page = t->page_of[slot] - 1;
-        if (t->state[page] & PG_WRITABLE) {
+        if (t->views[0]->state[page] & PG_WRITABLE) { /* between steps no other view has one */
             view_lock(t);
-            view_protect(a, page, 1);
+            view_protect(a, t->views[0], page, 1);
             view_unlock(t);
         }
         unlist(t, slot);
@@ -138,7 +139,7 @@ void hot_take_back(rcv_arena *a, bool strays)
     uint32_t            seq = (uint32_t)atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
     for (uint32_t i = 0; i < t->n_hot; i++) {
         uint32_t slot = t->hot[i], page = t->page_of[slot] - 1;
-        bool     ours = t->state[page] & PG_WRITABLE;
+        bool     ours = strays ? t->views[0]->state[page] & PG_WRITABLE : writable_in_step(t, page);
         if (!ours && !strays && !t->all_listed)
             continue;
         a->n.pages_compared++;
@@ -148,7 +149,7 @@ void hot_take_back(rcv_arena *a, bool strays)
             a->n.pages_copied++;
             CRASHPOINT("hot.taken_back");
             if (strays)
-                view_report(a, page, (uint64_t)(uintptr_t)page_view(a, page), 1);
+                view_report(a, page, (uint64_t)(uintptr_t)page_in(a, t->views[0], page), 1);
             else if (t->wse.recorder)
                 wse_record_write(t->wse.recorder, page);
         }
@@ -242,11 +243,15 @@ static bool promote(rcv_arena *a, uint32_t page, uint32_t seq)
     atomic_store_explicit(&hot_table(a)[slot], HOT_ENTRY(page, seq), memory_order_release);
     store_fence();
     CRASHPOINT("hot.promote.before_unprotect");
-    view_lock(t);
-    bool done = os_protect(page_view(a, page), t->page_size, PROT_READ | PROT_WRITE) == 0;
-    if (done)
-        t->state[page] |= PG_WRITABLE;
-    view_unlock(t);
+    struct view *v = t->view;
+    bool         done = true;
+    if (v != NULL && tracker_keeps_hot(t, v)) { /* else it becomes so at its next trap, without a record */
+        view_lock(t);
+        done = os_protect(page_in(a, v, page), t->page_size, PROT_READ | PROT_WRITE) == 0;
+        if (done)
+            v->state[page] |= PG_WRITABLE;
+        view_unlock(t);
+    }
     if (!done) {
         atomic_store_explicit(&hot_table(a)[slot], 0, memory_order_release);
         return true; /* nobody has seen the entry, but the generation is cheap */
@@ -264,11 +269,12 @@ static bool demote(rcv_arena *a, uint32_t page, uint32_t seq, bool forced)
     if (!listed(t, page))
         return false;
     uint32_t slot = t->slot_of[page] - 1;
-    if (t->state[page] & PG_WRITABLE) {
+    struct view *v = t->views[0];
+    if (v->state[page] & PG_WRITABLE) {
         view_lock(t);
-        view_protect(a, page, 1);
+        view_protect(a, v, page, 1);
         view_unlock(t);
-        if (t->unprotected)
+        if (v->unprotected)
             return false; /* still writable, perhaps: it needs its shadow */
     }
     uint32_t stamp = HOT_STAMP(atomic_load_explicit(&hot_table(a)[slot], memory_order_relaxed));

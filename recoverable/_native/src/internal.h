@@ -101,6 +101,7 @@ bool header_half_made(const struct rcv_header *h);
 struct rcv_image;   /* image.c */
 struct rcv_tracker; /* tracker.c */
 struct rcv_heap;    /* heap.c */
+struct view;        /* tracker.h */
 
 struct rcv_counters { /* this process's share of struct rcv_stats */
     uint64_t transactions, commits, rollbacks, conflicts, suspends;
@@ -125,8 +126,8 @@ struct rcv_sound { /* a container found to hang from the root, by which transact
 struct rcv_arena {
     struct rcv_header  *hdr;  /* core view: the whole segment, read-write, private to the library */
     uint8_t            *core; /* the same address */
-    uint8_t            *tracked; /* tracked view: the data region only; raw buffers point in here */
-    uint8_t            *mem;     /* where containers read and write: mem + offset. `core`, or in trap mode in the tracked view */
+    uint8_t            *tracked; /* the first view of the data region, read-only outside steps: views.c */
+    uint8_t            *mem;     /* where containers read and write: mem + offset. `core`, but in a step in trap mode: in its view */
     uint64_t            data_off, data_size, total_size;
     _Atomic uint64_t   *stamps[2]; /* the two tables, by independent parts of a unit's hash */
     _Atomic uint64_t   *recent;    /* the units written last: a ring */
@@ -134,6 +135,8 @@ struct rcv_arena {
     struct rcv_board   *board;
     uint8_t            *undo; /* base of the undo log */
     uint64_t            undo_size, undo_off;
+    uint64_t            undo_bias;   /* added to what is appended: not 0 sends every append to append_slow() */
+    bool                undo_shared; /* other threads append, too */
     uint64_t            undo_seen;  /* n.undo_bytes when undo_rest() looked last */
     uint32_t            undo_quiet; /* steps since a large log was needed */
     _Atomic int         fd; /* what has this number may be another file by now: only object.c reads it */
@@ -276,6 +279,9 @@ bool image_fault(uintptr_t at); /* from the SIGSEGV handler: fetch the page ther
 int undo_append(rcv_arena *a, rcv_off off, uint32_t len, unsigned kind);
 /* undo_reserve -- claim room so that the next appends of at most `bytes` (heads included) cannot fail. */
 int undo_reserve(rcv_arena *a, uint64_t bytes);
+void undo_share(rcv_arena *a, bool shared); /* other threads may append from the trap handler: under the view lock */
+/* undo_retract -- undo the announced writes above `mark`; cut the log there, unless pages were logged above it. */
+int undo_retract(rcv_arena *a, uint64_t mark);
 static inline uint64_t undo_cost(uint64_t len) { return ((len + 7) & ~UINT64_C(7)) + sizeof(struct rcv_undo_head); }
 static inline uint64_t undo_tail(const rcv_arena *a) { return atomic_load_explicit(&a->hdr->undo_tail, memory_order_relaxed); }
 /* undo_append_trap -- the same for the trap handler: signal-safe, claims memory, keeps no error text. 0 or RCV_ERR_FULL */
@@ -297,22 +303,27 @@ void undo_trim(rcv_arena *a);                    /* in IDLE: give back what a hu
 void undo_rest(rcv_arena *a);                    /* a step is over: trim it after a while */
 void phase_set(rcv_arena *a, unsigned phase);    /* fence, store, fence */
 
-/* -- tracker.c: the tracked view; trap.c: the SIGSEGV handler; wse.c: which pages to keep hot ------------------ */
+/* -- tracker.c: raw writes; trap.c: the SIGSEGV handler; wse.c: which pages to keep hot ------------------ */
 
-int  tracker_open(rcv_arena *a, const struct rcv_open_options *o); /* map the tracked view read-only, read the hot table, install the handler */
+int  tracker_open(rcv_arena *a, const struct rcv_open_options *o); /* map the first view read-only, read the hot table, install the handler */
 void tracker_close(rcv_arena *a);  /* demotes nothing: hot pages stay listed for the others */
 /* tracker_enter -- a step begins (lock held, phase IDLE): catch up with the hot table's generation; while raw buffers live:
- * compare hot pages with their shadows and put strays back; from here on traps of this thread are logged. */
-int  tracker_enter(rcv_arena *a);
+ * compare hot pages with their shadows and put strays back; from here on traps of this thread are logged, and those of others in
+ * the transaction's view. RCV_ERR_STRAY: a thread stored into that while it waited. */
+int  tracker_enter(rcv_arena *a, rcv_txn *txn);
+/* tracker_shut -- first of all at the end of a step: protect what it could write, so that nothing that a thread stores from now
+ * on is in the stash, the commit or a shadow. Once a step; no more than a look where there are no raw buffers. */
+void tracker_shut(rcv_arena *a);
 /* tracker_collect -- the pages that raw writes changed in this step: trapped or hot, different from their base (pre-image
  * or shadow) outside the announced ranges. Fills `pages` with page numbers in the data region; *n of them. Memory belongs
  * to the tracker until the next call. */
 int  tracker_collect(rcv_arena *a, const uint32_t **pages, uint32_t *n);
-/* tracker_savepoint -- protect trapped and hot pages so that later raw writes log again in this step. */
-int  tracker_savepoint(rcv_arena *a);
-/* tracker_rollback_to -- after undo_apply down to `mark`: re-protect pages trapped above it. */
-void tracker_rollback_to(rcv_arena *a, uint64_t mark);
-/* tracker_revert -- the step's undo has been applied: copy shadows back over hot pages that differ, re-protect trapped ones. */
+/* tracker_savepoint -- protect trapped and hot pages so that later raw writes log again in this step, above `mark`. */
+int  tracker_savepoint(rcv_arena *a, uint64_t *mark);
+/* tracker_rollback_to -- undo down to `mark`, and cut the log there. tracker_retract -- the same for announced writes only. */
+int  tracker_rollback_to(rcv_arena *a, uint64_t mark, struct rcv_recovery *report);
+int  tracker_retract(rcv_arena *a, uint64_t mark);
+/* tracker_revert -- the step is shut, its undo has been applied: copy shadows back over hot pages that differ. */
 void tracker_revert(rcv_arena *a);
 /* trap mode. tracker_observe -- before a step's writes are published or undone: which listed pages has it changed?
  * tracker_undoes -- will undoing the step take the page of `off` back? tracker_keep -- the step is undone: store `bytes`, which
@@ -322,8 +333,7 @@ bool tracker_undoes(const rcv_arena *a, rcv_off off);
 void tracker_keep(rcv_arena *a, rcv_off off, const void *bytes, uint32_t len);
 /* tracker_zero -- clear bytes within a page that nobody's data lies in, also in whatever this step's end may put back. */
 void tracker_zero(const rcv_arena *a, rcv_off off, uint32_t len);
-/* tracker_protect -- before PUBLISH: re-protect trapped pages (adjacent ones in one call). */
-void tracker_protect(rcv_arena *a);
+void tracker_settle(rcv_arena *a); /* shut, before PUBLISH: what has it changed? */
 /* tracker_publish -- between PUBLISH and IDLE: refresh the shadows of listed pages that the undo log says changed, or that
  * tracker_collect found; feed the policy; promote and demote. Only pages of Arrays (heap_page_live), but in trap mode. */
 void tracker_publish(rcv_arena *a);
@@ -337,7 +347,7 @@ bool tracker_wrote_nothing(const rcv_arena *a); /* the log holds nothing but cap
 /* tracker_forget_pages -- array memory is being freed (its commit is next): demote listed pages of that range. */
 void tracker_forget_pages(rcv_arena *a, rcv_off off, uint64_t len);
 int  tracker_doomed(const rcv_arena *a); /* the handler ran out of log: the step can only roll back */
-int  tracker_edit(rcv_arena *a, rcv_off off, uint64_t len, bool begin); /* pages of a logged range: writable / protected again */
+int  tracker_edit(rcv_txn *t, rcv_off off, uint64_t len); /* its pages writable ahead, for system calls */
 /* tracker_note_announced -- an announced write into array memory: its page has an announced range in this step. */
 void tracker_note_announced(rcv_arena *a, rcv_off off, uint32_t len);
 /* tracker_note_fresh -- memory handed out by the heap will be filled in this step: for recordings. */
@@ -351,6 +361,9 @@ int  tracker_recover(rcv_arena *a, bool from_shadow, struct rcv_recovery *report
 void hot_forget(rcv_arena *a); /* IDLE, recovered, nobody attached: no page is listed any more */
 void tracker_stats(rcv_arena *a, struct rcv_stats *out);
 uint64_t tracker_raw_count(const rcv_arena *a);
+bool tracker_news(const rcv_arena *a);   /* are there strays to tell of? */
+void views_ended(rcv_txn *t);            /* it has a view, and has ended */
+bool views_lost(const rcv_txn *t);       /* a thread has stored into its view while it waited */
 
 /* -- heap.c: the allocator ------------------------------------------------------------------------------------ */
 /* Blocks are handed out from chunks that this process has reserved, by process memory alone; the shared bitmaps change
@@ -517,6 +530,7 @@ struct rcv_txn {
     struct rcv_summary *summaries; /* open addressing by container */
     uint32_t            n_summaries, summary_mask;
 
+    struct view    *view;      /* where its live raw buffers lie, or NULL: views.c */
     uint32_t       *raw_pages; /* data pages that it has raw-written, sorted */
     uint64_t        n_raw_pages, cap_raw_pages;
     struct rcv_run *runs; /* the same while it is suspended: raw.c */

@@ -175,7 +175,7 @@ int rcv_news(rcv_arena *a)
         a->looked = now;
         rcv_orphaned(a);
     }
-    return a->untold || a->orphan_untold;
+    return a->untold || a->orphan_untold || tracker_news(a);
 }
 
 /* rcv_orphan_take -- see recoverable.h. */

@@ -108,7 +108,7 @@ void reclaim_slice(rcv_arena *a)
         for (uint32_t i = 0; i < n_pages; i++)
             tracker_forget_pages(a, pages[i].off, pages[i].len);
         if (a->trap_mode)
-            tracker_protect(a);
+            tracker_settle(a);
         CRASHPOINT("reclaim.before_publish");
         phase_set(a, RCV_PUBLISH);
         CRASHPOINT("reclaim.after_publish");

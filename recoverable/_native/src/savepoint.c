@@ -9,10 +9,12 @@ int rcv_savepoint(rcv_txn *t, struct rcv_mark *out)
 {
     if (!t->mounted)
         return t->state == RCV_ACTIVE ? rcv_raise(RCV_ERR_BUG, 0, "a savepoint of a transaction that is not mounted") : txn_doomed_error(t);
-    int rc = tracker_savepoint(t->arena);
+    uint64_t mark;
+    int      rc = tracker_savepoint(t->arena, &mark);
     if (rc)
         return rc;
     rcv_op_begin(t, out);
+    out->undo_tail = mark; /* a thread may have trapped since */
     t->savepoints++;
     return 0;
 }
@@ -22,9 +24,7 @@ int rcv_rollback_to(rcv_txn *t, const struct rcv_mark *mark)
     if (!t->mounted)
         return txn_doomed_error(t);
     struct rcv_recovery report = {0};
-    int                 rc = MUTATED("savepoint.keep") ? 0 : undo_apply(t->arena, mark->undo_tail, &report);
-    tracker_rollback_to(t->arena, mark->undo_tail);
-    undo_cut(t->arena, mark->undo_tail);
+    int                 rc = tracker_rollback_to(t->arena, mark->undo_tail, &report);
     intent_truncate(t, mark->intents);
     txn_log_epoch(t);
     t->epoch++;
@@ -45,14 +45,10 @@ void rcv_op_begin(rcv_txn *t, struct rcv_mark *out)
     *out = (struct rcv_mark){.undo_tail = undo_tail(t->arena), .intents = t->n_intents, .epoch = t->epoch};
 }
 
-/* rcv_op_fail -- announced writes, which trap in trap mode; and raw ones of user code that ran inside it (codecs). */
+/* rcv_op_fail -- its announced writes alone: what threads have stored through raw views meanwhile is the step's. */
 void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark)
 {
-    struct rcv_recovery report = {0};
-    if (!MUTATED("operation.keep_half"))
-        (void)undo_apply(t->arena, mark->undo_tail, &report);
-    tracker_rollback_to(t->arena, mark->undo_tail);
-    undo_cut(t->arena, mark->undo_tail);
+    (void)tracker_retract(t->arena, mark->undo_tail);
     intent_truncate(t, mark->intents);
     txn_log_epoch(t);
     t->epoch++;

@@ -86,7 +86,7 @@ static int allocate(rcv_arena *a)
     return 0;
 }
 
-/* tracker_open -- the tracked view, the policy, the handler. A failure leaves nothing behind. */
+/* tracker_open -- the first view, the policy, the handler. A failure leaves nothing behind. */
 int tracker_open(rcv_arena *a, const struct rcv_open_options *o)
 {
     struct rcv_tracker *t = os_calloc(1, sizeof *t);
@@ -94,7 +94,6 @@ int tracker_open(rcv_arena *a, const struct rcv_open_options *o)
         return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": no process memory for its tracker", a->name);
     a->tracker = t;
     struct wse_costs costs;
-    void            *view = NULL;
     int              rc = allocate(a);
     if (rc == 0)
         rc = calibrate(a, &costs);
@@ -106,24 +105,12 @@ int tracker_open(rcv_arena *a, const struct rcv_open_options *o)
                                                    .pages = t->pages,
                                                    .comparisons = a->trap_mode ? 1 : 2,
                                                    .costs = costs});
-    if (rc == 0) {
-        int err = os_map_shared(object_fd(a), a->data_off, a->data_size, PROT_READ, &view);
-        if (err != 0)
-            rc = rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't map %llu bytes a second time", a->name,
-                           (unsigned long long)a->data_size);
-    }
-    a->tracked = view;
-    if (rc == 0 && a->trap_mode)
-        a->mem = (uint8_t *)((uintptr_t)view - a->data_off);
     if (rc == 0)
-        rc = trap_install(a);
-    if (rc != 0) {
-        if (view != NULL)
-            os_unmap(view, a->data_size);
-        a->tracked = NULL;
-        a->mem = a->core;
+        rc = trap_handler(a);
+    if (rc == 0)
+        rc = views_open(a);
+    if (rc != 0)
         free_tracker(a);
-    }
     return rc;
 }
 
@@ -132,10 +119,7 @@ void tracker_close(rcv_arena *a)
 {
     if (a->tracker == NULL)
         return;
-    trap_remove(a);
-    os_unmap(a->tracked, a->data_size);
-    a->tracked = NULL;
-    a->mem = a->core;
+    views_close(a);
     free_tracker(a);
 }
 
@@ -147,24 +131,21 @@ void tracker_protect_lost(rcv_arena *a)
         return;
     view_lock(t);
     atomic_store(&t->in_step, false);
-    view_protect_all(a);
+    for (uint32_t i = 0; i < t->n_views; i++)
+        view_protect_all(a, t->views[i]);
     view_unlock(t);
 }
 
-/* tracker_step_lost -- nothing of the step is ours to undo, and no page may be writable. */
-void tracker_step_lost(rcv_arena *a)
+/* step_lost -- nothing of the step is ours to undo, and no page may be writable. */
+static void step_lost(rcv_arena *a, bool forked)
 {
     struct rcv_tracker *t = a->tracker;
     if (t == NULL)
         return;
-    view_lock(t);
-    atomic_store(&t->in_step, false);
-    t->private_view = true; /* whatever it is: everything is mapped anew */
-    view_reset(a);
-    view_unlock(t);
+    views_step_lost(a, forked);
     for (uint32_t i = 0; i < t->n_announced; i++)
         t->state[t->announced[i]] &= (uint8_t) ~(PG_ANNOUNCED | PG_OWN);
-    t->n_trapped = t->n_announced = t->n_raw = t->edits = t->edit_lo = t->edit_hi = 0;
+    t->n_trapped = t->n_announced = t->n_raw = 0;
     t->profile = NULL;
     t->late = t->own_captured = false;
     t->n_own = 0;
@@ -173,6 +154,8 @@ void tracker_step_lost(rcv_arena *a)
     t->raw_since = t->raw_count > 0;
 }
 
+void tracker_step_lost(rcv_arena *a) { step_lost(a, false); }
+
 /* tracker_after_fork -- in the child: the parent's step goes on. */
 void tracker_after_fork(rcv_arena *a)
 {
@@ -180,35 +163,18 @@ void tracker_after_fork(rcv_arena *a)
     if (t == NULL)
         return;
     atomic_flag_clear(&t->lock); /* another thread of the parent may have held it */
-    tracker_step_lost(a);
+    step_lost(a, true);
     t->n_queue = 0;
 }
 
 /* -- entering and leaving ------------------------------------------------------------------------------------- */
 
-/* mend -- the view as it should be between steps: shared and read-only but for hot pages. */
-static int mend(rcv_arena *a)
-{
-    struct rcv_tracker *t = a->tracker;
-    view_lock(t);
-    if (t->unprotected)
-        view_reset(a);
-    else if (t->private_view || t->n_claims != 0)
-        view_mend(a);
-    view_unlock(t);
-    if (t->unprotected)
-        return rcv_raise(RCV_ERR_OS, ENOMEM,
-                         "arena \"%s\": its memory can't be write-protected; nothing was changed; the process has too many "
-                         "mappings: raise vm.max_map_count", a->name);
-    return 0;
-}
-
-/* tracker_enter -- a step begins. Lock held, IDLE. A failure leaves it not begun. */
-int tracker_enter(rcv_arena *a)
+/* tracker_enter -- a step of `txn` begins, or of nobody. Lock held, IDLE. A failure leaves it not begun. */
+int tracker_enter(rcv_arena *a, rcv_txn *txn)
 {
     struct rcv_tracker *t = a->tracker;
     int                 rc;
-    if (unlikely(t->unprotected || t->private_view || t->n_claims != 0) && (rc = mend(a)) != 0)
+    if (unlikely(t->trouble) && (rc = views_mend(a)) != 0)
         return rc;
     if (unlikely(atomic_load_explicit(&a->hdr->hot_generation, memory_order_acquire) != t->generation) && (rc = hot_sync(a)) != 0)
         return rc;
@@ -220,6 +186,8 @@ int tracker_enter(rcv_arena *a)
     } else if (unlikely(a->trap_mode)) {
         rcv_handler_mend();
     }
+    if (txn != NULL && unlikely(txn->view != NULL || a->trap_mode) && (rc = views_begin(a, txn)) != 0)
+        return rc;
     atomic_store_explicit(&t->in_step, true, memory_order_relaxed);
     store_fence();
     return 0;
@@ -243,45 +211,93 @@ void sort_trapped(struct rcv_tracker *t)
         }
 }
 
-/* all_read_only -- is no page of [lo, hi), which is not too wide, writable, private or being edited? View lock held. */
-static bool all_read_only(const struct rcv_tracker *t, uint32_t lo, uint32_t hi)
+/* all_read_only -- is no page of [lo, hi), which is not too wide, writable or private? View lock held. */
+static bool all_read_only(const struct view *v, uint32_t lo, uint32_t hi)
 {
-    const uint64_t any = UINT64_C(0x0101010101010101) * (PG_WRITABLE | PG_STRAY | PG_EDIT);
+    const uint64_t any = UINT64_C(0x0101010101010101) * (PG_WRITABLE | PG_STRAY);
     uint64_t       eight;
     if (hi - lo > GAP_MAX)
         return false;
     for (; hi - lo >= sizeof eight; lo += (uint32_t)sizeof eight) {
-        memcpy(&eight, t->state + lo, sizeof eight);
+        memcpy(&eight, v->state + lo, sizeof eight);
         if (eight & any)
             return false;
     }
     for (; lo < hi; lo++)
-        if (t->state[lo] & (uint8_t)any)
+        if (v->state[lo] & (uint8_t)any)
             return false;
     return true;
 }
 
+/* next_in -- the next entry from `i` on of a cold page that was trapped through the view, or n_trapped. */
+static uint32_t next_in(const struct rcv_tracker *t, const struct view *v, uint32_t i)
+{
+    while (i < t->n_trapped && (t->trapped[i].view != v->number || t->slot_of[t->trapped[i].page] != 0))
+        i++;
+    return i;
+}
+
 /* protect_trapped -- sorted ones; listed pages stay writable. One call goes on over pages that are read-only anyway: the kernel
  * passes them by, and merging two mappings costs less than a call of its own. View lock held. */
-static void protect_trapped(rcv_arena *a)
+static void protect_trapped(rcv_arena *a, struct view *v)
 {
     struct rcv_tracker *t = a->tracker;
     uint32_t            n = t->n_trapped;
-    for (uint32_t i = 0; i < n;) {
+    for (uint32_t i = next_in(t, v, 0); i < n;) {
         uint32_t first = t->trapped[i].page, end = first + 1;
-        i++;
-        if (t->slot_of[first] != 0)
-            continue;
-        t->state[first] &= (uint8_t)~PG_WRITABLE;
-        for (; i < n && t->slot_of[t->trapped[i].page] == 0; i++) {
+        v->state[first] &= (uint8_t)~PG_WRITABLE;
+        for (i = next_in(t, v, i + 1); i < n; i = next_in(t, v, i + 1)) {
             uint32_t page = t->trapped[i].page;
-            if (page > end && !all_read_only(t, end, page))
+            if (page > end && !all_read_only(v, end, page))
                 break;
-            t->state[page] &= (uint8_t)~PG_WRITABLE;
+            v->state[page] &= (uint8_t)~PG_WRITABLE;
             end = page + 1;
         }
-        view_protect_span(a, first, end - first);
+        view_protect_span(a, v, first, end - first);
     }
+}
+
+/* tracker_keeps_hot -- may hot pages stay writable in this view when the step is over? */
+bool tracker_keeps_hot(const struct rcv_tracker *t, const struct view *v)
+{
+    return v->number == 0 && v->buffers == 0 && t->second == 0;
+}
+
+/* shut -- some page may be writable: see tracker_shut(). */
+static void shut(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    view_lock(t); /* whoever has trapped by now is the step's; whoever waits for the lock is not */
+    atomic_store_explicit(&t->in_step, false, memory_order_relaxed);
+    t->shut = true;
+    t->active |= t->n_trapped != 0;
+    sort_trapped(t);
+    for (uint32_t i = 0; i < t->n_used; i++) {
+        struct view *v = t->used[i];
+        if (v->private_view)
+            view_reset(a, v);
+        else if (!tracker_keeps_hot(t, v) && view_any_hot(t, v)) {
+            view_protect_all(a, v);
+            v->hot_closed = true;
+        } else if (v->wide)
+            view_protect_all(a, v);
+        else
+            protect_trapped(a, v);
+    }
+    t->trouble |= t->n_claims != 0; /* view_reset() may have failed */
+    a->mem = a->core;
+    view_unlock(t);
+    CRASHPOINT("tracker.shut");
+}
+
+/* tracker_shut -- the step's raw writes end here: nothing that is stored after this is compared, stashed, committed or undone. */
+void tracker_shut(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (unlikely(t->n_used != 0) && !t->shut)
+        shut(a);
+    atomic_store_explicit(&t->in_step, false, memory_order_relaxed);
+    store_fence();
 }
 
 /* hear -- the handler's profile and the policy hear of the step's traps, and of captured pages that it wrote. */
@@ -310,29 +326,13 @@ static void hear(rcv_arena *a)
     t->profile = NULL;
 }
 
-/* reprotect -- the step's own pages are read-only again. */
-static void reprotect(rcv_arena *a)
+/* forget -- the step is shut, and committed or undone: what trapped is known to the policy. */
+static void forget(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
-    if (likely(t->n_trapped == 0 && t->edit_hi == 0 && !t->wide && !t->private_view)) {
-        hear(a);
-        return;
-    }
-    t->active = true;
     sort_trapped(t);
-    view_lock(t);
-    if (t->private_view) {
-        view_reset(a);
-    } else if (t->wide) {
-        view_protect_all(a);
-    } else {
-        protect_trapped(a);
-        edit_protect(a, t->edit_lo, t->edit_hi);
-    }
-    view_unlock(t);
     hear(a);
     t->n_trapped = t->n_runs = 0;
-    t->edits = t->edit_lo = t->edit_hi = 0;
 }
 
 /* boundary -- once a step, if it had anything to do with raw writes, or is recorded. */
@@ -352,15 +352,17 @@ static void boundary(rcv_arena *a)
 void tracker_leave(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
-    atomic_store_explicit(&t->in_step, false, memory_order_relaxed);
-    store_fence();
+    tracker_shut(a); /* if it was not */
     t->raw_since = t->raw_count > 0;
-    if (likely(!t->active && t->n_trapped == 0 && t->n_announced == 0 && t->n_claims == 0 && !t->doomed && !t->savepoint &&
-               t->edit_hi == 0 && !t->wide && !t->private_view && !t->collected && !t->recorded))
+    if (likely(!t->active && t->n_used == 0 && t->n_announced == 0 && !t->trouble && !t->savepoint && !t->recorded))
         return;
-    reprotect(a);
-    if (t->n_claims != 0 || t->private_view)
-        (void)mend(a); /* what fails here stops the next step */
+    forget(a);
+    if (t->n_used != 0) {
+        t->second -= t->second != 0;
+        views_end(a);
+    }
+    if (t->trouble)
+        (void)views_mend(a); /* what fails here stops the next step */
     for (uint32_t i = 0; i < t->n_announced; i++)
         t->state[t->announced[i]] &= (uint8_t) ~(PG_ANNOUNCED | PG_OWN);
     t->n_announced = t->n_raw = t->n_ranges = 0;
@@ -414,20 +416,20 @@ void rcv_record_end(rcv_arena *a)
 
 /* -- the ways a step ends --------------------------------------------------------------------------------------- */
 
-/* tracker_revert -- its undo log has been applied. Shadows before protection: the flags say what could have been written. */
+/* tracker_revert -- it is shut, and its undo log has been applied. */
 void tracker_revert(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
     if (t->raw_since || a->trap_mode)
         hot_take_back(a, false);
-    CRASHPOINT("tracker.revert.before_protect");
+    CRASHPOINT("tracker.reverted");
     if (unlikely(wse_records_announced(t->wse.recorder)))
         record_announced(a); /* the tail has not moved yet */
-    reprotect(a);
+    forget(a);
 }
 
-/* tracker_protect -- before PUBLISH: what is trapped is not ours any more. */
-void tracker_protect(rcv_arena *a)
+/* tracker_settle -- it is shut, and will be published: which pages has it changed? */
+void tracker_settle(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
     if (unlikely(a->trap_mode)) {
@@ -439,8 +441,8 @@ void tracker_protect(rcv_arena *a)
     }
     if (unlikely(wse_records_announced(t->wse.recorder)))
         record_announced(a);
-    reprotect(a);
-    CRASHPOINT("tracker.protected");
+    forget(a);
+    CRASHPOINT("tracker.settled");
 }
 
 /* tracker_publish -- between PUBLISH and IDLE. Cannot fail. */
@@ -481,78 +483,73 @@ int tracker_doomed(const rcv_arena *a) { return a->tracker->doomed; }
 
 /* -- savepoints ---------------------------------------------------------------------------------------------- */
 
-/* tracker_savepoint -- from here on every page logs once more, listed ones too. RCV_ERR_OS: pages could not be protected. */
-int tracker_savepoint(rcv_arena *a)
+/* tracker_savepoint -- from here on every page logs once more, listed ones too. Fills `mark`: where the log is when that begins.
+ * RCV_ERR_OS: pages could not be protected. */
+int tracker_savepoint(rcv_arena *a, uint64_t *mark)
 {
     struct rcv_tracker *t = a->tracker;
+    bool                stuck = false;
     t->savepoint = t->all_listed = true;
     t->late = t->late || t->profile != NULL;
-    if (t->private_view)
-        return 0; /* doomed: nothing reaches the arena any more */
-    uint32_t n = t->n_trapped;
-    for (uint32_t i = 0; i < t->n_hot && n <= 1; i++)
-        n += (t->state[t->page_of[t->hot[i]] - 1] & PG_WRITABLE) != 0;
-    if (n == 0 && !t->wide)
+    *mark = undo_tail(a);
+    if (likely(t->n_used == 0))
         return 0;
-    view_lock(t);
-    if (n == 1 && t->n_trapped == 1 && !t->wide) {
-        view_protect(a, t->trapped[0].page, 1);
-    } else { /* one call over everything is cheaper than one a page */
-        view_protect_all(a);
+    view_lock(t); /* no thread may trap between the protection and the mark */
+    for (uint32_t i = 0; i < t->n_used; i++) {
+        struct view *v = t->used[i];
+        if (v->private_view) /* doomed: nothing reaches the arena any more */
+            continue;
+        if (t->n_trapped == 1 && !v->wide && !view_any_hot(t, v))
+            view_protect(a, v, t->trapped[0].page, 1);
+        else if (t->n_trapped != 0 || v->wide || view_any_hot(t, v))
+            view_protect_all(a, v); /* one call over everything is cheaper than one a page */
+        stuck |= v->unprotected;
     }
+    *mark = undo_tail(a);
     view_unlock(t);
-    return t->unprotected ? rcv_raise(RCV_ERR_OS, ENOMEM, "arena \"%s\": its memory can't be write-protected", a->name) : 0;
+    return stuck ? rcv_raise(RCV_ERR_OS, ENOMEM, "arena \"%s\": its memory can't be write-protected", a->name) : 0;
 }
 
-/* tracker_rollback_to -- undo_apply() has run down to `mark`, the tail has not moved yet. */
-void tracker_rollback_to(rcv_arena *a, uint64_t mark)
+/* tracker_rollback_to -- undo what came after the mark, raw writes of all threads included, and cut the log there. A thread that
+ * stores meanwhile waits for the lock, and its store counts as one after it. */
+int tracker_rollback_to(rcv_arena *a, uint64_t mark, struct rcv_recovery *report)
 {
     struct rcv_tracker *t = a->tracker;
     uint32_t            kept = 0;
     t->collected = t->ranges_built = false;
-    if (t->n_trapped == 0)
-        return;
-    sort_trapped(t);
     view_lock(t);
     for (uint32_t i = 0; i < t->n_trapped; i++) {
         struct trap_entry e = t->trapped[i];
-        if (e.at >= mark && (t->state[e.page] & PG_WRITABLE) && !t->private_view)
-            view_protect(a, e.page, 1);
+        struct view      *v = t->views[e.view];
+        if (e.at >= mark && (v->state[e.page] & PG_WRITABLE) && !v->private_view)
+            view_protect(a, v, e.page, 1);
     }
+    int rc = MUTATED("savepoint.keep") ? 0 : undo_apply(a, mark, report);
     for (uint32_t i = 0; i < t->n_trapped; i++)
         if (t->trapped[i].at < mark)
             t->trapped[kept++] = t->trapped[i];
     t->n_trapped = kept;
+    undo_cut(a, mark);
     view_unlock(t);
+    return rc;
 }
 
-/* -- raw buffers and reports -------------------------------------------------------------------------------- */
-
-void rcv_raw_acquire(rcv_arena *a)
+/* tracker_retract -- an operation has failed: undo its announced writes. */
+int tracker_retract(rcv_arena *a, uint64_t mark)
 {
     struct rcv_tracker *t = a->tracker;
-    t->raw_count++;
-    t->raw_since = true;
-    rcv_handler_mend(); /* from now on user code may fault */
-    if (a->mounted != NULL && a->step_thread == os_thread_id() && a->mounted->state == RCV_ACTIVE)
-        tracker_capture(a, a->mounted);
+    t->collected = t->ranges_built = false;
+    return MUTATED("operation.keep_half") ? 0 : undo_retract(a, mark);
 }
 
-void rcv_raw_release(rcv_arena *a)
-{
-    if (a->tracker->raw_count > 0)
-        a->tracker->raw_count--;
-}
-
-uint64_t rcv_raw_count(const rcv_arena *a) { return tracker_raw_count(a); }
-uint64_t tracker_raw_count(const rcv_arena *a) { return a->tracker ? a->tracker->raw_count : 0; }
+/* -- reports -------------------------------------------------------------------------------------------------- */
 
 /* rcv_take_strays -- takes back those that still lie in the view first, unless a step runs. */
 int rcv_take_strays(rcv_arena *a, struct rcv_stray *out, int max)
 {
     struct rcv_tracker *t = a->tracker;
-    if (t->n_claims != 0 && !atomic_load(&t->in_step))
-        (void)mend(a);
+    if (t->trouble && !atomic_load(&t->in_step))
+        (void)views_mend(a);
     uint32_t n = max < 0 ? 0 : (uint32_t)max < t->n_queue ? (uint32_t)max : t->n_queue;
     memcpy(out, t->queue, n * sizeof *out);
     t->n_queue -= n;
@@ -566,6 +563,8 @@ int rcv_strays_pending(const rcv_arena *a)
     return (int)(t->n_queue + (t->n_claims < STRAY_CLAIMS ? t->n_claims : STRAY_CLAIMS));
 }
 
+bool tracker_news(const rcv_arena *a) { return a->tracker->n_queue != 0 || a->tracker->n_claims != 0; }
+
 /* tracker_stats -- its share. */
 void tracker_stats(rcv_arena *a, struct rcv_stats *out)
 {
@@ -574,6 +573,7 @@ void tracker_stats(rcv_arena *a, struct rcv_stats *out)
         return;
     out->hot_pages = t->n_hot;
     out->raw_buffers = t->raw_count;
+    out->raw_views = t->n_views;
     out->traps = a->n.traps;
     out->pages_compared = a->n.pages_compared;
     out->pages_copied = a->n.pages_copied;

@@ -4,16 +4,21 @@
  *   changes.c   which pages it has changed
  *   edit.c      Array.edit()
  *   hot.c       the hot set: the table in the segment, shadows, promotion and demotion, recovery
- *   view.c      the tracked view: protection, unprotection, private pages
+ *   view.c      a view: protection, unprotection, private pages
+ *   views.c     whose view is whose
  *   capture.c   what a handler will write, made writable ahead
  *   trap.c      the SIGSEGV handler
  *   calibrate.c what a trap, a protection, a comparison and a copy cost here
  *   wse*.c      the policies
  *
- * Invariant, for every page of the data region and this process's view, outside the functions of view.c:
+ * A *view* is a mapping of the data region that raw buffers point into. There is one for each transaction that has live
+ * raw buffers, so that an address tells whose it is (view.c). Most processes never have more than the first.
+ *
+ * Invariant, for every page of the data region and each view, outside the functions of view.c:
  *
  *      mapped writable and shared  =  PG_WRITABLE  (or `wide`)
- *      PG_WRITABLE in a step       =>  listed (the shadow is its base) or in `trapped` (a pre-image is) or PG_EDIT (logged)
+ *      PG_WRITABLE in a step       =>  listed (the shadow is its base) or in `trapped` (a pre-image is)
+ *      PG_WRITABLE between steps   =>  listed, and the view is the first and has no live buffers
  *      mapped private              =  PG_STRAY, or the whole view is (`private_view`)
  */
 #ifndef RCV_TRACKER_H
@@ -25,14 +30,19 @@
 #include <sched.h>
 #include <sys/mman.h>
 
+/* Of a page in a view. */
 #define PG_WRITABLE 1u
 #define PG_STRAY 2u
+/* Of a page. */
 #define PG_ANNOUNCED 4u /* an announced write, or the stash, went into it in this step */
-#define PG_EDIT 8u      /* writable only because of an open edit() */
 #define PG_OWN 16u      /* PG_ANNOUNCED by the stash: raw-written in an earlier step of this transaction */
 
+#define VIEWS 256u       /* mappings of a process: beyond that, those of ended transactions are shared */
+#define USED_MOST 16u    /* views that one step may write through */
+#define VIEWS_WARM 8u    /* of these, those that keep their page tables while they are free */
 #define STRAY_CLAIMS 64u /* private pages that a boundary maps back one by one; more: the whole view at once */
 #define STRAY_QUEUE 64u  /* reports that wait for rcv_take_strays; more are only counted */
+#define SECOND_KEPT 256u /* steps with raw buffers for which a second thread's store is remembered */
 
 /* An entry of the hot table: one word, changed by one store. Low half: page + 1, or the whole word is 0. High half: the low
  * bits of the commit sequence when its shadow was last refreshed, a hint for demotion that any process may write. */
@@ -42,8 +52,9 @@
 
 struct trap_entry {
     uint64_t at;   /* where in the undo log its pre-image begins */
-    uint32_t page; /* of the data region */
-    uint32_t flags; /* TRAP_… */
+    uint32_t page;  /* of the data region */
+    uint16_t view;  /* through which it became writable: its number */
+    uint16_t flags; /* TRAP_… */
 };
 
 #define TRAP_CAPTURED 1u /* it was logged ahead: capture.c */
@@ -54,6 +65,27 @@ struct range { /* announced bytes of one page */
     uint32_t page, lo, hi;
 };
 
+struct view {
+    uint8_t *base;
+    uint8_t *state; /* by page: PG_WRITABLE, PG_STRAY */
+    uint32_t number;
+    bool     wide;         /* mprotect failed somewhere: more is writable than PG_WRITABLE says */
+    bool     private_view; /* the whole view is private */
+    bool     unprotected;  /* pages could not be protected again: no step may begin */
+    bool     strays;       /* some pages are private */
+    bool     hot_closed;   /* hot pages were writable in its last step, and will be again when it is next used */
+    bool     used;         /* this step may have written through it: it is in `used` */
+    bool     lost;         /* a thread stored into it while its owner waited: the owner can only roll back */
+    uint64_t buffers;      /* live ones that user code can write through */
+    rcv_txn *owner;        /* whose they are; NULL: nobody's, or that of one that has ended */
+};
+
+struct claim { /* a page that the handler has made private */
+    struct view *view;
+    uint32_t     page;
+    uint64_t     address;
+};
+
 struct rcv_tracker {
     /* geometry: fixed */
     uint32_t page_size, shift;
@@ -61,17 +93,27 @@ struct rcv_tracker {
     uint32_t slots; /* of the hot table that have room for a shadow */
     uint32_t max_runs; /* of adjacent hot pages: two map entries each. Twice as many may be trapped in a step */
 
-    /* mappings: under `lock`, which the trap handler takes too; nobody faults while holding it */
-    atomic_flag      lock;
-    uint8_t         *state;   /* by page: PG_… */
-    bool             wide;         /* mprotect failed somewhere: more is writable than PG_WRITABLE says */
-    bool             private_view; /* the whole view is private */
-    bool             unprotected;  /* pages could not be protected again: no step may begin */
-    uint32_t         n_claims;     /* strays that lie private in the view; may exceed STRAY_CLAIMS */
-    struct rcv_stray claims[STRAY_CLAIMS];
+    /* Mappings, and the undo log's tail while other threads may append: under `lock`, which the trap handler takes too; nobody
+     * faults while holding it. */
+    atomic_flag  lock;
+    struct view *views[VIEWS]; /* the first is always there */
+    uint32_t     n_views;      /* mapped so far */
+    bool         trouble;      /* there are claims, or a view is private or not protected */
+    uint32_t     n_claims;     /* may exceed STRAY_CLAIMS */
+    struct claim claims[STRAY_CLAIMS];
+
+    /* whose stores are this step's: under the lock, too */
+    _Atomic bool in_step; /* from its beginning until it is shut */
+    bool         shut;    /* its raw writes have ended; what comes now is a stray */
+    bool         shared;  /* other threads' stores into `view` are its own */
+    struct view *view;    /* of the mounted transaction, or NULL */
+    struct view *used[USED_MOST]; /* that it may have written through */
+    uint32_t     n_used;
+    uint32_t     share_at; /* where to look for a view of an ended transaction, when there are no others */
+    uint32_t     second;  /* not 0: a second thread has stored, or is there to store, so long ago */
 
     /* this step */
-    _Atomic bool       in_step;
+    uint8_t           *state;         /* by page: PG_ANNOUNCED, PG_OWN */
     bool               savepoint;     /* listed pages log, too */
     bool               all_listed;    /* pages were protected in mid-step: PG_WRITABLE does not say what was written */
     bool               collected;     /* tracker_collect has run, `raw` is right */
@@ -79,7 +121,7 @@ struct rcv_tracker {
     bool               active;        /* it trapped, or hot pages were compared */
     bool               counted;       /* the policy has heard of its end */
     bool               recorded;      /* announced writes of it are in the recording */
-    volatile int       doomed;        /* RCV_ERR_FULL, or 0 */
+    volatile int       doomed;        /* RCV_ERR_FULL or RCV_ERR_STRAY, or 0 */
     struct trap_entry *trapped;       /* in the order of the log until sorted */
     volatile uint32_t  n_trapped;
     uint32_t           n_runs;      /* unprotected apart from others in this step: about two map entries each */
@@ -123,7 +165,10 @@ struct rcv_tracker {
 static inline uint32_t page_of_off(const rcv_arena *a, rcv_off off) { return (uint32_t)((off - a->data_off) >> a->tracker->shift); }
 static inline rcv_off  page_off(const rcv_arena *a, uint32_t page) { return a->data_off + ((uint64_t)page << a->tracker->shift); }
 static inline uint8_t *page_core(const rcv_arena *a, uint32_t page) { return a->core + page_off(a, page); }
-static inline uint8_t *page_view(const rcv_arena *a, uint32_t page) { return a->tracked + ((uint64_t)page << a->tracker->shift); }
+static inline uint8_t *page_in(const rcv_arena *a, const struct view *v, uint32_t page)
+{
+    return v->base + ((uint64_t)page << a->tracker->shift);
+}
 static inline uint32_t pages_claimed(const rcv_arena *a) { return (uint32_t)(rcv_data_claimed(a) >> a->tracker->shift); }
 static inline _Atomic uint64_t *hot_table(const rcv_arena *a)
 {
@@ -132,6 +177,15 @@ static inline _Atomic uint64_t *hot_table(const rcv_arena *a)
 static inline uint8_t *hot_shadow(const rcv_arena *a, uint32_t slot)
 {
     return a->core + a->hdr->region[RCV_R_SHADOW].off + (uint64_t)slot * a->hdr->page_size;
+}
+
+/* writable_in_step -- could this step have written the page without a trap? */
+static inline bool writable_in_step(const struct rcv_tracker *t, uint32_t page)
+{
+    for (uint32_t i = 0; i < t->n_used; i++)
+        if (t->used[i]->state[page] & PG_WRITABLE)
+            return true;
+    return false;
 }
 
 /* The view lock: held for a handful of system calls; a thread that holds it neither faults nor waits. */
@@ -144,19 +198,39 @@ static inline void view_unlock(struct rcv_tracker *t) { atomic_flag_clear_explic
 
 /* -- view.c: all with the view lock held. view_unprotect, view_log and view_make_private are called by the trap handler -- */
 
-int  view_log(rcv_arena *a, uint32_t page); /* pre-image into the log, entry into `trapped`: 0 or RCV_ERR_FULL */
+int  view_log(rcv_arena *a, struct view *v, uint32_t page); /* pre-image into the log, entry into `trapped`: 0 or RCV_ERR_FULL */
+static inline bool needs_log(const struct rcv_tracker *t, uint32_t page) /* … before it becomes writable? */
+{
+    return t->slot_of[page] == 0 || t->savepoint; /* a listed page's shadow has its committed bytes */
+}
 /* view_unprotect -- make pages writable whose bases are kept already. Where there are no map entries left: a larger block.
  * RCV_ERR_FULL: no log left for that block. RCV_ERR_OS: not even the whole view. */
-int  view_unprotect(rcv_arena *a, uint32_t first, uint32_t count);
-/* view_protect -- read-only again. Never fails: in the end the whole view is mapped anew, and if even that is refused,
+int  view_unprotect(rcv_arena *a, struct view *v, uint32_t first, uint32_t count);
+/* view_protect -- read-only again. Never fails: in the end the whole view is mapped again, and if even that is refused,
  * `unprotected` keeps the next step from beginning. */
-void view_protect(rcv_arena *a, uint32_t first, uint32_t count);
-void view_protect_span(rcv_arena *a, uint32_t first, uint32_t count); /* flags are the caller's: see there */
-void view_protect_all(rcv_arena *a);
-void view_reset(rcv_arena *a);                      /* the whole view read-only and shared, all strays gone */
-bool view_make_private(rcv_arena *a, uint32_t page, bool whole); /* stores to it go nowhere from now on */
-void view_mend(rcv_arena *a);                       /* map strays back, queue their reports */
+void view_protect(rcv_arena *a, struct view *v, uint32_t first, uint32_t count);
+void view_protect_span(rcv_arena *a, struct view *v, uint32_t first, uint32_t count); /* flags are the caller's: see there */
+void view_protect_all(rcv_arena *a, struct view *v);
+void view_reset(rcv_arena *a, struct view *v); /* the whole view read-only and shared, all strays gone */
+bool view_make_private(rcv_arena *a, struct view *v, uint32_t page, bool whole); /* stores to it go nowhere from now on */
+void view_mend(rcv_arena *a, struct view *v);  /* map strays back, queue their reports */
+void view_open_hot(rcv_arena *a, struct view *v); /* hot pages writable, which takes no log */
+bool view_any_hot(const struct rcv_tracker *t, const struct view *v); /* is a hot page writable in it? */
 void view_report(rcv_arena *a, uint32_t page, uint64_t address, int32_t kind);
+
+/* -- views.c: whose view is whose -- */
+
+int  views_open(rcv_arena *a); /* map the first */
+void views_close(rcv_arena *a);
+void views_step_lost(rcv_arena *a, bool forked);
+int  views_mend(rcv_arena *a); /* all of them as they should be between steps. RCV_ERR_OS: one can't be protected */
+/* views_begin -- the step of `txn`, or of nobody, begins: which view is its own? RCV_ERR_STRAY: that was stored into while it
+ * waited. RCV_ERR_FULL, RCV_ERR_OS: trap mode needs one and there is none. */
+int  views_begin(rcv_arena *a, rcv_txn *txn);
+void views_use(rcv_arena *a, struct view *v, bool shared); /* the step has it as its own from now on */
+bool views_adopt(rcv_arena *a, struct view *v); /* its thread writes through another, too. Signal-safe. false: not that, too */
+void views_end(rcv_arena *a);                              /* the step is over, and its views are protected */
+int  views_own(rcv_txn *txn, struct view **out); /* the mounted transaction's, made if need be */
 
 /* -- hot.c -- */
 
@@ -167,10 +241,10 @@ void hot_demote_range(rcv_arena *a, uint32_t first, uint32_t last);
 int  hot_open(rcv_arena *a);
 void hot_close(rcv_arena *a);
 
-/* -- tracker.c, edit.c (and those of internal.h) -- */
+/* -- tracker.c (and those of internal.h) -- */
 
 void sort_trapped(struct rcv_tracker *t); /* by page, the oldest pre-image of each first */
-void edit_protect(rcv_arena *a, uint32_t lo, uint32_t hi);
+bool tracker_keeps_hot(const struct rcv_tracker *t, const struct view *v);
 
 /* -- capture.c (tracker_capture: internal.h) -- */
 
@@ -180,8 +254,8 @@ void capture_learn(rcv_arena *a); /* `trapped` is sorted, what is hot is known *
 /* -- trap.c -- */
 
 int  trap_handler(rcv_arena *a); /* install the handler */
-int  trap_install(rcv_arena *a); /* the handler, and this arena's view in its table */
-void trap_remove(rcv_arena *a);  /* the view only: others may have chained to the handler */
+int  trap_watch(rcv_arena *a, struct view *v); /* faults in the view are ours */
+void trap_remove(rcv_arena *a);  /* the arena's views only: others may have chained to the handler */
 /* trap_calibrate -- a store into [base, base+len) is copied to `log` and unprotected, as a trap would be. len 0: off. */
 void trap_calibrate(void *base, uint64_t len, void *log);
 

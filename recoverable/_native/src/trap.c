@@ -6,16 +6,19 @@
  *
  * What does not work:
  *   - raising an error from the handler: there is no frame that could catch it;
- *   - taking the arena's lock, or waiting for anything: the faulting thread may hold the GIL, and whoever we wait for want it;
+ *   - taking the arena's lock, or waiting for anything: the faulting thread may hold the GIL, and whoever we wait for wants it;
  *   - owning SIGSEGV: faulthandler, profilers, sanitizers and other runtimes install handlers too, before us and after us.
  *
  * What does: a fault is ours if it is a *write* (the processor says so), denied by protection (SEGV_ACCERR), inside the tracked
  * view of an open arena. Then
  *
- *      this thread is inside this arena's step     pre-image into the log, unprotect            (us: a trap)
+ *      this thread is inside this arena's step,    pre-image into the log, unprotect            (us: a trap)
+ *      or the view is that of the step's
+ *      transaction (views.c): a worker's store
  *      the log is full, or the kernel refuses      *doom*: the whole view becomes private memory, this and all later raw
  *                                                  stores of the step go nowhere; the boundary rolls back and maps it again
- *      another thread, or no step at all           *stray*: that page becomes private memory; the boundary maps it back
+ *      else: of another thread into a parked       *stray*: that page becomes private memory; the boundary maps it back. If
+ *      view, or when no step runs (any more)       the view's transaction waits, it can only roll back
  *
  * A fault in an image, which is no arena (image.c), fetches the page there. Everything else is *chained* to the handlers
  * before us, newest first, each with the mask and flags that it asked for. A handler that raises the signal again from inside finds us again, and we go on with the one before it, until the default
@@ -32,8 +35,8 @@
  * only after a trap of ours.
  *
  * Where it still fails: a newcomer that neither restores nor raises (signal.signal with a Python function) and arrives in the
- * middle of a step makes our trap repeat for ever, as it would any fault. A stray from another thread during a step makes
- * the page private for the step as well: what the step itself then writes to *that page* is lost with it.
+ * middle of a step makes our trap repeat for ever, as it would any fault. And a C signal handler that stores through a raw
+ * buffer while its thread is in here, or in undo_append(), waits for itself.
  *
  * What may run here: view_log, view_unprotect and view_make_private (view.c) with undo_append_trap, heap_page_live, os_protect,
  * object_remap_private, os_populate; os_thread_id (static TLS); mprotect, mmap, madvise, gettid, sigaction, pthread_sigmask, tgkill,
@@ -54,39 +57,43 @@
 /* -- whose address is it -------------------------------------------------------------------------------------- */
 
 /* Nodes are never freed, only used again, so that the handler may walk the list at any time. */
-struct view {
+struct span {
     _Atomic uintptr_t    base, size;
+    struct view *_Atomic view;
     rcv_arena *_Atomic   arena; /* NULL: free. Stored last, cleared first */
-    struct view         *next;
+    struct span         *next;
 };
-static struct view *_Atomic views;
+static struct span *_Atomic spans;
 
-static rcv_arena *arena_of(uintptr_t at)
+static rcv_arena *arena_of(uintptr_t at, struct view **view)
 {
-    for (struct view *v = atomic_load_explicit(&views, memory_order_acquire); v != NULL; v = v->next) {
-        rcv_arena *a = atomic_load_explicit(&v->arena, memory_order_acquire);
-        if (a != NULL && at - atomic_load_explicit(&v->base, memory_order_relaxed) <
-                             atomic_load_explicit(&v->size, memory_order_relaxed))
+    for (struct span *s = atomic_load_explicit(&spans, memory_order_acquire); s != NULL; s = s->next) {
+        rcv_arena *a = atomic_load_explicit(&s->arena, memory_order_acquire);
+        if (a != NULL && at - atomic_load_explicit(&s->base, memory_order_relaxed) <
+                             atomic_load_explicit(&s->size, memory_order_relaxed)) {
+            *view = atomic_load_explicit(&s->view, memory_order_relaxed);
             return a;
+        }
     }
     return NULL;
 }
 
-static int view_register(rcv_arena *a)
+int trap_watch(rcv_arena *a, struct view *v)
 {
-    struct view *v = atomic_load(&views);
-    while (v != NULL && atomic_load(&v->arena) != NULL)
-        v = v->next;
-    bool fresh = v == NULL;
-    if (fresh && (v = os_calloc(1, sizeof *v)) == NULL)
+    struct span *s = atomic_load(&spans);
+    while (s != NULL && atomic_load(&s->arena) != NULL)
+        s = s->next;
+    bool fresh = s == NULL;
+    if (fresh && (s = os_calloc(1, sizeof *s)) == NULL)
         return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": no process memory for its entry in the trap table", a->name);
-    atomic_store(&v->base, (uintptr_t)a->tracked);
-    atomic_store(&v->size, (uintptr_t)a->data_size);
+    atomic_store(&s->base, (uintptr_t)v->base);
+    atomic_store(&s->size, (uintptr_t)a->data_size);
+    atomic_store(&s->view, v);
     if (fresh) {
-        v->next = atomic_load(&views);
-        atomic_store_explicit(&views, v, memory_order_release);
+        s->next = atomic_load(&spans);
+        atomic_store_explicit(&spans, s, memory_order_release);
     }
-    atomic_store_explicit(&v->arena, a, memory_order_release);
+    atomic_store_explicit(&s->arena, a, memory_order_release);
     return 0;
 }
 
@@ -101,68 +108,92 @@ static _Atomic uint64_t swallowed_at = UINT64_MAX;
 static _Thread_local uintptr_t last_at __attribute__((tls_model("initial-exec")));
 static _Thread_local uintptr_t last_pc __attribute__((tls_model("initial-exec")));
 
-/* in_step -- is this thread the one inside the arena's step, and may the step still write? */
-static bool in_step(rcv_arena *a)
+/* Whose a store through that view is. */
+enum whose {
+    NOBODYS,
+    OWN,     /* the step's, by its thread */
+    WORKERS, /* the step's, by another thread */
+};
+
+static enum whose whose(const rcv_arena *a, const struct view *v)
 {
-    return atomic_load_explicit(&a->tracker->in_step, memory_order_relaxed) && a->step_thread == os_thread_id() &&
-           atomic_load_explicit(&a->hdr->phase, memory_order_relaxed) != RCV_PUBLISH;
+    const struct rcv_tracker *t = a->tracker;
+    if (!atomic_load_explicit(&t->in_step, memory_order_relaxed))
+        return NOBODYS;
+    if (a->step_thread == os_thread_id())
+        return OWN;
+    if (v == t->view)
+        return t->shared ? WORKERS : NOBODYS;
+    return v->used && v->owner == NULL ? WORKERS : NOBODYS;
 }
 
 /* doom -- the step can't be kept: from here its raw stores go nowhere. */
-static bool doom(rcv_arena *a, uint32_t page)
+static bool doom(rcv_arena *a, struct view *v, uint32_t page, int why)
 {
     struct rcv_tracker *t = a->tracker;
     if (!t->doomed)
         a->n.dooms++;
-    t->doomed = RCV_ERR_FULL;
-    return view_make_private(a, page, true);
+    t->doomed = t->doomed ? t->doomed : why;
+    return view_make_private(a, v, page, true);
 }
 
-static bool trap_own(rcv_arena *a, uint32_t page)
+/* adopt -- the step's thread stores through a buffer that another transaction has made. Where another thread was first, since the
+ * last boundary, that may have been a worker of this very step, and its store is lost. */
+static bool adopt(rcv_arena *a, struct view *v)
+{
+    return !(v->strays && v->owner == NULL) && views_adopt(a, v);
+}
+
+static bool trap_own(rcv_arena *a, struct view *v, uint32_t page)
 {
     struct rcv_tracker *t = a->tracker;
     if (t->doomed)
-        return doom(a, page);
+        return doom(a, v, page, t->doomed);
+    if (unlikely(!v->used) && !adopt(a, v))
+        return doom(a, v, page, RCV_ERR_STRAY);
     a->n.traps++;
     if (unlikely(atomic_load_explicit(&a->hdr->phase, memory_order_relaxed) == RCV_IDLE))
         phase_set(a, RCV_STEP);
-    if ((t->slot_of[page] == 0 || t->savepoint) && view_log(a, page) != 0)
-        return doom(a, page);
+    if (needs_log(t, page) && view_log(a, v, page) != 0)
+        return doom(a, v, page, RCV_ERR_FULL);
     CRASHPOINT("trap.before_unprotect");
-    if (view_unprotect(a, page, 1) != 0)
-        return doom(a, page);
+    if (view_unprotect(a, v, page, 1) != 0)
+        return doom(a, v, page, RCV_ERR_FULL);
     return true;
 }
 
-static bool trap_stray(rcv_arena *a, uint32_t page, uintptr_t at)
+static bool trap_stray(rcv_arena *a, struct view *v, uint32_t page, uintptr_t at)
 {
     struct rcv_tracker *t = a->tracker;
-    if (!view_make_private(a, page, false))
+    if (!view_make_private(a, v, page, false))
         return false;
-    if (t->private_view && atomic_load_explicit(&t->in_step, memory_order_relaxed)) {
-        a->n.dooms += !t->doomed; /* no map entry for the page: all of the step's view went with it */
-        t->doomed = RCV_ERR_FULL;
-    }
-    t->state[page] |= PG_STRAY;
+    if (v->owner != NULL)
+        v->lost = true;
+    v->state[page] |= PG_STRAY;
+    v->strays = true;
     if (t->n_claims < STRAY_CLAIMS)
-        t->claims[t->n_claims] = (struct rcv_stray){.page = page_off(a, page), .address = at, .kind = 0};
+        t->claims[t->n_claims] = (struct claim){.view = v, .page = page, .address = at};
     t->n_claims++;
     return true;
 }
 
 /* trap -- false: there is nothing we can do about it. */
-static bool trap(rcv_arena *a, uintptr_t at)
+static bool trap(rcv_arena *a, struct view *v, uintptr_t at)
 {
     struct rcv_tracker *t = a->tracker;
-    uint32_t            page = (uint32_t)((at - (uintptr_t)a->tracked) >> t->shift);
+    uint32_t            page = (uint32_t)((at - (uintptr_t)v->base) >> t->shift);
     bool                done;
     view_lock(t);
-    if (t->state[page] & PG_STRAY)
+    enum whose who = whose(a, v);
+    if (who != OWN)
+        t->second = SECOND_KEPT; /* also after the end of a step: it was there before */
+    if (v->state[page] & PG_STRAY)
         done = true; /* another thread was here while we waited */
-    else if (t->state[page] & PG_WRITABLE)
-        done = os_protect(page_view(a, page), t->page_size, PROT_READ | PROT_WRITE) == 0 || !in_step(a) || doom(a, page);
+    else if (v->state[page] & PG_WRITABLE)
+        done = os_protect(page_in(a, v, page), t->page_size, PROT_READ | PROT_WRITE) == 0 || who == NOBODYS ||
+               doom(a, v, page, RCV_ERR_FULL);
     else
-        done = in_step(a) ? trap_own(a, page) : trap_stray(a, page, at);
+        done = who != NOBODYS ? trap_own(a, v, page) : trap_stray(a, v, page, at);
     view_unlock(t);
     return done;
 }
@@ -227,10 +258,11 @@ static uintptr_t stack_pointer(const ucontext_t *context)
 /* still_denied -- would a store at `at` by the instruction at `pc` be news to us? */
 static bool still_denied(uintptr_t at, uintptr_t pc)
 {
-    rcv_arena *a = arena_of(at);
+    struct view *v;
+    rcv_arena   *a = arena_of(at, &v);
     if (a == NULL || (at == last_at && pc != last_pc))
         return false;
-    return (a->tracker->state[(at - (uintptr_t)a->tracked) >> a->tracker->shift] & (PG_WRITABLE | PG_STRAY)) == 0;
+    return (v->state[(at - (uintptr_t)v->base) >> a->tracker->shift] & (PG_WRITABLE | PG_STRAY)) == 0;
 }
 
 #define PATTERN 7 /* words that names_our_fault() looks at */
@@ -244,7 +276,8 @@ static bool names_our_fault(const uint64_t *words, uintptr_t *seen)
     return (words[3] & ~UINT64_C(0x3f)) == 0 && (words[3] & 6) == 6 && words[4] == 14 &&
            still_denied((uintptr_t)words[6], (uintptr_t)words[0]);
 #else /* the fault address; further up the record with the syndrome: magic and size, then a data abort that is a write */
-    if (*seen == 0 && arena_of((uintptr_t)words[0]) != NULL)
+    struct view *v;
+    if (*seen == 0 && arena_of((uintptr_t)words[0], &v) != NULL)
         *seen = (uintptr_t)words[0];
     return *seen != 0 && words[0] == (UINT64_C(16) << 32 | 0x45535201u) && (words[1] >> 26 & 0x3f) == 0x24 &&
            (words[1] >> 6 & 1) != 0 && still_denied(*seen, last_pc);
@@ -273,7 +306,7 @@ static bool frame_of_ours(const ucontext_t *context)
 
 static bool is_reraised(const siginfo_t *info, const ucontext_t *context)
 {
-    if (info->si_code != SI_TKILL || info->si_pid != getpid() || atomic_load(&views) == NULL)
+    if (info->si_code != SI_TKILL || info->si_pid != getpid() || atomic_load(&spans) == NULL)
         return false;
     uint64_t now = atomic_load(&traps_seen);
     if (atomic_load(&swallowed_at) == now || !frame_of_ours(context))
@@ -364,9 +397,10 @@ static void handler(int sig, siginfo_t *info, void *context)
 {
     int saved = errno;
     if (info->si_code == SEGV_ACCERR && is_write(context)) {
-        uintptr_t  at = (uintptr_t)info->si_addr;
-        rcv_arena *a = arena_of(at);
-        if (a != NULL ? trap(a, at) : trap_scratch(at)) {
+        uintptr_t    at = (uintptr_t)info->si_addr;
+        struct view *v;
+        rcv_arena   *a = arena_of(at, &v);
+        if (a != NULL ? trap(a, v, at) : trap_scratch(at)) {
             atomic_fetch_add_explicit(&traps_seen, 1, memory_order_relaxed);
             last_at = at;
             last_pc = program_counter(context);
@@ -436,23 +470,16 @@ int trap_handler(rcv_arena *a)
     if (rc < 0)
         return rcv_raise(RCV_ERR_OS, -rc, "arena \"%s\": can't install a handler for SIGSEGV", a->name);
     atomic_store(&installed, true);
+    (void)os_thread_id(); /* asked of the kernel here rather than in the first trap */
     return 0;
 }
 
-/* trap_install -- and this arena's view. A failure leaves the view out of the table. */
-int trap_install(rcv_arena *a)
-{
-    int rc = trap_handler(a);
-    (void)os_thread_id(); /* asked of the kernel here rather than in the first trap */
-    return rc != 0 ? rc : view_register(a);
-}
-
-/* trap_remove -- forget the view. The handler stays: whoever was installed after us may chain to it. */
+/* trap_remove -- forget its views. The handler stays: whoever was installed after us may chain to it. */
 void trap_remove(rcv_arena *a)
 {
-    for (struct view *v = atomic_load(&views); v != NULL; v = v->next)
-        if (atomic_load(&v->arena) == a)
-            atomic_store(&v->arena, NULL);
+    for (struct span *s = atomic_load(&spans); s != NULL; s = s->next)
+        if (atomic_load(&s->arena) == a)
+            atomic_store(&s->arena, NULL);
 }
 
 /* trap_calibrate -- see tracker.h; installs the handler if it must. */

@@ -20,6 +20,10 @@
  */
 #include "internal.h"
 
+#define STRAY_TEXT                                                                                                           \
+    "a thread stored through a raw view of this request while it waited, or through one that has outlived its request; nothing " \
+    "of it was committed: take .view inside the request and call what stores into it without an await, or compute into a plain " \
+    "array and assign that (root['m'][:] = result)"
 #define POOL 64u /* ended transactions kept for reuse */
 
 static unsigned metered; /* not 0: transactions are timed */
@@ -198,6 +202,7 @@ void txn_forget_all(rcv_arena *a)
     for (rcv_txn *t = a->in_flight; t; t = t->next) {
         reset(t);
         t->mounted = false;
+        t->view = NULL; /* which tracker_after_fork() makes nobody's */
         t->state = RCV_ROLLED_BACK;
     }
     a->mounted = NULL;
@@ -235,12 +240,14 @@ int txn_doomed_error(const rcv_txn *t)
                          t->doom == RCV_ERR_CONFLICT ? "another request has changed what this one had read; it can only roll back"
                          : t->doom == RCV_ERR_STALE  ? "it wrote through a view of an Array that was deleted; it can only roll back"
                          : t->doom == RCV_ERR_FULL   ? "the arena has no room for this transaction's undo log; it can only roll back"
+                         : t->doom == RCV_ERR_STRAY  ? STRAY_TEXT
                                                      : "the transaction was stopped; it can only roll back");
     return rcv_raise(RCV_ERR_CLOSED, 0, "the transaction is already %s",
                      t->state == RCV_COMMITTED ? "committed" : "rolled back");
 }
 
 int rcv_txn_doom_code(const rcv_txn *t) { return t->doom; }
+const char *rcv_stray_text(void) { return STRAY_TEXT; }
 
 void rcv_txn_doom(rcv_txn *t, int error)
 {
@@ -288,7 +295,7 @@ static void unmount(rcv_txn *t)
     PHASE("step.left");
 }
 
-/* back_to_committed -- undo the step; the phase is IDLE afterwards. An undo log that we have written ourselves and cannot
+/* back_to_committed -- undo the step, which is shut; the phase is IDLE afterwards. An undo log that we have written ourselves and cannot
  * read back is damage: recovery by the next one to take the lock will say so. */
 static void back_to_committed(rcv_txn *t, struct rcv_recovery *report)
 {
@@ -344,10 +351,14 @@ int rcv_txn_mount(rcv_txn *t)
     t->touched = true;
     t->first_id = atomic_load_explicit(&a->hdr->container_counter, memory_order_relaxed);
     a->step_thread = me;
-    rc = tracker_enter(a);
+    rc = tracker_enter(a, t);
     if (rc) {
         a->step_thread = 0;
         (void)lock_drop(a);
+        if (rc == RCV_ERR_STRAY) {
+            rcv_txn_doom(t, rc);
+            return txn_doomed_error(t);
+        }
         return rc;
     }
     memcpy(a->hdr->holder_handler, t->handler, sizeof t->handler);
@@ -361,12 +372,13 @@ int rcv_txn_mount(rcv_txn *t)
         tracker_capture(a, t); /* putting the stash back would trap, too */
     if (t->n_stash != 0 || t->n_intents != 0)
         rc = stash_put_back(t);
-    if (rc == 0 && unlikely(tracker_raw_count(a) != 0))
+    if (rc == 0 && unlikely(t->view != NULL))
         tracker_capture(a, t);
     if (rc) {
         struct rcv_recovery report = {0};
         rcv_txn_doom(t, rc);
         intent_drop_transient(t);
+        tracker_shut(a);
         back_to_committed(t, &report);
         unmount(t);
     }
@@ -376,6 +388,16 @@ int rcv_txn_mount(rcv_txn *t)
 
 /* -- the end of a step ----------------------------------------------------------------------------------- */
 
+/* step_doomed -- 0, or what the trap handler could not raise. */
+static int step_doomed(const rcv_arena *a)
+{
+    int why = tracker_doomed(a);
+    if (likely(why == 0))
+        return 0;
+    return why == RCV_ERR_STRAY ? rcv_raise(why, 0, STRAY_TEXT)
+                                : rcv_raise(why, 0, "the undo log is full: nothing of the transaction was kept");
+}
+
 int rcv_txn_suspend(rcv_txn *t)
 {
     rcv_arena          *a = t->arena;
@@ -384,10 +406,13 @@ int rcv_txn_suspend(rcv_txn *t)
     if (!t->mounted)
         return 0;
     uint64_t begun = clock_begin(t);
+    tracker_shut(a);
     if (unlikely(a->trap_mode))
         tracker_observe(a);
     if (t->state == RCV_ACTIVE) {
-        rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full") : raw_collect(t);
+        rc = step_doomed(a);
+        if (rc == 0)
+            rc = raw_collect(t);
         if (rc == 0)
             rc = stash_fill(t);
         if (rc)
@@ -415,6 +440,8 @@ int rcv_txn_suspend(rcv_txn *t)
 /* finish -- process state of an ended transaction. */
 static void finish(rcv_txn *t, int state)
 {
+    if (unlikely(t->view != NULL))
+        views_ended(t);
     privilege_drop(t);
     board_count(t, state == RCV_COMMITTED);
     t->state = state;
@@ -431,6 +458,10 @@ int rcv_txn_commit(rcv_txn *t)
     if (t->savepoints > 0)
         return rcv_raise(RCV_ERR_MISUSE, 0, "a savepoint is still open");
     if (!t->mounted) {
+        if (unlikely(views_lost(t))) {
+            rcv_txn_doom(t, RCV_ERR_STRAY);
+            return txn_doomed_error(t);
+        }
         if (!t->wrote) { /* validated when it last ran: its reads were one committed state */
             finish(t, RCV_COMMITTED);
             return 0;
@@ -440,7 +471,10 @@ int rcv_txn_commit(rcv_txn *t)
             return rc;
     }
     uint64_t begun = clock_begin(t);
-    int rc = tracker_doomed(a) ? rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept") : raw_collect(t);
+    tracker_shut(a);
+    int rc = step_doomed(a);
+    if (rc == 0)
+        rc = raw_collect(t);
     uint64_t tail = undo_tail(a);
     if (rc == 0 && t->n_writes == 0 && t->n_intents == 0 && (tail == 0 || tracker_wrote_nothing(a))) {
         /* Pages that ended as they began need no commit, but protection. */
@@ -456,8 +490,6 @@ int rcv_txn_commit(rcv_txn *t)
         phase_set(a, RCV_PUBLISH);
     if (rc == 0)
         rc = intent_apply(t);
-    if (rc == 0 && unlikely(a->trap_mode) && tracker_doomed(a))
-        rc = rcv_raise(RCV_ERR_FULL, 0, "the undo log is full: nothing of the transaction was kept");
     if (rc) {
         clock_end(t, begun);
         rcv_txn_rollback(t);
@@ -466,7 +498,7 @@ int rcv_txn_commit(rcv_txn *t)
     PHASE("commit.applied");
     tail = undo_tail(a);
     stamp_publish(t);
-    tracker_protect(a);
+    tracker_settle(a);
     PHASE("commit.before_publish");
     phase_set(a, RCV_PUBLISH);
     PHASE("commit.after_publish");
@@ -499,6 +531,7 @@ void rcv_txn_rollback(rcv_txn *t)
         other->stash_items = 0;
     uint64_t            begun = mounted ? os_nanos() : 0; /* else there is nothing to undo that would take time */
     if (mounted) {
+        tracker_shut(a);
         if (unlikely(a->trap_mode))
             tracker_observe(a);
         back_to_committed(t, &report);

@@ -31,13 +31,14 @@
  * of such a process may be garbage, so undo_prev() believes nothing: a record that does not add up, or that points
  * anywhere but into what can be undone, is RCV_ERR_CORRUPT and never a crash. A scribble that still adds up is not found.
  */
-#include "internal.h"
+#include "tracker.h"
 
 #include <errno.h>
 #include <stddef.h>
 
 #define UNDO_KEEP (RCV_SLICE)             /* what a trimmed log keeps */
 #define UNDO_TRIM ((uint64_t)1024 * 1024) /* what it may hold without being trimmed */
+#define SHARED_BIAS (UINT64_C(1) << 60)
 #define UNDO_QUIET 256u /* steps in a row that needed no more than it would keep: claiming again takes milliseconds */
 
 _Static_assert(sizeof(struct rcv_undo_head) == 16, "part of the format");
@@ -68,14 +69,9 @@ static int undo_grow(rcv_arena *a, uint64_t bytes)
     return 0;
 }
 
-/* undo_reserve -- room for `bytes` of records (heads included). RCV_ERR_FULL leaves the log as it is. */
-int undo_reserve(rcv_arena *a, uint64_t bytes)
+/* no_room -- raise what undo_grow() could not do. */
+static int no_room(const rcv_arena *a, int err)
 {
-    if (likely(bytes <= undo_claimed(a) - undo_tail(a)))
-        return 0;
-    int err = undo_grow(a, bytes);
-    if (err == 0)
-        return 0;
     if (err == EFBIG)
         return rcv_raise(RCV_ERR_FULL, 0,
                          "arena \"%s\": one step changes more than the undo log can hold (%llu bytes); the step has to be "
@@ -84,6 +80,15 @@ int undo_reserve(rcv_arena *a, uint64_t bytes)
     return rcv_raise(RCV_ERR_FULL, err,
                      "arena \"%s\": no shared memory left for the undo log; the step has to be rolled back; make room in "
                      "/dev/shm", a->name);
+}
+
+/* undo_reserve -- room for `bytes` of records (heads included). RCV_ERR_FULL leaves the log as it is. */
+int undo_reserve(rcv_arena *a, uint64_t bytes)
+{
+    if (likely(bytes <= undo_claimed(a) - undo_tail(a)))
+        return 0;
+    int err = undo_grow(a, bytes);
+    return err == 0 ? 0 : no_room(a, err);
 }
 
 /* set_tail -- what was stored before stays before, what comes after stays after. */
@@ -115,18 +120,41 @@ static inline void push(rcv_arena *a, uint64_t tail, rcv_off off, uint32_t len, 
     a->n.undo_records++;
 }
 
+/* undo_share -- may other threads append as well, from the trap handler? Then every append takes the view lock: the bias, which
+ * makes the common comparison fail, sends it to append_slow(). */
+void undo_share(rcv_arena *a, bool shared)
+{
+    a->undo_shared = shared;
+    a->undo_bias = shared ? SHARED_BIAS : rcv_fault_bias;
+}
+
+/* append_slow -- the log may be full, is to be full, or is shared. What is copied lies in the core view: whoever holds the lock
+ * does not fault. */
+static int append_slow(rcv_arena *a, rcv_off off, uint32_t len, unsigned kind)
+{
+    if (unlikely(rcv_fault_bias != 0) && fault_room("undo"))
+        return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": the undo log was made to be full", a->name);
+    if (!a->undo_shared) {
+        int rc = undo_reserve(a, undo_cost(len));
+        if (rc == 0)
+            push(a, undo_tail(a), off, len, kind);
+        return rc;
+    }
+    view_lock(a->tracker);
+    int err = undo_grow(a, undo_cost(len));
+    if (err == 0)
+        push(a, undo_tail(a), off, len, kind);
+    view_unlock(a->tracker);
+    return err == 0 ? 0 : no_room(a, err);
+}
+
 /* undo_append -- save [off, off+len), which must be claimed memory, before it changes. Lock held, phase STEP.
  * RCV_ERR_FULL: nothing appended. */
 int undo_append(rcv_arena *a, rcv_off off, uint32_t len, unsigned kind)
 {
     uint64_t tail = undo_tail(a);
-    if (unlikely(undo_cost(len) + fault_bias() > undo_claimed(a) - tail)) {
-        if (unlikely(rcv_fault_bias != 0) && fault_room("undo"))
-            return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": the undo log was made to be full", a->name);
-        int rc = undo_reserve(a, undo_cost(len));
-        if (rc != 0)
-            return rc;
-    }
+    if (unlikely(undo_cost(len) + a->undo_bias > undo_claimed(a) - tail))
+        return append_slow(a, off, len, kind);
     push(a, tail, off, len, kind);
     return 0;
 }
@@ -209,6 +237,37 @@ int undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report)
         report->pages += r.kind == RCV_U_PAGE;
     }
     return 0;
+}
+
+/* undo_retract -- an operation has failed: undo the announced writes above `mark`, and them alone. Pages that threads have
+ * trapped meanwhile stay logged, so the log can't be cut under them: their records stay where they are, and the announced ones
+ * among them become such that are undone once more, which does no harm, and never stashed. A kill at any point finds a log that
+ * leads back to the step's beginning. RCV_ERR_CORRUPT: as undo_apply(). */
+int undo_retract(rcv_arena *a, uint64_t mark)
+{
+    bool               shared = a->undo_shared, pages = false;
+    uint64_t           at;
+    struct undo_record r;
+    int                rc = 1;
+    if (shared)
+        view_lock(a->tracker);
+    for (at = undo_tail(a); at > mark && (rc = undo_prev(a, &at, &r)) > 0;) {
+        if (r.kind == RCV_U_PAGE)
+            pages = true;
+        else
+            memcpy(a->core + r.off, r.old, r.len);
+        CRASHPOINT("undo.retract");
+    }
+    for (at = undo_tail(a); pages && at > mark && (rc = undo_prev(a, &at, &r)) > 0;)
+        if (r.kind == RCV_U_DATA) {
+            uint32_t kind = RCV_U_STRUCT | RCV_UNDO_MARK;
+            memcpy(a->undo + at + undo_cost(r.len) - sizeof(struct rcv_undo_head) + offsetof(struct rcv_undo_head, kind), &kind, sizeof kind);
+        }
+    if (!pages)
+        undo_cut(a, mark);
+    if (shared)
+        view_unlock(a->tracker);
+    return rc < 0 ? rc : 0;
 }
 
 /* undo_cut -- the log ends at `tail` now; what was above it is undone, or committed. Announced: see the top. Whoever died in
