@@ -27,7 +27,7 @@ class Array(ArrayHandle):
     - items and slices, `a[3] = 1.0`, `a[2, 5]`, `a[10:20] = …`: announced writes of exactly those bytes. Neighbouring items
       never conflict between requests. Reading gives plain numbers (one dimension) or numpy copies.
     - `.view`, the memory itself as an ndarray (without numpy: a memoryview, one dimension): for computation. Writes are found
-      by page; a page that two requests changed is a conflict. Read-only outside a transaction. For system calls
+      by page and merged by item; an item that two requests changed is a conflict. Read-only outside a transaction. For system calls
       (`readinto`, `recv_into`) use `.edit()`.
 
     Args:
@@ -191,8 +191,8 @@ class Array(ArrayHandle):
             key: An index, or a slice of the first dimension with step 1.
 
         Returns:
-            A context manager that gives the range as an ndarray (without numpy: a memoryview). The range is logged when the
-            block begins and protected again at its end. An `await` inside it is refused.
+            A context manager that gives the range as an ndarray (without numpy: a memoryview). Its pages are logged and made
+            writable when the block begins, and what has changed is found when the step ends. An `await` inside it is refused.
         """
         self._know()
         span = self._span(key)

@@ -34,10 +34,12 @@
  * Costs: no raw buffer alive, none alive since the last comparison, no trap: entering and leaving are some loads. Otherwise
  * O(pages trapped + hot pages).
  *
- * Where it still fails: stores of *another* thread. While a step runs, one to a page that is writable counts as the step's
- * own, and one to a protected page lands in a private copy (trap.c) in which the step's own later stores to that very page
- * are lost, too. Both are races in the program; only the second is seen and reported. A raw buffer that was alive and is
- * released leaves hot pages writable; they are compared once more and then not until the next buffer.
+ * Stores of other threads: views.c says whose they are. A step is *shut* first of all at its end (tracker_shut): all that it could
+ * write is protected, under the lock that the handler takes, and what traps after that is not its own. Only then is it compared,
+ * stashed, undone or published.
+ *
+ * Where it still fails: a raw buffer that was alive and is released leaves hot pages of the first view writable, if there is no
+ * second thread; they are compared once more and then not until the next buffer.
  */
 #include "tracker.h"
 
