@@ -65,6 +65,7 @@ _GAUGES: Final = (
     ("orphaned", "orphaned", "1: its name no longer leads to it, so that others who open it get another arena."),
     ("profiled_handlers", "profiles", "Handlers of this process whose raw writes have a profile."),
     ("raw_buffers", "raw_buffers", "Raw buffers of this process: array views, memoryviews."),
+    ("raw_views", "raw_views", "Mappings of this process that raw buffers lie in."),
     ("transactions_in_flight", "in_flight", "Transactions of this process that have not ended."),
 )
 _TOTALS: Final = (
