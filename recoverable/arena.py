@@ -49,16 +49,15 @@ _PHASES: Final = ("idle", "step", "publish")
 class Segment:
     """One mapped segment of this process, and the arenas that use it."""
 
-    __slots__ = ("address", "arenas", "key", "name", "native", "root", "size")
+    __slots__ = ("arenas", "key", "name", "native", "root", "size")
 
     def __init__(self, name: str, key: tuple[int, int], address: int) -> None:
         self.name = name
         self.key = key
-        self.address = address
         self.native = NativeArena(address)
         self.root: Dict[Any, Any] = self.native.root()
         self.arenas: list[Arena] = []
-        self.size = _core.stats(address)["size"]
+        self.size = _core.stats(self.native)["size"]
 
     def close(self) -> None:
         """Roll back what is in flight and unmap; refused while raw buffers live."""
@@ -75,12 +74,7 @@ class Segment:
                 "memoryviews). It stays open and nothing was lost. Delete them (del view; memoryview.release()), then "
                 "close it."
             )
-        self.native.mark_closed()  # first: nothing may reach memory that is about to be unmapped
-        try:
-            _core.close_segment(self.address)
-        except BaseException:
-            self.native.mark_open()
-            raise
+        self.native.close()
         _registry.remove(self)
 
 
@@ -203,7 +197,7 @@ class Arena(ArenaBase):
         name = _options.parse_name(f"temporary-{os.getpid()}-{uuid.uuid4().hex[:12]}" if name is None else name)
         arena = cls.open(name, size, **options)
         process = os.getpid()
-        if not _core.created(arena._segment.address) or len(arena._segment.arenas) > 1:
+        if not _core.created(arena.native) or len(arena._segment.arenas) > 1:
             arena.close()
             raise ArenaOptionError(
                 f"arena {name!r} exists already, so it can't be a temporary one. It is unchanged. "
@@ -276,7 +270,7 @@ class Arena(ArenaBase):
         health check that asks this takes such a worker out of service. Looks it up each time, in about a microsecond.
         """
         self._check()
-        return _core.orphaned(self._segment.address)
+        return _core.orphaned(self.native)
 
     @property
     def size(self) -> int:
@@ -335,7 +329,7 @@ class Arena(ArenaBase):
             ArenaOptionError: It is being recorded already.
         """
         self._check()
-        recorder = speculation.Recorder(self._segment.address, announced=announced)
+        recorder = speculation.Recorder(self.native, announced=announced)
         try:
             yield recorder
         finally:
@@ -347,7 +341,7 @@ class Arena(ArenaBase):
     def recovered(self) -> Recovery | None:
         """What was undone of a dead process's work, by attaching or since; None where there was nothing."""
         self._check()
-        found = _core.recovered(self._segment.address)
+        found = _core.recovered(self.native)
         if found is None:
             return None
         phase = found["phase"]
@@ -365,7 +359,7 @@ class Arena(ArenaBase):
     def stats(self) -> Stats:
         """Return the counters of the arena and of this process's use of it."""
         self._check()
-        numbers: dict[str, Any] = _core.stats(self._segment.address)
+        numbers: dict[str, Any] = _core.stats(self.native)
         numbers["orphaned"] = bool(numbers["orphaned"])
         self._report_found()
         spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
@@ -378,17 +372,17 @@ class Arena(ArenaBase):
         Can be switched while the arena is open; off, what was learned is forgotten.
         """
         self._check()
-        return _core.profiles(self._segment.address)
+        return _core.profiles(self.native)
 
     @profiles.setter
     def profiles(self, on: bool) -> None:
         self._check()
-        _core.profiles(self._segment.address, bool(on))
+        _core.profiles(self.native, bool(on))
 
     def working_sets(self) -> list[WorkingSet]:
         """Return what is known about each handler's raw writes, those with most captured pages first."""
         self._check()
-        found = [WorkingSet(**profile) for profile in _core.read_profiles(self._segment.address)]
+        found = [WorkingSet(**profile) for profile in _core.read_profiles(self.native)]
         return sorted(found, key=lambda each: (-each.captured, each.handler, each.step))
 
     def verify(self) -> VerifyReport:
@@ -398,12 +392,12 @@ class Arena(ArenaBase):
             ArenaCorruptError: Something does not add up; the message has the path of the first damage.
         """
         self._check()
-        return VerifyReport(**_core.verify(self._segment.address))
+        return VerifyReport(**_core.verify(self.native))
 
     def processes(self) -> list[int]:
         """Return the ids of the processes that have the arena open, this one included; each as its own PID namespace has it."""
         self._check()
-        return _core.processes(self._segment.address)
+        return _core.processes(self.native)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else _options.human_size(self.size)
@@ -420,22 +414,21 @@ class Arena(ArenaBase):
 
     def _announce(self, asked: int | None, *, opened: bool) -> None:
         """Write the events of opening; after the file lock is released, since a log pipeline may be slow."""
-        address = self._segment.address
-        if opened and _core.created(address):
+        if opened and _core.created(self.native):
             events.arena_created(self.name, self.size)
             return
         differs = asked is not None and not self.size - _ROUNDED_UP < asked <= self.size
-        events.arena_attached(self.name, self.size, len(_core.processes(address)), asked if differs else None)
+        events.arena_attached(self.name, self.size, len(_core.processes(self.native)), asked if differs else None)
         if opened and (report := self.recovered) is not None:
             events.arena_recovered(self.name, report, found="attaching")
 
     def _report_found(self) -> None:
         """Write an event for what steps have found: work of a dead process, undone; raw writes that were taken back; no name."""
-        if _core.take_repair(self._segment.address) and (report := self.recovered) is not None:
+        if _core.take_repair(self.native) and (report := self.recovered) is not None:
             events.arena_recovered(self.name, report, found="running")
-        if _core.strays_pending(self._segment.address):
-            events.write_stray(self.name, [page for page, _ in _core.take_strays(self._segment.address)])
-        if _core.take_orphan(self._segment.address):
+        if _core.strays_pending(self.native):
+            events.write_stray(self.name, [page for page, _ in _core.take_strays(self.native)])
+        if _core.take_orphan(self.native):
             events.arena_orphaned(self.name)
 
     def _unlink_own(self) -> None:

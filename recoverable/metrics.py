@@ -172,14 +172,14 @@ class _Collector:
         families = _Families()
         with _registry.lock:  # a scrape in another thread: no arena is closed meanwhile
             for segment in _registry.all_open():
-                families.add_arena(segment.name, _core.stats(segment.address))
-                if _core.take_orphan(segment.address):
+                families.add_arena(segment.name, _core.stats(segment.native))
+                if _core.take_orphan(segment.native):
                     events.arena_orphaned(segment.name)
                 tallies = segment.native.read_tallies()
                 for handler, tally in tallies.items():
                     families.add_handler([segment.name, OTHER if handler is None else handler], tally)
                 told_apart = [handler for handler in tallies if handler is not None]
-                families.add_predictions(segment.name, told_apart, _core.read_profiles(segment.address))
+                families.add_predictions(segment.name, told_apart, _core.read_profiles(segment.native))
         return families
 
 

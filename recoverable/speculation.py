@@ -10,10 +10,13 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from recoverable._native import _core
 from recoverable.errors import ArenaOptionError, RecoverableError
+
+if TYPE_CHECKING:
+    from recoverable._native.runtime import NativeArena
 
 __all__ = [
     "DEFAULT",
@@ -125,31 +128,31 @@ class Recording:
 class Recorder:
     """What `Arena.record` gives: the recording so far, and after the block the whole one."""
 
-    __slots__ = ("_address", "_kept")
+    __slots__ = ("_arena", "_kept")
 
-    def __init__(self, address: int, *, announced: bool = False) -> None:
-        """Begin to record the arena at that address."""
-        self._address: int | None = address
+    def __init__(self, arena: NativeArena, *, announced: bool = False) -> None:
+        """Begin to record the arena."""
+        self._arena: NativeArena | None = arena
         self._kept = Recording.of([])
         try:
-            _core.record(address, announced=announced)
+            _core.record(arena, announced=announced)
         except RecoverableError as error:
             raise ArenaOptionError(f"{error}. Nothing has changed. One recording at a time.") from None
 
     @property
     def recording(self) -> Recording:
         """Everything recorded so far."""
-        if self._address is not None:
-            ends, pages, handlers, truncated = _core.recorded(self._address)
+        if self._arena is not None:
+            ends, pages, handlers, truncated = _core.recorded(self._arena)
             self._kept = Recording(ends, pages, tuple(handlers), truncated)
         return self._kept
 
     def end(self, *, mapped: bool) -> None:
         """Keep what was recorded and stop; where the arena is not `mapped` any more, keep what was asked for last."""
-        if mapped and self._address is not None:
+        if mapped and self._arena is not None:
             _ = self.recording
-            _core.record_end(self._address)
-        self._address = None
+            _core.record_end(self._arena)
+        self._arena = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import threading
 from asyncio import AbstractEventLoop
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
@@ -72,6 +73,14 @@ class _Open(threading.local):
 _open = _Open()
 
 
+def _forked() -> None:
+    """The blocks that are open are the parent's, and so is the loop."""
+    _open.blocks, _open.loop = [], None
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class _Nested:
     """A savepoint in a running transaction, for both kinds of block."""
 
@@ -92,7 +101,10 @@ class _Nested:
         if error is None:
             outer.release(self.mark)
             return
-        outer.rollback_to(self.mark)
+        try:
+            outer.rollback_to(self.mark)
+        except TransactionError as astray:  # left out of order
+            raise astray from error
         if outer.hooks is not None:
             del outer.hooks[self.hooks :]
 

@@ -1,7 +1,8 @@
 """The control plane over ctypes: opening, closing, statistics, verification, and the switches of test builds.
 
 Only `arena.py`, the events of stray writes and the tests call this; what runs per request is in the Cython module.
-An arena is its address here (`rcv_arena *` as an integer).
+An open arena is its `NativeArena` here, of which ctypes asks for the address in the very call: so none of these can reach an
+arena that another thread has just closed. What is not attached, an image, is its address (`rcv_arena *` as an integer).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from recoverable.errors import ArenaOptionError, TransactionError, error_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from recoverable._native.runtime import NativeArena
 
 _AGAIN = -13  # RCV_ERR_AGAIN
 _NAME = 40  # length of a handler's name in the structures
@@ -119,16 +122,6 @@ class _Verify(ctypes.Structure):
     _fields_ = tuple((name, _u64) for name in VERIFY)
 
 
-class _Recording(ctypes.Structure):
-    _fields_ = (
-        ("stream", _Stream),
-        ("handlers", ctypes.POINTER(_u32)),
-        ("names", _pointer),
-        ("n_names", _u32),
-        ("truncated", _u32),
-    )
-
-
 class _ReplaySetup(ctypes.Structure):
     _fields_ = (
         ("policy", ctypes.c_char_p),
@@ -178,44 +171,53 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
     return function
 
 
+def _of_arena(name: str, result: Any, *arguments: Any) -> Any:
+    """Return a function whose first argument is an arena: closed, it raises `TransactionClosedError`."""
+    function = _function(name, result, _pointer, *arguments)
+
+    def call(arena: NativeArena | int, *others: Any) -> Any:
+        try:
+            return function(arena, *others)
+        except ctypes.ArgumentError:  # what ctypes makes of any exception of a conversion
+            if not isinstance(arena, int):
+                arena.check_open()
+            raise
+
+    return call
+
+
 _error_text = _function("rcv_error_text", ctypes.c_char_p)
 _error_errno = _function("rcv_error_errno", _int)
 _open = _function("rcv_open", _int, _int, ctypes.POINTER(_Options), ctypes.POINTER(_pointer))
 _close = _function("rcv_close", _int, _pointer)
-_recovered = _function("rcv_recovered", ctypes.POINTER(_Recovery), _pointer)
-_repair_take = _function("rcv_repair_take", _int, _pointer)
-_created = _function("rcv_created", _int, _pointer)
-_processes = _function("rcv_processes", _int, _pointer, ctypes.POINTER(_u64), _int)
+_recovered = _of_arena("rcv_get_recovered", None, ctypes.POINTER(_Recovery))
+_repair_take = _of_arena("rcv_repair_take", _int)
+_created = _of_arena("rcv_created", _int)
+_processes = _of_arena("rcv_processes", _int, ctypes.POINTER(_u64), _int)
 _peek = _function("rcv_peek", _int, _int, ctypes.c_char_p, ctypes.POINTER(_Peek))
 _peek_board = _function("rcv_peek_board", _int, _int, ctypes.c_char_p, ctypes.POINTER(_BoardSeen))
 _image_open = _function("rcv_image_open", _int, _int, ctypes.c_char_p, ctypes.POINTER(_pointer))
 _image_take = _function("rcv_image_take", _int, _pointer, _u64)
 _image_grew = _function("rcv_image_grew", _u64, _pointer)
 _image_full = _function("rcv_image_full", _int, _pointer)
-_get_stats = _function("rcv_get_stats", _int, _pointer, ctypes.POINTER(_Stats))
-_verify = _function("rcv_verify", _int, _pointer, ctypes.POINTER(_Verify))
-_orphaned = _function("rcv_orphaned", _int, _pointer)
-_orphan_take = _function("rcv_orphan_take", _int, _pointer)
-_take_strays = _function("rcv_take_strays", _int, _pointer, ctypes.POINTER(_Stray), _int)
-_strays_pending = _function("rcv_strays_pending", _int, _pointer)
+_get_stats = _of_arena("rcv_get_stats", _int, ctypes.POINTER(_Stats))
+_verify = _of_arena("rcv_verify", _int, ctypes.POINTER(_Verify))
+_orphaned = _of_arena("rcv_orphaned", _int)
+_orphan_take = _of_arena("rcv_orphan_take", _int)
+_take_strays = _of_arena("rcv_take_strays", _int, ctypes.POINTER(_Stray), _int)
+_strays_pending = _of_arena("rcv_strays_pending", _int)
 _policy_default = _function(
     "rcv_policy_default", _int, ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_double)
 )
-_record = _function("rcv_record", _int, _pointer, _int)
-_recorded = _function("rcv_recorded", ctypes.POINTER(_Recording), _pointer)
+_record = _of_arena("rcv_record", _int, _int)
 _replay = _function(
     "rcv_replay", _int, ctypes.POINTER(_ReplaySetup), ctypes.POINTER(_Replay), ctypes.POINTER(ctypes.c_uint64)
 )
 _optimum = _function("rcv_optimum", _int, ctypes.POINTER(_ReplaySetup), _int, ctypes.POINTER(_u64))
-_profiles = _function("rcv_profiles", _int, _pointer, _int)
-_profiles_read = _function("rcv_profiles_read", _int, _pointer, ctypes.POINTER(_Profile), _int)
+_profiles = _of_arena("rcv_profiles", _int, _int)
+_profiles_read = _of_arena("rcv_profiles_read", _int, ctypes.POINTER(_Profile), _int)
 _handler_mend = _function("rcv_handler_mend", _int)
 _handler_installed = _function("rcv_handler_installed", _int)
-
-# The one function that waits, and so the one that is called without the GIL: through CDLL, on the same library.
-_lock_wait = ctypes.CDLL(None, handle=_library._handle).rcv_lock_wait
-_lock_wait.restype = _int
-_lock_wait.argtypes = (_pointer,)
 
 
 def _check(result: int) -> int:
@@ -224,10 +226,10 @@ def _check(result: int) -> int:
     return result
 
 
-def _locked(address: int, call: Callable[[], int]) -> int:
+def _locked(arena: NativeArena, call: Callable[[], int]) -> int:
     """Call what takes the arena's lock: where another holds it, wait without the GIL and call again."""
     while (result := call()) == _AGAIN:
-        _check(_lock_wait(address))
+        arena.wait_for_lock()
     return _check(result)
 
 
@@ -284,19 +286,19 @@ def policy_default(policy: str, option: str) -> float:
     return out.value
 
 
-def profiles(address: int, on: bool | None = None) -> bool:
+def profiles(arena: NativeArena, on: bool | None = None) -> bool:
     """Keep profiles of handlers or not, or only tell; return whether they are kept."""
-    kept: int = _profiles(address, -1 if on is None else int(on))
+    kept: int = _profiles(arena, -1 if on is None else int(on))
     if kept < 0:
         _check(kept)
     return kept > 0
 
 
-def read_profiles(address: int) -> list[dict[str, Any]]:
+def read_profiles(arena: NativeArena) -> list[dict[str, Any]]:
     """Return what is known about each handler: the fields of `struct rcv_profile`."""
     room = (_Profile * _PROFILES)()
     found = []
-    for each in room[: _profiles_read(address, room, _PROFILES)]:
+    for each in room[: _profiles_read(arena, room, _PROFILES)]:
         profile = {field[0]: getattr(each, field[0]) for field in _Profile._fields_}
         for name in ("handler", "route"):
             profile[name] = profile[name].decode("utf-8", "replace")
@@ -304,28 +306,23 @@ def read_profiles(address: int) -> list[dict[str, Any]]:
     return found
 
 
-#: record_end(address): throw the recording away.
-record_end = _function("rcv_record_end", None, _pointer)
+#: record_end(arena): throw the recording away.
+record_end = _of_arena("rcv_record_end", None)
 
 
-def record(address: int, *, announced: bool) -> None:
+def record(arena: NativeArena, *, announced: bool) -> None:
     """Begin to record which pages each step writes: raw, or announced as well."""
-    _check(_record(address, announced))
+    _check(_record(arena, announced))
 
 
-def recorded(address: int) -> tuple[array[int], array[int], list[str], bool]:
+def recorded(arena: NativeArena) -> tuple[array[int], array[int], list[str], bool]:
     """Return a copy of the recording so far: ends, pages, the handler of each step, whether steps are missing."""
-    ends, pages = array("I"), array("I")
-    found = _recorded(address)
-    if not found:
-        return ends, pages, [], False
-    out = found.contents
-    n = out.stream.n
-    if n:
-        ends.frombytes(ctypes.string_at(out.stream.ends, n * 4))
-        pages.frombytes(ctypes.string_at(out.stream.pages, ends[-1] * 4))
-    names = [ctypes.string_at(out.names + i * _NAME).decode("utf-8", "replace") for i in range(out.n_names)]
-    return ends, pages, [names[out.handlers[i]] for i in range(n)], bool(out.truncated)
+    found = arena.recorded()
+    if found is None:
+        return array("I"), array("I"), [], False
+    ends, pages, handlers, names, truncated = found
+    texts = [name.decode("utf-8", "replace") for name in names]
+    return array("I", ends), array("I", pages), [texts[i] for i in array("I", handlers)], truncated
 
 
 def _replay_setup(
@@ -379,30 +376,31 @@ def optimum(ends: array[int], pages: array[int], *, costs: Sequence[int], compar
 
 
 def close_segment(address: int) -> None:
-    """Roll back what is in flight, give back the process's slot and unmap. Refused while raw buffers live."""
-    _locked(address, lambda: int(_close(address)))
+    """Give back the process's slot and unmap what nothing has been made of yet."""
+    _check(_close(address))
 
 
-def created(address: int) -> bool:
+def created(arena: NativeArena | int) -> bool:
     """Tell whether this process's open made the segment."""
-    return bool(_created(address))
+    return bool(_created(arena))
 
 
-def recovered(address: int) -> dict[str, Any] | None:
+def recovered(arena: NativeArena) -> dict[str, Any] | None:
     """Return what recovery undid, or None where there was nothing to undo."""
-    found = _recovered(address)
-    if not found or not found.contents.happened:
+    found = _Recovery()
+    _recovered(arena, ctypes.byref(found))
+    if not found.happened:
         return None
-    report = {name: getattr(found.contents, name) for name, *_ in _Recovery._fields_}
+    report = {name: getattr(found, name) for name, *_ in _Recovery._fields_}
     report["handler"] = report["handler"].decode("utf-8", "replace")
     return report
 
 
-def processes(address: int) -> list[int]:
+def processes(arena: NativeArena) -> list[int]:
     """Return the ids of the processes that are attached, as far as their table holds them."""
     room = 256
     pids = (_u64 * room)()
-    alive = _locked(address, lambda: int(_processes(address, pids, room)))
+    alive = _locked(arena, lambda: int(_processes(arena, pids, room)))
     return list(pids[: min(alive, room)])
 
 
@@ -471,45 +469,45 @@ def image_full(address: int) -> bool:
     return bool(_image_full(address))
 
 
-def stats(address: int) -> dict[str, int]:
+def stats(arena: NativeArena) -> dict[str, int]:
     """Return the counters of `struct rcv_stats` by name."""
     out = _Stats()
-    _locked(address, lambda: int(_get_stats(address, ctypes.byref(out))))
+    _locked(arena, lambda: int(_get_stats(arena, ctypes.byref(out))))
     return {name: getattr(out, name) for name in STATS}
 
 
-def verify(address: int) -> dict[str, int]:
+def verify(arena: NativeArena) -> dict[str, int]:
     """Walk everything in the segment; raises `ArenaCorruptError` with the path of the first damage."""
     out = _Verify()
-    _locked(address, lambda: int(_verify(address, ctypes.byref(out))))
+    _locked(arena, lambda: int(_verify(arena, ctypes.byref(out))))
     return {name: getattr(out, name) for name in VERIFY}
 
 
-def take_repair(address: int) -> bool:
+def take_repair(arena: NativeArena) -> bool:
     """Tell whether this process has repaired what a dead one left since the last call; `recovered` has the report."""
-    return bool(_repair_take(address))
+    return bool(_repair_take(arena))
 
 
-def orphaned(address: int) -> bool:
+def orphaned(arena: NativeArena) -> bool:
     """Look whether the segment's name has ceased to lead to it."""
-    return bool(_orphaned(address))
+    return bool(_orphaned(arena))
 
 
-def take_orphan(address: int) -> bool:
+def take_orphan(arena: NativeArena) -> bool:
     """Tell whether this process has found that out since the last call."""
-    return bool(_orphan_take(address))
+    return bool(_orphan_take(arena))
 
 
-def take_strays(address: int, room: int = 64) -> list[tuple[int, int]]:
+def take_strays(arena: NativeArena, room: int = 64) -> list[tuple[int, int]]:
     """Return the stray writes noticed since the last call, as (offset of the page, kind)."""
     strays = (_Stray * room)()
-    count = _check(_take_strays(address, strays, room))
+    count = _check(_take_strays(arena, strays, room))
     return [(stray.page, stray.kind) for stray in strays[:count]]
 
 
-def strays_pending(address: int) -> int:
+def strays_pending(arena: NativeArena) -> int:
     """Count the stray writes that `take_strays` would return."""
-    return int(_strays_pending(address))
+    return int(_strays_pending(arena))
 
 
 def handler_mend() -> bool:

@@ -37,7 +37,27 @@ cdef int refuse_blocks(Transaction outer) except -1:
     return 0
 
 
+cdef int left_astray(Transaction t, object error) except -1:
+    """A block can't be left here: end its transaction, whose lock is free then, and say so."""
+    if t.runs_elsewhere():
+        what = "in another thread than the one that entered it"
+    elif t.entered:
+        what = "before a transaction or a step that began inside it"
+    else:
+        what = "twice, or after the step that entered it has ended"
+    t.cause = BY_ERROR
+    t.rollback(error)
+    t.step_down()
+    if error is None or isinstance(error, Exception):
+        raise _errors.TransactionError(
+            f"a transaction block was left {what} (in {t.handler}); it is rolled back, nothing of it was committed, and the "
+            "arena is free: leave blocks in the reverse of the order they were entered in, and in the same thread; a generator "
+            "that others run in a pool of threads can't hold one") from error
+    return 0
+
+
 @cython.freelist(16)
+@cython.no_gc_clear # __dealloc__ needs what it holds
 cdef class TransactionBlock:
     """What `arena.transaction()` returns: a context manager for one use."""
     cdef NativeArena arena
@@ -50,6 +70,13 @@ cdef class TransactionBlock:
     def __init__(self, NativeArena arena not None):
         self.arena = arena
 
+    def __dealloc__(self):
+        if self.t is not None and self.t.entered: # never left; in whatever thread
+            if self.outer is not None:
+                self.outer.open_blocks -= 1
+            self.t.rollback()
+            self.t.step_down()
+
     @property
     def transaction(self):
         """Its transaction, once it has begun one of its own."""
@@ -60,10 +87,10 @@ cdef class TransactionBlock:
             raise _errors.TransactionError(
                 "a transaction block is for one use; this one has been entered before. Nothing was begun. "
                 "Write `with arena.transaction():` each time.")
-        cdef rcv_current_s *cur = rcv_current()
-        cdef Transaction outer = None
-        if cur.owner != NULL and (<Transaction>cur.owner).arena is self.arena and cur.context == rcv_context():
-            outer = <Transaction>cur.owner
+        cdef Transaction outer = running()
+        if outer is not None and outer.arena is not self.arena:
+            outer = None
+        if outer is not None:
             if not self.independent:
                 self.nested = _nest_block(outer)
                 self.used = True
@@ -88,9 +115,15 @@ cdef class TransactionBlock:
         cdef int rc
         if self.watch is not None and not self.abandoned:
             self.watch.remove(self)
+        if t is not None and not self.abandoned and rcv_current()[0] != &t.frame and settle() != &t.frame:
+            if self.outer is not None:
+                self.outer.open_blocks -= 1
+                self.outer = None
+            left_astray(t, error)
+            return
         if self.outer is not None:
             return self.leave_outer(error)
-        if t is None or t.t == NULL or self.arena.closed or isinstance(error, _told_of):
+        if t is None or t.t == NULL or isinstance(error, _told_of):
             return _end_block(self, self.nested, error, None)
         if error is not None:
             t.rollback(error)
@@ -112,8 +145,7 @@ cdef class TransactionBlock:
     cdef object leave_outer(self, object error):
         """End an independent block: its callbacks run outside the transaction around it, which then goes on."""
         cdef Transaction outer = self.outer
-        cdef rcv_current_s *cur = rcv_current()
-        cdef rcv_current_s around
+        cdef rcv_frame nobody
         self.outer = None
         outer.open_blocks -= 1
         if outer.state == "doomed": # the way out is that one's
@@ -125,13 +157,14 @@ cdef class TransactionBlock:
             _end_block(self, None, error, None)
         finally:
             if self.t._ended == "committed" and hooks is not None:
-                around = cur[0]
-                cur.txn, cur.owner = NULL, NULL
+                rcv_frame_init(&nobody, NULL, rcv_context(), NULL)
+                rcv_current()[0] = &nobody
                 self.t.hooks = hooks
                 try:
                     _run_hooks(self.t)
                 finally:
-                    cur[0] = around
+                    take_off(&nobody)
+                    rcv_current()[0] = nobody.below
         outer.remount()
 
     def abandon(self) -> None:

@@ -13,7 +13,7 @@ from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport LATE_KEYS, Container, NativeArena, late_key, bind, container_class, done, fail, gate
+from recoverable._native.runtime cimport LATE_KEYS, Container, NativeArena, late_key, bind, container_class, done, fail, gate, hold, unhold
 
 from recoverable import codecs as _codecs
 from recoverable import errors as _errors
@@ -169,14 +169,19 @@ cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argum
     cdef int rc
     planted = []
     rcv_op_begin(t, &mark)
+    cdef uint64_t held = hold(c.arena)
     try:
-        kept = describe(c.arena, t, value, &v, planted)
-        rc = apply(t, c.h.off, argument, &v)
-        if rc < 0:
-            fail(rc)
-    except BaseException:
-        if rcv_txn_mounted(t):
+        try:
+            kept = describe(c.arena, t, value, &v, planted)
+            rc = apply(t, c.h.off, argument, &v)
+            if rc < 0:
+                fail(rc)
+        except BaseException:
             rcv_op_fail(t, &mark)
+            raise
+        finally:
+            unhold(c.arena, held)
+    except BaseException:
         for child in planted:
             (<Container>child).unplant()
         raise
@@ -193,8 +198,7 @@ cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argum
 cdef object decode(NativeArena arena, const rcv_value *value):
     """Make the Python value; a container gives a live handle. Call it under gate()."""
     cdef double number
-    cdef rcv_handle h
-    cdef int kind
+    cdef uint64_t held
     cdef int tag = value.tag
     if tag == RCV_T_INT:
         return PyLong_FromLongLong(<int64_t>value.word)
@@ -211,6 +215,18 @@ cdef object decode(NativeArena arena, const rcv_value *value):
         return PyFloat_FromDouble(number)
     if tag == RCV_T_BYTES:
         return PyBytes_FromStringAndSize(<char *>value.ptr, value.len)
+    held = hold(arena)
+    try:
+        return decode_by_code(arena, value)
+    finally:
+        unhold(arena, held)
+
+
+cdef object decode_by_code(NativeArena arena, const rcv_value *value):
+    """decode(), where Python code runs: a codec's, a class', or a finaliser's. The value's bytes are not looked at after that."""
+    cdef rcv_handle h
+    cdef int kind
+    cdef int tag = value.tag
     if tag == RCV_T_BIGINT:
         return int.from_bytes(PyBytes_FromStringAndSize(<char *>value.ptr, value.len), "little", signed=True)
     if tag == RCV_T_CUSTOM:

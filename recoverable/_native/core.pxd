@@ -26,6 +26,20 @@ cdef extern from "recoverable.h" nogil:
     int rcv_error_errno()
 
     int rcv_lock_wait(rcv_arena *a)
+    void rcv_use(rcv_arena *a)
+    void rcv_unuse(rcv_arena *a)
+    void rcv_wait_over(rcv_arena *a)
+    int rcv_close(rcv_arena *a)
+    struct rcv_stream:
+        uint32_t n
+        const uint32_t *ends
+        const uint32_t *pages
+    struct rcv_recording:
+        rcv_stream stream
+        const uint32_t *handlers
+        const char *names
+        uint32_t n_names, truncated
+    const rcv_recording *rcv_recorded(rcv_arena *a)
 
     enum:
         RCV_TXN_ONE_STEP
@@ -35,6 +49,9 @@ cdef extern from "recoverable.h" nogil:
         RCV_ROLLED_BACK
     int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out)
     void rcv_txn_free(rcv_txn *t)
+    void rcv_txn_owned(rcv_txn *t, rcv_txn **place)
+    int rcv_txn_forked(const rcv_txn *t)
+    void rcv_txn_strand(rcv_txn *t)
     int rcv_txn_state(const rcv_txn *t)
     int rcv_txn_touched(const rcv_txn *t)
     int rcv_txn_wrote(const rcv_txn *t)
@@ -75,20 +92,28 @@ cdef extern from "recoverable.h" nogil:
     void rcv_txn_get_report(const rcv_txn *t, rcv_txn_report *out)
 
     struct rcv_mark:
-        uint64_t undo_tail, intents, epoch
+        uint64_t undo_tail, intents, mounting, depth, held
     int rcv_savepoint(rcv_txn *t, rcv_mark *out)
     int rcv_rollback_to(rcv_txn *t, const rcv_mark *mark)
-    void rcv_release(rcv_txn *t, const rcv_mark *mark)
+    int rcv_release(rcv_txn *t, const rcv_mark *mark)
     void rcv_op_begin(rcv_txn *t, rcv_mark *out)
     void rcv_op_fail(rcv_txn *t, const rcv_mark *mark)
 
-    struct rcv_current_s "rcv_current":
-        rcv_txn *txn
+    struct rcv_frame:
+        rcv_txn **txn
         void *context
         void *owner
-    rcv_current_s *rcv_current()
+        rcv_frame *below
+        int left
+    rcv_frame **rcv_current()
+    void rcv_frame_init(rcv_frame *f, rcv_txn **txn, void *context, void *owner)
+    void rcv_frame_leave(rcv_frame *f)
+    uint64_t rcv_thread()
     int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
     void rcv_access_end(rcv_arena *a, rcv_txn *t)
+    uint64_t rcv_hold(rcv_arena *a)
+    int rcv_unhold(rcv_arena *a, uint64_t held)
+    int rcv_held(const rcv_arena *a)
     int rcv_begin(rcv_arena *a, void *context, int write, rcv_handle *h, rcv_txn **out)
 
     enum:

@@ -7,7 +7,7 @@ from sys import maxsize as MOST
 from libc.stdint cimport uint64_t
 from recoverable._native.codec cimport decode, describe, encode, put
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
+from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
 
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
@@ -129,19 +129,31 @@ cdef class DequeHandle(Container):
         """Remove the item at an end and return it (a container as a plain copy)."""
         cdef rcv_txn *t
         cdef rcv_value v
+        cdef uint64_t held, ends[2], now[2]
         begin(self, True, &t)
-        rc = rcv_deque_peek(self.arena.a, t, self.h.off, side, &v)
-        if rc < 0:
-            fail(rc)
-        if rc == 0:
-            raise IndexError("pop from an empty deque")
-        value = decode(self.arena, &v)
-        if isinstance(value, Container):
-            value = (<Container>value).to_python()
-        rc = rcv_deque_pop(t, self.h.off, side)
-        if rc < 0:
-            fail(rc)
-        return value
+        held = hold(self.arena)
+        try:
+            rc = rcv_deque_peek(self.arena.a, t, self.h.off, side, &v)
+            if rc < 0:
+                fail(rc)
+            if rc == 0:
+                raise IndexError("pop from an empty deque")
+            if v.tag > RCV_T_BYTES: # a codec, or what to_python() calls, may run code that changes the Deque
+                rcv_deque_ends(self.arena.a, NULL, self.h.off, &ends[0], &ends[1])
+                value = decode(self.arena, &v)
+                if isinstance(value, Container):
+                    value = (<Container>value).to_python()
+                rcv_deque_ends(self.arena.a, NULL, self.h.off, &now[0], &now[1])
+                if ends[0] != now[0] or ends[1] != now[1]:
+                    raise RuntimeError("deque mutated while an item was taken out; the item is still there")
+            else:
+                value = decode(self.arena, &v)
+            rc = rcv_deque_pop(t, self.h.off, side)
+            if rc < 0:
+                fail(rc)
+            return value
+        finally:
+            unhold(self.arena, held)
 
     def pop(self):
         """Remove the rightmost item and return it (a container as a plain copy)."""

@@ -1,10 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Dict's native half: a handle on a Dict in the arena, or, before it is stored, a plain dict that waits for it."""
-from libc.stdint cimport uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
+from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
 
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
@@ -72,11 +73,16 @@ cdef class DictHandle(Container):
         cdef rcv_mark mark
         planted = []
         rcv_op_begin(t, &mark)
+        cdef uint64_t held = hold(self.arena)
         try:
-            self.store(t, self.h.off, key, value, planted)
-        except BaseException:
-            if rcv_txn_mounted(t):
+            try:
+                self.store(t, self.h.off, key, value, planted)
+            except BaseException:
                 rcv_op_fail(t, &mark)
+                raise
+            finally:
+                unhold(self.arena, held)
+        except BaseException:
             for child in planted:
                 (<Container>child).unplant()
             raise
@@ -319,6 +325,19 @@ cdef class DictHandle(Container):
         return self.pending
 
 
+cdef object decode_item(NativeArena arena, const rcv_value *key, const rcv_value *value):
+    """(key, value), whose bytes are both read before a codec of users can change them."""
+    cdef rcv_value copy
+    if key.word <= 6 or value.tag <= RCV_T_FLOAT: # KEY_NONE; a number
+        k = decode_key(key)
+        return k, decode(arena, value)
+    copy = key[0]
+    kept = PyBytes_FromStringAndSize(<const char *>key.ptr, key.len)
+    copy.ptr = <const uint8_t *>PyBytes_AS_STRING(kept)
+    v = decode(arena, value)
+    return decode_key(&copy), v
+
+
 cdef class DictIterator:
     """Keys, values or items in insertion order; RuntimeError when the keys change meanwhile."""
     cdef DictHandle d
@@ -351,7 +370,7 @@ cdef class DictIterator:
     def __next__(self):
         cdef rcv_txn *t
         cdef rcv_value key, value
-        cdef uint64_t version
+        cdef uint64_t version, held
         if self.plain is not None:
             return next(self.plain)
         if self.d is None:
@@ -372,10 +391,14 @@ cdef class DictIterator:
             if rc == 0:
                 self.d = None
                 raise StopIteration
-            if self.what == KEYS:
-                return decode_key(&key)
             if self.what == VALUES:
                 return decode(arena, &value)
-            return decode_key(&key), decode(arena, &value)
+            held = hold(arena)
+            try:
+                if self.what == KEYS:
+                    return decode_key(&key)
+                return decode_item(arena, &key, &value)
+            finally:
+                unhold(arena, held)
         finally:
             done(arena, t)

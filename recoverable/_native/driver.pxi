@@ -102,20 +102,19 @@ cdef class StepDriver:
         if self.running:
             raise ValueError("coroutine already executing")
         self.finished = True
-        cdef rcv_current_s *cur = rcv_current()
-        cdef rcv_current_s before = cur[0]
-        if self.t.t != NULL and not self.t.arena.closed:
+        cdef rcv_frame frame
+        if self.t.t != NULL:
             if self.part: # the rest of the transaction goes on, and may not keep half of what this part was to do
                 rcv_txn_doom(self.t.t, RCV_ERR_CLOSED)
             else:
                 rcv_txn_rollback(self.t.t)
-        cur.txn = NULL if self.part else self.t.t
-        cur.context = rcv_context()
-        cur.owner = NULL if self.part or self.t.left else <void *>self.t
+        rcv_frame_init(&frame, NULL if self.part else &self.t.t, rcv_context(), NULL if self.part else <void *>self.t)
+        rcv_current()[0] = &frame
         try:
             self.coroutine.close()
         finally:
-            cur[0] = before
+            take_off(&frame)
+            rcv_current()[0] = frame.below
             if not self.part:
                 self.t.rollback()
 
@@ -128,24 +127,35 @@ cdef class StepDriver:
             raise RuntimeError("cannot reuse an already awaited coroutine")
         if self.running:
             raise RuntimeError("coroutine is being awaited already")
-        cdef rcv_current_s *cur = rcv_current()
-        cdef rcv_current_s before = cur[0]
+        if self.t.runs_elsewhere():
+            raise _errors.TransactionError(
+                f"{self.t.handler} runs in another thread; nothing was done: what is a part of one request runs in one thread")
+        if self.t.t != NULL and rcv_held(self.t.arena.a):
+            raise _errors.TransactionError(
+                f"a step of {self.t.handler} can't be taken in the middle of an operation on its arena; nothing was done: take it when "
+                "the operation has returned")
+        cdef rcv_frame frame
+        cdef uint64_t thread = self.t.thread
         cdef PyObject *raw = NULL
         cdef PySendResult how
         cdef object result
-        cur.txn = self.t.t
-        cur.context = rcv_context()
-        cur.owner = NULL if self.t.left else <void *>self.t
+        rcv_frame_init(&frame, &self.t.t, rcv_context(), <void *>self.t)
+        rcv_current()[0] = &frame
+        self.t.thread = rcv_thread()
         self.running = True
-        if before.owner != NULL and before.context == cur.context and not self.part:
-            self.t.around = <Transaction>before.owner
+        if frame.below.owner != NULL and frame.below.context == frame.context and not self.part:
+            self.t.around = <Transaction>frame.below.owner
         self.t.parts += self.part
         try:
             if self.part and self.t.t == NULL and error is None:
                 error = _errors.TransactionClosedError(
                     "the transaction that this task was a part of has ended; nothing of what follows was done: await what "
                     "recoverable.gather() or TaskGroup started before the handler returns")
-            elif not self.waiting and not self.t.left and not self.t.arena.closed and rcv_raw_count(self.t.arena.a) != 0:
+            elif self.t.t != NULL and rcv_txn_forked(self.t.t) and error is None:
+                error = _errors.TransactionClosedError(
+                    f"this process was forked while {self.t.handler} waited, and its transaction goes on in the parent; nothing was "
+                    "changed here: begin one of this process, with arena.run() or `with arena.transaction():`")
+            elif not self.waiting and self.t.t != NULL and rcv_raw_count(self.t.arena.a) != 0:
                 # Raw writes are possible: they must find the transaction mounted, touched or not.
                 try:
                     self.t.mount()
@@ -174,7 +184,6 @@ cdef class StepDriver:
                     if self.t.open_blocks == 0:
                         self.suspend() # a failure dooms it: its next access says so
                         if self.t.arena.has_news():
-                            cur[0] = before
                             tell_news(self.t.arena)
                         return result
                     error = _errors.TransactionError(
@@ -213,13 +222,12 @@ cdef class StepDriver:
         finally:
             self.running = False
             self.t.parts -= self.part
-            cur[0] = before
-            if self.t.around is not None and self.t.around.left: # in this step: it is none any more
-                cur.txn = NULL
-                cur.owner = NULL
+            take_off(&frame)
+            rcv_current()[0] = frame.below
+            self.t.thread = thread
 
     cdef void suspend(self) noexcept:
-        if self.t.t != NULL and not self.t.arena.closed and rcv_txn_mounted(self.t.t):
+        if self.t.t != NULL and rcv_txn_mounted(self.t.t):
             rcv_txn_suspend(self.t.t)
 
     cdef int lost(self, object cause) except -1:
@@ -264,10 +272,10 @@ cdef class StepDriver:
 
     cdef bint ended_with_result(self, object result) except -1:
         """Is this to be committed? If not, it has ended otherwise."""
-        if self.t.t == NULL or self.t.arena.closed:
-            if self.t.t == NULL:
-                raise _errors.TransactionClosedError("the transaction was ended inside its handler; the arena holds committed state")
-            closed_error(self.t.arena)
+        if self.t.t == NULL:
+            if self.t.arena.closed:
+                closed_error(self.t.arena)
+            raise _errors.TransactionClosedError("the transaction was ended inside its handler; the arena holds committed state")
         if self.t.early or rcv_txn_state(self.t.t) == RCV_DOOMED:
             self.lost(None)
         if not rcv_txn_touched(self.t.t):
@@ -284,7 +292,7 @@ cdef class StepDriver:
 
     cdef int decided(self, object failed) except -1:
         """Not to commit, or by an exception: roll back, unless a read of decide() has found the transaction lost."""
-        if self.t.t != NULL and not self.t.arena.closed and rcv_txn_state(self.t.t) == RCV_DOOMED:
+        if self.t.t != NULL and rcv_txn_state(self.t.t) == RCV_DOOMED:
             self.lost(failed)
         if failed is None:
             self.t.cause = BY_RESPONSE
@@ -303,7 +311,7 @@ cdef class StepDriver:
 
     cdef bint ended_with_error(self, object error) except -1:
         """True where this is to be committed all the same; else it has been rolled back, and the error is raised."""
-        cdef bint ended = self.t.t == NULL or self.t.arena.closed
+        cdef bint ended = self.t.t == NULL
         if not ended and (self.t.early or rcv_txn_state(self.t.t) == RCV_DOOMED):
             self.lost(error)
         if isinstance(error, (_errors._Doomed, BaseExceptionGroup)):
@@ -326,7 +334,14 @@ cdef class StepDriver:
 
 cdef void tell_news(NativeArena arena) noexcept:
     """Have what a step has met written to the log where it ends by an await; an error there is not the handler's."""
-    arena.public._report_found()
+    cdef rcv_frame nobody
+    rcv_frame_init(&nobody, NULL, rcv_context(), NULL)
+    rcv_current()[0] = &nobody
+    try:
+        arena.public._report_found()
+    finally:
+        take_off(&nobody)
+        rcv_current()[0] = nobody.below
 
 
 cdef object _give_way, _wake
@@ -371,11 +386,8 @@ def transactions_here():
     Raises:
         TransactionError: one of them can't be committed while its coroutine goes on.
     """
-    cdef rcv_current_s *cur = rcv_current()
     cdef list found = []
-    if cur.owner == NULL or cur.context != rcv_context():
-        return found
-    cdef Transaction t = <Transaction>cur.owner
+    cdef Transaction t = running()
     while t is not None and not t.left:
         where = ("a savepoint, an edit or a transaction block" if t.one_step or t.open_blocks else
                  "a task that is a part of it" if t.parts else "an independent transaction" if t.parent is not None else None)

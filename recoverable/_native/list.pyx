@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from recoverable._native.codec cimport decode, describe, encode, put
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
+from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
 
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
@@ -181,23 +181,29 @@ cdef class ListHandle(Container):
         """Return all items in a plain list; containers are live handles."""
         cdef rcv_txn *t
         cdef rcv_value v
-        cdef uint64_t i, n
+        cdef uint64_t i, n, held
         if self.arena is None:
             return list(self._pending)
         out = []
         begin(self, False, &t)
         try:
-            rc = rcv_list_scan(self.arena.a, t, self.h.off)
-            if rc == 0:
-                rc = rcv_list_len(self.arena.a, t, self.h.off, &n)
-            if rc:
-                fail(rc)
-            for i in range(n):
-                rc = rcv_list_get(self.arena.a, NULL, self.h.off, i, &v) # the scan has recorded the read
-                if rc < 0:
+            held = hold(self.arena)
+            try:
+                rc = rcv_list_scan(self.arena.a, t, self.h.off)
+                if rc == 0:
+                    rc = rcv_list_len(self.arena.a, t, self.h.off, &n)
+                if rc:
                     fail(rc)
-                out.append(decode(self.arena, &v))
-            return out
+                for i in range(n):
+                    rc = rcv_list_get(self.arena.a, NULL, self.h.off, i, &v) # the scan has recorded the read
+                    if rc < 0:
+                        fail(rc)
+                    if rc == 0:
+                        raise RuntimeError("List changed size during iteration") # by a codec that decodes its items
+                    out.append(decode(self.arena, &v))
+                return out
+            finally:
+                unhold(self.arena, held)
         finally:
             done(self.arena, t)
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from recoverable._native.codec cimport KeyBuffer, decode, decode_key, encode_key
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, done, fail, gate
+from recoverable._native.runtime cimport Container, NativeArena, done, fail, gate, hold, unhold
 
 cdef enum:
     DEEPEST = 100 # levels of nesting that a path shows
@@ -53,6 +53,7 @@ def path_of(NativeArena arena not None, unsigned long long offset, unsigned long
     cdef int kind
     parts = []
     gate(arena, False, &t)
+    cdef uint64_t held = hold(arena) # keys are decoded in between, by codecs
     try:
         for depth in range(DEEPEST):
             if at == rcv_root(arena.a):
@@ -70,7 +71,10 @@ def path_of(NativeArena arena not None, unsigned long long offset, unsigned long
             at = parent
         return "root[...]" + "".join(reversed(parts))
     finally:
-        done(arena, t)
+        try:
+            unhold(arena, held)
+        finally:
+            done(arena, t)
 
 
 cdef object place_in(NativeArena arena, int kind, rcv_off container, unsigned unit, uint64_t arg):

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from recoverable._native.codec cimport KeyBuffer, decode, describe, encode, encode_key, put
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, gate
+from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, gate, hold, unhold
 
 
 cdef int put_field(rcv_txn *t, rcv_off r, uint64_t i, const rcv_value *value) noexcept:
@@ -98,8 +98,13 @@ cdef class RecordHandle(Container):
         cdef int rc = rcv_record_info(self.arena.a, self.h.off, &schema, &n)
         if rc:
             fail(rc)
+        cdef uint64_t held
         if self.slots is None or schema != self.schema:
-            self.slots = self._map_of(schema, self)
+            held = hold(self.arena)
+            try:
+                self.slots = self._map_of(schema, self)
+            finally:
+                unhold(self.arena, held)
             self.schema = schema
         cdef Py_ssize_t at = (<tuple>self.slots)[field.index]
         return at
@@ -198,10 +203,11 @@ cdef class RecordHandle(Container):
         cdef rcv_mark mark
         cdef rcv_value v
         cdef int rc
-        schema, added = self._merged(self.schema)
+        cdef uint64_t held = hold(self.arena)
         planted = []
         rcv_op_begin(t, &mark)
         try:
+            schema, added = self._merged(self.schema)
             store_schema(self.arena, t, schema)
             rc = rcv_record_migrate(t, self.h.off, schema.id, len(schema.names))
             if rc:
@@ -212,9 +218,10 @@ cdef class RecordHandle(Container):
                 if rc:
                     fail(rc)
         except BaseException:
-            if rcv_txn_mounted(t):
-                rcv_op_fail(t, &mark)
+            rcv_op_fail(t, &mark)
             raise
+        finally:
+            unhold(self.arena, held)
         return 0
 
     def _same(self, other):

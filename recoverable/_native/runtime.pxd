@@ -1,6 +1,8 @@
 # runtime.pxd -- what the other Cython modules share of runtime.pyx.
 from cpython.object cimport PyObject
-from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_handle, rcv_key, rcv_off, rcv_txn, rcv_txn_report
+from libc.stdint cimport uint64_t
+from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_frame, rcv_handle, rcv_hold, rcv_key, rcv_off, rcv_txn, \
+    rcv_txn_report, rcv_unhold
 
 cdef extern from *:
     """
@@ -39,6 +41,7 @@ cdef class NativeArena:
     cdef dict tallies # what meter() has counted: Tally by handler, the rest under None
     cdef public list give_way # futures of those who wait for the privileged run to end
     cdef bint has_news(self) noexcept
+    cdef int wait(self) noexcept
 
 cdef class Container:
     cdef NativeArena arena
@@ -70,14 +73,15 @@ cdef class Transaction:
     cdef str _ended
     cdef bint _touched, _wrote
     cdef rcv_txn_report kept
-    cdef rcv_txn *before_txn
-    cdef void *before_context
-    cdef void *before_owner
+    cdef rcv_frame frame # on its thread's stack while `entered`; that stack holds a reference then
     cdef bint entered
+    cdef uint64_t thread # that it is current in, or 0
     cdef object __weakref__
     cdef int check(self) except -1
+    cdef bint runs_elsewhere(self) noexcept
     cdef int make_current(self) except -1
     cdef void step_down(self) noexcept
+    cdef void off_stack(self) noexcept
     cdef bint has_touched(self) noexcept
     cdef void end(self, str how) noexcept
     cdef int try_commit(self) except? -100
@@ -90,6 +94,14 @@ cdef void *current_context()
 cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1
 cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1
 cdef void done(NativeArena arena, rcv_txn *t) noexcept
+cdef inline uint64_t hold(NativeArena arena) noexcept:
+    """User code may run from here to unhold(), in the middle of an operation."""
+    return rcv_hold(arena.a)
+
+cdef inline int unhold(NativeArena arena, uint64_t held) except -1:
+    """The operation goes on; raises where it can't. In a `finally`, before done()."""
+    cdef int rc = rcv_unhold(arena.a, held)
+    return 0 if rc == 0 else fail(rc)
 cdef Container bind(NativeArena arena, object cls, rcv_handle h)
 cdef object container_class(int kind)
 

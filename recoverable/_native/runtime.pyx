@@ -6,7 +6,9 @@ contextvars context, or nobody), has the core mount that transaction or take the
 GIL when another process or thread has it.
 """
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
 from recoverable._native.core cimport *
 
 from types import GenericAlias
@@ -15,6 +17,10 @@ from recoverable import errors as _errors
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8(object text) except NULL
+
+
+cdef enum:
+    NAME = 40 # RCV_HANDLER_NAME
 
 
 cdef void *current_context():
@@ -42,6 +48,38 @@ cdef class NativeArena:
         for i in range(LATE_KEYS):
             if self.late_keys[i].text != NULL:
                 Py_DECREF(self.late_keys[i].text)
+
+    @property
+    def _as_parameter_(self):
+        """What ctypes passes to the core for it. It asks in the very call, so nobody can close the arena in between."""
+        if self.closed:
+            closed_error(self)
+        return <size_t>self.a
+
+    cdef int wait(self) noexcept:
+        """Wait for the lock, without the GIL; whoever closes the arena meanwhile is refused."""
+        cdef int rc
+        rcv_use(self.a)
+        with nogil:
+            rc = rcv_lock_wait(self.a)
+        rcv_unuse(self.a)
+        return rc
+
+    def check_open(self) -> None:
+        """Raise TransactionClosedError if it is closed."""
+        if self.closed:
+            closed_error(self)
+
+    def wait_for_lock(self) -> None:
+        """Wait for the lock and keep it for this thread's next call that wants it.
+
+        Raises:
+            ArenaBusyError: others have had it for `busy_timeout`.
+        """
+        self.check_open()
+        cdef int rc = self.wait()
+        if rc:
+            fail(rc)
 
     def root(self) -> Container:
         """Return the root Dict's handle; make the root Dict first when the segment is new.
@@ -77,19 +115,46 @@ cdef class NativeArena:
         self._root = bind(self, container_class(rc), h)
         return self._root
 
+    def close(self) -> None:
+        """Roll back what is in flight and unmap the segment: from now on every handle raises instead of touching it.
+
+        Raises:
+            TransactionError: somebody is using it; it stays open.
+        """
+        cdef rcv_frame *f = settle()
+        if self.closed:
+            return
+        while f != NULL:
+            if f.owner != NULL and (<Transaction>f.owner).arena is self and not f.left and is_alive(<Transaction>f.owner):
+                raise _errors.TransactionError(
+                    "an arena cannot be closed by a transaction on it; nothing was closed: close it after the handler has ended")
+            f = f.below
+        cdef int rc = rcv_close(self.a)
+        if rc:
+            fail(rc)
+        self.mark_closed()
+
     def mark_closed(self) -> None:
-        """The segment is about to be unmapped: from now on every handle raises instead of touching it."""
-        cdef rcv_current_s *cur = rcv_current()
-        if cur.owner != NULL and (<Transaction>cur.owner).arena is self:
-            raise _errors.TransactionError(
-                "an arena cannot be closed by a transaction on it; nothing was closed: close it after the handler has ended")
+        """What it was of is not there any more, or is about to go."""
+        self.a = NULL
         self.closed = True
         self.attention |= 1
 
-    def mark_open(self) -> None:
-        """Take mark_closed() back: closing was refused."""
-        self.closed = False
-        self.attention &= ~1
+    def recorded(self):
+        """Return a copy of the recording so far: (ends, pages, handlers, names, whether steps are missing), bytes the first
+        three of 32-bit numbers; None where nothing is being recorded."""
+        self.check_open()
+        cdef const rcv_recording *r = rcv_recorded(self.a)
+        cdef uint32_t n, i
+        if r == NULL:
+            return None
+        n = r.stream.n # bytes objects alone until all is copied: nobody else runs before
+        ends = PyBytes_FromStringAndSize(<const char *>r.stream.ends, n * 4)
+        pages = PyBytes_FromStringAndSize(<const char *>r.stream.pages, r.stream.ends[n - 1] * 4 if n else 0)
+        handlers = PyBytes_FromStringAndSize(<const char *>r.handlers, n * 4)
+        names = PyBytes_FromStringAndSize(r.names, r.n_names * NAME)
+        truncated = r.truncated != 0
+        return ends, pages, handlers, [names[i * NAME:(i + 1) * NAME].split(b"\0")[0] for i in range(len(names) // NAME)], truncated
 
     def watch_writes(self, on: bool) -> None:
         """Have set_fault_hooks()'s `write` called before each operation of a container that writes, or no more."""
@@ -113,7 +178,7 @@ cdef class NativeArena:
     @property
     def busy_timeout(self) -> float:
         """Seconds that whoever waits for others waits at most."""
-        return rcv_busy_timeout(self.a)
+        return 0.0 if self.closed else rcv_busy_timeout(self.a)
 
     @property
     def asks_route(self) -> bool:
@@ -131,7 +196,7 @@ cdef class NativeArena:
 
     def privileged_here(self) -> bool:
         """Is there a privileged transaction, and in this process?"""
-        return rcv_privileged_here(self.a)
+        return not self.closed and rcv_privileged_here(self.a)
 
 
 # -- the gate ------------------------------------------------------------------------------------------------
@@ -152,10 +217,11 @@ cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1:
     cdef void *context = rcv_context()
     cdef int rc = rcv_access(arena.a, context, write, t)
     while rc == RCV_ERR_AGAIN:
-        with nogil:
-            rc = rcv_lock_wait(arena.a)
+        rc = arena.wait()
         if rc == 0:
             rc = rcv_access(arena.a, context, write, t)
+            if rc: # it may be for something else, and the lock was kept for us
+                rcv_wait_over(arena.a)
     if rc:
         fail(rc)
     return 0
@@ -215,19 +281,30 @@ cdef class Container:
     def __class_getitem__(cls, item):
         return GenericAlias(cls, item)
 
-    def _begin_several(self):
-        """Begin an operation made of several: the mark for _undo_several()."""
-        cdef rcv_txn *t
-        cdef Mark m = Mark.__new__(Mark)
-        begin(self, True, &t)
-        rcv_op_begin(t, &m.mark)
-        return m
 
-    def _undo_several(self, Mark mark not None):
-        """Undo what was done since _begin_several()."""
-        cdef Transaction t = current_transaction(self.arena)
-        if t is not None and t.t != NULL and rcv_txn_mounted(t.t):
-            rcv_op_fail(t.t, &mark.mark)
+cdef class whole:
+    """Run a block of operations on a stored container as one operation: a failure undoes all of them.
+
+    Native, because from its first line to its last the transaction may not give way, and an exception that a signal handler
+    raises must not get in between.
+    """
+    cdef Container container
+    cdef rcv_txn *t
+    cdef rcv_mark mark
+    cdef uint64_t held
+
+    def __cinit__(self, Container container not None):
+        self.container = container
+
+    def __enter__(self):
+        begin(self.container, True, &self.t)
+        rcv_op_begin(self.t, &self.mark)
+        self.held = hold(self.container.arena)
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None:
+            rcv_op_fail(self.t, &self.mark)
+        unhold(self.container.arena, self.held)
 
 
 cdef extern from *:
@@ -306,6 +383,7 @@ cdef class Mark:
     cdef rcv_mark mark
 
 
+@cython.no_gc_clear # __dealloc__ needs what it holds
 cdef class Transaction:
     """One run of a handler against the arena; touches nothing until the first access.
 
@@ -321,12 +399,7 @@ cdef class Transaction:
         begin_transaction(self, arena, handler, one_step)
 
     def __dealloc__(self):
-        cdef rcv_current_s *cur = rcv_current()
-        if self.entered and cur.owner == <void *>self: # a block that was entered and never left
-            cur.txn = self.before_txn
-            cur.context = self.before_context
-            cur.owner = self.before_owner
-        if self.t != NULL and not self.arena.closed:
+        if self.t != NULL: # in whatever thread: it takes what it has out of the arena, and gives the lock back
             rcv_txn_free(self.t)
 
     cdef int check(self) except -1:
@@ -339,7 +412,7 @@ cdef class Transaction:
         return 0
 
     cdef object make_report(self):
-        if self.t != NULL and not self.arena.closed:
+        if self.t != NULL:
             rcv_txn_get_report(self.t, &self.kept)
         cdef rcv_txn_report r = self.kept
         return {
@@ -354,8 +427,7 @@ cdef class Transaction:
         self._touched = rcv_txn_touched(self.t)
         self._wrote = rcv_txn_wrote(self.t)
         rcv_txn_get_report(self.t, &self.kept)
-        rcv_txn_free(self.t)
-        self.t = NULL
+        rcv_txn_free(self.t) # stores NULL there
         if metered:
             count(self, how is COMMITTED)
         if self.privileged:
@@ -391,29 +463,31 @@ cdef class Transaction:
 
     def must_wait(self) -> bool:
         """Would its commit make the privileged transaction invalid? Then it has been suspended, and is to wait."""
-        return self.t != NULL and not self.arena.closed and rcv_must_wait(self.t)
+        return self.t != NULL and rcv_must_wait(self.t)
 
     def remount(self) -> None:
         """Raw writes may follow, where there are raw buffers: they must find it mounted."""
-        if self.t != NULL and not self.arena.closed and rcv_raw_count(self.arena.a) != 0:
+        if self.t != NULL and rcv_raw_count(self.arena.a) != 0:
             self.mount()
 
     def enter(self) -> None:
         """Make it the current transaction of this thread and context."""
         self.make_current()
 
+    cdef bint runs_elsewhere(self) noexcept:
+        """Is it current in another thread?"""
+        return self.thread != 0 and self.thread != rcv_thread()
+
     cdef int make_current(self) except -1:
-        cdef rcv_current_s *cur = rcv_current()
         if self.entered:
             raise _errors.TransactionError("the transaction is current already")
         self.check()
-        self.before_txn = cur.txn
-        self.before_context = cur.context
-        self.before_owner = cur.owner
-        cur.txn = self.t
-        cur.context = rcv_context()
-        cur.owner = <void *>self
+        settle()
+        rcv_frame_init(&self.frame, &self.t, rcv_context(), <void *>self)
+        rcv_current()[0] = &self.frame
         self.entered = True
+        self.thread = rcv_thread()
+        Py_INCREF(<PyObject *>self)
         if rcv_raw_count(self.arena.a) != 0:
             # Raw writes are possible: they must find the transaction mounted, touched or not.
             try:
@@ -428,25 +502,34 @@ cdef class Transaction:
         self.step_down()
 
     cdef void step_down(self) noexcept:
-        cdef rcv_current_s *cur = rcv_current()
+        cdef rcv_frame **link = rcv_current()
         if not self.entered:
             return
+        while link[0] != &self.frame:
+            link = &link[0].below
+            if link[0] == NULL: # another thread's: that one takes it off its stack when it looks there
+                rcv_frame_leave(&self.frame)
+                return
+        link[0] = self.frame.below
+        self.off_stack()
+
+    cdef void off_stack(self) noexcept:
         self.entered = False
-        if cur.owner == <void *>self:
-            cur.txn = self.before_txn
-            cur.context = self.before_context
-            cur.owner = self.before_owner
+        self.thread = 0
+        Py_DECREF(<PyObject *>self)
 
     def mount(self) -> None:
         """Put its writes into the arena and take the lock. A no-op when it is mounted."""
         self.check()
         cdef int rc = rcv_txn_mount(self.t)
         while rc == RCV_ERR_AGAIN:
-            with nogil:
-                rc = rcv_lock_wait(self.arena.a)
+            rc = self.arena.wait()
             if rc == 0:
-                rc = rcv_txn_mount(self.t)
+                rc = rcv_txn_mount(self.t) if self.t != NULL else RCV_ERR_CLOSED # another thread has ended it meanwhile
+                if rc:
+                    rcv_wait_over(self.arena.a)
         if rc:
+            self.check()
             fail(rc)
 
     def suspend(self) -> None:
@@ -460,10 +543,11 @@ cdef class Transaction:
         """Commit; what the core says. On anything but 0, commit_failed() is next."""
         cdef int rc = rcv_txn_commit(self.t)
         while rc == RCV_ERR_AGAIN:
-            with nogil:
-                rc = rcv_lock_wait(self.arena.a)
+            rc = self.arena.wait()
             if rc == 0:
-                rc = rcv_txn_commit(self.t)
+                rc = rcv_txn_commit(self.t) if self.t != NULL else RCV_ERR_CLOSED
+                if rc:
+                    rcv_wait_over(self.arena.a)
         if rc == 0:
             self.end(COMMITTED)
         return rc
@@ -471,6 +555,7 @@ cdef class Transaction:
     cdef int commit_failed(self, int rc) except -1:
         """Roll back and raise."""
         try:
+            self.check()
             fail(rc)
         finally:
             self.conflicted = rc == RCV_ERR_CONFLICT
@@ -489,18 +574,14 @@ cdef class Transaction:
         self.check()
         cdef int rc = self.try_commit()
         if rc:
-            if rcv_txn_state(self.t) != RCV_ACTIVE:
+            if self.t == NULL or rcv_txn_state(self.t) != RCV_ACTIVE:
                 self.early = rc
             fail(rc)
         self.left = True
-        cdef rcv_current_s *cur = rcv_current()
-        if cur.owner == <void *>self:
-            cur.txn = NULL
-            cur.owner = NULL
 
     def rollback(self, error=None) -> None:
         """Undo all its writes, because of an error. Never fails; a no-op when it has ended."""
-        if self.t == NULL or self.arena.closed:
+        if self.t == NULL:
             return
         if metered and error is not None:
             self.cause = cause_of(self, error)
@@ -509,7 +590,7 @@ cdef class Transaction:
 
     def doom(self, *, conflict: bool = False) -> None:
         """It can only roll back from now on; as by a conflict, or as one that was ended."""
-        if self.t != NULL and not self.arena.closed:
+        if self.t != NULL:
             rcv_txn_doom(self.t, RCV_ERR_CONFLICT if conflict else RCV_ERR_CLOSED)
 
     def savepoint(self) -> Mark:
@@ -524,19 +605,21 @@ cdef class Transaction:
 
     def rollback_to(self, Mark mark not None) -> None:
         """Undo what was done since the mark, and release it."""
-        if self.t == NULL or self.arena.closed:
+        if self.t == NULL:
             return
         self.open_blocks -= 1
-        cdef int rc = rcv_rollback_to(self.t, &mark.mark) if rcv_txn_mounted(self.t) else 0
+        cdef int rc = rcv_rollback_to(self.t, &mark.mark)
         if rc:
             fail(rc)
 
     def release(self, Mark mark not None) -> None:
         """Keep what was done since the mark."""
-        if self.t == NULL or self.arena.closed:
+        if self.t == NULL:
             return
         self.open_blocks -= 1
-        rcv_release(self.t, &mark.mark)
+        cdef int rc = rcv_release(self.t, &mark.mark)
+        if rc:
+            fail(rc)
 
     def report(self) -> dict:
         """Return what it did or undid: pages, bytes, records, micros; and where it lost, if it did.
@@ -553,13 +636,11 @@ cdef class Transaction:
     @property
     def state(self) -> str:
         if self.t == NULL:
-            return self._ended
-        if self.arena.closed:
-            return "rolled_back"
+            return self._ended or "rolled_back" # by closing its arena
         return {RCV_ACTIVE: "active", RCV_DOOMED: "doomed", RCV_COMMITTED: "committed"}.get(rcv_txn_state(self.t), "rolled_back")
 
     cdef bint has_touched(self) noexcept:
-        return rcv_txn_touched(self.t) if self.t != NULL and not self.arena.closed else self._touched
+        return rcv_txn_touched(self.t) if self.t != NULL else self._touched
 
     @property
     def touched(self) -> bool:
@@ -567,7 +648,7 @@ cdef class Transaction:
 
     @property
     def wrote(self) -> bool:
-        return rcv_txn_wrote(self.t) if self.t != NULL and not self.arena.closed else self._wrote
+        return rcv_txn_wrote(self.t) if self.t != NULL else self._wrote
 
 
 cdef int begin_transaction(Transaction t, NativeArena arena, str handler, bint one_step) except -1:
@@ -576,6 +657,7 @@ cdef int begin_transaction(Transaction t, NativeArena arena, str handler, bint o
     cdef int rc = rcv_txn_new(arena.a, RCV_TXN_ONE_STEP if one_step else 0, PyUnicode_AsUTF8(handler), &t.t)
     if rc:
         fail(rc)
+    rcv_txn_owned(t.t, &t.t)
     t.arena = arena
     t.handler = handler
     t.one_step = one_step
@@ -590,15 +672,45 @@ cdef Transaction new_transaction(NativeArena arena, str handler, bint one_step):
     return t
 
 
+# -- who is running ------------------------------------------------------------------------------------------------
+
+cdef bint is_alive(Transaction t) noexcept:
+    """False: its coroutine goes on without it, or it goes on in the process that this one was forked from."""
+    return not t.left and (t.t == NULL or not rcv_txn_forked(t.t))
+
+
+cdef void take_off(rcv_frame *f) noexcept:
+    """Take whatever lies above a frame off this thread's stack: blocks that were left elsewhere, or not at all."""
+    cdef rcv_frame **top = rcv_current()
+    cdef rcv_frame *gone
+    while top[0] != f:
+        gone = top[0]
+        top[0] = gone.below
+        if gone.owner != NULL and gone == &(<Transaction>gone.owner).frame:
+            (<Transaction>gone.owner).off_stack()
+
+
+cdef rcv_frame *settle() noexcept:
+    """The top of this thread's stack, once what was left in other threads is off it."""
+    cdef rcv_frame *f = rcv_current()[0]
+    while f.left:
+        f = f.below
+    take_off(f)
+    return f
+
+
+cdef Transaction running():
+    """The Transaction that runs in this thread and context, or None."""
+    cdef rcv_frame *f = settle()
+    if f.owner == NULL or f.context != rcv_context() or not is_alive(<Transaction>f.owner):
+        return None
+    return <Transaction>f.owner
+
+
 def current_transaction(arena: NativeArena | None = None):
     """Return the Transaction that runs in this thread and context (on that arena), or None."""
-    cdef rcv_current_s *cur = rcv_current()
-    if cur.owner == NULL or cur.context != rcv_context():
-        return None
-    cdef Transaction t = <Transaction>cur.owner
-    if arena is not None and t.arena is not arena:
-        return None
-    return t
+    t = running()
+    return t if arena is None or t is None or t.arena is arena else None
 
 
 include "tally.pxi"

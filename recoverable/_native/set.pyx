@@ -4,7 +4,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from recoverable._native.codec cimport KeyBuffer, decode_key, encode_key
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
+from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
 
 
 cdef class SetHandle(Container):
@@ -162,7 +162,7 @@ cdef class SetIterator:
     def __next__(self):
         cdef rcv_txn *t
         cdef rcv_value key
-        cdef uint64_t version
+        cdef uint64_t version, held
         if self.s is None:
             raise StopIteration
         cdef NativeArena arena = self.s.arena
@@ -180,6 +180,10 @@ cdef class SetIterator:
             if rc == 0:
                 self.s = None
                 raise StopIteration
-            return decode_key(&key)
+            held = hold(arena)
+            try:
+                return decode_key(&key)
+            finally:
+                unhold(arena, held)
         finally:
             done(arena, t)

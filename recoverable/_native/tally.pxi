@@ -88,7 +88,7 @@ cdef void count(Transaction t, bint committed) noexcept:
 
 cdef int cause_of(Transaction t, object error) except -1:
     """Why it is being rolled back, where `error` ended it."""
-    if t.t != NULL and not t.arena.closed and rcv_txn_state(t.t) == RCV_DOOMED:
+    if t.t != NULL and rcv_txn_state(t.t) == RCV_DOOMED:
         return cause_of_code(rcv_txn_doom_code(t.t))
     if isinstance(error, _errors.ArenaFullError):
         return BY_FULL

@@ -156,10 +156,32 @@ cdef object read_part(const uint8_t *at, const uint8_t *end, const uint8_t **aft
     return OTHER
 
 
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX < 0x030C0000
+    #define no_collection() PyGC_Disable()
+    #define collection() PyGC_Enable()
+    #else /* the collector waits for the next bytecode */
+    #define no_collection() 0
+    #define collection() ((void)0)
+    #endif
+    """
+    int no_collection() noexcept
+    void collection() noexcept
+
+
 cdef object unpacked(const uint8_t *ptr, uint64_t size):
     """What codecs.unpack() makes of these bytes. Nothing but this runs as long as they are looked at in place."""
     cdef const uint8_t *after = ptr
-    value = read_part(ptr, ptr + size, &after, 0) if size and ptr[0] == PART_TUPLE else OTHER
+    cdef bint collects
+    value = OTHER
+    if size and ptr[0] == PART_TUPLE:
+        collects = no_collection() # whose finalisers would run in between
+        try:
+            value = read_part(ptr, ptr + size, &after, 0)
+        finally:
+            if collects:
+                collection()
     if value is OTHER or after != ptr + size:
         return _codecs.unpack(PyBytes_FromStringAndSize(<char *>ptr, size))
     return value

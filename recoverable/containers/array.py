@@ -9,9 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from recoverable._native.array import ArrayHandle, is_index
-from recoverable._native.runtime import register_container
+from recoverable._native.runtime import register_container, whole
 from recoverable.containers.dtype import item_type, numpy, numpy_dtype
-from recoverable.containers.whole import whole
 
 __all__ = ["Array"]
 

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from recoverable._native.codec import register_plain
 from recoverable._native.deque import DequeHandle
-from recoverable._native.runtime import Container, register_container
-from recoverable.containers.whole import whole
+from recoverable._native.runtime import Container, register_container, whole
 
 __all__ = ["Deque"]
 

@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 from recoverable._native.codec import register_plain
 from recoverable._native.dict import DictHandle
-from recoverable._native.runtime import register_container
-from recoverable.containers.whole import whole
+from recoverable._native.runtime import register_container, whole
 
 __all__ = ["Dict"]
 

@@ -8,8 +8,7 @@ from typing import Any, SupportsIndex, TypeVar, overload
 
 from recoverable._native.codec import register_plain
 from recoverable._native.list import ListHandle
-from recoverable._native.runtime import Container, register_container
-from recoverable.containers.whole import whole
+from recoverable._native.runtime import Container, register_container, whole
 
 __all__ = ["List"]
 

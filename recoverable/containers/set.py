@@ -7,9 +7,8 @@ from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
 from recoverable._native.codec import register_plain
-from recoverable._native.runtime import register_container
+from recoverable._native.runtime import register_container, whole
 from recoverable._native.set import SetHandle
-from recoverable.containers.whole import whole
 
 __all__ = ["Set"]
 

@@ -89,6 +89,7 @@ RCV_API int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena *
 /* rcv_close -- roll back what is in flight, give back the slot, unmap. RCV_ERR_MISUSE while raw buffers live. */
 RCV_API int rcv_close(rcv_arena *a);
 RCV_API const struct rcv_recovery *rcv_recovered(const rcv_arena *a);
+RCV_API void rcv_get_recovered(const rcv_arena *a, struct rcv_recovery *out); /* a copy, which the arena's end leaves */
 /* rcv_repair_take -- 1: since the attach, and since this was last asked, this process found a lock whose owner had died and
  * repaired what it left; rcv_recovered() has the (last) report. With the GIL, as all that locks. */
 RCV_API int rcv_repair_take(rcv_arena *a);
@@ -237,7 +238,10 @@ enum rcv_txn_state { RCV_ACTIVE, RCV_DOOMED, RCV_COMMITTED, RCV_ROLLED_BACK };
 
 /* rcv_txn_new -- a transaction that has touched nothing; `handler` is kept for messages (copied, cut). */
 RCV_API int  rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out);
-RCV_API void rcv_txn_free(rcv_txn *t); /* rolls back first if need be */
+RCV_API void rcv_txn_free(rcv_txn *t); /* rolls back first if need be; in the middle of an operation: at the end of that */
+/* rcv_txn_owned -- where its owner keeps the pointer: NULL is stored there when it is freed, by whomever. */
+RCV_API void rcv_txn_owned(rcv_txn *t, rcv_txn **place);
+RCV_API int  rcv_txn_forked(const rcv_txn *t); /* the process was forked from the one that it goes on in */
 RCV_API int  rcv_txn_state(const rcv_txn *t);
 RCV_API int  rcv_txn_touched(const rcv_txn *t); /* has it ever been mounted */
 RCV_API int  rcv_txn_wrote(const rcv_txn *t);
@@ -251,8 +255,9 @@ RCV_API int rcv_txn_suspend(rcv_txn *t);
 /* rcv_txn_commit -- the end of the last step. Mounts if it must (so RCV_ERR_AGAIN is possible). On any other failure it
  * has been rolled back. */
 RCV_API int rcv_txn_commit(rcv_txn *t);
-/* rcv_txn_rollback -- cannot fail; legal in every state. May need the lock: RCV_ERR_AGAIN never, it holds it already
- * whenever it has anything in the arena. */
+/* rcv_txn_rollback -- cannot fail; legal in every state, and in any thread. May need the lock: RCV_ERR_AGAIN never, it holds it
+ * already whenever it has anything in the arena. In the middle of one of its operations it can only roll back from now on,
+ * and does at the operation's end. */
 RCV_API void rcv_txn_rollback(rcv_txn *t);
 
 struct rcv_txn_report { /* of an ended or doomed transaction */
@@ -314,24 +319,38 @@ struct rcv_board_seen {
 RCV_API int rcv_peek_board(int fd, const char *name, struct rcv_board_seen *out);
 
 struct rcv_mark { /* a savepoint */
-    uint64_t undo_tail, intents, epoch;
+    uint64_t undo_tail, intents;
+    uint64_t mounting; /* good for this one only */
+    uint64_t depth, held; /* of savepoints, of operations that were going on */
 };
 RCV_API int  rcv_savepoint(rcv_txn *t, struct rcv_mark *out);
+/* They end in reverse order, in the thread and the step that they began in. RCV_ERR_MISUSE: this is another moment; the
+ * transaction can only roll back, and has nothing in the arena any more. */
 RCV_API int  rcv_rollback_to(rcv_txn *t, const struct rcv_mark *mark);
-RCV_API void rcv_release(rcv_txn *t, const struct rcv_mark *mark); /* keep what was done since */
+RCV_API int  rcv_release(rcv_txn *t, const struct rcv_mark *mark); /* keep what was done since */
+/* rcv_txn_strand -- the same for a transaction that was left where it can't go on. */
+RCV_API void rcv_txn_strand(rcv_txn *t);
 
 /* rcv_op_begin / rcv_op_fail -- an operation of several stores: its own start, and the way back to it. */
 RCV_API void rcv_op_begin(rcv_txn *t, struct rcv_mark *out);
 RCV_API void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark);
 
-/* Who is running in this thread: set by the boundary driver around each step. `context` is the identity of the task's
- * contextvars.Context: an eager task or a callback in the same thread has another one and is outside. */
-struct rcv_current {
-    rcv_txn *txn;
-    void    *context;
-    void    *owner; /* the caller's own object for it */
+/* Who is running in this thread: a stack of frames, one for each step or block that is under way, whose last is always the
+ * same: nobody. `context` is the identity of the task's contextvars.Context: an eager task or a callback in the same thread
+ * has another one and is outside. A frame names its transaction by where its owner keeps the pointer (rcv_txn_owned), so it
+ * never points at one that has ended. Who leaves a frame that is not on top of his own thread's stack can't take it off:
+ * he marks it, and it counts no more. */
+struct rcv_frame {
+    rcv_txn *const   *txn;
+    void             *context;
+    void             *owner; /* the caller's own object for it */
+    struct rcv_frame *below;
+    int               left;
 };
-RCV_API struct rcv_current *rcv_current(void);
+RCV_API struct rcv_frame **rcv_current(void); /* the top of this thread's stack, for the caller to change */
+RCV_API void rcv_frame_init(struct rcv_frame *f, rcv_txn *const *txn, void *context, void *owner); /* txn: NULL for nobody's */
+RCV_API void rcv_frame_leave(struct rcv_frame *f);
+RCV_API uint64_t rcv_thread(void);
 
 /* rcv_access -- the gate of every operation on an arena.
  *   inside a transaction of this arena: mounts it, *out = it
@@ -340,6 +359,19 @@ RCV_API struct rcv_current *rcv_current(void);
  *   outside, writing: RCV_ERR_NOTXN                        RCV_ERR_AGAIN: rcv_lock_wait() without the GIL, then again */
 RCV_API int  rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out);
 RCV_API void rcv_access_end(rcv_arena *a, rcv_txn *t); /* t: what rcv_access gave */
+
+/* rcv_hold / rcv_unhold -- around code of users that runs in the middle of an operation, between two calls of the core for it.
+ * Meanwhile the operation's transaction stays mounted: whoever would have it give way gets RCV_ERR_MISUSE, and who ends it
+ * ends it with the operation. Then, or where the process was forked meanwhile, rcv_unhold says RCV_ERR_CLOSED, and the
+ * operation must touch neither the transaction nor the arena any more. rcv_unhold takes what rcv_hold gave. */
+RCV_API uint64_t rcv_hold(rcv_arena *a);
+RCV_API int      rcv_unhold(rcv_arena *a, uint64_t held);
+RCV_API int      rcv_held(const rcv_arena *a); /* is an operation of this thread going on? */
+/* rcv_use / rcv_unuse -- around rcv_lock_wait, with the GIL: the arena can't be closed meanwhile. rcv_wait_over -- the lock that
+ * rcv_lock_wait keeps is not wanted after all. */
+RCV_API void rcv_use(rcv_arena *a);
+RCV_API void rcv_unuse(rcv_arena *a);
+RCV_API void rcv_wait_over(rcv_arena *a);
 
 /* -- containers: handles ------------------------------------------------------------------------------------- */
 

@@ -211,6 +211,8 @@ void intent_settle(rcv_txn *t)
 
 int txn_alloc(rcv_txn *t, uint64_t size, unsigned space, unsigned flags, rcv_off *out)
 {
+    if (unlikely(!txn_is_inside(t)))
+        return txn_not_mounted(t);
     int rc = heap_reserve(t->arena, size, space, out);
     if (rc)
         return rc;

@@ -160,6 +160,10 @@ struct rcv_arena {
     uint32_t            readers;     /* depth of such reads */
     _Atomic uint64_t    lock_thread; /* os_thread_id() of the thread that holds the lock, 0, or RCV_THREAD_ENDED */
     _Atomic bool        step_lost;   /* a step of ours has ended with its thread, and is not forgotten yet */
+    uint32_t            held;        /* depth of operations, of who is inside, that user code runs in the middle of */
+    uint32_t            users;       /* threads that use the arena without the GIL, so that it can't be closed */
+    uint64_t            forks;       /* how often this process was forked off, being the child */
+    uint64_t            mountings;   /* so far */
     _Atomic uint64_t    prelocked;   /* rcv_lock_wait took the lock for this thread */
     bool                prelocked_dead; /* … from a dead owner */
     _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the lock under them */
@@ -493,6 +497,8 @@ struct rcv_found { /* the Dict entry that was found last: dict.c, find_again() *
     uint64_t epoch; /* it is there in this log epoch */
 };
 
+enum rcv_end_after { RCV_GO_ON, RCV_SUSPEND, RCV_ROLL_BACK, RCV_FREE }; /* each includes those before it */
+
 struct rcv_txn {
     rcv_arena *arena;
     rcv_txn   *parent;   /* an independent one: the transaction around it */
@@ -504,11 +510,15 @@ struct rcv_txn {
     bool       timed; /* somebody wants to know what its checkpoints cost, or it is in the board's sample */
     bool       mounted, touched, wrote, overflowed /* read set gave up: valid only while nobody commits */;
     bool       record_reads;
+    bool       forked;     /* it is the parent's: this process was forked inside it */
+    uint8_t    end_after;  /* enum rcv_end_after: what is to be done when the operation that goes on has ended */
+    rcv_txn  **place;      /* where its owner keeps the pointer to it, or NULL */
     uint64_t   seq;   /* commit sequence at the last validation: all that it has read was so then */
     uint64_t   written; /* the header's count of written units at that moment */
     uint64_t   first_id; /* containers with greater ids are its own, made in this step: nobody else knows them */
     uint64_t   epoch; /* moves when a handle checked earlier must be checked again */
-    uint64_t   log_epoch; /* begun by txn_log_epoch() */
+    uint64_t   log_epoch; /* begun by txn_log_epoch(); 0 while it is not mounted, which nothing was logged in */
+    uint64_t   mounting;  /* the last one: its number among the arena's */
     uint32_t   savepoints; /* open */
     uint32_t   steps;      /* suspended so far */
     uint32_t   looks;       /* how often it has looked whether it must still wait … */
@@ -609,7 +619,14 @@ static inline int txn_write64(rcv_txn *t, rcv_off off, uint64_t value, unsigned 
 void txn_pool_free(rcv_arena *a);   /* at close */
 void txn_forget_all(rcv_arena *a);  /* after a fork, in the child */
 void txn_step_lost(rcv_arena *a);   /* the thread inside a step has ended: forget the step, doom its transaction. With the GIL */
+void txn_end_after(rcv_txn *t);     /* the operation is over that its end waited for */
 int txn_doomed_error(const rcv_txn *t); /* raises what a doomed or ended transaction raises */
+int txn_not_mounted(const rcv_txn *t);  /* raises what a write raises that would go past the lock */
+/* txn_is_inside -- may it write? Asked before each store that nothing was logged for yet, and each allocation. */
+static inline bool txn_is_inside(const rcv_txn *t)
+{
+    return likely(t->arena->mounted == t) && likely(t->arena->step_thread == os_thread_id());
+}
 int  vec_grow(void **data, uint64_t *capacity, uint64_t need, size_t item); /* os_realloc by doubling; RCV_ERR_FULL */
 
 /* -- value.c: cells ------------------------------------------------------------------------------------------ */

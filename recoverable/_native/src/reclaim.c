@@ -95,6 +95,8 @@ void reclaim_slice(rcv_arena *a)
         return;
     a->n.transactions--; /* nobody's request */
     t->first_id = 0;     /* no unit of any container needs a stamp, as if it had made them all */
+    rcv_txn *leaving = a->mounted;
+    a->mounted = t;
     phase_set(a, RCV_STEP);
     int rc = free_some(t, a->trap_mode ? BUDGET_TRAP : heap_short(a) ? BUDGET_SHORT : BUDGET, pages, &n_pages);
     if (rc == 0)
@@ -124,6 +126,7 @@ void reclaim_slice(rcv_arena *a)
     undo_cut(a, 0);
     CRASHPOINT("reclaim.after_tail");
     phase_set(a, RCV_IDLE);
+    a->mounted = leaving;
     t->wrote = false; /* a slice undone is no request rolled back */
     rcv_txn_free(t);
 }

@@ -450,9 +450,9 @@ static int may_close(rcv_arena *a)
         return rcv_raise(RCV_ERR_MISUSE, 0,
                          "arena \"%s\" can't be closed: %llu raw buffer%s of it (numpy arrays, memoryviews) still in use; it "
                          "stays open; delete them first", a->name, (unsigned long long)raw, raw == 1 ? " is" : "s are");
-    if ((holder != 0 && holder != me) || atomic_load(&a->waiters) != 0)
+    if ((holder != 0 && holder != me) || atomic_load(&a->waiters) != 0 || a->users != 0)
         return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" can't be closed: another thread is using it; it stays open", a->name);
-    if (a->readers != 0)
+    if (a->readers != 0 || a->held != 0)
         return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" can't be closed from inside an operation on it; it stays open", a->name);
     return 0;
 }
@@ -480,6 +480,8 @@ int rcv_close(rcv_arena *a)
 /* -- what others ask of it ------------------------------------------------------------------------------------- */
 
 const struct rcv_recovery *rcv_recovered(const rcv_arena *a) { return &a->recovered; }
+
+void rcv_get_recovered(const rcv_arena *a, struct rcv_recovery *out) { *out = a->recovered; }
 
 /* rcv_repair_take -- see recoverable.h. */
 int rcv_repair_take(rcv_arena *a)

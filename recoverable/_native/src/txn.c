@@ -127,6 +127,10 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     t->record_reads = !(flags & RCV_TXN_ONE_STEP);
     t->epoch = 1;
     txn_log_epoch(t);
+    t->mounting = 0;
+    t->forked = false;
+    t->end_after = RCV_GO_ON;
+    t->place = NULL;
     t->savepoints = t->steps = 0;
     t->waits_until = 0;
     t->parent = NULL;
@@ -146,6 +150,8 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     return 0;
 }
 
+void rcv_txn_owned(rcv_txn *t, rcv_txn **place) { t->place = place; }
+
 void rcv_txn_route(rcv_txn *t, const char *route) { set_name(t->route, route); }
 
 void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)
@@ -158,6 +164,13 @@ void rcv_txn_free(rcv_txn *t)
 {
     rcv_arena *a = t->arena;
     rcv_txn_rollback(t);
+    if (t->place != NULL)
+        *t->place = NULL;
+    t->place = NULL;
+    if (t->mounted) { /* still, in the middle of an operation */
+        t->end_after = RCV_FREE;
+        return;
+    }
     if (t->parent)
         t->parent->children--;
     for (rcv_txn *other = a->in_flight; other && t->children; other = other->next)
@@ -172,8 +185,6 @@ void rcv_txn_free(rcv_txn *t)
     if (t->next)
         t->next->prev = t->prev;
     a->n_in_flight--;
-    if (rcv_current()->txn == t)
-        rcv_current()->txn = NULL;
     reset(t);
     if (a->n_pool < POOL && !a->closing && t->cap_reads <= 4096 && t->cap_writes <= 4096 && t->cap_intents <= 4096 &&
         t->cap_stash <= 65536 && t->summary_mask <= 1024 && t->cap_values <= 1024) {
@@ -203,12 +214,17 @@ void txn_forget_all(rcv_arena *a)
         reset(t);
         t->mounted = false;
         t->view = NULL; /* which tracker_after_fork() makes nobody's */
+        t->log_epoch = 0;
+        t->end_after = RCV_GO_ON;
+        t->forked = t->state == RCV_ACTIVE || t->state == RCV_DOOMED;
         t->state = RCV_ROLLED_BACK;
     }
     a->mounted = NULL;
     a->step_thread = a->reader_thread = 0;
-    a->readers = 0;
-    /* current.txn stays: a child forked inside a step is told that its transaction has ended, not that there is none. */
+    a->readers = a->held = a->users = 0;
+    a->forks++;
+    /* The frames of this thread stay. A child that goes on in the handler that it was forked in, and writes, is told where the
+     * transaction has gone; everything else in it is outside, and may begin one of its own. */
 }
 
 /* txn_step_lost -- the thread that was inside a step of ours has ended. Whoever locks next undoes the step in the segment. */
@@ -217,13 +233,20 @@ void txn_step_lost(rcv_arena *a)
     rcv_txn *t = a->mounted;
     a->mounted = NULL;
     a->step_thread = a->reader_thread = 0;
-    a->readers = 0;
+    a->readers = a->held = 0;
     tracker_step_lost(a);
     if (t == NULL)
         return;
+    bool unowned = t->end_after == RCV_FREE;
     t->mounted = false;
+    t->end_after = RCV_GO_ON;
+    t->log_epoch = 0;
     rcv_txn_doom(t, RCV_ERR_CLOSED);
+    if (unowned)
+        rcv_txn_free(t);
 }
+
+int rcv_txn_forked(const rcv_txn *t) { return t->forked; }
 
 int rcv_txn_state(const rcv_txn *t) { return t->state; }
 int rcv_txn_touched(const rcv_txn *t) { return t->touched; }
@@ -242,6 +265,10 @@ int txn_doomed_error(const rcv_txn *t)
                          : t->doom == RCV_ERR_FULL   ? "the arena has no room for this transaction's undo log; it can only roll back"
                          : t->doom == RCV_ERR_STRAY  ? STRAY_TEXT
                                                      : "the transaction was stopped; it can only roll back");
+    if (t->forked)
+        return rcv_raise(RCV_ERR_CLOSED, 0,
+                         "this process was forked inside %s, whose transaction goes on in the parent; nothing was changed: begin one here, "
+                         "with arena.run() or `with arena.transaction():`", t->handler);
     return rcv_raise(RCV_ERR_CLOSED, 0, "the transaction is already %s",
                      t->state == RCV_COMMITTED ? "committed" : "rolled back");
 }
@@ -262,10 +289,21 @@ void rcv_txn_doom(rcv_txn *t, int error)
 
 /* -- the write barrier --------------------------------------------------------------------------------- */
 
+/* txn_not_mounted -- a store would have gone past the lock, and nothing was stored. */
+int __attribute__((cold)) txn_not_mounted(const rcv_txn *t)
+{
+    if (t->state != RCV_ACTIVE)
+        return txn_doomed_error(t);
+    return rcv_raise(RCV_ERR_BUG, 0, "arena \"%s\": a write of %s, which is not inside a step of this thread; nothing was written",
+                     t->arena->name, t->handler);
+}
+
 int txn_log(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind)
 {
     if (txn_logged(t, off, len))
         return 0;
+    if (unlikely(!txn_is_inside(t)))
+        return txn_not_mounted(t);
     if (MUTATED("undo.skip_record") && kind == RCV_U_DATA)
         return 0;
     int rc = undo_append(t->arena, off, len, kind);
@@ -279,7 +317,7 @@ int txn_log(rcv_txn *t, rcv_off off, uint32_t len, unsigned kind)
 /* -- mounting -------------------------------------------------------------------------------------------- */
 
 /* unmount -- the step is over: data is committed state, the log empty, the phase IDLE. */
-static void unmount(rcv_txn *t)
+static int unmount(rcv_txn *t)
 {
     rcv_arena *a = t->arena;
     if (unlikely(atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed) != 0))
@@ -287,12 +325,15 @@ static void unmount(rcv_txn *t)
     tracker_leave(a);
     t->report.traps += a->n.traps - t->traps_before;
     t->mounted = false;
+    t->log_epoch = 0;
     a->mounted = NULL;
     a->step_thread = 0;
+    a->held = 0;
     heap_boundary(a);
     undo_rest(a);
-    (void)lock_drop(a);
+    int rc = lock_drop(a);
     PHASE("step.left");
+    return rc;
 }
 
 /* back_to_committed -- undo the step, which is shut; the phase is IDLE afterwards. An undo log that we have written ourselves and cannot
@@ -365,6 +406,7 @@ int rcv_txn_mount(rcv_txn *t)
     phase_set(a, RCV_STEP);
     a->mounted = t;
     t->mounted = true;
+    t->mounting = ++a->mountings;
     txn_log_epoch(t);
     t->traps_before = a->n.traps;
     PHASE("step.entered");
@@ -380,7 +422,7 @@ int rcv_txn_mount(rcv_txn *t)
         intent_drop_transient(t);
         tracker_shut(a);
         back_to_committed(t, &report);
-        unmount(t);
+        (void)unmount(t);
     }
     clock_end(t, begun);
     return rc;
@@ -405,10 +447,14 @@ int rcv_txn_suspend(rcv_txn *t)
     int                 rc = 0;
     if (!t->mounted)
         return 0;
+    if (unlikely(a->held > 0 || a->step_thread != os_thread_id()))
+        return rcv_raise(RCV_ERR_MISUSE, 0, "%s can't be suspended in the middle of one of its operations, or by another thread", t->handler);
     uint64_t begun = clock_begin(t);
     tracker_shut(a);
     if (unlikely(a->trap_mode))
         tracker_observe(a);
+    if (t->savepoints > 0)
+        rcv_txn_doom(t, RCV_ERR_MISUSE); /* the way back to them ends with the step */
     if (t->state == RCV_ACTIVE) {
         rc = step_doomed(a);
         if (rc == 0)
@@ -432,9 +478,11 @@ int rcv_txn_suspend(rcv_txn *t)
         t->overflowed = true; /* it never expected this: valid only if nobody commits meanwhile */
     a->n.suspends++;
     t->steps++;
-    unmount(t);
+    int dropped = unmount(t);
+    if (unlikely(dropped != 0))
+        rcv_txn_doom(t, dropped);
     clock_end(t, begun);
-    return rc;
+    return rc != 0 ? rc : dropped;
 }
 
 /* finish -- process state of an ended transaction. */
@@ -457,6 +505,10 @@ int rcv_txn_commit(rcv_txn *t)
         return txn_doomed_error(t);
     if (t->savepoints > 0)
         return rcv_raise(RCV_ERR_MISUSE, 0, "a savepoint is still open");
+    if (t->mounted && unlikely(a->held > 0 || a->step_thread != os_thread_id()))
+        return rcv_raise(RCV_ERR_MISUSE, 0,
+                         "%s can't commit in the middle of one of its operations, or in another thread than its step; it is rolled back: "
+                         "leave its block when the operation has returned", t->handler);
     if (!t->mounted) {
         if (unlikely(views_lost(t))) {
             rcv_txn_doom(t, RCV_ERR_STRAY);
@@ -481,10 +533,10 @@ int rcv_txn_commit(rcv_txn *t)
         tracker_revert(a);
         undo_cut(a, 0);
         phase_set(a, RCV_IDLE);
-        unmount(t);
+        rc = unmount(t);
         t->report.micros = clock_end(t, begun) / 1000;
         finish(t, RCV_COMMITTED);
-        return 0;
+        return rc;
     }
     if (MUTATED("commit.publish_first"))
         phase_set(a, RCV_PUBLISH);
@@ -512,10 +564,47 @@ int rcv_txn_commit(rcv_txn *t)
     a->n.commits++;
     t->report.bytes = tail;
     t->report.pages = t->n_raw_pages;
-    unmount(t);
+    rc = unmount(t);
     t->report.micros = clock_end(t, begun) / 1000;
     finish(t, RCV_COMMITTED);
-    return 0;
+    return rc; /* not 0: our lock was taken from us, which is a bug, and to be told */
+}
+
+/* may_undo -- may the mounted transaction's step be undone now? Not in the middle of an operation: then at the end of that.
+ * In another thread, whose GIL keeps the step's own thread from going on, the step becomes this thread's. */
+static bool may_undo(rcv_txn *t, enum rcv_end_after what)
+{
+    rcv_arena *a = t->arena;
+    if (a->held > 0) {
+        rcv_txn_doom(t, RCV_ERR_CLOSED);
+        if (t->end_after < what)
+            t->end_after = (uint8_t)what;
+        return false;
+    }
+    if (unlikely(a->step_thread != os_thread_id()))
+        (void)lock_adopt(a); /* or that thread has ended, and the step is not mounted any more */
+    return true;
+}
+
+void rcv_txn_strand(rcv_txn *t)
+{
+    rcv_txn_doom(t, RCV_ERR_MISUSE);
+    if (t->mounted && may_undo(t, RCV_SUSPEND))
+        (void)rcv_txn_suspend(t);
+    t->savepoints = 0;
+}
+
+void txn_end_after(rcv_txn *t)
+{
+    int what = t->end_after;
+    t->end_after = RCV_GO_ON;
+    t->savepoints = 0;
+    if (what == RCV_SUSPEND)
+        (void)rcv_txn_suspend(t);
+    else if (what == RCV_ROLL_BACK)
+        rcv_txn_rollback(t);
+    else
+        rcv_txn_free(t);
 }
 
 void rcv_txn_rollback(rcv_txn *t)
@@ -524,8 +613,8 @@ void rcv_txn_rollback(rcv_txn *t)
         return;
     rcv_arena          *a = t->arena;
     struct rcv_recovery report = {0};
-    if (t->mounted && unlikely(a->step_thread != os_thread_id()))
-        (void)lock_adopt(a); /* another thread's step; or that thread has ended, and the step is not mounted any more */
+    if (t->mounted && unlikely(!may_undo(t, RCV_ROLL_BACK)))
+        return;
     bool                mounted = t->mounted;
     for (rcv_txn *other = MUTATED("rollback.others") ? a->in_flight : NULL; other; other = other->next)
         other->stash_items = 0;
@@ -535,7 +624,7 @@ void rcv_txn_rollback(rcv_txn *t)
         if (unlikely(a->trap_mode))
             tracker_observe(a);
         back_to_committed(t, &report);
-        unmount(t);
+        (void)unmount(t); /* it has ended, whatever became of the lock */
     }
     stash_count_lost(t, !mounted, &report);
     intent_truncate(t, 0);
