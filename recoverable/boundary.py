@@ -84,14 +84,13 @@ async def run(call: Call[T], parent: Transaction | None = None) -> T:
         transaction.limit = TimeLimit(options.timeout)
     try:
         result = await StepDriver(fn(*args, **kwargs), transaction, options.decide)
-    except BaseException as error:
-        failure = error
-    else:
         if transaction.touched or transaction.hooks is not None:
             await returned(transaction, options, result, None)
         elif transaction.limit is not None:
             transaction.limit.end()
         return result
+    except BaseException as error:  # of the run, or of a signal's handler after its end
+        failure = error
     try:
         return await again(call, transaction, failure)
     finally:
@@ -182,7 +181,9 @@ async def _go_on(call: Call[T], options: policy.Options, transaction: Transactio
     request_id: str | None = None
     try:
         while True:
-            if transaction.left:
+            if transaction.left or transaction.settled:
+                if transaction.hooks is not None:  # a signal's handler has raised before the first of them
+                    await run_hooks(transaction)
                 raise failure
             if transaction.state == "committed" or (not transaction.touched and policy.is_answer(failure)):
                 if transaction.touched or transaction.hooks is not None:
@@ -230,11 +231,10 @@ async def _go_on(call: Call[T], options: policy.Options, transaction: Transactio
                 await _take_privilege(transaction)
             try:
                 result = await StepDriver(fn(*args, **kwargs), transaction, options.decide)
+                await returned(transaction, options, result, None, request_id)
+                return result
             except BaseException as error:
                 failure = error
-                continue
-            await returned(transaction, options, result, None, request_id)
-            return result
     finally:
         del failure  # it refers to this frame
 
@@ -262,14 +262,19 @@ async def returned(
     request_id: str | None = None,
 ) -> None:
     """Do what follows a run that ended by its own choice: callbacks and events, after the time limit."""
-    if transaction.left:
-        return  # that was done when it was committed
+    if transaction.left:  # that was done when it was committed
+        if transaction.hooks is not None:
+            await run_hooks(transaction)
+        return
     if transaction.limit is not None:
         transaction.limit.end()
     if transaction.touched:
         committed = transaction.state == "committed"
     else:
         committed = transaction.hooks is not None and bool(options.decide(result, answer))
+    if not committed:
+        transaction.hooks = None
+    transaction.settled = True
     await _ended(transaction, committed, request_id)
 
 

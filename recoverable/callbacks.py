@@ -52,11 +52,11 @@ def name_of(fn: object) -> str:
 class _Calls:
     """The callbacks of one commit; `fatal` is what the caller must see after the last of them."""
 
-    __slots__ = ("_calls", "_hooks", "_left", "arena", "fatal", "handler", "over")
+    __slots__ = ("_calls", "_hooks", "_left", "_transaction", "arena", "fatal", "handler", "over")
 
     def __init__(self, transaction: Transaction) -> None:
         self._hooks = transaction.hooks or []
-        transaction.hooks = None
+        self._transaction = transaction
         self._left = iter(self._hooks)
         self._calls = map(call, self._left)  # takes the next and calls it, with no bytecode between
         self.arena = transaction.arena
@@ -64,10 +64,15 @@ class _Calls:
         self.fatal: BaseException | None = None
         self.over: str | None = None  # why nothing more is awaited
 
+    def take(self) -> None:
+        """Take them from their transaction, which has them as long as none has begun: a signal's handler may raise first."""
+        self._transaction.hooks = None
+
     def next(self) -> Awaitable[Any] | None:
         """Call them until one returns something to await: that, or None after the last."""
         while True:
             try:
+                self._transaction.hooks = None
                 for result in self._calls:
                     if result is not None and inspect.isawaitable(result):
                         return result
@@ -141,6 +146,7 @@ class _Task(asyncio.Task[None]):
         self.calls = calls
         self.ended = loop.create_future()  # what the request awaits; cancelled: it awaits no more
         self._clock: asyncio.TimerHandle | None = None
+        calls.take()
         super().__init__(self._run(result), loop=loop, name=f"after_commit of {calls.handler}")
         _running.setdefault(loop, set()).add(self)
 
@@ -195,7 +201,8 @@ async def run_hooks(transaction: Transaction) -> None:
         except BaseException:
             if ended.done() and not ended.cancelled():
                 calls.end()
-            ended.cancel()
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                ended.cancel()
             raise
     calls.end()
 

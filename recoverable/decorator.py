@@ -138,14 +138,13 @@ def _wrap(fn: Any, arena: Arena | None, options: policy.Options) -> Any:
             run.limit = limit = TimeLimit(seconds)
         try:
             result = await run
-        except BaseException as error:
-            failure = error
-        else:
-            if limit is not None:
-                limit.end()
             if not run.quiet or (run.wrote and committed_wanted()):
                 await boundary.returned(run.transaction, options, result, None)
+            elif limit is not None:
+                limit.end()
             return result
+        except BaseException as error:  # of the run, or of a signal's handler after its end
+            failure = error
         try:
             call = boundary.Call(native, handler, fn, args, kwargs, options)
             return await boundary.again(call, run.transaction, failure)

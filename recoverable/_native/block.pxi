@@ -56,6 +56,18 @@ cdef int left_astray(Transaction t, object error) except -1:
     return 0
 
 
+cdef int follow(Transaction t) except -1:
+    """Do what follows a commit. A signal that came meanwhile has its handler run by the first Python function that is called:
+    where that raises, no callback has begun, and they are called before it goes on."""
+    try:
+        _run_hooks(t)
+    except BaseException:
+        if t.hooks is not None:
+            _run_hooks(t)
+        raise
+    return 0
+
+
 @cython.freelist(16)
 @cython.no_gc_clear # __dealloc__ needs what it holds
 cdef class TransactionBlock:
@@ -124,7 +136,7 @@ cdef class TransactionBlock:
         if self.outer is not None:
             return self.leave_outer(error)
         if t is None or t.t == NULL or isinstance(error, _told_of):
-            return _end_block(self, self.nested, error, None)
+            return self.end(error, None)
         if error is not None:
             t.rollback(error)
             t.step_down()
@@ -135,12 +147,22 @@ cdef class TransactionBlock:
         if rc == 0:
             t.step_down()
             if self.arena.has_news() or t.hooks is not None:
-                _run_hooks(t)
+                follow(t)
             return
         try:
             t.commit_failed(rc)
         except BaseException as failed:
-            return _end_block(self, None, None, failed)
+            return self.end(None, failed)
+
+    cdef object end(self, object error, object failed):
+        """_end_block(), but it has ended whatever that raises: a signal's handler may, before it has begun."""
+        try:
+            return _end_block(self, self.nested, error, failed)
+        except BaseException as stopped:
+            if self.t is not None:
+                self.t.rollback(stopped)
+                self.t.step_down()
+            raise
 
     cdef object leave_outer(self, object error):
         """End an independent block: its callbacks run outside the transaction around it, which then goes on."""
@@ -154,14 +176,14 @@ cdef class TransactionBlock:
             return
         hooks, self.t.hooks = self.t.hooks, None
         try:
-            _end_block(self, None, error, None)
+            self.end(error, None)
         finally:
             if self.t._ended == "committed" and hooks is not None:
                 rcv_frame_init(&nobody, NULL, rcv_context(), NULL)
                 rcv_current()[0] = &nobody
                 self.t.hooks = hooks
                 try:
-                    _run_hooks(self.t)
+                    follow(self.t)
                 finally:
                     take_off(&nobody)
                     rcv_current()[0] = nobody.below

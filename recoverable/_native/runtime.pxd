@@ -68,6 +68,7 @@ cdef class Transaction:
     cdef readonly Transaction around # the one that was current when its driver took a step: of another arena, or its parent
     cdef public object request # as it was before all its runs: a RequestBefore, or None
     cdef readonly bint left # it was committed early: the coroutine has gone on without it
+    cdef public bint settled # boundary.returned() has decided what follows its end
     cdef int early # what the commit failed with that was to be early
     cdef int parts # steps of parts of it that are running
     cdef str _ended

@@ -69,6 +69,7 @@ class NativeArena:
 
 class Transaction:
     hooks: list[partial[Any]] | None
+    settled: bool
     attempt: int
     rerun: str | None
     limit: TimeLimit | None

@@ -1,0 +1,144 @@
+"""A signal whose handler raises, right after a commit: the callbacks of what was committed are called all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import recoverable
+from recoverable import Arena, after_commit
+
+RAISE = ctypes.PyDLL(None)["raise"]  # unlike signal.raise_signal(), it does not run the handler at once
+
+
+class Alarm(BaseException):
+    """Stands for what a signal's handler raises."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[int]:
+    """Give a signal whose handler raises."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Alarm
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield signal.SIGUSR1
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_during_the_commit_of_a_block(arena: Arena, alarm: int) -> None:
+    """The signal comes in the block's last instruction, its handler is run once the commit stands."""
+    seen: list[str] = []
+    with pytest.raises(Alarm), arena.transaction():
+        arena.root["a"] = 1
+        after_commit(seen.append, "first")
+        after_commit(seen.append, "second")
+        [*map(RAISE, (alarm,))]  # no bytecode after it that would run the handler before the block is left
+    assert seen == ["first", "second"]
+    assert arena.root["a"] == 1
+
+
+def test_a_signal_at_the_end_of_an_independent_block(arena: Arena, alarm: int) -> None:
+    """The block is undone, the transaction around it can go on, and nobody waits for a lock."""
+    seen: list[str] = []
+    with arena.transaction():
+        arena.root["around"] = 1
+        with pytest.raises(Alarm), arena.transaction(independent=True):
+            arena.root["a"] = 1
+            after_commit(seen.append, "first")
+            [*map(RAISE, (alarm,))]
+        arena.root["around"] += 1
+    assert (arena.root.to_python(), seen) == ({"around": 2}, [])
+    assert arena.stats().in_flight == 0
+
+
+class Striking:
+    """Raises at the n-th call or return of a function of the library's after the handler has ended."""
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+        self.armed = self.struck = False
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        name = frame.f_code.co_filename
+        if self.armed and "recoverable" in name and name.endswith(("boundary.py", "callbacks.py", "decorator.py")):
+            if event in ("call", "return"):
+                self.left -= 1
+            if self.left < 0:
+                self.armed, self.struck = False, True
+                sys.settrace(None)
+                raise Alarm
+        return self.trace
+
+    def run(self, main: Callable[[], Any]) -> None:
+        before = sys.gettrace()
+        sys.settrace(self.trace)
+        try:
+            main()
+        finally:
+            sys.settrace(before)
+
+
+async def decorated(arena: Arena, handler: Any) -> None:
+    """Run it by the decorator."""
+    await recoverable.recoverable(arena=arena, timeout=60, fallback=lambda error: pytest.fail("it was committed"))(
+        handler
+    )()
+
+
+async def run(arena: Arena, handler: Any) -> None:
+    """Run it by the arena's method."""
+    await arena.run(handler)
+
+
+async def again(arena: Arena, handler: Any) -> None:
+    """Run it a second time."""
+    runs: list[int] = []
+
+    async def fails_first() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            raise OSError
+        await handler()
+
+    await arena.run(fails_first, retries=1)
+
+
+@pytest.mark.parametrize("way", [decorated, run, again])
+def test_wherever_the_handler_of_a_signal_strikes(arena: Arena, way: Any) -> None:
+    """It may raise at any call or return after the commit: each callback is called, and once."""
+    for nth in range(100):
+        seen: list[str] = []
+        striking = Striking(nth)
+
+        async def handler(striking: Striking = striking, seen: list[str] = seen, nth: int = nth) -> None:
+            arena.root["a"] = nth
+            after_commit(seen.append, "first")
+            after_commit(seen.append, "second")
+            striking.armed = True
+
+        async def main(handler: Any = handler) -> None:
+            await way(arena, handler)
+
+        def drive(main: Any = main) -> None:
+            with asyncio.Runner() as runner:
+                runner.run(main())
+
+        try:
+            striking.run(drive)
+        except Alarm:
+            assert striking.struck
+        committed = arena.root["a"] == nth
+        assert seen == (["first", "second"] if committed else []), f"struck {nth} calls and returns after the handler"
+        if not striking.struck:
+            assert nth > 3
+            return
+    raise AssertionError("it never got through")
