@@ -233,7 +233,7 @@ def _is_known(zone: dt.tzinfo, name: Any) -> bool:
 
     try:
         return type(zone) is ZoneInfo and zone is ZoneInfo(name)
-    except (ValueError, LookupError, OSError):
+    except (TypeError, ValueError, LookupError, OSError):  # it may have no name, or one that is no text
         return False
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import io
 import math
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -355,6 +357,14 @@ def test_zoneinfo_of_a_file_and_of_a_subclass(arena: Arena) -> None:
         assert {str(found.tzinfo) for found in everywhere(arena, moment.replace(tzinfo=zone))} == {"Europe/Berlin"}
     named = type("Renamed", (ZoneInfo,), {"key": "Nowhere/At_all"})("Europe/Berlin")
     refused(arena, moment.replace(tzinfo=named), "nothing was stored")
+
+
+def test_a_zoneinfo_without_a_name_is_kept_by_its_offset(arena: Arena) -> None:
+    """One that was read from a file, without a key, names nothing."""
+    utc = b"TZif" + bytes(16) + struct.pack(">6L", 0, 0, 0, 0, 1, 4) + struct.pack(">lBB", 3600, 0, 0) + b"CET\0"
+    zone = ZoneInfo.from_file(io.BytesIO(utc))
+    for found in everywhere(arena, dt.datetime(2024, 7, 1, 12, tzinfo=zone)):
+        assert found.utcoffset() == dt.timedelta(hours=1)
 
 
 def test_a_time_whose_zone_has_no_offset_without_a_day_is_refused(arena: Arena) -> None:
