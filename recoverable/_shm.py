@@ -88,9 +88,10 @@ def _open(name: str, create: bool) -> int:
             "changed. Run as the user who made it, or choose another name."
         ) from None
     except (OSError, ValueError, posix_ipc.Error) as error:
-        number = getattr(error, "errno", None) or errno.EINVAL
+        number = getattr(error, "errno", None)
+        why = os.strerror(number) if number else str(error)  # out of descriptors, posix_ipc gives no number
         raise ArenaSystemError(
-            number, f"the shared memory of arena {name!r} can't be opened: {os.strerror(number)}. Nothing was changed."
+            number or errno.EINVAL, f"the shared memory of arena {name!r} can't be opened: {why}. Nothing was changed."
         ) from error
     return fd
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from recoverable import Arena, Array, TransactionError
+from recoverable import Arena, ArenaSystemError, Array, TransactionError
 from support.forks import in_child
 from support.segments import path_of
 
@@ -211,3 +212,19 @@ def test_a_failed_open_leaves_no_descriptor(name: str) -> None:
     with Arena.open(name, "1 MiB") as arena, pytest.raises(TransactionError), arena.transaction():
         arena.close()
     assert descriptors() == before
+
+
+def test_opening_without_a_descriptor_left_says_so(name: str) -> None:
+    """A program that has as many files open as it may is told that, and can open the arena once it has closed one."""
+
+    def child() -> str:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        with contextlib.suppress(OSError):
+            while True:
+                os.open(os.devnull, os.O_RDONLY)
+        with pytest.raises(ArenaSystemError) as raised:
+            Arena.open(name, "1 MiB")
+        return str(raised.value)
+
+    assert "files open" in run(child)
+    assert not path_of(name).exists()
