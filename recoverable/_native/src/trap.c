@@ -412,7 +412,7 @@ static void handler(int sig, siginfo_t *info, void *context)
         errno = saved;
         return;
     }
-    if (!is_reraised(info, context))
+    if (depth_of(context) != 0 || !is_reraised(info, context)) /* inside chain() it is an answer to what we have passed on */
         chain(sig, info, context);
     errno = saved;
 }
