@@ -1,7 +1,12 @@
 """What runs after a commit: every callback once, in order, whatever the others raise and whoever is cancelled.
 
-What we want: the commit stands, so its callbacks belong to it. An exception in one of them, a cancellation of the request
-or the end of the program may not drop the others, and what really can't run any more is told.
+What we want: the commit stands, so its callbacks belong to it. An exception in one of them, a cancellation of the request,
+a signal or the end of the program may not drop the others, and what really can't run any more is told.
+
+A signal that comes while the core commits has its handler run by the first Python function that is called next, which may
+be one of these here; it may raise. So callbacks stay with their transaction until the first of them is called, and who
+calls us looks whether they are still there (boundary.again, TransactionBlock). What is left is a signal in the few
+instructions between a callback that has returned something to await and its task.
 
 Plain functions are called on the spot. From the first that returns something to await, the rest runs in a task of its own,
 and the request waits for that task. The request's own task can't do it: cancelling a task cancels the very future it
