@@ -390,15 +390,6 @@ static void enable(void)
     CHECK(sigaction(SIGSEGV, &action, &found) == 0);
 }
 
-/* wipe -- the stack below the caller: a signal frame that a trap has left there is not to be taken for one that is alive. The
- * kernel leaves holes in the next frame, and where stack addresses so fall, the old one can be read through them. */
-static __attribute__((noinline)) void wipe(void)
-{
-    volatile uint8_t below[16 * 1024];
-    for (size_t i = 0; i < sizeof below; i++)
-        below[i] = 0;
-}
-
 static void *step_in_a_thread(void *nothing)
 {
     (void)nothing;
@@ -438,7 +429,6 @@ static void displaced(void *how)
         poke(&world, 0, 1);
         CHECK(commit(world.a) == 1 && tracebacks == 0);
         *reached = 1;
-        wipe();
         if (*(int *)how == 'A')
             kill(getpid(), SIGSEGV);
         if (*(int *)how == 'R')
@@ -451,7 +441,6 @@ static void displaced(void *how)
         step_in_a_thread(NULL);
         CHECK(rcv_handler_installed());
         *reached = 1;
-        wipe();
         raise(SIGSEGV); /* its own: not a copy of ours */
         break;
     case 'k':
