@@ -158,6 +158,8 @@ int tracker_collect(rcv_arena *a, const uint32_t **pages, uint32_t *n)
     *n = t->n_raw = 0;
     if (likely(t->n_trapped == 0 && !t->raw_since))
         return 0;
+    if (unlikely(t->n_used != 0 && !t->shut))
+        return rcv_raise(RCV_ERR_BUG, 0, "arena \"%s\": a step's raw writes are looked for while threads may still make them", a->name);
     t->collected = false;
     if (t->doomed)
         return rcv_raise(t->doomed, 0, "arena \"%s\": no room in the undo log for its raw writes", a->name);
