@@ -405,3 +405,108 @@ def test_strays_are_told_at_the_end_of_the_step_that_met_them(arena: Arena, log:
         arena.root["n"] += 1
     assert strays(log) == 3
     del kept
+
+
+# -- pages that trap beside each other ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wide(name: str) -> Iterator[Arena]:
+    """Give an arena with an Array of 512 pages, none of which becomes hot, that a second thread has just stored into."""
+    with Arena.temporary("64 MiB", name=name, policy="incremental") as arena:
+        with arena.transaction():
+            arena.root["a"] = Array(PAGE * 512, "u1")
+        with arena.transaction():
+            in_thread(memset, arena.root["a"].view.ctypes.data, 1, 1)
+        yield arena
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "suspend"])
+def test_pages_that_trap_beside_each_other_are_opened_together(wide: Arena, end: str) -> None:
+    """Several threads that fill an Array trap for a few pages of each block; all of them are the step's, and undone with it."""
+
+    async def handler() -> None:
+        view = wide.root["a"].view
+        threads = [
+            threading.Thread(target=memset, args=(view.ctypes.data + i * 128 * PAGE, i + 2, 128 * PAGE))
+            for i in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        del threads, view
+        if end == "suspend":
+            await pause()
+        if end == "rollback":
+            raise ValueError
+
+    before, traps = wide.root["a"][:], wide.stats().traps
+    request = Request(wide, handler)
+    if end == "rollback":
+        with pytest.raises(ValueError):
+            request.step()
+        assert (wide.root["a"][:] == before).all()
+    else:
+        if end == "suspend":
+            request.step()
+            assert (wide.root["a"][:] == before).all()
+        request.step()
+        assert request.done
+        assert (wide.root["a"][:] == np.repeat(np.arange(4, dtype="u1") + 2, 128 * PAGE)).all()
+    assert wide.stats().traps - traps < 512 / 4
+    wide.verify()
+
+
+def test_what_was_opened_and_not_written_is_nobodys(wide: Arena) -> None:
+    """A neighbour that was opened and not written conflicts with nothing, and what is stored into it later is a stray."""
+
+    async def handler(kept: list[Any]) -> None:
+        view = wide.root["a"].view
+        kept.append(view)
+        in_thread(memset, view.ctypes.data, 5, 5 * PAGE)  # the third of them takes the rest of its block along
+        await pause()
+
+    kept: list[Any] = []
+    captured = wide.stats().pages_captured
+    request = Request(wide, handler, kept)
+    request.step()
+    assert wide.stats().pages_captured > captured
+    with wide.transaction():
+        wide.root["a"][10 * PAGE] = 77
+        wide.root["a"].view[11 * PAGE] = 78
+    request.step()
+    assert request.done
+    assert wide.root["a"][4 * PAGE : 12 * PAGE : PAGE].tolist() == [5, 0, 0, 0, 0, 0, 77, 78]
+    in_thread(memset, kept[0].ctypes.data + 9 * PAGE, 9, PAGE)
+    with wide.transaction():
+        wide.root["n"] = 1
+    assert wide.root["a"][9 * PAGE] == 0
+    assert wide.stats().strays == 1
+    kept.clear()
+    wide.verify()
+
+
+@pytest.mark.slow
+def test_announced_writes_beside_threads_that_trap(wide: Arena) -> None:
+    """The undo log holds what both have logged, whole: each step that is rolled back leaves what there was."""
+
+    async def handler() -> None:
+        view = wide.root["a"].view
+        thread = threading.Thread(target=memset, args=(view.ctypes.data, 9, 512 * PAGE))
+        thread.start()
+        i = 0
+        while thread.is_alive():
+            i = i % 1000 + 1
+            wide.root["a"][PAGE * 512 - i] = i % 256
+            wide.root[i % 50] = i
+        thread.join()
+        raise ValueError
+
+    before = wide.root["a"][:]
+    for _ in range(25):
+        with pytest.raises(ValueError):
+            Request(wide, handler).step()
+        assert (wide.root["a"][:] == before).all()
+        assert len(wide.root) == 1
+    wide.verify()

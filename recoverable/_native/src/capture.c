@@ -15,20 +15,37 @@
  * Pages that the request itself had written before it waited are captured too, where its handler tends to go on with them.
  * The policy does not hear of those: a page that one request writes in two steps is not a page that is often written.
  *
+ * Where other threads store as well, each trap keeps all of them waiting: for the lock, and for the kernel's own on the map. So
+ * once a step has trapped a few times in a block of pages, the next trap there takes the rest of the block along. These pages
+ * are captured ones like the others.
+ *
  * After a savepoint every page traps once more. That trap can't be avoided by a capture, so it is not counted as one that
  * could have been; and a captured page was of use only if it had changed by then.
  */
 #include "tracker.h"
 
+#define AROUND 16u     /* pages that lie together: of which so many … */
+#define AROUND_FROM 2u /* … have trapped in this step when the next one takes the rest along */
 #define OWN_MOST 256u  /* pages of its own that a step captures */
 #define ROOM_SHARE 16u /* of the log's free room, what captures may take: the rest is for what the step will do */
 
 /* fits -- can this page be captured: an array's (but in trap mode), cold, protected, shared? */
-static bool fits(rcv_arena *a, uint32_t page)
+static bool fits(rcv_arena *a, const struct view *v, uint32_t page)
 {
     struct rcv_tracker *t = a->tracker;
-    return t->slot_of[page] == 0 && !(t->view->state[page] & (PG_WRITABLE | PG_STRAY)) && page < pages_claimed(a) &&
+    return t->slot_of[page] == 0 && !(v->state[page] & (PG_WRITABLE | PG_STRAY)) && page < pages_claimed(a) &&
            (a->trap_mode || heap_page_live(a, page));
+}
+
+/* log_ahead -- into the log, as one that has not trapped. false: no room. */
+static bool log_ahead(rcv_arena *a, struct view *v, uint32_t page)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (view_log(a, v, page) != 0)
+        return false;
+    t->trapped[t->n_trapped - 1].flags |= (uint16_t)TRAP_CAPTURED;
+    CRASHPOINT("capture.logged");
+    return true;
 }
 
 /* take -- log and unprotect [first, end). false: no more. */
@@ -37,12 +54,9 @@ static bool take(rcv_arena *a, uint32_t first, uint32_t end)
     struct rcv_tracker *t = a->tracker;
     if (t->n_runs >= t->max_runs)
         return false;
-    for (uint32_t p = first; p < end; p++) {
-        if (view_log(a, t->view, p) != 0)
+    for (uint32_t p = first; p < end; p++)
+        if (!log_ahead(a, t->view, p))
             return false;
-        t->trapped[t->n_trapped - 1].flags |= (uint16_t)TRAP_CAPTURED;
-        CRASHPOINT("capture.logged");
-    }
     if (os_protect(page_in(a, t->view, first), (uint64_t)(end - first) << t->shift, PROT_READ | PROT_WRITE) != 0)
         return false;
     CRASHPOINT("capture.unprotected");
@@ -91,7 +105,7 @@ void tracker_capture(rcv_arena *a, const rcv_txn *txn)
         uint32_t end = run[i].first + run[i].count;
         for (uint32_t p = run[i].first; p < end && more; p++) {
             uint32_t first = p;
-            while (p < end && fits(a, p))
+            while (p < end && fits(a, t->view, p))
                 p++;
             if (p > first)
                 more = take(a, first, p);
@@ -99,7 +113,7 @@ void tracker_capture(rcv_arena *a, const rcv_txn *txn)
     }
     for (uint64_t i = 0; again && more && i < txn->n_raw_pages;) {
         uint32_t first = txn->raw_pages[i], p = first;
-        for (; i < txn->n_raw_pages && txn->raw_pages[i] == p && fits(a, p); i++)
+        for (; i < txn->n_raw_pages && txn->raw_pages[i] == p && fits(a, t->view, p); i++)
             p++;
         if (p > first)
             more = take(a, first, p);
@@ -107,6 +121,35 @@ void tracker_capture(rcv_arena *a, const rcv_txn *txn)
             i++;
     }
     view_unlock(t);
+}
+
+/* opens -- is this neighbour of a page that traps writable, or logged and thus ready to be? */
+static bool opens(rcv_arena *a, struct view *v, uint32_t page)
+{
+    if (v->state[page] & PG_WRITABLE)
+        return true;
+    if (!fits(a, v, page) || !log_ahead(a, v, page))
+        return false;
+    a->n.pages_captured++;
+    return true;
+}
+
+void capture_around(rcv_arena *a, struct view *v, uint32_t page, uint32_t *first, uint32_t *end)
+{
+    struct rcv_tracker *t = a->tracker;
+    uint32_t            lo = page & ~(AROUND - 1), hi = lo + AROUND < t->pages ? lo + AROUND : t->pages, written = 0;
+    *first = page;
+    *end = page + 1;
+    if (likely(t->second == 0) || t->savepoint || a->trap_mode)
+        return;
+    for (uint32_t p = lo; p < hi; p++)
+        written += (v->state[p] & PG_WRITABLE) && t->slot_of[p] == 0;
+    if (written < AROUND_FROM || AROUND * undo_cost(t->page_size) > (a->undo_size - undo_tail(a)) / ROOM_SHARE)
+        return;
+    while (*first > lo && opens(a, v, *first - 1))
+        --*first;
+    while (*end < hi && opens(a, v, *end))
+        ++*end;
 }
 
 /* capture_judge -- before the step is undone: which captured pages had it written? */

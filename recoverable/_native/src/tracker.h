@@ -248,6 +248,8 @@ bool tracker_keeps_hot(const struct rcv_tracker *t, const struct view *v);
 
 /* -- capture.c (tracker_capture: internal.h) -- */
 
+/* capture_around -- [first, end) is to be unprotected with the page, which has trapped and is logged; so are the others. Signal-safe. */
+void capture_around(rcv_arena *a, struct view *v, uint32_t page, uint32_t *first, uint32_t *end);
 void capture_judge(rcv_arena *a); /* before an undo */
 void capture_learn(rcv_arena *a); /* `trapped` is sorted, what is hot is known */
 

@@ -38,7 +38,7 @@
  * middle of a step makes our trap repeat for ever, as it would any fault. And a C signal handler that stores through a raw
  * buffer while its thread is in here, or in undo_append(), waits for itself.
  *
- * What may run here: view_log, view_unprotect and view_make_private (view.c) with undo_append_trap, heap_page_live, os_protect,
+ * What may run here: view_log, capture_around, view_unprotect and view_make_private (view.c) with undo_append_trap, heap_page_live, os_protect,
  * object_remap_private, os_populate; os_thread_id (static TLS); mprotect, mmap, madvise, gettid, sigaction, pthread_sigmask, tgkill,
  * sched_yield, process_vm_readv. No allocation, no error text, no lock but the view lock, whose holders never fault.
  */
@@ -157,7 +157,9 @@ static bool trap_own(rcv_arena *a, struct view *v, uint32_t page)
     if (needs_log(t, page) && view_log(a, v, page) != 0)
         return doom(a, v, page, RCV_ERR_FULL);
     CRASHPOINT("trap.before_unprotect");
-    if (view_unprotect(a, v, page, 1) != 0)
+    uint32_t first, end;
+    capture_around(a, v, page, &first, &end);
+    if (view_unprotect(a, v, first, end - first) != 0)
         return doom(a, v, page, RCV_ERR_FULL);
     return true;
 }
