@@ -171,6 +171,59 @@ def test_a_view_of_what_is_deleted_and_used_again(arena: Arena, nested: bool) ->
     assert arena.verify().leaked_blocks == 0
 
 
+def test_a_kept_view_of_what_is_deleted_and_used_again(arena: Arena) -> None:
+    """The same for a request that has used no handle at all, but a view that was made before it: it takes part by its store."""
+    pytest.importorskip("numpy")
+    with arena.transaction():
+        arena.root["outer"] = {"inner": {"a": Array(4096, "u1")}}
+    with arena.transaction():
+        kept = arena.root["outer"]["inner"]["a"].view
+
+    async def write(kept: Any) -> None:
+        kept[7] = 1
+        await pause()
+
+    request = Request(arena, write, kept)
+    request.step()
+    with arena.transaction():
+        del arena.root["outer"]
+    for i in range(20):
+        with arena.transaction():
+            arena.root[f"new{i}"] = Array(4096, "u1")  # nothing but zeros, as it was when the request began
+    with pytest.raises(ConflictError):
+        request.step()
+    assert not any(arena.root[f"new{i}"][:].any() for i in range(20))
+    del kept, request
+    assert arena.verify().leaked_blocks == 0
+
+
+def test_a_change_that_the_ring_has_forgotten_is_a_change(arena: Arena) -> None:
+    """Whoever waits while more units are written than the ring holds still loses to the first of them."""
+    with arena.transaction():
+        arena.root["mine"], arena.root["theirs"] = 1, {}
+
+    async def read() -> None:
+        value = arena.root["mine"]
+        await pause()
+        arena.root["mine"] = value + 1
+
+    request = Request(arena, read)
+    request.step()
+    with arena.transaction():
+        arena.root["mine"] = 10
+    for _ in range(3):
+        with arena.transaction():
+            arena.root["theirs"] = {i: i for i in range(10)}
+            theirs = arena.root["theirs"]
+        for _ in range(3):
+            with arena.transaction():
+                for i in range(10_000):
+                    theirs[i] = i
+    with pytest.raises(ConflictError):
+        request.step()
+    assert arena.root["mine"] == 10
+
+
 def test_own_deleted_arrays_may_have_been_written_raw(arena: Arena) -> None:
     """A request that writes through a view and then deletes the Array, or what holds it, commits."""
     pytest.importorskip("numpy")

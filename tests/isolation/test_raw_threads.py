@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from recoverable import Arena, Array, RecoverableError, StrayWriteError
+from recoverable import Arena, Array, RecoverableError, StrayWriteError, register_codec
 from support.workers import Request, pause
 
 np = pytest.importorskip("numpy")
@@ -35,6 +35,10 @@ def arena(request: pytest.FixtureRequest, name: str) -> Iterator[Arena]:
         for i in range(1, 4):
             fill(arena, i)
         yield arena
+
+
+class Stored:
+    """A value whose codec has a thread store something."""
 
 
 def fill(arena: Arena, value: int) -> None:
@@ -346,28 +350,27 @@ def test_parts_of_one_request_share_its_view(arena: Arena) -> None:
     assert arena.root["a"][1:5].tolist() == arena.root["a"][101:105].tolist() == [1, 2, 3, 4]
 
 
+def _stores_when_encoded(at: list[int]) -> None:
+    def encode(_: Stored) -> bytes:
+        in_thread(memset, at[0] + 3 * PAGE + 5, 44, 10)
+        return b""
+
+    register_codec(Stored, encode, lambda _: Stored(), "test-raw-threads-stored")
+
+
 def test_an_operation_that_fails_beside_threads(arena: Arena) -> None:
     """It takes back its own writes alone; what threads have stored meanwhile stays the step's."""
-
-    class Slow(list[Any]):
-        """Items that take their time: threads store, and then one can't be stored."""
-
-        def __iter__(self) -> Iterator[Any]:
-            yield 1
-            in_thread(memset, at[0] + 3 * PAGE + 5, 44, 10)
-            yield 2
-            yield object()
-
     at: list[int] = []
+    _stores_when_encoded(at)
 
     async def handler(fails: bool) -> None:
-        arena.root["l"] = [0]
+        arena.root["d"] = {1: 0}
         view = arena.root["a"].view
         at[:] = [view.ctypes.data]
         for _ in range(2):
             with pytest.raises(TypeError):
-                arena.root["l"].extend(Slow())
-        assert list(arena.root["l"]) == [0]
+                arena.root["d"].update({1: 1, 2: Stored(), 3: object()})
+        assert dict(arena.root["d"]) == {1: 0}
         assert view[3 * PAGE + 5] == 44
         in_thread(memset, at[0] + 3 * PAGE + 20, 45, 1)
         if fails:
@@ -375,10 +378,10 @@ def test_an_operation_that_fails_beside_threads(arena: Arena) -> None:
 
     with pytest.raises(ValueError):
         Request(arena, handler, True).step()
-    assert "l" not in arena.root
+    assert "d" not in arena.root
     assert not arena.root["a"][3 * PAGE + 5 : 3 * PAGE + 21].any()
     Request(arena, handler, False).step()
-    assert list(arena.root["l"]) == [0]
+    assert dict(arena.root["d"]) == {1: 0}
     assert arena.root["a"][3 * PAGE + 4 : 3 * PAGE + 21].tolist() == [0, *[44] * 10, *[0] * 5, 45]
     arena.verify()
 
