@@ -53,6 +53,9 @@ def name_of(fn: object) -> str:
         fn = fn.func
     return getattr(fn, "__qualname__", None) or type(fn).__qualname__
 
+#: Ends the callbacks of a commit: as long as it has not been called, what has ended the loop was not their end.
+_LAST: Final = functools.partial(lambda: None)
+
 
 class _Calls:
     """The callbacks of one commit; `fatal` is what the caller must see after the last of them."""
@@ -60,7 +63,7 @@ class _Calls:
     __slots__ = ("_calls", "_hooks", "_left", "_transaction", "arena", "fatal", "handler", "over")
 
     def __init__(self, transaction: Transaction) -> None:
-        self._hooks = transaction.hooks or []
+        self._hooks: tuple[functools.partial[Any], ...] = (*(transaction.hooks or ()), _LAST)
         self._transaction = transaction
         self._left = iter(self._hooks)
         self._calls = map(call, self._left)  # takes the next and calls it, with no bytecode between
@@ -81,7 +84,9 @@ class _Calls:
                 for result in self._calls:
                     if result is not None and inspect.isawaitable(result):
                         return result
-                return None
+                if not length_hint(self._left):
+                    return None
+                self.failed(StopIteration())  # one of a callback's own ends the loop as well
             except BaseException as error:
                 self.failed(error)
 
@@ -125,7 +130,7 @@ class _Calls:
 
     def forget(self) -> None:
         """Leave them to the process that this one was forked from."""
-        self._hooks = []
+        self._hooks = ()
         self._left = iter(self._hooks)
         self._calls = map(call, self._left)
 

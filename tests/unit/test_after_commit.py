@@ -309,7 +309,7 @@ async def test_callbacks_inside_another_arenas_transaction(arena: Arena, new_nam
 
 # -- what they raise ------------------------------------------------------------------------------------------------
 
-RAISED = [OSError, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit, Fatal]
+RAISED = [OSError, StopIteration, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit, Fatal]
 
 
 @pytest.mark.parametrize("error", RAISED)
