@@ -25,7 +25,7 @@ from aiohttp import abc, streams, web
 
 from recoverable import boundary
 from recoverable._native.runtime import RequestBefore, Running, current_transaction, watch_requests
-from recoverable.errors import TransactionError
+from recoverable.errors import ConflictError, TransactionError
 
 __all__ = ["drop_answer", "is_sent", "of_task", "restore", "running", "same"]
 
@@ -35,6 +35,7 @@ running: Final[ContextVar[Running | None]] = ContextVar("recoverable.request", d
 _NO_RERUN: Final = "It can't be run again, because "
 _SENT: Final = _NO_RERUN + "its response was being sent already; the connection is closed."
 _STREAMED: Final = _NO_RERUN + "its body was streamed; read it with read(), json() or post()."
+_PARSED: Final = _NO_RERUN + "its form was parsed, and only post() of that same request has the fields."
 _CLOSED: Final = _NO_RERUN + "the file of an upload was closed; leave that to aiohttp, which does it after the handler."
 _IN_USE: Final = _NO_RERUN + "it is in a task of its own and its handler may be using the request; give it the request."
 
@@ -91,15 +92,19 @@ def _among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[web.BaseRe
             yield from (each for each in inside if isinstance(each, web.BaseRequest))
 
 
-def _relatives(request: web.BaseRequest) -> list[web.BaseRequest]:
-    """Return the request and those that it was cloned from and into, as far as they can be known."""
+def _givens(request: web.BaseRequest) -> list[web.BaseRequest]:
+    """Return the request and those that it was cloned from, as far as they can be known: the next run has them as well."""
     here = running.get()
-    todo = [request, of_task(), None if here is None else here.request]
+    return [each for each in (request, of_task(), None if here is None else here.request) if same(each, request)]
+
+
+def _relatives(request: web.BaseRequest) -> list[web.BaseRequest]:
+    """Return these and all that were cloned from them."""
+    todo = _givens(request)
     found: list[web.BaseRequest] = []
     while todo:
         each = todo.pop()
-        if same(each, request) and not any(each is other for other in found):
-            assert each is not None
+        if not any(each is other for other in found):
             found.append(each)
             todo += vars(each).get(_CLONES, ())
     return found
@@ -125,9 +130,9 @@ def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
         return _SENT
     relatives = _relatives(request)
     consumed = _consumed(before)
-    body = _kept(relatives, consumed)
+    body = _kept(request, relatives, consumed)
     if consumed and body is None:
-        return _STREAMED
+        return _PARSED if any(map(_has_form, relatives)) else _STREAMED
     files = [
         field.file for each in relatives for field in (each._post or {}).values() if isinstance(field, web.FileField)
     ]
@@ -166,22 +171,29 @@ def _consumed(before: RequestBefore) -> int:
     return now - before.read if isinstance(now, int) and isinstance(before.read, int) else 0
 
 
-def _kept(relatives: list[web.BaseRequest], consumed: int) -> bytes | None:
+def _kept(request: web.BaseRequest, relatives: list[web.BaseRequest], consumed: int) -> bytes | None:
     """Return what goes back into the stream: nothing for a form whose fields are kept; None where the body is gone."""
     if not consumed:
         return None
     for each in relatives:
         if each._read_bytes is not None and len(each._read_bytes) == consumed:
             return each._read_bytes
-    if any(each._post is not None and each.content_type == "multipart/form-data" for each in relatives):
+    if any(map(_has_form, _givens(request))):  # a clone that the run made is out of reach for the next one
         return b""
     return None
 
 
+def _has_form(request: web.BaseRequest) -> bool:
+    """Return whether it keeps the fields of a form whose bytes nobody has kept."""
+    return request._post is not None and request.content_type == "multipart/form-data"
+
+
 def _unread(body: Any, data: bytes) -> None:
-    """Put data back into a stream that is at its end. With none, `can_read_body` is true again all the same."""
+    """Put data back into a stream that is at its end. With none, `can_read_body` is true again all the same, but reading fails."""
     if data or not body._buffer:
         body._buffer.appendleft(data)
+    if not data:
+        body.set_exception(ConflictError(f"Nothing was committed. {_PARSED}", reason=_PARSED))
     body._size += len(data)
     body._cursor -= len(data)
     body._eof_counter = 0

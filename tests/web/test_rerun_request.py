@@ -186,6 +186,39 @@ async def test_a_body_of_which_a_part_was_streamed_is_gone(shared: Shared) -> No
     assert "value" not in arena.root
 
 
+@pytest.mark.parametrize("how", ["post of a clone", "read", "another clone", "multipart"])
+async def test_a_form_that_was_parsed_is_never_read_empty(shared: Shared, how: str) -> None:
+    """The bytes of a parsed form are gone: whoever asks for them in another way is answered 503, and commits nothing."""
+    arena, for_app = shared
+
+    async def ask(request: web.Request) -> Any:
+        match how:
+            case "post of a clone":
+                return dict(await request.clone().post())
+            case _ if attempt() == 1:
+                return dict(await request.post())
+            case "another clone":
+                return dict(await request.clone().post())
+            case "multipart":
+                return await (await request.multipart()).next()
+            case _:
+                return await request.read()
+
+    @recoverable
+    async def handler(request: web.Request) -> web.Response:
+        arena.root["form"] = len(await ask(request))
+        if attempt() == 1:
+            await lose(arena)
+        return ok()
+
+    form = aiohttp.MultipartWriter("form-data")
+    form.append("text").set_content_disposition("form-data", name="a")
+    async with serving(application(for_app, {"/": handler})) as client:
+        answer = await client.post("/", data=form)
+        assert (answer.status, "its form was parsed" in await answer.text()) == (503, True)
+    assert "form" not in arena.root
+
+
 @pytest.mark.parametrize("then", ["conflict", "retry", "fallback"])
 async def test_an_upload_whose_file_was_closed(shared: Shared, then: str) -> None:
     """A handler that has closed the file can't be run again: 503 with the reason, its own exception, or the fallback."""
