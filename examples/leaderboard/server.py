@@ -29,8 +29,8 @@ from recoverable.aiohttp import arena_key, setup
 from ..serving import CRASH_RATE, asked_for, bad_luck, serve
 
 BEST = 10
-WINDOW = 1  # seconds
 LIMIT = web.AppKey("limit", int)  # games in a window, for each player
+WINDOW = web.AppKey("window", int)  # seconds
 
 
 @recoverable
@@ -39,7 +39,7 @@ async def play(request: web.Request) -> web.Response:
     player, points = request.match_info["player"], await points_of(request)
     if attempt() == 1:  # a run after a conflict is no new request
         with request.app[arena_key].transaction(independent=True):  # stands, whatever becomes of the game
-            count_attempt(state(request)["attempts"], player, request.app[LIMIT])
+            count_attempt(state(request)["attempts"], player, request.app[LIMIT], request.app[WINDOW])
 
     scores, top = state(request)["scores"], state(request)["top"]
     before = rank(top, player)  # read before the wait: who else changes the list meanwhile conflicts with us
@@ -82,14 +82,14 @@ async def points_of(request: web.Request) -> int:
     raise web.HTTPBadRequest(text='say how many, from 1 to 1000: {"points": 7}')
 
 
-def count_attempt(attempts: Dict[str, Any], player: str, limit: int) -> None:
-    """Count one more attempt in this window; answer 429 beyond the limit."""
-    window = int(time.time()) // WINDOW
+def count_attempt(attempts: Dict[str, Any], player: str, limit: int, seconds: int) -> None:
+    """Count one more attempt in this window of so many seconds; answer 429 beyond the limit."""
+    window = int(time.time()) // seconds
     since, n = attempts.get(player, (window, 0))
     n = n + 1 if since == window else 1
     if n > limit:
         raise web.HTTPTooManyRequests(
-            headers={"Retry-After": str(WINDOW)}, text=f"{limit} games in {WINDOW} s are enough"
+            headers={"Retry-After": str(seconds)}, text=f"{limit} games in {seconds} s are enough"
         )
     attempts[player] = (window, n)
 
@@ -112,7 +112,7 @@ def rank(top: List[Any], player: str) -> int | None:
     return next((place for place, row in enumerate(top, 1) if row[1] == player), None)
 
 
-def make_app(arena: Arena, *, crash_rate: float = 0.0, limit: int = 50) -> web.Application:
+def make_app(arena: Arena, *, crash_rate: float = 0.0, limit: int = 50, window: int = 1) -> web.Application:
     """Build the application around an arena, which is filled on its first day only."""
     with arena.transaction():
         if "scores" not in arena.root:
@@ -121,6 +121,7 @@ def make_app(arena: Arena, *, crash_rate: float = 0.0, limit: int = 50) -> web.A
     app = web.Application()
     app[CRASH_RATE] = crash_rate
     app[LIMIT] = limit
+    app[WINDOW] = window
     setup(app, arena)
     app.add_routes([web.post("/play/{player}", play), web.get("/top", best), web.get("/books", books)])
     return app
