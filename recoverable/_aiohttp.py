@@ -95,7 +95,8 @@ def _among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[web.BaseRe
 def _givens(request: web.BaseRequest) -> list[web.BaseRequest]:
     """Return the request and those that it was cloned from, as far as they can be known: the next run has them as well."""
     here = running.get()
-    return [each for each in (request, of_task(), None if here is None else here.request) if same(each, request)]
+    known: tuple[Any, ...] = (request, of_task(), None if here is None else here.request)
+    return [each for each in known if same(each, request)]
 
 
 def _relatives(request: web.BaseRequest) -> list[web.BaseRequest]:
@@ -126,7 +127,7 @@ def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
 
     writer = request._payload_writer
     prepared = getattr(writer, "_headers_buf", None) is not before.head
-    if writer.output_size != before.sent or (prepared and before.head is not None):
+    if getattr(writer, "output_size", None) != before.sent or (prepared and before.head is not None):
         return _SENT
     relatives = _relatives(request)
     consumed = _consumed(before)
@@ -202,13 +203,13 @@ def _unread(body: Any, data: bytes) -> None:
 def is_sent(before: RequestBefore) -> bool:
     """Return whether bytes of an answer have left since."""
     request = before.request
-    return not _is_over(request) and bool(request._payload_writer.output_size != before.sent)
+    return not _is_over(request) and getattr(request._payload_writer, "output_size", None) != before.sent
 
 
 def drop_answer(request: web.BaseRequest) -> bool:
     """Drop an answer that was prepared; return False if some of it has left, or may have."""
     writer: Any = request._payload_writer
-    sent = writer.output_size
+    sent = getattr(writer, "output_size", None)
     if sent == len(_CONTINUE) and "Expect" in request.headers:  # aiohttp 3.10 counts this
         sent = 0
     if sent:

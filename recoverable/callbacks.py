@@ -53,6 +53,7 @@ def name_of(fn: object) -> str:
         fn = fn.func
     return getattr(fn, "__qualname__", None) or type(fn).__qualname__
 
+
 #: Ends the callbacks of a commit: as long as it has not been called, what has ended the loop was not their end.
 _LAST: Final = functools.partial(lambda: None)
 

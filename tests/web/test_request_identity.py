@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from recoverable import Arena, ConflictError, attempt, recoverable
 from recoverable.aiohttp import middleware
@@ -311,3 +312,19 @@ async def test_events_have_the_id_of_a_hidden_request(shared: Shared, log: list[
             ids = {event["request_id"] for event in log if "request_id" in event and event.get("handler") != "lose"}
             assert "abc" in ids, path
             assert {"abc"} == {event["request_id"] for event in log if event["event"] == "request.conflict"}, path
+
+
+@pytest.mark.parametrize("writer", [None, object()])
+async def test_a_request_made_by_a_test_is_run_again(arena: Arena, writer: Any) -> None:
+    """A request that a test has made needs no writer that counts: nothing of an answer has been sent."""
+    runs: list[int] = []
+
+    @recoverable
+    async def handler(request: web.Request) -> None:
+        runs.append(request.setdefault(BODY, attempt()))
+        if attempt() == 1:
+            await lose(arena)
+        arena.root["n"] = 1
+
+    await handler(make_mocked_request("GET", "/", writer=writer))
+    assert runs == [1, 2]
