@@ -115,7 +115,7 @@ def _relatives(request: web.BaseRequest) -> list[web.BaseRequest]:
 
 
 def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Make the request as it was before a run with these arguments; where that can't be, return a sentence that says why."""
+    """Make the request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
     request = before.request
     own = same(of_task(), request) or any(each is request for each in _among(args, kwargs))
     if own:

@@ -30,7 +30,7 @@ import contextvars
 import functools
 import inspect
 import os
-from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
+from asyncio import _get_running_loop as running_loop  # None if no loop runs; documented for this use
 from operator import call, length_hint
 from typing import TYPE_CHECKING, Any, Final
 
@@ -193,7 +193,7 @@ class _Task(asyncio.Task[None]):
 
 
 async def run_hooks(transaction: Transaction) -> None:
-    """Call, and where they are coroutines await, the callbacks of a committed transaction; each failure is told.
+    """Call, and where they are coroutines await, the callbacks of a committed transaction; each failure is logged.
 
     Cancelled while callbacks are awaited, it ends at once, and they go on.
     """
@@ -219,7 +219,7 @@ async def run_hooks(transaction: Transaction) -> None:
 
 
 def run_hooks_now(transaction: Transaction) -> None:
-    """Call the callbacks of a committed `with` block, which can't await; each failure is told."""
+    """Call the callbacks of a committed `with` block, which can't await; each failure is logged."""
     calls = _Calls(transaction)
     try:
         if transaction.arena.news():
@@ -248,7 +248,7 @@ async def finished(native: NativeArena) -> None:
 
 
 def abandon(*, at_exit: bool = False) -> None:
-    """Go through callbacks whose event loop was closed under them: plain functions are called, of others it is told.
+    """Finish callbacks whose event loop was closed under them: plain functions are called, the others are logged as failed.
 
     Args:
         at_exit: The program ends, and no loop will go on.

@@ -71,7 +71,7 @@ class WebAdapter(Protocol):
         """Return the id that the client or a proxy gave it, or None."""
 
     def restore(self, before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-        """Make a request as it was before a run with these arguments; where that can't be, return a sentence that says why."""
+        """Make a request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
 
     def answered(self, before: RequestBefore) -> bool:
         """Return whether an answer has begun to be sent since."""
@@ -213,7 +213,7 @@ def after_crash(error: BaseException, chosen: Options, crashes: int) -> Literal[
 
 
 def why_no_rerun(before: RequestBefore | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Make the request as it was before a run; where that can't be, return a sentence that says why.
+    """Make the request as it was before a run, or return a sentence that says why it can't be done.
 
     Args:
         before: What it was like, or None: there is no request.
