@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -117,6 +118,45 @@ static void test_closed_descriptors_take_no_step_away(void)
     CHECK(went_well(reap(pid)) && rcv_lock_wait(b) == 0 && lock_take(b) == 0);
     CHECK(*nth_word(b, 0) == 99 && *nth_word(b, 1) == 99 && lock_drop(b) == 0);
     end(b);
+}
+
+static unsigned lost;
+
+/* lose -- a stray munmap takes that witness; what is mapped there instead keeps others from it. */
+static void lose(const rcv_arena *a, unsigned i)
+{
+    CHECK(mmap(a->witness[i], os_page_size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == a->witness[i]);
+}
+
+static void hold_a_step_with_a_witness_less(rcv_arena *a)
+{
+    lose(a, lost);
+    hold_a_step(a);
+}
+
+static void test_it_takes_all_witnesses_to_be_dead(void)
+{
+    begin();
+    rcv_arena *a = scratch_arena(fd, MIB);
+    pid_t      pid;
+    uint64_t   token;
+    for (lost = 0; lost < RCV_WITNESSES; lost++) {
+        pid = start(hold_a_step_with_a_witness_less);
+        hear(said[0]);
+        token = lock_owner(a);
+        CHECK(process_alive(a, token) && !process_gone(a, token) && process_others(a) && lock_take(a) == RCV_ERR_AGAIN);
+        tell(go[1]);
+        CHECK(went_well(reap(pid)) && process_gone(a, token));
+    }
+    pid = start(hold_a_step); /* and who is not seen itself calls nobody dead */
+    hear(said[0]);
+    kill_and_reap(pid);
+    token = lock_owner(a);
+    lose(a, 0);
+    CHECK(process_gone(a, token));
+    lose(a, 1);
+    CHECK(!process_gone(a, token) && process_alive(a, token) && lock_take(a) == RCV_ERR_AGAIN);
+    end(a);
 }
 
 static void test_who_has_lost_its_descriptor_calls_nobody_dead(void)
@@ -613,6 +653,7 @@ int main(void)
 {
     alarm(55);
     test_closed_descriptors_take_no_step_away();
+    test_it_takes_all_witnesses_to_be_dead();
     test_who_has_lost_its_descriptor_calls_nobody_dead();
     test_a_step_ends_with_the_address_space();
     test_a_slot_with_another_owner_says_that_the_last_one_is_dead();
