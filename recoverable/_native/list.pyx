@@ -144,17 +144,26 @@ cdef class ListHandle(Container):
         if rc < 0:
             fail(rc)
 
-    def _gap(self, uint64_t i, uint64_t n):
-        """Put n times None before position i."""
+    def _expect(self, uint64_t length):
+        """Raise RuntimeError unless it has that length: code that an operation has called may have changed it, and positions
+        that were worked out before mean other items now."""
+        if <uint64_t>len(self) != length:
+            raise RuntimeError("list changed size during one of its operations, by code that this called; of the operation nothing "
+                               "is done: leave the list alone in codecs, comparisons and finalisers")
+
+    def _gap(self, uint64_t i, uint64_t n, uint64_t length):
+        """Put n times None before position i of so many."""
         cdef rcv_txn *t
+        self._expect(length)
         begin(self, True, &t)
         rc = rcv_list_insert(t, self.h.off, i, n)
         if rc:
             fail(rc)
 
-    def _remove(self, uint64_t i, uint64_t n):
-        """Delete n items from position i on."""
+    def _remove(self, uint64_t i, uint64_t n, uint64_t length):
+        """Delete n items from position i on, of so many."""
         cdef rcv_txn *t
+        self._expect(length)
         begin(self, True, &t)
         rc = rcv_list_delete(t, self.h.off, i, n)
         if rc:

@@ -91,11 +91,16 @@ class Deque(DequeHandle[V]):
             self.rotate(-i)
             self.appendleft(value)
             self.rotate(i)
+            if len(self) != n + 1:  # by the value's codec: it may lie elsewhere
+                raise RuntimeError("deque mutated during insert(); nothing was inserted")
 
     def remove(self, value: Any) -> None:
         """Delete the first item that equals a value; ValueError without one."""
+        ends = self._ends() if self._stored else None
         for i, item in enumerate(self):
             if item is value or item == value:
+                if ends is not None and self._ends() != ends:
+                    raise IndexError("deque mutated during remove(); nothing was removed")
                 del self[i]
                 return
         raise ValueError("deque.remove(x): x not in deque")

@@ -47,7 +47,8 @@ class List(ListHandle[V]):
             self._pending[key] = value
             return
         values = list(value)
-        start, stop, step = key.indices(len(self))
+        n = len(self)
+        start, stop, step = key.indices(n)
         if step != 1:
             places = range(start, stop, step)
             if len(values) != len(places):
@@ -57,40 +58,43 @@ class List(ListHandle[V]):
             with whole(self):
                 for i, item in zip(places, values, strict=True):
                     self._set_item(i, item)
+                self._expect(n)
             return
         stop = max(start, stop)
         common = min(stop - start, len(values))
-        self._splice(start, stop - start - common, common, values)
+        self._splice(start, stop - start - common, common, values, n)
 
-    def _splice(self, start: int, drop: int, common: int, values: list[Any]) -> None:
-        """Replace `common` items from `start` on, then drop the next `drop`, or make room for the further values."""
+    def _splice(self, start: int, drop: int, common: int, values: list[Any], n: int) -> None:
+        """Of n items, replace `common` from `start` on, then drop the next `drop`, or make room for the further values."""
         with whole(self):
             if drop:
-                self._remove(start + common, drop)
+                self._remove(start + common, drop, n)
             elif len(values) > common:
-                self._gap(start + common, len(values) - common)
+                self._gap(start + common, len(values) - common, n)
             for i, value in enumerate(values):
                 self._set_item(start + i, value)
+            self._expect(n - drop + len(values) - common)
 
     def __delitem__(self, key: Any) -> None:
         if not self._stored:
             del self._pending[key]
             return
         if isinstance(key, slice):
-            places = sorted(range(*key.indices(len(self))), reverse=True)
+            n = len(self)
+            places = sorted(range(*key.indices(n)), reverse=True)
             if places and places[0] - places[-1] == len(places) - 1:
-                self._remove(places[-1], len(places))
+                self._remove(places[-1], len(places), n)
                 return
             with whole(self):
-                for i in places:
-                    self._remove(i, 1)
+                for done, i in enumerate(places):
+                    self._remove(i, 1, n - done)
             return
         i = operator.index(key)
         n = len(self)
         i += n if i < 0 else 0
         if not 0 <= i < n:
             raise IndexError("list assignment index out of range")
-        self._remove(i, 1)
+        self._remove(i, 1, n)
 
     def __contains__(self, value: object) -> bool:
         return any(v is value or v == value for v in self._items())
@@ -111,7 +115,7 @@ class List(ListHandle[V]):
             return
         index, n = operator.index(index), len(self)
         i = max(0, index + n) if index < 0 else min(index, n)
-        self._splice(i, 0, 0, [value])
+        self._splice(i, 0, 0, [value], n)
 
     def extend(self, values: Iterable[V]) -> None:
         """Append every item of an iterable."""
@@ -119,7 +123,8 @@ class List(ListHandle[V]):
         if not self._stored:
             self._pending.extend(items)
         elif items:
-            self._splice(len(self), 0, 0, items)
+            n = len(self)
+            self._splice(n, 0, 0, items, n)
 
     def pop(self, index: int = -1) -> Any:
         """Remove an item and return it (a container as a plain copy)."""
@@ -134,16 +139,20 @@ class List(ListHandle[V]):
         value = self._item(i)
         if isinstance(value, Container):
             value = value.to_python()
-        self._remove(i, 1)
+        self._remove(i, 1, n)  # the item that was read, whatever its codec has done
         return value
 
     def remove(self, value: Any) -> None:
         """Delete the first item that equals a value; ValueError without one."""
+        items = self._items()
         try:
-            i = self.index(value)
+            i = items.index(value)
         except ValueError:
             raise ValueError("list.remove(x): x not in list") from None
-        del self[i]
+        if self._stored:
+            self._remove(i, 1, len(items))
+        else:
+            del self._pending[i]
 
     def clear(self) -> None:
         """Delete everything."""

@@ -545,6 +545,72 @@ def test_a_deque_that_loses_the_item_that_is_being_taken(arena: Arena) -> None:
     assert list(arena.root["deque"]) == []
 
 
+class Equal:
+    """Equals everything, and runs something when it is asked."""
+
+    def __init__(self, hook: Callable[[], object]) -> None:
+        self.hook = hook
+
+    def __eq__(self, other: object) -> bool:
+        self.hook()
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+MOVED: dict[str, Callable[[Any, Callable[[], object]], object]] = {
+    "list-pop": lambda root, hook: root["list"].pop(2),
+    "list-pop-nested": lambda root, hook: root["list"].pop(3),
+    "list-remove": lambda root, hook: root["list"].remove(Equal(hook)),
+    "list-insert": lambda root, hook: root["list"].insert(1, Probe(9)),
+    "list-extend": lambda root, hook: root["list"].extend([Probe(9), {"in": Probe(9)}]),
+    "list-grow": lambda root, hook: root["list"].__setitem__(slice(1, 2), [Probe(8), Probe(9)]),
+    "list-shrink": lambda root, hook: root["list"].__setitem__(slice(1, 4), [Probe(8)]),
+    "list-stride": lambda root, hook: root["list"].__setitem__(slice(0, 3, 2), [Probe(8), 9]),
+    "deque-remove": lambda root, hook: root["deque"].remove(Equal(hook)),
+    "deque-insert": lambda root, hook: root["deque"].insert(1, Probe(9)),
+    "deque-pop": lambda root, hook: root["deque"].pop(),
+}
+
+
+@pytest.mark.parametrize("move", ["pop", "append", "insert", "clear"])
+@pytest.mark.parametrize("name", MOVED)
+def test_a_sequence_whose_items_move_meanwhile(arena: Arena, name: str, move: str) -> None:
+    """Positions that were worked out before its codec moved the items are not used: an error, and nothing is lost."""
+    kind = name.split("-")[0]
+    with arena.transaction():
+        arena.root["list"], arena.root["deque"] = [Probe(1), 2, Probe(3), [Probe(4)], 5], Deque([Probe(1), 2, Probe(3)])
+        before = plain(arena)
+    moved = []
+
+    def hook() -> None:
+        if moved:
+            return
+        moved.append(move)
+        sequence = arena.root[kind]
+        {
+            "pop": sequence.pop,
+            "append": lambda: sequence.append(7),
+            "insert": lambda: sequence.insert(0, 7),
+            "clear": sequence.clear,
+        }[move]()
+
+    with arena.transaction():
+        Probe.on_encode = Probe.on_decode = hook
+        with pytest.raises((RuntimeError, IndexError)) as raised:
+            MOVED[name](arena.root, hook)
+        Probe.on_encode = Probe.on_decode = None
+        assert not isinstance(raised.value, RecoverableError)
+        after = plain(arena)[kind]
+        if after != before[kind]:  # what was moved, apart from the operation, and nothing else
+            {"pop": before[kind].pop, "append": lambda: before[kind].append(7), "insert": lambda: before[kind].insert(0, 7),
+             "clear": before[kind].clear}[move]()  # fmt: skip
+        assert after == before[kind]
+    assert moved
+    arena.verify()
+
+
 @pytest.mark.parametrize("failing", [False, True])
 def test_a_transaction_that_is_ended_in_the_middle_of_its_operation(arena: Arena, failing: bool) -> None:
     """Leaving the block there is refused and dooms it; the operation raises; the arena is free, and nothing was committed."""
