@@ -204,7 +204,8 @@ class SavepointBlock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._nested is not None
+        if self._nested is None:
+            raise TransactionError("A savepoint was left that has not been entered. Nothing was changed.")
         self._nested.end(error)
 
 

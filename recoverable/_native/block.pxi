@@ -125,6 +125,8 @@ cdef class TransactionBlock:
     def __exit__(self, kind, error, trace):
         cdef Transaction t = self.t
         cdef int rc
+        if not self.used:
+            raise _errors.TransactionError("a transaction block was left that has not been entered; nothing was changed")
         if self.watch is not None and not self.abandoned:
             self.watch.remove(self)
         if t is not None and not self.abandoned and rcv_current()[0] != &t.frame and settle() != &t.frame:

@@ -213,6 +213,18 @@ def test_leaving_twice(arena: Arena) -> None:
 # -- another thread -----------------------------------------------------------------------------------------------------------
 
 
+def test_leaving_what_was_never_entered(arena: Arena) -> None:
+    """A block that was not entered has nothing to end: an error by name, and the transaction around it goes on."""
+    with pytest.raises(TransactionError, match="not been entered"):
+        arena.transaction().__exit__(None, None, None)
+    with arena.transaction():
+        for block in (arena.transaction(), arena.transaction(independent=True), arena.savepoint()):
+            with pytest.raises(TransactionError, match="not been entered"):
+                block.__exit__(None, None, None)
+        arena.root["x"] = 1
+    assert arena.root["x"] == 1
+
+
 def test_a_block_left_in_another_thread(arena: Arena, pools: Any) -> None:
     """It is a TransactionError that undoes it and gives the lock back, while the thread that entered it lives on."""
     one, two = pools
