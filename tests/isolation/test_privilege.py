@@ -383,6 +383,33 @@ async def timed(arena: Arena, key: str = "n") -> float:
     return time.monotonic() - begun
 
 
+def test_its_first_write_is_worth_waiting_for_anew(arena: Arena) -> None:
+    """A run that others wait for already, and that then writes, has busy_timeout from there on, not what is left of 50 ms."""
+
+    async def late() -> None:
+        value = arena.root["n"]
+        await pause()
+        arena.root["n"] = value + 1
+        await pause()
+
+    last = Request(arena, late, max_conflicts=1)
+    last.step()
+    with arena.transaction():
+        arena.root["n"] += 10
+    last.step()
+    other = Request(arena, add, arena)
+    other.step()
+    other.step()  # waits: the clock runs
+    last.step()  # writes
+    time.sleep(0.06)
+    for _ in range(20):
+        other.step()
+        assert not other.done
+    last.step()
+    assert (last.done, arena.root["n"]) == (True, 11)
+    other.close()
+
+
 @pytest.mark.slow
 async def test_what_it_has_written_is_worth_waiting_for(arena: Arena) -> None:
     """A last run that writes early and then waits for longer than 50 ms commits: the others give way to it."""
@@ -493,6 +520,21 @@ def test_a_run_of_another_process(new_name: Callable[[], str], writes: bool) -> 
         assert waited[0] >= (0.29 if writes else 0.045)
         assert waited[0] < (3 if writes else 0.25)
         assert max(waited[1:]) < 0.04
+
+
+@pytest.mark.crash
+def test_who_dies_in_another_process_makes_nobody_wait(name: str) -> None:
+    """Its word stays in the header, and counts for nothing."""
+    with Arena.temporary("16 MiB", name=name) as arena:
+        with arena.transaction():
+            arena.root.update({"n": 0, "m": 0})
+        with Elsewhere(name, writes=True) as child:
+            assert child.holds()
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            writer = Request(arena, add, arena, "m", 0)
+            writer.step()
+            assert writer.done
 
 
 class Elsewhere:
