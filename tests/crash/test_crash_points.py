@@ -297,12 +297,12 @@ NAMED = {
     "deletes": {"reclaim.applied", "reclaim.before_publish", "reclaim.after_publish", "reclaim.after_tail"},
     "array_items": {"undo.append.before_tail"},
     "raw_pages": {
-        "trap.before_unprotect", "tracker.protected", "hot.promote.before_entry", "hot.promote.before_unprotect",
+        "trap.before_unprotect", "tracker.shut", "hot.promote.before_entry", "hot.promote.before_unprotect",
         "hot.demote.before_entry", "hot.demote.after_entry", "hot.refreshed", "hot.before_generation",
         "hot.after_generation", "hot.claim.before_mark", "hot.claim.after_mark",
     },
     "captures": {"capture.logged", "capture.unprotected", "suspend.after_stash"},
-    "rollbacks": {"undo.apply", "rollback.after_undo", "rollback.after_tail", "tracker.revert.before_protect"},
+    "rollbacks": {"undo.apply", "rollback.after_undo", "rollback.after_tail", "tracker.reverted"},
     "suspensions": {"suspend.after_stash", "resume.before_write"},
     "claims": {
         "claim.before_memory", "claim.before_mark", "claim.after_mark", "undo.grow.before_mark", "undo.grow.after_mark",
