@@ -309,6 +309,20 @@ async def test_fork_in_the_middle_of_an_operation(arena: Arena, reading: bool) -
     arena.verify()
 
 
+async def test_a_child_of_a_child(arena: Arena) -> None:
+    """A process two forks away from the step knows, too, that the transaction is not its own, and works on the arena."""
+
+    @recoverable(arena=arena)
+    async def handler() -> Any:
+        arena.root["n"] += 1
+        child = Child(lambda: (work(1), Child(lambda: (as_the_frame(), work(2))).result()))
+        return await asyncio.to_thread(child.result)
+
+    assert await handler() == (3, (REFUSED, 6))
+    assert (arena.root["n"], arena.root["jobs"]) == (1, 9)
+    arena.verify()
+
+
 def test_fork_while_other_threads_are_inside_and_waiting(arena: Arena) -> None:
     """A child has nothing of the threads that it does not have: it reads, writes, opens and closes."""
     inside, go_on = threading.Event(), threading.Event()

@@ -216,7 +216,7 @@ void txn_forget_all(rcv_arena *a)
         t->view = NULL; /* which tracker_after_fork() makes nobody's */
         t->log_epoch = 0;
         t->end_after = RCV_GO_ON;
-        t->forked = t->state == RCV_ACTIVE || t->state == RCV_DOOMED;
+        t->forked |= t->state == RCV_ACTIVE || t->state == RCV_DOOMED; /* or it was a grandparent's */
         t->state = RCV_ROLLED_BACK;
     }
     a->mounted = NULL;
