@@ -86,9 +86,14 @@ static void captured_pages_are_trapped_ones(void)
     tracker_capture(w.a, ONE);
     const uint32_t *pages;
     uint32_t        n;
+    tracker_shut(w.a);
     CHECK(w.a->tracker->n_trapped != 0 && tracker_collect(w.a, &pages, &n) == 0 && n == 0);
     CHECK(tracker_wrote_nothing(w.a));
+    rollback(w.a);
+    begin(w.a);
+    tracker_capture(w.a, ONE);
     poke(&w, 4 * PAGE, 99);
+    tracker_shut(w.a);
     CHECK(tracker_collect(w.a, &pages, &n) == 0 && n == 1 && !tracker_wrote_nothing(w.a));
     rollback(w.a);
     tracked_drop(&w);

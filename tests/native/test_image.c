@@ -96,8 +96,8 @@ static void test_between_publish_and_idle_it_is_the_data(void)
     write_all(&w, 7);
     const uint32_t *pages;
     uint32_t        n;
-    CHECK(tracker_collect(w.a, &pages, &n) == 0);
     tracker_shut(w.a);
+    CHECK(tracker_collect(w.a, &pages, &n) == 0);
     tracker_settle(w.a);
     expect(image, w.data, 0, 0, 1);
     phase_set(w.a, RCV_PUBLISH);

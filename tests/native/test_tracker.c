@@ -39,6 +39,7 @@ static void same_bytes_are_no_change(void)
     poke(&w, 3 * PAGE, 1);
     poke(&w, 5 * PAGE, 1);
     poke(&w, 5 * PAGE, 0);
+    tracker_shut(w.a);
     CHECK(tracker_collect(w.a, &pages, &n) == 0);
     CHECK(n == 2 && pages[0] == w.first + 3 && pages[1] == w.first + 7);
     rollback(w.a);
@@ -115,6 +116,7 @@ static void announced_ranges_are_left_out(void)
         announce(&w, PAGE + 10, 7);
         const uint32_t *pages;
         uint32_t        n;
+        tracker_shut(w.a);
         CHECK(tracker_collect(w.a, &pages, &n) == 0);
         CHECK(n == 1 && pages[0] == w.first + 1);
         CHECK(commit(w.a) == 1);

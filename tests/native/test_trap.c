@@ -64,10 +64,10 @@ static void stores_of_another_thread(void)
 {
     struct rcv_stray s[8];
     fresh(0, "adaptive");
-    rcv_txn      other = {.arena = world.a};
+    rcv_txn      one = {.arena = world.a}, other = {.arena = world.a};
     struct view *parked;
     begin(world.a);
-    CHECK(views_own(&(rcv_txn){.arena = world.a}, &parked) == 0 && parked == first(world.a)); /* the step has one already */
+    CHECK(views_own(&one, &parked) == 0 && parked == first(world.a)); /* the step has one already */
     end(world.a);
     first(world.a)->buffers++; /* so the next takes another one */
     CHECK(lock_take(world.a) == 0 && views_own(&other, &parked) == 0 && parked != first(world.a));

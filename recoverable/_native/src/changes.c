@@ -158,11 +158,11 @@ int tracker_collect(rcv_arena *a, const uint32_t **pages, uint32_t *n)
     *n = t->n_raw = 0;
     if (likely(t->n_trapped == 0 && !t->raw_since))
         return 0;
-    if (unlikely(t->n_used != 0 && !t->shut))
-        return rcv_raise(RCV_ERR_BUG, 0, "arena \"%s\": a step's raw writes are looked for while threads may still make them", a->name);
     t->collected = false;
     if (t->doomed)
         return rcv_raise(t->doomed, 0, "arena \"%s\": no room in the undo log for its raw writes", a->name);
+    if (unlikely(t->n_used != 0 && !t->shut))
+        return rcv_raise(RCV_ERR_BUG, 0, "arena \"%s\": a step's raw writes are looked for while threads may still make them", a->name);
     int rc = 0;
     if (t->n_trapped + t->n_hot > t->cap_raw)
         rc = grow((void **)&t->raw, &t->cap_raw, t->n_trapped + t->n_hot, sizeof *t->raw);
