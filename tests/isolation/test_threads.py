@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ from recoverable import Arena, NoTransactionError
 
 
 @pytest.fixture
-def arena(arena: Arena) -> Arena:
-    """Give an arena with two numbers that are always equal when committed."""
-    with arena.transaction():
-        arena.root.update({"a": 0, "b": 0, "log": []})
-    return arena
+def arena(name: str) -> Iterator[Arena]:
+    """Give an arena, with room for a million keys, and with two numbers that are always equal when committed."""
+    with Arena.temporary("256 MiB", name=name) as opened:
+        with opened.transaction():
+            opened.root.update({"a": 0, "b": 0, "log": []})
+        yield opened
 
 
 async def test_a_thread_of_a_handler_reads_committed_state(arena: Arena) -> None:
