@@ -138,6 +138,7 @@ def holder(arena: Arena, then: str) -> tuple[int, int]:
     heard, end = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.close(end)  # or nobody would see the parent close it
         with arena.transaction():
             arena.root["x"] += 1
             if then == "closes":
