@@ -163,12 +163,13 @@ def test_whatever_the_handler_does_then(arena: Arena, later: str) -> None:
 
 def test_a_waiting_requests_worker_writes_into_nobodys_step(arena: Arena) -> None:
     """While others write the same pages in their steps, hot or not: none of its stores is committed, all of theirs are."""
-    stop = threading.Event()
+    stop, rounds = threading.Event(), [0]
 
     def work(address: int) -> None:
         while not stop.is_set():
             for page in range(PAGES):
                 memset(address + page * PAGE + 2048, 7, 64)
+            rounds[0] += 1
 
     async def waits() -> None:
         view = arena.root["a"].view
@@ -193,6 +194,9 @@ def test_a_waiting_requests_worker_writes_into_nobodys_step(arena: Arena) -> Non
         for value in range(20):
             Request(arena, writes, value + 100).step()
             assert (arena.root["a"][::PAGE] == value + 100).all()
+        enough = rounds[0] + 2  # of which one whole one lies in the pause
+        while rounds[0] < enough:
+            time.sleep(0.001)
         with pytest.raises(StrayWriteError):
             request.step()
         for page in range(PAGES):

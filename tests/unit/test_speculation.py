@@ -241,7 +241,7 @@ def test_shadows_are_a_small_part_of_the_state() -> None:
 @pytest.mark.slow
 def test_shadows_of_a_burst_are_given_back() -> None:
     """After many pages were hot and few stayed so, memory for few shadows is left; what they stand for is right."""
-    with Arena.temporary(size="64 MiB") as arena:
+    with Arena.temporary(size="64 MiB", policy_options={"profiles": False}) as arena:
         with arena.transaction():
             arena.root["a"] = Array((256, PAGE // 8), "i8")
         a = arena.root["a"]
