@@ -512,7 +512,7 @@ static void test_an_offer_that_is_not_taken_expires(void)
         atomic_store(&a->hdr->lock.owner, RCV_OFFERED | 5 << 8 | (place + 1));
         uint64_t begun = os_nanos();
         CHECK(lock_take(a) == RCV_ERR_AGAIN && rcv_lock_wait(a) == 0 && lock_take(a) == 0);
-        CHECK(os_nanos() - begun >= 200000u && os_nanos() - begun < 200000000u);
+        CHECK(os_nanos() - begun >= 200000u && os_nanos() - begun < 2000000000u);
         CHECK(lock_drop(a) == 0 && occupied(a) == 0);
     }
     end(a);
@@ -542,7 +542,7 @@ static void test_recovery_starts_soon_after_a_kill(void)
         reap(pid), reap(killer);
     }
     printf("recovery begins %.1f ms after a kill\n", (double)best / 1e6);
-    CHECK(best < 20000000u);
+    CHECK(best < 200000000u);
     end(a);
 }
 

@@ -154,7 +154,7 @@ def test_a_thread_that_waits_for_the_lock_keeps_it_open(name: str) -> None:
     begun = time.monotonic()
     with pytest.raises(TransactionError, match="another thread is using it"):
         arena.close()
-    assert time.monotonic() - begun < 0.2
+    assert time.monotonic() - begun < 2
     go_on.set()
     for thread in threads:
         thread.join()
