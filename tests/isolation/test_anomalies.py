@@ -13,10 +13,10 @@ from support.operations import look, model
 from support.serial import NotSerialisableError, find_order, replay, runs_of
 
 
-@pytest.mark.parametrize("name", ANOMALIES)
-def test_it_does_not_happen(arena: Arena, name: str, log: list[Any]) -> None:
+@pytest.mark.parametrize("which", ANOMALIES)
+def test_it_does_not_happen(arena: Arena, which: str, log: list[Any]) -> None:
     """The interleaving is run: those that saw what is not so any more are stopped, and the rest is in some order."""
-    anomaly = ANOMALIES[name]
+    anomaly = ANOMALIES[which]
     fill(arena)
     play = Play()
     site = Site(arena, play.take)
@@ -40,10 +40,10 @@ def test_it_does_not_happen(arena: Arena, name: str, log: list[Any]) -> None:
     find_order(runs_of(play.events), play.events[-1][1])
 
 
-@pytest.mark.parametrize("name", ANOMALIES)
-def test_both_judges_see_it(name: str) -> None:
+@pytest.mark.parametrize("which", ANOMALIES)
+def test_both_judges_see_it(which: str) -> None:
     """A history with the anomaly is refused by the judge that knows the order of commits, and by the one that does not."""
-    *events, (_, content) = ANOMALIES[name].bad
+    *events, (_, content) = ANOMALIES[which].bad
     state = model()
     state["d"] = content
     final = look(state)

@@ -236,12 +236,14 @@ def check(arena: Arena, intruder: Intruder, expected: Any) -> None:
     arena.verify()
 
 
-@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("which", WRITES)
 @pytest.mark.parametrize("way", INTRUDERS, ids=lambda way: way.__name__)
-def test_a_write_goes_on_whatever_its_codec_does_to_the_arena(arena: Arena, name: str, way: Callable[..., Any]) -> None:
+def test_a_write_goes_on_whatever_its_codec_does_to_the_arena(
+    arena: Arena, which: str, way: Callable[..., Any]
+) -> None:
     """A codec that begins, reads, drives or closes elsewhere is refused, or works; the operation is intact."""
     with pytest.raises(_Undo), arena.transaction():
-        WRITES[name](arena.root)
+        WRITES[which](arena.root)
         expected = plain(arena)
         raise _Undo
     before = plain(arena)
@@ -250,12 +252,12 @@ def test_a_write_goes_on_whatever_its_codec_does_to_the_arena(arena: Arena, name
         with arena.transaction():
             arena.root["precious"] = "state"  # something of its own that must not be lost
             Probe.on_encode = Probe.on_decode = intruder
-            WRITES[name](arena.root)
+            WRITES[which](arena.root)
             Probe.on_encode = Probe.on_decode = None
     except ConflictError:  # it came in before the operation had begun, and has committed first
         assert intruder.done
         expected = before
-    assert intruder.errors or intruder.done or name == "list-delete"
+    assert intruder.errors or intruder.done or which == "list-delete"
     check(arena, intruder, expected)
 
 
@@ -287,18 +289,20 @@ READS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("which", READS)
 @pytest.mark.parametrize("way", INTRUDERS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
-def test_a_read_goes_on_whatever_its_codec_does(arena: Arena, name: str, way: Callable[..., Any], inside: bool) -> None:
+def test_a_read_goes_on_whatever_its_codec_does(
+    arena: Arena, which: str, way: Callable[..., Any], inside: bool
+) -> None:
     """What is read is what was there, inside a transaction and outside."""
-    expected, state = READS[name](arena.root), plain(arena)
+    expected, state = READS[which](arena.root), plain(arena)
     intruder = Intruder(arena, way)
 
     def read() -> Any:
         Probe.on_decode = intruder
         try:
-            return READS[name](arena.root)
+            return READS[which](arena.root)
         finally:
             Probe.on_decode = None
 
@@ -576,10 +580,10 @@ MOVED: dict[str, Callable[[Any, Callable[[], object]], object]] = {
 
 
 @pytest.mark.parametrize("move", ["pop", "append", "insert", "clear"])
-@pytest.mark.parametrize("name", MOVED)
-def test_a_sequence_whose_items_move_meanwhile(arena: Arena, name: str, move: str) -> None:
+@pytest.mark.parametrize("which", MOVED)
+def test_a_sequence_whose_items_move_meanwhile(arena: Arena, which: str, move: str) -> None:
     """Positions that were worked out before its codec moved the items are not used: an error, and nothing is lost."""
-    kind = name.split("-")[0]
+    kind = which.split("-")[0]
     with arena.transaction():
         arena.root["list"], arena.root["deque"] = [Probe(1), 2, Probe(3), [Probe(4)], 5], Deque([Probe(1), 2, Probe(3)])
         before = plain(arena)
@@ -600,7 +604,7 @@ def test_a_sequence_whose_items_move_meanwhile(arena: Arena, name: str, move: st
     with arena.transaction():
         Probe.on_encode = Probe.on_decode = hook
         with pytest.raises((RuntimeError, IndexError)) as raised:
-            MOVED[name](arena.root, hook)
+            MOVED[which](arena.root, hook)
         Probe.on_encode = Probe.on_decode = None
         assert not isinstance(raised.value, RecoverableError)
         after = plain(arena)[kind]

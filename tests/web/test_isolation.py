@@ -81,11 +81,11 @@ class Scripted:
         return web.json_response({"runs": attempt(), "body": body})
 
 
-@pytest.mark.parametrize("name", ANOMALIES)
-async def test_anomalies_do_not_happen(shared: tuple[Arena, Arena], name: str) -> None:
+@pytest.mark.parametrize("which", ANOMALIES)
+async def test_anomalies_do_not_happen(shared: tuple[Arena, Arena], which: str) -> None:
     """The losers are run again with the body that they came with, and all that was answered is in some order."""
     arena, served = shared
-    anomaly = ANOMALIES[name]
+    anomaly = ANOMALIES[which]
     fill(arena)
     scripted = Scripted(served, anomaly.steps)
     async with TestClient(TestServer(scripted.app)) as client:
