@@ -15,17 +15,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.harness import Report, Settings, compare, digits
+from benchmarks.harness import Back, Report, Settings, compare, digits, exceptions
 from recoverable import Arena, Array
 
 PAGE = 4096
 COUNTS = (1, 4, 16, 64, 256)
 PAGES = 4096
 POLICIES = ("incremental", "adaptive")
-
-
-class Back(Exception):
-    """What ends a transaction that is to roll back."""
 
 
 def small(report: Report, settings: Settings) -> None:
@@ -69,21 +65,6 @@ def small(report: Report, settings: Settings) -> None:
                 except Back:
                     back.__traceback__ = None
 
-        class Nothing:
-            def __enter__(self) -> None: ...
-            def __exit__(self, *what: object) -> None: ...
-
-        nothing = Nothing()
-
-        def raised(n: int) -> None:
-            back = Back()
-            for _ in range(n):
-                try:
-                    with nothing:
-                        raise back
-                except Back:
-                    back.__traceback__ = None
-
         timed = compare(
             {
                 "an empty loop": bare,
@@ -92,7 +73,7 @@ def small(report: Report, settings: Settings) -> None:
                 "transaction: one number read through Dict": read,
                 "transaction: one number written through Dict, commit": commit,
                 "transaction: one number written through Dict, rollback": rollback,
-                "raising and catching through an empty `with`": raised,
+                "raising and catching through an empty `with`": exceptions,
             },
             settings,
             title="small steps",

@@ -84,6 +84,26 @@ def percentile(values: Sequence[float], p: float) -> float:
 Run = Callable[[int], object]  # does its work n times
 
 
+class Back(Exception):
+    """What ends a transaction that is to roll back."""
+
+
+def exceptions(n: int) -> None:
+    """Raise and catch one in a `with` block that does nothing: what is Python's part of such a rollback."""
+    nothing, back = _Nothing(), Back()
+    for _ in range(n):
+        try:
+            with nothing:
+                raise back
+        except Back:
+            back.__traceback__ = None
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *what: object) -> None: ...
+
+
 class Timed:
     """Nanoseconds an operation, by case and round."""
 

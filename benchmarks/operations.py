@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.harness import Report, Settings, Spread, progress
+from benchmarks.harness import Back, Report, Settings, Spread, progress
 from recoverable import Arena, Array, Counter, Deque, Record
 
 LIMIT = 0.3  # µs
@@ -157,10 +157,6 @@ def operations(root: Any, many: int) -> dict[str, tuple[Callable[[int], None], C
         "Array item read": (item, keep),
         "Array item write": (put_item, keep),
     }
-
-
-class Back(Exception):
-    """What ends a transaction that is to roll back."""
 
 
 def run(settings: Settings) -> Report:
