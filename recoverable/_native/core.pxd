@@ -80,7 +80,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_hotspots(const rcv_arena *a, rcv_hotspot *out, int room)
     void rcv_raw_viewed(rcv_arena *a, rcv_off array)
     int rcv_txn_doom_code(const rcv_txn *t)
-    const char *rcv_stray_text()
+    const char *rcv_doom_text(int code)
     void rcv_meter(int on)
 
     struct rcv_txn_report:

@@ -249,8 +249,8 @@ cdef class StepDriver:
             raise self.conflict() from cause
         if doom == RCV_ERR_FULL:
             raise _errors.error_from(doom, "the arena ran out of room while the handler ran", 0) from cause
-        if doom == RCV_ERR_STRAY:
-            raise _errors.error_from(doom, rcv_stray_text().decode(), 0) from cause
+        if rcv_doom_text(doom) != NULL:
+            raise _errors.error_from(doom, rcv_doom_text(doom).decode(), 0) from cause
         raise _errors.error_from(doom, "the transaction was stopped while the handler ran", 0) from cause
 
     cdef int stay_cancelled(self) except -1:

@@ -276,7 +276,7 @@ RCV_API void rcv_txn_get_report(const rcv_txn *t, struct rcv_txn_report *out);
 /* rcv_meter -- whether transactions take the time of what they do: four clock readings for a step. Of the process. */
 RCV_API void rcv_meter(int on);
 RCV_API int rcv_txn_doom_code(const rcv_txn *t); /* the error that doomed it, or 0 */
-RCV_API const char *rcv_stray_text(void); /* of RCV_ERR_STRAY */
+RCV_API const char *rcv_doom_text(int code); /* of RCV_ERR_STRAY and RCV_ERR_STALE: what the trap handler could not raise. Else NULL */
 /* rcv_txn_doom -- mark it so that it can only roll back (the caller has found it unfit). */
 RCV_API void rcv_txn_doom(rcv_txn *t, int error);
 

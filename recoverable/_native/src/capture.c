@@ -128,7 +128,7 @@ static bool opens(rcv_arena *a, struct view *v, uint32_t page)
 {
     if (v->state[page] & PG_WRITABLE)
         return true;
-    if (!fits(a, v, page) || !log_ahead(a, v, page))
+    if (!fits(a, v, page) || views_stale(a, v, page) || !log_ahead(a, v, page))
         return false;
     a->n.pages_captured++;
     return true;

@@ -109,7 +109,10 @@ static int differs(rcv_arena *a, uint32_t page, const uint8_t *base)
 }
 
 /* of_containers -- a page whose writes are all ours: containers', which only trap mode tracks by pages, and new Arrays'. */
-static inline bool of_containers(const rcv_arena *a, uint32_t page) { return a->trap_mode && !heap_page_live(a, page); }
+static inline bool of_containers(const rcv_arena *a, uint32_t page)
+{
+    return a->trap_mode && !heap_page_live(a, page) && !(a->mounted != NULL && intent_holds(a->mounted, page));
+}
 
 /* collect_hot -- listed pages that could have been written here. */
 static int collect_hot(rcv_arena *a)
@@ -160,7 +163,7 @@ int tracker_collect(rcv_arena *a, const uint32_t **pages, uint32_t *n)
         return 0;
     t->collected = false;
     if (t->doomed)
-        return rcv_raise(t->doomed, 0, "arena \"%s\": no room in the undo log for its raw writes", a->name);
+        return rcv_raise(t->doomed, 0, "arena \"%s\": some of its raw writes were refused", a->name);
     if (unlikely(t->n_used != 0 && !t->shut))
         return rcv_raise(RCV_ERR_BUG, 0, "arena \"%s\": a step's raw writes are looked for while threads may still make them", a->name);
     int rc = 0;

@@ -83,6 +83,7 @@ static void forget(rcv_txn *t, const struct rcv_intent *i)
 {
     switch (i->op & ~RCV_I_TRANSIENT) {
     case RCV_I_ALLOC:
+    case RCV_I_HELD:
         heap_unreserve(t->arena, i->a);
         break;
     case RCV_I_ADD:
@@ -110,6 +111,38 @@ void intent_truncate(rcv_txn *t, uint64_t n)
 {
     while (t->n_intents > n)
         forget(t, &t->intents[--t->n_intents]);
+}
+
+/* intent_take_back -- a savepoint or an operation is undone. Were the memory of its Arrays free at once, the transaction's next Array
+ * might lie there, and what is stored through a view of the old one is not told apart: both are in the transaction's own mapping. */
+void intent_take_back(rcv_txn *t, uint64_t n)
+{
+    uint64_t kept = n;
+    for (uint64_t i = n; i < t->n_intents; i++) {
+        struct rcv_intent it = t->intents[i];
+        if (unlikely(t->view != NULL) && it.op == RCV_I_ALLOC && it.b == RCV_SPACE_ARRAY) {
+            it.op = RCV_I_HELD;
+            t->holds = true;
+        }
+        if (it.op == RCV_I_HELD)
+            t->intents[kept++] = it;
+        else
+            forget(t, &it);
+    }
+    t->n_intents = kept;
+}
+
+bool intent_holds(const rcv_txn *t, uint32_t page)
+{
+    rcv_off  off = t->arena->data_off + page * (uint64_t)t->arena->hdr->page_size;
+    uint64_t size;
+    bool     live;
+    for (uint64_t i = 0; t->holds && i < t->n_intents; i++) {
+        const struct rcv_intent *it = &t->intents[i];
+        if (it->op == RCV_I_HELD && off >= it->a && heap_block(t->arena, it->a, &size, &live) == 0 && off - it->a < size)
+            return true;
+    }
+    return false;
 }
 
 void intent_drop_transient(rcv_txn *t)
@@ -189,6 +222,7 @@ int intent_apply(rcv_txn *t)
             rc = reclaim_push(t, it->a);
             break;
         case RCV_I_ADD: /* added up in the summary */
+        case RCV_I_HELD:
             break;
         default:
             return rcv_raise(RCV_ERR_BUG, 0, "an intention of kind %u", it->op);
@@ -205,6 +239,8 @@ void intent_settle(rcv_txn *t)
     for (uint64_t i = 0; i < t->n_intents; i++)
         if ((t->intents[i].op & ~RCV_I_TRANSIENT) == RCV_I_ALLOC)
             heap_settle(t->arena, t->intents[i].a);
+        else if (unlikely(t->intents[i].op == RCV_I_HELD))
+            heap_unreserve(t->arena, t->intents[i].a);
 }
 
 /* -- memory ---------------------------------------------------------------------------------------------- */
@@ -216,7 +252,7 @@ int txn_alloc(rcv_txn *t, uint64_t size, unsigned space, unsigned flags, rcv_off
     int rc = heap_reserve(t->arena, size, space, out);
     if (rc)
         return rc;
-    rc = intent_add(t, RCV_I_ALLOC | flags, *out, 0);
+    rc = intent_add(t, RCV_I_ALLOC | flags, *out, space);
     if (rc)
         heap_unreserve(t->arena, *out);
     else

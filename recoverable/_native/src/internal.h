@@ -438,12 +438,13 @@ uint64_t stamp_publish(rcv_txn *t);
 /* -- intent.c: what is applied at commit ------------------------------------------------------------------------ */
 
 enum rcv_intent_op {
-    RCV_I_ALLOC = 1, /* a: block */
+    RCV_I_ALLOC = 1, /* a: block, b: its space */
     RCV_I_FREE,      /* a: block */
     RCV_I_INSERT,    /* a: dict, b: entry: appended to the insertion order; re-linked into its bucket at resume */
     RCV_I_DELETE,    /* a: dict, b: entry: unlinked from the order, freed; cut from its bucket again at resume */
     RCV_I_RECLAIM,   /* a: container: put on the arena's reclaim list */
-    RCV_I_ADD        /* a: Counter, b: what is added to it */
+    RCV_I_ADD,       /* a: Counter, b: what is added to it */
+    RCV_I_HELD       /* a: block of an Array that was taken back, but a raw buffer may point there: nobody's until the transaction ends */
 };
 #define RCV_I_TRANSIENT 0x80u /* made by a structural change (growth): dropped when that is undone at a suspension */
 struct rcv_intent {
@@ -464,6 +465,8 @@ struct rcv_summary { /* what the intents add up to for one container, so that le
 
 int  intent_add(rcv_txn *t, unsigned op, rcv_off a, uint64_t b);
 void intent_truncate(rcv_txn *t, uint64_t n); /* drop the newest down to n: allocations go back to the heap */
+void intent_take_back(rcv_txn *t, uint64_t n); /* the same in the middle of the transaction */
+bool intent_holds(const rcv_txn *t, uint32_t page); /* is the page of a block that was taken back and is held? */
 /* intent_drop_transient -- growth was undone by a suspension. intent_resume -- rebuild what is not in the stash. */
 void intent_drop_transient(rcv_txn *t);
 int  intent_resume(rcv_txn *t);
@@ -510,6 +513,7 @@ struct rcv_txn {
     bool       timed; /* somebody wants to know what its checkpoints cost, or it is in the board's sample */
     bool       mounted, touched, wrote, overflowed /* read set gave up: valid only while nobody commits */;
     bool       record_reads;
+    bool       holds;      /* there are RCV_I_HELD */
     bool       forked;     /* it is the parent's: this process was forked inside it */
     uint8_t    end_after;  /* enum rcv_end_after: what is to be done when the operation that goes on has ended */
     rcv_txn  **place;      /* where its owner keeps the pointer to it, or NULL */
@@ -579,6 +583,8 @@ void board_rest(const rcv_txn *t);
 
 struct rcv_viewed;
 int  raw_collect(rcv_txn *t);  /* the step's raw writes join the write set. A failure dooms */
+/* raw_array_in -- the id of the Array that the page is of, if a raw buffer was made of it in this process; else 0. Signal-safe. */
+uint64_t raw_array_in(rcv_arena *a, uint32_t page);
 int  raw_stash(rcv_txn *t);    /* append runs with what the transaction has made of them */
 void raw_base(rcv_txn *t);     /* the step is undone: and with what is committed */
 int  raw_put_back(rcv_txn *t); /* merge with what others have committed since. RCV_ERR_CONFLICT: one item, both */

@@ -17,7 +17,7 @@
  * Where it still fails: an item changed by another and changed back is taken for unchanged; as raw reads are not validated,
  * that is a blind write after both.
  */
-#include "internal.h"
+#include "tracker.h"
 
 #include <stdlib.h>
 
@@ -67,12 +67,16 @@ static bool viewed_grow(rcv_arena *a)
             *viewed_slot(&bigger, v->slot[i].data) = v->slot[i];
             bigger.n++;
         }
-    os_free(v->slot);
+    struct viewed *old = v->slot;
+    view_lock(a->tracker);
     *v = bigger;
+    view_unlock(a->tracker);
+    os_free(old);
     return true;
 }
 
-/* rcv_raw_viewed -- a buffer of this Array's memory is being made. Cannot fail: what is not remembered is merged by page. */
+/* rcv_raw_viewed -- a buffer of this Array's memory is being made. Cannot fail: what is not remembered is merged by page, and can be
+ * written by this transaction only. What changes here is read by the trap handler: under its lock. */
 void rcv_raw_viewed(rcv_arena *a, rcv_off array)
 {
     const struct rcv_array *r = (const struct rcv_array *)container_at(a, array, RCV_K_ARRAY);
@@ -84,8 +88,10 @@ void rcv_raw_viewed(rcv_arena *a, rcv_off array)
     if ((v->slot == NULL || (v->n + 1) * 2 > v->mask) && !viewed_grow(a))
         return;
     struct viewed *slot = viewed_slot(v, r->data);
+    view_lock(a->tracker);
     v->n += slot->data == 0;
     *slot = (struct viewed){.data = r->data, .array = array, .id = r->c.id};
+    view_unlock(a->tracker);
 }
 
 void raw_free(rcv_arena *a)
@@ -104,6 +110,12 @@ static const struct viewed *page_viewed(rcv_arena *a, uint32_t page)
     return v && v->data ? v : NULL;
 }
 
+uint64_t raw_array_in(rcv_arena *a, uint32_t page)
+{
+    const struct viewed *v = page_viewed(a, page);
+    return v != NULL && array_of(a, v) != NULL ? v->id : 0;
+}
+
 /* -- the end of a step ------------------------------------------------------------------------------------- */
 
 static int by_number(const void *x, const void *y)
@@ -120,12 +132,10 @@ static int note_page(rcv_txn *t, uint32_t page)
     int                  rc = stamp_write(t, 0, 0, RCV_UNIT_PAGE, page);
     if (rc)
         return rc;
-    if (v == NULL)
+    if (v == NULL && !intent_holds(t, page))
         return stamp_read(t, 0, 0, RCV_UNIT_PAGE, page);
-    rc = array_of(t->arena, v) ? container_used(t, v->array) : RCV_ERR_STALE;
-    return rc != RCV_ERR_STALE ? rc
-                               : rcv_raise(rc, 0, "a raw write went through a view of an Array that was deleted; nothing of the "
-                                                  "transaction was kept; take the view again, from the Array that is there now");
+    rc = v != NULL && array_of(t->arena, v) ? container_used(t, v->array) : RCV_ERR_STALE;
+    return rc != RCV_ERR_STALE ? rc : rcv_raise(rc, 0, "%s", rcv_doom_text(rc));
 }
 
 int raw_collect(rcv_txn *t)

@@ -43,7 +43,7 @@ int rcv_rollback_to(rcv_txn *t, const struct rcv_mark *mark)
         return rc;
     struct rcv_recovery report = {0};
     rc = tracker_rollback_to(t->arena, mark->undo_tail, &report);
-    intent_truncate(t, mark->intents);
+    intent_take_back(t, mark->intents);
     txn_log_epoch(t);
     t->epoch++;
     t->savepoints--;
@@ -73,7 +73,7 @@ void rcv_op_fail(rcv_txn *t, const struct rcv_mark *mark)
         return;
     }
     (void)tracker_retract(t->arena, mark->undo_tail);
-    intent_truncate(t, mark->intents);
+    intent_take_back(t, mark->intents);
     txn_log_epoch(t);
     t->epoch++;
 }

@@ -78,6 +78,7 @@ struct view {
     bool     lost;         /* a thread stored into it while its owner waited: the owner can only roll back */
     uint64_t buffers;      /* live ones that user code can write through */
     rcv_txn *owner;        /* whose they are; NULL: nobody's, or that of one that has ended */
+    uint64_t newest;       /* id of the newest container when the last of them was made: none is of a younger Array */
 };
 
 struct claim { /* a page that the handler has made private */
@@ -121,7 +122,7 @@ struct rcv_tracker {
     bool               active;        /* it trapped, or hot pages were compared */
     bool               counted;       /* the policy has heard of its end */
     bool               recorded;      /* announced writes of it are in the recording */
-    volatile int       doomed;        /* RCV_ERR_FULL or RCV_ERR_STRAY, or 0 */
+    volatile int       doomed;        /* RCV_ERR_FULL, RCV_ERR_STRAY or RCV_ERR_STALE, or 0 */
     struct trap_entry *trapped;       /* in the order of the log until sorted */
     volatile uint32_t  n_trapped;
     uint32_t           n_runs;      /* unprotected apart from others in this step: about two map entries each */
@@ -228,6 +229,8 @@ int  views_mend(rcv_arena *a); /* all of them as they should be between steps. R
  * waited. RCV_ERR_FULL, RCV_ERR_OS: trap mode needs one and there is none. */
 int  views_begin(rcv_arena *a, rcv_txn *txn);
 void views_use(rcv_arena *a, struct view *v, bool shared); /* the step has it as its own from now on */
+/* views_stale -- is the page, in a view that is not the step's own, none of an Array that a buffer there was made of? Signal-safe. */
+bool views_stale(rcv_arena *a, const struct view *v, uint32_t page);
 bool views_adopt(rcv_arena *a, struct view *v); /* its thread writes through another, too. Signal-safe. false: not that, too */
 void views_end(rcv_arena *a);                              /* the step is over, and its views are protected */
 int  views_own(rcv_txn *txn, struct view **out); /* the mounted transaction's, made if need be */

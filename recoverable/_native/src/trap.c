@@ -15,6 +15,7 @@
  *      this thread is inside this arena's step,    pre-image into the log, unprotect            (us: a trap)
  *      or the view is that of the step's
  *      transaction (views.c): a worker's store
+ *      the same, but the buffer's Array is gone    *doom*: see the next, and views_stale()
  *      the log is full, or the kernel refuses      *doom*: the whole view becomes private memory, this and all later raw
  *                                                  stores of the step go nowhere; the boundary rolls back and maps it again
  *      else: of another thread into a parked       *stray*: that page becomes private memory; the boundary maps it back. If
@@ -38,7 +39,7 @@
  * middle of a step makes our trap repeat for ever, as it would any fault. And a C signal handler that stores through a raw
  * buffer while its thread is in here, or in undo_append(), waits for itself.
  *
- * What may run here: view_log, capture_around, view_unprotect and view_make_private (view.c) with undo_append_trap, heap_page_live, os_protect,
+ * What may run here: view_log, capture_around, view_unprotect and view_make_private (view.c) with undo_append_trap, heap_page_live, raw_array_in, os_protect,
  * object_remap_private, os_populate; os_thread_id (static TLS); mprotect, mmap, madvise, gettid, sigaction, pthread_sigmask, tgkill,
  * sched_yield, process_vm_readv. No allocation, no error text, no lock but the view lock, whose holders never fault.
  */
@@ -149,6 +150,8 @@ static bool trap_own(rcv_arena *a, struct view *v, uint32_t page)
     struct rcv_tracker *t = a->tracker;
     if (t->doomed)
         return doom(a, v, page, t->doomed);
+    if (unlikely(views_stale(a, v, page)))
+        return doom(a, v, page, RCV_ERR_STALE);
     if (unlikely(!v->used) && !adopt(a, v))
         return doom(a, v, page, RCV_ERR_STRAY);
     a->n.traps++;

@@ -24,6 +24,9 @@
     "a thread stored through a raw view of this request while it waited, or through one that has outlived its request; nothing " \
     "of it was committed: take .view inside the request and call what stores into it without an await, or compute into a plain " \
     "array and assign that (root['m'][:] = result)"
+#define STALE_TEXT                                                                                                           \
+    "a raw write went through a view of an Array that was deleted, or rolled back; nothing of the transaction was kept; take the " \
+    "view again, from the Array that is there now"
 #define POOL 64u /* ended transactions kept for reuse */
 
 static unsigned metered; /* not 0: transactions are timed */
@@ -72,6 +75,7 @@ static void reset(rcv_txn *t)
         memset(t->summaries, 0, ((size_t)t->summary_mask + 1) * sizeof *t->summaries);
     t->n_reads = t->n_writes = t->n_values = t->n_captured = 0;
     t->n_intents = t->n_summaries = 0;
+    t->holds = false;
     t->n_raw_pages = t->n_runs = t->stash_items = t->n_stash = 0;
 }
 
@@ -261,7 +265,7 @@ int txn_doomed_error(const rcv_txn *t)
     if (t->state == RCV_DOOMED)
         return rcv_raise(t->doom, 0,
                          t->doom == RCV_ERR_CONFLICT ? "another request has changed what this one had read; it can only roll back"
-                         : t->doom == RCV_ERR_STALE  ? "it wrote through a view of an Array that was deleted; it can only roll back"
+                         : t->doom == RCV_ERR_STALE  ? STALE_TEXT
                          : t->doom == RCV_ERR_FULL   ? "the arena has no room for this transaction's undo log; it can only roll back"
                          : t->doom == RCV_ERR_STRAY  ? STRAY_TEXT
                                                      : "the transaction was stopped; it can only roll back");
@@ -274,7 +278,7 @@ int txn_doomed_error(const rcv_txn *t)
 }
 
 int rcv_txn_doom_code(const rcv_txn *t) { return t->doom; }
-const char *rcv_stray_text(void) { return STRAY_TEXT; }
+const char *rcv_doom_text(int code) { return code == RCV_ERR_STRAY ? STRAY_TEXT : code == RCV_ERR_STALE ? STALE_TEXT : NULL; }
 
 void rcv_txn_doom(rcv_txn *t, int error)
 {
@@ -436,8 +440,8 @@ static int step_doomed(const rcv_arena *a)
     int why = tracker_doomed(a);
     if (likely(why == 0))
         return 0;
-    return why == RCV_ERR_STRAY ? rcv_raise(why, 0, STRAY_TEXT)
-                                : rcv_raise(why, 0, "the undo log is full: nothing of the transaction was kept");
+    const char *text = rcv_doom_text(why);
+    return rcv_raise(why, 0, "%s", text ? text : "the undo log is full: nothing of the transaction was kept");
 }
 
 int rcv_txn_suspend(rcv_txn *t)

@@ -53,6 +53,8 @@ static int log_block(rcv_arena *a, struct view *v, uint32_t lo, uint32_t hi)
     for (uint32_t p = lo; p < hi; p++) {
         if ((v->state[p] & (PG_WRITABLE | PG_STRAY)) || !(a->trap_mode || heap_page_live(a, p)))
             continue;
+        if (unlikely(v != t->view) && raw_array_in(a, p) > v->newest)
+            return RCV_ERR_FULL; /* what is stored through this view must not reach a younger Array: views_stale() */
         if (needs_log(t, p)) {
             int rc = view_log(a, v, p);
             if (rc != 0)

@@ -26,8 +26,15 @@
  * There are at most VIEWS. Beyond that transactions share views with ended ones, of which something keeps the buffers (a list of
  * exceptions, say); and only where all belong to live transactions, the next one is refused.
  *
+ * A buffer may outlive its Array, and another may lie in that memory by then. Ids of containers only grow, so each view notes
+ * which was the newest when its last buffer was made: what is younger can't be meant by a store through it, when another
+ * transaction's thread uses it, nor can a page that no Array of which this process has made a buffer lies in (views_stale). The
+ * step's own view needs no such look: that transaction's reads were valid when the step began, and what it takes back itself is
+ * held for it (intent.c).
+ *
  * Where it still fails: one buffer that outlives its request and is used by others, with threads: which of two steps a
- * thread stores for, nobody can know. And a raw address kept beyond its buffer: its view may be another's by then.
+ * thread stores for, nobody can know. And a raw address kept beyond its buffer: its view may be another's by then; nor is a buffer
+ * of a deleted Array known in a view that was shared, because there were no others.
  */
 #include "tracker.h"
 
@@ -195,6 +202,14 @@ void views_use(rcv_arena *a, struct view *v, bool shared)
         a->mem = (uint8_t *)((uintptr_t)v->base - a->data_off);
 }
 
+bool views_stale(rcv_arena *a, const struct view *v, uint32_t page)
+{
+    if (v == a->tracker->view) /* its buffers are of this transaction, whose reads were valid when the step began */
+        return false;
+    uint64_t id = raw_array_in(a, page);
+    return id == 0 || id > v->newest;
+}
+
 bool views_adopt(rcv_arena *a, struct view *v)
 {
     struct rcv_tracker *t = a->tracker;
@@ -282,6 +297,7 @@ int rcv_raw_acquire(rcv_txn *txn, rcv_off off, struct rcv_raw *out)
         return rc;
     view_lock(t);
     v->buffers++;
+    v->newest = atomic_load_explicit(&a->hdr->container_counter, memory_order_relaxed);
     view_unlock(t);
     t->raw_count++;
     t->raw_since = true;
