@@ -8,7 +8,7 @@ import importlib
 from types import ModuleType
 
 from recoverable.arena import Arena
-from recoverable.codecs import CodecError, register_codec
+from recoverable.codecs import register_codec
 from recoverable.containers import Array, Counter, Deque, Dict, List, Record, Set
 from recoverable.decorator import recoverable
 from recoverable.errors import (
@@ -20,6 +20,7 @@ from recoverable.errors import (
     ArenaPermissionError,
     ArenaSystemError,
     ArenaVersionError,
+    CodecError,
     ConflictError,
     FaultsNotAllowedError,
     FaultSyntaxError,

@@ -20,15 +20,11 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-from recoverable.errors import ArenaCorruptError, RecoverableError
+from recoverable.errors import ArenaCorruptError, CodecError, RecoverableError
 
 __all__ = ["BASES", "KINDS", "CodecError", "Kind", "pack", "pack_key", "plain", "register_codec", "unpack"]
 
 T = TypeVar("T")
-
-
-class CodecError(RecoverableError, LookupError):
-    """Reports a value whose codec is not registered in this process. Other values can be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""The one tree of errors.
+"""The errors that this library raises.
 
-Every error of this library is a `RecoverableError`; where the standard library has a kind for it too (`ValueError`,
+Each is a `RecoverableError`; where the standard library has a kind for it too (`ValueError`,
 `MemoryError`, `PermissionError`, `OSError`), it is that as well. A message says what happened, what state that leaves,
 and what to do about it.
 
@@ -22,6 +22,7 @@ __all__ = [
     "ArenaPermissionError",
     "ArenaSystemError",
     "ArenaVersionError",
+    "CodecError",
     "ConflictError",
     "FaultSyntaxError",
     "FaultsNotAllowedError",
@@ -157,6 +158,10 @@ class SchemaError(RecoverableError, TypeError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class CodecError(RecoverableError, LookupError):
+    """Reports a value whose codec is not registered in this process. Other values can be read."""
 
 
 class _Doomed(BaseException):
