@@ -6,13 +6,20 @@ together, for a transaction that has written a kibibyte in ten places, and for o
 
 from __future__ import annotations
 
+import types
+from collections.abc import Generator
 from typing import Any
 
 from benchmarks.harness import Report, Settings, compare
 from recoverable import Arena, Array
-from recoverable._native.runtime import Transaction
+from recoverable._native.runtime import StepDriver, Transaction
 
 KIB = "1 KiB in 10 places of an Array"
+
+
+@types.coroutine
+def pause() -> Generator[None, int, int]:
+    return (yield)
 
 
 def run(settings: Settings) -> Report:
@@ -56,25 +63,23 @@ def run(settings: Settings) -> Report:
         }
         flying = []
 
-        def case(work: Any) -> Any:
-            transaction = Transaction(arena.native, "suspend", False)
-            flying.append(transaction)
-            transaction.enter()
+        async def request(transaction: Transaction, work: Any) -> None:
             work()
-            transaction.leave()
-
-            def many(n: int) -> None:
-                transaction.enter()
-                for _ in range(n):
+            while True:
+                for _ in range(await pause()):
                     transaction.mount()
                     transaction.suspend()
-                transaction.leave()
 
-            return many
+        def case(work: Any) -> Any:
+            transaction = Transaction(arena.native, "suspend", False)
+            driver = StepDriver(request(transaction, work), transaction, None)
+            flying.append(driver)
+            driver.send(None)
+            return driver.send
 
         timed = compare({name: case(work) for name, work in works.items()}, settings, title="suspend")
-        for transaction in flying:
-            transaction.rollback()
+        for driver in flying:
+            driver.close()
     report.aim("suspend and resume a transaction that wrote 1 KiB in 10 places", 3.0, timed[KIB].scaled(1e-3), "µs")
     for name in works:
         report.figure(name, timed[name])

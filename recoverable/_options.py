@@ -76,8 +76,6 @@ def parse_timeout(seconds: object, option: str = "busy_timeout") -> float:
 
 def parse_tracking(tracking: object) -> bool:
     """Return whether containers write through the tracked view (`tracking="trap"`)."""
-    if tracking == "hybrid":
-        return False
     if tracking in ("hybrid", "trap"):
         return tracking == "trap"
     raise ArenaOptionError(

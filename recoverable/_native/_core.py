@@ -1,6 +1,6 @@
 """The control plane over ctypes: opening, closing, statistics, verification, and the switches of test builds.
 
-Only `arena.py`, the events of stray writes and the tests call this; what runs per request is in the Cython module.
+What runs in each request does not come by here: that is in the Cython modules.
 An open arena is its `NativeArena` here, of which ctypes asks for the address in the very call: so none of these can reach an
 arena that another thread has just closed. What is not attached, an image, is its address (`rcv_arena *` as an integer).
 """

@@ -9,18 +9,11 @@ cdef extern from "recoverable.h" nogil:
         pass
 
     enum:
-        RCV_OK
-        RCV_ERR_NOTFOUND
         RCV_ERR_FULL
-        RCV_ERR_CORRUPT
-        RCV_ERR_BUSY
         RCV_ERR_CONFLICT
-        RCV_ERR_STALE
         RCV_ERR_CLOSED
-        RCV_ERR_NOTXN
         RCV_ERR_MISUSE
         RCV_ERR_AGAIN
-        RCV_ERR_BUG
         RCV_ERR_STRAY
     const char *rcv_error_text()
     int rcv_error_errno()
@@ -46,12 +39,10 @@ cdef extern from "recoverable.h" nogil:
         RCV_ACTIVE
         RCV_DOOMED
         RCV_COMMITTED
-        RCV_ROLLED_BACK
     int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out)
     void rcv_txn_free(rcv_txn *t)
     void rcv_txn_owned(rcv_txn *t, rcv_txn **place)
     int rcv_txn_forked(const rcv_txn *t)
-    void rcv_txn_strand(rcv_txn *t)
     int rcv_txn_state(const rcv_txn *t)
     int rcv_txn_touched(const rcv_txn *t)
     int rcv_txn_wrote(const rcv_txn *t)
@@ -67,7 +58,6 @@ cdef extern from "recoverable.h" nogil:
     enum:
         RCV_PRIVILEGED
         RCV_AWAIT_PRIVILEGE
-        RCV_NO_PRIVILEGE
     int rcv_privilege_take(rcv_txn *t)
     int rcv_must_wait(rcv_txn *t)
     int rcv_privileged_here(const rcv_arena *a)

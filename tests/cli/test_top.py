@@ -19,10 +19,10 @@ from rich.console import Console
 from examples.bank.load import Bank, Customers, Ledger
 from recoverable import Arena, Array, attempt
 from recoverable._native import _core
-from recoverable._native.runtime import Transaction
 from recoverable.cli import _outside, _top
 from support.commands import child, command, command_json
 from support.segments import path_of
+from support.workers import Request
 
 
 def commit(arena: Arena, times: int) -> None:
@@ -42,6 +42,16 @@ def test_rates_are_of_what_happened_between_two_looks(arena: Arena) -> None:
     assert second.peek.commits - first.peek.commits == 20
     assert second.together.commits_per_second == pytest.approx(20 / (second.at - first.at))
     assert next(looks, None) is None
+
+
+def run_as(arena: Arena, handler: str) -> None:
+    """Commit once, by a handler of that name."""
+
+    async def work() -> None:
+        arena.root["n"] = 1
+
+    work.__qualname__ = handler
+    Request(arena, work).step()
 
 
 def fail(arena: Arena, times: int) -> None:
@@ -158,11 +168,7 @@ def test_what_a_killed_worker_counted_stays(arena: Arena) -> None:
 def test_more_handlers_than_rows(arena: Arena) -> None:
     """Beyond 63 handlers the rest is counted together, and nothing is lost."""
     for n in range(80):
-        transaction = Transaction(arena.native, f"handler {n}", True)
-        transaction.enter()
-        arena.root["n"] = n
-        transaction.leave()
-        transaction.commit()
+        run_as(arena, f"handler {n}")
     rows = only(arena)
     assert len(rows) <= 64
     assert sum(row.commits for row in rows.values()) == 80
@@ -171,11 +177,7 @@ def test_more_handlers_than_rows(arena: Arena) -> None:
 
 def test_a_name_from_the_segment_is_printed_with_care(arena: Arena) -> None:
     """Control characters of a name never reach the terminal."""
-    transaction = Transaction(arena.native, "evil\x1b[2J\n", True)
-    transaction.enter()
-    arena.root["n"] = 1
-    transaction.leave()
-    transaction.commit()
+    run_as(arena, "evil\x1b[2J\n")
     assert "evil?[2J?" in only(arena)
 
 
