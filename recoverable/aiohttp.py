@@ -133,7 +133,7 @@ def _middleware(arena: Arena, protect: str, *, from_app: bool) -> Middleware:
     if not isinstance(arena, Arena):
         raise TypeError(f"arena={arena!r} is no Arena: give what Arena.open() returned")
     _registry.bind(arena)
-    logging.getLogger("aiohttp.server").addFilter(_told_once)  # which adds it once
+    logging.getLogger("aiohttp.server").addFilter(_reported_once)  # which adds it once
     every = protect == "all"
 
     @web.middleware
@@ -165,20 +165,20 @@ def _middleware(arena: Arena, protect: str, *, from_app: bool) -> Middleware:
     return recoverable_middleware
 
 
-class _ToldOnce(logging.Filter):
+class _ReportedOnce(logging.Filter):
     """Keeps aiohttp's record of a crash whose traceback is in an event of ours, and has it point there."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and (told := events.traceback_told(error)) is not None:
+        if error is not None and (request_id := events.traceback_reported(error)) is not None:
             record.msg = (
-                f"{record.getMessage()}: {type(error).__qualname__}; see request.rolled_back, request_id={told}"
+                f"{record.getMessage()}: {type(error).__qualname__}; see request.rolled_back, request_id={request_id}"
             )
             record.args = record.exc_info = None
         return True
 
 
-_told_once = _ToldOnce()
+_reported_once = _ReportedOnce()
 
 
 async def _call(handler: Handler, request: web.Request) -> web.StreamResponse:

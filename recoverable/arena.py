@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from recoverable import _options, _registry, _shm, boundary, callbacks, events, policy, speculation
 from recoverable._native import _core
-from recoverable._native.places import hot_spots
+from recoverable._native.paths import hot_spots
 from recoverable._native.runtime import ArenaBase, NativeArena, current_transaction
 from recoverable.containers import Dict  # importing it makes the containers known to the core
 from recoverable.errors import (
@@ -93,7 +93,7 @@ class Arena(ArenaBase):
         self.native = segment.native
         segment.arenas.append(self)
         if len(segment.arenas) == 1:
-            segment.native.public = self
+            segment.native.owner = self
 
     # -- opening and closing ----------------------------------------------------------------------------------
 
@@ -233,8 +233,8 @@ class Arena(ArenaBase):
             segment = self._segment
             others = [arena for arena in segment.arenas if arena is not self]
             if others:
-                if self.native.public is self:
-                    self.native.public = others[0]
+                if self.native.owner is self:
+                    self.native.owner = others[0]
             else:
                 self._report_found()
                 segment.close()
@@ -494,10 +494,7 @@ def _map(name: str, fd: int, asked: int | None, create: bool, **options: Any) ->
                     f"{_options.human_size(room)} in all. Nothing was made. Ask for less, or enlarge it "
                     "(mount -o remount,size=...; docker run --shm-size=...)."
                 )
-        try:
-            address = _core.open_segment(fd, name=name, size=size, create=create, **options)
-        except TransactionError as error:  # the core calls any unfit argument a misuse
-            raise ArenaOptionError(str(error)) from None
+        address = _core.open_segment(fd, name=name, size=size, create=create, **options)
         try:
             segment = Segment(name, (status.st_dev, status.st_ino), address)
         except BaseException:

@@ -31,7 +31,7 @@ from recoverable._native.runtime import (
 from recoverable._timelimit import TimeLimit
 from recoverable.callbacks import run_hooks
 from recoverable.errors import RecoverableError, TransactionError, _Doomed
-from recoverable.transaction import conflict_error, running_loop, tell_of_arena
+from recoverable.transaction import conflict_error, report_arena_failure, running_loop
 
 __all__ = [
     "Call",
@@ -116,9 +116,9 @@ def _begin(
     transaction = Transaction(native, handler, False)
     transaction.request = request
     if native.asks_route and (route := policy.route_of(request)) is not None:
-        transaction.came_by(route)
+        transaction.set_route(route)
     if parent is not None:
-        transaction.inside(parent)
+        transaction.set_parent(parent)
     transaction.attempt = attempt
     return transaction
 
@@ -214,7 +214,7 @@ async def _go_on(call: Call[T], options: policy.Options, transaction: Transactio
                     then = "raise" if options.fallback is None else "fallback"
 
             if not transaction.conflicted:
-                tell_of_arena(transaction, failure)
+                report_arena_failure(transaction, failure)
             if transaction.touched or then != "raise":
                 request_id = request_id or policy.request_id(transaction.request)
                 _report(transaction, failure, request_id, then)
@@ -281,14 +281,14 @@ async def returned(
 async def _ended(transaction: Transaction, committed: bool, request_id: str | None = None) -> None:
     native = transaction.arena
     try:
-        if native.news():
-            native.public._report_found()
+        if native.pending():
+            native.owner._report_found()
         if not committed:
             if transaction.touched:
                 _report(transaction, None, request_id or policy.request_id(transaction.request), "return")
         elif transaction.wrote and events.committed_wanted():
             events.request_committed(
-                native.public.name,
+                native.owner.name,
                 transaction.handler,
                 transaction.report(),
                 transaction.attempt,
@@ -302,9 +302,9 @@ async def _ended(transaction: Transaction, committed: bool, request_id: str | No
 def _report(transaction: Transaction, failure: BaseException | None, request_id: str, then: str) -> None:
     """Write the event of a run that was rolled back."""
     native, report, attempt = transaction.arena, transaction.report(), transaction.attempt
-    name, handler = native.public.name, transaction.handler
-    if native.news():
-        native.public._report_found()
+    name, handler = native.owner.name, transaction.handler
+    if native.pending():
+        native.owner._report_found()
     if transaction.conflicted:
         events.request_conflict(name, handler, report, attempt, request_id, then=then)
         return

@@ -97,7 +97,7 @@ class _Calls:
         if self._hooks and not isinstance(error, _Doomed):
             hook = self._hooks[len(self._hooks) - length_hint(self._left) - 1]
             try:
-                events.hook_failed(self.arena.public.name, self.handler, name_of(hook.func), error)
+                events.hook_failed(self.arena.owner.name, self.handler, name_of(hook.func), error)
             except BaseException as broken:  # the program's log pipeline
                 fatal = fatal or broken
         self.fatal = self.fatal or fatal
@@ -222,8 +222,8 @@ def run_hooks_now(transaction: Transaction) -> None:
     """Call the callbacks of a committed `with` block, which can't await; each failure is logged."""
     calls = _Calls(transaction)
     try:
-        if transaction.arena.news():
-            transaction.arena.public._report_found()
+        if transaction.arena.pending():
+            transaction.arena.owner._report_found()
     finally:
         calls.drop(
             "The callback returned something to await, which `with arena.transaction():` can't await. It was not run; the commit "

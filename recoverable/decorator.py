@@ -132,7 +132,7 @@ def _wrap(fn: Any, arena: Arena | None, options: policy.Options) -> Any:
             return await boundary.run_inside(outer, boundary.Call(native, handler, fn, args, kwargs, options))
         run = first_run(native, handler, fn(*args, **kwargs), decide, args, kwargs)
         if native.asks_route and (route := policy.route_of(run.transaction.request)) is not None:
-            run.transaction.came_by(route)
+            run.transaction.set_route(route)
         limit = None
         if seconds is not None:
             run.limit = limit = TimeLimit(seconds)

@@ -8,7 +8,7 @@ for libraries, an unconfigured structlog gets warnings and errors only, on stand
 Events name containers and keys where a conflict was, never values. What an exception says is its author's.
 
 A traceback is written once. With a configured structlog it is in `request.rolled_back`, and aiohttp's own record of the
-same exception points there (`recoverable.aiohttp` asks `traceback_told`). Otherwise an exception that goes on to a caller
+same exception points there (`recoverable.aiohttp` asks `traceback_reported`). Otherwise an exception that goes on to a caller
 is left to the caller, aiohttp for one, and ours is one line. docs/events.md has all of it for users.
 """
 
@@ -45,7 +45,7 @@ __all__ = [
     "request_committed",
     "request_conflict",
     "request_rolled_back",
-    "traceback_told",
+    "traceback_reported",
     "write_stray",
 ]
 
@@ -231,13 +231,13 @@ def _from_handler(trace: TracebackType | None) -> TracebackType | None:
 
 
 _OURS = "recoverable."
-_TOLD = "_recoverable_told_in"
+_REPORTED = "_recoverable_reported_in"
 
 
-def traceback_told(error: BaseException) -> str | None:
+def traceback_reported(error: BaseException) -> str | None:
     """Return, once, the id of the request whose event has this exception's traceback, or None: no event has it."""
-    told: str | None = getattr(error, "__dict__", {}).pop(_TOLD, None)
-    return told
+    reported: str | None = getattr(error, "__dict__", {}).pop(_REPORTED, None)
+    return reported
 
 
 def request_committed(name: str, handler: str, report: Report, attempt: int, request_id: str) -> None:
@@ -285,7 +285,7 @@ def request_rolled_back(
         more["exc_info"] = (type(error), error, _from_handler(error.__traceback__))
         if then == "raise":
             with contextlib.suppress(AttributeError, TypeError):  # a class of exceptions may refuse attributes
-                setattr(error, _TOLD, request_id)
+                setattr(error, _REPORTED, request_id)
     write(
         "request.rolled_back",
         arena=name,

@@ -153,14 +153,14 @@ def _end(
         else:
             transaction.rollback(error)
     except (ArenaFullError, ArenaBusyError, ArenaCorruptError) as trouble:
-        tell_of_arena(transaction, trouble)
+        report_arena_failure(transaction, trouble)
         raise
     except _Doomed:
         raise conflict_error(transaction, 1) from None
     finally:
         transaction.leave()
-        if native.news():
-            native.public._report_found()
+        if native.pending():
+            native.owner._report_found()
     if error is None:
         run_hooks_now(transaction)
     elif ours:
@@ -168,12 +168,12 @@ def _end(
     elif stopped:
         raise without_doomed(error) from None
     else:
-        tell_of_arena(transaction, error)
+        report_arena_failure(transaction, error)
 
 
-def tell_of_arena(transaction: Transaction, error: BaseException) -> None:
+def report_arena_failure(transaction: Transaction, error: BaseException) -> None:
     """Write the event of a failure that is the arena's and not the handler's, if it is one."""
-    name, handler = transaction.arena.public.name, transaction.handler
+    name, handler = transaction.arena.owner.name, transaction.handler
     if isinstance(error, ArenaFullError):
         events.arena_full(name, handler, str(error))
     elif isinstance(error, ArenaBusyError):

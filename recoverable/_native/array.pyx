@@ -122,10 +122,10 @@ cdef class ArrayHandle(Container):
     def _closed(self):
         return self.arena is not None and self.arena.closed
 
-    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+    cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
         cdef rcv_array_info info
         if self.arena is not None:
-            return Container.plant(self, arena, t, planted, out)
+            return Container.materialize(self, arena, t, made, out)
         memset(&info, 0, sizeof(info))
         info.nbytes = self.nbytes_
         info.itemsize = <uint32_t>self.item_size
@@ -142,7 +142,7 @@ cdef class ArrayHandle(Container):
         if rc < 0:
             fail(rc)
         self.arena = arena
-        planted.append(self)
+        made.append(self)
         return 0
 
     cdef void rooted(self) noexcept:

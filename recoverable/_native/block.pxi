@@ -19,7 +19,7 @@ cdef extern from *:
     PyObject *rcv_caller()
 
 # These leave an event, or become another exception.
-cdef tuple _told_of = (_errors.ArenaFullError, _errors.ArenaBusyError, _errors.ArenaCorruptError, _errors._Doomed)
+cdef tuple _reported = (_errors.ArenaFullError, _errors.ArenaBusyError, _errors.ArenaCorruptError, _errors._Doomed)
 cdef object _running_loop, _watch_block, _nest_block, _end_block, _run_hooks
 
 
@@ -111,7 +111,7 @@ cdef class TransactionBlock:
         cdef PyObject *name = rcv_caller()
         cdef Transaction t = new_transaction(self.arena, <str>name if name != NULL else "(unknown)", True)
         if outer is not None:
-            t.inside(outer)
+            t.set_parent(outer)
         t.make_current()
         if outer is not None:
             outer.open_blocks += 1
@@ -137,18 +137,18 @@ cdef class TransactionBlock:
             return
         if self.outer is not None:
             return self.leave_outer(error)
-        if t is None or t.t == NULL or isinstance(error, _told_of):
+        if t is None or t.t == NULL or isinstance(error, _reported):
             return self.end(error, None)
         if error is not None:
             t.rollback(error)
             t.step_down()
-            if self.arena.has_news():
-                self.arena.public._report_found()
+            if self.arena.has_pending():
+                self.arena.owner._report_found()
             return
         rc = t.try_commit()
         if rc == 0:
             t.step_down()
-            if self.arena.has_news() or t.hooks is not None:
+            if self.arena.has_pending() or t.hooks is not None:
                 follow(t)
             return
         try:

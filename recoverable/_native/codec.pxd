@@ -9,7 +9,7 @@ cdef struct KeyBuffer:
 
 ctypedef int (*putter)(rcv_txn *t, rcv_off container, uint64_t argument, const rcv_value *value) noexcept
 
-cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list planted)
+cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list made)
 cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argument) except? -100
 cdef object encode(object value, rcv_value *out)
 cdef object decode(NativeArena arena, const rcv_value *value)

@@ -134,12 +134,12 @@ def register_plain(kind, make) -> None:
     _plain.append((kind, make))
 
 
-cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list planted):
+cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list made):
     """encode(), and make the containers that the value needs. Returns what must stay alive while `out` is used."""
     kept = encode(value, out)
     if out.tag != 0:
         return kept
-    if arena.planting == DEEPEST:
+    if arena.materializing == DEEPEST:
         raise RecursionError(f"a value with more than {DEEPEST} containers in each other can't be stored at once; nothing was "
                              "stored: store the outer ones first, and each of the inner ones in the one around it")
     cdef Container child = None
@@ -153,11 +153,11 @@ cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out
         else:
             raise unsupported(value)
     out.tag = RCV_T_REF
-    arena.planting += 1
+    arena.materializing += 1
     try:
-        child.plant(arena, t, planted, &out.word)
+        child.materialize(arena, t, made, &out.word)
     finally:
-        arena.planting -= 1
+        arena.materializing -= 1
     return child
 
 
@@ -167,12 +167,12 @@ cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argum
     cdef rcv_mark mark
     cdef rcv_value v
     cdef int rc
-    planted = []
+    made = []
     rcv_op_begin(t, &mark)
     cdef uint64_t held = hold(c.arena)
     try:
         try:
-            kept = describe(c.arena, t, value, &v, planted)
+            kept = describe(c.arena, t, value, &v, made)
             rc = apply(t, c.h.off, argument, &v)
             if rc < 0:
                 fail(rc)
@@ -182,14 +182,14 @@ cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argum
         finally:
             unhold(c.arena, held)
     except BaseException:
-        for child in planted:
-            (<Container>child).unplant()
+        for child in made:
+            (<Container>child).discard()
         raise
     if rc == 0:
         rcv_op_fail(t, &mark)
-    for child in planted:
+    for child in made:
         if rc == 0:
-            (<Container>child).unplant()
+            (<Container>child).discard()
         else:
             (<Container>child).rooted()
     return rc

@@ -14,9 +14,9 @@ cdef class CounterHandle(Container):
     def __init__(self, value=0):
         self.waiting = index(value)
 
-    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+    cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
         if self.arena is not None:
-            return Container.plant(self, arena, t, planted, out)
+            return Container.materialize(self, arena, t, made, out)
         cdef int rc = rcv_counter_new(t, self.waiting, out)
         if rc:
             fail(rc)
@@ -24,7 +24,7 @@ cdef class CounterHandle(Container):
         if rc < 0:
             fail(rc)
         self.arena = arena
-        planted.append(self)
+        made.append(self)
         return 0
 
     def add(self, n=1):

@@ -39,11 +39,11 @@ cdef class DequeHandle(Container):
     def _stored(self):
         return self.arena is not None
 
-    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+    cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
         cdef rcv_value v
         cdef uint64_t bound = UNBOUNDED
         if self.arena is not None:
-            return Container.plant(self, arena, t, planted, out)
+            return Container.materialize(self, arena, t, made, out)
         if self._pending is not None and self._pending.maxlen is not None:
             bound = self._pending.maxlen
         cdef int rc = rcv_deque_new(t, bound, out)
@@ -53,11 +53,11 @@ cdef class DequeHandle(Container):
         if rc < 0:
             fail(rc)
         self.arena = arena
-        planted.append(self)
+        made.append(self)
         Py_EnterRecursiveCall(" while storing a nested value in an arena")
         try:
             for value in list(self._pending or ()):
-                kept = describe(arena, t, value, &v, planted)
+                kept = describe(arena, t, value, &v, made)
                 rc = rcv_deque_push(t, out[0], RCV_RIGHT, &v)
                 if rc:
                     fail(rc)

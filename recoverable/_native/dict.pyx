@@ -37,9 +37,9 @@ cdef class DictHandle(Container):
 
     # -- storing -------------------------------------------------------------------------------------------------
 
-    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+    cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
         if self.arena is not None:
-            return Container.plant(self, arena, t, planted, out)
+            return Container.materialize(self, arena, t, made, out)
         cdef int rc = rcv_dict_new(t, out)
         if rc:
             fail(rc)
@@ -47,22 +47,22 @@ cdef class DictHandle(Container):
         if rc < 0:
             fail(rc)
         self.arena = arena
-        planted.append(self)
+        made.append(self)
         # dict() copies, so that a mapping that changes while we store it is not our problem.
         Py_EnterRecursiveCall(" while storing a nested value in an arena")
         try:
             for key, value in dict(self.pending or {}).items():
-                self.store(t, out[0], key, value, planted)
+                self.store(t, out[0], key, value, made)
         finally:
             Py_LeaveRecursiveCall()
         return 0
 
-    cdef int store(self, rcv_txn *t, rcv_off d, object key, object value, list planted) except -1:
+    cdef int store(self, rcv_txn *t, rcv_off d, object key, object value, list made) except -1:
         """Set one key, making the containers that the value needs."""
         cdef KeyBuffer k
         cdef rcv_value v
         kept_key = encode_key(self.arena, key, &k)
-        kept = describe(self.arena, t, value, &v, planted)
+        kept = describe(self.arena, t, value, &v, made)
         cdef int rc = rcv_dict_set(t, d, &k.key, &v)
         if rc:
             fail(rc)
@@ -71,22 +71,22 @@ cdef class DictHandle(Container):
     cdef int store_container(self, rcv_txn *t, object key, object value) except -1:
         """Set one key to a container: all of it, or nothing."""
         cdef rcv_mark mark
-        planted = []
+        made = []
         rcv_op_begin(t, &mark)
         cdef uint64_t held = hold(self.arena)
         try:
             try:
-                self.store(t, self.h.off, key, value, planted)
+                self.store(t, self.h.off, key, value, made)
             except BaseException:
                 rcv_op_fail(t, &mark)
                 raise
             finally:
                 unhold(self.arena, held)
         except BaseException:
-            for child in planted:
-                (<Container>child).unplant()
+            for child in made:
+                (<Container>child).discard()
             raise
-        for child in planted:
+        for child in made:
             (<Container>child).rooted()
         return 0
 
@@ -171,10 +171,10 @@ cdef class DictHandle(Container):
             fail(rc)
 
     def __delitem__(self, key):
-        if not self.discard(key):
+        if not self.remove(key):
             raise_key_error(key)
 
-    cdef bint discard(self, object key) except -1:
+    cdef bint remove(self, object key) except -1:
         """Delete a key; was it there?"""
         cdef rcv_txn *t
         cdef KeyBuffer k
@@ -200,7 +200,7 @@ cdef class DictHandle(Container):
             return default
         if isinstance(value, Container) and self.arena is not None:
             value = (<Container>value).to_python()
-        self.discard(key)
+        self.remove(key)
         return value
 
     def popitem(self):

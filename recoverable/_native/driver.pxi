@@ -56,7 +56,7 @@ cdef class StepDriver:
         """Has it ended without anything to do or to tell: no callback, no rollback, nothing that the arena has found?"""
         if self.t.hooks is not None:
             return False
-        return not self.t.has_touched() or (self.t._ended is COMMITTED and not self.t.arena.has_news())
+        return not self.t.has_touched() or (self.t._ended is COMMITTED and not self.t.arena.has_pending())
 
     @property
     def wrote(self):
@@ -183,8 +183,8 @@ cdef class StepDriver:
                 if how == PYGEN_NEXT:
                     if self.t.open_blocks == 0:
                         self.suspend() # a failure dooms it: its next access says so
-                        if self.t.arena.has_news():
-                            tell_news(self.t.arena)
+                        if self.t.arena.has_pending():
+                            report_pending(self.t.arena)
                         return result
                     error = _errors.TransactionError(
                         "await inside a savepoint, an edit or a transaction block: these are part of one step; "
@@ -332,13 +332,13 @@ cdef class StepDriver:
         return True
 
 
-cdef void tell_news(NativeArena arena) noexcept:
+cdef void report_pending(NativeArena arena) noexcept:
     """Have what a step has met written to the log where it ends by an await; an error there is not the handler's."""
     cdef rcv_frame nobody
     rcv_frame_init(&nobody, NULL, rcv_context(), NULL)
     rcv_current()[0] = &nobody
     try:
-        arena.public._report_found()
+        arena.owner._report_found()
     finally:
         take_off(&nobody)
         rcv_current()[0] = nobody.below

@@ -36,10 +36,10 @@ cdef class ListHandle(Container):
     def _stored(self):
         return self.arena is not None
 
-    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+    cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
         cdef rcv_value v
         if self.arena is not None:
-            return Container.plant(self, arena, t, planted, out)
+            return Container.materialize(self, arena, t, made, out)
         cdef int rc = rcv_list_new(t, out)
         if rc:
             fail(rc)
@@ -47,11 +47,11 @@ cdef class ListHandle(Container):
         if rc < 0:
             fail(rc)
         self.arena = arena
-        planted.append(self)
+        made.append(self)
         Py_EnterRecursiveCall(" while storing a nested value in an arena")
         try:
             for value in list(self._pending or ()):
-                kept = describe(arena, t, value, &v, planted)
+                kept = describe(arena, t, value, &v, made)
                 rc = rcv_list_append(t, out[0], &v)
                 if rc:
                     fail(rc)

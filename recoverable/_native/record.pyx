@@ -66,10 +66,10 @@ cdef class RecordHandle(Container):
     def _stored(self):
         return self.arena is not None
 
-    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+    cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
         cdef rcv_value v
         if self.arena is not None:
-            return Container.plant(self, arena, t, planted, out)
+            return Container.materialize(self, arena, t, made, out)
         schema = type(self)._schema
         store_schema(arena, t, schema)
         cdef int rc = rcv_record_new(t, schema.id, len(schema.names), out)
@@ -80,9 +80,9 @@ cdef class RecordHandle(Container):
             fail(rc)
         self.arena = arena
         self.slots = None
-        planted.append(self)
+        made.append(self)
         for i, name in enumerate(schema.names):
-            kept = describe(arena, t, self._pending[name], &v, planted)
+            kept = describe(arena, t, self._pending[name], &v, made)
             rc = rcv_record_set(t, out[0], <uint32_t>i, &v)
             if rc:
                 fail(rc)
@@ -204,7 +204,7 @@ cdef class RecordHandle(Container):
         cdef rcv_value v
         cdef int rc
         cdef uint64_t held = hold(self.arena)
-        planted = []
+        made = []
         rcv_op_begin(t, &mark)
         try:
             schema, added = self._merged(self.schema)
@@ -213,7 +213,7 @@ cdef class RecordHandle(Container):
             if rc:
                 fail(rc)
             for i, name in added:
-                kept = describe(self.arena, t, self._default(name), &v, planted)
+                kept = describe(self.arena, t, self._default(name), &v, made)
                 rc = rcv_record_set(t, self.h.off, <uint32_t>i, &v)
                 if rc:
                     fail(rc)

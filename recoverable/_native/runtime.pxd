@@ -33,21 +33,21 @@ cdef class NativeArena:
     cdef late_key late_keys[LATE_KEYS] # by the address of the str
     cdef readonly bint closed
     cdef int attention # not 0: it is closed, or its writes are watched; what begin() asks instead of `closed`
-    cdef public object public
+    cdef public object owner # the Arena that was opened first of those that share it
     cdef readonly Py_ssize_t views
-    cdef int planting # containers in each other that are being stored: describe()
+    cdef int materializing # containers in each other that are being stored: describe()
     cdef object __weakref__
     cdef Container _root
     cdef dict tallies # what meter() has counted: Tally by handler, the rest under None
     cdef public list give_way # futures of those who wait for the privileged run to end
-    cdef bint has_news(self) noexcept
+    cdef bint has_pending(self) noexcept
     cdef int wait(self) noexcept
 
 cdef class Container:
     cdef NativeArena arena
     cdef rcv_handle h
-    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1
-    cdef void unplant(self) noexcept
+    cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1
+    cdef void discard(self) noexcept
     cdef void rooted(self) noexcept
     cpdef object to_python(self)
 
@@ -91,7 +91,6 @@ cdef class Transaction:
     cdef void wake(self) noexcept
 
 cdef int fail(int rc) except -1
-cdef void *current_context()
 cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1
 cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1
 cdef void done(NativeArena arena, rcv_txn *t) noexcept

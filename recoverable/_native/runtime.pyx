@@ -23,10 +23,6 @@ cdef enum:
     NAME = 40 # RCV_HANDLER_NAME
 
 
-cdef void *current_context():
-    return rcv_context()
-
-
 cdef int fail(int rc) except -1:
     """Raise the exception of a negative core result."""
     text = rcv_error_text().decode("utf-8", "replace")
@@ -40,7 +36,7 @@ cdef class NativeArena:
         self.a = <rcv_arena *><size_t>address
         self.closed = False
         self.views = 0
-        self.public = None
+        self.owner = None
         self.give_way = []
         self.tallies = {}
 
@@ -164,12 +160,12 @@ cdef class NativeArena:
         """Return how many buffers over this arena's memory are alive: views, memoryviews, ctypes structures."""
         return self.views
 
-    cdef bint has_news(self) noexcept:
+    cdef bint has_pending(self) noexcept:
         return not self.closed and rcv_news(self.a) != 0
 
-    def news(self) -> bool:
+    def pending(self) -> bool:
         """Return whether a step may have found something that Arena._report_found() has an event for."""
-        return self.has_news()
+        return self.has_pending()
 
     @property
     def address(self) -> int:
@@ -202,7 +198,7 @@ cdef class NativeArena:
 # -- the gate ------------------------------------------------------------------------------------------------
 
 cdef int closed_error(NativeArena arena) except -1:
-    name = getattr(arena.public, "name", None) if arena is not None else None
+    name = getattr(arena.owner, "name", None) if arena is not None else None
     raise _errors.TransactionClosedError(
         f"the arena {name!r} is closed; what was committed is kept: open it again with Arena.open()")
 
@@ -234,8 +230,8 @@ cdef void done(NativeArena arena, rcv_txn *t) noexcept:
 cdef class Container:
     """A handle: which container of which arena. Two handles of one container are equal."""
 
-    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
-        """Make the container in the arena that this handle, not stored yet, describes; append self to `planted`.
+    cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
+        """Make the container in the arena that this handle, not stored yet, describes; append self to `made`.
 
         A handle that is stored already gives where it is: the core refuses to store it twice.
         """
@@ -252,12 +248,12 @@ cdef class Container:
         out[0] = self.h.off
         return 0
 
-    cdef void unplant(self) noexcept:
-        """The operation that planted it has failed: it is not stored after all."""
+    cdef void discard(self) noexcept:
+        """The operation that made it has failed: it is not stored after all."""
         self.arena = None
 
     cdef void rooted(self) noexcept:
-        """The operation that planted it has succeeded: what it was made from can go."""
+        """The operation that made it has succeeded: what it was made from can go."""
 
     cpdef object to_python(self):
         """Return a plain deep copy."""
@@ -439,14 +435,14 @@ cdef class Transaction:
         if waiting:
             _wake(waiting)
 
-    def inside(self, Transaction parent not None) -> None:
+    def set_parent(self, Transaction parent not None) -> None:
         """Say that it is an independent one inside `parent`: its commit leaves what the parent has read valid."""
         self.check()
         parent.check()
         rcv_txn_inside(self.t, parent.t)
         self.parent = parent
 
-    def came_by(self, str route not None) -> None:
+    def set_route(self, str route not None) -> None:
         """Say by which route and method the request came: its handler has a working set for each."""
         self.check()
         rcv_txn_route(self.t, PyUnicode_AsUTF8(route))
@@ -470,15 +466,12 @@ cdef class Transaction:
         if self.t != NULL and rcv_raw_count(self.arena.a) != 0:
             self.mount()
 
-    def enter(self) -> None:
-        """Make it the current transaction of this thread and context."""
-        self.make_current()
-
     cdef bint runs_elsewhere(self) noexcept:
         """Is it current in another thread?"""
         return self.thread != 0 and self.thread != rcv_thread()
 
     cdef int make_current(self) except -1:
+        """Make it the current transaction of this thread and context."""
         if self.entered:
             raise _errors.TransactionError("the transaction is current already")
         self.check()
@@ -498,7 +491,7 @@ cdef class Transaction:
         return 0
 
     def leave(self) -> None:
-        """Make current again what was before enter()."""
+        """Make current again what was before make_current()."""
         self.step_down()
 
     cdef void step_down(self) noexcept:
@@ -629,7 +622,7 @@ cdef class Transaction:
         out = self.make_report()
         out["conflict_path"] = out["conflict_key"] = None
         if out["conflict_kind"] and not self.arena.closed:
-            from recoverable._native.places import describe_conflict
+            from recoverable._native.paths import describe_conflict
             out["conflict_path"], out["conflict_key"] = describe_conflict(self.arena, out)
         return out
 

@@ -21,9 +21,9 @@ cdef class SetHandle(Container):
     def _stored(self):
         return self.arena is not None
 
-    cdef int plant(self, NativeArena arena, rcv_txn *t, list planted, rcv_off *out) except -1:
+    cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
         if self.arena is not None:
-            return Container.plant(self, arena, t, planted, out)
+            return Container.materialize(self, arena, t, made, out)
         cdef int rc = rcv_set_new(t, out)
         if rc:
             fail(rc)
@@ -31,7 +31,7 @@ cdef class SetHandle(Container):
         if rc < 0:
             fail(rc)
         self.arena = arena
-        planted.append(self)
+        made.append(self)
         cdef KeyBuffer k
         for item in list(self._pending or ()):
             kept = encode_key(arena, item, &k)

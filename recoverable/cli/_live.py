@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from recoverable._native import _core
-from recoverable._native.places import describe_conflict, memory_of
+from recoverable._native.paths import describe_conflict, memory_of
 from recoverable._native.runtime import NativeArena
 from recoverable.cli import _outside
 from recoverable.errors import ArenaBusyError
@@ -54,7 +54,7 @@ class Live:
         self._name = name
         self._address = address
         self._native = NativeArena(address)
-        self._native.public = self
+        self._native.owner = self
         self._measuring = _MEASURING_ALL
         self._inside = False
         self.name = name

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import recoverable
 from recoverable import policy
 from recoverable._native import _core
-from recoverable._native.lines import LineTracer
+from recoverable._native.linetrace import LineTracer
 from recoverable._native.runtime import Container, NativeArena, Transaction, set_fault_hooks
 from recoverable.errors import ArenaFullError, TransactionError
 from recoverable.faults._points import Delay, Fault, Raise
@@ -285,15 +285,15 @@ class Driven:
         self._coroutine.close()
 
     def _step(self, value: Any, error: BaseException | None) -> Any:
-        global _handler, _request, _told
+        global _handler, _request, _reported
         watch = _watch
         if self._turns > 0 and error is None:
             self._turns -= 1
-            _told = True
+            _reported = True
             return None
         if self._held is not None and error is None:
             seconds, self._held = self._held.seconds, None
-            _told = True
+            _reported = True
             return _sleep(seconds)
         if self._error is not None and error is None:
             error, self._error = self._error, None
@@ -307,7 +307,7 @@ class Driven:
         request = _request
         tracer = _tracer if "line" in watch.wants(self._handler) else None
         watch.begin(self._handler)
-        _told = False
+        _reported = False
         if tracer is not None:
             tracer.start()
         try:
@@ -330,8 +330,8 @@ class Driven:
         self._resumed = True
         if _watch is not watch:
             return yielded
-        if _told:
-            return yielded  # a driven coroutine inside has told of this suspension
+        if _reported:
+            return yielded  # a driven coroutine inside has reported this suspension
         return self._suspend(watch, yielded, None if request is None else request.transport)
 
     def _decide(self, watch: Watch, place: str) -> None:
@@ -349,8 +349,8 @@ class Driven:
 
     def _suspend(self, watch: Watch, yielded: Any, transport: Any) -> Any:
         """Reach an await; return what the event loop is to wait for."""
-        global _told
-        _told = True
+        global _reported
+        _reported = True
         where = place_of(self._coroutine)
         fault = watch.reach("await", where, self._handler, connected=transport is not None)
         if fault is None:
@@ -390,7 +390,7 @@ class Driven:
         return None
 
 
-_told = False  # this suspension was told of
+_reported = False  # this suspension was reported
 
 
 def _sleep(seconds: float) -> Any:

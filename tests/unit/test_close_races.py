@@ -31,7 +31,7 @@ USES: dict[str, Callable[[Arena], object]] = {
     "native": lambda arena: (
         arena.native.busy_timeout,
         arena.native.asks_route,
-        arena.native.news(),
+        arena.native.pending(),
         arena.native.privileged_here(),
         arena.native.read_tallies(),
         arena.native.raw_count(),

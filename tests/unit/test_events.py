@@ -379,8 +379,8 @@ async def test_a_traceback_that_nobody_saw_is_not_told(arena: Arena, level: int,
 
     with pytest.raises(AppError) as crash:
         await arena.run(handler)
-    assert (events.traceback_told(crash.value) is not None) is shown
-    assert events.traceback_told(crash.value) is None  # told once
+    assert (events.traceback_reported(crash.value) is not None) is shown
+    assert events.traceback_reported(crash.value) is None  # told once
 
 
 async def test_an_exception_that_refuses_attributes_does_no_harm(arena: Arena, log: list[dict[str, Any]]) -> None:

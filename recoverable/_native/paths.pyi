@@ -1,4 +1,4 @@
-"""What `places.pyx` gives: where in an arena something is, in words."""
+"""What `paths.pyx` gives: where in an arena something is, in words."""
 
 from typing import Any
 
