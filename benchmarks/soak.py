@@ -3,13 +3,14 @@
     python -m benchmarks.soak [operations] [seed]
 
 Every transaction does a few operations on the containers of one arena and on plain Python copies of them; some end in an
-exception, some wait half-way while another one runs. At the end the contents are compared, everything is deleted, what waits
+exception, some go back to a savepoint first. At the end the contents are compared, everything is deleted, what waits
 to be reclaimed is drained, and as many bytes must be in use as at the start.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import random
 import sys
 import time
@@ -163,6 +164,68 @@ def drain(arena: Arena) -> None:
         used = now
 
 
+class Soak:
+    """One run: an arena, plain copies of its containers, and how much was done."""
+
+    def __init__(self, arena: Arena, rng: random.Random) -> None:
+        self.arena = arena
+        self.rng = rng
+        self.model = {name: plain() for name, (_, plain, _) in CONTAINERS.items()}
+        self.done = self.commits = self.rollbacks = 0
+        with arena.transaction():
+            for name, (make, _, _) in CONTAINERS.items():
+                arena.root[name] = make()
+
+    def transaction(self) -> None:
+        """Run operations on one container; if they are committed, run the same on its plain copy."""
+        rng = self.rng
+        amount = rng.randrange(1, 40)
+        name = rng.choice(list(CONTAINERS))
+        fails = rng.random() < 0.1
+        nested = rng.random() < 0.05
+        inner = random.Random(rng.random())
+        drawn = inner.getstate()
+
+        def operate(there: Any) -> None:
+            inner.setstate(drawn)
+            for _ in range(amount):
+                CONTAINERS[name][2](inner, there)
+
+        try:
+            with self.arena.transaction():
+                there = self.arena.root[name]
+                if nested:
+                    with contextlib.suppress(Undone), self.arena.savepoint():
+                        operate(there)
+                        raise Undone
+                operate(there)
+                if fails:
+                    raise Undone
+            self.commits += 1
+            operate(self.model[name])
+        except Undone:
+            self.rollbacks += 1
+        self.done += amount * (1 + nested)
+
+    def replace_one(self) -> None:
+        """Put an empty container in the place of one: all of it goes at once."""
+        name = self.rng.choice(list(CONTAINERS))
+        make, plain, _ = CONTAINERS[name]
+        self.model[name] = plain()
+        with self.arena.transaction():
+            self.arena.root[name] = make()
+
+    def delete_all(self) -> None:
+        with self.arena.transaction():
+            for name in CONTAINERS:
+                del self.arena.root[name]
+
+    def compare(self, when: str) -> None:
+        for name in CONTAINERS:
+            assert same(self.arena, self.model, name), f"{name} differs {when}"
+        assert self.arena.verify().leaked_blocks == 0
+
+
 def soak(operations: int, seed: int = 1, report: Callable[[str], None] = print) -> dict[str, float]:
     """Run that many operations.
 
@@ -173,7 +236,6 @@ def soak(operations: int, seed: int = 1, report: Callable[[str], None] = print) 
         AssertionError: A container differs from its plain copy, or memory is lost.
     """
     rng = random.Random(seed)
-    names = list(CONTAINERS)
     with Arena.temporary("32 MiB") as arena:
         with arena.transaction():  # the schema of the records stays
             arena.root["turn"] = 0
@@ -182,70 +244,31 @@ def soak(operations: int, seed: int = 1, report: Callable[[str], None] = print) 
             del arena.root["record"]
         drain(arena)
         before = arena.stats().used
-        model = {name: CONTAINERS[name][1]() for name in names}
-        with arena.transaction():
-            for name in names:
-                arena.root[name] = CONTAINERS[name][0]()
-        done, commits, rollbacks, most, next_look = 0, 0, 0, 0, 0
+        most, next_look = 0, 0
         began = time.perf_counter()
-        while done < operations:
-            amount = rng.randrange(1, 40)
-            name = rng.choice(names)
-            fails = rng.random() < 0.1
-            nested = rng.random() < 0.05
-            inner = random.Random(rng.random())
-            kept = inner.getstate()
-            operation = CONTAINERS[name][2]
-            try:
-                with arena.transaction():
-                    there = arena.root[name]
-                    if nested:
-                        try:
-                            with arena.savepoint():
-                                for _ in range(amount):
-                                    operation(inner, there)
-                                raise Undone
-                        except Undone:
-                            inner.setstate(kept)
-                    for _ in range(amount):
-                        operation(inner, there)
-                    if fails:
-                        raise Undone
-                commits += 1
-                inner.setstate(kept)
-                for _ in range(amount):
-                    operation(inner, model[name])
-            except Undone:
-                rollbacks += 1
-            done += amount * (1 + nested)
-            if done >= next_look:
+        run = Soak(arena, rng)
+        while run.done < operations:
+            run.transaction()
+            if run.done >= next_look:
                 next_look += max(operations // 20, 20_000)
-                for each in names:
-                    assert same(arena, model, each), f"{each} differs after {done} operations (seed {seed})"
-                assert arena.verify().leaked_blocks == 0
-                most = max(most, arena.stats().used)
-                report(f"{done:>12,} operations  {time.perf_counter() - began:8.1f} s  {arena.stats().used:>10,} bytes")
-                if rng.random() < 0.5:  # a whole container goes at once
-                    name = rng.choice(names)
-                    model[name] = CONTAINERS[name][1]()
-                    with arena.transaction():
-                        arena.root[name] = CONTAINERS[name][0]()
+                run.compare(f"after {run.done} operations (seed {seed})")
+                used = arena.stats().used
+                most = max(most, used)
+                report(f"{run.done:>12,} operations  {time.perf_counter() - began:8.1f} s  {used:>10,} bytes")
+                if rng.random() < 0.5:
+                    run.replace_one()
         seconds = time.perf_counter() - began
-        for each in names:
-            assert same(arena, model, each), f"{each} differs at the end (seed {seed})"
-        with arena.transaction():
-            for name in names:
-                del arena.root[name]
+        run.compare(f"at the end (seed {seed})")
+        run.delete_all()
         drain(arena)
         after = arena.stats().used
-        verified = arena.verify()
-        assert verified.leaked_blocks == 0
+        assert arena.verify().leaked_blocks == 0
         assert after == before, f"{after - before} bytes are lost (seed {seed})"
     return {
-        "operations": done,
+        "operations": run.done,
         "seconds": seconds,
-        "commits": commits,
-        "rollbacks": rollbacks,
+        "commits": run.commits,
+        "rollbacks": run.rollbacks,
         "before": before,
         "most": most,
         "after": after,
