@@ -8,14 +8,15 @@ in two processes; the rest in CPU time of the thread.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Back, Report, Settings, compare, digits, exceptions
+from benchmarks.harness import Back, Report, Run, Settings, Timed, compare, digits, exceptions
 from recoverable import Arena, Array
 
 PAGE = 4096
@@ -100,7 +101,7 @@ def places(k: int, scattered: bool) -> np.ndarray:
     return pages.astype(np.int64) * (PAGE // 8)
 
 
-def writers(arena: Arena, where: np.ndarray) -> tuple[Callable[[int], None], Callable[[int], None]]:
+def writers(arena: Arena, where: np.ndarray) -> tuple[Run, Run]:
     """Return begin + k pages + commit, and begin + k pages + rollback."""
     array, transaction = arena.root["a"], arena.transaction
     back = Back()
@@ -124,64 +125,36 @@ def writers(arena: Arena, where: np.ndarray) -> tuple[Callable[[int], None], Cal
 
 def raw(report: Report, settings: Settings) -> None:
     """K raw pages, by policy, beside memcpy and fork."""
-    lines: dict[str, list[float]] = {}
+    lines: dict[tuple[str, str], list[float]] = {}
     rows = []
     counts = settings.pick(COUNTS, (1, 16))
-    for scattered in (False, True):
+    for how in ("adjacent", "scattered"):
         for k in counts:
-            where = places(k, scattered)
-            how = "scattered" if scattered else "adjacent"
-            source = np.zeros((PAGES, PAGE), np.uint8)
-            pages = where // (PAGE // 8)
-            target = np.empty((k, PAGE), np.uint8)
-
-            def copy(n: int, source=source, pages=pages, target=target, scattered=scattered) -> None:
-                for _ in range(n):
-                    if scattered:
-                        source.take(pages, 0, target)
-                    else:
-                        target[:] = source[100 : 100 + len(pages)]
-
-            cases = {"memcpy": copy}
-            arenas = []
-            for policy in POLICIES:
-                context = Arena.temporary(size="64 MiB", undo_size="16 MiB", policy=policy)
-                arena = context.__enter__()
-                arenas.append(context)
-                with arena.transaction():
-                    arena.root["a"] = Array(PAGES * PAGE // 8, "i8")
-                cases[f"{policy}, commit"], cases[f"{policy}, rollback"] = writers(arena, where)
-            timed = compare(cases, settings, rounds=settings.pick(9, 3), title=f"{k} {how} pages")
-            for context in arenas:
-                context.__exit__(None, None, None)
-            for name in cases:
+            timed = pages_written(k, how == "scattered", settings)
+            for name in timed.samples:
                 report.figure(f"{k} {how}: {name}", timed[name])
-                lines.setdefault(f"{name}|{how}", []).append(timed[name].median / 1e3)
-            rows.append([f"{k} {how}", *(str(timed[name].scaled(1e-3)) for name in cases)])
+                lines.setdefault((name, how), []).append(timed[name].median / 1e3)
+            rows.append([f"{k} {how}", *(str(timed[name].scaled(1e-3)) for name in timed.samples)])
     report.table(
         "k raw pages written, µs of CPU time for begin + write + end",
         ["pages", "memcpy of them", *(f"{p}, {e}" for p in POLICIES for e in ("commit", "rollback"))],
         rows,
     )
-    fork = compare({"fork": forks}, settings, rounds=settings.pick(15, 3), clock=time.perf_counter_ns, title="fork")[
-        "fork"
-    ]
+    timed = compare({"fork": forks}, settings, rounds=settings.pick(15, 3), clock=time.perf_counter_ns, title="fork")
+    fork = timed["fork"]
     report.figure("fork", fork)
     report.note(
         f"`os.fork()` of this process with a child that ends at once, and `wait`: "
         f"{fork.scaled(1e-3)} µs by the wall clock."
     )
 
-    def draw(axes: object) -> None:
-        styles = {"memcpy": "k:", "incremental": "C3", "adaptive": "C0"}
-        for name, values in lines.items():
-            case, _, how = name.partition("|")
-            policy, _, end = case.partition(", ")
-            if end == "rollback":
-                continue
-            dash = "-" if how == "scattered" else "--"
-            colour = styles[policy][:2] if policy != "memcpy" else "k"
-            axes.plot(counts, values, dash, color=colour, marker="o", label=f"{policy}, {how}")
+    def draw(axes: Any) -> None:
+        colours = {"memcpy": "k", "incremental": "C3", "adaptive": "C0"}
+        for (name, how), values in lines.items():
+            policy, _, end = name.partition(", ")
+            if end != "rollback":
+                dash = "-" if how == "scattered" else "--"
+                axes.plot(counts, values, dash, color=colours[policy], marker="o", label=f"{policy}, {how}")
         axes.axhline(fork.median / 1e3, color="gray", lw=1, label="fork + wait (wall)")
         axes.set(
             xscale="log",
@@ -195,6 +168,30 @@ def raw(report: Report, settings: Settings) -> None:
         axes.legend(fontsize=8)
 
     report.plot(settings, "checkpoint.svg", "cost of a step by the raw pages that it writes", draw)
+
+
+def pages_written(k: int, scattered: bool, settings: Settings) -> Timed:
+    """Time copying k pages, and writing to them in an arena of each policy."""
+    where = places(k, scattered)
+    pages = where // (PAGE // 8)
+    source, target = np.zeros((PAGES, PAGE), np.uint8), np.empty((k, PAGE), np.uint8)
+
+    def copy(n: int) -> None:
+        for _ in range(n):
+            if scattered:
+                source.take(pages, 0, target)
+            else:
+                target[:] = source[100 : 100 + k]
+
+    cases: dict[str, Run] = {"memcpy": copy}
+    with contextlib.ExitStack() as opened:
+        for policy in POLICIES:
+            arena = opened.enter_context(Arena.temporary(size="64 MiB", undo_size="16 MiB", policy=policy))
+            with arena.transaction():
+                arena.root["a"] = Array(PAGES * PAGE // 8, "i8")
+            cases[f"{policy}, commit"], cases[f"{policy}, rollback"] = writers(arena, where)
+        title = f"{k} {'scattered' if scattered else 'adjacent'} pages"
+        return compare(cases, settings, rounds=settings.pick(9, 3), title=title)
 
 
 def forks(n: int) -> None:

@@ -90,25 +90,40 @@ def shadow(report: Report, settings: Settings, costs: Costs) -> None:
         found[name] = [evaluate(stream, SHOWN, costs) for stream in streams]
         fixed[name] = [fixed_set(stream, costs) for stream in streams]
     progress("")
+    _tables(report, n, found, fixed)
+    _aims(report, found, fixed)
 
-    def spread(name: str, cost: Callable[[Evaluation], float]) -> Spread:
-        return Spread.of(cost(each) for each in found[name])
+    def draw(axes: Any) -> None:
+        names = list(found)
+        for k, policy in enumerate(SHOWN):
+            values = [statistics.median(e.outcomes[policy].ns / e.on_demand for e in found[name]) for name in names]
+            axes.bar(np.arange(len(names)) + (k - 2.5) * 0.14, values, 0.13, label=policy)
+        axes.axhline(1, color="black", lw=0.8)
+        axes.axhline(1.5, color="black", lw=0.8, ls=":")
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set(yscale="log", ylabel="cost over the optimum on demand", title="policies in shadow")
+        axes.set_ylim(top=axes.get_ylim()[1] * 4)  # room for the legend
+        axes.legend(ncols=3, fontsize="small", loc="upper center")
 
-    def worst(cost: Callable[[Evaluation], float]) -> tuple[str, Spread]:
-        spreads = {name: spread(name, cost) for name in found}
-        name = max(spreads, key=lambda name: spreads[name].median)
-        return name, spreads[name]
+    report.plot(settings, "evaluation.svg", "cost of each policy over the optimum on demand, by workload", draw)
 
+
+def _tables(report: Report, n: int, found: dict[str, list[Evaluation]], fixed: dict[str, list[int]]) -> None:
+    """Say what a checkpoint costs by workload and policy, and what was done for that."""
     rows, counts = [], []
-    for name in found:
-        head = [spread(name, lambda e: e.optimum / n / 1e3), spread(name, lambda e: e.on_demand / n / 1e3)]
-        head.append(Spread.of(ns / n / 1e3 for ns in fixed[name]))
-        each = [spread(name, lambda e, p=p: e.outcomes[p].ns / n / 1e3) for p in SHOWN]
-        rows.append([name, *(digits(x.median) for x in head + each)])
-        for policy, figure in zip(SHOWN, each, strict=True):
+    for name, evaluations in found.items():
+
+        def spread(cost: Callable[[Evaluation], float], evaluations: list[Evaluation] = evaluations) -> Spread:
+            return Spread.of(cost(e) / n / 1e3 for e in evaluations)
+
+        bounds = [spread(lambda e: e.optimum), spread(lambda e: e.on_demand)]
+        bounds.append(Spread.of(ns / n / 1e3 for ns in fixed[name]))
+        each = {policy: spread(lambda e, p=policy: e.outcomes[p].ns) for policy in SHOWN}
+        rows.append([name, *(digits(x.median) for x in [*bounds, *each.values()])])
+        for policy, figure in each.items():
             report.figure(f"{name}: {policy}", figure)
         for policy in ("adaptive", "active-rnd", "active-cks", "genetic"):
-            o = found[name][0].outcomes[policy]
+            o = evaluations[0].outcomes[policy]
             counts.append(
                 [
                     *(name, policy, digits(o.traps / n), digits(o.copies / n), digits(o.compares / n)),
@@ -125,43 +140,34 @@ def shadow(report: Report, settings: Settings, costs: Costs) -> None:
         ["workload", "policy", "traps", "copies", "comparisons", "in vain", "switches", "most hot"],
         counts,
     )
-    for name, ratio in (
-        ("the optimum", lambda e: e.outcomes["adaptive"].ns / e.optimum),
-        ("the optimum on demand", lambda e: e.outcomes["adaptive"].ns / e.on_demand),
-    ):
-        where, figure = worst(ratio)
+
+
+def _aims(report: Report, found: dict[str, list[Evaluation]], fixed: dict[str, list[int]]) -> None:
+    """Say how far `adaptive` is from the bounds and from `incremental`, where it is farthest."""
+
+    def worst(ratios: dict[str, Spread]) -> tuple[str, Spread]:
+        return max(ratios.items(), key=lambda item: item[1].median)
+
+    def over(cost: Callable[[Evaluation], float]) -> dict[str, Spread]:
+        return {name: Spread.of(e.outcomes["adaptive"].ns / cost(e) for e in each) for name, each in found.items()}
+
+    for name, cost in (("the optimum", lambda e: e.optimum), ("the optimum on demand", lambda e: e.on_demand)):
+        where, figure = worst(over(cost))
         report.aim(f"`adaptive` over {name}, the worst workload ({where})", 1.5, figure)
-    over = {
-        name: Spread.of(e.outcomes["adaptive"].ns / ns for e, ns in zip(found[name], fixed[name], strict=True))
-        for name in INDEPENDENT
-    }
-    where = max(over, key=lambda name: over[name].median)
-    report.aim(f"`adaptive` over the best fixed set, the worst of independent draws ({where})", 1.1, over[where])
-    bound = min(
-        Spread.of(ns / e.optimum for e, ns in zip(found[name], fixed[name], strict=True)).median for name in over
+    independent = {name: list(zip(found[name], fixed[name], strict=True)) for name in INDEPENDENT}
+    where, figure = worst(
+        {name: Spread.of(e.outcomes["adaptive"].ns / ns for e, ns in pairs) for name, pairs in independent.items()}
     )
+    report.aim(f"`adaptive` over the best fixed set, the worst of independent draws ({where})", 1.1, figure)
+    bound = min(Spread.of(ns / e.optimum for e, ns in pairs).median for pairs in independent.values())
     report.note(
-        f"On independent draws ({', '.join(over)}) the best fixed set costs at least {digits(bound)} x the optimum: nobody who "
-        "does not know the future gets below 1.5 x there."
+        f"On independent draws ({', '.join(independent)}) the best fixed set costs at least {digits(bound)} x the optimum: "
+        "nobody who does not know the future gets below 1.5 x there."
         if bound > 1.5
         else f"On independent draws the best fixed set costs at least {digits(bound)} x the optimum."
     )
-    where, figure = worst(lambda e: e.outcomes["adaptive"].ns / e.outcomes["incremental"].ns)
+    where, figure = worst(over(lambda e: e.outcomes["incremental"].ns))
     report.aim(f"`adaptive` over `incremental`, the worst workload ({where})", 1.1, figure)
-
-    def draw(axes: Any) -> None:
-        names = list(found)
-        for k, policy in enumerate(SHOWN):
-            values = [statistics.median(e.outcomes[policy].ns / e.on_demand for e in found[name]) for name in names]
-            axes.bar(np.arange(len(names)) + (k - 2.5) * 0.14, values, 0.13, label=policy)
-        axes.axhline(1, color="black", lw=0.8)
-        axes.axhline(1.5, color="black", lw=0.8, ls=":")
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-        axes.set(yscale="log", ylabel="cost over the optimum on demand", title="policies in shadow")
-        axes.set_ylim(top=axes.get_ylim()[1] * 4)  # room for the legend
-        axes.legend(ncols=3, fontsize="small", loc="upper center")
-
-    report.plot(settings, "evaluation.svg", "cost of each policy over the optimum on demand, by workload", draw)
 
 
 def shifts(report: Report, settings: Settings, costs: Costs) -> None:

@@ -19,8 +19,11 @@ import time
 import urllib.request
 from typing import Any
 
+import recoverable.metrics
 from benchmarks.harness import Report, Settings, Spread, compare, digits, progress
 from benchmarks.hello import Server, listen
+from recoverable import Arena
+from recoverable._native.runtime import meter
 
 STEPS = 3  # awaits of the handler that waits
 
@@ -30,9 +33,6 @@ def serve() -> None:
     from aiohttp import web
 
     import recoverable.aiohttp
-    import recoverable.metrics
-    from recoverable import Arena
-    from recoverable._native.runtime import meter
 
     app = web.Application()
     arena = Arena.open(f"bench-metrics-{os.getpid()}", size="16 MiB")
@@ -133,93 +133,94 @@ def _notch(spread: Spread) -> float:
 
 
 def _in_process(report: Report, settings: Settings) -> Spread:
-    """Time handlers without a server; return µs that counting adds to the one that does least."""
-    from prometheus_client import CollectorRegistry, generate_latest
-
-    import recoverable.metrics
-    from recoverable import Arena
-    from recoverable._native.runtime import meter
+    """Time handlers and scrapes without a server; return µs that counting adds to the handler that does least."""
+    from prometheus_client import CollectorRegistry
 
     registry = CollectorRegistry()
-
     with Arena.temporary("16 MiB", name=f"bench-metrics-{os.getpid()}") as arena:
-        root = arena.root
         with arena.transaction():
-            root["hits"] = 0
-
-        @recoverable.recoverable
-        async def counts() -> None:
-            root["hits"] += 1
-
-        @recoverable.recoverable
-        async def waits() -> None:
-            for _ in range(STEPS):
-                root["hits"] += 1
-                await asyncio.sleep(0)
-
-        @recoverable.recoverable(commit_if=bool)  # an exception would be told in an event, which costs far more
-        async def refuses() -> None:
-            root["hits"] += 1
-
-        def case(handler: Any, on: bool) -> Any:
-            async def times(n: int) -> None:
-                for _ in range(n):
-                    await handler()
-
-            def work(n: int) -> None:
-                if on:
-                    recoverable.metrics.register(registry)
-                loop.run_until_complete(times(n))
-                meter(False)
-
-            return work
-
-        kinds = {
-            "one write, committed": counts,
-            f"{STEPS} writes, an await after each": waits,
-            "one write, rolled back": refuses,
-        }
-        loop = asyncio.new_event_loop()
-        cases = {
-            f"{name}: {'on' if on else 'off'}": case(handler, on)
-            for name, handler in kinds.items()
-            for on in (False, True)
-        }
-        timed = compare(cases, settings, rounds=settings.pick(61, 5), title="metrics")
-        loop.close()
-        rows = []
-        for name in kinds:
-            off, on = timed[f"{name}: off"], timed[f"{name}: on"]
-            more = timed.difference(f"{name}: on", f"{name}: off")
-            report.figure(f"{name}: µs more", more.scaled(1e-3))
-            rows.append([name, *(str(spread.scaled(1e-3)) for spread in (off, on, more))])
-        report.table(
-            "handlers in a loop of their own, µs of CPU time", ["handler", "metrics off", "on", "difference"], rows
-        )
-        extra = timed.difference("one write, committed: on", "one write, committed: off").scaled(1e-3)
-
-        recoverable.metrics.register(registry, handlers=1000)
-        rows = []
-        made = 0
-        for handlers in (1, 10, 100, 1000):
-            while made < handlers:
-
-                async def handler() -> None:
-                    root["hits"] += 1
-
-                handler.__qualname__ = f"handler_{made}"
-                asyncio.run(arena.run(handler))
-                made += 1
-            samples = []
-            for _ in range(settings.pick(21, 3)):
-                begun = time.thread_time_ns()
-                size = len(generate_latest(registry))
-                samples.append((time.thread_time_ns() - begun) / 1e6)
-            report.figure(f"scrape of {handlers} handlers, ms", Spread.of(samples))
-            rows.append([f"{handlers:,}", str(Spread.of(samples)), f"{size / 1024:,.0f}"])
-        meter(False)
-        report.table("a scrape, by handlers that have run", ["handlers", "CPU ms", "KiB"], rows)
+            arena.root["hits"] = 0
+        extra = _handlers(report, settings, arena, registry)
+        _scrapes(report, settings, arena, registry)
     return extra
+
+
+def _handlers(report: Report, settings: Settings, arena: Arena, registry: Any) -> Spread:
+    """Time handlers with and without counting; return µs that it adds to the one that does least."""
+    root = arena.root
+
+    @recoverable.recoverable
+    async def counts() -> None:
+        root["hits"] += 1
+
+    @recoverable.recoverable
+    async def waits() -> None:
+        for _ in range(STEPS):
+            root["hits"] += 1
+            await asyncio.sleep(0)
+
+    @recoverable.recoverable(commit_if=bool)  # an exception would be told in an event, which costs far more
+    async def refuses() -> None:
+        root["hits"] += 1
+
+    def case(handler: Any, on: bool) -> Any:
+        async def times(n: int) -> None:
+            for _ in range(n):
+                await handler()
+
+        def work(n: int) -> None:
+            if on:
+                recoverable.metrics.register(registry)
+            loop.run_until_complete(times(n))
+            meter(False)
+
+        return work
+
+    least = "one write, committed"
+    kinds = {least: counts, f"{STEPS} writes, an await after each": waits, "one write, rolled back": refuses}
+    loop = asyncio.new_event_loop()
+    cases = {
+        f"{name}: {'on' if on else 'off'}": case(handler, on) for name, handler in kinds.items() for on in (False, True)
+    }
+    timed = compare(cases, settings, rounds=settings.pick(61, 5), title="metrics")
+    loop.close()
+    rows, extra = [], {}
+    for name in kinds:
+        off, on = timed[f"{name}: off"].scaled(1e-3), timed[f"{name}: on"].scaled(1e-3)
+        extra[name] = timed.difference(f"{name}: on", f"{name}: off").scaled(1e-3)
+        report.figure(f"{name}: µs more", extra[name])
+        rows.append([name, str(off), str(on), str(extra[name])])
+    report.table(
+        "handlers in a loop of their own, µs of CPU time", ["handler", "metrics off", "on", "difference"], rows
+    )
+    return extra[least]
+
+
+def _scrapes(report: Report, settings: Settings, arena: Arena, registry: Any) -> None:
+    """Time what a scrape takes, by how many handlers have run."""
+    from prometheus_client import generate_latest
+
+    recoverable.metrics.register(registry, handlers=1000)
+    rows = []
+    made = 0
+    for handlers in (1, 10, 100, 1000):
+        while made < handlers:
+
+            async def handler() -> None:
+                arena.root["hits"] += 1
+
+            handler.__qualname__ = f"handler_{made}"
+            asyncio.run(arena.run(handler))
+            made += 1
+        samples = []
+        for _ in range(settings.pick(21, 3)):
+            begun = time.thread_time_ns()
+            size = len(generate_latest(registry))
+            samples.append((time.thread_time_ns() - begun) / 1e6)
+        report.figure(f"scrape of {handlers} handlers, ms", Spread.of(samples))
+        rows.append([f"{handlers:,}", str(Spread.of(samples)), f"{size / 1024:,.0f}"])
+    meter(False)
+    report.table("a scrape, by handlers that have run", ["handlers", "CPU ms", "KiB"], rows)
 
 
 if __name__ == "__main__":

@@ -25,25 +25,17 @@ def run(settings: Settings) -> Report:
     sizes = settings.pick([10**3, 10**4, 10**5, 10**6, 10**7], [10**3, 10**4])
     singles = settings.pick(100_000, 2_000)
     report = Report("size", "Does the cost of an operation depend on the size of the state?")
-    rows, means = [], {"read": [], "overwrite": [], "dict read": []}
+    rows = []
+    means: dict[str, list[float]] = {"read": [], "overwrite": [], "dict read": []}
     worst_cpu: dict[str, list[float]] = {}
     tails: dict[str, list[float]] = {}
     plain: dict[str, int] = {}
     with Arena.temporary(size="4 GiB") as arena:
-        begin = arena.transaction
-        with begin():
+        with arena.transaction():
             arena.root["d"] = {}
         d: Any = arena.root["d"]
-        have = 0
         for size in sizes:
-            while have < size:
-                progress(f"size: filling, {have:,} of {size:,} keys")
-                upto = min(have + STEP, size)
-                with begin():
-                    for i in range(have, upto):
-                        d[key(i)] = i
-                plain.update((key(i), i) for i in range(have, upto))
-                have = upto
+            fill(arena, d, plain, size)
             rng = random.Random(size)
             keys = [key(rng.randrange(size)) for _ in range(20_000)]
             timed = compare(cases(arena, d, plain, keys), settings, rounds=settings.pick(9, 3), title=f"{size:,} keys")
@@ -55,24 +47,13 @@ def run(settings: Settings) -> Report:
                 row.append(str(spread))
             passes = [alone(arena, d, size, singles, i) for i in range(PASSES)]
             for name in passes[0]:
-                # An interrupt lengthens one operation of one pass; what an operation does itself, it does in all.
-                slowest = Spread.of(max(one[name][0]) for one in passes).median / 1e3
-                tail = Spread.of(percentile(one[name][1], 99.99) for one in passes).median / 1e3
-                cpu, wall = ([x for one in passes for x in one[name][j]] for j in (0, 1))
-                worst_cpu.setdefault(name, []).append(slowest)
-                tails.setdefault(name, []).append(tail)
-                report.figures[f"{size}: {name}, µs"] = {
-                    "cpu_max": slowest,
-                    "cpu_max_of_all": max(cpu) / 1e3,
-                    "cpu_p9999": percentile(cpu, 99.99) / 1e3,
-                    "cpu_median": percentile(cpu, 50) / 1e3,
-                    "wall_p9999": tail,
-                    "wall_max": max(wall) / 1e3,
-                }
-                row.append(f"{digits(percentile(cpu, 50) / 1e3)} / {digits(slowest)} / {digits(tail)}")
+                found = report.figures[f"{size}: {name}, µs"] = slowest([one[name] for one in passes])
+                worst_cpu.setdefault(name, []).append(found["cpu_max"])
+                tails.setdefault(name, []).append(found["wall_p9999"])
+                row.append(" / ".join(digits(found[what]) for what in ("cpu_median", "cpu_max", "wall_p9999")))
             rows.append(row)
         progress("size: verifying")
-        if settings.quick or have <= 10**6:
+        if settings.quick or sizes[-1] <= 10**6:
             arena.verify()
         progress("")
     for name in [name for name in worst_cpu if name != NOTHING]:
@@ -85,8 +66,7 @@ def run(settings: Settings) -> Report:
         report.aim(
             f"99.99th percentile of {name}, the worst size, wall clock", 200, Spread.of([max(tails[name])]), "µs"
         )
-    growth = means["read"][-1] / means["read"][0]
-    plain_growth = means["dict read"][-1] / means["dict read"][0]
+    growth, plain_growth = (means[name][-1] / means[name][0] for name in ("read", "dict read"))
     report.note(
         f"From {sizes[0]:,} to {sizes[-1]:,} keys a read costs {digits(growth)} times as much; in a plain dict, "
         f"which has the same cache misses, {digits(plain_growth)} times."
@@ -106,6 +86,34 @@ def run(settings: Settings) -> Report:
 
     report.plot(settings, "size.svg", "cost of an operation by the number of keys", draw)
     return report
+
+
+def fill(arena: Arena, d: Any, plain: dict[str, int], size: int) -> None:
+    """Add keys to both until there are `size`."""
+    for first in range(len(plain), size, STEP):
+        progress(f"size: filling, {first:,} of {size:,} keys")
+        some = {key(i): i for i in range(first, min(first + STEP, size))}
+        with arena.transaction():
+            for k, i in some.items():
+                d[k] = i
+        plain.update(some)
+
+
+def slowest(passes: list[tuple[list[int], list[int]]]) -> dict[str, float]:
+    """Return what single operations took, in µs, of (CPU ns, wall ns) of each in some passes.
+
+    An interrupt lengthens one operation of one pass; what an operation does itself, it does in all: the median of passes.
+    """
+    cpu, wall = ([x for one in passes for x in one[clock]] for clock in (0, 1))
+    figures = {
+        "cpu_max": Spread.of(max(one[0]) for one in passes).median,
+        "cpu_max_of_all": max(cpu),
+        "cpu_p9999": percentile(cpu, 99.99),
+        "cpu_median": percentile(cpu, 50),
+        "wall_p9999": Spread.of(percentile(one[1], 99.99) for one in passes).median,
+        "wall_max": max(wall),
+    }
+    return {name: ns / 1e3 for name, ns in figures.items()}
 
 
 def cases(arena: Arena, d: Any, plain: dict[str, int], keys: list[str]) -> dict[str, Any]:
