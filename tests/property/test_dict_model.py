@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import copy
-import os
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize
 
 import recoverable
 from recoverable import Arena
-from support.models import Bench, NoPlaceError, Operation, Undone, canonical
+from support.machines import Machine, Named, case_of, with_savepoints
+from support.models import NoPlaceError, Operation, Place, canonical
 from support.workers import Request, pause
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 NAN = float("nan")
 LONG = "k" * 5000  # longer than a page
@@ -40,15 +35,10 @@ scalars = st.sampled_from(VALUES)
 trees = st.recursive(scalars, lambda inner: st.dictionaries(few_keys, inner, max_size=4), max_leaves=6)
 
 
-class Place:
-    """A root and how to make a savepoint of it: the arena's or a plain dict's."""
-
-    def __init__(self, root: Any, arena: Arena | None = None) -> None:
-        self.root = root
-        self.arena = arena
+class Dicts(Place):
+    """A root in which a path may lead nowhere."""
 
     def at(self, path: list[str]) -> Any:
-        """Walk to a nested one."""
         found = self.root
         for key in path:
             if key not in found:
@@ -58,96 +48,46 @@ class Place:
                 raise NoPlaceError
         return found
 
-    def undone(self, operations: list[Operation]) -> list[Any]:
-        """Run operations in a savepoint and go back."""
-        answers = []
-        if self.arena is None:
-            kept = copy.deepcopy(self.root)
-            answers = [attempt(operation, self) for operation in operations]
-            self.root.clear()
-            self.root.update(kept)
-        else:
-            try:
-                with self.arena.savepoint():
-                    answers = [attempt(operation, self) for operation in operations]
-                    raise Undone
-            except Undone:
-                pass
-        return answers
-
-    def kept(self, operations: list[Operation]) -> list[Any]:
-        """Run operations in a savepoint and keep them."""
-        if self.arena is None:
-            return [attempt(operation, self) for operation in operations]
-        with self.arena.savepoint():
-            return [attempt(operation, self) for operation in operations]
-
-
-def attempt(operation: Operation, place: Place) -> Any:
-    """One operation inside another."""
-    try:
-        return canonical(operation(place))
-    except (KeyError, NoPlaceError) as error:
-        return type(error).__name__
-
 
 def plain(value: Any) -> Any:
     return value.to_python() if isinstance(value, recoverable.Dict) else copy.deepcopy(value)
 
 
-class Op:
-    """An operation with a short name, for Hypothesis to print."""
-
-    def __init__(self, name: str, function: Callable[[Place], Any]) -> None:
-        self.name = name
-        self.function = function
-
-    def __call__(self, place: Place) -> Any:
-        return self.function(place)
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-def named(name: str, function: Callable[[Place], Any]) -> Operation:
-    return Op(name, function)
-
-
 def set_item(path: list[str], key: Any, value: Any) -> Operation:
-    def run(place: Place) -> None:
+    def run(place: Dicts) -> None:
         place.at(path)[key] = copy.deepcopy(value)
 
-    return named(f"set {path} {key!r:.20} {value!r:.30}", run)
+    return Named(f"set {path} {key!r:.20} {value!r:.30}", run)
 
 
 def delete(path: list[str], key: Any) -> Operation:
-    def run(place: Place) -> None:
+    def run(place: Dicts) -> None:
         del place.at(path)[key]
 
-    return named(f"del {path} {key!r:.20}", run)
+    return Named(f"del {path} {key!r:.20}", run)
 
 
 def get(path: list[str], key: Any) -> Operation:
-    return named(f"get {path} {key!r:.20}", lambda place: plain(place.at(path)[key]))
+    return Named(f"get {path} {key!r:.20}", lambda place: plain(place.at(path)[key]))
 
 
 def contains(path: list[str], key: Any) -> Operation:
-    return named(f"in {path} {key!r:.20}", lambda place: key in place.at(path))
+    return Named(f"in {path} {key!r:.20}", lambda place: key in place.at(path))
 
 
 def pop(path: list[str], key: Any) -> Operation:
-    return named(f"pop {path} {key!r:.20}", lambda place: place.at(path).pop(key, "none"))
+    return Named(f"pop {path} {key!r:.20}", lambda place: place.at(path).pop(key, "none"))
 
 
 def setdefault(path: list[str], key: Any, value: Any) -> Operation:
-    return named(
+    return Named(
         f"setdefault {path} {key!r:.20}",
         lambda place: plain(place.at(path).setdefault(key, copy.deepcopy(value))),
     )
 
 
 def walk(path: list[str], what: str) -> Operation:
-    def run(place: Place) -> Any:
+    def run(place: Dicts) -> Any:
         there = place.at(path)
         if what == "len":
             return len(there)
@@ -157,30 +97,25 @@ def walk(path: list[str], what: str) -> Operation:
             return next(iter(there), None)
         return [plain(item) if what == "values" else canonical(item) for item in getattr(there, what)()]
 
-    return named(f"{what} {path}", run)
+    return Named(f"{what} {path}", run)
 
 
 def many(path: list[str], first: int, amount: int) -> Operation:
-    def run(place: Place) -> None:
+    def run(place: Dicts) -> None:
         there = place.at(path)
         for i in range(first, first + amount):
             there[i] = i
 
-    return named(f"many {path} {first}+{amount}", run)
+    return Named(f"many {path} {first}+{amount}", run)
 
 
 def fewer(path: list[str], amount: int) -> Operation:
-    def run(place: Place) -> None:
+    def run(place: Dicts) -> None:
         there = place.at(path)
         for key in list(there)[:amount]:
             del there[key]
 
-    return named(f"fewer {path} {amount}", run)
-
-
-def in_savepoint(operations: list[Operation], keep: bool) -> Operation:
-    name = ("kept" if keep else "undone") + str(operations)
-    return named(name, lambda place: place.kept(operations) if keep else place.undone(operations))
+    return Named(f"fewer {path} {amount}", run)
 
 
 places = st.sampled_from([[], [], ["n"], ["n"], ["n", "m"]])  # few, so that requests meet
@@ -199,27 +134,16 @@ simple = st.one_of(
     st.builds(pop, places, often),
     st.builds(setdefault, places, often, trees),
     st.builds(walk, places, st.sampled_from(["len", "keys", "values", "items", "reversed", "first"])),
-    st.builds(lambda path: named(f"popitem {path}", lambda place: place.at(path).popitem()), places),
-    st.builds(lambda path: named(f"clear {path}", lambda place: place.at(path).clear()), places),
+    st.builds(lambda path: Named(f"popitem {path}", lambda place: place.at(path).popitem()), places),
+    st.builds(lambda path: Named(f"clear {path}", lambda place: place.at(path).clear()), places),
     st.builds(many, places, st.integers(0, 50), st.integers(1, 40)),
     st.builds(fewer, places, st.integers(1, 60)),
 )
-operations = st.one_of(simple, simple, simple, st.builds(in_savepoint, st.lists(simple, max_size=4), st.booleans()))
-numbers = count()
 
 
-class DictMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = f"test-{os.getpid()}-model-{next(numbers)}"
-        self.arena = Arena.open(self.name, size="8 MiB")
-        self.bench = Bench(
-            self.arena,
-            adapt=lambda arena: Place(arena.root, arena),
-            committed=Place({}),
-            copy=lambda place: Place(copy.deepcopy(place.root)),
-            look=lambda place: canonical(place.root),
-        )
+class DictMachine(Machine):
+    side = Dicts
+    operations = with_savepoints(simple)
 
     @initialize(content=st.dictionaries(keys, trees, max_size=5), nested=st.dictionaries(few_keys, scalars, max_size=3))
     def fill(self, content: dict[Any, Any], nested: dict[Any, Any]) -> None:
@@ -228,83 +152,8 @@ class DictMachine(RuleBasedStateMachine):
                 root.update(copy.deepcopy(content))
                 root["n"] = {**copy.deepcopy(nested), "m": {}}
 
-    @rule(
-        script=st.lists(
-            st.tuples(st.integers(0, 2), st.none() | st.lists(operations, min_size=1, max_size=3)),
-            min_size=4,
-            max_size=12,
-        )
-    )
-    def race(self, script: list[tuple[int, list[Operation] | None]]) -> None:
-        self.bench.race(script)
 
-    @rule(number=st.integers(0, 3), what=st.lists(operations, min_size=1, max_size=4))
-    def step(self, number: int, what: list[Operation]) -> None:
-        self.bench.step(self.bench.worker(number), what)
-
-    @precondition(lambda self: self.bench.workers)
-    @rule(number=st.integers(0, 3))
-    def commit(self, number: int) -> None:
-        self.bench.commit(self.bench.workers[number % len(self.bench.workers)])
-
-    @precondition(lambda self: self.bench.workers)
-    @rule(number=st.integers(0, 3))
-    def roll_back(self, number: int) -> None:
-        self.bench.roll_back(self.bench.workers[number % len(self.bench.workers)])
-
-    @rule(what=st.lists(operations, min_size=1, max_size=3), fail=st.booleans())
-    def at_once(self, what: list[Operation], fail: bool) -> None:
-        """A `with arena.transaction()` block while others are in flight."""
-        state = self.bench.copy(self.bench.committed)
-        try:
-            with self.arena.transaction():
-                for operation in what:
-                    place = Place(self.arena.root, self.arena)
-                    assert attempt(operation, place) == attempt(operation, state), operation
-                if fail:
-                    raise Undone
-        except Undone:
-            return
-        self.bench.committed = state
-
-    @rule()
-    def reopen(self) -> None:
-        """Closing rolls back what is in flight; the state is there again."""
-        self.bench.drop()
-        self.arena.close()
-        self.arena = self.bench.arena = Arena.open(self.name, create=False)
-        assert self.arena.recovered is None
-        self.bench.check()
-
-    @invariant()
-    def sound(self) -> None:
-        """Nothing of what is in flight shows, and all of the arena adds up."""
-        self.bench.check()
-        report = self.arena.verify()
-        assert report.leaked_blocks == 0, report
-
-    def teardown(self) -> None:
-        self.bench.drop()
-        self.arena.close()
-        Arena.unlink(self.name)
-
-
-TestDictModel = DictMachine.TestCase
-TestDictModel.pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning"),  # long keys make long reprs
-]
-TestDictModel.settings = settings(
-    max_examples=int(os.environ.get("RECOVERABLE_EXAMPLES", "80")),
-    stateful_step_count=20,
-    deadline=None,
-    derandomize="RECOVERABLE_EXAMPLES" not in os.environ,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-    # Shrinking takes minutes; to have it, unset this and name the failure's blob.
-    phases=[Phase.explicit, Phase.reuse, Phase.generate] if "RECOVERABLE_SHRINK" not in os.environ else list(Phase),
-)
+TestDictModel = case_of(DictMachine, examples=80)
 
 
 @pytest.mark.slow

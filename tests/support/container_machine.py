@@ -1,7 +1,6 @@
-"""A hypothesis state machine for any container: the same operations on it and on its Python original.
+"""A state machine for any container: the same operations on it and on its Python original, at two depths.
 
-Several transactions are in flight, one step of one of them at a time; support.models decides what each may have seen.
-Between any two steps the arena holds the committed model and `verify()` passes.
+The test of a container names its operations (`call`, `apply`, `inplace`, `replace`, `comparisons`) and gives them to `machine`.
 """
 
 from __future__ import annotations
@@ -10,24 +9,19 @@ import collections
 import copy
 import dataclasses
 import operator
-import os
 from collections.abc import Callable
-from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
-import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize
 
 import recoverable
-from recoverable import Arena, Record
-from support.models import Bench, Operation, Undone, Worker, canonical
+from recoverable import Record
+from support.machines import Machine, Named, case_of, drawn, with_savepoints
+from support.models import Operation, Place, canonical
 
 # What the originals raise: the containers must raise the same.
 EXPECTED = (IndexError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError)
-EXAMPLES = int(os.environ.get("RECOVERABLE_EXAMPLES", "20"))
-numbers = count()
 
 PLACES = (("x",), ("deep", "x"))
 places = st.sampled_from(PLACES)
@@ -75,19 +69,11 @@ class Number:
         self.value += n
 
 
-class Place:
-    """A root and the container under test in it, at two depths."""
+class Containers(Place):
+    """The container under test in a root, at two depths."""
 
-    def __init__(self, root: Any, arena: Arena | None = None) -> None:
-        self.root = root
-        self.arena = arena
-
-    def at(self, path: tuple[str, ...]) -> Any:
-        """Give the container there."""
-        found = self.root
-        for key in path:
-            found = found[key]
-        return found
+    def look(self) -> Any:
+        return canonical(plain(self.root))
 
     def change(self, path: tuple[str, ...], change: Callable[[Any], Any]) -> None:
         """`root[..][key] op= ...`: read, change in place, store."""
@@ -95,27 +81,21 @@ class Place:
         parent[path[-1]] = change(parent[path[-1]])
 
 
-def attempt(run: Callable[[Place], Any], place: Place) -> Any:
-    """One operation: what it gave, or which exception it raised."""
-    try:
-        return ("gave", canonical(plain(run(place))))
-    except EXPECTED as error:
-        return ("raised", type(error).__name__)
+def operation(name: str, run: Callable[[Containers], Any]) -> Operation:
+    """Give it a name, and make an answer of what it raises as its original does."""
 
+    def body(place: Containers) -> Any:
+        try:
+            return ("gave", canonical(plain(run(place))))
+        except EXPECTED as error:
+            return ("raised", type(error).__name__)
 
-def operation(name: str, run: Callable[[Place], Any]) -> Operation:
-    """Give it a name that hypothesis prints, and make its exceptions answers."""
-
-    def body(place: Place) -> Any:
-        return attempt(run, place)
-
-    body.__qualname__ = body.__name__ = name
-    return body
+    return Named(name[:80], body)
 
 
 def on(path: tuple[str, ...], name: str, run: Callable[[Any], Any]) -> Operation:
     """An operation on the container at a path."""
-    return operation(f"{'.'.join(path)}.{name}"[:80], lambda place: run(place.at(path)))
+    return operation(f"{'.'.join(path)}.{name}", lambda place: run(place.at(path)))
 
 
 def call(method: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Operation]:
@@ -145,10 +125,10 @@ def inplace(
     """`root["x"] op= argument`."""
 
     def build(path: tuple[str, ...], given: tuple[Any, ...]) -> Operation:
-        def run(place: Place) -> None:
+        def run(place: Containers) -> None:
             place.change(path, lambda container: function(container, *copy.deepcopy(given)))
 
-        return operation(f"{'.'.join(path)} {name} {given!r}"[:80], run)
+        return operation(f"{'.'.join(path)} {name} {given!r}", run)
 
     return st.builds(build, places, st.tuples(*arguments))
 
@@ -159,11 +139,11 @@ def replace(
     """`root["x"] = original`: the old container goes; `store` makes of an original what is stored in the arena."""
 
     def build(path: tuple[str, ...], original: Any) -> Operation:
-        def run(place: Place) -> None:
+        def run(place: Containers) -> None:
             fresh = copy.deepcopy(original)
             place.at(path[:-1])[path[-1]] = fresh if place.arena is None else store(fresh)
 
-        return operation(f"{'.'.join(path)} = {original!r}"[:80], run)
+        return operation(f"{'.'.join(path)} = {original!r}", run)
 
     return st.builds(build, places, make)
 
@@ -174,34 +154,19 @@ def comparisons(others: st.SearchStrategy[Any], *names: str) -> st.SearchStrateg
     return apply("compared", lambda container, test, other: test(container, other), st.sampled_from(tests), others)
 
 
-def in_savepoint(operations: list[Operation], keep: bool) -> Operation:
-    """Several operations in a savepoint that is kept or not."""
+class ContainerMachine(Machine):
+    """Two containers of a kind. The test gives `originals` and `store`, beside `operations`."""
 
-    def body(place: Place) -> Any:
-        if place.arena is None:
-            root = copy.deepcopy(place.root)
-            answers = [step(place) for step in operations]
-            if not keep:
-                place.root.clear()
-                place.root.update(root)
-            return answers
-        answers = []
-        try:
-            with place.arena.savepoint():
-                answers = [step(place) for step in operations]
-                if not keep:
-                    raise Undone
-        except Undone:
-            pass
-        return answers
+    side = Containers
+    originals: ClassVar[st.SearchStrategy[Any]]
+    store: ClassVar[Callable[[Any], Any]]
 
-    body.__qualname__ = body.__name__ = ("kept" if keep else "undone") + str([step.__name__ for step in operations])
-    return body
-
-
-def look(place: Place) -> Any:
-    """All of a root, comparably."""
-    return canonical(plain(place.root))
+    @initialize(first=drawn("originals"), second=drawn("originals"))
+    def fill(self, first: Any, second: Any) -> None:
+        self.bench.committed.root.update({"deep": {"x": copy.deepcopy(second)}, "x": copy.deepcopy(first)})
+        with self.arena.transaction():
+            self.arena.root["deep"] = {"x": self.store(copy.deepcopy(second))}
+            self.arena.root["x"] = self.store(copy.deepcopy(first))
 
 
 def machine(
@@ -216,96 +181,8 @@ def machine(
         originals: What the two containers begin as.
         store: Makes of an original what is stored in the arena.
     """
-    operations = st.one_of(simple, simple, simple, st.builds(in_savepoint, st.lists(simple, max_size=4), st.booleans()))
-
-    class ContainerMachine(RuleBasedStateMachine):
-        def __init__(self) -> None:
-            super().__init__()
-            self.name = f"test-model-{os.getpid()}-c{next(numbers)}"
-            self.arena = Arena.open(self.name, size="8 MiB")
-            self.bench = Bench(
-                self.arena,
-                adapt=lambda arena: Place(arena.root, arena),
-                committed=Place({}),
-                copy=lambda place: Place(copy.deepcopy(place.root)),
-                look=look,
-            )
-
-        @initialize(first=originals, second=originals)
-        def fill(self, first: Any, second: Any) -> None:
-            self.bench.committed.root.update({"deep": {"x": copy.deepcopy(second)}, "x": copy.deepcopy(first)})
-            with self.arena.transaction():
-                self.arena.root["deep"] = {"x": store(copy.deepcopy(second))}
-                self.arena.root["x"] = store(copy.deepcopy(first))
-
-        @precondition(lambda self: len(self.bench.workers) < 3)
-        @rule()
-        def begin(self) -> None:
-            self.bench.begin()
-
-        @precondition(lambda self: self.bench.workers)
-        @rule(number=st.integers(0, 2), what=st.lists(operations, min_size=1, max_size=4))
-        def step(self, number: int, what: list[Operation]) -> None:
-            self.bench.step(self.worker(number), what)
-
-        @precondition(lambda self: self.bench.workers)
-        @rule(number=st.integers(0, 2))
-        def commit(self, number: int) -> None:
-            self.bench.commit(self.worker(number))
-
-        @precondition(lambda self: self.bench.workers)
-        @rule(number=st.integers(0, 2))
-        def roll_back(self, number: int) -> None:
-            self.bench.roll_back(self.worker(number))
-
-        @rule(what=st.lists(operations, min_size=1, max_size=4), fail=st.booleans())
-        def at_once(self, what: list[Operation], fail: bool) -> None:
-            """A `with arena.transaction()` block while others are in flight."""
-            state = self.bench.copy(self.bench.committed)
-            try:
-                with self.arena.transaction():
-                    for one in what:
-                        assert one(Place(self.arena.root, self.arena)) == one(state), one
-                    if fail:
-                        raise Undone
-            except Undone:
-                return
-            self.bench.committed = state
-
-        @rule()
-        def reopen(self) -> None:
-            """Closing rolls back what is in flight; the state is there again."""
-            self.bench.drop()
-            self.arena.close()
-            self.arena = self.bench.arena = Arena.open(self.name, create=False)
-            assert self.arena.recovered is None
-
-        @invariant()
-        def sound(self) -> None:
-            """Nothing of what is in flight shows, and all of the arena adds up."""
-            self.bench.check()
-            report = self.arena.verify()
-            assert report.leaked_blocks == 0, report
-
-        def worker(self, number: int) -> Worker:
-            return self.bench.workers[number % len(self.bench.workers)]
-
-        def teardown(self) -> None:
-            self.bench.drop()
-            self.arena.close()
-            Arena.unlink(self.name)
-
-    case = pytest.mark.slow(pytest.mark.timeout(900)(ContainerMachine.TestCase))
-    case = pytest.mark.filterwarnings("ignore:Generating overly large repr")(case)
-    case.settings = settings(
-        max_examples=EXAMPLES,
-        stateful_step_count=25,
-        deadline=None,
-        derandomize="RECOVERABLE_EXAMPLES" not in os.environ,
-        print_blob=True,
-        suppress_health_check=list(HealthCheck),
-    )
-    return case
+    given = {"operations": with_savepoints(simple), "originals": originals, "store": staticmethod(store)}
+    return case_of(type("ContainerMachine", (ContainerMachine,), given), examples=20)
 
 
 texts = st.sampled_from(["", "a", "b", "x" * 14, "x" * 15, "\ud800", "v" * 300])

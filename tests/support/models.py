@@ -1,5 +1,7 @@
 """The oracle of the model tests: what a transaction may have seen, given what is committed now.
 
+Operations run on one of two sides: the containers of an arena, or the model, which is made of plain objects.
+
 A transaction keeps a log of its operations with what each of them gave. It may go on exactly if the whole log, run
 again on a plain copy of the state that is committed *now*, gives the same answers: then it equals a run that began just
 now. Else it must be told of a conflict. (A conflict without need is allowed here: stamps are shared by hash, raw writes
@@ -8,9 +10,11 @@ count by page. What must never conflict has tests of its own in tests/isolation.
 
 from __future__ import annotations
 
+import abc
+import copy
 import struct
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import recoverable
 from recoverable import Arena, ConflictError
@@ -48,17 +52,78 @@ class Undone(Exception):
     """Leaves a savepoint."""
 
 
+class Side(abc.ABC):
+    """What operations run on. `arena` is None if it is the model."""
+
+    arena: Arena | None
+
+    @classmethod
+    @abc.abstractmethod
+    def of(cls, arena: Arena) -> Self:
+        """Return the side that is in the arena."""
+
+    @classmethod
+    @abc.abstractmethod
+    def model(cls) -> Self:
+        """Return the plain side, as it is at first."""
+
+    @abc.abstractmethod
+    def look(self) -> Any:
+        """Return all of it, comparably."""
+
+    @abc.abstractmethod
+    def copy(self) -> Self:
+        """Copy a model."""
+
+    @abc.abstractmethod
+    def restore(self, kept: Self) -> None:
+        """Make a model again what its copy is."""
+
+
+class Place(Side):
+    """A root and what is in it: the arena's, or a dict."""
+
+    def __init__(self, root: Any, arena: Arena | None = None) -> None:
+        self.root = root
+        self.arena = arena
+
+    @classmethod
+    def of(cls, arena: Arena) -> Self:
+        return cls(arena.root, arena)
+
+    @classmethod
+    def model(cls) -> Self:
+        return cls({})
+
+    def look(self) -> Any:
+        return canonical(self.root)
+
+    def copy(self) -> Self:
+        return type(self)(copy.deepcopy(self.root))
+
+    def restore(self, kept: Self) -> None:
+        self.root.clear()
+        self.root.update(kept.root)
+
+    def at(self, path: Sequence[str]) -> Any:
+        """Return the container there."""
+        found = self.root
+        for key in path:
+            found = found[key]
+        return found
+
+
 class Worker:
     """One transaction and its log.
 
     Args:
         arena: The arena.
-        adapt: Makes of the arena's root what operations run on.
+        side: What its operations run on.
     """
 
-    def __init__(self, arena: Arena, adapt: Callable[[Arena], Any]) -> None:
+    def __init__(self, arena: Arena, side: type[Side]) -> None:
         self.arena = arena
-        self.adapt = adapt
+        self.side = side
         self.log: list[tuple[Operation, Any]] = []
         self.wrote = False
         self.request = Request(arena, self._body)
@@ -70,7 +135,7 @@ class Worker:
             operations = await pause(answers)
             if operations is None:
                 return "committed"
-            answers = [outcome(operation, self.adapt(self.arena)) for operation in operations]
+            answers = [outcome(operation, self.side.of(self.arena)) for operation in operations]
 
     def run(self, operations: list[Operation]) -> list[Any]:
         """One step."""
@@ -91,31 +156,19 @@ class Bench:
 
     Args:
         arena: The arena.
-        adapt: Makes of the arena what operations run on.
-        committed: The model: what operations run on just the same.
-        copy: Copies a model.
-        look: Reads a model or an adapted arena, comparably.
+        side: What operations run on, in the arena and in the model.
     """
 
-    def __init__(
-        self,
-        arena: Arena,
-        adapt: Callable[[Arena], Any],
-        committed: Any,
-        copy: Callable[[Any], Any],
-        look: Callable[[Any], Any],
-    ) -> None:
+    def __init__(self, arena: Arena, side: type[Side]) -> None:
         self.arena = arena
-        self.adapt = adapt
-        self.committed = committed
-        self.copy = copy
-        self.look = look
+        self.side = side
+        self.committed = side.model()
         self.workers: list[Worker] = []
         self.needless = self.needed = 0
 
     def begin(self) -> None:
         """One transaction more in flight."""
-        self.workers.append(Worker(self.arena, self.adapt))
+        self.workers.append(Worker(self.arena, self.side))
 
     def worker(self, number: int) -> Worker:
         """Return that one of those in flight; begin as many as it takes."""
@@ -143,7 +196,7 @@ class Bench:
 
     def step(self, worker: Worker, operations: list[Operation]) -> None:
         """Run operations in one step and compare their answers with the model's."""
-        state = self.copy(self.committed)
+        state = self.committed.copy()
         sound = worker.replay(state)
         try:
             answers = worker.run(operations)
@@ -151,10 +204,10 @@ class Bench:
             self._lost(worker, sound)
             return
         assert sound, "a transaction went on although what it had read has changed"
-        before = self.look(state)
+        before = state.look()
         for operation, answer in zip(operations, answers, strict=True):
             assert answer == outcome(operation, state), operation
-        worker.wrote |= self.look(state) != before
+        worker.wrote |= state.look() != before
 
     def _lost(self, worker: Worker, sound: bool) -> None:
         self.needless += sound
@@ -164,7 +217,7 @@ class Bench:
 
     def commit(self, worker: Worker) -> None:
         """End one well."""
-        state = self.copy(self.committed)
+        state = self.committed.copy()
         sound = worker.replay(state)
         try:
             worker.request.step(None)
@@ -179,7 +232,7 @@ class Bench:
 
     def roll_back(self, worker: Worker) -> None:
         """End one by an exception."""
-        sound = worker.replay(self.copy(self.committed))
+        sound = worker.replay(self.committed.copy())
         try:
             worker.request.throw(Undone())
         except Undone:
@@ -197,4 +250,4 @@ class Bench:
 
     def check(self) -> None:
         """The arena holds the committed model, whatever is in flight."""
-        assert self.look(self.adapt(self.arena)) == self.look(self.committed)
+        assert self.side.of(self.arena).look() == self.committed.look()
