@@ -58,6 +58,33 @@ def name_of(fn: object) -> str:
 _LAST: Final = functools.partial(lambda: None)
 
 
+class _Awaited:
+    """Awaits what a callback returned, and knows whether it was closed meanwhile: a GeneratorExit may be the callback's own."""
+
+    __slots__ = ("_inner", "closed", "send", "throw")
+
+    def __init__(self, result: Awaitable[Any]) -> None:
+        async def inner() -> None:
+            await result
+
+        self._inner = inner()
+        self.send, self.throw = self._inner.send, self._inner.throw
+        self.closed = False
+
+    def __await__(self) -> _Awaited:
+        return self
+
+    __iter__ = __await__
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def close(self) -> None:
+        """Close the callback; whoever awaits us does so before anything else when it is closed."""
+        self.closed = True
+        self._inner.close()
+
+
 class _Calls:
     """The callbacks of one commit; `fatal` is what the caller must see after the last of them."""
 
@@ -107,13 +134,18 @@ class _Calls:
         if result is None:
             result = self.next()
         while result is not None:
+            awaited = _Awaited(result)
             try:
-                await result
-            except GeneratorExit:  # thrown away, by hand or with a closed loop: nothing can be awaited any more
-                self.over = self.over or "what awaited it was closed, with its event loop perhaps"
-                self.failed(TransactionError(f"The callback was not run to its end: {self.over}. The commit stands."))
+                await awaited
             except BaseException as error:
-                self.failed(error)
+                if awaited.closed:  # by hand or with a closed loop: nothing can be awaited any more
+                    self.over = self.over or "what awaited it was closed, with its event loop perhaps"
+                if awaited.closed and isinstance(error, GeneratorExit):
+                    self.failed(
+                        TransactionError(f"The callback was not run to its end: {self.over}. The commit stands.")
+                    )
+                else:
+                    self.failed(error)
                 if isinstance(error, asyncio.CancelledError) and running_loop() is None:
                     self.fatal = self.fatal or error  # by hand there is no task that would keep it
             if self.over is not None:

@@ -355,6 +355,67 @@ def test_whatever_one_raises_the_others_run(
     assert dict(arena.root.items()) == {"a": 1}
 
 
+@pytest.mark.parametrize("by_hand", [False, True], ids=["loop", "by hand"])
+@pytest.mark.parametrize("error", [GeneratorExit, StopAsyncIteration, asyncio.CancelledError])
+def test_whatever_one_raises_the_others_are_awaited(
+    arena: Arena, log: list[dict[str, Any]], error: type[BaseException], by_hand: bool
+) -> None:
+    """A GeneratorExit of its own is not taken for the end of what awaits it: coroutines after it are run to their end."""
+    seen: list[str] = []
+
+    async def turn() -> None:
+        await (pause() if by_hand else asyncio.sleep(0))
+
+    async def fails() -> None:
+        await turn()
+        raise error
+
+    async def goes_on() -> None:
+        await turn()
+        seen.append("awaited")
+
+    async def handler() -> None:
+        arena.root["a"] = 1
+        after_commit(fails)
+        after_commit(goes_on)
+        after_commit(seen.append, "plain")
+
+    goes_on_to_caller = by_hand and error is asyncio.CancelledError
+    with pytest.raises(error) if goes_on_to_caller else contextlib.nullcontext():
+        if by_hand:
+            Request(arena, handler).finish()
+        else:
+            asyncio.run(arena.run(handler))
+    assert seen == ["awaited", "plain"]
+    assert [hook for hook, _ in failures(log)] == ["fails"]
+
+
+def test_one_that_turns_its_end_into_an_error(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """A callback that is closed while it waits and raises something else is told as it is; those after it are told, or run."""
+    seen: list[str] = []
+
+    async def stubborn() -> None:
+        try:
+            await pause()
+        finally:
+            raise OSError
+
+    async def dropped() -> None:
+        seen.append("dropped")
+
+    async def handler() -> None:
+        arena.root["a"] = 1
+        after_commit(stubborn)
+        after_commit(dropped)
+        after_commit(seen.append, "plain")
+
+    request = Request(arena, handler)
+    request.step()
+    request.close()
+    assert seen == ["plain"]
+    assert failures(log) == [("stubborn", "OSError"), ("dropped", "TransactionError")]
+
+
 def test_a_broken_log_pipeline_drops_none(arena: Arena) -> None:
     """Were the event of a failure, or of the commit, itself to fail, the callbacks run all the same."""
     seen: list[int] = []
