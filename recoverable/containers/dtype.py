@@ -25,6 +25,14 @@ _SHORT = {
     "?": "|b1", "b": "|i1", "B": "|u1", "h": "<i2", "H": "<u2",
     "i": "<i4", "I": "<u4", "q": "<i8", "Q": "<u8", "f": "<f4", "d": "<f8",
 }  # fmt: skip
+_NO_DTYPE = (
+    TypeError,
+    ValueError,
+    SyntaxError,
+    MemoryError,
+    RecursionError,
+    OverflowError,
+)  # what numpy and ast say to it
 _TEXT_LIMIT = 231  # bytes of the description that the segment keeps
 
 
@@ -135,7 +143,10 @@ def item_type(spec: Any) -> ItemType:
             f"an Array of {spec!r} needs numpy, which is not installed; nothing was made: "
             "install recoverable[numpy], or use one of " + " ".join(sorted(k for k in _PLAIN if len(k) == 2))
         )
-    dtype = numpy_dtype(spec) if isinstance(spec, str) and spec[:1] in ("[", "(") else np.dtype(spec)
+    try:
+        dtype = numpy_dtype(spec) if isinstance(spec, str) and spec[:1] in ("[", "(") else np.dtype(spec)
+    except _NO_DTYPE as error:
+        raise TypeError(f"an Array can't hold items of type {spec!r:.200}: {error}; nothing was made") from None
     if dtype.hasobject or dtype.itemsize == 0:
         raise TypeError(
             f"an Array can't hold items of type {dtype}: they must have a fixed size and hold no references"
@@ -160,7 +171,7 @@ def _check_kept(text: str, dtype: Any) -> None:
     """Raise TypeError unless the dtype comes back from its description."""
     try:
         kept = _same(numpy_dtype(text), dtype) and text.isprintable()
-    except (TypeError, ValueError, SyntaxError, MemoryError):
+    except _NO_DTYPE:
         kept = False
     if not kept:
         raise TypeError(

@@ -168,3 +168,12 @@ def test_indices_pick_what_numpy_picks(arena: Arena, shape: tuple[int, ...], key
         plain[key] = plain[-1, -1] if len(shape) == 2 else plain[-1]
         assert np.array_equal(there[:], plain)
     assert there.size == plain.size
+
+
+@pytest.mark.parametrize(
+    "dtype", ["(", "f8,(", "[('a'", "(" * 5000, "1f8(", "xx", "", object(), [("a", "f8"), ("a", "i4")], {"a": 1}]
+)
+def test_what_is_no_dtype(arena: Arena, dtype: Any) -> None:
+    """It is a TypeError that names it, whatever numpy, or the reader of texts, makes of it."""
+    with pytest.raises(TypeError, match=r"can't hold items of type .*nothing was made"):
+        Array(3, dtype)
