@@ -305,6 +305,11 @@ class Arena(ArenaBase):
             ConflictError: It met more than `max_conflicts` conflicts.
         """
         self._check()
+        if unknown := options.keys() - policy.NAMES:
+            raise TypeError(
+                f"Arena.run() has no option {min(unknown)!r}; its options are {', '.join(sorted(policy.NAMES))}. Nothing was run. "
+                f"Bind keyword arguments of the function: functools.partial({callbacks.name_of(async_fn)}, {min(unknown)}=...)."
+            )
         chosen = policy.DEFAULT if not options else policy.options(**options)
         outer = current_transaction(self.native)
         if outer is not None and not chosen.independent:

@@ -192,6 +192,7 @@ def options(
 
 
 DEFAULT: Final = options()
+NAMES: Final = frozenset(options.__kwdefaults__ or ())
 
 
 # -- run again, fall back or raise --------------------------------------------------------------------------------

@@ -688,3 +688,16 @@ def test_a_forked_child_does_not_take_the_arena_away(name: str) -> None:
         with arena.transaction():
             arena.root["a"] = 2
         assert arena.root["a"] == 2
+
+
+async def test_run_with_an_option_that_does_not_exist(arena: Arena) -> None:
+    """The error names `Arena.run`, its options, and how the function gets a keyword argument; the function is not called."""
+
+    async def takes(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was called")
+
+    with pytest.raises(
+        TypeError, match=r"Arena\.run\(\) has no option 'b'; .*max_conflicts.*functools\.partial\(.*takes, b="
+    ) as caught:
+        await arena.run(takes, 1, b=9, retries=1)
+    assert "options()" not in str(caught.value)
