@@ -7,7 +7,7 @@ from cpython.number cimport PyIndex_Check, PyNumber_AsSsize_t
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, Transaction, begin, done, fail
+from recoverable._native.runtime cimport Container, Mark, NativeArena, Transaction, begin, done, fail
 
 from recoverable import errors as _errors
 from recoverable._native.runtime import current_transaction
@@ -347,21 +347,19 @@ cdef class ArrayHandle(Container):
     def _in_transaction(self):
         return self.arena is not None and current_transaction(self.arena) is not None
 
-    def _edit(self, uint64_t at, uint64_t size, bint start):
-        """Begin or end an edit of [at, at+size)."""
+    def _edit(self, uint64_t at, uint64_t size):
+        """Begin an edit of [at, at+size): its transaction, and the mark that release() ends it with."""
         cdef rcv_txn *t
         cdef Transaction owner = current_transaction(self.arena)
-        if not start:
-            if owner is not None and owner.t != NULL and rcv_txn_mounted(owner.t): # else it is rolled back: nothing is open
-                owner.open_blocks -= 1
-            return
+        cdef Mark m = Mark.__new__(Mark)
         self.stored()
         begin(self, True, &t)
         rcv_raw_viewed(self.arena.a, self.h.off)
-        rc = rcv_edit(t, self.h.off, at, size)
+        rc = rcv_edit(t, self.h.off, at, size, &m.mark)
         if rc:
             fail(rc)
         owner.open_blocks += 1
+        return owner, m
 
     def __eq__(self, other):
         if isinstance(other, ArrayHandle):

@@ -100,7 +100,7 @@ cdef extern from "recoverable.h" nogil:
     void rcv_frame_leave(rcv_frame *f)
     uint64_t rcv_thread()
     int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
-    void rcv_access_end(rcv_arena *a, rcv_txn *t)
+    int rcv_access_end(rcv_arena *a, rcv_txn *t)
     uint64_t rcv_hold(rcv_arena *a)
     int rcv_unhold(rcv_arena *a, uint64_t held)
     int rcv_held(const rcv_arena *a)
@@ -218,7 +218,7 @@ cdef extern from "recoverable.h" nogil:
     void rcv_raw_threads(rcv_arena *a)
     uint64_t rcv_raw_count(const rcv_arena *a)
     int rcv_news(rcv_arena *a)
-    int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
+    int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, rcv_mark *out)
 
 # Of layout.h: the tags of values and the kinds of containers.
 cdef extern from "../src/layout.h" nogil:

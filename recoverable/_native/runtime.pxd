@@ -1,7 +1,7 @@
 # runtime.pxd -- what the other Cython modules share of runtime.pyx.
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
-from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_frame, rcv_handle, rcv_hold, rcv_key, rcv_off, rcv_txn, \
+from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_frame, rcv_handle, rcv_hold, rcv_key, rcv_mark, rcv_off, rcv_txn, \
     rcv_txn_report, rcv_unhold
 
 cdef extern from *:
@@ -51,6 +51,9 @@ cdef class Container:
     cdef void rooted(self) noexcept
     cpdef object to_python(self)
 
+cdef class Mark:
+    cdef rcv_mark mark
+
 cdef class Transaction:
     cdef rcv_txn *t
     cdef readonly NativeArena arena
@@ -93,7 +96,7 @@ cdef class Transaction:
 cdef int fail(int rc) except -1
 cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1
 cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1
-cdef void done(NativeArena arena, rcv_txn *t) noexcept
+cdef int done(NativeArena arena, rcv_txn *t) except -1
 cdef inline uint64_t hold(NativeArena arena) noexcept:
     """User code may run from here to unhold(), in the middle of an operation."""
     return rcv_hold(arena.a)

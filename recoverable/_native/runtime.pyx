@@ -223,8 +223,9 @@ cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1:
     return 0
 
 
-cdef void done(NativeArena arena, rcv_txn *t) noexcept:
-    rcv_access_end(arena.a, t)
+cdef int done(NativeArena arena, rcv_txn *t) except -1:
+    cdef int rc = rcv_access_end(arena.a, t)
+    return 0 if rc == 0 else fail(rc) # what was read may not have been one state
 
 
 cdef class Container:
@@ -376,7 +377,6 @@ cdef str COMMITTED = "committed"
 
 cdef class Mark:
     """A savepoint: where rollback_to() goes back to."""
-    cdef rcv_mark mark
 
 
 @cython.no_gc_clear # __dealloc__ needs what it holds

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from recoverable._native.array import ArrayHandle, is_index
-from recoverable._native.runtime import register_container, whole
+from recoverable._native.runtime import Mark, Transaction, register_container, whole
 from recoverable.containers.dtype import item_type, numpy, numpy_dtype
+from recoverable.errors import TransactionError
 
 __all__ = ["Array"]
 
@@ -271,22 +272,34 @@ class Array(ArrayHandle):
 class _Edit:
     """The block of Array.edit()."""
 
-    __slots__ = ("_array", "_at", "_shape", "_size")
+    __slots__ = ("_array", "_at", "_open", "_shape", "_size")
 
     def __init__(self, array: Array, at: int, shape: tuple[int, ...]) -> None:
         self._array = array
         self._at = at * array.itemsize
         self._shape = shape or (1,)
         self._size = _product(shape) * array.itemsize
+        self._open: list[tuple[Transaction, Mark]] = []
 
     def __enter__(self) -> Any:
-        self._array._edit(self._at, self._size, True)
-        return self._array._as_array(self._array._raw(True, self._at, self._size), self._shape)
+        items = self._array._as_array(self._array._raw(True, self._at, self._size), self._shape)
+        self._open.append(self._array._edit(self._at, self._size))
+        return items
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._array._edit(self._at, self._size, False)
+        if not self._open:
+            raise TransactionError("An edit was left that has not been entered. Nothing was changed.")
+        owner, mark = self._open.pop()
+        if owner.state == "doomed":  # what ends it is its own way out
+            owner.open_blocks -= 1
+        if owner.state != "active":
+            return
+        try:
+            owner.release(mark)
+        except TransactionError as astray:  # left out of order
+            raise astray from error
 
 
 def _product(extents: Sequence[int]) -> int:

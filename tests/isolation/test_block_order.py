@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from recoverable import Arena, NoTransactionError, TransactionError, after_commit
+from recoverable import Arena, Array, NoTransactionError, TransactionError, after_commit
 from support.forks import in_child
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def arena(name: str) -> Iterator[Arena]:
     """Give an arena whose lock is not waited for long."""
     with Arena.temporary("16 MiB", name=name, busy_timeout=0.5) as opened:
         with opened.transaction():
-            opened.root.update(n=0, m=0)
+            opened.root.update(n=0, m=0, a=Array(4, "i8"))
         yield opened
 
 
@@ -51,6 +51,14 @@ def savepoint(arena: Arena, key: str = "n") -> Iterator[None]:
     """Hold a savepoint likewise."""
     with arena.savepoint():
         arena.root[key] += 1
+        yield
+
+
+def edit(arena: Arena, key: str = "n") -> Iterator[None]:
+    """Hold an edit of an Array likewise."""
+    with arena.root["a"].edit() as items:
+        arena.root[key] += 1
+        items[0] = 1
         yield
 
 
@@ -145,26 +153,29 @@ def test_three_blocks_in_every_order(arena: Arena, second: Arena, new_name: Call
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_savepoints_left_out_of_order(arena: Arena, failing: bool) -> None:
-    """A savepoint that ends before one inside it is a TransactionError; the transaction around them is undone."""
+@pytest.mark.parametrize("first", [savepoint, edit])
+@pytest.mark.parametrize("second", [savepoint, edit])
+def test_savepoints_left_out_of_order(arena: Arena, failing: bool, first: Any, second: Any) -> None:
+    """A savepoint or an edit that ends before one inside it is a TransactionError; the transaction around them is undone."""
     with pytest.raises(TransactionError), arena.transaction():
         arena.root["m"] = 5
-        g, h = savepoint(arena), savepoint(arena)
+        g, h = first(arena), second(arena)
         next(g)
         next(h)
         with pytest.raises(TransactionError, match="out of order"):
             g.throw(KeyError) if failing else next(g)
         next(h, None)
-    assert (arena.root["n"], arena.root["m"]) == (0, 0)
+    assert (arena.root["n"], arena.root["m"], arena.root["a"][0]) == (0, 0, 0)
     is_free(arena)
 
 
-async def test_a_savepoint_left_in_another_step(arena: Arena) -> None:
-    """An await while a generator holds a savepoint is refused; the generator can be left then, and the run is undone."""
+@pytest.mark.parametrize("kind", [savepoint, edit])
+async def test_a_savepoint_left_in_another_step(arena: Arena, kind: Any) -> None:
+    """An await while a generator holds a savepoint or an edit is refused; it can be left then, and the run is undone."""
     import asyncio
 
     async def handler() -> None:
-        generator = savepoint(arena)
+        generator = kind(arena)
         next(generator)
         try:
             await asyncio.sleep(0)
@@ -218,7 +229,12 @@ def test_leaving_what_was_never_entered(arena: Arena) -> None:
     with pytest.raises(TransactionError, match="not been entered"):
         arena.transaction().__exit__(None, None, None)
     with arena.transaction():
-        for block in (arena.transaction(), arena.transaction(independent=True), arena.savepoint()):
+        for block in (
+            arena.transaction(),
+            arena.transaction(independent=True),
+            arena.savepoint(),
+            arena.root["a"].edit(),
+        ):
             with pytest.raises(TransactionError, match="not been entered"):
                 block.__exit__(None, None, None)
         arena.root["x"] = 1
@@ -309,12 +325,13 @@ def test_a_block_inside_another_that_a_thread_leaves(arena: Arena, second: Arena
 
 
 @pytest.mark.parametrize("around", [True, False], ids=["block", "handler"])
-def test_a_savepoint_left_in_another_thread(arena: Arena, pools: Any, around: bool) -> None:
+@pytest.mark.parametrize("kind", [savepoint, edit])
+def test_a_savepoint_left_in_another_thread(arena: Arena, pools: Any, around: bool, kind: Any) -> None:
     """It is refused there; the transaction is out of the arena at once, and its own thread finds it undone."""
     import asyncio
 
     one, two = pools
-    held = savepoint(arena)
+    held = kind(arena)
     entered, left = threading.Event(), threading.Event()
 
     def body() -> None:

@@ -411,6 +411,20 @@ static void test_a_scribbled_word_is_nobodys(void)
     end(a);
 }
 
+/* A read that finds at its end that the lock was not its own any more says so: what it has read may be of two states. */
+static void test_a_read_that_has_lost_the_lock(void)
+{
+    begin();
+    rcv_arena *a = scratch_arena(fd, MIB);
+    rcv_txn   *none;
+    CHECK(rcv_access(a, NULL, 0, &none) == 0 && none == NULL && rcv_access_end(a, none) == 0);
+    CHECK(rcv_access(a, NULL, 0, &none) == 0);
+    atomic_store(&a->hdr->lock.owner, 0);
+    CHECK(rcv_access_end(a, none) == RCV_ERR_BUG && says("taken from a living process"));
+    CHECK(rcv_access(a, NULL, 0, &none) == 0 && rcv_access_end(a, none) == 0);
+    end(a);
+}
+
 /* -- the queue -------------------------------------------------------------------------------------------------------- */
 
 static uint64_t occupied(const rcv_arena *a)
@@ -661,6 +675,7 @@ int main(void)
     test_a_step_changes_hands_within_a_process();
     test_a_thread_notices_itself_through_another_handle();
     test_a_scribbled_word_is_nobodys();
+    test_a_read_that_has_lost_the_lock();
     test_who_waits_for_long_goes_next();
     test_the_dead_in_the_queue_hold_nobody_up();
     test_an_offer_that_is_not_taken_expires();

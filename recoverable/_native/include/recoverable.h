@@ -358,7 +358,7 @@ RCV_API uint64_t rcv_thread(void);
  *   rcv_access_end()
  *   outside, writing: RCV_ERR_NOTXN                        RCV_ERR_AGAIN: rcv_lock_wait() without the GIL, then again */
 RCV_API int  rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out);
-RCV_API void rcv_access_end(rcv_arena *a, rcv_txn *t); /* t: what rcv_access gave */
+RCV_API int  rcv_access_end(rcv_arena *a, rcv_txn *t); /* t: what rcv_access gave. RCV_ERR_BUG, RCV_ERR_MISUSE: the lock was not ours any more */
 
 /* rcv_hold / rcv_unhold -- around code of users that runs in the middle of an operation, between two calls of the core for it.
  * Meanwhile the operation's transaction stays mounted: whoever would have it give way gets RCV_ERR_MISUSE, and who ends it
@@ -530,8 +530,9 @@ RCV_API int  rcv_raw_acquire(rcv_txn *t, rcv_off off, struct rcv_raw *out);
 RCV_API void rcv_raw_release(rcv_arena *a, struct rcv_raw *raw);
 RCV_API void rcv_raw_threads(rcv_arena *a); /* there are other threads, which may hold raw addresses longer than buffers live */
 RCV_API uint64_t rcv_raw_count(const rcv_arena *a);
-/* rcv_edit -- let a range of the items be written through the transaction's view by system calls, too, until its step ends. */
-RCV_API int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len);
+/* rcv_edit -- let a range of the items be written through the transaction's view by system calls, too, until its step ends.
+ * rcv_release() ends it: like a savepoint, in the same step and thread, and in order. */
+RCV_API int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, struct rcv_mark *out);
 
 /* -- the tracker: what Python asks of it ------------------------------------------------------------------- */
 

@@ -126,12 +126,12 @@ int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
     return likely(!tracker_doomed(a)) ? 0 : go_on(a->mounted);
 }
 
-void rcv_access_end(rcv_arena *a, rcv_txn *t)
+int rcv_access_end(rcv_arena *a, rcv_txn *t)
 {
     if (t != NULL || a->readers == 0 || --a->readers > 0)
-        return;
+        return 0;
     a->reader_thread = 0;
-    (void)lock_drop(a);
+    return lock_drop(a);
 }
 
 /* -- operations that user code runs in the middle of ------------------------------------------------------ */

@@ -143,11 +143,17 @@ int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item)
     return rc;
 }
 
-int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len)
+int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, struct rcv_mark *out)
 {
     rcv_off off;
     int     rc = items_at(t->arena, array, at, len, &off);
-    return rc ? rc : tracker_edit(t, off, len);
+    if (rc == 0)
+        rc = tracker_edit(t, off, len);
+    if (rc)
+        return rc;
+    t->savepoints++;
+    rcv_op_begin(t, out);
+    return 0;
 }
 
 /* array_reclaim -- free a detached Array's items; reclaim.c frees the container itself. */

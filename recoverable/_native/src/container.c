@@ -187,7 +187,7 @@ int rcv_begin(rcv_arena *a, void *context, int write, struct rcv_handle *h, rcv_
         return rc;
     rc = rcv_handle_check(a, *out, h);
     if (unlikely(rc))
-        rcv_access_end(a, *out);
+        (void)rcv_access_end(a, *out);
     return rc;
 }
 

@@ -17,7 +17,7 @@ static int in_order(rcv_txn *t, const struct rcv_mark *mark)
         return 0;
     rcv_txn_strand(t);
     return rcv_raise(RCV_ERR_MISUSE, 0,
-                     "a savepoint of %s (or a transaction block inside it) was left out of order: in another thread, in another step, or "
+                     "a savepoint of %s (or an edit, or a transaction block inside it) was left out of order: in another thread, in another step, or "
                      "before one that began later; %s is rolled back: leave blocks in the reverse of the order they were entered in, and in "
                      "the same thread", t->handler, t->handler);
 }

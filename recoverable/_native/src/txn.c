@@ -508,7 +508,7 @@ int rcv_txn_commit(rcv_txn *t)
     if (t->state != RCV_ACTIVE)
         return txn_doomed_error(t);
     if (t->savepoints > 0)
-        return rcv_raise(RCV_ERR_MISUSE, 0, "a savepoint is still open");
+        return rcv_raise(RCV_ERR_MISUSE, 0, "a savepoint or an edit is still open");
     if (t->mounted && unlikely(a->held > 0 || a->step_thread != os_thread_id()))
         return rcv_raise(RCV_ERR_MISUSE, 0,
                          "%s can't commit in the middle of one of its operations, or in another thread than its step; it is rolled back: "
