@@ -453,90 +453,113 @@ static uint64_t random_size(void)
     }
 }
 
+enum { MAX = 6000, BATCH = 200 };
+
+/* The blocks that are live, and what a step does to them. */
+static struct {
+    struct block live[MAX + BATCH], fresh[BATCH];
+    bool         gone[MAX + BATCH]; /* of the live ones */
+    unsigned     n, n_fresh;
+    uint64_t     bytes;
+} model;
+
+/* Free a live block in this step, or reserve another. */
+static void free_or_reserve(rcv_arena *a, bool shrink)
+{
+    if (shrink || any() % 5 < 2) {
+        unsigned k = model.n ? (unsigned)(any() % model.n) : 0;
+        if (model.n)
+            model.gone[k] = true;
+    } else if (model.n + model.n_fresh < MAX) {
+        struct block *b = &model.fresh[model.n_fresh];
+        uint64_t      want = random_size();
+        int           rc = heap_reserve(a, want, any() % 8 == 0, &b->off);
+        CHECK(rc == 0 || rc == RCV_ERR_FULL);
+        if (rc)
+            return;
+        b->size = block_size(a, b->off, true);
+        CHECK(b->size >= want);
+        mark(a, *b, 0, 2);
+        memset(a->core + b->off, 0xa5, b->size);
+        model.n_fresh++;
+    }
+}
+
+static void commit_marks(rcv_arena *a)
+{
+    for (unsigned i = 0; i < model.n_fresh; i++)
+        CHECK(heap_commit_alloc(a, model.fresh[i].off) == 0);
+    for (unsigned i = 0; i < model.n; i++)
+        if (model.gone[i])
+            CHECK(heap_commit_free(a, model.live[i].off) == 0);
+}
+
+static void commit_step(rcv_arena *a)
+{
+    phase_set(a, RCV_PUBLISH);
+    for (unsigned i = 0; i < model.n_fresh; i++) {
+        heap_settle(a, model.fresh[i].off);
+        mark(a, model.fresh[i], 2, 1);
+        model.bytes += model.fresh[i].size;
+    }
+    for (unsigned i = model.n; i-- > 0;)
+        if (model.gone[i]) {
+            mark(a, model.live[i], 1, 0);
+            model.bytes -= model.live[i].size;
+            model.live[i] = model.live[--model.n];
+            model.gone[i] = model.gone[model.n];
+        }
+    memcpy(model.live + model.n, model.fresh, model.n_fresh * sizeof *model.fresh);
+    model.n += model.n_fresh;
+    step_end(a);
+}
+
+static void undo_step(rcv_arena *a)
+{
+    step_undo(a);
+    for (unsigned i = model.n_fresh; i-- > 0;) {
+        heap_unreserve(a, model.fresh[i].off);
+        mark(a, model.fresh[i], 2, 0);
+    }
+}
+
 static void test_random(uint64_t operations)
 {
-    enum { MAX = 6000, BATCH = 200 };
-    uint64_t            size = 48 * MIB, bytes = 0;
-    rcv_arena          *a = make(size);
-    static struct block live[MAX + BATCH], fresh[BATCH];
-    static bool         gone[MAX + BATCH];
-    unsigned            n = 0;
+    uint64_t   size = 48 * MIB;
+    rcv_arena *a = make(size);
     unit = calloc(size / 16, sizeof *unit);
     CHECK(unit != NULL);
     for (uint64_t op = 0, batch = 0; op < operations; batch++) {
-        unsigned n_fresh = 0, n_gone = 0, todo = 1 + (unsigned)(any() % BATCH);
-        bool     commit = any() % 4 != 0, shrink = n > (batch / 300 % 2 ? 500 : MAX - BATCH);
+        unsigned todo = 1 + (unsigned)(any() % BATCH);
+        bool     commit = any() % 4 != 0, shrink = model.n > (batch / 300 % 2 ? 500 : MAX - BATCH);
         op += todo;
+        model.n_fresh = 0;
+        memset(model.gone, 0, sizeof model.gone);
         step(a);
-        for (unsigned i = 0; i < todo; i++) {
-            if (shrink || any() % 5 < 2) {
-                unsigned k = n ? (unsigned)(any() % n) : 0;
-                if (n && !gone[k]) {
-                    gone[k] = true;
-                    n_gone++;
-                }
-            } else if (n + n_fresh < MAX) {
-                struct block *b = &fresh[n_fresh];
-                uint64_t      want = random_size();
-                int           rc = heap_reserve(a, want, any() % 8 == 0, &b->off);
-                CHECK(rc == 0 || rc == RCV_ERR_FULL);
-                if (rc)
-                    continue;
-                b->size = block_size(a, b->off, true);
-                CHECK(b->size >= want);
-                mark(a, *b, 0, 2);
-                memset(a->core + b->off, 0xa5, b->size);
-                n_fresh++;
-            }
-        }
+        for (unsigned i = 0; i < todo; i++)
+            free_or_reserve(a, shrink);
         if (any() % 3 == 0) { /* a suspension: other steps come in between */
             step_end(a);
             step(a);
         }
-        if (commit || any() % 2) {
-            for (unsigned i = 0; i < n_fresh; i++)
-                CHECK(heap_commit_alloc(a, fresh[i].off) == 0);
-            for (unsigned i = 0; i < n; i++)
-                if (gone[i])
-                    CHECK(heap_commit_free(a, live[i].off) == 0);
-        }
-        if (commit) {
-            phase_set(a, RCV_PUBLISH);
-            for (unsigned i = 0; i < n_fresh; i++) {
-                heap_settle(a, fresh[i].off);
-                mark(a, fresh[i], 2, 1);
-                bytes += fresh[i].size;
-            }
-            for (unsigned i = n; i-- > 0;)
-                if (gone[i]) {
-                    mark(a, live[i], 1, 0);
-                    bytes -= live[i].size;
-                    live[i] = live[--n];
-                    gone[i] = gone[n];
-                }
-            memcpy(live + n, fresh, n_fresh * sizeof *fresh);
-            n += n_fresh;
-            step_end(a);
-        } else {
-            step_undo(a);
-            for (unsigned i = n_fresh; i-- > 0;) {
-                heap_unreserve(a, fresh[i].off);
-                mark(a, fresh[i], 2, 0);
-            }
-        }
-        memset(gone, 0, sizeof gone);
+        if (commit || any() % 2)
+            commit_marks(a);
+        if (commit)
+            commit_step(a);
+        else
+            undo_step(a);
         if (batch % 256 == 0)
-            audit(a, n, bytes);
+            audit(a, model.n, model.bytes);
         if (batch % 1024 == 700) { /* a new life */
             heap_close(a);
             CHECK(reserved(a) == 0);
             CHECK(heap_open(a) == 0);
         }
     }
-    audit(a, n, bytes);
-    for (unsigned i = 0; i < n; i++) {
+    audit(a, model.n, model.bytes);
+    for (unsigned i = 0; i < model.n; i++) {
         step(a);
-        CHECK(heap_commit_free(a, live[i].off) == 0);
+        CHECK(heap_commit_free(a, model.live[i].off) == 0);
         step_end(a);
     }
     audit(a, 0, 0);
@@ -553,6 +576,52 @@ static int ignore_block(void *ctx, rcv_off off, uint64_t size)
     return 0;
 }
 
+/* The table of chunks, its notes, and the data that they speak of. */
+struct tables {
+    uint64_t *chunk, *info;
+    uint8_t  *data;
+    uint64_t  claimed;
+};
+
+static void wound(const struct tables *t)
+{
+    uint64_t  at = any() % (t->claimed / RCV_CHUNK), word = any();
+    uint64_t *info = t->info + at;
+    switch (any() % 6) {
+    case 0: *info ^= UINT64_C(1) << (word % 64); break;
+    case 1: *info = word; break;
+    case 2: *info = RCV_INFO(word % 6, word >> 8 & 1, word >> 16 & 1, word >> 32 & 0x1ff); break;
+    case 3: *info = RCV_INFO(RCV_CHUNK_SMALL, word % 40, word >> 16 & 0x7f, 0); break;
+    case 4: t->chunk[at] = any() % 2 ? word : 0; break;
+    default: ((uint64_t *)(void *)(t->data + at * RCV_CHUNK))[word % 32] ^= word >> 5; break;
+    }
+}
+
+/* Every call on a block that is there, or was, or never was. */
+static void use_wounded(rcv_arena *a, rcv_off o)
+{
+    uint64_t size;
+    bool     live;
+    int      rc = heap_block(a, o, &size, &live);
+    CHECK(rc == RCV_ERR_CORRUPT || (rc == 0 && rcv_at(a, o, size) != NULL));
+    (void)heap_page_live(a, (uint32_t)(o / 4096));
+    if (rc == 0 && live && any() % 2) {
+        rc = heap_commit_free(a, o);
+        CHECK(rc == 0 || rc == RCV_ERR_CORRUPT);
+    }
+    rc = heap_reserve(a, random_size(), any() & 1, &o);
+    CHECK(rc == 0 || rc == RCV_ERR_FULL || rc == RCV_ERR_CORRUPT);
+    if (rc == 0) {
+        CHECK(rcv_at(a, o, 32) != NULL);
+        if (any() % 2) {
+            rc = heap_commit_alloc(a, o);
+            CHECK(rc == 0 || rc == RCV_ERR_CORRUPT);
+            if (rc == 0)
+                heap_settle(a, o);
+        }
+    }
+}
+
 /* On a scribbled table every call ends, with a block inside the claimed memory or an error. */
 static void test_scribbled(void)
 {
@@ -563,54 +632,22 @@ static void test_scribbled(void)
         off[i] = alloc(a, 32 + i * 61, i % 3 == 0);
     alloc(a, 300000, RCV_SPACE_ARRAY);
     step_end(a);
-    struct rcv_region *table = &a->hdr->region[RCV_R_HEAP];
-    uint64_t           n = a->hdr->chunk_count, claimed = rcv_data_claimed(a);
-    uint8_t           *good = malloc(n * 16 + claimed), *shared = a->core + table->off, *data = a->core + a->data_off;
+    uint64_t     *words = (uint64_t *)(void *)(a->core + a->hdr->region[RCV_R_HEAP].off), n = a->hdr->chunk_count;
+    struct tables t = {words, words + n, a->core + a->data_off, rcv_data_claimed(a)};
+    uint8_t      *good = malloc(n * 16 + t.claimed);
     CHECK(good != NULL);
-    memcpy(good, shared, n * 16);
-    memcpy(good + n * 16, data, claimed);
+    memcpy(good, words, n * 16);
+    memcpy(good + n * 16, t.data, t.claimed);
     for (unsigned round = 0; round < 4000; round++) {
-        unsigned wounds = 1 + (unsigned)(any() % 8);
-        for (unsigned i = 0; i < wounds; i++) {
-            uint64_t at = any() % (claimed / RCV_CHUNK), word = any();
-            uint64_t *info = (uint64_t *)(void *)shared + n + at;
-            switch (any() % 6) {
-            case 0: *info ^= UINT64_C(1) << (word % 64); break;
-            case 1: *info = word; break;
-            case 2: *info = RCV_INFO(word % 6, word >> 8 & 1, word >> 16 & 1, word >> 32 & 0x1ff); break;
-            case 3: *info = RCV_INFO(RCV_CHUNK_SMALL, word % 40, word >> 16 & 0x7f, 0); break;
-            case 4: ((uint64_t *)(void *)shared)[at] = any() % 2 ? word : 0; break;
-            default: ((uint64_t *)(void *)(data + at * RCV_CHUNK))[word % 32] ^= word >> 5; break;
-            }
-        }
+        for (unsigned wounds = 1 + (unsigned)(any() % 8); wounds > 0; wounds--)
+            wound(&t);
         if (round % 4 == 0) {
             heap_close(a);
             CHECK(heap_open(a) == 0);
         }
         step(a);
-        for (unsigned i = 0; i < 40; i++) {
-            rcv_off  o = i % 2 ? off[any() % 200] : a->data_off + any() % (claimed + RCV_CHUNK) / 16 * 16;
-            uint64_t size;
-            bool     live;
-            int      rc = heap_block(a, o, &size, &live);
-            CHECK(rc == RCV_ERR_CORRUPT || (rc == 0 && rcv_at(a, o, size) != NULL));
-            (void)heap_page_live(a, (uint32_t)(o / 4096));
-            if (rc == 0 && live && any() % 2) {
-                rc = heap_commit_free(a, o);
-                CHECK(rc == 0 || rc == RCV_ERR_CORRUPT);
-            }
-            rc = heap_reserve(a, random_size(), any() & 1, &o);
-            CHECK(rc == 0 || rc == RCV_ERR_FULL || rc == RCV_ERR_CORRUPT);
-            if (rc == 0) {
-                CHECK(rcv_at(a, o, 32) != NULL);
-                if (any() % 2) {
-                    rc = heap_commit_alloc(a, o);
-                    CHECK(rc == 0 || rc == RCV_ERR_CORRUPT);
-                    if (rc == 0)
-                        heap_settle(a, o);
-                }
-            }
-        }
+        for (unsigned i = 0; i < 40; i++)
+            use_wounded(a, i % 2 ? off[any() % 200] : a->data_off + any() % (t.claimed + RCV_CHUNK) / 16 * 16);
         int rc = heap_walk(a, ignore_block, a);
         CHECK(rc == 0 || rc == RCV_ERR_CORRUPT);
         if (round % 3)
@@ -620,13 +657,13 @@ static void test_scribbled(void)
         (void)used(a);
         if (round % 16 == 15) {
             heap_close(a);
-            memcpy(shared, good, n * 16);
-            memcpy(data, good + n * 16, claimed);
+            memcpy(words, good, n * 16);
+            memcpy(t.data, good + n * 16, t.claimed);
             CHECK(heap_open(a) == 0);
         }
     }
     heap_close(a);
-    memset(shared, 0, n * 16);
+    memset(words, 0, n * 16);
     CHECK(heap_open(a) == 0);
     free(good);
     drop(a);
