@@ -10,6 +10,7 @@ turn, by the CPU time that the server itself used.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import re
 import shutil
@@ -56,7 +57,7 @@ def serve(kind: str) -> None:
         app.router.add_get("/", hello)
     else:
         arena = Arena.open(f"bench-hello-{os.getpid()}", size="16 MiB")
-        Arena.unlink(arena.name)  # it lives as long as we have it open
+        atexit.register(Arena.unlink, arena.name)
         root = arena.root
         with arena.transaction():
             root["hits"] = 0

@@ -10,6 +10,7 @@ in a loop of its own does. Last, what a scrape costs by how many handlers there 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import math
 import os
 import shutil
@@ -36,7 +37,7 @@ def serve() -> None:
 
     app = web.Application()
     arena = Arena.open(f"bench-metrics-{os.getpid()}", size="16 MiB")
-    Arena.unlink(arena.name)  # it lives as long as we have it open
+    atexit.register(Arena.unlink, arena.name)
     root = arena.root
     with arena.transaction():
         root["hits"] = 0

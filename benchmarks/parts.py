@@ -15,6 +15,7 @@ What garbage collection costs depends on what else lives in the process: it is s
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import json
 import os
@@ -77,7 +78,7 @@ def application(way: str) -> Any:
         from recoverable import Arena
 
         arena = Arena.open(f"bench-parts-{os.getpid()}", size="64 MiB")
-        Arena.unlink(arena.name)  # it lives as long as we have it open
+        atexit.register(Arena.unlink, arena.name)
     app = served.application("bank", arena)
     from examples.bank import server
 

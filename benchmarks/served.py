@@ -12,6 +12,7 @@ for the chat, which speaks WebSocket, from an aiohttp client with 16 of them.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import dataclasses
 import itertools
@@ -227,7 +228,7 @@ def serve(name: str, mode: str) -> None:
         except ArenaOptionError as error:
             print(json.dumps({"refused": str(error)}), flush=True)
             return
-        Arena.unlink(arena.name)  # it lives as long as we have it open
+        atexit.register(Arena.unlink, arena.name)
     app = application(name, arena)
     if announce is not None:
         from examples.features import server
