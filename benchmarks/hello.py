@@ -20,6 +20,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.harness import Report, Settings, Spread, digits, progress
@@ -28,6 +29,7 @@ PLAIN, DECORATED = "plain", "@recoverable"
 EMPTY, SETUP = "a middleware that does nothing", "setup() and @recoverable"
 COUNTS = "setup() and @recoverable, counting requests"
 KINDS = (PLAIN, DECORATED, EMPTY, SETUP, COUNTS)
+HEADS = ("CPU µs in bursts", "CPU µs under wrk", "requests/s under wrk")
 
 
 def serve(kind: str) -> None:
@@ -131,13 +133,67 @@ class Server:
         self.process.wait(timeout=20)
 
 
+@dataclass
+class Loads:
+    """What a server was measured at, round by round."""
+
+    short: list[float] = field(default_factory=list)  # CPU µs a request in bursts
+    cpu: list[float] = field(default_factory=list)  # the same under wrk
+    rates: list[float] = field(default_factory=list)  # requests a second under wrk
+
+    def spreads(self) -> dict[str, Spread]:
+        """Return them by name, in the order of `HEADS`."""
+        return {
+            "CPU µs in bursts": Spread.of(self.short),
+            "CPU µs under wrk": Spread.of(self.cpu),
+            "requests/s": Spread.of(self.rates),
+        }
+
+    def lost_in_bursts(self, to: Loads) -> Spread:
+        """Return the percent of the other's throughput that is lost, by CPU time, pair by pair."""
+        return Spread.of((1 - other / own) * 100 for own, other in zip(self.short, to.short, strict=True))
+
+    def lost_rate(self, to: Loads) -> Spread:
+        """Return the same by requests a second."""
+        return Spread.of((1 - own / other) * 100 for own, other in zip(self.rates, to.rates, strict=True))
+
+
 def run(settings: Settings) -> Report:
     report = Report("hello", "How much of a server's throughput does @recoverable cost?")
     if shutil.which("wrk") is None:
         report.note("Not run: `wrk` is not installed (Debian: apt install wrk).")
         return report
-    rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    cpu: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    loads = measure(settings)
+    plain = loads[PLAIN]
+    in_bursts = loads[DECORATED].lost_in_bursts(plain)
+    report.aim("throughput that @recoverable costs, by server CPU time, in bursts of 320 requests", 3.0, in_bursts, "%")
+    report.aim("the same by wrk's requests a second", 3.0, loads[DECORATED].lost_rate(plain), "%")
+    rows: list[list[str]] = []
+    for kind, load in loads.items():
+        spreads = load.spreads()
+        for what, spread in spreads.items():
+            report.figure(f"{kind}: {what}", spread)
+        lost = [load.lost_in_bursts(plain), load.lost_rate(plain)]
+        rows.append(
+            [kind, *map(str, spreads.values()), *("" if kind == PLAIN else f"{digits(x.median)} %" for x in lost)]
+        )
+    report.table("a JSON hello, 16 connections", ["server", *HEADS, "lost, in bursts", "lost, requests/s"], rows)
+
+    def draw(axes: Any) -> None:
+        axes.boxplot(
+            [load.short for load in loads.values()],
+            tick_labels=[textwrap.fill(kind, 18) for kind in loads],
+        )
+        axes.set(ylabel="server CPU µs a request", title="JSON hello, aiohttp on uvloop")
+        axes.grid(axis="y", alpha=0.3)
+
+    report.plot(settings, "hello.svg", "CPU time of a request with and without @recoverable", draw)
+    return report
+
+
+def measure(settings: Settings) -> dict[str, Loads]:
+    """Load all servers in turn, in bursts and by wrk."""
+    loads = {kind: Loads() for kind in KINDS}
     servers: dict[str, Server] = {}
     try:
         for kind in KINDS:
@@ -145,68 +201,22 @@ def run(settings: Settings) -> Report:
         for server in servers.values():
             server.load(1)
         bursts = settings.pick(400, 20)
-        short: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for i in range(bursts):
             progress(f"hello: burst {i + 1} of {bursts}")
             for kind in KINDS[i % len(KINDS) :] + KINDS[: i % len(KINDS)]:
-                short[kind].append(servers[kind].burst(20))
+                loads[kind].short.append(servers[kind].burst(20))
         rounds = settings.pick(10, 2)
         for i in range(rounds):
             progress(f"hello: round {i + 1} of {rounds}")
             for kind in KINDS if i % 2 == 0 else KINDS[::-1]:
                 rate, spent = servers[kind].load(settings.pick(2, 1))
-                rates[kind].append(rate)
-                cpu[kind].append(spent)
+                loads[kind].rates.append(rate)
+                loads[kind].cpu.append(spent)
     finally:
         progress("")
         for server in servers.values():
             server.stop()
-
-    def lost(kind: str, values: dict[str, list[float]], faster: bool) -> Spread:
-        """Percent of the plain server's throughput that is lost, round by round."""
-        pairs = zip(values[kind], values[PLAIN], strict=True)
-        return Spread.of((1 - (own / plain if faster else plain / own)) * 100 for own, plain in pairs)
-
-    report.aim(
-        "throughput that @recoverable costs, by server CPU time, in bursts of 320 requests",
-        3.0,
-        lost(DECORATED, short, False),
-        "%",
-    )
-    report.aim("the same by wrk's requests a second", 3.0, lost(DECORATED, rates, True), "%")
-    rows: list[list[Any]] = []
-    for kind in KINDS:
-        for what, values in (("requests/s", rates), ("CPU µs under wrk", cpu), ("CPU µs in bursts", short)):
-            report.figure(f"{kind}: {what}", Spread.of(values[kind]))
-        rows.append([kind, *(str(Spread.of(values[kind])) for values in (short, cpu, rates))])
-        rows[-1] += (
-            ["", ""]
-            if kind == PLAIN
-            else [f"{digits(lost(kind, short, False).median)} %", f"{digits(lost(kind, rates, True).median)} %"]
-        )
-    report.table(
-        "a JSON hello, 16 connections",
-        [
-            "server",
-            "CPU µs in bursts",
-            "CPU µs under wrk",
-            "requests/s under wrk",
-            "lost, in bursts",
-            "lost, requests/s",
-        ],
-        rows,
-    )
-
-    def draw(axes: Any) -> None:
-        axes.boxplot(
-            [short[kind] for kind in KINDS],
-            tick_labels=[textwrap.fill(kind, 18) for kind in KINDS],
-        )
-        axes.set(ylabel="server CPU µs a request", title="JSON hello, aiohttp on uvloop")
-        axes.grid(axis="y", alpha=0.3)
-
-    report.plot(settings, "hello.svg", "CPU time of a request with and without @recoverable", draw)
-    return report
+    return loads
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 
 import recoverable.metrics
 from benchmarks.harness import Report, Settings, Spread, compare, digits, progress
-from benchmarks.hello import Server, listen
+from benchmarks.hello import HEADS, Loads, Server, listen
 from recoverable import Arena
 from recoverable._native.runtime import meter
 
@@ -67,13 +67,36 @@ def run(settings: Settings) -> Report:
     if shutil.which("wrk") is None:
         report.note("No server was loaded: `wrk` is not installed (Debian: apt install wrk).")
         return report
-    short: dict[str, list[float]] = {"off": [], "on": []}
-    rates: dict[str, list[float]] = {"off": [], "on": []}
-    cpu: dict[str, list[float]] = {"off": [], "on": []}
+    loads = _loads(settings)
+    off, on = loads["off"], loads["on"]
+    report.aim("counting in a loop of its own, as a share of a request's server CPU time under wrk", 1.0,
+               extra.scaled(100 / statistics.median(off.cpu)), "%")  # fmt: skip
+    bursts, pairs = on.lost_in_bursts(off), on.lost_rate(off)
+    report.aim("lost throughput by server CPU time, in bursts of 160 requests", 1.0, bursts, "%")
+    report.figure("lost requests a second under wrk, %", pairs)
+    rows = []
+    for to, load in loads.items():
+        spreads = load.spreads()
+        for what, spread in spreads.items():
+            report.figure(f"{to}: {what}", spread)
+        rows.append([f"metrics {to}", *map(str, spreads.values())])
+    report.table("a JSON hello that is counted in the arena, 16 connections", ["server", *HEADS], rows)
+    report.note(
+        f"The median of {bursts.rounds:,} pairs of bursts is known to ± {digits(_notch(bursts))} points (95 %, by McGill's "
+        f"notches). By requests a second under wrk, {pairs.rounds} pairs lost {pairs} %, ± {digits(_notch(pairs))}: where "
+        "that is more than the aim, requests a second can't tell whether it is met."
+    )
+    return report
+
+
+def _loads(settings: Settings) -> dict[str, Loads]:
+    """Load the server in turn with metrics off and on, in bursts and by wrk."""
+    loads = {"off": Loads(), "on": Loads()}
     server = Server("", module="benchmarks.metrics")
 
-    def both(i: int) -> list[str]:
-        return ["off", "on"] if i % 2 == 0 else ["on", "off"]
+    def both(i: int) -> list[tuple[str, Loads]]:
+        pair = list(loads.items())
+        return pair if i % 2 == 0 else pair[::-1]
 
     def switch(to: str) -> None:
         urllib.request.urlopen(f"{server.url}meter/{to}", timeout=30).close()
@@ -83,49 +106,22 @@ def run(settings: Settings) -> Report:
         many = settings.pick(2000, 20)
         for i in range(many):
             progress(f"metrics: burst {i + 1} of {many}")
-            for to in both(i):
+            for to, load in both(i):
                 switch(to)
                 server.burst(1)  # caches
-                short[to].append(server.burst(10))
+                load.short.append(server.burst(10))
         rounds = settings.pick(20, 2)
         for i in range(rounds):
             progress(f"metrics: round {i + 1} of {rounds}")
-            for to in both(i):
+            for to, load in both(i):
                 switch(to)
                 rate, spent = server.load(settings.pick(2, 1))
-                rates[to].append(rate)
-                cpu[to].append(spent)
+                load.rates.append(rate)
+                load.cpu.append(spent)
     finally:
         progress("")
         server.stop()
-
-    def lost(values: dict[str, list[float]], faster: bool) -> Spread:
-        """Percent of throughput that counting costs, pair by pair."""
-        pairs = zip(values["on"], values["off"], strict=True)
-        return Spread.of((1 - (on / off if faster else off / on)) * 100 for on, off in pairs)
-
-    request = statistics.median(cpu["off"])
-    report.aim("counting in a loop of its own, as a share of a request's server CPU time under wrk", 1.0,
-               extra.scaled(100 / request), "%")  # fmt: skip
-    bursts, pairs = lost(short, False), lost(rates, True)
-    report.aim("lost throughput by server CPU time, in bursts of 160 requests", 1.0, bursts, "%")
-    report.figure("lost requests a second under wrk, %", pairs)
-    rows = []
-    for to in ("off", "on"):
-        for what, values in (("requests/s", rates), ("CPU µs under wrk", cpu), ("CPU µs in bursts", short)):
-            report.figure(f"{to}: {what}", Spread.of(values[to]))
-        rows.append([f"metrics {to}", *(str(Spread.of(values[to])) for values in (short, cpu, rates))])
-    report.table(
-        "a JSON hello that is counted in the arena, 16 connections",
-        ["server", "CPU µs in bursts", "CPU µs under wrk", "requests/s under wrk"],
-        rows,
-    )
-    report.note(
-        f"The median of {bursts.rounds:,} pairs of bursts is known to ± {digits(_notch(bursts))} points (95 %, by McGill's "
-        f"notches). By requests a second under wrk, {pairs.rounds} pairs lost {pairs} %, ± {digits(_notch(pairs))}: where "
-        "that is more than the aim, requests a second can't tell whether it is met."
-    )
-    return report
+    return loads
 
 
 def _notch(spread: Spread) -> float:
