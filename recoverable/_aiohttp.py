@@ -1,11 +1,11 @@
-"""The inside of aiohttp's requests: which one the running code belongs to, and how to make it as it was before a run.
+"""aiohttp's adapter, and the inside of its requests: which one the running code belongs to, and how it was before a run.
 
 aiohttp has no public words for most of this: how far a body was read, what `read()` and `post()` keep of it, what of an
 answer has left. Their names are the same in all of aiohttp 3; tests/web/test_rerun_request.py is run with the oldest and
 the newest version. Where something is not as expected, the request counts as one that can't be run again.
 
 A run can be repeated unless *it* consumed what can't be read again or sent what can't be taken back: what is compared is
-how things were when the run began (`RequestBefore`). The body goes back into its stream, so that `read()`,
+how things were when the run began (`AiohttpBefore`). The body goes back into its stream, so that `read()`,
 `can_read_body` and `clone()` do what they did the first time. The head of a `web.Response` waits in its writer for the
 body (since aiohttp 3.12): it is dropped by giving the request a new writer.
 
@@ -18,19 +18,19 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Iterator
-from contextvars import ContextVar
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import abc, streams, web
 
-from recoverable import boundary
-from recoverable._native.runtime import RequestBefore, Running, current_transaction, watch_requests
+from recoverable import runner
+from recoverable._native.runtime import AiohttpBefore, AiohttpRequests, current_transaction, running_request
 from recoverable.errors import ConflictError, TransactionError
+from recoverable.web import WebAdapter, register
 
-__all__ = ["drop_answer", "is_sent", "of_task", "restore", "running", "same"]
+if TYPE_CHECKING:
+    from recoverable.arena import Arena
 
-#: What the running code belongs to: set by the middleware, inherited by tasks.
-running: Final[ContextVar[Running | None]] = ContextVar("recoverable.request", default=None)
+__all__ = ["adapter"]
 
 _NO_RERUN: Final = "It can't be run again, because "
 _SENT: Final = _NO_RERUN + "its response was being sent already; the connection is closed."
@@ -94,7 +94,7 @@ def _among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[web.BaseRe
 
 def _givens(request: web.BaseRequest) -> list[web.BaseRequest]:
     """Return the request and those that it was cloned from, as far as they can be known: the next run has them as well."""
-    here = running.get()
+    here = running_request.get()
     known: tuple[Any, ...] = (request, of_task(), None if here is None else here.request)
     return [each for each in known if same(each, request)]
 
@@ -114,7 +114,7 @@ def _relatives(request: web.BaseRequest) -> list[web.BaseRequest]:
 # -- as it was before a run -------------------------------------------------------------------------------------------
 
 
-def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+def restore(before: AiohttpBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """Make the request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
     request = before.request
     own = same(of_task(), request) or any(each is request for each in _among(args, kwargs))
@@ -166,7 +166,7 @@ def _is_over(request: web.BaseRequest) -> bool:
     return current is None or (isinstance(current, web.BaseRequest) and not same(current, request))
 
 
-def _consumed(before: RequestBefore) -> int:
+def _consumed(before: AiohttpBefore) -> int:
     """Return how many bytes of its body were consumed since."""
     now = getattr(before.request._payload, "_cursor", 0)
     return now - before.read if isinstance(now, int) and isinstance(before.read, int) else 0
@@ -200,7 +200,7 @@ def _unread(body: Any, data: bytes) -> None:
     body._eof_counter = 0
 
 
-def is_sent(before: RequestBefore) -> bool:
+def is_sent(before: AiohttpBefore) -> bool:
     """Return whether bytes of an answer have left since."""
     request = before.request
     return not _is_over(request) and getattr(request._payload_writer, "output_size", None) != before.sent
@@ -248,8 +248,13 @@ def _commit_at_handshake() -> None:
     @functools.wraps(write_headers)
     async def committing(self: web.WebSocketResponse) -> None:
         if current_transaction() is not None:
-            await boundary.commit_early()
-        elif (here := running.get()) is not None and here.whole and same(here.request, self._req) and of_task() is None:
+            await runner.commit_early()
+        elif (
+            (here := running_request.get()) is not None
+            and here.whole
+            and same(here.request, self._req)
+            and of_task() is None
+        ):
             raise TransactionError(
                 "WebSocketResponse.prepare() in a task of its own, which is outside of the request's transaction and can't "
                 "commit it. Nothing was sent or committed. Await it in the handler itself; asyncio.timeout() limits its time."
@@ -259,13 +264,62 @@ def _commit_at_handshake() -> None:
     web.WebSocketResponse._write_headers = committing  # type: ignore[assignment, method-assign]
 
 
+# -- the adapter --------------------------------------------------------------------------------------------------------
+
+_ROUTE: Final = 39  # characters that a working set keeps of its route: both the method and the end of the path
+
+
+class _Adapter(WebAdapter):
+    response = web.StreamResponse
+    error = web.HTTPException
+    status = "status"
+    loggers = ("aiohttp.server",)
+    requests = AiohttpRequests(
+        web.BaseRequest,
+        web.View,
+        streams.EmptyStreamReader,
+        _search,
+        heads_wait=hasattr(abc.AbstractStreamWriter, "send_headers"),
+    )
+    arena_key: web.AppKey[Arena] | None = None  # where an application has its arena: recoverable.aiohttp's
+
+    def arena(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
+        request = self.requests.find(args, kwargs)
+        if self.arena_key is None or not isinstance(request, web.Request):
+            return None
+        return request.config_dict.get(self.arena_key)
+
+    def route(self, request: web.BaseRequest) -> str | None:
+        resource = request.match_info.route.resource if isinstance(request, web.Request) else None
+        if resource is None:  # there is no such page, say
+            return None
+        method, path = request.method, resource.canonical
+        if len(method) + len(path) >= _ROUTE:
+            path = ".." + path[len(method) + 3 - _ROUTE :]
+        return f"{method} {path}"
+
+    def request_id(self, request: web.BaseRequest) -> str | None:
+        given = request.headers.get("X-Request-ID", "")
+        return given if 0 < len(given) <= 128 and given.isprintable() else None
+
+    restore = staticmethod(restore)
+    answered = staticmethod(is_sent)
+    same = staticmethod(same)
+    drop_answer = staticmethod(drop_answer)
+
+    def function(self, request: web.Request) -> Any:
+        return request.match_info.handler
+
+    def hang_up(self, request: web.BaseRequest) -> None:
+        if request.transport is not None:
+            request.transport.close()
+
+    def refusal(self, status: int, text: str, headers: dict[str, str]) -> web.HTTPException:
+        kind = web.HTTPInsufficientStorage if status == 507 else web.HTTPServiceUnavailable
+        return kind(text=text, headers=headers)
+
+
+adapter: Final = _Adapter()
 _remember_clones()
 _commit_at_handshake()
-watch_requests(
-    web.BaseRequest,
-    web.View,
-    streams.EmptyStreamReader,
-    running,
-    _search,
-    heads_wait=hasattr(abc.AbstractStreamWriter, "send_headers"),
-)
+register(adapter)

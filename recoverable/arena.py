@@ -15,7 +15,7 @@ import stat
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from recoverable import _options, _registry, _shm, boundary, callbacks, events, policy, speculation
+from recoverable import _options, _registry, _shm, callbacks, events, frameworks, outcome, runner, speculation
 from recoverable._native import _core
 from recoverable._native.paths import hot_spots
 from recoverable._native.runtime import ArenaBase, NativeArena, current_transaction
@@ -305,19 +305,15 @@ class Arena(ArenaBase):
             ConflictError: It met more than `max_conflicts` conflicts.
         """
         self._check()
-        if unknown := options.keys() - policy.NAMES:
+        if unknown := options.keys() - outcome.NAMES:
             raise TypeError(
-                f"Arena.run() has no option {min(unknown)!r}; its options are {', '.join(sorted(policy.NAMES))}. Nothing was run. "
+                f"Arena.run() has no option {min(unknown)!r}; its options are {', '.join(sorted(outcome.NAMES))}. Nothing was run. "
                 f"Bind keyword arguments of the function: functools.partial({callbacks.name_of(async_fn)}, {min(unknown)}=...)."
             )
-        chosen = policy.DEFAULT if not options else policy.options(**options)
-        outer = current_transaction(self.native)
-        if outer is not None and not chosen.independent:
-            return await async_fn(*args)
-        policy.discover()
-        fn, arguments = boundary.coroutine(async_fn, args)
-        call = boundary.Call(self.native, callbacks.name_of(async_fn), fn, arguments, {}, chosen)
-        return await (boundary.run(call) if outer is None else boundary.run_inside(outer, call))
+        chosen = outcome.DEFAULT if not options else outcome.options(**options)
+        frameworks.discover()
+        fn, arguments = runner.coroutine(async_fn, args)
+        return await runner.transactional(fn, callbacks.name_of(async_fn), chosen, self.native)(*arguments)
 
     @contextlib.contextmanager
     def record(self, *, announced: bool = False) -> Iterator[speculation.Recorder]:

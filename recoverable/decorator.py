@@ -1,8 +1,7 @@
 """`@recoverable`: makes a coroutine function run as one transaction.
 
-The wrapper is a coroutine function itself, since that is what aiohttp accepts as a handler. Its first run is written
-out here instead of calling `boundary.run`, which spares a healthy request one coroutine; whatever else can happen is
-there.
+The wrapper is a coroutine function itself, since that is what web frameworks accept as a handler: `runner.transactional`
+makes it.
 """
 
 from __future__ import annotations
@@ -12,12 +11,9 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from recoverable import _registry, boundary, policy
-from recoverable._native.runtime import current_transaction, first_run
-from recoverable._timelimit import TimeLimit
+from recoverable import frameworks, outcome, runner
 from recoverable.arena import Arena
 from recoverable.callbacks import name_of
-from recoverable.events import committed_wanted
 
 __all__ = ["recoverable"]
 
@@ -87,7 +83,7 @@ def recoverable(
     """
     if arena is not None and not isinstance(arena, Arena):
         raise TypeError(f"arena={arena!r} is no Arena: give what Arena.open() returned, or leave it out")
-    chosen = policy.options(
+    chosen = outcome.options(
         retries=retries,
         retry_on=retry_on,
         timeout=timeout,
@@ -101,13 +97,13 @@ def recoverable(
     return functools.partial(_wrap, arena=arena, options=chosen)
 
 
-def _wrap(fn: Any, arena: Arena | None, options: policy.Options) -> Any:
+def _wrap(fn: Any, arena: Arena | None, options: outcome.Options) -> Any:
     if isinstance(fn, (staticmethod, classmethod)):
         return type(fn)(_wrap(fn.__func__, arena, options))
     if isinstance(fn, functools.partialmethod):
         return functools.partialmethod(_wrap(fn.func, arena, options), *fn.args, **fn.keywords)
     handler = name_of(fn)
-    if not boundary.is_coroutine_function(fn):
+    if not runner.is_coroutine_function(fn):
         if isinstance(fn, type):
             hint = "decorate its methods (`async def get(self)`), not the class"
         elif inspect.isasyncgenfunction(fn):
@@ -115,41 +111,9 @@ def _wrap(fn: Any, arena: Arena | None, options: policy.Options) -> Any:
         else:
             hint = "write it with `async def`, or use `with arena.transaction():` inside a plain function"
         raise TypeError(f"@recoverable needs a coroutine function, and {handler} is none: {hint}")
-    policy.discover()
-    state, decide, seconds = _registry.state, options.decide, options.timeout
-
+    frameworks.discover()
     # A callable object has attributes of its own, which are not the wrapper's.
-    @functools.wraps(fn, updated=("__dict__",) if inspect.isroutine(fn) else ())
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if arena is not None:
-            native = arena.native
-        else:
-            native = state.only or _registry.resolve(policy.arena_of(args, kwargs), handler)
-        outer = current_transaction(native)
-        if outer is not None:
-            if not options.independent:
-                return await fn(*args, **kwargs)
-            return await boundary.run_inside(outer, boundary.Call(native, handler, fn, args, kwargs, options))
-        run = first_run(native, handler, fn(*args, **kwargs), decide, args, kwargs)
-        if native.asks_route and (route := policy.route_of(run.transaction.request)) is not None:
-            run.transaction.set_route(route)
-        limit = None
-        if seconds is not None:
-            run.limit = limit = TimeLimit(seconds)
-        try:
-            result = await run
-            if not run.quiet or (run.wrote and committed_wanted()):
-                await boundary.returned(run.transaction, options, result, None)
-            elif limit is not None:
-                limit.end()
-            return result
-        except BaseException as error:  # of the run, or of a signal's handler after its end
-            failure = error
-        try:
-            call = boundary.Call(native, handler, fn, args, kwargs, options)
-            return await boundary.again(call, run.transaction, failure)
-        finally:
-            del failure  # its traceback refers to this frame
-
+    wraps = functools.wraps(fn, updated=("__dict__",) if inspect.isroutine(fn) else ())
+    wrapper = wraps(runner.transactional(fn, handler, options, None if arena is None else arena.native))
     wrapper.__qualname__ = handler  # a partial or a callable object has none
     return wrapper

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from recoverable._native.runtime import Report
     from recoverable.reports import Recovery
+    from recoverable.transaction import Lost
 
 __all__ = [
     "arena_attached",
@@ -301,13 +302,16 @@ def request_rolled_back(
     )
 
 
-def request_conflict(name: str, handler: str, report: Report, attempt: int, request_id: str, *, then: str) -> None:
+def request_conflict(
+    name: str, handler: str, report: Report, lost: Lost, attempt: int, request_id: str, *, then: str
+) -> None:
     """Tell that a run met a conflict. Info while a re-run follows, a warning when none does.
 
     Args:
         name: The arena.
         handler: The handler's qualified name.
-        report: What was undone, and where the conflict was.
+        report: What was undone.
+        lost: Where the conflict was.
         attempt: Which run of the request it was, from 1.
         request_id: The request's id.
         then: What comes next: "rerun", "raise" or "fallback".
@@ -317,9 +321,9 @@ def request_conflict(name: str, handler: str, report: Report, attempt: int, requ
         "request.conflict",
         arena=name,
         handler=handler,
-        path=report["conflict_path"],
-        key=report["conflict_key"],
-        winner=report["winner"],
+        path=lost.path,
+        key=lost.key,
+        winner=lost.winner,
         pages=report["pages"],
         bytes=report["bytes"],
         microseconds=report["micros"],

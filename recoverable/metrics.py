@@ -25,7 +25,7 @@ except ImportError as error:
         "recoverable.metrics needs prometheus_client, which is not installed: pip install 'recoverable[prometheus]'"
     ) from error
 
-from recoverable import _registry, events, policy
+from recoverable import _registry, events
 from recoverable._native import _core
 from recoverable._native.runtime import BOUNDS, meter
 
@@ -193,7 +193,7 @@ def register(registry: CollectorRegistry = REGISTRY, *, handlers: int = 100) -> 
         registry: Where; the default is the one that prometheus_client uses itself.
         handlers: How many handlers of an arena to tell apart; what is above is counted as `OTHER`.
     """
-    meter(True, policy.is_answer, handlers)
+    meter(True, handlers)
     if registry not in _registered:
         registry.register(cast("Any", _Collector()))
         _registered.add(registry)

@@ -18,16 +18,16 @@ import os
 import threading
 from asyncio import AbstractEventLoop
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recoverable import events
+from recoverable._native.paths import describe_conflict
 from recoverable._native.runtime import (
     Mark,
     NativeArena,
     Transaction,
     TransactionBlock,
     current_transaction,
-    set_block_helpers,
 )
 from recoverable.callbacks import name_of, run_hooks_now
 from recoverable.errors import (
@@ -46,13 +46,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from recoverable._native.runtime import Report
+
 __all__ = [
+    "Lost",
+    "Nested",
     "SavepointBlock",
     "TransactionBlock",
     "after_commit",
     "attempt",
     "conflict_error",
+    "end_block",
+    "report_arena_failure",
     "running_loop",
+    "watch_block",
+    "where_lost",
 ]
 
 
@@ -81,7 +89,7 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-class _Nested:
+class Nested:
     """A savepoint in a running transaction, for both kinds of block."""
 
     __slots__ = ("hooks", "mark", "outer")
@@ -109,7 +117,7 @@ class _Nested:
             del outer.hooks[self.hooks :]
 
 
-def _watch(block: TransactionBlock, loop: AbstractEventLoop) -> list[TransactionBlock]:
+def watch_block(block: TransactionBlock, loop: AbstractEventLoop) -> list[TransactionBlock]:
     """Have the block looked at by this iteration's sentinel; it leaves the list that is returned when it ends."""
     if _open.loop is not loop:
         _open.loop = loop
@@ -118,8 +126,8 @@ def _watch(block: TransactionBlock, loop: AbstractEventLoop) -> list[Transaction
     return _open.blocks
 
 
-def _end(
-    block: TransactionBlock, nested: _Nested | None, error: BaseException | None, failed: BaseException | None
+def end_block(
+    block: TransactionBlock, nested: Nested | None, error: BaseException | None, failed: BaseException | None
 ) -> None:
     """End a block in any way but by a commit that succeeds.
 
@@ -156,7 +164,7 @@ def _end(
         report_arena_failure(transaction, trouble)
         raise
     except _Doomed:
-        raise conflict_error(transaction, 1) from None
+        raise _conflict_of_block(transaction) from None
     finally:
         transaction.leave()
         if native.pending():
@@ -164,11 +172,15 @@ def _end(
     if error is None:
         run_hooks_now(transaction)
     elif ours:
-        raise conflict_error(transaction, 1) from None
+        raise _conflict_of_block(transaction) from None
     elif stopped:
         raise without_doomed(error) from None
     else:
         report_arena_failure(transaction, error)
+
+
+def _conflict_of_block(transaction: Transaction) -> ConflictError:
+    return conflict_error(transaction.handler, where_lost(transaction, transaction.report()), 1)
 
 
 def report_arena_failure(transaction: Transaction, error: BaseException) -> None:
@@ -190,7 +202,7 @@ class SavepointBlock:
     def __init__(self, native: NativeArena) -> None:
         """Begin nothing yet."""
         self._native = native
-        self._nested: _Nested | None = None
+        self._nested: Nested | None = None
 
     def __enter__(self) -> None:
         outer = current_transaction(self._native)
@@ -199,7 +211,7 @@ class SavepointBlock:
                 "arena.savepoint() needs a running transaction, and there is none here. Nothing was begun. Use it "
                 "inside a @recoverable handler, arena.run() or `with arena.transaction():`."
             )
-        self._nested = _Nested(outer)
+        self._nested = Nested(outer)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -264,23 +276,45 @@ def attempt() -> int:
 # -- after the end ----------------------------------------------------------------------------------------------
 
 
-def conflict_error(transaction: Transaction, runs: int, why: str | None = None) -> ConflictError:
+class Lost(NamedTuple):
+    """Where a conflict was lost, in words: each may be None.
+
+    Attributes:
+        path: The container's path from the root.
+        key: The key, item or other part of it.
+        winner: The handler that committed first.
+    """
+
+    path: str | None
+    key: str | None
+    winner: str | None
+
+
+def where_lost(transaction: Transaction, report: Report) -> Lost:
+    """Look up where a transaction lost its conflict, if it did: reads the arena, so ask once."""
+    path = key = None
+    if report["conflict_kind"] and not transaction.arena.closed:
+        path, key = describe_conflict(transaction.arena, report)
+    return Lost(path, key, report["winner"])
+
+
+def conflict_error(handler: str, lost: Lost, runs: int, why: str | None = None) -> ConflictError:
     """Build the `ConflictError` that the caller of the last run sees.
 
     Args:
-        transaction: The run that lost.
+        handler: The handler's name.
+        lost: Where.
         runs: How many there were.
         why: Why there is no further run, where it is not that `max_conflicts` is used up.
     """
-    report = transaction.report()
-    path, key, winner = report["conflict_path"], report["conflict_key"], report["winner"]
+    path, key, winner = lost
     where = f" at {path}" if path else ""
     if key:
         where += f", {key}"
     by = f", which {winner} changed first" if winner else ""
     times = "once" if runs == 1 else f"{runs} times"
     return ConflictError(
-        f"{transaction.handler} met a conflict{where}{by}; it was run {times} and rolled back each time, so nothing of "
+        f"{handler} met a conflict{where}{by}; it was run {times} and rolled back each time, so nothing of "
         f"it was committed. {why or 'Send the request again, or raise max_conflicts.'}",
         path=path,
         key=key,
@@ -288,6 +322,3 @@ def conflict_error(transaction: Transaction, runs: int, why: str | None = None) 
         runs=runs,
         reason=why,
     )
-
-
-set_block_helpers(running_loop, _watch, _Nested, _end, run_hooks_now)

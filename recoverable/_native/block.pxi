@@ -1,6 +1,6 @@
 # block.pxi -- `with arena.transaction():`, the healthy path of it. Part of runtime.pyx. A transaction of one write takes less
-# time than a Python method of a few lines, so what every block does is native; what few do is recoverable.transaction's,
-# which gives its functions to set_block_helpers().
+# time than a Python method of a few lines, so what every block does is native; what few do is recoverable.transaction's:
+# upcalls.pxi has its functions.
 
 cdef extern from *:
     """
@@ -20,13 +20,8 @@ cdef extern from *:
 
 # These leave an event, or become another exception.
 cdef tuple _reported = (_errors.ArenaFullError, _errors.ArenaBusyError, _errors.ArenaCorruptError, _errors._Doomed)
-cdef object _running_loop, _watch_block, _nest_block, _end_block, _run_hooks
-
-
-def set_block_helpers(running_loop, watch, nest, end, run_hooks) -> None:
-    """Say who does the rest: see recoverable.transaction, which calls this when it is imported."""
-    global _running_loop, _watch_block, _nest_block, _end_block, _run_hooks
-    _running_loop, _watch_block, _nest_block, _end_block, _run_hooks = running_loop, watch, nest, end, run_hooks
+cdef object _running_loop
+from asyncio import _get_running_loop as _running_loop # None where there is none; documented for this use
 
 
 cdef int refuse_blocks(Transaction outer) except -1:
@@ -187,8 +182,7 @@ cdef class TransactionBlock:
                 try:
                     follow(self.t)
                 finally:
-                    take_off(&nobody)
-                    rcv_current()[0] = nobody.below
+                    leave_frame(&nobody)
         outer.remount()
 
     def abandon(self) -> None:

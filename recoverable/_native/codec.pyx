@@ -13,7 +13,8 @@ from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport LATE_KEYS, Container, NativeArena, late_key, bind, container_class, done, fail, gate, hold, unhold
+from recoverable._native.runtime cimport LATE_KEYS, Container, NativeArena, late_key, bind, container_class, done, fail, gate, hold, \
+    unhold, unstored
 
 from recoverable import codecs as _codecs
 from recoverable import errors as _errors
@@ -126,14 +127,6 @@ cdef object encode(object value, rcv_value *out):
     return value
 
 
-_plain = []
-
-
-def register_plain(kind, make) -> None:
-    """Say which container a plain Python object is stored as: make(value) gives one that is not stored yet."""
-    _plain.append((kind, make))
-
-
 cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list made):
     """encode(), and make the containers that the value needs. Returns what must stay alive while `out` is used."""
     kept = encode(value, out)
@@ -142,16 +135,9 @@ cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out
     if arena.materializing == DEEPEST:
         raise RecursionError(f"a value with more than {DEEPEST} containers in each other can't be stored at once; nothing was "
                              "stored: store the outer ones first, and each of the inner ones in the one around it")
-    cdef Container child = None
-    if isinstance(value, Container):
-        child = <Container>value
-    else:
-        for kind, make in _plain:
-            if isinstance(value, kind):
-                child = make(value)
-                break
-        else:
-            raise unsupported(value)
+    cdef Container child = <Container>value if isinstance(value, Container) else unstored(value)
+    if child is None:
+        raise unsupported(value)
     out.tag = RCV_T_REF
     arena.materializing += 1
     try:
@@ -242,13 +228,6 @@ cdef object decode_by_code(NativeArena arena, const rcv_value *value):
 
 
 _record_classes = {} # schema -> class
-_resolve_record = None
-
-
-def set_record_resolver(resolve) -> None:
-    """Say how to find a Record's class: resolve(handle of the base class, schema)."""
-    global _resolve_record
-    _resolve_record = resolve
 
 
 def forget_record_classes() -> None:
@@ -265,7 +244,8 @@ cdef object record_class(NativeArena arena, const rcv_handle *h):
         fail(rc)
     cls = _record_classes.get(schema)
     if cls is None:
-        cls = _resolve_record(bind(arena, container_class(RCV_K_RECORD), h[0]), schema)
+        record = container_class(RCV_K_RECORD)
+        cls = record._class_of(bind(arena, record, h[0]), schema)
         _record_classes[schema] = cls
     return cls
 

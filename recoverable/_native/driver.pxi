@@ -26,7 +26,8 @@ cdef class StepDriver:
 
     Around each step the transaction is the current one; where the coroutine suspends, it is suspended; where the coroutine
     ends, decide(result, None) or decide(None, exception) says whether to commit, and it is committed or rolled back in the
-    same native call.
+    same native call. A commit that would make a privileged run invalid gives way to it first: the driver goes on, with a
+    coroutine that waits.
 
     Args:
         coroutine: the handler's.
@@ -34,12 +35,13 @@ cdef class StepDriver:
         decide: called only if the transaction was touched.
 
     Raises:
-        ConflictError: the transaction lost; it is rolled back and its `conflicted` is True.
+        ConflictError: the transaction lost; it is rolled back and its `conflicted` is True. Where it lost is for who reports it
+            to find out.
     """
     cdef object coroutine, decide, cancelled
-    cdef object result, answer # how the handler ended, while its commit gives way to a privileged run
+    cdef object result, answer # how the handler ended, while its commit gives way
     cdef Transaction t
-    cdef bint finished, running, part, waiting
+    cdef bint finished, running, part, giving_way
 
     def __cinit__(self, object coroutine, Transaction transaction not None, object decide):
         self.coroutine = _fault_run(coroutine, transaction) if fault_hooked(_fault_run) else coroutine
@@ -53,7 +55,7 @@ cdef class StepDriver:
 
     @property
     def quiet(self):
-        """Has it ended without anything to do or to tell: no callback, no rollback, nothing that the arena has found?"""
+        """Has it ended without anything to do or to report: no callback, no rollback, nothing that the arena has found?"""
         if self.t.hooks is not None:
             return False
         return not self.t.has_touched() or (self.t._ended is COMMITTED and not self.t.arena.has_pending())
@@ -102,43 +104,32 @@ cdef class StepDriver:
         if self.running:
             raise ValueError("coroutine already executing")
         self.finished = True
-        cdef rcv_frame frame
-        if self.t.t != NULL:
-            if self.part: # the rest of the transaction goes on, and may not keep half of what this part was to do
-                rcv_txn_doom(self.t.t, RCV_ERR_CLOSED)
-            else:
-                rcv_txn_rollback(self.t.t)
-        rcv_frame_init(&frame, NULL if self.part else &self.t.t, rcv_context(), NULL if self.part else <void *>self.t)
-        rcv_current()[0] = &frame
-        try:
-            self.coroutine.close()
-        finally:
-            take_off(&frame)
-            rcv_current()[0] = frame.below
-            if not self.part:
-                self.t.rollback()
+        self.abandon()
 
     def __del__(self):
         self.close()
 
+    cdef int abandon(self) except -1:
+        """close(), of one that has not ended."""
+        cdef rcv_frame frame
+        if self.t.t != NULL:
+            rcv_txn_rollback(self.t.t)
+        rcv_frame_init(&frame, &self.t.t, rcv_context(), <void *>self.t)
+        try:
+            close_inside(self.coroutine, &frame)
+        finally:
+            self.t.rollback()
+        return 0
+
+    # -- one step --------------------------------------------------------------------------------------------------------
+
     cdef object step(self, object value, object error):
         """Run the coroutine to its next suspension, or to its end (`finished`): what it yielded or returned."""
-        if self.finished:
-            raise RuntimeError("cannot reuse an already awaited coroutine")
-        if self.running:
-            raise RuntimeError("coroutine is being awaited already")
-        if self.t.runs_elsewhere():
-            raise _errors.TransactionError(
-                f"{self.t.handler} runs in another thread; nothing was done: what is a part of one request runs in one thread")
-        if self.t.t != NULL and rcv_held(self.t.arena.a):
-            raise _errors.TransactionError(
-                f"a step of {self.t.handler} can't be taken in the middle of an operation on its arena; nothing was done: take it when "
-                "the operation has returned")
+        if self.finished or self.running or self.t.runs_elsewhere() or (self.t.t != NULL and rcv_held(self.t.arena.a)):
+            self.refuse_step()
         cdef rcv_frame frame
         cdef uint64_t thread = self.t.thread
-        cdef PyObject *raw = NULL
         cdef PySendResult how
-        cdef object result
         rcv_frame_init(&frame, &self.t.t, rcv_context(), <void *>self.t)
         rcv_current()[0] = &frame
         self.t.thread = rcv_thread()
@@ -147,88 +138,104 @@ cdef class StepDriver:
             self.t.around = <Transaction>frame.below.owner
         self.t.parts += self.part
         try:
-            if self.part and self.t.t == NULL and error is None:
-                error = _errors.TransactionClosedError(
-                    "the transaction that this task was a part of has ended; nothing of what follows was done: await what "
-                    "recoverable.gather() or TaskGroup started before the handler returns")
-            elif self.t.t != NULL and rcv_txn_forked(self.t.t) and error is None:
-                error = _errors.TransactionClosedError(
-                    f"this process was forked while {self.t.handler} waited, and its transaction goes on in the parent; nothing was "
-                    "changed here: begin one of this process, with arena.run() or `with arena.transaction():`")
-            elif not self.waiting and self.t.t != NULL and rcv_raw_count(self.t.arena.a) != 0:
-                # Raw writes are possible: they must find the transaction mounted, touched or not.
-                try:
-                    self.t.mount()
-                except BaseException as doomed:
-                    if error is None:
-                        error = doomed
+            error = self.prepare(error)
             while True:
-                if error is None:
-                    how = PyIter_Send(self.coroutine, value, &raw)
-                    if how == PYGEN_ERROR:
-                        failed = take_error()
-                    else:
-                        result = <object>raw
-                        Py_DECREF(raw)
-                else:
-                    try:
-                        result = self.coroutine.throw(error)
-                        how = PYGEN_NEXT
-                    except StopIteration as ended:
-                        result = ended.value
-                        how = PYGEN_RETURN
-                    except BaseException as raised:
-                        failed = raised
-                        how = PYGEN_ERROR
+                outcome = resume(self.coroutine, value, error, &how)
                 if how == PYGEN_NEXT:
                     if self.t.open_blocks == 0:
                         self.suspend() # a failure dooms it: its next access says so
                         if self.t.arena.has_pending():
                             report_pending(self.t.arena)
-                        return result
+                        return outcome
                     error = _errors.TransactionError(
                         "await inside a savepoint, an edit or a transaction block: these are part of one step; "
                         "the block is rolled back: await before or after it")
                     continue
                 self.finished = True
-                if self.part or self.t.left:
-                    self.suspend()
-                    if how == PYGEN_ERROR:
-                        raise failed if self.part else _errors.without_doomed(failed)
-                    return result
-                if self.waiting:
-                    if how == PYGEN_ERROR: # cancelled, say
-                        self.t.rollback(failed)
-                        raise failed
-                    result, failed = self.result, self.answer
-                    self.result = self.answer = None
-                else:
-                    if how != PYGEN_ERROR:
-                        failed = None
-                    if not (self.ended_with_result(result) if failed is None else self.ended_with_error(failed)):
-                        return result
-                    if self.t.must_wait():
-                        self.result = None if failed is not None else result
-                        self.answer = failed
-                        self.coroutine = _give_way(self.t)
-                        self.finished = False
-                        self.waiting = True
-                        value = error = None
-                        continue
-                self.finish_commit()
-                if failed is not None:
-                    raise failed
-                return result
+                outcome = self.ended(outcome, None) if how == PYGEN_RETURN else self.ended(None, outcome)
+                if self.finished:
+                    return outcome
+                value = error = None
         finally:
             self.running = False
             self.t.parts -= self.part
-            take_off(&frame)
-            rcv_current()[0] = frame.below
+            leave_frame(&frame)
             self.t.thread = thread
+
+    cdef int refuse_step(self) except -1:
+        """Say why a step can't be taken."""
+        if self.finished:
+            raise RuntimeError("cannot reuse an already awaited coroutine")
+        if self.running:
+            raise RuntimeError("coroutine is being awaited already")
+        if self.t.runs_elsewhere():
+            raise _errors.TransactionError(
+                f"{self.t.handler} runs in another thread; nothing was done: what is a part of one request runs in one thread")
+        raise _errors.TransactionError(
+            f"a step of {self.t.handler} can't be taken in the middle of an operation on its arena; nothing was done: take it when "
+            "the operation has returned")
+
+    cdef object prepare(self, object error):
+        """Make ready for a step into which `error` is to be thrown, if it is not None. What to throw in its place."""
+        if self.t.t == NULL:
+            return error
+        if rcv_txn_forked(self.t.t) and error is None:
+            return _errors.TransactionClosedError(
+                f"this process was forked while {self.t.handler} waited, and its transaction goes on in the parent; nothing was "
+                "changed here: begin one of this process, with arena.run() or `with arena.transaction():`")
+        if not self.giving_way and rcv_raw_count(self.t.arena.a) != 0:
+            # Raw writes are possible: they must find the transaction mounted, touched or not.
+            try:
+                self.t.mount()
+            except BaseException as doomed:
+                return doomed if error is None else error
+        return error
 
     cdef void suspend(self) noexcept:
         if self.t.t != NULL and rcv_txn_mounted(self.t.t):
             rcv_txn_suspend(self.t.t)
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+
+    cdef object ended(self, object result, object failed):
+        """Commit or roll back, since the coroutine has returned a result, or raised: what to return. Where the commit is to give
+        way first, it has not `finished`."""
+        if self.t.left:
+            self.suspend()
+            if failed is not None:
+                raise _errors.without_doomed(failed)
+            return result
+        if self.giving_way:
+            return self.gave_way(failed)
+        if not (self.ended_with_result(result) if failed is None else self.ended_with_error(failed)):
+            return result
+        if self.t.has_to_wait():
+            self.give_way(result, failed)
+            return None
+        self.finish_commit()
+        if failed is not None:
+            raise failed
+        return result
+
+    cdef int give_way(self, object result, object answer) except -1:
+        """Go on with a coroutine that ends when the commit may be made."""
+        self.coroutine = _give_way(self.t)
+        self.result, self.answer = result, answer
+        self.finished = False
+        self.giving_way = True
+        return 0
+
+    cdef object gave_way(self, object failed):
+        """That coroutine has ended, or `failed`: cancelled, say."""
+        if failed is not None:
+            self.t.rollback(failed)
+            raise failed
+        result, answer = self.result, self.answer
+        self.result = self.answer = None
+        self.finish_commit()
+        if answer is not None:
+            raise answer
+        return result
 
     cdef int lost(self, object cause) except -1:
         """The transaction was doomed, whatever the handler made of it: roll back and say why."""
@@ -246,7 +253,7 @@ cdef class StepDriver:
         elif isinstance(cause, _cancelled_error): # of a part, say: nobody has cancelled this task, so it is no end
             cause = None
         if self.t.conflicted:
-            raise self.conflict() from cause
+            raise _errors.ConflictError() from cause
         if doom == RCV_ERR_FULL:
             raise _errors.error_from(doom, "the arena ran out of room while the handler ran", 0) from cause
         if rcv_doom_text(doom) != NULL:
@@ -259,16 +266,6 @@ cdef class StepDriver:
             self.t.conflicted = False
             raise self.cancelled
         return 0
-
-    cdef object conflict(self):
-        report = self.t.report()
-        where = report["conflict_path"] or "the arena"
-        if report["conflict_key"] is not None:
-            where += f"[{report['conflict_key']}]"
-        winner = f"{report['winner']!r} committed first" if report["winner"] else "another commit was first"
-        return _errors.ConflictError(
-            f"{self.t.handler!r} lost a conflict at {where}: {winner}; its writes are rolled back: run it again",
-            path=report["conflict_path"], key=report["conflict_key"], winner=report["winner"], runs=self.t.attempt)
 
     cdef bint ended_with_result(self, object result) except -1:
         """Is this to be committed? If not, it has ended otherwise."""
@@ -300,12 +297,16 @@ cdef class StepDriver:
         return 0
 
     cdef int finish_commit(self) except -1:
+        self.t.check()
+        cdef int rc = self.t.try_commit()
+        if rc == 0:
+            return 0
         try:
-            self.t.commit()
+            self.t.commit_failed(rc)
         except _errors._Doomed as doomed:
             self.stay_cancelled()
             if self.t.conflicted:
-                raise self.conflict() from doomed.__cause__
+                raise _errors.ConflictError() from doomed.__cause__
             raise
         return 0
 
@@ -332,6 +333,76 @@ cdef class StepDriver:
         return True
 
 
+cdef class PartDriver(StepDriver):
+    """Drive a coroutine in a task of its own as a part of a transaction that goes on around it and outlives it."""
+
+    def __cinit__(self, object coroutine, Transaction transaction not None, object decide):
+        self.part = True
+
+    cdef int abandon(self) except -1:
+        cdef rcv_frame nobody
+        if self.t.t != NULL: # the rest of the transaction goes on, and may not keep half of what this part was to do
+            rcv_txn_doom(self.t.t, RCV_ERR_CLOSED)
+        rcv_frame_init(&nobody, NULL, rcv_context(), NULL)
+        return close_inside(self.coroutine, &nobody)
+
+    cdef object prepare(self, object error):
+        if self.t.t == NULL and error is None:
+            return _errors.TransactionClosedError(
+                "the transaction that this task was a part of has ended; nothing of what follows was done: await what "
+                "recoverable.gather() or TaskGroup started before the handler returns")
+        return StepDriver.prepare(self, error)
+
+    cdef object ended(self, object result, object failed):
+        self.suspend()
+        if failed is not None:
+            raise failed
+        return result
+
+
+cdef inline void leave_frame(rcv_frame *frame) noexcept:
+    """Make current again what was before that frame."""
+    take_off(frame)
+    rcv_current()[0] = frame.below
+
+
+cdef int close_inside(object coroutine, rcv_frame *frame) except -1:
+    """Close a coroutine whose code finds that frame as what is current."""
+    rcv_current()[0] = frame
+    try:
+        coroutine.close()
+    finally:
+        leave_frame(frame)
+    return 0
+
+
+cdef inline object resume(object coroutine, object value, object error, PySendResult *how):
+    """Send a value into a coroutine, or throw an error that is not None: what it yields, returns or raises."""
+    cdef PyObject *raw = NULL
+    if error is None:
+        how[0] = PyIter_Send(coroutine, value, &raw)
+        if how[0] == PYGEN_ERROR:
+            return take_error()
+        return owned(raw)
+    try:
+        result = coroutine.throw(error)
+        how[0] = PYGEN_NEXT
+        return result
+    except StopIteration as stopped:
+        how[0] = PYGEN_RETURN
+        return stopped.value
+    except BaseException as raised:
+        how[0] = PYGEN_ERROR
+        return raised
+
+
+cdef inline object owned(PyObject *new):
+    """Take over a new reference."""
+    out = <object>new
+    Py_DECREF(new)
+    return out
+
+
 cdef void report_pending(NativeArena arena) noexcept:
     """Have what a step has met written to the log where it ends by an await; an error there is not the handler's."""
     cdef rcv_frame nobody
@@ -340,35 +411,46 @@ cdef void report_pending(NativeArena arena) noexcept:
     try:
         arena.owner._report_found()
     finally:
-        take_off(&nobody)
-        rcv_current()[0] = nobody.below
-
-
-cdef object _give_way, _wake
-
-
-def set_driver_helpers(give_way, wake) -> None:
-    """Say how a transaction waits until a privileged one has ended, a coroutine; and what wakes those futures."""
-    global _give_way, _wake
-    _give_way, _wake = give_way, wake
+        leave_frame(&nobody)
 
 
 def part(coroutine, Transaction transaction not None):
     """Return an awaitable that runs a coroutine, in a task of its own, as a part of a transaction that goes on around it."""
-    cdef StepDriver driver = StepDriver(coroutine, transaction, None)
-    driver.part = True
-    return driver
+    return PartDriver(coroutine, transaction, None)
 
 
-def first_run(NativeArena arena not None, str handler not None, coroutine not None, decide, tuple args, dict kwargs):
-    """Return StepDriver(coroutine, Transaction(arena, handler, False), decide) for a coroutine function's arguments."""
+def first_run(NativeArena arena not None, str handler not None, coroutine not None, decide, tuple args, dict kwargs,
+              Transaction parent=None):
+    """Return what drives the first run of a handler.
+
+    Args:
+        arena: the arena.
+        handler: its name.
+        coroutine: its coroutine; closed where this fails.
+        decide: as for StepDriver.
+        args: what it was called with.
+        kwargs: and by name.
+        parent: the transaction around it, of which it is independent.
+    """
     try:
-        t = new_transaction(arena, handler, False)
-        t.request = request_before(args, kwargs)
+        t = begin_run(arena, handler, request_before(args, kwargs), parent)
     except BaseException:
         coroutine.close()
         raise
     return StepDriver(coroutine, t, decide)
+
+
+cdef Transaction begin_run(NativeArena arena, str handler, object request, Transaction parent):
+    """A transaction for one run that answers a request, if that is not None."""
+    cdef Transaction t = new_transaction(arena, handler, False)
+    t.request = request
+    if request is not None and rcv_profiles_ask(arena.a):
+        route = request.adapter.route(request.request)
+        if route is not None:
+            t.set_route(route)
+    if parent is not None:
+        t.set_parent(parent)
+    return t
 
 
 cdef object _cancelled_error
@@ -442,3 +524,4 @@ cdef PyObject *next_step(PyObject *o) noexcept:
 
 
 (<PyTypeObject *>StepDriver).tp_iternext = next_step
+(<PyTypeObject *>PartDriver).tp_iternext = next_step

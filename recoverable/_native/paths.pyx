@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from recoverable._native.codec cimport KeyBuffer, decode, decode_key, encode_key
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, done, fail, gate, hold, unhold
+from recoverable._native.runtime cimport Container, NativeArena, container_class, done, fail, gate, hold, unhold
 
 cdef enum:
     DEEPEST = 100 # levels of nesting that a path shows
@@ -21,8 +21,7 @@ cdef object field_name(NativeArena arena, rcv_off record, uint64_t slot):
     kept = encode_key(arena, schema, &k)
     if rcv_dict_get(arena.a, NULL, rcv_system(arena.a), &k.key, &v) != 1:
         return None
-    from recoverable.containers.record import Schema
-    names = Schema.read(decode(arena, &v)).names
+    names = container_class(RCV_K_RECORD)._names_of(decode(arena, &v))
     return names[slot] if slot < len(names) else None
 
 

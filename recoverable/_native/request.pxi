@@ -2,6 +2,7 @@
 # each request comes by here; what is done about it when a run is to begin again is the web framework's adapter's.
 from cpython.contextvars cimport get_value
 from cpython.dict cimport PyDict_Copy, PyDict_Size
+from contextvars import ContextVar
 
 cdef extern from *:
     """
@@ -13,24 +14,55 @@ cdef extern from *:
     """
     bint is_instance(object o, object cls)
 
-cdef object _request_class, _view_class, _no_body, _running, _search
-cdef bint _heads_wait
+cdef class Requests
+
+#: What the running code belongs to, a Running or None: set by a middleware, inherited by tasks.
+running_request = ContextVar("recoverable.request", default=None)
+cdef object _running_request = running_request
+cdef Requests _watched = None # the first of the frameworks whose requests are kept
 
 
-def watch_requests(request, view, no_body, running, search, heads_wait) -> None:
-    """Have runs keep what their requests were like.
+def watch_requests(Requests requests not None) -> None:
+    """Have runs keep what the requests of a framework were like. For recoverable.web.register()."""
+    global _watched
+    requests.next = _watched
+    _watched = requests
+
+
+cdef class Requests:
+    """How the requests of one web framework are found, and kept as they were before a run.
+
+    This class itself is for a framework whose middleware says which request runs: nothing else is searched for it.
 
     Args:
-        request: the class of requests.
-        view: the class of handlers that have theirs in `_request`.
-        no_body: the class of the body that is none.
-        running: a context variable, of a Running or None.
-        search: search(args, kwargs) looks for a request where that variable is not set.
-        heads_wait: does the head of a response wait in its writer until the body comes?
+        snapshot: snapshot(request) gives what the adapter's restore() needs, as `RequestBefore.kept`.
     """
-    global _request_class, _view_class, _no_body, _running, _search, _heads_wait
-    _view_class, _no_body, _running, _search, _heads_wait = view, no_body, running, search, heads_wait
-    _request_class = request
+    cdef Requests next
+    cdef object snapshot
+    cdef public object adapter # a recoverable.web.WebAdapter
+
+    def __init__(self, snapshot=None):
+        self.snapshot = snapshot
+
+    def find(self, tuple args, dict kwargs):
+        """Return the request among a call's arguments, or one that these belong to, or None."""
+        request = self.among(args)
+        return request if request is not None else self.search(args, kwargs)
+
+    cdef object among(self, tuple args):
+        """The request that a handler is called with, or None."""
+        return None
+
+    cdef object search(self, tuple args, dict kwargs):
+        """The request of a call that no middleware has seen, or None."""
+        return None
+
+    cdef object before(self, object request):
+        cdef RequestBefore before = RequestBefore.__new__(RequestBefore)
+        before.request = request
+        before.adapter = self.adapter
+        before.kept = None if self.snapshot is None else self.snapshot(request)
+        return before
 
 
 cdef class Running:
@@ -44,62 +76,115 @@ cdef class Running:
     cdef public object request
     cdef readonly object arena
     cdef readonly bint whole
+    cdef Requests requests
 
-    def __cinit__(self, object request, object arena, bint whole):
+    def __cinit__(self, object request, object arena, bint whole, Requests requests not None):
         self.request = request
         self.arena = arena
         self.whole = whole
+        self.requests = requests
 
 
-@cython.freelist(8)
 cdef class RequestBefore:
     """A request as it was when a run began.
 
     Attributes:
         request: it.
+        adapter: of its framework.
+        kept: what the framework's `Requests` has kept of it.
+    """
+    cdef readonly object request, adapter, kept
+
+
+cpdef object request_before(tuple args, dict kwargs):
+    """Return the request of a run with these arguments as it is now: what its framework's Requests.before() gives; or None.
+
+    It is the one among the arguments, else the one that the running code belongs to, else what a framework finds.
+    """
+    cdef Requests each = _watched
+    if each is None:
+        return None
+    while each is not None:
+        request = each.among(args)
+        if request is not None:
+            return each.before(request)
+        each = each.next
+    running = get_value(_running_request)
+    if running is not None:
+        request = (<Running>running).request
+        return None if request is None else (<Running>running).requests.before(request)
+    each = _watched
+    while each is not None:
+        request = each.search(args, kwargs)
+        if request is not None:
+            return each.before(request)
+        each = each.next
+    return None
+
+
+# -- aiohttp's ---------------------------------------------------------------------------------------------------------
+
+cdef class AiohttpRequests(Requests):
+    """How aiohttp's requests are found, and kept: as an `AiohttpBefore`.
+
+    Args:
+        request: the class of requests.
+        view: the class of handlers that have theirs in `_request`.
+        no_body: the class of the body that is none.
+        search: search(args, kwargs) looks for a request where no middleware has set one.
+        heads_wait: does the head of a response wait in its writer until the body comes?
+    """
+    cdef object request_class, view_class, no_body, search_for
+    cdef bint heads_wait
+
+    def __init__(self, request, view, no_body, search, bint heads_wait):
+        self.request_class, self.view_class, self.no_body, self.search_for = request, view, no_body, search
+        self.heads_wait = heads_wait
+
+    cdef object among(self, tuple args):
+        cdef Py_ssize_t i
+        for i in range(min(len(args), 2)): # a handler's request, a View's self, a method's self and request
+            if is_instance(args[i], self.request_class):
+                return args[i]
+            if is_instance(args[i], self.view_class):
+                return args[i]._request
+        return None
+
+    cdef object search(self, tuple args, dict kwargs):
+        return self.search_for(args, kwargs)
+
+    cdef object before(self, object request):
+        cdef AiohttpBefore before = AiohttpBefore.__new__(AiohttpBefore)
+        before.request = request
+        before.adapter = self.adapter
+        before.state = items_of(request._state)
+        before.match = items_of(getattr(request, "_match_info", None))
+        writer = request._payload_writer
+        before.sent = getattr(writer, "output_size", None) # a test's own writer has none
+        if self.heads_wait:
+            before.head = getattr(writer, "_headers_buf", None)
+        body = request._payload
+        before.read = 0 if type(body) is self.no_body else getattr(body, "_cursor", 0)
+        return before
+
+
+@cython.freelist(8)
+cdef class AiohttpBefore:
+    """A request of aiohttp's as it was when a run began: what a RequestBefore is for others.
+
+    Attributes:
+        request: it.
+        adapter: aiohttp's.
         state: a copy of its mapping, or None: empty.
         match: a copy of its match info's mapping, or None: empty.
         read: how many bytes of its body had been consumed.
         sent: how many bytes of an answer had been sent, or None: it is not known.
         head: the head of an answer that waited to be sent, or None.
     """
-    cdef readonly object request, head, read, sent
+    cdef readonly object request, adapter, head, read, sent
     cdef readonly dict state, match
-
-
-cpdef object request_before(tuple args, dict kwargs):
-    """Return the request of a run with these arguments as it is now: a RequestBefore, or None."""
-    cdef RequestBefore before
-    if _request_class is None:
-        return None
-    request = find_request(args, kwargs)
-    if request is None:
-        return None
-    before = RequestBefore.__new__(RequestBefore)
-    before.request = request
-    before.state = items_of(request._state)
-    before.match = items_of(getattr(request, "_match_info", None))
-    writer = request._payload_writer
-    before.sent = getattr(writer, "output_size", None) # a test's own writer has none
-    if _heads_wait:
-        before.head = getattr(writer, "_headers_buf", None)
-    body = request._payload
-    before.read = 0 if type(body) is _no_body else getattr(body, "_cursor", 0)
-    return before
 
 
 cdef dict items_of(object mapping):
     """A plain copy of a dict, of a subclass perhaps; None where there is nothing to copy."""
     return PyDict_Copy(mapping) if isinstance(mapping, dict) and PyDict_Size(mapping) else None
-
-
-cpdef object find_request(tuple args, dict kwargs):
-    """Return the request among a call's arguments, else the one that the running code belongs to, or None."""
-    cdef Py_ssize_t i
-    for i in range(min(len(args), 2)): # a handler's request, a View's self, a method's self and request
-        if is_instance(args[i], _request_class):
-            return args[i]
-        if is_instance(args[i], _view_class):
-            return args[i]._request
-    running = get_value(_running)
-    return (<Running>running).request if running is not None else _search(args, kwargs)

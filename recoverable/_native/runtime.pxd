@@ -71,7 +71,7 @@ cdef class Transaction:
     cdef readonly Transaction around # the one that was current when its driver took a step: of another arena, or its parent
     cdef public object request # as it was before all its runs: a RequestBefore, or None
     cdef readonly bint left # it was committed early: the coroutine has gone on without it
-    cdef public bint settled # boundary.returned() has decided what follows its end
+    cdef public bint settled # runner has decided what follows its end
     cdef int early # what the commit failed with that was to be early
     cdef int parts # steps of parts of it that are running
     cdef str _ended
@@ -90,7 +90,7 @@ cdef class Transaction:
     cdef void end(self, str how) noexcept
     cdef int try_commit(self) except? -100
     cdef int commit_failed(self, int rc) except -1
-    cdef object make_report(self)
+    cdef bint has_to_wait(self) noexcept
     cdef void wake(self) noexcept
 
 cdef int fail(int rc) except -1
@@ -107,6 +107,7 @@ cdef inline int unhold(NativeArena arena, uint64_t held) except -1:
     return 0 if rc == 0 else fail(rc)
 cdef Container bind(NativeArena arena, object cls, rcv_handle h)
 cdef object container_class(int kind)
+cdef Container unstored(object value)
 
 
 cdef inline int begin(Container c, bint write, rcv_txn **t) except -1:

@@ -1,12 +1,13 @@
-"""What `runtime.pyx` gives: the arena's native handle, transactions and the boundary driver."""
+"""What `runtime.pyx` gives: the arena's native handle, transactions and the driver of their steps."""
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextvars import ContextVar
 from functools import partial
 from types import GenericAlias, TracebackType
 from typing import Any, Generic, Literal, Self, TypeAlias, TypedDict, TypeVar
 
 from recoverable._timelimit import TimeLimit
+from recoverable.web import WebAdapter
 
 T = TypeVar("T")
 
@@ -18,8 +19,10 @@ class Report(TypedDict):
     bytes: int
     records: int
     micros: int
-    conflict_path: str | None
-    conflict_key: str | None
+    conflict_kind: int
+    conflict_container: int
+    conflict_id: int
+    conflict_arg: int
     winner: str | None
 
 class TallyReport(TypedDict):
@@ -36,7 +39,7 @@ class TallyReport(TypedDict):
 CAUSES: tuple[str, ...]
 BOUNDS: tuple[int, ...]
 
-def meter(on: bool, answer: Callable[[BaseException], bool] | None = None, handlers: int = 100) -> None: ...
+def meter(on: bool, handlers: int = 100) -> None: ...
 
 class Mark: ...
 
@@ -45,8 +48,6 @@ class NativeArena:
     give_way: list[Any]
     @property
     def busy_timeout(self) -> float: ...
-    @property
-    def asks_route(self) -> bool: ...
     def privileged_here(self) -> bool: ...
     def read_tallies(self) -> dict[str | None, TallyReport]: ...
     def drop_tallies(self) -> None: ...
@@ -73,7 +74,7 @@ class Transaction:
     attempt: int
     rerun: str | None
     limit: TimeLimit | None
-    request: RequestBefore | None
+    request: Before | None
     open_blocks: int
     def __init__(self, arena: NativeArena, handler: str, one_step: bool) -> None: ...
     @property
@@ -100,6 +101,7 @@ class Transaction:
     def set_route(self, route: str) -> None: ...
     def take_privilege(self) -> bool: ...
     def must_wait(self) -> bool: ...
+    def another(self, rerun: Literal["rerun", "retry"]) -> Transaction: ...
     def remount(self) -> None: ...
     def leave(self) -> None: ...
     def mount(self) -> None: ...
@@ -130,12 +132,15 @@ class ArenaBase:
     _closed: bool
     def transaction(self, *, independent: bool = False) -> TransactionBlock: ...
 
-def set_block_helpers(
-    running_loop: Callable[[], Any],
-    watch: Callable[[TransactionBlock, Any], list[TransactionBlock]],
-    nest: Callable[[Transaction], Any],
-    end: Callable[[TransactionBlock, Any, BaseException | None, BaseException | None], None],
+def set_upcalls(
+    *,
+    watch_block: Callable[[TransactionBlock, Any], list[TransactionBlock]],
+    nest_block: Callable[[Transaction], Any],
+    end_block: Callable[[TransactionBlock, Any, BaseException | None, BaseException | None], None],
     run_hooks: Callable[[Transaction], None],
+    give_way: Callable[[Transaction], Coroutine[Any, Any, None]],
+    wake: Callable[[list[Any]], None],
+    is_answer: Callable[[BaseException], bool],
 ) -> None: ...
 def set_fault_hooks(
     run: Callable[[Any, Transaction], Any] | None, write: Callable[[Container], None] | None
@@ -153,9 +158,6 @@ class StepDriver(Generic[T]):
     def __await__(self) -> Generator[Any, Any, T]: ...
 
 def part(coroutine: Coroutine[Any, Any, T], transaction: Transaction) -> StepDriver[T]: ...
-def set_driver_helpers(
-    give_way: Callable[[Transaction], Coroutine[Any, Any, None]], wake: Callable[[list[Any]], None]
-) -> None: ...
 def first_run(
     arena: NativeArena,
     handler: str,
@@ -163,8 +165,24 @@ def first_run(
     decide: Decide,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    parent: Transaction | None = None,
 ) -> StepDriver[T]: ...
 def transactions_here() -> list[Transaction]: ...
+
+class Requests:
+    adapter: WebAdapter
+    def __init__(self, snapshot: Callable[[Any], Any] | None = None) -> None: ...
+    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+class AiohttpRequests(Requests):
+    def __init__(
+        self,
+        request: type,
+        view: type,
+        no_body: type,
+        search: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+        heads_wait: bool,
+    ) -> None: ...
 
 class Running:
     request: Any
@@ -172,11 +190,21 @@ class Running:
     def arena(self) -> Any: ...
     @property
     def whole(self) -> bool: ...
-    def __init__(self, request: Any, arena: Any, whole: bool) -> None: ...
+    def __init__(self, request: Any, arena: Any, whole: bool, requests: Requests) -> None: ...
 
 class RequestBefore:
     @property
     def request(self) -> Any: ...
+    @property
+    def adapter(self) -> WebAdapter: ...
+    @property
+    def kept(self) -> Any: ...
+
+class AiohttpBefore:
+    @property
+    def request(self) -> Any: ...
+    @property
+    def adapter(self) -> WebAdapter: ...
     @property
     def state(self) -> dict[Any, Any] | None: ...
     @property
@@ -188,16 +216,12 @@ class RequestBefore:
     @property
     def head(self) -> bytes | None: ...
 
-def find_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
-def request_before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RequestBefore | None: ...
-def watch_requests(
-    request: type,
-    view: type,
-    no_body: type,
-    running: ContextVar[Running | None],
-    search: Callable[[tuple[Any, ...], dict[str, Any]], Any],
-    heads_wait: bool,
-) -> None: ...
+Before: TypeAlias = RequestBefore | AiohttpBefore
+
+running_request: ContextVar[Running | None]
+
+def request_before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Before | None: ...
+def watch_requests(requests: Requests) -> None: ...
 
 class Container:
     @property
@@ -218,5 +242,7 @@ class whole:  # noqa: N801 -- reads as a statement
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-def register_container(kind: int, cls: type) -> None: ...
+def register_container(
+    kind: int, cls: type, plain: Mapping[type, Callable[[Any], Container]] | None = None
+) -> None: ...
 def current_transaction(arena: NativeArena | None = None) -> Transaction | None: ...

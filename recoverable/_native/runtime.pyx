@@ -176,11 +176,6 @@ cdef class NativeArena:
         """Seconds that whoever waits for others waits at most."""
         return 0.0 if self.closed else rcv_busy_timeout(self.a)
 
-    @property
-    def asks_route(self) -> bool:
-        """Does it matter which route a transaction came by?"""
-        return not self.closed and rcv_profiles_ask(self.a) != 0
-
     def read_tallies(self) -> dict:
         """Return what meter() has counted here, by handler; None: of all those that were too many to tell apart."""
         cdef Tally tally
@@ -347,11 +342,27 @@ cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1:
 
 
 cdef dict _classes = {}
+cdef list _plain = []
 
 
-def register_container(int kind, cls) -> None:
-    """Say which class stands for containers of that kind (enum rcv_container_kind)."""
+def register_container(int kind, cls, plain=None) -> None:
+    """Say which class stands for containers of that kind (enum rcv_container_kind).
+
+    Args:
+        kind: the kind.
+        cls: its class. Of Records, two class methods are called: `_class_of` and `_names_of`.
+        plain: the plain Python classes whose objects are stored as one; what makes a container, not stored yet, of each.
+    """
     _classes[kind] = cls
+    _plain.extend((plain or {}).items())
+
+
+cdef Container unstored(object value):
+    """The container, not stored yet, that a plain Python object is stored as; None: not one of these."""
+    for kind, make in _plain:
+        if isinstance(value, kind):
+            return make(value)
+    return None
 
 
 cdef object container_class(int kind):
@@ -407,16 +418,6 @@ cdef class Transaction:
                 f"the transaction is already {self._ended.replace('_', ' ')}; the arena holds committed state: begin another")
         return 0
 
-    cdef object make_report(self):
-        if self.t != NULL:
-            rcv_txn_get_report(self.t, &self.kept)
-        cdef rcv_txn_report r = self.kept
-        return {
-            "pages": r.pages, "bytes": r.bytes, "records": r.records, "micros": r.micros,
-            "conflict_kind": r.conflict_kind, "conflict_container": r.conflict_container, "conflict_id": r.conflict_id,
-            "conflict_arg": r.conflict_arg, "winner": r.winner.decode("utf-8", "replace") or None,
-        }
-
     cdef void end(self, str how) noexcept:
         """Keep what is asked for later and give the core's half back."""
         self._ended = how
@@ -457,9 +458,20 @@ cdef class Transaction:
         self.privileged = how == RCV_PRIVILEGED
         return how != RCV_AWAIT_PRIVILEGE
 
+    cdef bint has_to_wait(self) noexcept:
+        return self.t != NULL and rcv_must_wait(self.t)
+
     def must_wait(self) -> bool:
         """Would its commit make the privileged transaction invalid? Then it has been suspended, and is to wait."""
-        return self.t != NULL and rcv_must_wait(self.t)
+        return self.has_to_wait()
+
+    def another(self, str rerun not None) -> Transaction:
+        """Return a fresh one for the next run of its handler, which it is run again for: "rerun" or "retry"."""
+        cdef Transaction t = begin_run(self.arena, self.handler, self.request, self.parent)
+        t.attempt = self.attempt + 1
+        t.limit = self.limit
+        t.rerun = rerun
+        return t
 
     def remount(self) -> None:
         """Raw writes may follow, where there are raw buffers: they must find it mounted."""
@@ -615,16 +627,18 @@ cdef class Transaction:
             fail(rc)
 
     def report(self) -> dict:
-        """Return what it did or undid: pages, bytes, records, micros; and where it lost, if it did.
+        """Return what it did or undid: pages, bytes, records, micros; and where it lost, if it did, in numbers.
 
-        `conflict_path`, `conflict_key` and `winner` are text or None.
+        `conflict_kind` is 0 where it lost nowhere; recoverable._native.paths has words for the others. `winner` is text or None.
         """
-        out = self.make_report()
-        out["conflict_path"] = out["conflict_key"] = None
-        if out["conflict_kind"] and not self.arena.closed:
-            from recoverable._native.paths import describe_conflict
-            out["conflict_path"], out["conflict_key"] = describe_conflict(self.arena, out)
-        return out
+        if self.t != NULL:
+            rcv_txn_get_report(self.t, &self.kept)
+        cdef rcv_txn_report r = self.kept
+        return {
+            "pages": r.pages, "bytes": r.bytes, "records": r.records, "micros": r.micros,
+            "conflict_kind": r.conflict_kind, "conflict_container": r.conflict_container, "conflict_id": r.conflict_id,
+            "conflict_arg": r.conflict_arg, "winner": r.winner.decode("utf-8", "replace") or None,
+        }
 
     @property
     def state(self) -> str:
@@ -706,6 +720,7 @@ def current_transaction(arena: NativeArena | None = None):
     return t if arena is None or t is None or t.arena is arena else None
 
 
+include "upcalls.pxi"
 include "tally.pxi"
 include "block.pxi"
 include "request.pxi"

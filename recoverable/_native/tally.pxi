@@ -24,20 +24,19 @@ BOUNDS = (500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_
 cdef uint64_t[N_BOUNDS] bounds = BOUNDS
 cdef bint metered = False
 cdef Py_ssize_t most_handlers = 0
-cdef object is_answer, CancelledError
+cdef object CancelledError
 from asyncio import CancelledError
 
 
-def meter(on: bool, answer=None, handlers: int = 100) -> None:
+def meter(on: bool, handlers: int = 100) -> None:
     """Count the runs that end, by handler, or no more.
 
     Args:
         on: Whether to count.
-        answer: Tells whether an exception is an answer, not a crash.
         handlers: How many handlers of an arena to tell apart; the rest are counted together.
     """
-    global metered, is_answer, most_handlers
-    is_answer, most_handlers, metered = answer, handlers, on
+    global metered, most_handlers
+    most_handlers, metered = handlers, on
     rcv_meter(on)
 
 
@@ -96,7 +95,7 @@ cdef int cause_of(Transaction t, object error) except -1:
         return BY_TIMEOUT if t.limit is not None and t.limit.expired else BY_CANCEL
     if error is None or isinstance(error, GeneratorExit):
         return BY_CLOSE
-    return BY_ANSWER if is_answer is not None and is_answer(error) else BY_ERROR
+    return BY_ANSWER if _is_answer(error) else BY_ERROR
 
 
 cdef int cause_of_code(int rc) noexcept:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from recoverable import Arena
 from recoverable._native import _core
 from recoverable._options import human_size
+from recoverable.arena import Arena
 from recoverable.cli import _outside
 from recoverable.cli._outside import SHARED
 from recoverable.errors import RecoverableError

@@ -7,7 +7,6 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from typing import Any, TypeVar
 
-from recoverable._native.codec import register_plain
 from recoverable._native.deque import DequeHandle
 from recoverable._native.runtime import Container, register_container, whole
 
@@ -176,5 +175,4 @@ class Deque(DequeHandle[V]):
 
 
 MutableSequence.register(Deque)
-register_container(_KIND, Deque)
-register_plain(collections.deque, lambda plain: Deque(plain, plain.maxlen))
+register_container(_KIND, Deque, {collections.deque: lambda plain: Deque(plain, plain.maxlen)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from typing import Any, TypeVar
 
-from recoverable._native.codec import register_plain
 from recoverable._native.dict import DictHandle
 from recoverable._native.runtime import register_container, whole
 
@@ -131,5 +130,4 @@ def _plain(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 MutableMapping.register(Dict)
-register_container(_KIND, Dict)
-register_plain(dict, Dict)
+register_container(_KIND, Dict, {dict: Dict})

@@ -6,7 +6,6 @@ import operator
 from collections.abc import Callable, Iterable, MutableSequence
 from typing import Any, SupportsIndex, TypeVar, overload
 
-from recoverable._native.codec import register_plain
 from recoverable._native.list import ListHandle
 from recoverable._native.runtime import Container, register_container, whole
 
@@ -238,5 +237,4 @@ class List(ListHandle[V]):
 
 
 MutableSequence.register(List)
-register_container(_KIND, List)
-register_plain(list, List)
+register_container(_KIND, List, {list: List})

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recoverable._native.codec import forget_record_classes, set_record_resolver
+from recoverable._native.codec import forget_record_classes
 from recoverable._native.record import Field, RecordHandle
 from recoverable._native.runtime import Container, register_container
 from recoverable.errors import ArenaCorruptError, SchemaError
@@ -141,6 +141,16 @@ class Record(RecordHandle, metaclass=_RecordType):
 
     # -- hooks of the native half -----------------------------------------------------------------------------
 
+    @staticmethod
+    def _class_of(handle: Record, schema: int) -> type[Record]:
+        """Return the class that stands for records stored with that schema."""
+        return _classes.get(_stored(handle, schema).label, _Unknown)
+
+    @staticmethod
+    def _names_of(schema: str) -> tuple[str, ...]:
+        """Return the names of the fields, by slot, of a schema as the arena keeps it."""
+        return Schema.read(schema).names
+
     @classmethod
     def _default(cls, name: str) -> Any:
         value = cls._defaults[name]
@@ -253,11 +263,6 @@ def _stored(handle: Record, schema: int) -> Schema:
     return Schema.read(text)
 
 
-def _resolve_class(handle: Record, schema: int) -> type[Record]:
-    """Return the class that stands for records stored with that schema."""
-    return _classes.get(_stored(handle, schema).label, _Unknown)
-
-
 # -- types ------------------------------------------------------------------------------------------------------------
 
 
@@ -305,4 +310,3 @@ def _allowed(cls: type, name: str, hint: Any) -> tuple[type, ...]:
 
 
 register_container(_KIND, Record)
-set_record_resolver(_resolve_class)

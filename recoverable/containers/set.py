@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, MutableSet
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
-from recoverable._native.codec import register_plain
 from recoverable._native.runtime import register_container, whole
 from recoverable._native.set import SetHandle
 
@@ -179,6 +178,4 @@ class Set(SetHandle[T], MutableSet[T]):
         return f"Set({{{items}}})" if items else "Set()"
 
 
-register_container(_KIND, Set)
-register_plain(set, Set)
-register_plain(frozenset, Set)
+register_container(_KIND, Set, {set: Set, frozenset: Set})

@@ -22,8 +22,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import recoverable
-from recoverable import policy
+from recoverable import middleware
 from recoverable._native import _core
 from recoverable._native.linetrace import LineTracer
 from recoverable._native.runtime import Container, NativeArena, Transaction, set_fault_hooks
@@ -48,7 +47,7 @@ __all__ = [
     "strike",
 ]
 
-_PACKAGE: Final = str(Path(recoverable.__file__).parent) + os.sep
+_PACKAGE: Final = str(Path(__file__).parents[1]) + os.sep
 _IDLE_TURNS: Final = 3  # of the event loop, in a Delay of no time
 
 
@@ -106,7 +105,7 @@ def arm(watch: Watch, arenas: list[NativeArena], *, writes: bool = True) -> None
         )
     _watch = watch
     set_fault_hooks(_run, _write)
-    policy.watch_handler = _handle
+    middleware.watch_handler = _handle
     if watch.lines:
         _tracer = _Tracer(watch.files)
     if writes:
@@ -131,7 +130,7 @@ def disarm() -> None:
     global _watch, _tracer
     _watch = None
     set_fault_hooks(None, None)
-    policy.watch_handler = None
+    middleware.watch_handler = None
     if _tracer is not None:
         _tracer.close()
         _tracer = None

@@ -13,16 +13,14 @@ import structlog
 
 from recoverable import events
 from recoverable.reports import Recovery
+from recoverable.transaction import Lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 
-REPORT = {
-    **dict.fromkeys(("pages", "bytes", "micros"), 1),
-    **dict.fromkeys(("conflict_path", "conflict_key", "winner"), "x"),
-}
+REPORT = dict.fromkeys(("pages", "bytes", "micros"), 1)
 
 #: What parameters are given, by their annotations: all combinations of them.
 VALUES: dict[str, list[Any]] = {
@@ -36,6 +34,7 @@ VALUES: dict[str, list[Any]] = {
     "BaseException": [ValueError()],
     "BaseException | None": [ValueError(), None],
     "Report": [REPORT],
+    "Lost": [Lost("x", "x", "x")],
     "Recovery": [Recovery(phase="x", records=1, bytes=1, pages=1, chunks=1, microseconds=1, handler="x", pid=1)],
 }
 THEN = ["raise", "rerun"]

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import recoverable
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PACKAGE = Path(recoverable.__file__).parent
 
-#: The layers of the Python half, the lowest first: a file imports from its own layer's files above it in this list, and
-#: from lower layers; never from higher ones.
+#: The layers of the Python half, the lowest first: a file imports from its own layer's files and from lower layers; never
+#: from higher ones.
 LAYERS = [
-    ["errors", "reports", "_options"],
-    ["_native", "speculation", "_registry", "_shm", "events"],
-    ["codecs", "containers"],
-    ["callbacks", "transaction", "policy", "tasks", "_timelimit"],
-    ["boundary"],
+    ["errors", "reports", "_options", "codecs"],
+    ["_native", "speculation", "_registry", "_shm", "events", "_timelimit"],
+    ["containers"],
+    ["callbacks", "transaction", "web", "privilege", "tasks"],
+    ["outcome"],
+    ["runner"],
+    ["middleware", "_aiohttp"],
+    ["frameworks"],
     ["arena"],
     ["decorator"],
-    ["_aiohttp", "aiohttp"],
-    ["faults", "metrics"],
+    ["faults"],
+    ["aiohttp", "metrics"],
     ["cli"],
 ]
 
@@ -67,31 +75,100 @@ def test_the_top_is_thin() -> None:
     assert kinds == [ast.Expr, ast.Assign, ast.FunctionDef]
 
 
-def imports_of(path: Path) -> set[str]:
-    """Return what a file imports of this package when it is loaded, as first parts below `recoverable`."""
-    tree = ast.parse(path.read_text())
-    found: set[str] = set()
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for pattern in ("*.pxd", "*.py", "*.pyx")
+    for path in (Path(__file__).parents[2] / "recoverable").rglob(pattern)
+}
+if not any(path.suffix == ".pyx" for path in SOURCES.values()):
+    pytest.skip("needs the source tree", allow_module_level=True)
+
+
+def python_imports(text: str) -> Iterator[str]:
+    """Give what Python code imports, wherever it does, but not where only a type checker looks; by the dotted names in use.
+
+    Names of modules in a file that calls import_module() count as well: it may be given them from a table.
+    """
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "recoverable":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("recoverable."):
-            found.add((node.module or "").split(".")[1])
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("recoverable.")}
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "import_module" in text:
+            yield node.value
+
+
+def cython_imports(path: Path) -> Iterator[str]:
+    """Give what a .pyx and the files that are a part of it import and cimport."""
+    text = path.read_text()
+    text += "".join((path.parent / name).read_text() for name in re.findall(r'^include "(.+)"', text, re.MULTILINE))
+    if path.with_suffix(".pxd").exists():
+        text += path.with_suffix(".pxd").read_text()
+    text = text.replace("\\\n", " ")
+    for module, names in re.findall(r"^\s*from (recoverable[\w.]*) c?import (.+)", text, re.MULTILINE):
+        yield from (f"{module}.{name.split()[0]}" for name in names.split("#")[0].split(","))
+    yield from re.findall(r"^\s*c?import (recoverable[\w.]+)", text, re.MULTILINE)
+    yield from re.findall(r'import_module\("(recoverable[\w.]+)"', text)
+
+
+def modules_of(name: str, importer: str) -> Iterator[str]:
+    """Give the modules that importing a name loads: the one that has it, and the packages around it but for the importer's."""
+    while name and name not in SOURCES:
+        name = name.rpartition(".")[0]
+    if name:
+        yield name
+    while name := name.rpartition(".")[0]:
+        if not f"{importer}.".startswith(f"{name}."):
+            yield name
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """Return what each module of this library imports of it."""
+    found = {}
+    for module, path in SOURCES.items():
+        names = set(cython_imports(path) if path.suffix != ".py" else python_imports(path.read_text()))
+        found[module] = {each for name in names for each in modules_of(name, module)} - {module}
     return found
 
 
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Return modules that import each other in a circle, if there are any."""
+    left = {module: set(others) for module, others in graph.items()}
+    while free := [module for module, others in left.items() if not others & left.keys()]:
+        for module in free:
+            del left[module]
+    # Whoever is left leads to a circle: follow.
+    path: list[str] = []
+    module = next(iter(sorted(left)), None)
+    while module is not None and module not in path:
+        path.append(module)
+        module = min(left[module] & left.keys())
+    return [] if module is None else [*path[path.index(module) :], module]
+
+
+def test_no_modules_import_each_other_in_a_circle(imports: dict[str, set[str]]) -> None:
+    """Imports in functions, cimports and import_module() count; what only a type checker reads does not."""
+    assert circle_in(imports) == []
+
+
+def test_a_circle_is_found() -> None:
+    """Of modules that lead to a circle, those in it are named."""
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"d", "e"}, "d": {"b"}, "e": set()}) == ["b", "c", "d", "b"]
+    assert circle_in({"a": {"b"}, "b": set()}) == []
+
+
 @pytest.mark.parametrize("layer", range(len(LAYERS)))
-def test_imports_go_down_only(layer: int) -> None:
+def test_imports_go_down_only(layer: int, imports: dict[str, set[str]]) -> None:
     """No file imports from a layer above its own."""
     above = {name for names in LAYERS[layer + 1 :] for name in names}
-    for name in LAYERS[layer]:
-        files = sorted((PACKAGE / name).glob("*.py")) or sorted(PACKAGE.glob(f"{name}.py"))
-        for file in files:
-            assert not imports_of(file) & above, f"{file.name} imports from above"
+    for module, others in imports.items():
+        if module.partition(".")[2].partition(".")[0] in LAYERS[layer]:
+            assert not {other for other in others if other.split(".")[1] in above}, f"{module} imports from above"
 
 
 def test_every_file_has_a_layer() -> None:
@@ -102,7 +179,7 @@ def test_every_file_has_a_layer() -> None:
 
 
 def test_the_adapter_imports_aiohttp() -> None:
-    """Only `recoverable/aiohttp.py` and its inner half import the web framework, and fault injection's test client."""
+    """Only `recoverable/aiohttp.py` and its adapter import the web framework, and fault injection's test client."""
     importers = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

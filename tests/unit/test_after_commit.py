@@ -15,7 +15,7 @@ import structlog
 import uvloop
 
 from recoverable import Arena, NoTransactionError, after_commit, callbacks, recoverable
-from recoverable.boundary import running_loop
+from recoverable.transaction import running_loop
 from support.workers import Request, pause
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]

@@ -29,6 +29,7 @@ from recoverable import (
     attempt,
     events,
     recoverable,
+    transaction,
 )
 
 if TYPE_CHECKING:
@@ -303,7 +304,7 @@ async def test_events_have_no_stored_values(arena: Arena, lines: Callable[[], li
         await handler()
     assert len(lines()) == 2
     assert all("the author's words" in line and "in handler" in line for line in lines())
-    assert not any("boundary.py" in line for line in lines())  # it begins at the handler
+    assert not any("runner.py" in line for line in lines())  # it begins at the handler
     assert not re.search(f"{words}|{key}", "".join(lines()))
 
 
@@ -424,6 +425,32 @@ async def test_conflicts_are_told(arena: Arena, log: list[dict[str, Any]], most:
     assert event["winner"].endswith("quick")
 
 
+@pytest.mark.parametrize("most", [0, 1])
+async def test_where_a_conflict_was_lost_is_looked_up_once(
+    arena: Arena, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that loses one looks once, for its event and for the error that its caller gets."""
+    look, looks = transaction.describe_conflict, []
+    monkeypatch.setattr(transaction, "describe_conflict", lambda *args: looks.append(args) or look(*args))
+
+    async def other(value: int) -> None:
+        arena.root["n"] = value
+
+    @recoverable(max_conflicts=most)
+    async def handler() -> None:
+        value = arena.root.get("n", 0)
+        if attempt() == 1:
+            await asyncio.create_task(arena.run(other, value + 1))
+        arena.root["n"] = value
+
+    if most == 0:
+        with pytest.raises(ConflictError, match="'n'"):
+            await handler()
+    else:
+        await handler()
+    assert len(looks) == 1
+
+
 async def test_expected_ends_are_info(arena: Arena, log: list[dict[str, Any]]) -> None:
     """A cancellation is no alarm; a time limit is named as what it is."""
 
@@ -481,7 +508,7 @@ async def test_nothing_is_built_for_a_healthy_request_that_nobody_listens_to(
 
     for function in ("request_committed", "request_rolled_back", "request_conflict", "_log"):
         monkeypatch.setattr(events, function, never)
-    monkeypatch.setattr("recoverable.policy.request_id", never)
+    monkeypatch.setattr("recoverable.web.request_id", never)
 
     @recoverable
     async def handler() -> None:

@@ -69,7 +69,7 @@ class Striking:
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Any:
         name = frame.f_code.co_filename
-        if self.armed and "recoverable" in name and name.endswith(("boundary.py", "callbacks.py", "decorator.py")):
+        if self.armed and "recoverable" in name and name.endswith(("runner.py", "callbacks.py", "decorator.py")):
             if event in ("call", "return"):
                 self.left -= 1
             if self.left < 0:

@@ -1,0 +1,21 @@
+# upcalls.pxi -- what native code calls in Python: the Python half imports the native one, so it says here who does what.
+# Part of runtime.pyx.
+
+cdef object _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _wake, _is_answer
+
+
+def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, wake, is_answer) -> None:
+    """Say who does what few requests need. recoverable.runner does, when it is imported.
+
+    Args:
+        watch_block: watch_block(block, loop) has a block looked at when its event loop goes on; the list that it is in.
+        nest_block: nest_block(transaction) opens a savepoint for a block that is a part of a transaction.
+        end_block: end_block(block, savepoint, error, failed) ends a block in any way but by a commit that succeeds.
+        run_hooks: run_hooks(transaction) calls the callbacks of a committed block, which can't await.
+        give_way: give_way(transaction) is a coroutine that waits until a privileged run has ended.
+        wake: wake(futures) wakes those who wait for one.
+        is_answer: is_answer(error) tells whether an exception is an answer, not a crash.
+    """
+    global _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _wake, _is_answer
+    _watch_block, _nest_block, _end_block, _run_hooks = watch_block, nest_block, end_block, run_hooks
+    _give_way, _wake, _is_answer = give_way, wake, is_answer

@@ -1,0 +1,22 @@
+"""The web frameworks that the library knows.
+
+A new one takes a module with a `recoverable.web.WebAdapter`, which the module registers, and a line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+__all__ = ["ADAPTERS", "discover"]
+
+#: What a program that uses a framework has imported, and the module that has the adapter of that framework.
+ADAPTERS: Final = {"aiohttp.web": "recoverable._aiohttp"}
+
+
+def discover() -> None:
+    """Load the adapters of the frameworks that the program has imported, and only those."""
+    for framework, adapter in ADAPTERS.items():
+        if framework in sys.modules and adapter not in sys.modules:
+            importlib.import_module(adapter)

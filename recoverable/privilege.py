@@ -1,0 +1,79 @@
+"""How runs wait for the privileged one: the last run of a request, which others give way to.
+
+The core says who is to wait (`privilege.c`); here is how, without stopping the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import types
+from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from recoverable._native.runtime import Transaction
+
+__all__ = ["give_way", "take", "wake_all"]
+
+_POLL = 0.005  # seconds between two looks: at another process, and at a run that may be lost without having ended
+
+
+async def take(transaction: Transaction) -> None:
+    """Make this run the one that others give way to; wait for another privileged one, at most `busy_timeout`."""
+    try:
+        await _wait(transaction, lambda: not transaction.take_privilege())
+    except BaseException:
+        transaction.rollback()
+        raise
+
+
+async def give_way(transaction: Transaction) -> None:
+    """Wait while the commit would make a privileged run invalid that others still wait for; then it goes ahead."""
+    await _wait(transaction, transaction.must_wait)
+
+
+async def _wait(transaction: Transaction, needed: Callable[[], bool]) -> None:
+    """Wait while it is needed: for one privileged run as long as the core says, for several at most `busy_timeout`."""
+    native = transaction.arena
+    end = time.monotonic() + native.busy_timeout
+    while needed():
+        left = end - time.monotonic()
+        if left <= 0:
+            return
+        loop = running_loop()
+        if loop is None:  # driven by hand
+            await _yield()
+            continue
+        ended = loop.create_future()
+        native.give_way.append(ended)
+        timer = loop.call_later(min(left, _POLL), _wake, ended)
+        try:
+            await ended
+        finally:
+            timer.cancel()
+            if ended in native.give_way:
+                native.give_way.remove(ended)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def wake_all(futures: list[asyncio.Future[None]]) -> None:
+    """Wake those who wait: the privileged run has ended, maybe in another thread's loop."""
+    here = running_loop()
+    for future in futures:
+        loop = future.get_loop()
+        if loop is here:
+            _wake(future)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(_wake, future)
+
+
+@types.coroutine
+def _yield() -> Generator[None, None, None]:
+    yield

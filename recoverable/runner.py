@@ -1,0 +1,422 @@
+"""The run loop: one request, as many runs of its handler as it takes.
+
+A run is a new coroutine under a native `StepDriver`, which mounts the transaction around each step and commits or rolls
+back in the very call that ends the coroutine. This loop only looks at how a run ended. `transactional` makes the path of a
+healthy request, of whatever asks for one: the decorator, `arena.run`, a middleware. It is a coroutine function and not the
+body of one that others await, which spares each request a coroutine. Everything about failures is in `again`: it finds out
+what is known of a run, `outcome.next_action` decides, it acts.
+
+The time limit spans all runs, because it is the caller who waits. It ends before the callbacks of `after_commit`: a
+timeout that fell into them would report a committed request as failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from recoverable import _registry, events, outcome, privilege, web
+from recoverable._native.runtime import (
+    NativeArena,
+    StepDriver,
+    Transaction,
+    current_transaction,
+    first_run,
+    set_upcalls,
+    transactions_here,
+)
+from recoverable._timelimit import TimeLimit
+from recoverable.callbacks import run_hooks, run_hooks_now
+from recoverable.errors import RecoverableError, TransactionError, _Doomed
+from recoverable.transaction import (
+    Lost,
+    Nested,
+    conflict_error,
+    end_block,
+    report_arena_failure,
+    running_loop,
+    watch_block,
+    where_lost,
+)
+
+if TYPE_CHECKING:
+    from recoverable._native.runtime import Before, Report
+
+__all__ = [
+    "commit_early",
+    "coroutine",
+    "is_coroutine_function",
+    "transactional",
+]
+
+T = TypeVar("T")
+Handler = Callable[..., Coroutine[Any, Any, T]]
+
+
+# -- what is run --------------------------------------------------------------------------------------------------
+
+
+def is_coroutine_function(fn: object) -> bool:
+    """Return whether calling it gives a coroutine: a function, a partial of one, or an object that is called."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if isinstance(fn, type):
+        return False  # what it makes may be called, not it
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+        inspect.getattr_static(type(fn), "__call__", None)
+    )
+
+
+def coroutine(fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> tuple[Handler[T], tuple[Any, ...]]:
+    """Return a coroutine function, and its arguments, for a callable that returns any kind of awaitable."""
+    if is_coroutine_function(fn):
+        return fn, args  # type: ignore[return-value]
+    return _call, (fn, *args)
+
+
+async def _call(fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+    return await fn(*args)
+
+
+class _Call(NamedTuple, Generic[T]):
+    """What is to be run again, if need be.
+
+    Attributes:
+        handler: The handler's name in messages and events.
+        fn: A coroutine function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        options: Checked options.
+    """
+
+    handler: str
+    fn: Handler[T]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: outcome.Options
+
+
+# -- the path of a healthy request ----------------------------------------------------------------------------------
+
+
+def _none_around(native: NativeArena) -> None:
+    """Tell that there is no transaction around."""
+
+
+def transactional(
+    fn: Handler[T],
+    handler: str,
+    options: outcome.Options,
+    native: NativeArena | None = None,
+    *,
+    joins: bool = True,
+    parent: Transaction | None = None,
+) -> Handler[T]:
+    """Make a coroutine function run as a transaction of its own, again where its options say so.
+
+    Args:
+        fn: A coroutine function.
+        handler: Its name in messages and events.
+        options: Checked options.
+        native: The arena. None: that of the request's application, or the only one that is open.
+        joins: Whether a call inside a transaction of the same arena has to do with that one: is a part of it, or independent.
+        parent: The transaction around each call, of which it is independent.
+
+    Returns:
+        The coroutine function: it returns what the last run returned, or the fallback's value.
+    """
+    state, decide, seconds = _registry.state, options.decide, options.timeout
+    around = current_transaction if joins else _none_around
+
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        arena = native or state.only or _registry.resolve(web.arena_of(args, kwargs), handler)
+        outer = around(arena)
+        if outer is not None:
+            if not options.independent:
+                return await fn(*args, **kwargs)
+            return await _run_inside(outer, _Call(handler, fn, args, kwargs, options))
+        driver = first_run(arena, handler, fn(*args, **kwargs), decide, args, kwargs, parent)
+        limit = None
+        if seconds is not None:
+            driver.limit = limit = TimeLimit(seconds)
+        try:
+            result = await driver
+            if not driver.quiet or (driver.wrote and events.committed_wanted()):
+                await _returned(driver.transaction, options, result, None)
+            elif limit is not None:
+                limit.end()
+            return result
+        except BaseException as error:  # of the run, or of a signal's handler after its end
+            failure = error
+        try:
+            return await _again(_Call(handler, fn, args, kwargs, options), driver.transaction, failure)
+        finally:
+            del failure  # its traceback refers to this frame
+
+    return run
+
+
+async def _run_inside(outer: Transaction, call: _Call[T]) -> T:
+    """Run it as a transaction of its own inside another, which goes on afterwards."""
+    if outer.open_blocks:
+        raise TransactionError(
+            f"{call.handler} is an independent transaction, and was called inside a savepoint, an edit or a transaction "
+            "block, which are part of one step. Nothing was run. Call it before or after the block."
+        )
+    own = transactional(call.fn, call.handler, call.options, outer.arena, joins=False, parent=outer)
+    try:
+        return await own(*call.args, **call.kwargs)
+    finally:
+        outer.remount()
+
+
+# -- after a run that raised ------------------------------------------------------------------------------------------
+
+
+async def _again(call: _Call[T], transaction: Transaction, failure: BaseException) -> T:
+    """Go on after a first run that raised: what `outcome` says, until a run returns or the runs are used up."""
+    limit: TimeLimit | None = transaction.limit
+    options = call.options
+    try:
+        try:
+            return await _go_on(call, options.within or options, transaction, failure)
+        except BaseException as error:
+            if limit is None or limit.ended:  # ended: what it was for has been committed
+                raise
+            failure = error
+        if limit.end() and isinstance(failure, asyncio.CancelledError):
+            failure = _late(call, failure)
+        if options.fallback is not None and isinstance(failure, Exception) and not web.is_answer(failure):
+            return await _fall_back(call, options, transaction.request, failure)  # type: ignore[no-any-return]
+        raise failure
+    finally:
+        del failure  # it refers to this frame
+
+
+def _late(call: _Call[Any], cancelled: asyncio.CancelledError) -> TimeoutError:
+    error = TimeoutError(
+        f"{call.handler} took longer than its timeout of {call.options.timeout:g} s. It has been rolled back, and nothing of "
+        "it was committed. Raise timeout, or make it faster."
+    )
+    error.__cause__ = cancelled
+    return error
+
+
+async def _go_on(call: _Call[T], options: outcome.Options, transaction: Transaction, failure: BaseException) -> T:
+    before = transaction.request
+    conflicts = crashes = 0
+    request_id: str | None = None
+    try:
+        while True:
+            conflicts += transaction.conflicted
+            crashes += not transaction.conflicted
+            facts = _facts(transaction, failure, options, conflicts, crashes)
+            then, why = outcome.next_action(facts, options), None
+            if then == "end":
+                if transaction.touched or transaction.hooks is not None:
+                    await _returned(transaction, options, None, failure, request_id)
+                raise failure
+            if (
+                then in ("rerun", "retry") or facts.beaten
+            ):  # beaten too often: whoever catches that finds the request as it was
+                why = web.why_no_rerun(before, call.args, call.kwargs)
+                then = outcome.next_action(facts._replace(spoilt=why is not None), options)
+
+            if facts.stopped:
+                failure = _stopped_by(failure) or await _cancellation()
+            report = transaction.report()
+            lost = where_lost(transaction, report) if transaction.conflicted else None
+            if lost is None:
+                report_arena_failure(transaction, failure)
+            elif facts.beaten and then != "rerun":
+                why = why if conflicts <= options.max_conflicts else None
+                failure = conflict_error(call.handler, lost, transaction.attempt, why)
+            if transaction.touched or then != "raise":
+                request_id = request_id or web.request_id(before)
+                _report(transaction, failure, request_id, then, report, lost)
+
+            if then == "raise":
+                raise failure
+            if then == "fallback":
+                return await _fall_back(call, options, before, failure)  # type: ignore[no-any-return]
+
+            transaction = transaction.another("rerun" if facts.beaten else "retry")
+            if 0 < conflicts == options.max_conflicts:
+                await privilege.take(transaction)
+            try:
+                result = await StepDriver(call.fn(*call.args, **call.kwargs), transaction, options.decide)
+                await _returned(transaction, options, result, None, request_id)
+                return result
+            except BaseException as error:
+                failure = error
+    finally:
+        del failure  # it refers to this frame
+
+
+def _facts(
+    transaction: Transaction, failure: BaseException, options: outcome.Options, conflicts: int, crashes: int
+) -> outcome.Facts:
+    """Find out what is known of a run that raised."""
+    answer, cancelled = web.is_answer(failure), _cancelled()
+    return outcome.Facts(
+        chosen=(
+            transaction.left
+            or transaction.settled
+            or transaction.state == "committed"
+            or (not transaction.touched and answer)
+        ),
+        stopped=_stopped_by(failure) is not None or (transaction.conflicted and cancelled),
+        conflicted=transaction.conflicted,
+        cancelled=cancelled,
+        ordinary=isinstance(failure, Exception) and not answer,
+        retriable=isinstance(failure, options.retry_on),
+        conflicts=conflicts,
+        crashes=crashes,
+    )
+
+
+def _stopped_by(failure: BaseException) -> BaseException | None:
+    """Return the cancellation, or other end, in which a run was found doomed: that must not be lost."""
+    cause = failure.__cause__
+    return cause if isinstance(failure, RecoverableError) and not isinstance(cause, Exception) else None
+
+
+def _cancelled() -> bool:
+    """Tell whether somebody has asked the running task to end."""
+    task = None if running_loop() is None else asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _cancellation() -> asyncio.CancelledError:
+    """Return the cancellation of the running task: the one that has not been delivered yet, lest it come twice."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError as error:
+        return error
+    return asyncio.CancelledError()
+
+
+async def _returned(
+    transaction: Transaction,
+    options: outcome.Options,
+    result: Any,
+    answer: BaseException | None,
+    request_id: str | None = None,
+) -> None:
+    """Do what follows a run that ended by its own choice: callbacks and events, after the time limit."""
+    if transaction.left or transaction.settled:  # that was done when it was committed
+        if transaction.hooks is not None:
+            await run_hooks(transaction)
+        return
+    if transaction.limit is not None:
+        transaction.limit.end()
+    if transaction.touched:
+        committed = transaction.state == "committed"
+    else:
+        committed = transaction.hooks is not None and bool(options.decide(result, answer))
+    if not committed:
+        transaction.hooks = None
+    transaction.settled = True
+    await _ended(transaction, committed, request_id)
+
+
+async def _ended(transaction: Transaction, committed: bool, request_id: str | None = None) -> None:
+    native = transaction.arena
+    try:
+        if native.pending():
+            native.owner._report_found()
+        if not committed:
+            if transaction.touched:
+                request_id = request_id or web.request_id(transaction.request)
+                _report(transaction, None, request_id, "return", transaction.report())
+        elif transaction.wrote and events.committed_wanted():
+            events.request_committed(
+                native.owner.name,
+                transaction.handler,
+                transaction.report(),
+                transaction.attempt,
+                request_id or web.request_id(transaction.request),
+            )
+    finally:  # the program's log pipeline may raise
+        if committed and transaction.hooks is not None:
+            await run_hooks(transaction)
+
+
+def _report(
+    transaction: Transaction,
+    failure: BaseException | None,
+    request_id: str,
+    then: str,
+    report: Report,
+    lost: Lost | None = None,
+) -> None:
+    """Write the event of a run that was rolled back; `lost`: where, if it was a conflict."""
+    native, attempt = transaction.arena, transaction.attempt
+    name, handler = native.owner.name, transaction.handler
+    if native.pending():
+        native.owner._report_found()
+    if lost is not None:
+        events.request_conflict(name, handler, report, lost, attempt, request_id, then=then)
+        return
+    if failure is None:
+        kind = None
+    elif transaction.limit is not None and transaction.limit.expired and isinstance(failure, asyncio.CancelledError):
+        kind = "TimeoutError"
+    elif isinstance(failure, _Doomed):
+        kind = "ConflictError"  # of the transaction around it
+    else:
+        kind = type(failure).__qualname__
+    expected = (
+        failure is None
+        or isinstance(failure, (asyncio.CancelledError, GeneratorExit, _Doomed))  # or finalised while suspended
+        or web.is_answer(failure)
+    )
+    # Who cancels or answers knows why. What leaves an independent part is in the event of the whole, or caught on its way.
+    untold = (expected and kind != "TimeoutError") or (transaction.parent is not None and then == "raise")
+    error = None if untold else failure
+    events.request_rolled_back(
+        name, handler, kind, report, attempt, request_id, error=error, expected=expected, then=then
+    )
+
+
+async def _fall_back(call: _Call[Any], options: outcome.Options, before: Before | None, failure: BaseException) -> Any:
+    assert options.fallback is not None
+    web.why_no_rerun(before, call.args, call.kwargs)
+    value = options.fallback(failure, *call.args, **call.kwargs)
+    if inspect.isawaitable(value):
+        value = await value
+    if web.comes_too_late(value, before):
+        raise failure
+    return value
+
+
+# -- leaving in mid-coroutine -------------------------------------------------------------------------------------
+
+
+async def commit_early() -> None:
+    """Commit the transactions that the running coroutine is in, which goes on outside of them; run their callbacks.
+
+    Raises:
+        TransactionError: This is inside a block, a part or an independent transaction. Nothing was committed.
+    """
+    for transaction in transactions_here():
+        if transaction.must_wait():
+            await privilege.give_way(transaction)
+        transaction.commit_early()
+        if transaction.limit is not None:
+            transaction.limit.end()
+        await _ended(transaction, True)
+
+
+set_upcalls(
+    watch_block=watch_block,
+    nest_block=Nested,
+    end_block=end_block,
+    run_hooks=run_hooks_now,
+    give_way=privilege.give_way,
+    wake=privilege.wake_all,
+    is_answer=web.is_answer,
+)

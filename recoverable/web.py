@@ -1,0 +1,168 @@
+"""Web frameworks: what this library asks of one, and the list of those in use.
+
+A framework is one object, a `WebAdapter`, that `register` puts into the list; `recoverable.frameworks` names the module that
+does so. Everything else asks here, and knows no framework: whether a result is a response and which status it has, whose
+request a run answers, and whether that can be made as it was before. Where no framework is in use there are no responses.
+
+What a middleware does, whichever framework it stands in, is in `recoverable.middleware`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from recoverable._native.runtime import Requests, running_request, watch_requests
+
+if TYPE_CHECKING:
+    from recoverable._native.runtime import Before
+    from recoverable.arena import Arena
+
+__all__ = [
+    "WebAdapter",
+    "adapters",
+    "arena_of",
+    "comes_too_late",
+    "commits",
+    "is_answer",
+    "register",
+    "request_id",
+    "why_no_rerun",
+]
+
+
+class WebAdapter(Protocol):
+    """What this library asks of a web framework.
+
+    Attributes:
+        response: The class of responses.
+        error: The class of exceptions that are responses.
+        status: The name of the attribute that has the status, of both.
+        requests: How requests are found and kept; natively, since each request comes by there.
+        loggers: The names of the loggers to which the framework writes what handlers raise.
+    """
+
+    response: type
+    error: type[BaseException]
+    status: str
+    requests: Requests
+    loggers: tuple[str, ...]
+
+    # -- a request -----------------------------------------------------------------------------------------------
+
+    def arena(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
+        """Return the arena of the application that a request among these arguments belongs to, or None."""
+
+    def route(self, request: Any) -> str | None:
+        """Return the method and the route by which it came, such as "GET /users/{id}", or None."""
+
+    def request_id(self, request: Any) -> str | None:
+        """Return the id that the client or a proxy gave it, or None."""
+
+    def restore(self, before: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        """Make a request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
+
+    def answered(self, before: Any) -> bool:
+        """Return whether an answer has begun to be sent since."""
+
+    # -- what the middleware needs ---------------------------------------------------------------------------------
+
+    def same(self, one: object, other: object) -> bool:
+        """Return whether they are one request, in whatever form."""
+
+    def function(self, request: Any) -> Any:
+        """Return the handler that a request was routed to."""
+
+    def drop_answer(self, request: Any) -> bool:
+        """Drop an answer that was prepared; return False if some of it has left, or may have."""
+
+    def hang_up(self, request: Any) -> None:
+        """Close the request's connection: the client has half an answer."""
+
+    def refusal(self, status: int, text: str, headers: dict[str, str]) -> BaseException:
+        """Return the exception that answers with 503 or 507."""
+
+
+#: The frameworks in use, in the order in which they were registered.
+adapters: list[WebAdapter] = []
+
+# What `commits` asks of each result: the classes of all adapters, those apart whose status has another name than `status`.
+_errors: tuple[type[BaseException], ...] = ()
+_responses: tuple[type, ...] = ()
+_other_responses: tuple[type, ...] = ()
+
+
+def register(adapter: WebAdapter) -> None:
+    """Put a framework into the list."""
+    global _errors, _responses, _other_responses
+    adapters.append(adapter)
+    _errors = (*_errors, adapter.error)
+    if adapter.status == "status":
+        _responses = (*_responses, adapter.response)
+    else:
+        _other_responses = (*_other_responses, adapter.response)
+    adapter.requests.adapter = adapter
+    watch_requests(adapter.requests)
+
+
+def _status(answer: Any) -> int:
+    """Return the status of a response, or of an exception that is one."""
+    for adapter in adapters:
+        if isinstance(answer, (adapter.response, adapter.error)):
+            return attrgetter(adapter.status)(answer)  # type: ignore[no-any-return]
+    raise AssertionError(f"{answer!r} is no response")
+
+
+# -- what has ended a run -----------------------------------------------------------------------------------------------
+
+
+def commits(result: Any, error: BaseException | None) -> bool:
+    """Tell whether a run that ended so commits: the default rule."""
+    if error is not None:
+        return isinstance(error, _errors) and _status(error) < 400
+    if isinstance(result, _responses):
+        return result.status < 500  # type: ignore[attr-defined,no-any-return]
+    return not isinstance(result, _other_responses) or _status(result) < 500
+
+
+def is_answer(error: BaseException) -> bool:
+    """Tell whether what was raised is a response below 500: an answer, not a crash."""
+    return isinstance(error, _errors) and _status(error) < 500
+
+
+# -- a request that is to be run again ------------------------------------------------------------------------------------
+
+
+def why_no_rerun(before: Before | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Make the request as it was before a run, or return a sentence that says why it can't be done.
+
+    Args:
+        before: What it was like, or None: there is no request.
+        args: The run's positional arguments.
+        kwargs: Its keyword arguments.
+    """
+    return None if before is None else before.adapter.restore(before, args, kwargs)
+
+
+def comes_too_late(value: Any, before: Before | None) -> bool:
+    """Return whether it is a response that can't be sent, because a run has begun to send another one."""
+    return before is not None and isinstance(value, before.adapter.response) and before.adapter.answered(before)
+
+
+# -- what a request tells -----------------------------------------------------------------------------------------
+
+
+def arena_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
+    """Return the arena of the application that the running code, or a request among these arguments, belongs to, or None."""
+    if (here := running_request.get()) is not None:
+        return here.arena  # type: ignore[no-any-return]
+    found = (adapter.arena(args, kwargs) for adapter in adapters)
+    return next((arena for arena in found if arena is not None), None)
+
+
+def request_id(before: Before | None) -> str:
+    """Return the request's id, or a new one. Asked only when an event is written."""
+    if before is not None and (given := before.adapter.request_id(before.request)):
+        return given
+    return uuid.uuid4().hex
