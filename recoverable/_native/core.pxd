@@ -221,7 +221,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, rcv_mark *out)
 
 # Of layout.h: the tags of values and the kinds of containers.
-cdef extern from "../src/layout.h" nogil:
+cdef extern from "../src/segment/layout.h" nogil:
     enum:
         RCV_T_NONE
         RCV_T_FALSE

@@ -3,7 +3,7 @@
 #define RCV_TEST_SCRATCH_H
 
 #include "check.h"
-#include "internal.h"
+#include "containers/containers.h"
 
 #include <fcntl.h>
 #include <signal.h>

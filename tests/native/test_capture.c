@@ -1,7 +1,13 @@
 /* test_capture.c -- what a handler is going to write is made writable ahead; a wrong guess costs time only. */
 #include "tracked.h"
 
-static const rcv_txn one = {.handler = "one"}, two = {.handler = "two"}, *const ONE = &one, *const TWO = &two;
+static const char ONE[RCV_HANDLER_NAME] = "one", TWO[RCV_HANDLER_NAME] = "two";
+
+static void capture(rcv_arena *a, const char *handler)
+{
+    static const char route[RCV_HANDLER_NAME];
+    tracker_capture(a, &(struct raw){.pages = NULL}, handler, route, 0);
+}
 
 static struct tracked make(uint64_t undo_size)
 {
@@ -25,12 +31,12 @@ static struct tracked make(uint64_t undo_size)
 }
 
 /* step -- of a handler, that writes some pages; how often it trapped. */
-static uint64_t step(struct tracked *w, const rcv_txn *txn, const uint32_t *page, int n, bool keep)
+static uint64_t step(struct tracked *w, const char *handler, const uint32_t *page, int n, bool keep)
 {
     static uint32_t value;
     uint64_t        traps = w->a->n.traps;
     begin(w->a);
-    tracker_capture(w->a, txn);
+    capture(w->a, handler);
     value++;
     for (int i = 0; i < n; i++)
         *(volatile uint32_t *)(void *)(w->raw + page[i] * PAGE + 8) = value;
@@ -80,10 +86,10 @@ static void captured_pages_are_trapped_ones(void)
     CHECK(step(&w, ONE, SET + 1, 2, true) == 0); /* commit() counts the changed ones: 2 */
     CHECK(w.a->n.captured_in_vain == vain + SET_N - 2);
     begin(w.a);
-    tracker_capture(w.a, ONE);
+    capture(w.a, ONE);
     commit(w.a);
     begin(w.a);
-    tracker_capture(w.a, ONE);
+    capture(w.a, ONE);
     const uint32_t *pages;
     uint32_t        n;
     tracker_shut(w.a);
@@ -91,7 +97,7 @@ static void captured_pages_are_trapped_ones(void)
     CHECK(tracker_wrote_nothing(w.a));
     rollback(w.a);
     begin(w.a);
-    tracker_capture(w.a, ONE);
+    capture(w.a, ONE);
     poke(&w, 4 * PAGE, 99);
     tracker_shut(w.a);
     CHECK(tracker_collect(w.a, &pages, &n) == 0 && n == 1 && !tracker_wrote_nothing(w.a));
@@ -128,10 +134,10 @@ static void savepoints(void)
     for (int i = 0; i < 3; i++)
         step(&w, ONE, SET, SET_N, true);
     begin(w.a);
-    tracker_capture(w.a, ONE);
+    capture(w.a, ONE);
     poke(&w, 3 * PAGE, 1);
     uint64_t traps = w.a->n.traps, mark = savepoint(w.a);
-    tracker_capture(w.a, ONE); /* once a step */
+    capture(w.a, ONE); /* once a step */
     CHECK(undo_tail(w.a) == mark);
     poke(&w, 3 * PAGE, 2);
     poke(&w, 4 * PAGE, 2);
@@ -145,14 +151,14 @@ static void savepoints(void)
     /* A handler that only writes after a savepoint learns that capturing is no use. */
     for (int i = 0; i < 40; i++) {
         begin(w.a);
-        tracker_capture(w.a, ONE);
+        capture(w.a, ONE);
         savepoint(w.a);
         poke(&w, 3 * PAGE, (uint8_t)(10 + i));
         CHECK(commit(w.a) == 1);
     }
     uint64_t captured = w.a->n.pages_captured;
     begin(w.a);
-    tracker_capture(w.a, ONE);
+    capture(w.a, ONE);
     rollback(w.a);
     CHECK(w.a->n.pages_captured == captured);
     tracked_drop(&w);
@@ -184,7 +190,7 @@ static void no_map_entries(void)
         for (int nth = 1; nth <= 3; nth++) {
             begin(w.a);
             rcv_fail_at(RCV_FAIL_MPROTECT, nth);
-            tracker_capture(w.a, ONE);
+            capture(w.a, ONE);
             rcv_fail_at(RCV_FAIL_MPROTECT, 0);
             uint64_t traps = w.a->n.traps;
             for (int i = 0; i < SET_N; i++)
@@ -216,7 +222,7 @@ static void only_array_memory(void)
     CHECK(!heap_page_live(w.a, w.first + 3));
     begin(w.a);
     uint64_t captured = w.a->n.pages_captured;
-    tracker_capture(w.a, ONE);
+    capture(w.a, ONE);
     CHECK(w.a->n.pages_captured == captured && undo_tail(w.a) == 0);
     rollback(w.a);
     tracked_drop(&w);
@@ -226,13 +232,13 @@ static void only_array_memory(void)
 static void bounds(void)
 {
     struct tracked w = make(0);
-    static rcv_txn txn;
+    static char name[RCV_HANDLER_NAME];
     for (int i = 0; i < 2; i++)
         step(&w, ONE, SET, SET_N, true);
     for (uint32_t i = 0; i < 3 * RCV_PROFILES; i++) {
         uint32_t page = i % 256;
-        snprintf(txn.handler, sizeof txn.handler, "%u", i);
-        step(&w, &txn, &page, 1, true);
+        snprintf(name, sizeof name, "%u", i);
+        step(&w, name, &page, 1, true);
         if (i % 100 == 50)
             CHECK(step(&w, ONE, SET, SET_N, true) == 0); /* in use: it stays */
     }

@@ -2,8 +2,8 @@
  * (through the round counts), and 1-3 against CPython's own (hash(bytes) under PYTHONHASHSEED=0: the key is zero). */
 #include "check.h"
 
-#include "internal.h"
-#include "siphash.h"
+#include "base/base.h"
+#include "base/siphash.h"
 
 static uint8_t message[256];
 

@@ -1,6 +1,8 @@
 /* test_heap.c -- the allocator: nothing is handed out twice, nothing is lost, nothing is trusted. */
 #include "scratch.h"
 
+#include "heap/chunks.h"
+
 static uint64_t any(void) { return rnd(UINT64_MAX); }
 
 /* -- an arena of our own, and steps in it -------------------------------------------------------------- */

@@ -292,9 +292,9 @@ static void savepoints(void)
 
 static void edit(struct tracked *w, uint64_t at, uint64_t len)
 {
-    static rcv_txn editor;
-    editor = (rcv_txn){.arena = w->a};
-    CHECK(tracker_edit(&editor, w->data + at, len) == 0);
+    static struct raw editor;
+    editor = (struct raw){.pages = NULL};
+    CHECK(tracker_edit(w->a, &editor, w->data + at, len) == 0);
 }
 
 /* An edited range takes system calls without a trap until the step ends; what has changed is found and undone like raw writes. */
@@ -500,9 +500,9 @@ static void hot_pages_in_a_block(void)
     struct tracked w = tracked_make(64, 0, "adaptive");
     make_hot(&w, 0, 1);
     for (int keep = 0; keep < 2; keep++) {
-        view_lock(w.a->tracker);
+        view_lock(w.a);
         view_protect_all(w.a, first(w.a)); /* as after any fallback */
-        view_unlock(w.a->tracker);
+        view_unlock(w.a);
         begin(w.a);
         rcv_fail_at(RCV_FAIL_MPROTECT, 1);
         poke(&w, PAGE, (uint8_t)(keep + 7));
@@ -651,10 +651,10 @@ static void damaged_tables(void)
         struct tracked      w = tracked_make(64, 0, "adaptive");
         struct rcv_recovery report = {0};
         make_hot(&w, 0, 1);
-        CHECK(tracker_recover(w.a, true, &report) == 0);
+        CHECK(hot_recover(w.a, true, &report) == 0);
         atomic_store(&hot_table(w.a)[4], bad[i][0]);
         atomic_store(&hot_table(w.a)[5], bad[i][1]);
-        CHECK(tracker_recover(w.a, true, &report) == RCV_ERR_CORRUPT);
+        CHECK(hot_recover(w.a, true, &report) == RCV_ERR_CORRUPT);
         atomic_fetch_add(&w.a->hdr->hot_generation, 1);
         CHECK(lock_take(w.a) == 0);
         CHECK(tracker_enter(w.a, NULL) == RCV_ERR_CORRUPT);

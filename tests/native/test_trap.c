@@ -64,13 +64,13 @@ static void stores_of_another_thread(void)
 {
     struct rcv_stray s[8];
     fresh(0, "adaptive");
-    rcv_txn      one = {.arena = world.a}, other = {.arena = world.a};
+    struct raw   one = {.pages = NULL}, other = {.pages = NULL};
     struct view *parked;
     begin(world.a);
-    CHECK(views_own(&one, &parked) == 0 && parked == first(world.a)); /* the step has one already */
+    CHECK(views_own(world.a, &one, &parked) == 0 && parked == first(world.a)); /* the step has one already */
     end(world.a);
     first(world.a)->buffers++; /* so the next takes another one */
-    CHECK(lock_take(world.a) == 0 && views_own(&other, &parked) == 0 && parked != first(world.a));
+    CHECK(lock_take(world.a) == 0 && views_own(world.a, &other, &parked) == 0 && parked != first(world.a));
     world.a->tracker->shared = false;
     parked->buffers++;
     views_end(world.a);
@@ -93,7 +93,7 @@ static void stores_of_another_thread(void)
     CHECK(elsewhere[6 * PAGE] == 77); /* it stays private until its owner ends */
     CHECK(tracker_enter(world.a, &other) == RCV_ERR_STRAY);
     parked->buffers--;
-    views_ended(&other);
+    views_ended(world.a, &other);
     CHECK(!parked->lost && elsewhere[6 * PAGE] == 0 && other.view == NULL);
     tracked_drop(&world);
 }
@@ -182,7 +182,7 @@ static void a_full_log_dooms(void)
     const uint32_t *pages;
     uint32_t        n;
     CHECK(tracker_collect(world.a, &pages, &n) == RCV_ERR_FULL && n == 0);
-    CHECK(tracker_edit(&(rcv_txn){.arena = world.a}, world.data, PAGE) == RCV_ERR_FULL);
+    CHECK(tracker_edit(world.a, &(struct raw){.pages = NULL}, world.data, PAGE) == RCV_ERR_FULL);
     savepoint(world.a);
     rollback(world.a);
     CHECK(tracker_doomed(world.a) == 0 && world.a->n.dooms == 1 && world.a->n.strays == 0);

@@ -1,6 +1,6 @@
 /* test_wse.c -- the working-set policies, each against its rule; the offline optimum against trying everything. */
 #include "scratch.h"
-#include "wse_plan.h"
+#include "pages/estimators/estimators.h"
 
 static const struct wse_costs costs = {.trap = 6000, .protect = 2000, .compare = 100, .copy = 100};
 

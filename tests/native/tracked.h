@@ -3,7 +3,7 @@
 #define RCV_TEST_TRACKED_H
 
 #include "scratch.h"
-#include "tracker.h"
+#include "pages/tracker.h"
 
 #define PAGE ((uint64_t)4096)
 

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #define RCV_API __attribute__((visibility("default")))
+#define RCV_HANDLER_NAME 40u /* bytes kept of a handler's name, its NUL included */
 
 typedef uint64_t         rcv_off;
 typedef struct rcv_arena rcv_arena;
@@ -79,7 +80,7 @@ struct rcv_recovery { /* what an attach (or the death of a lock holder) undid; a
     uint64_t pages;    /* pages put back from pre-images and shadows */
     uint64_t chunks;   /* heap chunks returned that dead processes had reserved */
     uint64_t micros;
-    char     handler[40]; /* what the dead process was running, as far as known */
+    char     handler[RCV_HANDLER_NAME]; /* what the dead process was running, as far as known */
     uint64_t pid;         /* of the process that left it, or 0 */
 };
 
@@ -119,7 +120,7 @@ struct rcv_peek { /* what can be told of a segment from outside */
     uint64_t holder; /* pid of the process inside a step at this moment, or 0 */
     uint64_t peers;  /* how many of peer[] */
     struct rcv_peer peer[RCV_PEERS];
-    char     handler[40]; /* what the last holder of the lock ran, if it said so */
+    char     handler[RCV_HANDLER_NAME]; /* what the last holder of the lock ran, if it said so */
 };
 /* rcv_peek -- read header and tables of the segment behind `fd` (open for reading) without attaching: it stores nothing, takes
  * no lock, and nobody notices it. So numbers that belong together may be from different moments. Not-found: half-made. */
@@ -196,7 +197,7 @@ RCV_API int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *
 RCV_API int rcv_optimum(const struct rcv_replay_setup *setup, int on_demand, uint64_t *ns);
 
 struct rcv_profile { /* of a handler: capture.c, wse_profile.c */
-    char     handler[40], route[40];
+    char     handler[RCV_HANDLER_NAME], route[RCV_HANDLER_NAME];
     uint64_t step;                         /* which of its requests' steps, from 0; 3: all from there */
     uint64_t steps, known, predicted;      /* learned from; pages known, and those that the next one will capture */
     uint64_t captured, vain;               /* so far: pages made writable ahead, and those of them that were not written */
@@ -270,7 +271,7 @@ struct rcv_txn_report { /* of an ended or doomed transaction */
     uint64_t conflict_id;        /* that container's id */
     uint32_t conflict_kind;      /* enum rcv_unit */
     uint64_t conflict_arg;       /* key hash, page, … */
-    char     winner[40];         /* handler that committed first, or "" */
+    char     winner[RCV_HANDLER_NAME];         /* handler that committed first, or "" */
 };
 RCV_API void rcv_txn_get_report(const rcv_txn *t, struct rcv_txn_report *out);
 /* rcv_meter -- whether transactions take the time of what they do: four clock readings for a step. Of the process. */
@@ -308,7 +309,7 @@ RCV_API int rcv_hotspots(const rcv_arena *a, struct rcv_hotspot *out, int room);
 struct rcv_handler_counts { /* of all processes, since the segment was made; what they are says enum rcv_board_count */
     uint64_t count[8];
     uint64_t rest;        /* 1: of all those handlers that found no row of their own */
-    char     handler[40]; /* as the segment has it: may be anything */
+    char     handler[RCV_HANDLER_NAME]; /* as the segment has it: may be anything */
 };
 struct rcv_board_seen {
     uint64_t                  rows, spots;

@@ -11,204 +11,12 @@
  * A block may be reached once only, so the walk ends on any garbage, rings included; and it keeps its own stack on the
  * process's heap, so no nesting is too deep. It changes nothing, not even the header's mark: who asks decides.
  */
-#include "check.h"
-#include "tracker.h"
+#include "containers/containers.h"
 
-#include <stdarg.h>
-#include <stdio.h>
-
-#define UNIT 16u         /* bytes that a bit stands for: no two blocks begin in the same 16 */
-#define PATH 512u        /* bytes of a path in a message */
-#define PATH_DEPTH 64u   /* steps of it; what is above is left out */
-
-/* -- saying where ------------------------------------------------------------------------------------- */
-
-/* key_text -- a key as Python would write it, cut. */
-static size_t key_text(rcv_arena *a, rcv_off slot, char *out, size_t size)
+static int check_container(struct walk *w, rcv_off off)
 {
-    struct rcv_value key;
-    size_t           n = 0;
-    if (rcv_dict_key_at(a, slot, &key) != 0 || key.len > UINT32_MAX)
-        return (size_t)snprintf(out, size, "[?]");
-    if (key.tag == RCV_T_INT && key.len == 8) {
-        int64_t i;
-        memcpy(&i, key.ptr, 8);
-        return (size_t)snprintf(out, size, "[%lld]", (long long)i);
-    }
-    if (key.tag != RCV_T_STR && key.tag != RCV_T_BYTES)
-        return (size_t)snprintf(out, size, "[key of type %u]", key.tag);
-    n += (size_t)snprintf(out, size, key.tag == RCV_T_STR ? "[\"" : "[b\"");
-    for (uint64_t i = 0; i < key.len && i < 40; i++) {
-        uint8_t c = key.ptr[i];
-        bool    plain = c >= ' ' && c != '"' && c != '\\' && (c < 0x7f || (c > 0x7f && key.tag == RCV_T_STR));
-        n += (size_t)snprintf(out + n, size - n, plain ? "%c" : "\\x%02x", c);
-    }
-    n += (size_t)snprintf(out + n, size - n, "%s\"]", key.len > 40 ? "..." : "");
-    return n;
+    return rcv_kinds[container_kind(container_at(w->a, off, 0))].check(w, off);
 }
-
-/* step_text -- one step of a path: what `slot` of `container` is called. */
-static size_t step_text(rcv_arena *a, rcv_off container, rcv_off slot, char *out, size_t size)
-{
-    const struct rcv_container *c = container_at(a, container, 0);
-    switch (c ? c->kind & 0xffffu : 0) {
-    case RCV_K_DICT:
-    case RCV_K_SET: return key_text(a, slot, out, size);
-    case RCV_K_RECORD: return (size_t)snprintf(out, size, "[field %llu]", (unsigned long long)slot);
-    default: return (size_t)snprintf(out, size, "[?]"); /* items of a List do not know where they are */
-    }
-}
-
-/* root_name -- what a path begins with. */
-static const char *root_name(rcv_arena *a, rcv_off off, bool cut)
-{
-    if (off == rcv_root(a))
-        return "root";
-    if (off == atomic_load(&a->hdr->system))
-        return "(system)";
-    return cut ? "root[...]" : "(detached)";
-}
-
-/* path_text -- the way from the root to a container whose links upwards have been checked. */
-static void path_text(rcv_arena *a, rcv_off off, char out[PATH])
-{
-    rcv_off  parents[PATH_DEPTH], slots[PATH_DEPTH];
-    unsigned depth = 0;
-    rcv_off  at = off;
-    for (; at != rcv_root(a) && depth < PATH_DEPTH; depth++) {
-        const struct rcv_container *c = container_at(a, at, 0);
-        if (c == NULL || c->parent == 0)
-            break;
-        slots[depth] = c->slot;
-        parents[depth] = at = c->parent;
-    }
-    size_t n = (size_t)snprintf(out, PATH, "%s", root_name(a, at, depth == PATH_DEPTH));
-    while (depth-- > 0) {
-        char   text[192];
-        size_t len = step_text(a, parents[depth], slots[depth], text, sizeof text);
-        if (n + len + 6 > PATH) {
-            (void)snprintf(out + n, PATH - n, "[...]");
-            return;
-        }
-        memcpy(out + n, text, len + 1);
-        n += len;
-    }
-}
-
-/* check_damage -- RCV_ERR_CORRUPT, with the path of the container, the key in it (`slot`: an entry, or 0) and the offset. */
-int check_damage(struct walk *w, rcv_off container, rcv_off slot, rcv_off off, const char *format, ...)
-{
-    char    path[PATH + 200], what[256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(what, sizeof what, format, args);
-    va_end(args);
-    path[0] = 0;
-    if (container)
-        path_text(w->a, container, path);
-    else
-        snprintf(path, sizeof path, "arena");
-    if (slot)
-        (void)step_text(w->a, container, slot, path + strlen(path), 192);
-    return rcv_raise(RCV_ERR_CORRUPT, 0, "arena \"%s\" is damaged at %s (offset %llu): %s; nothing was changed", w->a->name, path,
-                     (unsigned long long)off, what);
-}
-
-/* -- blocks ------------------------------------------------------------------------------------------------ */
-
-bool check_was_reached(const struct walk *w, rcv_off off)
-{
-    uint64_t bit = (off - w->a->data_off) / UNIT;
-    return w->reached[bit / 64] >> (bit % 64) & 1;
-}
-
-/* check_reach_any -- a block of at least `len` bytes begins at `off`; it belongs to `container`. */
-int check_reach_any(struct walk *w, rcv_off container, rcv_off slot, rcv_off off, uint64_t len, const char *what)
-{
-    uint64_t size;
-    bool     live;
-    if (rcv_at(w->a, off, len) == NULL || heap_block(w->a, off, &size, &live) != 0)
-        return check_damage(w, container, slot, off, "%s, where no block of memory begins", what);
-    if (!live)
-        return check_damage(w, container, slot, off, "%s in memory that is not allocated", what);
-    if (size < len)
-        return check_damage(w, container, slot, off, "%s of %llu bytes in a block of %llu", what, (unsigned long long)len,
-                      (unsigned long long)size);
-    if (check_was_reached(w, off))
-        return check_damage(w, container, slot, off, "%s in a block that belongs to something else as well", what);
-    uint64_t bit = (off - w->a->data_off) / UNIT;
-    w->reached[bit / 64] |= UINT64_C(1) << (bit % 64);
-    w->n_reached++;
-    w->bytes += size;
-    return 0;
-}
-
-/* check_reach -- the same for what must not lie where user code can write. */
-int check_reach(struct walk *w, rcv_off container, rcv_off slot, rcv_off off, uint64_t len, const char *what)
-{
-    int rc = check_reach_any(w, container, slot, off, len, what);
-    if (rc == 0 && heap_page_live(w->a, (uint32_t)((off - w->a->data_off) / w->a->hdr->page_size)))
-        rc = check_damage(w, container, slot, off, "%s in memory that belongs to Arrays", what);
-    return rc;
-}
-
-/* -- containers, and what they hold -------------------------------------------------------------------------------------------- */
-
-static int push(struct walk *w, rcv_off off)
-{
-    if (w->n_todo == w->cap_todo) {
-        int rc = vec_grow((void **)&w->todo, &w->cap_todo, w->n_todo + 1, sizeof *w->todo);
-        if (rc)
-            return rc;
-    }
-    w->todo[w->n_todo++] = off;
-    return 0;
-}
-
-/* meet_container -- a container that `parent` holds in `slot` (both 0: the root, or detached). */
-static int meet_container(struct walk *w, rcv_off parent, rcv_off slot, rcv_off off, bool detached)
-{
-    rcv_arena                  *a = w->a;
-    const struct rcv_container *c = container_at(a, off, 0);
-    if (c == NULL)
-        return check_damage(w, parent, slot, off, "no container there");
-    int rc = check_reach(w, parent, slot, off, container_size(c->kind & 0xffffu), "a container");
-    if (rc)
-        return rc;
-    if (c->id == 0 || c->id > atomic_load(&a->hdr->container_counter))
-        return check_damage(w, parent, slot, off, "a container with the id %llu", (unsigned long long)c->id);
-    if (!detached && (c->parent != parent || c->slot != slot))
-        return check_damage(w, parent, slot, off, "a container that names another place as its own");
-    if ((c->flags & ~RCV_DETACHED) != 0 || ((c->flags & RCV_DETACHED) != 0) != detached)
-        return check_damage(w, parent, slot, off, "a container with the flags %#x", c->flags);
-    w->report->containers++;
-    return push(w, off);
-}
-
-/* check_cell -- a value in `container`, at `slot`. */
-int check_cell(struct walk *w, rcv_off container, rcv_off slot, const struct rcv_cell *cell)
-{
-    switch (cell->tag) {
-    case RCV_T_NONE:
-    case RCV_T_FALSE:
-    case RCV_T_TRUE:
-    case RCV_T_INT:
-    case RCV_T_FLOAT: return 0;
-    case RCV_T_STR:
-    case RCV_T_BYTES:
-    case RCV_T_BIGINT:
-    case RCV_T_CUSTOM:
-        if (cell->size == RCV_CELL_BLOB)
-            return check_reach(w, container, slot, cell->word, cell->len, "a value");
-        if (cell->size > RCV_CELL_INLINE)
-            return check_damage(w, container, slot, slot, "a value with %u bytes inline", cell->size);
-        return 0;
-    case RCV_T_REF: return meet_container(w, container, slot, cell->word, false);
-    default: return check_damage(w, container, slot, slot, "a value of unknown type %u", cell->tag);
-    }
-}
-
-/* -- the rest ---------------------------------------------------------------------------------------------- */
 
 static int walk_containers(struct walk *w)
 {
@@ -222,7 +30,7 @@ static int walk_detached(struct walk *w)
 {
     int rc = 0;
     for (rcv_off off = atomic_load(&w->a->hdr->reclaim); rc == 0 && off != 0;) {
-        rc = meet_container(w, 0, 0, off, true); /* a ring would be reached twice */
+        rc = walk_meet(w, 0, 0, off, true); /* a ring would be reached twice */
         if (rc == 0)
             off = container_at(w->a, off, 0)->next_reclaim;
     }
@@ -289,7 +97,7 @@ static int check_everything(struct walk *w)
             continue;
         if (container_at(a, roots[i], RCV_K_DICT) == NULL)
             return check_damage(w, 0, 0, roots[i], "the %s is no Dict", i ? "system's root" : "root");
-        rc = meet_container(w, 0, 0, roots[i], false);
+        rc = walk_meet(w, 0, 0, roots[i], false);
     }
     if (rc == 0)
         rc = walk_containers(w);
@@ -317,7 +125,7 @@ int rcv_verify(rcv_arena *a, struct rcv_verify_report *out)
     rc = tracker_enter(a, NULL); /* takes strays off the hot pages */
     tracker_leave(a);
     if (rc == 0) {
-        w.reached = os_calloc(rcv_data_claimed(a) / UNIT / 64 + 1, 8);
+        w.reached = os_calloc(rcv_data_claimed(a) / WALK_UNIT / 64 + 1, 8);
         rc = w.reached ? check_everything(&w) : rcv_raise(RCV_ERR_FULL, 0, "no process memory to check the arena; nothing was changed");
     }
     os_free(w.reached);
@@ -335,10 +143,10 @@ int rcv_measure(rcv_arena *a, rcv_off off, uint64_t *bytes)
     memset(&report, 0, sizeof report);
     if (c == NULL)
         return check_damage(&w, 0, 0, off, "no container there");
-    w.reached = os_calloc(rcv_data_claimed(a) / UNIT / 64 + 1, 8);
+    w.reached = os_calloc(rcv_data_claimed(a) / WALK_UNIT / 64 + 1, 8);
     int rc = w.reached != NULL ? 0 : rcv_raise(RCV_ERR_FULL, 0, "no process memory to measure a container; nothing was changed");
     if (rc == 0)
-        rc = meet_container(&w, c->parent, c->slot, off, (c->flags & RCV_DETACHED) != 0);
+        rc = walk_meet(&w, c->parent, c->slot, off, (c->flags & RCV_DETACHED) != 0);
     if (rc == 0)
         rc = walk_containers(&w);
     *bytes = w.bytes;

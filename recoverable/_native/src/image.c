@@ -34,8 +34,7 @@
  *
  * image_fault() runs in the SIGSEGV handler: mprotect and memcpy into memory that is there.
  */
-#include "internal.h"
-#include "tracker.h"
+#include "containers/containers.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -78,7 +77,8 @@ static bool may_fetch(const rcv_arena *a, uint64_t off)
     return off - heap->off < heap->size || off - a->data_off < rcv_data_claimed(of);
 }
 
-bool image_fault(uintptr_t at)
+/* image_fault -- from the SIGSEGV handler: fetch the page there. false: it is no image's. */
+static bool image_fault(uintptr_t at)
 {
     for (unsigned i = 0; i < IMAGES; i++) {
         rcv_arena *a = atomic_load_explicit(&images[i], memory_order_acquire);
@@ -304,8 +304,10 @@ static int enlist(rcv_arena *a)
 {
     for (unsigned i = 0; i < IMAGES; i++) {
         rcv_arena *none = NULL;
-        if (atomic_compare_exchange_strong(&images[i], &none, a))
+        if (atomic_compare_exchange_strong(&images[i], &none, a)) {
+            trap_images(image_fault);
             return trap_handler(a);
+        }
     }
     return rcv_raise(RCV_ERR_MISUSE, 0, "this process has %u images of arenas already; close one of them first", IMAGES);
 }
@@ -350,7 +352,7 @@ void rcv_image_close(rcv_arena *a)
     }
     if (a->core != NULL)
         os_unmap(a->core, a->total_size);
-    seg_unlook(&m->of);
+    seg_unmap(&m->of);
     os_free(m->met);
     os_free(m->index);
     os_free(m->log);

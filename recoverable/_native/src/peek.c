@@ -4,8 +4,7 @@
  * segment that a killed process has left in the middle of a step stays as it is. The price: the numbers are read one by
  * one while others write them. Only what is right as a single word is told.
  */
-#include "heap.h"
-#include "internal.h"
+#include "containers/containers.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -111,7 +110,7 @@ static int look(int fd, const char *name, struct stat *st, rcv_arena **out)
 
 static void unlook(rcv_arena *a)
 {
-    seg_unlook(a);
+    seg_unmap(a);
     os_free(a);
 }
 

@@ -1,0 +1,401 @@
+/* dict.c -- Dict: linear hashing, insertion order, and how both live with transactions.
+ *
+ * Conflict units are keys (the keyed hash of a key, with the Dict's id), present or absent: two requests conflict over a
+ * Dict only if they meet at a key, or if one looks at the whole (len, iteration) while the other changes it.
+ *
+ * So the bucket chains must not be a meeting point either. They are *structure*: changed in place while a transaction is
+ * mounted, logged as RCV_U_STRUCT, undone at a suspension like all else, but never stashed. At the next step the
+ * transaction's own insertions are linked into whatever chain is there then, its deletions cut out again
+ * (intent_resume). Growth is structure too: one bucket is split for each insertion that finds the table full (linear
+ * hashing, Litwin, VLDB 1980), so no request pays for everybody, and nobody conflicts with it.
+ *
+ * Insertion order and counts are intentions, applied at commit: the order is that of the commits.
+ *
+ * An entry never moves. Its key bytes are canonical (1, 1.0 and True are one key), its tag says what the key was.
+ */
+#include "containers.h"
+
+int dict_damaged(rcv_arena *a, rcv_off d) { return seg_corrupt(a, "no Dict at %llu, where one is used", (unsigned long long)d); }
+
+int dict_no_entry(rcv_arena *a, rcv_off d, rcv_off e)
+{
+    return seg_corrupt(a, "the Dict at %llu leads to no entry at %llu", (unsigned long long)d, (unsigned long long)e);
+}
+
+/* rcv_key_hash -- fill in a key's hash, keyed with the segment's secret: chosen keys cannot make chains long. */
+void rcv_key_hash(const rcv_arena *a, struct rcv_key *key)
+{
+    key->hash = rcv_siphash(a->hdr->hash_secret, key->kind, key->ptr, key->len);
+}
+
+/* bucket_word -- offset of the word that holds the head of bucket `b`; 0: damage. */
+static rcv_off bucket_word(rcv_arena *a, const struct rcv_dict *d, uint64_t b) { return table_word(a, &d->table, b); }
+
+static int no_chain(rcv_arena *a, rcv_off d) { return seg_corrupt(a, "the buckets of the Dict at %llu", (unsigned long long)d); }
+
+static inline bool has_key(const struct rcv_entry *e, const struct rcv_key *key)
+{
+    return e->hash == key->hash && e->key_len == key->len && e->key_kind == key->kind && memcmp(e->key, key->ptr, key->len) == 0;
+}
+
+/* find -- the entry with that key: 1 and its offset, and the offset of the word that leads to it; or 0. */
+static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    if (unlikely(dict == NULL))
+        return dict_damaged(a, d);
+    rcv_off word = dict->table.used ? bucket_word(a, dict, dict_bucket_of(key->hash, dict->table.used)) : 0;
+    if (unlikely(word == 0))
+        return no_chain(a, d);
+    uint64_t steps = 0, bound = dict_chain_bound(a);
+    for (rcv_off at = *word_at(a, word); at != 0; steps++) {
+        struct rcv_entry *e = dict_entry_at(a, at);
+        if (unlikely(e == NULL))
+            return dict_no_entry(a, d, at);
+        if (has_key(e, key)) {
+            *entry = at;
+            *link = word;
+            return 1;
+        }
+        if (unlikely(steps > bound))
+            return no_chain(a, d);
+        word = at + offsetof(struct rcv_entry, next);
+        at = e->next;
+    }
+    return 0;
+}
+
+/* find_again -- find(), of a key that the transaction looked at just before: `d[k] += 1` reads and writes it. Every change
+ * of structure, and every mounting, begins a new log epoch, so that within one what was found is still there. */
+static int find_again(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
+{
+    struct rcv_found *last = &t->found;
+    if (last->dict == d && last->hash == key->hash && last->epoch == t->log_epoch &&
+        has_key((const struct rcv_entry *)(const void *)(a->mem + last->entry), key)) {
+        *entry = last->entry;
+        *link = last->link;
+        return 1;
+    }
+    int rc = find(a, d, key, entry, link);
+    if (rc == 1)
+        *last = (struct rcv_found){.dict = d, .hash = key->hash, .entry = *entry, .link = *link, .epoch = t->log_epoch};
+    return rc;
+}
+
+/* -- making one ------------------------------------------------------------------------------------------ */
+
+static int make(rcv_txn *t, unsigned kind, rcv_off *out)
+{
+    int rc = txn_alloc(t, sizeof(struct rcv_dict), RCV_SPACE_GENERAL, 0, out);
+    if (rc == 0)
+        rc = container_init(t, *out, kind);
+    if (rc)
+        return rc;
+    struct rcv_dict *d = (struct rcv_dict *)(void *)(t->arena->mem + *out);
+    table_init(&d->table, *out + offsetof(struct rcv_dict, table));
+    d->table.used = RCV_TABLE_INLINE;
+    return 0;
+}
+
+int rcv_dict_new(rcv_txn *t, rcv_off *out) { return make(t, RCV_K_DICT, out); }
+
+int rcv_set_new(rcv_txn *t, rcv_off *out) { return make(t, RCV_K_SET, out); }
+
+/* split_one -- add bucket number `buckets`, moving to it what belongs there from the bucket that it splits. */
+static int split_one(rcv_txn *t, rcv_off off)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_dict *d = dict_at(a, off);
+    if (d == NULL || d->table.used == 0)
+        return dict_damaged(a, off);
+    uint64_t b = d->table.used, low = floor_pow2(b);
+    int      rc = table_widen(t, off + offsetof(struct rcv_dict, table), RCV_U_STRUCT, RCV_I_TRANSIENT);
+    rcv_off  from = rc ? 0 : bucket_word(a, d, b - low), to = rc ? 0 : bucket_word(a, d, b);
+    if (rc)
+        return rc;
+    if (from == 0 || to == 0)
+        return no_chain(a, off);
+    rcv_off  moved = 0;
+    uint64_t steps = 0, bound = dict_chain_bound(a);
+    for (rcv_off word = from, at = *word_at(a, word); at != 0;) {
+        struct rcv_entry *e = dict_entry_at(a, at);
+        if (e == NULL)
+            return dict_no_entry(a, off, at);
+        rcv_off next = e->next;
+        if (dict_bucket_of(e->hash, b + 1) == b) {
+            rc = dict_set_word(t, word, next);
+            if (rc == 0)
+                rc = dict_set_word(t, at + offsetof(struct rcv_entry, next), moved);
+            if (rc)
+                return rc;
+            moved = at;
+        } else {
+            word = at + offsetof(struct rcv_entry, next);
+        }
+        if (++steps > bound)
+            return no_chain(a, off);
+        at = next;
+    }
+    *word_at(a, to) = moved; /* not logged: it has no meaning while `used` does not count it */
+    return dict_set_word(t, off + offsetof(struct rcv_dict, table.used), b + 1);
+}
+
+/* grow -- one more bucket when there are more entries than buckets. Growing is never needed: a failure (no room) is undone
+ * and forgotten, except damage. */
+static int grow(rcv_txn *t, rcv_off off)
+{
+    const struct rcv_dict    *d = dict_at(t->arena, off);
+    const struct rcv_summary *s = intent_summary(t, off);
+    if (d == NULL)
+        return dict_damaged(t->arena, off);
+    if (d->c.count + (uint64_t)(s ? s->count : 0) <= d->table.used)
+        return 0;
+    struct rcv_mark mark;
+    rcv_op_begin(t, &mark);
+    int rc = split_one(t, off);
+    if (rc == 0)
+        return 0;
+    uint64_t epoch = t->epoch;
+    rcv_op_fail(t, &mark);
+    t->epoch = epoch;
+    return rc == RCV_ERR_CORRUPT ? rc : 0;
+}
+
+/* -- linking: structure too ------------------------------------------------------------------------------ */
+
+static int relink(rcv_txn *t, rcv_off off, rcv_off entry)
+{
+    rcv_arena        *a = t->arena;
+    struct rcv_dict  *d = dict_at(a, off);
+    struct rcv_entry *e = dict_entry_at(a, entry);
+    if (d == NULL || d->table.used == 0)
+        return dict_damaged(a, off);
+    if (e == NULL)
+        return dict_no_entry(a, off, entry);
+    rcv_off word = bucket_word(a, d, dict_bucket_of(e->hash, d->table.used));
+    if (word == 0)
+        return no_chain(a, off);
+    e->next = *word_at(a, word); /* not logged: while the link to it is undone, nobody can reach it */
+    int rc = dict_set_word(t, word, entry);
+    return rc ? rc : grow(t, off);
+}
+
+/* cut_at -- take the entry that `link` leads to out of its chain and mark it dead. */
+static int cut_at(rcv_txn *t, rcv_off entry, rcv_off link)
+{
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->mem + entry);
+    int               rc = dict_set_word(t, link, e->next);
+    if (rc == 0)
+        rc = txn_log(t, entry + offsetof(struct rcv_entry, flags), 8, RCV_U_STRUCT);
+    if (rc == 0)
+        e->flags |= RCV_ENTRY_DEAD;
+    return rc;
+}
+
+static int cut_out(rcv_txn *t, rcv_off off, rcv_off entry)
+{
+    rcv_arena        *a = t->arena;
+    struct rcv_entry *e = dict_entry_at(a, entry);
+    if (e == NULL)
+        return dict_no_entry(a, off, entry);
+    struct rcv_key key = {.kind = e->key_kind, .ptr = e->key, .len = e->key_len, .hash = e->hash};
+    rcv_off        found, link;
+    int            rc = find(a, off, &key, &found, &link);
+    if (rc < 0)
+        return rc;
+    if (rc == 0 || found != entry)
+        return seg_corrupt(a, "an entry of the Dict at %llu is not in its bucket", (unsigned long long)off);
+    return cut_at(t, entry, link);
+}
+
+/* dict_resume -- see struct rcv_kind: an inserted entry is put into its bucket again, a deleted one taken out. */
+int dict_resume(rcv_txn *t, rcv_off d, unsigned op, uint64_t entry)
+{
+    return op == RCV_I_INSERT ? relink(t, d, entry) : cut_out(t, d, entry);
+}
+
+/* -- the operations ----------------------------------------------------------------------------------------- */
+
+static uint64_t dict_id(rcv_arena *a, rcv_off d) { return ((struct rcv_container *)(void *)(a->mem + d))->id; }
+
+int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, struct rcv_value *out)
+{
+    rcv_off entry, link;
+    int     rc = t ? find_again(a, t, d, key, &entry, &link) : find(a, d, key, &entry, &link);
+    if (unlikely(rc < 0))
+        return rc;
+    if (t != NULL) {
+        int failed = stamp_read(t, d, dict_id(a, d), RCV_UNIT_KEY, key->hash);
+        if (unlikely(failed))
+            return failed;
+    }
+    if (rc == 0)
+        return 0;
+    rc = cell_give(a, d, &((struct rcv_entry *)(void *)(a->mem + entry))->value, out);
+    return rc ? rc : 1;
+}
+
+/* note_change -- the units that a change of one key writes. */
+static int note_change(rcv_txn *t, rcv_off d, uint64_t hash, bool membership)
+{
+    uint64_t id = dict_id(t->arena, d);
+    int      rc = stamp_read(t, d, id, RCV_UNIT_KEY, hash);
+    if (rc == 0)
+        rc = stamp_write(t, d, id, RCV_UNIT_KEY, hash);
+    if (rc == 0)
+        rc = stamp_write(t, d, id, RCV_UNIT_CONTENT, 0);
+    if (rc == 0 && membership)
+        rc = stamp_write(t, d, id, RCV_UNIT_MEMBERSHIP, 0);
+    return rc;
+}
+
+/* insert -- a new entry: fresh memory first, then its link, then what is meant for the commit. */
+static int insert(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_cell *cell)
+{
+    rcv_arena *a = t->arena;
+    rcv_off    entry;
+    int        rc = txn_alloc(t, sizeof(struct rcv_entry) + key->len, RCV_SPACE_GENERAL, 0, &entry);
+    if (rc)
+        return rc;
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(a->mem + entry);
+    memset(e, 0, sizeof *e);
+    e->hash = key->hash;
+    e->value = *cell;
+    e->key_len = key->len;
+    e->key_tag = key->tag;
+    e->key_kind = key->kind;
+    if (key->len)
+        memcpy(e->key, key->ptr, key->len);
+    if (cell->tag == RCV_T_REF)
+        rc = container_adopt(t, cell->word, d, entry);
+    if (rc == 0)
+        rc = intent_add(t, RCV_I_INSERT, RCV_K_DICT, d, entry);
+    return rc ? rc : relink(t, d, entry);
+}
+
+/* add -- insert a key that is not there: all of it or nothing. */
+static int add(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value)
+{
+    struct rcv_cell cell;
+    struct rcv_mark mark;
+    int             rc = note_change(t, d, key->hash, true);
+    if (rc)
+        return rc;
+    rcv_op_begin(t, &mark);
+    rc = cell_make(t, value, &cell);
+    if (rc == 0)
+        rc = insert(t, d, key, &cell);
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value)
+{
+    rcv_off entry, link;
+    int     rc = find_again(t->arena, t, d, key, &entry, &link);
+    if (unlikely(rc < 0))
+        return rc;
+    if (rc == 0)
+        return add(t, d, key, value);
+    if (cell_holds(&((struct rcv_entry *)(void *)(t->arena->mem + entry))->value, value))
+        return stamp_read(t, d, dict_id(t->arena, d), RCV_UNIT_KEY, key->hash);
+    rc = note_change(t, d, key->hash, false);
+    return rc ? rc : cell_set(t, d, entry, entry + offsetof(struct rcv_entry, value), value);
+}
+
+int rcv_set_add(rcv_txn *t, rcv_off s, const struct rcv_key *key)
+{
+    rcv_off entry, link;
+    int     rc = find(t->arena, s, key, &entry, &link);
+    if (rc < 0)
+        return rc;
+    return rc == 0 ? add(t, s, key, &(struct rcv_value){.tag = RCV_T_NONE})
+                   : stamp_read(t, s, dict_id(t->arena, s), RCV_UNIT_KEY, key->hash);
+}
+
+/* remove_entry -- delete the entry that `link` leads to. */
+static int remove_entry(rcv_txn *t, rcv_off d, rcv_off entry, rcv_off link)
+{
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->mem + entry);
+    struct rcv_mark   mark;
+    int               rc = note_change(t, d, e->hash, true);
+    if (rc)
+        return rc;
+    rcv_op_begin(t, &mark);
+    rc = cell_drop(t, &e->value);
+    if (rc == 0)
+        rc = intent_add(t, RCV_I_DELETE, RCV_K_DICT, d, entry);
+    if (rc == 0)
+        rc = cut_at(t, entry, link);
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+int rcv_dict_del(rcv_txn *t, rcv_off d, const struct rcv_key *key)
+{
+    rcv_off entry, link;
+    int     rc = find(t->arena, d, key, &entry, &link);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return stamp_read(t, d, dict_id(t->arena, d), RCV_UNIT_KEY, key->hash);
+    rc = remove_entry(t, d, entry, link);
+    return rc ? rc : 1;
+}
+
+/* delete_entry -- delete a given entry: find what leads to it. */
+static int delete_entry(rcv_txn *t, rcv_off d, rcv_off entry)
+{
+    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->mem + entry);
+    struct rcv_key    key = {.kind = e->key_kind, .ptr = e->key, .len = e->key_len, .hash = e->hash};
+    rcv_off           found, link;
+    int               rc = find(t->arena, d, &key, &found, &link);
+    if (rc == 1 && found == entry)
+        return remove_entry(t, d, entry, link);
+    return rc < 0 ? rc : seg_corrupt(t->arena, "an entry of the Dict at %llu is not in its bucket", (unsigned long long)d);
+}
+
+int rcv_dict_clear(rcv_txn *t, rcv_off d)
+{
+    struct rcv_mark      mark;
+    struct rcv_dict_iter it = {0};
+    struct rcv_value     key;
+    int                  rc;
+    rcv_op_begin(t, &mark);
+    while ((rc = rcv_dict_next(t->arena, t, d, &it, RCV_ITER_KEYS, &key, NULL)) == 1) {
+        rc = delete_entry(t, d, it.entry);
+        if (rc)
+            break;
+    }
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    if (dict == NULL || dict->c.count > dict_chain_bound(a))
+        return dict_damaged(a, d);
+    *out = dict->c.count;
+    if (t == NULL)
+        return 0;
+    const struct rcv_summary *s = intent_summary(t, d);
+    if (s)
+        *out += (uint64_t)s->count;
+    return stamp_read(t, d, dict->c.id, RCV_UNIT_MEMBERSHIP, 0);
+}
+
+int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    if (dict == NULL)
+        return dict_damaged(a, d);
+    const struct rcv_summary *s = t ? intent_summary(t, d) : NULL;
+    *out = dict->version;
+    if (s && s->changes) /* a number that no committed version and no other transaction has */
+        *out += rcv_mix(t->serial) + s->changes;
+    return 0;
+}

@@ -1,0 +1,251 @@
+/* dict_order.c -- Dict: the order of insertion, by iteration, at commit, and when it is taken apart.
+ *
+ * The order is that of the commits: the links are intentions (dict.c). A transaction sees committed entries in their order, then
+ * its own.
+ */
+#include "containers.h"
+
+/* -- iteration ------------------------------------------------------------------------------------------- */
+
+/* give -- hand out an entry's key and value. */
+static inline int give_entry(rcv_arena *a, rcv_off d, const struct rcv_entry *e, struct rcv_value *key, struct rcv_value *value)
+{
+    if (key)
+        *key = (struct rcv_value){.tag = e->key_tag, .word = e->key_kind, .ptr = e->key, .len = e->key_len};
+    int rc = value ? cell_give(a, d, &e->value, value) : 0;
+    return rc ? rc : 1;
+}
+
+static int give(rcv_arena *a, rcv_off d, rcv_off at, struct rcv_value *key, struct rcv_value *value)
+{
+    const struct rcv_entry *e = dict_entry_at(a, at);
+    return e ? give_entry(a, d, e, key, value) : dict_no_entry(a, d, at);
+}
+
+/* own_position -- where the intent is that inserted it->own_entry; n_intents: nowhere. Suspensions drop the intents of
+ * growth between others, so the position noted may have moved. */
+static uint64_t own_position(const rcv_txn *t, rcv_off d, const struct rcv_dict_iter *it)
+{
+    uint64_t n = t->n_intents, i = it->intent;
+    if (i < n && t->intents[i].op == RCV_I_INSERT && t->intents[i].a == d && t->intents[i].b == it->own_entry)
+        return i;
+    for (i = 0; i < n; i++)
+        if (t->intents[i].op == RCV_I_INSERT && t->intents[i].a == d && t->intents[i].b == it->own_entry)
+            return i;
+    return n;
+}
+
+/* next_own -- the transaction's own next insertion into `d`, or 0 at the end. */
+static rcv_off next_own(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it)
+{
+    const struct rcv_summary *s = intent_summary(t, d);
+    if (s == NULL || s->inserts == 0)
+        return 0;
+    uint64_t n = t->n_intents, at = it->own_entry ? own_position(t, d, it) : it->reverse ? n : UINT64_MAX;
+    if (it->own_entry && at == n)
+        return 0;
+    while (it->reverse ? at-- > 0 : ++at < n) {
+        const struct rcv_intent *i = &t->intents[at];
+        if (i->op != RCV_I_INSERT || i->a != d)
+            continue;
+        const struct rcv_entry *e = dict_entry_at(a, i->b);
+        if (e && !(e->flags & RCV_ENTRY_DEAD)) {
+            it->intent = at;
+            return it->own_entry = i->b;
+        }
+    }
+    return 0;
+}
+
+/* next_committed -- the next committed entry that this transaction has not deleted. */
+static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, struct rcv_dict_iter *it)
+{
+    uint64_t bound = dict_chain_bound(a);
+    rcv_off  at = it->entry;
+    for (;;) {
+        if (at == 0) {
+            at = it->reverse ? dict->tail : dict->head;
+        } else {
+            const struct rcv_entry *e = dict_entry_at(a, at);
+            if (e == NULL)
+                return dict_no_entry(a, d, at);
+            at = it->reverse ? e->before : e->after;
+        }
+        if (at == 0)
+            return 0;
+        const struct rcv_entry *e = dict_entry_at(a, at);
+        if (e == NULL)
+            return dict_no_entry(a, d, at);
+        if (unlikely(++it->steps > bound)) /* of the whole iteration: a ring must not keep the caller for ever */
+            return seg_corrupt(a, "the order of the Dict at %llu is a cycle", (unsigned long long)d);
+        if (!(e->flags & RCV_ENTRY_DEAD)) {
+            /* Mostly the next to be asked for. It is not checked yet, so it is a number: a hint can't fault wherever it leads. */
+            uintptr_t next = (uintptr_t)a->mem + (it->reverse ? e->before : e->after);
+            __builtin_prefetch((const void *)next);
+            __builtin_prefetch((const void *)(next + 64));
+            it->entry = at;
+            return 1;
+        }
+    }
+}
+
+int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what, struct rcv_value *key,
+                  struct rcv_value *value)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    int                    rc = 0;
+    if (dict == NULL)
+        return dict_damaged(a, d);
+    if (t != NULL && it->serial != t->serial) { /* also where the iteration began before this transaction did */
+        rc = stamp_read(t, d, dict->c.id, RCV_UNIT_MEMBERSHIP, 0);
+        if (rc == 0 && (what & RCV_ITER_VALUES))
+            rc = stamp_read(t, d, dict->c.id, RCV_UNIT_CONTENT, 0);
+        if (rc)
+            return rc;
+        it->serial = t->serial;
+    }
+    if (it->own == 2)
+        return 0;
+    if (it->reverse && it->own == 0) { /* newest first: its own, then the committed ones from the tail */
+        rcv_off own = t ? next_own(a, t, d, it) : 0;
+        if (own) {
+            it->entry = own;
+            return give(a, d, own, key, value);
+        }
+        it->own = 1;
+        it->entry = 0;
+    }
+    if (!it->reverse && it->own == 1)
+        rc = 0;
+    else
+        rc = next_committed(a, dict, d, it);
+    if (rc < 0)
+        return rc;
+    if (rc == 1)
+        return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->mem + it->entry), key, value); /* just checked */
+    if (!it->reverse && t != NULL) {
+        it->own = 1;
+        rcv_off own = next_own(a, t, d, it);
+        if (own) {
+            it->entry = own;
+            return give(a, d, own, key, value);
+        }
+    }
+    it->own = 2; /* stays at the end */
+    return 0;
+}
+
+int rcv_dict_key_at(rcv_arena *a, rcv_off slot, struct rcv_value *key)
+{
+    int rc = give(a, 0, slot, key, NULL);
+    return rc < 0 ? rc : 0;
+}
+
+int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct rcv_value *key)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    rcv_off                word = dict && dict->table.used ? table_word(a, &dict->table, dict_bucket_of(hash, dict->table.used)) : 0;
+    uint64_t               steps = 0, bound = dict_chain_bound(a);
+    for (rcv_off at = word ? *word_at(a, word) : 0; at != 0 && steps <= bound; steps++) {
+        const struct rcv_entry *e = dict_entry_at(a, at);
+        if (e == NULL)
+            return 0;
+        if (e->hash == hash)
+            return give(a, d, at, key, NULL);
+        at = e->next;
+    }
+    return 0;
+}
+
+/* -- at commit --------------------------------------------------------------------------------------------- */
+
+/* link_last -- append the entry to the insertion order. */
+static int link_last(rcv_txn *t, rcv_off off, rcv_off entry)
+{
+    rcv_arena        *a = t->arena;
+    struct rcv_dict  *d = dict_at(a, off);
+    struct rcv_entry *e = dict_entry_at(a, entry);
+    if (d == NULL)
+        return dict_damaged(a, off);
+    if (e == NULL)
+        return dict_no_entry(a, off, entry);
+    if (e->flags & RCV_ENTRY_DEAD)
+        return 0;
+    rcv_off tail = d->tail;
+    if (tail != 0 && dict_entry_at(a, tail) == NULL)
+        return dict_no_entry(a, off, tail);
+    e->before = tail; /* not logged: were this commit undone, the entry would not be there at all */
+    e->flags |= RCV_ENTRY_LINKED;
+    int rc = dict_set_word(t, tail ? tail + offsetof(struct rcv_entry, after) : off + offsetof(struct rcv_dict, head), entry);
+    return rc ? rc : dict_set_word(t, off + offsetof(struct rcv_dict, tail), entry);
+}
+
+/* unlink_and_free -- take the entry out of the insertion order and free it. */
+static int unlink_and_free(rcv_txn *t, rcv_off off, rcv_off entry)
+{
+    rcv_arena        *a = t->arena;
+    struct rcv_dict  *d = dict_at(a, off);
+    struct rcv_entry *e = dict_entry_at(a, entry);
+    int               rc = 0;
+    if (d == NULL)
+        return dict_damaged(a, off);
+    if (e == NULL)
+        return dict_no_entry(a, off, entry);
+    if (e->flags & RCV_ENTRY_LINKED) {
+        if ((e->before && dict_entry_at(a, e->before) == NULL) || (e->after && dict_entry_at(a, e->after) == NULL))
+            return dict_no_entry(a, off, entry);
+        rc = dict_set_word(t, e->before ? e->before + offsetof(struct rcv_entry, after) : off + offsetof(struct rcv_dict, head), e->after);
+        if (rc == 0)
+            rc = dict_set_word(t, e->after ? e->after + offsetof(struct rcv_entry, before) : off + offsetof(struct rcv_dict, tail), e->before);
+    }
+    return rc ? rc : heap_commit_free(a, entry);
+}
+
+/* dict_reclaim -- free some of a detached Dict: its entries from the head of the order, their blobs and containers, at last
+ * the table; reclaim.c frees the container itself. `budget` counts entries down. */
+int dict_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_dict *d = dict_at(a, off);
+    int              rc = 0;
+    *done = false;
+    if (d == NULL)
+        return dict_damaged(a, off);
+    while (d->head != 0) {
+        if (*budget == 0)
+            return 0;
+        --*budget;
+        rcv_off           entry = d->head;
+        struct rcv_entry *e = dict_entry_at(a, entry);
+        if (e == NULL)
+            return dict_no_entry(a, off, entry);
+        rc = cell_drop(t, &e->value);
+        if (rc == 0)
+            rc = dict_set_word(t, off + offsetof(struct rcv_dict, head), e->after);
+        if (rc == 0)
+            rc = txn_free(t, entry, 0);
+        if (rc)
+            return rc;
+    }
+    return table_reclaim(t, off + offsetof(struct rcv_dict, table), budget, done);
+}
+
+/* dict_apply -- see struct rcv_kind. */
+int dict_apply(rcv_txn *t, rcv_off d, unsigned op, uint64_t entry)
+{
+    return op == RCV_I_INSERT ? link_last(t, d, entry) : unlink_and_free(t, d, entry);
+}
+
+/* dict_sum -- see struct rcv_kind. */
+int dict_sum(rcv_txn *t, rcv_off off, const struct rcv_summary *s)
+{
+    const struct rcv_dict *d = dict_at(t->arena, off);
+    int                    rc = 0;
+    if (d == NULL)
+        return dict_damaged(t->arena, off);
+    if (s->count != 0)
+        rc = txn_write64(t, off + offsetof(struct rcv_container, count), d->c.count + (uint64_t)s->count, RCV_U_STRUCT);
+    if (rc == 0 && s->changes != 0)
+        rc = txn_write64(t, off + offsetof(struct rcv_dict, version), d->version + 1, RCV_U_STRUCT);
+    return rc;
+}

@@ -1,0 +1,363 @@
+/* list.c -- List: cells in chunks of RCV_LEAF, found by position through a table.
+ *
+ * Reading and writing by position, and both ends of `append` and `pop`, take a few reads whatever the length. Inserting and
+ * deleting in the middle shift what follows, as in Python's list.
+ *
+ * Conflict units: each chunk (KEY, by its number); SHAPE, read by whoever uses a position and written by what shifts
+ * positions; MEMBERSHIP is the length. So an append conflicts with other appends and with len(), not with reading items.
+ */
+#include "containers.h"
+
+_Static_assert(RCV_LEAF == RCV_LIST_UNIT, "a conflict unit is a chunk");
+
+#define CELL sizeof(struct rcv_cell)
+#define TABLE offsetof(struct rcv_list, table)
+
+static int no_list(rcv_arena *a, rcv_off l) { return seg_corrupt(a, "the List at %llu", (unsigned long long)l); }
+
+/* list_at -- the List at `l`, its length within its table, or NULL. */
+static struct rcv_list *list_at(rcv_arena *a, rcv_off l)
+{
+    struct rcv_list *list = (struct rcv_list *)container_at(a, l, RCV_K_LIST);
+    return likely(list != NULL && list->length <= rcv_data_claimed(a) / CELL &&
+                  list->table.used == (list->length + RCV_LEAF - 1) / RCV_LEAF) ? list : NULL;
+}
+
+/* cell_off -- where position `i` lies; 0: damage. */
+static rcv_off cell_off(rcv_arena *a, const struct rcv_list *list, uint64_t i)
+{
+    rcv_off word = table_word(a, &list->table, i / RCV_LEAF);
+    rcv_off leaf = word ? *word_at(a, word) : 0;
+    return leaf && rcv_at(a, leaf, RCV_LEAF * CELL) ? leaf + i % RCV_LEAF * CELL : 0;
+}
+
+static struct rcv_cell *cell_at(rcv_arena *a, rcv_off off) { return (struct rcv_cell *)(void *)(a->mem + off); }
+
+int rcv_list_new(rcv_txn *t, rcv_off *out)
+{
+    int rc = txn_alloc(t, sizeof(struct rcv_list), RCV_SPACE_GENERAL, 0, out);
+    if (rc == 0)
+        rc = container_init(t, *out, RCV_K_LIST);
+    if (rc == 0)
+        table_init(&((struct rcv_list *)(void *)(t->arena->mem + *out))->table, *out + TABLE);
+    return rc;
+}
+
+int rcv_list_len(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t *out)
+{
+    const struct rcv_list *list = list_at(a, l);
+    if (list == NULL)
+        return no_list(a, l);
+    *out = list->length;
+    return t ? stamp_read(t, l, list->c.id, RCV_UNIT_MEMBERSHIP, 0) : 0;
+}
+
+int rcv_list_scan(rcv_arena *a, rcv_txn *t, rcv_off l)
+{
+    const struct rcv_list *list = list_at(a, l);
+    if (list == NULL)
+        return no_list(a, l);
+    int rc = t ? stamp_read(t, l, list->c.id, RCV_UNIT_MEMBERSHIP, 0) : 0;
+    if (rc == 0 && t)
+        rc = stamp_read(t, l, list->c.id, RCV_UNIT_CONTENT, 0);
+    return rc;
+}
+
+/* note_position -- position i is used: what was seen there, and that it is that position. */
+static int note_position(rcv_txn *t, rcv_off l, const struct rcv_list *list, uint64_t i)
+{
+    int rc = stamp_read(t, l, list->c.id, RCV_UNIT_SHAPE, 0);
+    return rc ? rc : stamp_read(t, l, list->c.id, RCV_UNIT_KEY, i / RCV_LEAF);
+}
+
+int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, struct rcv_value *out)
+{
+    const struct rcv_list *list = list_at(a, l);
+    if (unlikely(list == NULL))
+        return no_list(a, l);
+    if (i >= list->length)
+        return t ? stamp_read(t, l, list->c.id, RCV_UNIT_MEMBERSHIP, 0) : 0;
+    rcv_off off = cell_off(a, list, i);
+    int     rc = t ? note_position(t, l, list, i) : 0;
+    if (rc || off == 0)
+        return rc ? rc : no_list(a, l);
+    rc = cell_give(a, l, cell_at(a, off), out);
+    return rc ? rc : 1;
+}
+
+int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const struct rcv_value *value)
+{
+    rcv_arena             *a = t->arena;
+    const struct rcv_list *list = list_at(a, l);
+    if (list == NULL)
+        return no_list(a, l);
+    if (i >= list->length)
+        return stamp_read(t, l, list->c.id, RCV_UNIT_MEMBERSHIP, 0);
+    rcv_off off = cell_off(a, list, i);
+    int     rc = off ? note_position(t, l, list, i) : no_list(a, l);
+    if (rc == 0 && cell_holds(cell_at(a, off), value))
+        return 1;
+    if (rc == 0)
+        rc = stamp_write(t, l, list->c.id, RCV_UNIT_KEY, i / RCV_LEAF);
+    if (rc == 0)
+        rc = stamp_write(t, l, list->c.id, RCV_UNIT_CONTENT, 0);
+    if (rc == 0)
+        rc = cell_set(t, l, 0, off, value);
+    return rc ? rc : 1;
+}
+
+/* note_length -- the length is read and written; `shift`: positions as well. */
+static int note_length(rcv_txn *t, rcv_off l, uint64_t id, bool shift)
+{
+    int rc = stamp_read(t, l, id, RCV_UNIT_MEMBERSHIP, 0);
+    if (rc == 0)
+        rc = stamp_write(t, l, id, RCV_UNIT_MEMBERSHIP, 0);
+    if (rc == 0)
+        rc = stamp_write(t, l, id, RCV_UNIT_CONTENT, 0);
+    if (rc == 0 && shift)
+        rc = stamp_read(t, l, id, RCV_UNIT_CONTENT, 0);
+    if (rc == 0 && shift)
+        rc = stamp_write(t, l, id, RCV_UNIT_SHAPE, 0);
+    return rc;
+}
+
+/* lengthen -- n more positions with empty cells at the end. */
+static int lengthen(rcv_txn *t, rcv_off l, uint64_t n)
+{
+    rcv_arena             *a = t->arena;
+    const struct rcv_list *list = list_at(a, l);
+    if (list == NULL)
+        return no_list(a, l);
+    uint64_t length = list->length + n;
+    for (uint64_t leaf = list->table.used; leaf < (length + RCV_LEAF - 1) / RCV_LEAF; leaf++) {
+        rcv_off chunk;
+        int     rc = txn_alloc(t, RCV_LEAF * CELL, RCV_SPACE_GENERAL, 0, &chunk);
+        if (rc)
+            return rc;
+        memset(a->mem + chunk, 0, RCV_LEAF * CELL);
+        rc = table_widen(t, l + TABLE, RCV_U_DATA, 0);
+        rcv_off word = rc ? 0 : table_word(a, &list->table, leaf);
+        if (rc == 0)
+            rc = word ? txn_write64(t, word, chunk, RCV_U_DATA) : no_list(a, l);
+        if (rc == 0)
+            rc = txn_write64(t, l + TABLE + offsetof(struct rcv_table, used), leaf + 1, RCV_U_DATA);
+        if (rc)
+            return rc;
+    }
+    return txn_write64(t, l + offsetof(struct rcv_list, length), length, RCV_U_DATA);
+}
+
+int rcv_list_append(rcv_txn *t, rcv_off l, const struct rcv_value *value)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_list *list = list_at(a, l);
+    struct rcv_mark  mark;
+    if (list == NULL)
+        return no_list(a, l);
+    int rc = note_length(t, l, list->c.id, false);
+    if (rc)
+        return rc;
+    rcv_op_begin(t, &mark);
+    uint64_t i = list->length;
+    rc = lengthen(t, l, 1);
+    if (rc == 0) {
+        rcv_off off = cell_off(a, list, i);
+        rc = off ? cell_set(t, l, 0, off, value) : no_list(a, l);
+    }
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+/* log_cells -- the barrier for positions [i, to), a record a chunk. */
+static int log_cells(rcv_txn *t, rcv_off l, const struct rcv_list *list, uint64_t i, uint64_t to)
+{
+    int rc = 0;
+    while (i < to && rc == 0) {
+        uint64_t end = (i / RCV_LEAF + 1) * RCV_LEAF;
+        rcv_off  off = cell_off(t->arena, list, i);
+        if (end > to)
+            end = to;
+        rc = off ? txn_log(t, off, (uint32_t)((end - i) * CELL), RCV_U_DATA) : no_list(t->arena, l);
+        i = end;
+    }
+    return rc;
+}
+
+/* store -- fill position `i`, which is logged. Where it lies is looked up each time, and checked: in a damaged List a chunk may
+ * lie over the table that leads to it, so that the store before has changed the way. */
+static int store(rcv_arena *a, rcv_off l, const struct rcv_list *list, uint64_t i, struct rcv_cell cell)
+{
+    rcv_off off = cell_off(a, list, i);
+    if (unlikely(off == 0))
+        return no_list(a, l);
+    *cell_at(a, off) = cell;
+    return 0;
+}
+
+/* move -- copy the cell at `from` over the one at `to`; both logged. */
+static int move(rcv_arena *a, rcv_off l, const struct rcv_list *list, uint64_t from, uint64_t to)
+{
+    rcv_off off = cell_off(a, list, from);
+    return likely(off != 0) ? store(a, l, list, to, *cell_at(a, off)) : no_list(a, l);
+}
+
+int rcv_list_insert(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_list *list = list_at(a, l);
+    struct rcv_mark  mark;
+    if (list == NULL || i > list->length)
+        return list ? rcv_raise(RCV_ERR_BUG, 0, "an insertion past a List's end") : no_list(a, l);
+    uint64_t length = list->length;
+    int      rc = note_length(t, l, list->c.id, i < length);
+    if (rc || n == 0)
+        return rc;
+    rcv_op_begin(t, &mark);
+    rc = lengthen(t, l, n);
+    if (rc == 0)
+        rc = log_cells(t, l, list, i, length + n);
+    for (uint64_t k = length; rc == 0 && k > i; k--)
+        rc = move(a, l, list, k - 1, k - 1 + n);
+    for (uint64_t k = i; rc == 0 && k < i + n; k++)
+        rc = store(a, l, list, k, (struct rcv_cell){.tag = RCV_T_NONE});
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+/* shorten -- drop the last n positions, whose cells have been moved away or dropped. */
+static int shorten(rcv_txn *t, rcv_off l, const struct rcv_list *list, uint64_t n)
+{
+    rcv_arena *a = t->arena;
+    uint64_t   length = list->length - n, keep = (length + RCV_LEAF - 1) / RCV_LEAF;
+    int        rc = 0;
+    for (uint64_t leaf = list->table.used; rc == 0 && leaf > keep; leaf--) {
+        rcv_off word = table_word(a, &list->table, leaf - 1);
+        rc = word ? txn_free(t, *word_at(a, word), 0) : no_list(a, l);
+        if (rc == 0)
+            rc = table_pop(t, l + TABLE, RCV_U_DATA);
+    }
+    return rc ? rc : txn_write64(t, l + offsetof(struct rcv_list, length), length, RCV_U_DATA);
+}
+
+int rcv_list_delete(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_list *list = list_at(a, l);
+    struct rcv_mark  mark;
+    if (list == NULL || i > list->length || n > list->length - i)
+        return list ? rcv_raise(RCV_ERR_BUG, 0, "a deletion past a List's end") : no_list(a, l);
+    uint64_t length = list->length;
+    int      rc = note_length(t, l, list->c.id, i + n < length);
+    for (uint64_t leaf = i / RCV_LEAF; rc == 0 && n != 0 && leaf <= (i + n - 1) / RCV_LEAF; leaf++) {
+        rc = stamp_read(t, l, list->c.id, RCV_UNIT_KEY, leaf);
+        if (rc == 0)
+            rc = stamp_write(t, l, list->c.id, RCV_UNIT_KEY, leaf);
+    }
+    if (rc || n == 0)
+        return rc;
+    rcv_op_begin(t, &mark);
+    for (uint64_t k = i; k < i + n && rc == 0; k++) {
+        rcv_off off = cell_off(a, list, k);
+        rc = off ? cell_drop(t, cell_at(a, off)) : no_list(a, l);
+    }
+    if (rc == 0)
+        rc = log_cells(t, l, list, i, length);
+    for (uint64_t k = i; rc == 0 && k + n < length; k++)
+        rc = move(a, l, list, k + n, k);
+    for (uint64_t k = length - n; rc == 0 && k < length; k++)
+        rc = store(a, l, list, k, (struct rcv_cell){0});
+    if (rc == 0)
+        rc = shorten(t, l, list, n);
+    if (rc)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+int rcv_list_permute(rcv_txn *t, rcv_off l, const uint64_t *order, uint64_t n)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_list *list = list_at(a, l);
+    if (list == NULL || list->length != n)
+        return list ? rcv_raise(RCV_ERR_MISUSE, 0, "the List was changed while it was being sorted") : no_list(a, l);
+    struct rcv_cell *old = os_malloc((n ? n : 1) * CELL);
+    struct rcv_mark  mark;
+    if (old == NULL)
+        return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a List's order");
+    rcv_op_begin(t, &mark);
+    int rc = note_length(t, l, list->c.id, true);
+    for (uint64_t i = 0; i < n && rc == 0; i++) {
+        rcv_off off = cell_off(a, list, i);
+        if (off == 0 || order[i] >= n)
+            rc = off ? rcv_raise(RCV_ERR_BUG, 0, "a position past a List's end") : no_list(a, l);
+        else
+            old[i] = *cell_at(a, off);
+    }
+    if (rc == 0)
+        rc = log_cells(t, l, list, 0, n);
+    for (uint64_t i = 0; i < n && rc == 0; i++)
+        rc = store(a, l, list, i, old[order[i]]);
+    if (rc)
+        rcv_op_fail(t, &mark);
+    os_free(old);
+    return rc;
+}
+
+/* list_reclaim -- free some of a detached List: cells and chunks from the end, at last the table. */
+int list_reclaim(rcv_txn *t, rcv_off l, uint32_t *budget, bool *done)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_list *list = list_at(a, l);
+    *done = false;
+    if (list == NULL)
+        return no_list(a, l);
+    while (list->length > 0) {
+        if (*budget == 0)
+            return 0;
+        --*budget;
+        rcv_off off = cell_off(a, list, list->length - 1);
+        int     rc = off ? cell_drop(t, cell_at(a, off)) : no_list(a, l);
+        if (rc == 0)
+            rc = shorten(t, l, list, 1);
+        if (rc)
+            return rc;
+    }
+    return table_reclaim(t, l + TABLE, budget, done);
+}
+
+/* -- for rcv_verify ---------------------------------------------------------------------------------------- */
+
+/* check_row -- `used` cells with a value, then empty ones up to `n`. */
+static int check_row(struct walk *w, rcv_off off, rcv_off row, uint64_t used, uint64_t n)
+{
+    const struct rcv_cell *cells = (const struct rcv_cell *)(const void *)(w->a->mem + row);
+    int                    rc = 0;
+    for (uint64_t i = 0; i < n && rc == 0; i++) {
+        if (i < used)
+            rc = check_cell(w, off, 0, &cells[i]);
+        else if (cells[i].tag != 0)
+            rc = check_damage(w, off, 0, row + i * sizeof *cells, "a value past the end");
+    }
+    return rc;
+}
+
+/* list_check -- see struct rcv_kind. Of one that is being taken apart, not what lies past its end. */
+int list_check(struct walk *w, rcv_off off)
+{
+    const struct rcv_list *l = (const struct rcv_list *)(const void *)(w->a->mem + off);
+    uint64_t leaves = l->length / RCV_LEAF + (l->length % RCV_LEAF != 0);
+    bool     detached = l->c.flags & RCV_DETACHED;
+    if (l->table.used != leaves)
+        return check_damage(w, off, 0, off, "%llu items in %llu chunks", (unsigned long long)l->length, (unsigned long long)l->table.used);
+    int rc = table_check(w, off, off + offsetof(struct rcv_list, table), &l->table, detached);
+    for (uint64_t i = 0; i < leaves && rc == 0; i++) {
+        rcv_off leaf = *word_at(w->a, table_word(w->a, &l->table, i));
+        uint64_t here = l->length - i * RCV_LEAF < RCV_LEAF ? l->length - i * RCV_LEAF : RCV_LEAF;
+        rc = check_reach(w, off, 0, leaf, RCV_LEAF * sizeof(struct rcv_cell), "a chunk of a List");
+        if (rc == 0)
+            rc = check_row(w, off, leaf, here, detached ? here : RCV_LEAF);
+    }
+    w->report->entries += l->length;
+    return rc;
+}

@@ -1,0 +1,510 @@
+/* trap.c -- the SIGSEGV handler: a store to a protected page of an arena becomes a log entry.
+ *
+ * What we want: the first raw write to a page in a step is noticed before it happens, the page's bytes are kept, and the store
+ * then goes on as if nothing had been. A store by anybody else, or at any other time, must not reach shared memory. And a
+ * program that crashes for its own reasons crashes as it would have without us.
+ *
+ * What does not work:
+ *   - raising an error from the handler: there is no frame that could catch it;
+ *   - taking the arena's lock, or waiting for anything: the faulting thread may hold the GIL, and whoever we wait for wants it;
+ *   - owning SIGSEGV: faulthandler, profilers, sanitizers and other runtimes install handlers too, before us and after us.
+ *
+ * What does: a fault is ours if it is a *write* (the processor says so), denied by protection (SEGV_ACCERR), inside the tracked
+ * view of an open arena. Then
+ *
+ *      this thread is inside this arena's step,    pre-image into the log, unprotect            (us: a trap)
+ *      or the view is that of the step's
+ *      transaction (views.c): a worker's store
+ *      the same, but the buffer's Array is gone    *doom*: see the next, and views_stale()
+ *      the log is full, or the kernel refuses      *doom*: the whole view becomes private memory, this and all later raw
+ *                                                  stores of the step go nowhere; the boundary rolls back and maps it again
+ *      else: of another thread into a parked       *stray*: that page becomes private memory; the boundary maps it back. If
+ *      view, or when no step runs (any more)       the view's transaction waits, it can only roll back
+ *
+ * A fault in an image, which is no arena (image.c), fetches the page there. Everything else is *chained* to the handlers
+ * before us, newest first, each with the mask and flags that it asked for. A handler that raises the signal again from inside finds us again, and we go on with the one before it, until the default
+ * action is left, which is restored: a real fault then repeats, a signal that was sent is sent once more.
+ *
+ * A handler installed after ours gets our traps first. rcv_handler_mend() notices (it runs at every step's start while raw
+ * buffers live), makes the newcomer the newest of those before us and puts ours back. In between, faulthandler's answer to one
+ * of our traps is to print a traceback, restore the handler that it found (ours) and raise SIGSEGV in this thread. Such a
+ * copy must be swallowed: then faulthandler returns, the store runs again and traps as it should. It is told from a signal
+ * that a program raises for itself by the frame of the first signal, which is still on the stack above the second: the saved
+ * registers of a write fault in a tracked view. (Its siginfo is only there for handlers that asked for it, and faulthandler
+ * does not.) The kernel saves the *last* fault's address with every signal, also with one that was sent; so the page must
+ * still be protected, and an address that we have dealt with counts only from the same instruction. Swallowed once; again
+ * only after a trap of ours.
+ *
+ * Where it still fails: a newcomer that neither restores nor raises (signal.signal with a Python function) and arrives in the
+ * middle of a step makes our trap repeat for ever, as it would any fault. And a C signal handler that stores through a raw
+ * buffer while its thread is in here, or in undo_append(), waits for itself.
+ *
+ * What may run here: view_log, capture_around, view_unprotect and view_make_private (view.c) with undo_append_trap, heap_page_live, viewed_id, os_protect,
+ * object_remap_private, os_populate; os_thread_id (static TLS); mprotect, mmap, madvise, gettid, sigaction, pthread_sigmask, tgkill,
+ * sched_yield, process_vm_readv. No allocation, no error text, no lock but the view lock, whose holders never fault.
+ */
+#include "tracker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define BEFORE_MAX 8u /* handlers that we can have before us; more push the oldest but one out */
+#define STACK_SCAN 16384u
+
+/* -- whose address is it -------------------------------------------------------------------------------------- */
+
+/* Nodes are never freed, only used again, so that the handler may walk the list at any time. */
+struct span {
+    _Atomic uintptr_t    base, size;
+    struct view *_Atomic view;
+    rcv_arena *_Atomic   arena; /* NULL: free. Stored last, cleared first */
+    struct span         *next;
+};
+static struct span *_Atomic spans;
+static bool (*_Atomic fetch_image)(uintptr_t); /* image.c's, once there has been one */
+
+static rcv_arena *arena_of(uintptr_t at, struct view **view)
+{
+    for (struct span *s = atomic_load_explicit(&spans, memory_order_acquire); s != NULL; s = s->next) {
+        rcv_arena *a = atomic_load_explicit(&s->arena, memory_order_acquire);
+        if (a != NULL && at - atomic_load_explicit(&s->base, memory_order_relaxed) <
+                             atomic_load_explicit(&s->size, memory_order_relaxed)) {
+            *view = atomic_load_explicit(&s->view, memory_order_relaxed);
+            return a;
+        }
+    }
+    return NULL;
+}
+
+int trap_watch(rcv_arena *a, struct view *v)
+{
+    struct span *s = atomic_load(&spans);
+    while (s != NULL && atomic_load(&s->arena) != NULL)
+        s = s->next;
+    bool fresh = s == NULL;
+    if (fresh && (s = os_calloc(1, sizeof *s)) == NULL)
+        return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": no process memory for its entry in the trap table", a->name);
+    atomic_store(&s->base, (uintptr_t)v->base);
+    atomic_store(&s->size, (uintptr_t)a->data_size);
+    atomic_store(&s->view, v);
+    if (fresh) {
+        s->next = atomic_load(&spans);
+        atomic_store_explicit(&spans, s, memory_order_release);
+    }
+    atomic_store_explicit(&s->arena, a, memory_order_release);
+    return 0;
+}
+
+/* -- a trap ------------------------------------------------------------------------------------------------- */
+
+static _Atomic uintptr_t scratch_base, scratch_size; /* calibration: see trap_calibrate() */
+static void *_Atomic     scratch_log;
+
+static _Atomic uint64_t traps_seen;            /* of the process: is the last swallowed copy a trap ago? */
+static _Atomic uint64_t swallowed_at = UINT64_MAX;
+/* The last fault of this thread that was ours. Static TLS: the lazily allocated kind is not signal-safe. */
+static _Thread_local uintptr_t last_at __attribute__((tls_model("initial-exec")));
+static _Thread_local uintptr_t last_pc __attribute__((tls_model("initial-exec")));
+
+/* Whose a store through that view is. */
+enum whose {
+    NOBODYS,
+    OWN,     /* the step's, by its thread */
+    WORKERS, /* the step's, by another thread */
+};
+
+static enum whose whose(const rcv_arena *a, const struct view *v)
+{
+    const struct rcv_tracker *t = a->tracker;
+    if (!atomic_load_explicit(&t->in_step, memory_order_relaxed))
+        return NOBODYS;
+    if (a->step_thread == os_thread_id())
+        return OWN;
+    if (v == t->view)
+        return t->shared ? WORKERS : NOBODYS;
+    return v->used && v->owner == NULL ? WORKERS : NOBODYS;
+}
+
+/* doom -- the step can't be kept: from here its raw stores go nowhere. */
+static bool doom(rcv_arena *a, struct view *v, uint32_t page, int why)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (!t->doomed)
+        a->n.dooms++;
+    t->doomed = t->doomed ? t->doomed : why;
+    return view_make_private(a, v, page, true);
+}
+
+/* adopt -- the step's thread stores through a buffer that another transaction has made. Where another thread was first, since the
+ * last boundary, that may have been a worker of this very step, and its store is lost. */
+static bool adopt(rcv_arena *a, struct view *v)
+{
+    return !(v->strays && v->owner == NULL) && views_adopt(a, v);
+}
+
+static bool trap_own(rcv_arena *a, struct view *v, uint32_t page)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (t->doomed)
+        return doom(a, v, page, t->doomed);
+    if (unlikely(views_stale(a, v, page)))
+        return doom(a, v, page, RCV_ERR_STALE);
+    if (unlikely(!v->used) && !adopt(a, v))
+        return doom(a, v, page, RCV_ERR_STRAY);
+    a->n.traps++;
+    if (unlikely(atomic_load_explicit(&a->hdr->phase, memory_order_relaxed) == RCV_IDLE))
+        phase_set(a, RCV_STEP);
+    if (needs_log(t, page) && view_log(a, v, page) != 0)
+        return doom(a, v, page, RCV_ERR_FULL);
+    CRASHPOINT("trap.before_unprotect");
+    uint32_t first, end;
+    capture_around(a, v, page, &first, &end);
+    if (view_unprotect(a, v, first, end - first) != 0)
+        return doom(a, v, page, RCV_ERR_FULL);
+    return true;
+}
+
+static bool trap_stray(rcv_arena *a, struct view *v, uint32_t page, uintptr_t at)
+{
+    struct rcv_tracker *t = a->tracker;
+    if (!view_make_private(a, v, page, false))
+        return false;
+    if (v->owner != NULL)
+        v->lost = true;
+    v->state[page] |= PG_STRAY;
+    v->strays = true;
+    if (t->n_claims < STRAY_CLAIMS)
+        t->claims[t->n_claims] = (struct claim){.view = v, .page = page, .address = at};
+    t->n_claims++;
+    return true;
+}
+
+/* trap -- false: there is nothing we can do about it. */
+static bool trap(rcv_arena *a, struct view *v, uintptr_t at)
+{
+    struct rcv_tracker *t = a->tracker;
+    uint32_t            page = (uint32_t)((at - (uintptr_t)v->base) >> t->shift);
+    bool                done;
+    view_lock(a);
+    enum whose who = whose(a, v);
+    if (who != OWN)
+        t->second = SECOND_KEPT; /* also after the end of a step: it was there before */
+    if (v->state[page] & PG_STRAY)
+        done = true; /* another thread was here while we waited */
+    else if (v->state[page] & PG_WRITABLE)
+        done = os_protect(page_in(a, v, page), t->page_size, PROT_READ | PROT_WRITE) == 0 || who == NOBODYS ||
+               doom(a, v, page, RCV_ERR_FULL);
+    else
+        done = who != NOBODYS ? trap_own(a, v, page) : trap_stray(a, v, page, at);
+    view_unlock(a);
+    return done;
+}
+
+/* trap_scratch -- what a trap costs, without an arena: copy and unprotect. */
+static bool trap_scratch(uintptr_t at)
+{
+    uintptr_t base = atomic_load_explicit(&scratch_base, memory_order_relaxed), page = (uintptr_t)os_page_size();
+    if (at - base >= atomic_load_explicit(&scratch_size, memory_order_relaxed))
+        return false;
+    at &= ~(page - 1);
+    memcpy(atomic_load_explicit(&scratch_log, memory_order_relaxed), (void *)at, page);
+    return mprotect((void *)at, page, PROT_READ | PROT_WRITE) == 0;
+}
+
+/* is_write -- what the processor says the fault was. */
+static bool is_write(const ucontext_t *context)
+{
+#if defined(__x86_64__)
+    return (context->uc_mcontext.gregs[REG_ERR] & 2) != 0;
+#elif defined(__aarch64__)
+    struct esr { /* a record of the signal frame: magic, size, ESR_EL1 */
+        uint32_t magic, size;
+        uint64_t esr;
+    };
+    const uint8_t *p = (const uint8_t *)context->uc_mcontext.__reserved, *end = p + sizeof context->uc_mcontext.__reserved;
+    while (p + sizeof(struct esr) <= end) {
+        struct esr record;
+        memcpy(&record, p, sizeof record);
+        if (record.magic == 0 || record.size < 8)
+            break;
+        if (record.magic == 0x45535201u)
+            return (record.esr >> 26 & 0x3f) == 0x24 && (record.esr >> 6 & 1) != 0; /* data abort, a write */
+        p += record.size;
+    }
+    return true; /* reads don't fault in a view that is readable everywhere */
+#else
+#error "this processor's fault code is not known here"
+#endif
+}
+
+/* -- the copy that a displacer raises ------------------------------------------------------------------------- */
+
+static uintptr_t program_counter(const ucontext_t *context)
+{
+#if defined(__x86_64__)
+    return (uintptr_t)context->uc_mcontext.gregs[REG_RIP];
+#else
+    return (uintptr_t)context->uc_mcontext.pc;
+#endif
+}
+
+static uintptr_t stack_pointer(const ucontext_t *context)
+{
+#if defined(__x86_64__)
+    return (uintptr_t)context->uc_mcontext.gregs[REG_RSP];
+#else
+    return (uintptr_t)context->uc_mcontext.sp;
+#endif
+}
+
+/* still_denied -- would a store at `at` by the instruction at `pc` be news to us? */
+static bool still_denied(uintptr_t at, uintptr_t pc)
+{
+    struct view *v;
+    rcv_arena   *a = arena_of(at, &v);
+    if (a == NULL || (at == last_at && pc != last_pc))
+        return false;
+    return (v->state[(at - (uintptr_t)v->base) >> a->tracker->shift] & (PG_WRITABLE | PG_STRAY)) == 0;
+}
+
+#define PATTERN 7 /* words that names_our_fault() looks at */
+
+/* names_our_fault -- do these words belong to the registers that the kernel saved at a write fault of ours? `seen` is kept from
+ * word to word, upwards. */
+static bool names_our_fault(const uint64_t *words, uintptr_t *seen)
+{
+#if defined(__x86_64__) /* rip, flags, segments, error code (a write, by user code), trap (a page fault), old mask, address */
+    (void)seen;
+    return (words[3] & ~UINT64_C(0x3f)) == 0 && (words[3] & 6) == 6 && words[4] == 14 &&
+           still_denied((uintptr_t)words[6], (uintptr_t)words[0]);
+#else /* the fault address; further up the record with the syndrome: magic and size, then a data abort that is a write */
+    struct view *v;
+    if (*seen == 0 && arena_of((uintptr_t)words[0], &v) != NULL)
+        *seen = (uintptr_t)words[0];
+    return *seen != 0 && words[0] == (UINT64_C(16) << 32 | 0x45535201u) && (words[1] >> 26 & 0x3f) == 0x24 &&
+           (words[1] >> 6 & 1) != 0 && still_denied(*seen, last_pc);
+#endif
+}
+
+/* frame_of_ours -- is the frame of one of our faults on the stack above the interrupted code? Read by a system call, which
+ * stops where the stack ends; where that is forbidden, assume it: once between two traps does no harm. */
+static bool frame_of_ours(const ucontext_t *context)
+{
+    uintptr_t at = (stack_pointer(context) + 7) & ~(uintptr_t)7, end = at + STACK_SCAN, seen = 0;
+    uint64_t  words[64 + PATTERN - 1]; /* more than a stride, so that no pattern falls between two */
+    for (; at < end; at += 64 * sizeof *words) {
+        struct iovec to = {words, sizeof words}, from = {(void *)at, sizeof words};
+        ssize_t      n = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+        if (n < 0)
+            return errno == EPERM || errno == ENOSYS;
+        for (ssize_t i = 0; (i + PATTERN) * (ssize_t)sizeof *words <= n; i++)
+            if (names_our_fault(words + i, &seen))
+                return true;
+        if ((size_t)n < sizeof words)
+            return false;
+    }
+    return false;
+}
+
+static bool is_reraised(const siginfo_t *info, const ucontext_t *context)
+{
+    if (info->si_code != SI_TKILL || info->si_pid != getpid() || atomic_load(&spans) == NULL)
+        return false;
+    uint64_t now = atomic_load(&traps_seen);
+    if (atomic_load(&swallowed_at) == now || !frame_of_ours(context))
+        return false;
+    atomic_store(&swallowed_at, now);
+    return true;
+}
+
+/* -- the handlers before us ----------------------------------------------------------------------------------- */
+
+static struct sigaction  before[BEFORE_MAX]; /* [0]: what we found when we were installed */
+static _Atomic unsigned  n_before;
+static _Atomic bool      installed;
+
+static void handler(int sig, siginfo_t *info, void *context);
+
+/* The handlers that have a signal of this thread right now: a link in the frame of each chain(). A handler may leave by
+ * longjmp and never come back to take its link away, so a link counts only if it lies above the code that was interrupted,
+ * not far, and still holds its cookie. */
+struct link {
+    uintptr_t cookie;
+    unsigned  depth;
+};
+static _Thread_local struct link *innermost __attribute__((tls_model("initial-exec")));
+
+#define COOKIE(link) ((uintptr_t)(link) ^ (uintptr_t)0x5245434f56455241)
+#define FRAMES_MAX ((uintptr_t)1024 * 1024) /* of a handler that raises the signal again */
+
+static unsigned depth_of(const ucontext_t *context)
+{
+    uintptr_t at = stack_pointer(context), link = (uintptr_t)innermost;
+    if (link <= at || link - at > FRAMES_MAX || innermost->cookie != COOKIE(innermost))
+        return 0;
+    return innermost->depth;
+}
+
+/* by_default -- the default action, which is death. */
+static void by_default(int sig, const siginfo_t *info)
+{
+    struct sigaction action = {.sa_handler = SIG_DFL};
+    sigaction(sig, &action, NULL);
+    if (info->si_code <= 0) /* sent, by kill or raise: it won't come again by itself */
+        syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), sig);
+}
+
+/* chain -- give the signal to the newest handler before us that does not have it yet. */
+static void chain(int sig, siginfo_t *info, void *context)
+{
+    unsigned n = atomic_load(&n_before), depth = depth_of(context);
+    if (depth >= n) {
+        by_default(sig, info);
+        return;
+    }
+    struct sigaction *slot = &before[n - 1 - depth], action = *slot;
+    bool              with_info = action.sa_flags & SA_SIGINFO;
+    if (!with_info && action.sa_handler == SIG_IGN && info->si_code <= 0)
+        return;
+    if (!with_info && (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)) {
+        by_default(sig, info); /* the kernel does not let a real fault be ignored either */
+        return;
+    }
+    if ((unsigned)action.sa_flags & SA_RESETHAND)
+        *slot = (struct sigaction){.sa_handler = SIG_DFL};
+    sigset_t mask = action.sa_mask, old;
+    if (!(action.sa_flags & SA_NODEFER))
+        sigaddset(&mask, sig);
+    pthread_sigmask(SIG_BLOCK, &mask, &old);
+    if (action.sa_flags & SA_NODEFER) {
+        sigset_t only;
+        sigemptyset(&only);
+        sigaddset(&only, sig);
+        pthread_sigmask(SIG_UNBLOCK, &only, NULL);
+    }
+    struct link *outer = innermost, own = {.depth = depth + 1};
+    own.cookie = COOKIE(&own);
+    innermost = &own;
+    store_fence();
+    if (with_info)
+        action.sa_sigaction(sig, info, context);
+    else
+        action.sa_handler(sig);
+    innermost = outer;
+    *(volatile uintptr_t *)&own.cookie = 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static void handler(int sig, siginfo_t *info, void *context)
+{
+    int saved = errno;
+    if (info->si_code == SEGV_ACCERR && is_write(context)) {
+        uintptr_t    at = (uintptr_t)info->si_addr;
+        struct view *v;
+        rcv_arena   *a = arena_of(at, &v);
+        if (a != NULL ? trap(a, v, at) : trap_scratch(at)) {
+            atomic_fetch_add_explicit(&traps_seen, 1, memory_order_relaxed);
+            last_at = at;
+            last_pc = program_counter(context);
+            errno = saved;
+            return;
+        }
+    }
+    bool (*fetch)(uintptr_t) = atomic_load(&fetch_image);
+    if (info->si_code == SEGV_ACCERR && fetch != NULL && fetch((uintptr_t)info->si_addr)) {
+        errno = saved;
+        return;
+    }
+    if (depth_of(context) != 0 || !is_reraised(info, context)) /* inside chain() it is an answer to what we have passed on */
+        chain(sig, info, context);
+    errno = saved;
+}
+
+/* -- installing ---------------------------------------------------------------------------------------------- */
+
+static bool ours(const struct sigaction *action) { return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == handler; }
+
+static bool same(const struct sigaction *x, const struct sigaction *y)
+{
+    return (x->sa_flags & SA_SIGINFO) == (y->sa_flags & SA_SIGINFO) &&
+           (x->sa_flags & SA_SIGINFO ? x->sa_sigaction == y->sa_sigaction : x->sa_handler == y->sa_handler);
+}
+
+/* push_before -- the newest of those before us; each only once. All signals are blocked: our own handler reads the list. */
+static void push_before(const struct sigaction *action)
+{
+    unsigned n = atomic_load(&n_before), drop = n;
+    for (unsigned i = 0; i < n; i++)
+        if (same(&before[i], action))
+            drop = i;
+    if (drop == n && n == BEFORE_MAX)
+        drop = 1;
+    for (unsigned i = drop; i + 1 < n; i++)
+        before[i] = before[i + 1];
+    if (drop == n)
+        n++;
+    before[n - 1] = *action;
+    atomic_store(&n_before, n);
+}
+
+/* put_ours -- make ours the handler, if it is not. 1: it was not; 0: it was; -errno. */
+static int put_ours(void)
+{
+    struct sigaction now;
+    if (sigaction(SIGSEGV, NULL, &now) != 0)
+        return -errno;
+    if (ours(&now))
+        return 0;
+    struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigset_t         all, old;
+    sigemptyset(&action.sa_mask);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    push_before(&now);
+    int rc = sigaction(SIGSEGV, &action, NULL) == 0 ? 1 : -errno;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return rc;
+}
+
+void trap_images(bool (*fetch)(uintptr_t)) { atomic_store(&fetch_image, fetch); }
+
+/* trap_handler -- the handler, once a process. */
+int trap_handler(rcv_arena *a)
+{
+    int rc = put_ours();
+    if (rc < 0)
+        return rcv_raise(RCV_ERR_OS, -rc, "arena \"%s\": can't install a handler for SIGSEGV", a->name);
+    atomic_store(&installed, true);
+    (void)os_thread_id(); /* asked of the kernel here rather than in the first trap */
+    return 0;
+}
+
+/* trap_remove -- forget its views. The handler stays: whoever was installed after us may chain to it. */
+void trap_remove(rcv_arena *a)
+{
+    for (struct span *s = atomic_load(&spans); s != NULL; s = s->next)
+        if (atomic_load(&s->arena) == a)
+            atomic_store(&s->arena, NULL);
+}
+
+/* trap_calibrate -- see tracker.h; installs the handler if it must. */
+void trap_calibrate(void *base, uint64_t len, void *log)
+{
+    if (len != 0 && put_ours() >= 0)
+        atomic_store(&installed, true);
+    atomic_store(&scratch_log, log);
+    atomic_store(&scratch_base, (uintptr_t)base);
+    atomic_store(&scratch_size, (uintptr_t)len);
+}
+
+int rcv_handler_mend(void) { return atomic_load(&installed) && put_ours() == 1; }
+
+int rcv_handler_installed(void)
+{
+    struct sigaction now;
+    return atomic_load(&installed) && sigaction(SIGSEGV, NULL, &now) == 0 && ours(&now);
+}

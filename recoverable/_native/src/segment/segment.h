@@ -1,0 +1,294 @@
+/* segment.h -- the object in shared memory: its layout, who is attached, the lock, the undo log, recovery.
+ *
+ * Who guards what: segment state by the arena's lock; process state (struct rcv_arena and all that hangs on it) by the GIL, and
+ * what the trap handler touches of it by being written only by the thread that is inside the step.
+ */
+#ifndef RCV_SEGMENT_H
+#define RCV_SEGMENT_H
+
+#include "base/base.h"
+#include "layout.h"
+
+#include <sched.h>
+#include <stddef.h>
+#include <sys/stat.h>
+
+/* -- segment.c: the mapped segment ---------------------------------------------------------------------- */
+
+struct rcv_image;   /* image.c */
+struct rcv_tracker; /* pages/ */
+struct rcv_heap;    /* heap/ */
+struct rcv_viewed;  /* pages/viewed.c */
+
+struct rcv_counters { /* this process's share of struct rcv_stats */
+    uint64_t transactions, commits, rollbacks, conflicts, suspends;
+    uint64_t traps, pages_compared, pages_copied, promotions, demotions, strays, dooms, map_fallbacks;
+    uint64_t undo_bytes, undo_records;
+    uint64_t pages_captured, captured_in_vain;
+};
+
+struct rcv_logged { /* a range that txn_log() has logged in some epoch */
+    rcv_off  off;
+    uint64_t epoch;
+    uint32_t len;
+};
+#define RCV_LOGGED 256u
+
+struct rcv_sound { /* a container found to hang from the root, by which transaction, and in which of its epochs: lineage.c */
+    rcv_off  off;
+    uint64_t serial, epoch;
+};
+#define RCV_SOUND 64u
+
+/* struct rcv_above -- what the floors above do when these ones say so: nothing here calls up. Set when an arena is opened. */
+struct rcv_above {
+    void (*thread_ended)(rcv_arena *a); /* the thread inside a step has ended: its pages are to be protected. Without the GIL */
+    void (*step_lost)(rcv_arena *a);    /* … and what is known of that step is to be forgotten. With the GIL */
+    bool (*holds)(const rcv_arena *a, uint32_t page); /* is it an Array's that the mounted transaction has taken back, and a buffer may point to? */
+    void (*zeroed)(const rcv_arena *a, rcv_off off, uint32_t len); /* memory that nobody's data lies in was cleared */
+};
+
+struct rcv_arena {
+    struct rcv_header  *hdr;  /* core view: the whole segment, read-write, private to the library */
+    uint8_t            *core; /* the same address */
+    uint8_t            *tracked; /* the first view of the data region, read-only outside steps: views.c */
+    uint8_t            *mem;     /* where containers read and write: mem + offset. `core`, but in a step in trap mode: in its view */
+    uint64_t            data_off, data_size, total_size;
+    _Atomic uint64_t   *stamps[2]; /* the two tables, by independent parts of a unit's hash */
+    _Atomic uint64_t   *recent;    /* the units written last: a ring */
+    uint64_t            stamp_mask, recent_mask;
+    struct rcv_board   *board;
+    uint8_t            *undo; /* base of the undo log */
+    uint64_t            undo_size, undo_off;
+    uint64_t            undo_bias;   /* added to what is appended: not 0 sends every append to append_slow() */
+    bool                undo_shared; /* other threads append, too */
+    uint64_t            undo_seen;  /* n.undo_bytes when undo_rest() looked last */
+    uint32_t            undo_quiet; /* steps since a large log was needed */
+    _Atomic int         fd; /* what has this number may be another file by now: only object.c reads it */
+    dev_t               device; /* of the object */
+    ino_t               inode;
+    char                path[128];
+    bool                named;                      /* that path led to it when it was opened */
+    bool                orphan_seen, orphan_untold; /* it does not any more; nobody has been told so yet */
+    uint64_t            looked;                     /* os_ticks() of the last look */
+    void               *witness[RCV_WITNESSES]; /* pages that keep this process's locks on its slot */
+    uint32_t            slot;  /* in the process table */
+    uint64_t            token; /* of this process */
+    bool                created, closing, needs_slot /* after fork */, trap_mode;
+    double              busy_timeout;
+    char                name[104];
+    char                policy[24];
+
+    rcv_txn            *mounted;     /* whose writes are in the arena now */
+    uint64_t            step_thread; /* os_thread_id() of the thread inside a step, else 0 */
+    uint64_t            reader_thread; /* … of the one inside a read outside a transaction, else 0 */
+    uint32_t            readers;     /* depth of such reads */
+    _Atomic uint64_t    lock_thread; /* os_thread_id() of the thread that holds the lock, 0, or RCV_THREAD_ENDED */
+    _Atomic bool        step_lost;   /* a step of ours has ended with its thread, and is not forgotten yet */
+    uint32_t            held;        /* depth of operations, of who is inside, that user code runs in the middle of */
+    uint32_t            users;       /* threads that use the arena without the GIL, so that it can't be closed */
+    uint64_t            forks;       /* how often this process was forked off, being the child */
+    uint64_t            mountings;   /* so far */
+    _Atomic uint64_t    prelocked;   /* rcv_lock_wait took the lock for this thread */
+    bool                prelocked_dead; /* … from a dead owner */
+    _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the lock under them */
+    rcv_txn            *in_flight;   /* all live transactions of this process, doubly linked */
+    uint64_t            n_in_flight, serial;
+    uint64_t            log_epoch; /* the last that any transaction has begun */
+    struct rcv_logged   logged[RCV_LOGGED]; /* here and not in each transaction: only one is mounted, and its cache lines stay warm */
+    struct rcv_sound    sound[RCV_SOUND];
+    rcv_txn            *pool; /* ended ones, kept for reuse */
+    uint32_t            n_pool;
+
+    rcv_txn            *privileged; /* the run that others give way to, if it is one of ours: privilege.c */
+    struct rcv_viewed  *viewed;     /* Arrays that raw buffers have been made of: raw.c */
+    struct rcv_tracker *tracker;
+    struct rcv_heap    *heap;
+    const struct rcv_above *above;
+    atomic_flag         view_lock; /* over mappings, and over the undo log's tail while other threads may append */
+    struct rcv_recovery recovered; /* by the attach */
+    struct rcv_recovery repaired;  /* by the last recovery since */
+    bool                untold;    /* … of which rcv_repair_take has not told yet */
+    struct rcv_counters n;
+    struct rcv_hotspot  hotspots[RCV_HOTSPOTS];
+    rcv_arena          *next; /* registry of open arenas (fork, trap) */
+    struct rcv_image   *image; /* this is no attached arena but an image of one: image.c */
+};
+
+static inline uint64_t rcv_data_claimed(const rcv_arena *a)
+{
+    return atomic_load_explicit(&a->hdr->data_claimed, memory_order_relaxed);
+}
+/* rcv_at -- the memory behind [off, off+len) of the data region, or NULL if that is not all claimed, or not 8-aligned. */
+static inline void *rcv_at(const rcv_arena *a, rcv_off off, uint64_t len)
+{
+    uint64_t rel = off - a->data_off;
+    uint64_t claimed = rcv_data_claimed(a);
+    if (unlikely(off < a->data_off || (off & 7) || rel > claimed || len > claimed - rel))
+        return NULL;
+    return a->mem + off;
+}
+/* rcv_store_at -- where a step stores what it has logged: the header and the heap table are in the core view only. */
+static inline uint8_t *rcv_store_at(const rcv_arena *a, rcv_off off) { return (off >= a->data_off ? a->mem : a->core) + off; }
+
+/* The view lock: held for a handful of system calls, by the trap handler too; a thread that holds it neither faults nor waits. */
+static inline void view_lock(rcv_arena *a)
+{
+    while (atomic_flag_test_and_set_explicit(&a->view_lock, memory_order_acquire))
+        sched_yield();
+}
+static inline void view_unlock(rcv_arena *a) { atomic_flag_clear_explicit(&a->view_lock, memory_order_release); }
+
+/* -- segment.c: the mapping --------------------------------------------------------------------------------- */
+
+/* seg_map -- the core view of a checked (or planned) header, and the addresses that are derived from it. */
+int  seg_map(rcv_arena *a, const struct rcv_header *h, int protection);
+void seg_unmap(rcv_arena *a);
+/* seg_inspect -- look at the header alone: 0 and a copy of a sound one in *fixed, 1 if the object is half-made, or an error. */
+int  seg_inspect(rcv_arena *a, uint64_t length, struct rcv_header *fixed);
+int  seg_look(rcv_arena *a, uint64_t length); /* map it read-only: nothing can be stored, nothing else is set up */
+/* seg_claim_data -- back the data region up to `upto` bytes (rounded up to a slice). Lock held. RCV_ERR_FULL leaves it. */
+int  seg_claim_data(rcv_arena *a, uint64_t upto);
+
+/* -- seg_error.c ---------------------------------------------------------------------------------------------- */
+
+int  seg_corrupt(rcv_arena *a, const char *format, ...) __attribute__((format(printf, 2, 3))); /* RCV_ERR_CORRUPT */
+int  seg_full(rcv_arena *a, int err, const char *what); /* RCV_ERR_FULL: the file system has no more */
+int  seg_os(rcv_arena *a, int err, const char *what);   /* RCV_ERR_FULL for want of memory, RCV_ERR_OS for the rest */
+
+/* -- registry.c: what this process has open --------------------------------------------------------------------- */
+
+void       registry_add(rcv_arena *a);
+void       registry_remove(rcv_arena *a);
+void       registry_each(void (*fn)(rcv_arena *)); /* fn may close it */
+void       registry_hold(void (*fn)(rcv_arena *)); /* the same without the GIL: none is closed meanwhile */
+rcv_arena *registry_first(void);
+void       registry_after_fork(void);
+
+/* -- header.c: the segment's header ------------------------------------------------------------------------- */
+
+uint64_t header_sum(const struct rcv_header *h);
+uint64_t header_room(void);
+int  header_plan(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, struct rcv_header *h);
+int  header_check(rcv_arena *a, const struct rcv_header *h, uint64_t length); /* of an object so long; `h` is at least mapped */
+bool header_half_made(const struct rcv_header *h);
+
+/* -- object.c: the object behind a segment, by descriptor and by name --------------------------------------- */
+
+int  object_borrow(rcv_arena *a, int fd, struct stat *st); /* 0 or errno, as the next */
+int  object_adopt(rcv_arena *a, int fd, struct stat *st);
+void object_drop(rcv_arena *a);
+int  object_fd(const rcv_arena *a);       /* checked just now; -1: lost. For one call, not to be kept. Signal-safe */
+int  object_open(rcv_arena *a, int *out); /* a description of one's own: 0, EBADF: object_lost(), or another errno */
+int  object_lost(rcv_arena *a);           /* RCV_ERR_OS that says what to do */
+int  object_remap_shared(rcv_arena *a, uint64_t off, void *at, uint64_t len, int prot); /* over what is there; signal-safe */
+int  object_remap_private(rcv_arena *a, uint64_t off, void *at, uint64_t len);          /* writable; signal-safe */
+
+/* -- process.c: who is alive ------------------------------------------------------------------------------- */
+
+int  process_join(rcv_arena *a);                              /* take a slot: sets slot, token, witness */
+void process_leave(rcv_arena *a);                             /* free it */
+bool process_alive(const rcv_arena *a, uint64_t token);       /* also true for ourselves */
+bool process_gone(const rcv_arena *a, uint64_t token);        /* the same for who seizes its lock */
+bool process_slot_alive(const rcv_arena *a, uint32_t slot);
+bool process_others(const rcv_arena *a);                      /* is any *other* process attached and alive */
+const struct rcv_process *process_of(const rcv_arena *a, uint64_t token); /* its slot's entry, or NULL */
+uint64_t process_space(void);                                 /* which PID namespace this is; 0: unknown */
+void process_after_fork(rcv_arena *a);                        /* in the child: needs_slot = true */
+
+/* -- owner.c: the lock's word ------------------------------------------------------------------------------------ */
+
+static inline uint64_t lock_owner(const rcv_arena *a) /* token of who holds it, dead or alive, or 0 */
+{
+    uint64_t word = atomic_load(&a->hdr->lock.owner);
+    return word & RCV_OFFERED ? 0 : word & RCV_TOKEN;
+}
+void lock_init(rcv_arena *a);                      /* make the lock anew: only while nobody else is attached */
+void lock_orphan(rcv_arena *a, uint32_t slot);     /* the slot has another owner: if the last one held the lock, it is dead */
+void lock_note_lost(rcv_arena *a, uint64_t word);  /* we have taken the lock from a dead owner: keep who it was */
+
+/* -- queue.c: who waits for the lock, and who is next ----------------------------------------------------------- */
+
+int  queue_wait(rcv_arena *a, bool *dead); /* 0: held; *dead: from a dead owner. ETIMEDOUT */
+int  queue_pass(rcv_arena *a);             /* drop a lock that is being waited for. RCV_ERR_BUG: it was not ours */
+bool lock_seize(rcv_arena *a, uint64_t word);  /* take the lock from an owner that is dead */
+
+/* -- lock.c ------------------------------------------------------------------------------------------------ */
+
+#define RCV_THREAD_ENDED UINT64_MAX
+
+int  lock_once(void);           /* 0 or errno: what this process needs before any thread locks */
+/* lock_take -- 0: held, the phase is IDLE, process state in step with the segment. RCV_ERR_AGAIN: held by another thread.
+ * A dead owner's step has been undone. RCV_ERR_CORRUPT: not held. */
+int  lock_take(rcv_arena *a);
+/* lock_drop -- 0; RCV_ERR_MISUSE: this thread does not hold it; RCV_ERR_BUG: it was taken from us. Nothing was changed then. */
+int  lock_drop(rcv_arena *a);
+/* lock_give_back -- what rcv_lock_wait has kept for this thread, if the thread does not want it after all. */
+void lock_give_back(rcv_arena *a);
+/* lock_adopt -- the step, or the read, that another thread of this process is inside of is from now on this thread's to end. With
+ * the GIL. 0: this thread holds the lock (too if it did before). RCV_ERR_MISUSE: nobody here is inside one. RCV_ERR_CLOSED: that
+ * thread has ended; the step is undone by the next one to lock, and has been forgotten here (txn_step_lost). */
+int  lock_adopt(rcv_arena *a);
+void lock_after_fork(rcv_arena *a); /* in the child: the parent's lock is not ours */
+void lock_forget_thread(void);      /* in the child: its one thread is another one */
+
+/* -- recover.c ---------------------------------------------------------------------------------------------- */
+
+/* recover -- bring the segment from whatever phase it is in to IDLE. Idempotent; may be killed at any point. Lock held or
+ * alone. On damage: marks the header, RCV_ERR_CORRUPT. */
+int recover(rcv_arena *a, struct rcv_recovery *report);
+
+/* -- undo.c: the undo log ------------------------------------------------------------------------------------ */
+
+/* undo_append -- save [off, off+len) before it is changed. Lock held, phase STEP. RCV_ERR_FULL: nothing appended. */
+int undo_append(rcv_arena *a, rcv_off off, uint32_t len, unsigned kind);
+/* undo_reserve -- claim room so that the next appends of at most `bytes` (heads included) cannot fail. */
+int undo_reserve(rcv_arena *a, uint64_t bytes);
+void undo_share(rcv_arena *a, bool shared); /* other threads may append from the trap handler: under the view lock */
+/* undo_retract -- undo the announced writes above `mark`; cut the log there, unless pages were logged above it. */
+int undo_retract(rcv_arena *a, uint64_t mark);
+static inline uint64_t undo_cost(uint64_t len) { return ((len + 7) & ~UINT64_C(7)) + sizeof(struct rcv_undo_head); }
+static inline uint64_t undo_tail(const rcv_arena *a) { return atomic_load_explicit(&a->hdr->undo_tail, memory_order_relaxed); }
+/* undo_append_trap -- the same for the trap handler: signal-safe, claims memory, keeps no error text. 0 or RCV_ERR_FULL */
+int undo_append_trap(rcv_arena *a, rcv_off page_off);
+struct undo_record {
+    rcv_off        off;
+    uint32_t       len;
+    unsigned       kind; /* enum rcv_undo_kind */
+    const uint8_t *old;
+    uint64_t       start; /* where in the log it begins: the tail before it */
+};
+/* undo_prev -- the record that ends at *at; moves *at to its start. 1, 0 at the log's beginning, RCV_ERR_CORRUPT. Walk from
+ * undo_tail(a). Checks everything about the record against the claimed marks. */
+int  undo_prev(rcv_arena *a, uint64_t *at, struct undo_record *out);
+/* undo_apply -- put the old bytes back, newest first, down to tail `mark`, without moving the tail. Counts into the report. */
+int  undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report);
+void undo_cut(rcv_arena *a, uint64_t tail);      /* the log gets shorter: announced to readers without the lock */
+void undo_trim(rcv_arena *a);                    /* in IDLE: give back what a huge step had claimed */
+void undo_rest(rcv_arena *a);                    /* a step is over: trim it after a while */
+void phase_set(rcv_arena *a, unsigned phase);    /* fence, store, fence */
+
+/* -- hot_table.c: the hot pages' table in the segment ------------------------------------------------------------ */
+
+/* An entry of the hot table: one word, changed by one store. Low half: page + 1, or the whole word is 0. High half: the low
+ * bits of the commit sequence when its shadow was last refreshed, a hint for demotion that any process may write. */
+#define HOT_PAGE(e) ((uint32_t)(e)-1u)
+#define HOT_STAMP(e) ((uint32_t)((e) >> 32))
+#define HOT_ENTRY(page, seq) (((uint64_t)(page) + 1u) | (uint64_t)(uint32_t)(seq) << 32)
+
+static inline _Atomic uint64_t *hot_table(const rcv_arena *a)
+{
+    return (_Atomic uint64_t *)(void *)(a->core + a->hdr->region[RCV_R_HOT].off);
+}
+static inline uint8_t *hot_shadow(const rcv_arena *a, uint32_t slot)
+{
+    return a->core + a->hdr->region[RCV_R_SHADOW].off + (uint64_t)slot * a->hdr->page_size;
+}
+uint64_t hot_slots_usable(const rcv_arena *a); /* as far as the regions have room */
+uint64_t hot_slots_backed(const rcv_arena *a); /* those with memory behind their shadows: no entry lies beyond */
+int      hot_entry(rcv_arena *a, uint32_t slot, uint64_t claimed, uint32_t *page_plus_1); /* 0: free. RCV_ERR_CORRUPT */
+/* hot_recover -- recovery's half: shadows -> data (`from_shadow`) or data -> shadows for listed pages; validates the table. */
+int  hot_recover(rcv_arena *a, bool from_shadow, struct rcv_recovery *report);
+void hot_forget(rcv_arena *a); /* IDLE, recovered, nobody attached: no page is listed any more */
+
+#endif

@@ -1,0 +1,565 @@
+/* txn.c -- transactions: mounted while a step runs, stashed while it waits.
+ *
+ * What we want: many requests in flight on one event loop, each free to await between its writes; nobody sees the writes
+ * of another before it commits; a crash of one undoes exactly its own.
+ *
+ * What does not work: leaving the writes in place over an await (others would read them, and undoing them later would undo
+ * what others have built on top); a copy of the state per request (cost by size, not by work); locks held over an await
+ * (deadlocks, and one slow request stops the server).
+ *
+ * What does: at the end of each step the transaction copies its own writes into a stash in process memory and undoes them,
+ * so that between steps the arena holds committed state only. When it touches the arena again, what it has read is
+ * validated against the stamps, and the stash is written back, undo-logged anew. Its commit is the end of a step at which
+ * the writes simply stay. The cost of a suspension is by what was written, a few dozen bytes a write.
+ *
+ *   state       mount            suspend        commit            rollback
+ *   ACTIVE      -> mounted       -> stashed     -> COMMITTED      -> ROLLED_BACK
+ *   DOOMED      its doom         no-op          its doom          -> ROLLED_BACK
+ *   COMMITTED   closed           no-op          closed            no-op
+ *   ROLLED_BACK closed           no-op          closed            no-op
+ */
+#include "transaction.h"
+
+#define POOL 64u /* ended transactions kept for reuse */
+
+static unsigned metered; /* not 0: transactions are timed */
+
+void rcv_meter(int on) { metered = on != 0; }
+
+/* is_timed -- all where somebody meters, else one in 32: multiples of the golden ratio fall evenly on any regular pattern. */
+static inline bool is_timed(uint64_t serial) { return metered || (uint32_t)serial * UINT32_C(0x9e3779b9) >> 27 == 0; }
+
+/* clock_begin, clock_end -- the time of a checkpoint, or of a part of one, where somebody wants to know it. */
+static inline uint64_t clock_begin(const rcv_txn *t) { return unlikely(t->timed) ? os_nanos() : 0; }
+
+static inline uint64_t clock_end(rcv_txn *t, uint64_t begun)
+{
+    if (likely(begun == 0))
+        return 0;
+    uint64_t took = os_nanos() - begun;
+    t->report.nanos += took;
+    return metered ? took : 0;
+}
+
+/* -- life ------------------------------------------------------------------------------------------------ */
+
+/* reset -- make a transaction's process state empty, keeping its buffers where they are small. */
+static void reset(rcv_txn *t)
+{
+    if (t->n_reads)
+        memset(t->read_table, 0, ((size_t)t->read_mask + 1) * sizeof *t->read_table);
+    if (t->n_writes)
+        memset(t->write_table, 0, ((size_t)t->write_mask + 1) * sizeof *t->write_table);
+    if (t->n_summaries)
+        memset(t->summaries, 0, ((size_t)t->summary_mask + 1) * sizeof *t->summaries);
+    t->n_reads = t->n_writes = t->n_values = t->n_captured = 0;
+    t->n_intents = t->n_summaries = 0;
+    t->holds = false;
+    t->raw.n_pages = t->n_runs = t->stash_items = t->n_stash = 0;
+}
+
+static void destroy(rcv_txn *t)
+{
+    os_free(t->reads);
+    os_free(t->read_table);
+    os_free(t->writes);
+    os_free(t->write_table);
+    os_free(t->values);
+    os_free(t->intents);
+    os_free(t->summaries);
+    os_free(t->raw.pages);
+    os_free(t->runs);
+    os_free(t->stash);
+    os_free(t);
+}
+
+/* set_name -- keep the end of a long name, which says more than its beginning; fill up with zeros. */
+static void set_name(char *to, const char *name)
+{
+    size_t n = name ? strlen(name) : 0;
+    if (n > RCV_HANDLER_NAME - 1) {
+        name += n - (RCV_HANDLER_NAME - 1);
+        n = RCV_HANDLER_NAME - 1;
+        for (; n > 0 && ((unsigned char)*name & 0xc0u) == 0x80u; n--)
+            name++;
+    }
+    memcpy(to, name ? name : "", n);
+    memset(to + n, 0, RCV_HANDLER_NAME - n);
+}
+
+int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out)
+{
+    rcv_txn *t = a->pool;
+    if (t != NULL) {
+        a->pool = t->next;
+        a->n_pool--;
+    } else {
+        if (a->image != NULL)
+            return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" is being read without being attached: it has no transactions", a->name);
+        t = os_calloc(1, sizeof *t);
+        if (t == NULL)
+            return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction");
+        t->arena = a;
+    }
+    t->serial = ++a->serial;
+    t->timed = is_timed(t->serial);
+    t->flags = flags;
+    t->state = RCV_ACTIVE;
+    t->doom = 0;
+    t->mounted = t->touched = t->wrote = t->overflowed = false;
+    t->record_reads = !(flags & RCV_TXN_ONE_STEP);
+    t->epoch = 1;
+    txn_log_epoch(t);
+    t->mounting = 0;
+    t->forked = false;
+    t->end_after = RCV_GO_ON;
+    t->place = NULL;
+    t->savepoints = t->steps = 0;
+    t->waits_until = 0;
+    t->parent = NULL;
+    t->children = 0;
+    memset(&t->report, 0, sizeof t->report);
+    set_name(t->handler, handler);
+    if (t->route[0] != 0)
+        memset(t->route, 0, sizeof t->route);
+    t->prev = NULL;
+    t->next = a->in_flight;
+    if (t->next)
+        t->next->prev = t;
+    a->in_flight = t;
+    a->n_in_flight++;
+    a->n.transactions++;
+    *out = t;
+    return 0;
+}
+
+void rcv_txn_owned(rcv_txn *t, rcv_txn **place) { t->place = place; }
+
+void rcv_txn_route(rcv_txn *t, const char *route) { set_name(t->route, route); }
+
+void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)
+{
+    t->parent = parent;
+    parent->children++;
+}
+
+void rcv_txn_free(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    rcv_txn_rollback(t);
+    if (t->place != NULL)
+        *t->place = NULL;
+    t->place = NULL;
+    if (t->mounted) { /* still, in the middle of an operation */
+        t->end_after = RCV_FREE;
+        return;
+    }
+    if (t->parent)
+        t->parent->children--;
+    for (rcv_txn *other = a->in_flight; other && t->children; other = other->next)
+        if (other->parent == t) {
+            other->parent = NULL;
+            t->children--;
+        }
+    if (t->prev)
+        t->prev->next = t->next;
+    else
+        a->in_flight = t->next;
+    if (t->next)
+        t->next->prev = t->prev;
+    a->n_in_flight--;
+    reset(t);
+    if (a->n_pool < POOL && !a->closing && t->cap_reads <= 4096 && t->cap_writes <= 4096 && t->cap_intents <= 4096 &&
+        t->cap_stash <= 65536 && t->summary_mask <= 1024 && t->cap_values <= 1024) {
+        t->next = a->pool;
+        a->pool = t;
+        a->n_pool++;
+    } else {
+        destroy(t);
+    }
+}
+
+void txn_pool_free(rcv_arena *a)
+{
+    while (a->pool) {
+        rcv_txn *t = a->pool;
+        a->pool = t->next;
+        destroy(t);
+    }
+    a->n_pool = 0;
+}
+
+/* txn_forget_all -- after a fork, in the child: every transaction was the parent's. Nothing of it is undone here. */
+void txn_forget_all(rcv_arena *a)
+{
+    a->privileged = NULL; /* the parent's, which goes on */
+    for (rcv_txn *t = a->in_flight; t; t = t->next) {
+        reset(t);
+        t->mounted = false;
+        t->raw.view = NULL; /* which tracker_after_fork() makes nobody's */
+        t->log_epoch = 0;
+        t->end_after = RCV_GO_ON;
+        t->forked |= t->state == RCV_ACTIVE || t->state == RCV_DOOMED; /* or it was a grandparent's */
+        t->state = RCV_ROLLED_BACK;
+    }
+    a->mounted = NULL;
+    a->step_thread = a->reader_thread = 0;
+    a->readers = a->held = a->users = 0;
+    a->forks++;
+    /* The frames of this thread stay. A child that goes on in the handler that it was forked in, and writes, is told where the
+     * transaction has gone; everything else in it is outside, and may begin one of its own. */
+}
+
+/* txn_step_lost -- the thread that was inside a step of ours has ended. Whoever locks next undoes the step in the segment. */
+void txn_step_lost(rcv_arena *a)
+{
+    rcv_txn *t = a->mounted;
+    a->mounted = NULL;
+    a->step_thread = a->reader_thread = 0;
+    a->readers = a->held = 0;
+    tracker_step_lost(a);
+    if (t == NULL)
+        return;
+    bool unowned = t->end_after == RCV_FREE;
+    t->mounted = false;
+    t->end_after = RCV_GO_ON;
+    t->log_epoch = 0;
+    rcv_txn_doom(t, RCV_ERR_CLOSED);
+    if (unowned)
+        rcv_txn_free(t);
+}
+
+int rcv_txn_forked(const rcv_txn *t) { return t->forked; }
+
+int rcv_txn_state(const rcv_txn *t) { return t->state; }
+int rcv_txn_touched(const rcv_txn *t) { return t->touched; }
+int rcv_txn_wrote(const rcv_txn *t) { return t->wrote; }
+int rcv_txn_mounted(const rcv_txn *t) { return t->mounted; }
+
+void rcv_txn_get_report(const rcv_txn *t, struct rcv_txn_report *out) { *out = t->report; }
+
+/* -- mounting -------------------------------------------------------------------------------------------- */
+
+/* unmount -- the step is over: data is committed state, the log empty, the phase IDLE. */
+static int unmount(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    if (unlikely(atomic_load_explicit(&a->hdr->reclaim, memory_order_relaxed) != 0))
+        reclaim_slice(a); /* at every boundary, so that a full arena gets its garbage back although all roll back */
+    tracker_leave(a);
+    t->report.traps += a->n.traps - t->traps_before;
+    t->mounted = false;
+    t->log_epoch = 0;
+    a->mounted = NULL;
+    a->step_thread = 0;
+    a->held = 0;
+    heap_boundary(a);
+    undo_rest(a);
+    int rc = lock_drop(a);
+    PHASE("step.left");
+    return rc;
+}
+
+/* back_to_committed -- undo the step, which is shut; the phase is IDLE afterwards. An undo log that we have written ourselves and cannot
+ * read back is damage: recovery by the next one to take the lock will say so. */
+static void back_to_committed(rcv_txn *t, struct rcv_recovery *report)
+{
+    rcv_arena *a = t->arena;
+    tracker_judge(a);
+    if (undo_tail(a) != 0)
+        (void)undo_apply(a, 0, report);
+    PHASE("rollback.after_undo");
+    if (!MUTATED("rollback.skip_pages"))
+        tracker_revert(a);
+    undo_cut(a, 0);
+    PHASE("rollback.after_tail");
+    phase_set(a, RCV_IDLE);
+}
+
+/* still_valid -- is what it has seen still so? Else it is doomed. Nothing is mounted. */
+static bool still_valid(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    uint64_t   seq = atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
+    if (t->state != RCV_ACTIVE)
+        return false;
+    if (t->touched && t->seq != seq && !stamp_valid(t)) {
+        rcv_txn_doom(t, RCV_ERR_CONFLICT);
+        return false;
+    }
+    t->seq = seq;
+    t->written = atomic_load_explicit(&a->hdr->units_written, memory_order_relaxed);
+    return true;
+}
+
+int rcv_txn_mount(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    if (t->mounted)
+        return 0;
+    if (t->state != RCV_ACTIVE) {
+        lock_give_back(a); /* it was ended while this thread waited */
+        return txn_doomed_error(t);
+    }
+    uint64_t me = os_thread_id();
+    int      rc = access_make_room(a, me);
+    if (rc == 0)
+        rc = lock_take(a);
+    if (rc)
+        return rc;
+    uint64_t begun = clock_begin(t);
+    for (rcv_txn *p = t; p != NULL; p = p->parent)
+        if (!still_valid(p)) {
+            (void)lock_drop(a);
+            return txn_doomed_error(p);
+        }
+    t->touched = true;
+    t->first_id = atomic_load_explicit(&a->hdr->container_counter, memory_order_relaxed);
+    a->step_thread = me;
+    rc = tracker_enter(a, &t->raw);
+    if (rc) {
+        a->step_thread = 0;
+        (void)lock_drop(a);
+        if (rc == RCV_ERR_STRAY) {
+            rcv_txn_doom(t, rc);
+            return txn_doomed_error(t);
+        }
+        return rc;
+    }
+    memcpy(a->hdr->holder_handler, t->handler, sizeof t->handler);
+    phase_set(a, RCV_STEP);
+    a->mounted = t;
+    t->mounted = true;
+    t->mounting = ++a->mountings;
+    txn_log_epoch(t);
+    t->traps_before = a->n.traps;
+    PHASE("step.entered");
+    if (unlikely(a->trap_mode))
+        tracker_capture(a, &t->raw, t->handler, t->route, t->steps); /* putting the stash back would trap, too */
+    if (t->n_stash != 0 || t->n_intents != 0)
+        rc = stash_put_back(t);
+    if (rc == 0 && unlikely(t->raw.view != NULL))
+        tracker_capture(a, &t->raw, t->handler, t->route, t->steps);
+    if (rc) {
+        struct rcv_recovery report = {0};
+        rcv_txn_doom(t, rc);
+        intent_drop_transient(t);
+        tracker_shut(a);
+        back_to_committed(t, &report);
+        (void)unmount(t);
+    }
+    clock_end(t, begun);
+    return rc;
+}
+
+/* -- the end of a step ----------------------------------------------------------------------------------- */
+
+/* step_doomed -- 0, or what the trap handler could not raise. */
+static int step_doomed(const rcv_arena *a)
+{
+    int why = tracker_doomed(a);
+    if (likely(why == 0))
+        return 0;
+    const char *text = rcv_doom_text(why);
+    return rcv_raise(why, 0, "%s", text ? text : "the undo log is full: nothing of the transaction was kept");
+}
+
+int rcv_txn_suspend(rcv_txn *t)
+{
+    rcv_arena          *a = t->arena;
+    struct rcv_recovery report = {0};
+    int                 rc = 0;
+    if (!t->mounted)
+        return 0;
+    if (unlikely(a->held > 0 || a->step_thread != os_thread_id()))
+        return rcv_raise(RCV_ERR_MISUSE, 0, "%s can't be suspended in the middle of one of its operations, or by another thread", t->handler);
+    uint64_t begun = clock_begin(t);
+    tracker_shut(a);
+    if (unlikely(a->trap_mode))
+        tracker_observe(a);
+    if (t->savepoints > 0)
+        rcv_txn_doom(t, RCV_ERR_MISUSE); /* the way back to them ends with the step */
+    if (t->state == RCV_ACTIVE) {
+        rc = step_doomed(a);
+        if (rc == 0)
+            rc = raw_collect(t);
+        if (rc == 0)
+            rc = stash_fill(t);
+        if (rc)
+            rcv_txn_doom(t, rc);
+    }
+    PHASE("suspend.after_stash");
+    back_to_committed(t, &report);
+    if (t->state == RCV_ACTIVE) {
+        stash_keep_fresh(t);
+        raw_base(t);
+        stamp_capture(t);
+    }
+    intent_drop_transient(t);
+    if (unlikely(a->privileged == t) && t->wrote)
+        privilege_wrote(t);
+    if (!t->record_reads)
+        t->overflowed = true; /* it never expected this: valid only if nobody commits meanwhile */
+    a->n.suspends++;
+    t->steps++;
+    int dropped = unmount(t);
+    if (unlikely(dropped != 0))
+        rcv_txn_doom(t, dropped);
+    clock_end(t, begun);
+    return rc != 0 ? rc : dropped;
+}
+
+/* finish -- process state of an ended transaction. */
+static void finish(rcv_txn *t, int state)
+{
+    if (unlikely(t->raw.view != NULL))
+        views_ended(t->arena, &t->raw);
+    privilege_drop(t);
+    board_count(t, state == RCV_COMMITTED);
+    t->state = state;
+    reset(t);
+    if (fault_watched())
+        fault_ended();
+}
+
+int rcv_txn_commit(rcv_txn *t)
+{
+    rcv_arena *a = t->arena;
+    if (t->state != RCV_ACTIVE)
+        return txn_doomed_error(t);
+    if (t->savepoints > 0)
+        return rcv_raise(RCV_ERR_MISUSE, 0, "a savepoint or an edit is still open");
+    if (t->mounted && unlikely(a->held > 0 || a->step_thread != os_thread_id()))
+        return rcv_raise(RCV_ERR_MISUSE, 0,
+                         "%s can't commit in the middle of one of its operations, or in another thread than its step; it is rolled back: "
+                         "leave its block when the operation has returned", t->handler);
+    if (!t->mounted) {
+        if (unlikely(views_lost(&t->raw))) {
+            rcv_txn_doom(t, RCV_ERR_STRAY);
+            return txn_doomed_error(t);
+        }
+        if (!t->wrote) { /* validated when it last ran: its reads were one committed state */
+            finish(t, RCV_COMMITTED);
+            return 0;
+        }
+        int rc = rcv_txn_mount(t);
+        if (rc)
+            return rc;
+    }
+    uint64_t begun = clock_begin(t);
+    tracker_shut(a);
+    int rc = step_doomed(a);
+    if (rc == 0)
+        rc = raw_collect(t);
+    uint64_t tail = undo_tail(a);
+    if (rc == 0 && t->n_writes == 0 && t->n_intents == 0 && (tail == 0 || tracker_wrote_nothing(a))) {
+        /* Pages that ended as they began need no commit, but protection. */
+        tracker_revert(a);
+        undo_cut(a, 0);
+        phase_set(a, RCV_IDLE);
+        rc = unmount(t);
+        t->report.micros = clock_end(t, begun) / 1000;
+        finish(t, RCV_COMMITTED);
+        return rc;
+    }
+    if (MUTATED("commit.publish_first"))
+        phase_set(a, RCV_PUBLISH);
+    if (rc == 0)
+        rc = intent_apply(t);
+    if (rc) {
+        clock_end(t, begun);
+        rcv_txn_rollback(t);
+        return rc;
+    }
+    PHASE("commit.applied");
+    tail = undo_tail(a);
+    stamp_publish(t);
+    tracker_settle(a);
+    PHASE("commit.before_publish");
+    phase_set(a, RCV_PUBLISH);
+    PHASE("commit.after_publish");
+    tracker_publish(a);
+    PHASE("commit.after_shadows");
+    intent_settle(t);
+    if (!MUTATED("commit.keep_tail"))
+        undo_cut(a, 0);
+    PHASE("commit.after_tail");
+    phase_set(a, RCV_IDLE);
+    a->n.commits++;
+    t->report.bytes = tail;
+    t->report.pages = t->raw.n_pages;
+    rc = unmount(t);
+    t->report.micros = clock_end(t, begun) / 1000;
+    finish(t, RCV_COMMITTED);
+    return rc; /* not 0: our lock was taken from us, which is a bug, and to be told */
+}
+
+/* may_undo -- may the mounted transaction's step be undone now? Not in the middle of an operation: then at the end of that.
+ * In another thread, whose GIL keeps the step's own thread from going on, the step becomes this thread's. */
+static bool may_undo(rcv_txn *t, enum rcv_end_after what)
+{
+    rcv_arena *a = t->arena;
+    if (a->held > 0) {
+        rcv_txn_doom(t, RCV_ERR_CLOSED);
+        if (t->end_after < what)
+            t->end_after = (uint8_t)what;
+        return false;
+    }
+    if (unlikely(a->step_thread != os_thread_id()))
+        (void)lock_adopt(a); /* or that thread has ended, and the step is not mounted any more */
+    return true;
+}
+
+void rcv_txn_strand(rcv_txn *t)
+{
+    rcv_txn_doom(t, RCV_ERR_MISUSE);
+    if (t->mounted && may_undo(t, RCV_SUSPEND))
+        (void)rcv_txn_suspend(t);
+    t->savepoints = 0;
+}
+
+void txn_end_after(rcv_txn *t)
+{
+    int what = t->end_after;
+    t->end_after = RCV_GO_ON;
+    t->savepoints = 0;
+    if (what == RCV_SUSPEND)
+        (void)rcv_txn_suspend(t);
+    else if (what == RCV_ROLL_BACK)
+        rcv_txn_rollback(t);
+    else
+        rcv_txn_free(t);
+}
+
+void rcv_txn_rollback(rcv_txn *t)
+{
+    if (t->state != RCV_ACTIVE && t->state != RCV_DOOMED)
+        return;
+    rcv_arena          *a = t->arena;
+    struct rcv_recovery report = {0};
+    if (t->mounted && unlikely(!may_undo(t, RCV_ROLL_BACK)))
+        return;
+    bool                mounted = t->mounted;
+    for (rcv_txn *other = MUTATED("rollback.others") ? a->in_flight : NULL; other; other = other->next)
+        other->stash_items = 0;
+    uint64_t            begun = mounted ? os_nanos() : 0; /* else there is nothing to undo that would take time */
+    if (mounted) {
+        tracker_shut(a);
+        if (unlikely(a->trap_mode))
+            tracker_observe(a);
+        back_to_committed(t, &report);
+        (void)unmount(t); /* it has ended, whatever became of the lock */
+    }
+    stash_count_lost(t, !mounted, &report);
+    intent_truncate(t, 0);
+    if (t->wrote)
+        a->n.rollbacks++;
+    t->report.records = report.records;
+    t->report.bytes = report.bytes;
+    t->report.pages = report.pages;
+    uint64_t took = mounted ? os_nanos() - begun : 0;
+    t->report.micros = took / 1000;
+    t->report.nanos += took;
+    t->savepoints = 0;
+    finish(t, RCV_ROLLED_BACK);
+}
