@@ -302,7 +302,7 @@ cdef class whole:
 cdef extern from *:
     """
     #ifndef RCV_FAULT_HOOKS
-    #define RCV_FAULT_HOOKS 1 /* how often a hook asks: see internal.h */
+    #define RCV_FAULT_HOOKS 1 /* how often a hook asks: see src/base/base.h */
     #endif
     #if RCV_FAULT_HOOKS == 1
     #define fault_hooked(run) ((run) != Py_None)

@@ -46,7 +46,7 @@ enum rcv_error {
 RCV_API const char *rcv_error_text(void);
 RCV_API int         rcv_error_errno(void);
 
-/* -- arenas: segment.c, process.c, recover.c -------------------------------------------------------------- */
+/* -- arenas: arena.c, process.c, recover.c -------------------------------------------------------------- */
 
 struct rcv_policy_option { /* of a working-set policy: which there are says wse_*.c, and the error for a wrong name */
     const char *name;
@@ -152,7 +152,7 @@ struct rcv_stats {
     uint64_t profiles, pages_captured, captured_in_vain; /* handlers with a profile; pages made writable ahead, and not written */
     uint64_t cost_trap_ns, cost_protect_ns, cost_compare_ns, cost_copy_ns; /* calibrated */
 };
-/* -- recordings, and policies in shadow: wse_record.c, wse_replay.c -- */
+/* -- recordings, and policies in shadow: recording.c, replay.c -- */
 
 struct rcv_recording {
     struct rcv_stream stream;    /* steps that had to do with raw writes, and the pages that each wrote */
@@ -196,7 +196,7 @@ RCV_API int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *
  * page becomes hot only at the end of a step that wrote it. */
 RCV_API int rcv_optimum(const struct rcv_replay_setup *setup, int on_demand, uint64_t *ns);
 
-struct rcv_profile { /* of a handler: capture.c, wse_profile.c */
+struct rcv_profile { /* of a handler: capture.c, profile.c */
     char     handler[RCV_HANDLER_NAME], route[RCV_HANDLER_NAME];
     uint64_t step;                         /* which of its requests' steps, from 0; 3: all from there */
     uint64_t steps, known, predicted;      /* learned from; pages known, and those that the next one will capture */

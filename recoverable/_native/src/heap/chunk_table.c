@@ -1,4 +1,4 @@
-/* heap_table.c -- what the shared table says: what is allocated, and what block starts where.
+/* chunk_table.c -- what the shared table says: what is allocated, and what block starts where.
  *
  * Nothing in it is believed. Whatever is read here may be garbage, and then ends in RCV_ERR_CORRUPT: no index is used, no
  * run followed, no bit trusted before it has been held against the claimed mark and against its neighbours.

@@ -1,4 +1,4 @@
-/* heap_chunks.c -- which chunks this process holds, where it finds more, and what it remembers about the others.
+/* chunks.c -- which chunks this process holds, where it finds more, and what it remembers about the others.
  *
  * All of it is process memory but for three stores: the owner word, the kind of a chunk that was free, and its cleared
  * bitmap. heap.c says why none of them needs undo.

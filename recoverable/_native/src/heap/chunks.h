@@ -133,7 +133,7 @@ struct place {
 };
 
 
-/* -- heap_table.c -- */
+/* -- chunk_table.c -- */
 
 unsigned heap_longest_run(uint32_t used); /* of zero bits among 16 */
 int      heap_find_run(uint32_t used, unsigned n); /* the first of n zero bits in a row, or -1 */
@@ -142,7 +142,7 @@ bool     heap_pages_sane(uint64_t info); /* do the bitmaps of a PAGES chunk fit 
 uint32_t heap_small_count(const uint64_t *bitmap, uint32_t blocks); /* marked; UINT32_MAX: marks what it has not */
 int      heap_locate(rcv_arena *a, rcv_off off, struct place *p); /* RCV_ERR_CORRUPT: no block can start there */
 
-/* -- heap_chunks.c: hints -- */
+/* -- chunks.c: hints -- */
 
 void heap_hint(const rcv_arena *a, struct rcv_heap *h, uint32_t chunk, bool all); /* look at a chunk, remember what is there */
 void heap_learn(const rcv_arena *a, struct rcv_heap *h);                          /* take up what has been claimed since */

@@ -42,7 +42,7 @@
  *   heap_open, by what this process frees, and by a scan of a few hundred chunks each time they run dry. A hint is never
  *   believed: the table's words are checked before a chunk is taken. The whole table is scanned only before saying "full".
  *
- * The files: heap.c hands out, commits and frees blocks; heap_chunks.c holds chunks and finds more; heap_table.c reads the
+ * The files: heap.c hands out, commits and frees blocks; chunks.c holds chunks and finds more; chunk_table.c reads the
  * shared table.
  *
  * Where it still fails

@@ -12,7 +12,7 @@ struct raw { /* what the tracker knows of a transaction, and keeps in it */
     uint64_t     n_pages, cap_pages;
 };
 
-/* -- tracker.c: raw writes; trap.c: the SIGSEGV handler; wse.c: which pages to keep hot ------------------ */
+/* -- tracker.c: raw writes; trap.c: the SIGSEGV handler; estimators/policies.c: which pages to keep hot ------------------ */
 
 int  tracker_open(rcv_arena *a, const struct rcv_open_options *o); /* map the first view read-only, read the hot table, install the handler */
 void tracker_close(rcv_arena *a);  /* demotes nothing: hot pages stay listed for the others */

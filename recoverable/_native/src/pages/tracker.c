@@ -14,7 +14,7 @@
  *
  * What does: the last one, for pages rarely written (*trapped*: pre-image in the undo log, trap.c), and for those written
  * again and again (*hot*, hot.c) a shadow with their committed content and a comparison at both ends of a step. Which page
- * is treated how is a policy's guess (wse.c); a wrong guess costs time, never state.
+ * is treated how is a policy's guess (estimators/policies.c); a wrong guess costs time, never state.
  *
  * A page is *raw-changed* if it differs from its base: the shadow if it is listed, else the pre-image of its first trap in
  * this step. Announced writes (a[3] = 1.0, edit()) go through the core view and may lie on the same page; their ranges are in
@@ -125,7 +125,7 @@ void tracker_close(rcv_arena *a)
     free_tracker(a);
 }
 
-/* tracker_protect_lost -- see internal.h. What else is known of the step is left to those who have the GIL. */
+/* tracker_protect_lost -- see pages.h. What else is known of the step is left to those who have the GIL. */
 void tracker_protect_lost(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
@@ -440,7 +440,7 @@ void tracker_forget_pages(rcv_arena *a, rcv_off off, uint64_t len)
     hot_demote_range(a, page_of_off(a, off), page_of_off(a, off + len - 1) + 1);
 }
 
-/* tracker_judge -- see internal.h. */
+/* tracker_judge -- see pages.h. */
 void tracker_judge(rcv_arena *a) { capture_judge(a); }
 
 /* tracker_wrote_nothing -- every record of the log is the pre-image of a captured page, none of which has changed. */

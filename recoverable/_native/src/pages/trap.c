@@ -491,7 +491,7 @@ void trap_remove(rcv_arena *a)
             atomic_store(&s->arena, NULL);
 }
 
-/* trap_calibrate -- see tracker.h; installs the handler if it must. */
+/* trap_calibrate -- see pages.h; installs the handler if it must. */
 void trap_calibrate(void *base, uint64_t len, void *log)
 {
     if (len != 0 && put_ours() >= 0)

@@ -235,7 +235,7 @@ int lock_drop(rcv_arena *a)
     return queue_pass(a);
 }
 
-/* lock_adopt -- see internal.h. */
+/* lock_adopt -- see segment.h. */
 int lock_adopt(rcv_arena *a)
 {
     uint64_t me = this_thread(), holder = atomic_load(&a->lock_thread);
@@ -260,7 +260,7 @@ int lock_adopt(rcv_arena *a)
     return rcv_raise(RCV_ERR_CLOSED, 0, "arena \"%s\": the thread that was inside its step has ended; the step is undone", a->name);
 }
 
-/* lock_give_back -- see internal.h. */
+/* lock_give_back -- see segment.h. */
 void lock_give_back(rcv_arena *a)
 {
     if (likely(atomic_load_explicit(&a->prelocked, memory_order_relaxed) == 0))

@@ -1,4 +1,4 @@
-/* segment.c -- making, attaching, closing a segment; the registry of what this process has open.
+/* segment.c -- the mapping of a segment, and the memory behind it.
  *
  * rcv_open() runs under flock on the object, so formatting and attaching never race each other. What a kill leaves:
  *

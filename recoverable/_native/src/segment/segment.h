@@ -101,7 +101,7 @@ struct rcv_arena {
     uint32_t            n_pool;
 
     rcv_txn            *privileged; /* the run that others give way to, if it is one of ours: privilege.c */
-    struct rcv_viewed  *viewed;     /* Arrays that raw buffers have been made of: raw.c */
+    struct rcv_viewed  *viewed;     /* Arrays that raw buffers have been made of: viewed.c */
     struct rcv_tracker *tracker;
     struct rcv_heap    *heap;
     const struct rcv_above *above;

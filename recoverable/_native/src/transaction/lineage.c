@@ -26,7 +26,7 @@ static void lineage_keep(rcv_arena *a, rcv_off off, uint64_t serial, uint64_t ep
     *lineage_place(a, off) = (struct rcv_sound){.off = off, .serial = serial, .epoch = epoch};
 }
 
-/* walk_up -- see internal.h. `own`: the transaction itself may have cut it off, or what it lies in. A ring of parents is damage,
+/* walk_up -- see transaction.h. `own`: the transaction itself may have cut it off, or what it lies in. A ring of parents is damage,
  * found as Brent does: comparing with where it was at the last power of two. */
 static int walk_up(rcv_arena *a, rcv_txn *t, rcv_off start, bool own)
 {

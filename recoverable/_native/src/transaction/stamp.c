@@ -18,7 +18,7 @@
  *
  * Stamps change only at commit, under the lock; one's own writes need no special case. Reused memory cannot fool a reader:
  * a unit is named by its container's id, which is never used again; and whoever uses a container has read the identity of
- * all that hold it, so that cutting off the outermost one tells him (container.c). A container that the transaction has made
+ * all that hold it, so that cutting off the outermost one tells him (lineage.c). A container that the transaction has made
  * in this step needs no stamps at all: nobody else has seen it.
  *
  * Array items are validated by value instead: the read set keeps the committed bytes. A stamp an item would be 8 bytes for

@@ -1,4 +1,4 @@
-/* wse_active.c -- the two active-list estimators of Speculative Memory Checkpointing (Vogt et al., Middleware 2015).
+/* active.c -- the two active-list estimators of Speculative Memory Checkpointing (Vogt et al., Middleware 2015).
  *
  * Both take a page on at its first trap; they differ in how a page leaves.
  *

@@ -1,4 +1,4 @@
-/* wse_adaptive.c -- the ski-rental rule, with a memory of how often a page is written.
+/* adaptive.c -- the ski-rental rule, with a memory of how often a page is written.
  *
  * A cold page costs a fault and a protection at each write, a hot one its comparisons at each boundary. K, the ratio of the
  * two, is the break-even: a page that is written more often than every K boundaries is cheaper hot.
@@ -7,7 +7,7 @@
  *              estimate of how far apart this page's writes are; each later gap, hot or cold, moves the estimate a quarter of
  *              the way. A page that traps becomes hot where its estimate is at most three quarters of K: close to K both
  *              treatments cost the same, and switching between them is extra.
- *   profiles   A page that is captured when its handler runs (wse_profile.c) costs less than a trap; it becomes hot where the
+ *   profiles   A page that is captured when its handler runs (profile.c) costs less than a trap; it becomes hot where the
  *              comparisons between two writes cost at most three quarters of its share of the capture.
  *   demotion   Not buying skis until the rent paid equals their price costs at most twice what somebody who knew the future
  *              would pay. The rent here is the comparisons of a page that goes unwritten; the price is what it takes to give

@@ -1,4 +1,4 @@
-/* wse_genetic.c -- the genetic estimator of Speculative Memory Checkpointing (Vogt et al., Middleware 2015).
+/* genetic.c -- the genetic estimator of Speculative Memory Checkpointing (Vogt et al., Middleware 2015).
  *
  * An individual is a set of pages: one gene, a bit, for each page that is known. The individuals of a population take turns,
  * a checkpoint each: the one whose turn it is decides what is hot. Its score is what that cost: `miss` for a page that

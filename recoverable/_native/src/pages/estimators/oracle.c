@@ -1,4 +1,4 @@
-/* wse_oracle.c -- the bound: what would somebody have done who knew all writes beforehand?
+/* oracle.c -- the bound: what would somebody have done who knew all writes beforehand?
  *
  * Pages do not interact: what one costs does not depend on how another is treated. So the best treatment of all is the best
  * of each, and that of one page is a shortest path through two states, cold and hot, over the boundaries at which it was

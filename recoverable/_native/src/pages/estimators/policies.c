@@ -1,4 +1,4 @@
-/* wse.c -- the policies by name, and what they share: which pages are worth copying before they are written?
+/* policies.c -- the policies by name, and what they share: which pages are worth copying before they are written?
  *
  * A cold page costs a fault at its first write in a step and a protection at the step's end. A hot page costs a comparison
  * at the ends of every step, written or not, and a copy where it was written. Which is cheaper depends on how often the

@@ -1,4 +1,4 @@
-/* wse_profile.c -- the request-handler working set: which cold pages will this handler write in its next step?
+/* profile.c -- the request-handler working set: which cold pages will this handler write in its next step?
  *
  * What we want: a page that one handler always writes, but whose handler runs only now and then, should neither trap each time
  * nor be compared at every boundary of everybody else. Its handler is the better predictor: where it runs, the page is written.

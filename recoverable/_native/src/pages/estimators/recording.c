@@ -1,4 +1,4 @@
-/* wse_record.c -- which pages did each step of a live run write, and whose step was it?
+/* recording.c -- which pages did each step of a live run write, and whose step was it?
  *
  * Recorded is what the policy is told: a cold page that trapped, a hot one that had changed. So one thing depends on the
  * policy of the recorded run: a page that was written with what it held already traps where it is cold, and is not noticed

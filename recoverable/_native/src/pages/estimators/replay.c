@@ -1,4 +1,4 @@
-/* wse_replay.c -- what would a policy have made of a recorded run? Shadow evaluation: page numbers only, no arena, no faults.
+/* replay.c -- what would a policy have made of a recorded run? Shadow evaluation: page numbers only, no arena, no faults.
  *
  * The policy is driven exactly as the tracker drives it (wse.h), and what the tracker would have done is counted and priced:
  *
