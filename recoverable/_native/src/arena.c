@@ -5,9 +5,6 @@
  *   - while formatting: an object without its magic, which is stored last. The next opener makes it anew.
  *   - while attaching: at most a slot whose locks are gone, a half-done recovery, or a new lock nobody uses; each is mended
  *     or overwritten by the next attach.
- *
- * Nothing in the object is believed before it has been checked, and nothing beyond its length is touched: that would be
- * a SIGBUS. (Another program that truncates the object *while* it is mapped still causes one; shared memory has no defence.)
  */
 #include "transaction/transaction.h"
 

@@ -198,7 +198,6 @@ static int fetch(rcv_arena *a, bool published)
     struct rcv_image *m = a->image;
     uint64_t          size = UINT64_C(1) << m->shift, shadows = m->of.hdr->region[RCV_R_SHADOW].off, tail = 0;
     int                rc = 0, err = 0;
-    struct undo_record r;
     fetch_header(a);
     for (uint32_t i = 0; i < m->n; i++) {
         uint64_t off = (uint64_t)m->met[i].page << m->shift, slot = published ? 0 : m->met[i].slot;
@@ -214,12 +213,12 @@ static int fetch(rcv_arena *a, bool published)
         rc = fetch_log(a, &tail);
     atomic_store_explicit(&a->hdr->undo_claimed, (tail + size - 1) >> m->shift << m->shift, memory_order_relaxed);
     atomic_store_explicit(&a->hdr->data_claimed, rcv_data_claimed(&m->of), memory_order_relaxed); /* by this step, too */
-    while (rc == 0 && tail != 0)
-        if ((rc = undo_prev(a, &tail, &r)) > 0) {
-            put_back(a, &r);
-            rc = 0;
-        }
-    return rc;
+    if (rc != 0)
+        return rc;
+    struct undo_walk w = undo_walk(a, UNDO_ALL);
+    for (w.at = tail; undo_next(&w);)
+        put_back(a, &w.r);
+    return w.error;
 }
 
 /* rcv_image_take -- see recoverable.h. */

@@ -89,49 +89,51 @@ static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, 
     }
 }
 
+/* note_iteration -- the transaction reads the whole Dict: once, also where the iteration began before it did. */
+static int note_iteration(rcv_txn *t, rcv_off d, const struct rcv_dict *dict, struct rcv_dict_iter *it, unsigned what)
+{
+    int rc = stamp_read(t, d, dict->c.id, RCV_UNIT_MEMBERSHIP, 0);
+    if (rc == 0 && (what & RCV_ITER_VALUES))
+        rc = stamp_read(t, d, dict->c.id, RCV_UNIT_CONTENT, 0);
+    if (rc == 0)
+        it->serial = t->serial;
+    return rc;
+}
+
+/* Where an iteration is: `own` of the iterator. Forwards the committed entries come first, backwards the transaction's own. */
+enum { FIRST_PART, SECOND_PART, AT_END };
+
+/* own_part -- the transaction's own next one: 1 and *at, or 0. */
+static int own_part(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it)
+{
+    rcv_off own = t ? next_own(a, t, d, it) : 0;
+    if (own == 0)
+        return 0;
+    it->entry = own;
+    return 1;
+}
+
 int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what, struct rcv_value *key,
                   struct rcv_value *value)
 {
     const struct rcv_dict *dict = dict_at(a, d);
-    int                    rc = 0;
+    int                    rc;
     if (dict == NULL)
         return dict_damaged(a, d);
-    if (t != NULL && it->serial != t->serial) { /* also where the iteration began before this transaction did */
-        rc = stamp_read(t, d, dict->c.id, RCV_UNIT_MEMBERSHIP, 0);
-        if (rc == 0 && (what & RCV_ITER_VALUES))
-            rc = stamp_read(t, d, dict->c.id, RCV_UNIT_CONTENT, 0);
-        if (rc)
-            return rc;
-        it->serial = t->serial;
-    }
-    if (it->own == 2)
-        return 0;
-    if (it->reverse && it->own == 0) { /* newest first: its own, then the committed ones from the tail */
-        rcv_off own = t ? next_own(a, t, d, it) : 0;
-        if (own) {
-            it->entry = own;
-            return give(a, d, own, key, value);
-        }
-        it->own = 1;
-        it->entry = 0;
-    }
-    if (!it->reverse && it->own == 1)
-        rc = 0;
-    else
-        rc = next_committed(a, dict, d, it);
-    if (rc < 0)
+    if (t != NULL && it->serial != t->serial && (rc = note_iteration(t, d, dict, it, what)) != 0)
         return rc;
-    if (rc == 1)
-        return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->mem + it->entry), key, value); /* just checked */
-    if (!it->reverse && t != NULL) {
-        it->own = 1;
-        rcv_off own = next_own(a, t, d, it);
-        if (own) {
-            it->entry = own;
-            return give(a, d, own, key, value);
-        }
+    for (; it->own != AT_END; it->own++) {
+        bool own = (it->own == FIRST_PART) == (it->reverse != 0);
+        rc = own ? own_part(a, t, d, it) : next_committed(a, dict, d, it);
+        if (rc < 0)
+            return rc;
+        if (rc == 1 && own)
+            return give(a, d, it->entry, key, value);
+        if (rc == 1)
+            return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->mem + it->entry), key, value); /* just checked */
+        if (own)
+            it->entry = 0;
     }
-    it->own = 2; /* stays at the end */
     return 0;
 }
 

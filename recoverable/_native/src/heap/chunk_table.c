@@ -60,6 +60,54 @@ uint32_t heap_small_count(const uint64_t *bitmap, uint32_t blocks)
 
 /* -- blocks: from an offset to what the table says ------------------------------------------------------- */
 
+static int locate_small(rcv_arena *a, rcv_off off, uint32_t in, struct place *p)
+{
+    unsigned cls = p->own ? p->own->cls : RCV_INFO_CLASS(p->info);
+    if (unlikely(cls >= CLASSES || RCV_INFO_CLASS(p->info) != cls || RCV_INFO_KIND(p->info) != RCV_CHUNK_SMALL))
+        return seg_corrupt(a, "heap chunk %u: not a size class: info %#llx", p->chunk, (unsigned long long)p->info);
+    uint32_t size = heap_class_size[cls];
+    p->size = size;
+    p->index = (in - FIRST_BLOCK) / size;
+    if (unlikely(in < FIRST_BLOCK || p->index * size != in - FIRST_BLOCK || p->index >= class_blocks(cls)))
+        return seg_corrupt(a, "offset %llu is not the start of a block of %u bytes", (unsigned long long)off, size);
+    p->marked = bitmap_of(a, p->chunk)[p->index / 64] >> (p->index % 64) & 1;
+    p->pending = p->own && (p->own->bits[p->index / 64] >> (p->index % 64) & 1);
+    if (unlikely(p->marked && RCV_INFO_USED(p->info) == 0))
+        return seg_corrupt(a, "heap chunk %u: blocks are marked, but its count is 0", p->chunk);
+    return 0;
+}
+
+static int locate_pages(rcv_arena *a, rcv_off off, uint32_t in, struct place *p)
+{
+    if (!heap_pages_sane(p->info) || RCV_INFO_KIND(p->info) != RCV_CHUNK_PAGES)
+        return seg_corrupt(a, "heap chunk %u: its bitmaps of pages do not fit: info %#llx", p->chunk, (unsigned long long)p->info);
+    uint32_t used = RCV_INFO_RUN(p->info) & 0xffffu, firsts = RCV_INFO_RUN(p->info) >> 16;
+    p->index = in / (uint32_t)PAGE;
+    p->marked = firsts >> p->index & 1;
+    p->pending = p->own && (p->own->bits[1] >> p->index & 1);
+    if (in % PAGE || (!p->marked && !p->pending))
+        return seg_corrupt(a, "offset %llu is not the first page of a block", (unsigned long long)off);
+    p->n = p->marked ? heap_block_pages(used, firsts, p->index)
+                     : heap_block_pages((uint32_t)p->own->bits[0], (uint32_t)p->own->bits[1], p->index);
+    p->size = p->n * PAGE;
+    return 0;
+}
+
+static int locate_large(rcv_arena *a, rcv_off off, uint32_t in, struct place *p)
+{
+    p->index = 0;
+    p->pending = p->own && p->own->bits[0];
+    p->marked = RCV_INFO_KIND(p->info) == RCV_CHUNK_LARGE && RCV_INFO_USED(p->info) == 1;
+    p->n = p->own ? p->own->n : RCV_INFO_RUN(p->info);
+    if (in || (!p->marked && !p->pending))
+        return seg_corrupt(a, "offset %llu is not the start of a large block", (unsigned long long)off);
+    if (p->n == 0 || p->n > chunks_claimed(a) - p->chunk || (p->marked && RCV_INFO_RUN(p->info) != p->n) ||
+        RCV_INFO_CLASS(p->marked ? p->info : 0) > RCV_SPACE_ARRAY)
+        return seg_corrupt(a, "heap chunk %u: a large block of %u chunks does not fit", p->chunk, p->n);
+    p->size = (uint64_t)p->n * RCV_CHUNK;
+    return 0;
+}
+
 /* heap_locate -- where the block that starts at `off` lies, and what is known about it. RCV_ERR_CORRUPT: none can start there. */
 int heap_locate(rcv_arena *a, rcv_off off, struct place *p)
 {
@@ -71,49 +119,13 @@ int heap_locate(rcv_arena *a, rcv_off off, struct place *p)
     p->info = info_of(a, chunk);
     p->own = a->heap ? a->heap->local[chunk].own : NULL;
     p->kind = p->own ? p->own->kind : RCV_INFO_KIND(p->info);
-    unsigned cls = p->own ? p->own->cls : RCV_INFO_CLASS(p->info);
     p->n = 1;
-    if (likely(p->kind == RCV_CHUNK_SMALL)) {
-        if (unlikely(cls >= CLASSES || RCV_INFO_CLASS(p->info) != cls || RCV_INFO_KIND(p->info) != RCV_CHUNK_SMALL))
-            return seg_corrupt(a, "heap chunk %u: not a size class: info %#llx", chunk, (unsigned long long)p->info);
-        uint32_t size = heap_class_size[cls];
-        p->size = size;
-        p->index = (in - FIRST_BLOCK) / size;
-        if (unlikely(in < FIRST_BLOCK || p->index * size != in - FIRST_BLOCK || p->index >= class_blocks(cls)))
-            return seg_corrupt(a, "offset %llu is not the start of a block of %u bytes", (unsigned long long)off, size);
-        p->marked = bitmap_of(a, chunk)[p->index / 64] >> (p->index % 64) & 1;
-        p->pending = p->own && (p->own->bits[p->index / 64] >> (p->index % 64) & 1);
-        if (unlikely(p->marked && RCV_INFO_USED(p->info) == 0))
-            return seg_corrupt(a, "heap chunk %u: blocks are marked, but its count is 0", chunk);
-        return 0;
-    }
-    if (p->kind == RCV_CHUNK_PAGES) {
-        if (!heap_pages_sane(p->info) || RCV_INFO_KIND(p->info) != RCV_CHUNK_PAGES)
-            return seg_corrupt(a, "heap chunk %u: its bitmaps of pages do not fit: info %#llx", chunk, (unsigned long long)p->info);
-        p->index = in / (uint32_t)PAGE;
-        uint32_t used = RCV_INFO_RUN(p->info) & 0xffffu, firsts = RCV_INFO_RUN(p->info) >> 16;
-        p->marked = firsts >> p->index & 1;
-        p->pending = p->own && (p->own->bits[1] >> p->index & 1);
-        if (in % PAGE || (!p->marked && !p->pending))
-            return seg_corrupt(a, "offset %llu is not the first page of a block", (unsigned long long)off);
-        p->n = p->marked ? heap_block_pages(used, firsts, p->index)
-                         : heap_block_pages((uint32_t)p->own->bits[0], (uint32_t)p->own->bits[1], p->index);
-        p->size = p->n * PAGE;
-        return 0;
-    }
-    if (p->kind == RCV_CHUNK_LARGE) {
-        p->index = 0;
-        p->pending = p->own && p->own->bits[0];
-        p->marked = RCV_INFO_KIND(p->info) == RCV_CHUNK_LARGE && RCV_INFO_USED(p->info) == 1;
-        p->n = p->own ? p->own->n : RCV_INFO_RUN(p->info);
-        if (in || (!p->marked && !p->pending))
-            return seg_corrupt(a, "offset %llu is not the start of a large block", (unsigned long long)off);
-        if (p->n == 0 || p->n > chunks_claimed(a) - chunk || (p->marked && RCV_INFO_RUN(p->info) != p->n) ||
-            RCV_INFO_CLASS(p->marked ? p->info : 0) > RCV_SPACE_ARRAY)
-            return seg_corrupt(a, "heap chunk %u: a large block of %u chunks does not fit", chunk, p->n);
-        p->size = (uint64_t)p->n * RCV_CHUNK;
-        return 0;
-    }
+    if (likely(p->kind == RCV_CHUNK_SMALL))
+        return locate_small(a, off, in, p);
+    if (p->kind == RCV_CHUNK_PAGES)
+        return locate_pages(a, off, in, p);
+    if (p->kind == RCV_CHUNK_LARGE)
+        return locate_large(a, off, in, p);
     return seg_corrupt(a, "offset %llu lies in a heap chunk of kind %u, where no block starts", (unsigned long long)off, p->kind);
 }
 

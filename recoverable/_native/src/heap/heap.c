@@ -267,90 +267,78 @@ void heap_settle(rcv_arena *a, rcv_off off)
 /* log_word -- save a word of shared state before it is changed. */
 static inline int log_word(rcv_arena *a, const void *word) { return undo_append(a, word_off(a, word), 8, RCV_U_STRUCT); }
 
+/* set_marked -- the block is allocated in the shared table, or is not any more. A failure may leave its words logged, no more. */
+static int set_marked(rcv_arena *a, const struct place *p, unsigned cls, bool mark)
+{
+    uint32_t used = RCV_INFO_USED(p->info);
+    int      rc;
+    if (p->kind == RCV_CHUNK_LARGE) {
+        rc = undo_append(a, word_off(a, info_word(a, p->chunk)), p->n * 8, RCV_U_STRUCT);
+        for (uint32_t i = p->n; rc == 0 && i-- > 0;)
+            info_set(a, p->chunk + i, !mark ? 0 : i ? RCV_INFO(RCV_CHUNK_CONT, cls, 1, i) : RCV_INFO(RCV_CHUNK_LARGE, cls, 1, p->n));
+        return rc;
+    }
+    if (p->kind == RCV_CHUNK_PAGES) {
+        uint32_t bits = ((1u << p->n) - 1) << p->index | UINT32_C(1) << (p->index + 16), run = RCV_INFO_RUN(p->info);
+        rc = log_word(a, info_word(a, p->chunk));
+        if (rc == 0)
+            info_set(a, p->chunk, RCV_INFO(RCV_CHUNK_PAGES, cls, mark ? used + p->n : used - p->n, mark ? run | bits : run & ~bits));
+        return rc;
+    }
+    uint64_t *word = &bitmap_of(a, p->chunk)[p->index / 64], bit = UINT64_C(1) << (p->index % 64);
+    if ((rc = log_word(a, word)) != 0 || (rc = log_word(a, info_word(a, p->chunk))) != 0)
+        return rc;
+    *word = mark ? *word | bit : *word & ~bit;
+    info_set(a, p->chunk, RCV_INFO(RCV_CHUNK_SMALL, cls, mark ? used + 1 : used - 1, 0));
+    return 0;
+}
+
+/* may_mark -- is what is to be allocated free? RCV_ERR_CORRUPT, RCV_ERR_BUG. */
+static int may_mark(rcv_arena *a, rcv_off off, const struct place *p)
+{
+    uint32_t used = RCV_INFO_USED(p->info);
+    if (!p->pending)
+        return rcv_raise(RCV_ERR_BUG, 0, "the block at %llu was not reserved here; please report", (unsigned long long)off);
+    if (p->kind == RCV_CHUNK_LARGE)
+        return used ? seg_corrupt(a, "heap chunk %u: reserved, but in use", p->chunk) : 0;
+    if (p->marked)
+        return seg_corrupt(a, "heap chunk %u: the block at %llu is in use twice", p->chunk, (unsigned long long)off);
+    if (p->kind == RCV_CHUNK_PAGES && (RCV_INFO_RUN(p->info) & ((1u << p->n) - 1) << p->index))
+        return seg_corrupt(a, "heap chunk %u: a page at %llu is in use twice", p->chunk, (unsigned long long)off);
+    if (p->kind == RCV_CHUNK_SMALL && used >= p->own->n)
+        return seg_corrupt(a, "heap chunk %u: %u blocks counted of %u", p->chunk, used, p->own->n);
+    return 0;
+}
+
 int heap_commit_alloc(rcv_arena *a, rcv_off off)
 {
     struct place p;
     int          rc = heap_locate(a, off, &p);
-    if (rc)
+    if (rc || MUTATED("heap.no_mark"))
         return rc;
-    if (MUTATED("heap.no_mark"))
-        return 0;
-    if (!p.pending)
-        return rcv_raise(RCV_ERR_BUG, 0, "the block at %llu was not reserved here; please report", (unsigned long long)off);
-    unsigned cls = p.own->cls, used = RCV_INFO_USED(p.info);
-    if (p.kind == RCV_CHUNK_LARGE) {
-        if (used)
-            return seg_corrupt(a, "heap chunk %u: reserved, but in use", p.chunk);
-        if ((rc = undo_append(a, word_off(a, info_word(a, p.chunk)), p.n * 8, RCV_U_STRUCT)) != 0)
-            return rc;
-        for (uint32_t i = p.n; i-- > 1;)
-            info_set(a, p.chunk + i, RCV_INFO(RCV_CHUNK_CONT, cls, 1, i));
-        info_set(a, p.chunk, RCV_INFO(RCV_CHUNK_LARGE, cls, 1, p.n));
-        return 0;
-    }
-    if (p.marked)
-        return seg_corrupt(a, "heap chunk %u: the block at %llu is in use twice", p.chunk, (unsigned long long)off);
-    if (p.kind == RCV_CHUNK_PAGES) {
-        uint32_t pages = ((1u << p.n) - 1) << p.index;
-        if (RCV_INFO_RUN(p.info) & pages)
-            return seg_corrupt(a, "heap chunk %u: a page at %llu is in use twice", p.chunk, (unsigned long long)off);
-        if ((rc = log_word(a, info_word(a, p.chunk))) != 0)
-            return rc;
-        info_set(a, p.chunk,
-                 RCV_INFO(RCV_CHUNK_PAGES, cls, used + p.n, RCV_INFO_RUN(p.info) | pages | UINT32_C(1) << (p.index + 16)));
-        return 0;
-    }
-    uint64_t *word = &bitmap_of(a, p.chunk)[p.index / 64];
-    if (used >= p.own->n)
-        return seg_corrupt(a, "heap chunk %u: %u blocks counted of %u", p.chunk, used, p.own->n);
-    if ((rc = log_word(a, word)) != 0 || (rc = log_word(a, info_word(a, p.chunk))) != 0)
-        return rc;
-    *word |= UINT64_C(1) << (p.index % 64);
-    info_set(a, p.chunk, RCV_INFO(RCV_CHUNK_SMALL, cls, used + 1, 0));
-    return 0;
+    rc = may_mark(a, off, &p);
+    return rc ? rc : set_marked(a, &p, p.own->cls, true);
 }
 
 int heap_commit_free(rcv_arena *a, rcv_off off)
 {
-    struct rcv_heap *h = a->heap;
-    struct place     p;
-    int              rc = heap_locate(a, off, &p);
-    if (rc)
+    struct place p;
+    int          rc = heap_locate(a, off, &p);
+    if (rc || MUTATED("heap.leak"))
         return rc;
-    if (MUTATED("heap.leak"))
-        return 0;
     if (!p.marked)
         return seg_corrupt(a, "the block at %llu is to be freed, but not allocated", (unsigned long long)off);
-    unsigned cls = RCV_INFO_CLASS(p.info), used = RCV_INFO_USED(p.info);
-    if (p.kind == RCV_CHUNK_LARGE) {
-        for (uint32_t i = 1; i < p.n; i++)
-            if (info_of(a, p.chunk + i) != RCV_INFO(RCV_CHUNK_CONT, cls, 1, i))
-                return seg_corrupt(a, "heap chunk %u: not part %u of the large block at %llu", p.chunk + i, i, (unsigned long long)off);
-        if ((rc = undo_append(a, word_off(a, info_word(a, p.chunk)), p.n * 8, RCV_U_STRUCT)) != 0)
-            return rc;
-        for (uint32_t i = 0; i < p.n; i++) {
-            info_set(a, p.chunk + i, 0);
-            heap_hold(a, h, p.chunk + i);
-        }
-        return 0;
-    }
-    if (p.kind == RCV_CHUNK_PAGES) {
-        uint32_t pages = ((1u << p.n) - 1) << p.index;
-        if ((rc = log_word(a, info_word(a, p.chunk))) != 0)
-            return rc;
-        info_set(a, p.chunk,
-                 RCV_INFO(RCV_CHUNK_PAGES, cls, used - p.n, RCV_INFO_RUN(p.info) & ~pages & ~(UINT32_C(1) << (p.index + 16))));
-        heap_hold(a, h, p.chunk);
-        return 0;
-    }
-    uint64_t *word = &bitmap_of(a, p.chunk)[p.index / 64];
-    if ((rc = log_word(a, word)) != 0 || (rc = log_word(a, info_word(a, p.chunk))) != 0)
+    unsigned       cls = RCV_INFO_CLASS(p.info);
+    const uint32_t chunks = p.kind == RCV_CHUNK_LARGE ? p.n : 1;
+    for (uint32_t i = 1; i < chunks; i++)
+        if (info_of(a, p.chunk + i) != RCV_INFO(RCV_CHUNK_CONT, cls, 1, i))
+            return seg_corrupt(a, "heap chunk %u: not part %u of the large block at %llu", p.chunk + i, i, (unsigned long long)off);
+    if ((rc = set_marked(a, &p, cls, false)) != 0)
         return rc;
-    *word &= ~(UINT64_C(1) << (p.index % 64));
-    info_set(a, p.chunk, RCV_INFO(RCV_CHUNK_SMALL, cls, used - 1, 0));
-    if (p.own && p.index / 64 < p.own->cursor)
+    if (p.kind == RCV_CHUNK_SMALL && p.own && p.index / 64 < p.own->cursor)
         p.own->cursor = p.index / 64;
-    heap_hold(a, h, p.chunk);
+    for (uint32_t i = 0; i < chunks; i++)
+        heap_hold(a, a->heap, p.chunk + i);
     return 0;
 }
 

@@ -83,6 +83,38 @@ static uint32_t own_pages(rcv_arena *a, const struct raw *raw)
     return t->n_own;
 }
 
+/* take_planned -- what the handler's profile says. false: no more. */
+static bool take_planned(rcv_arena *a, const struct wse_stretch *run, uint32_t n)
+{
+    bool more = true;
+    for (uint32_t i = 0; i < n && more; i++) {
+        uint32_t end = run[i].first + run[i].count;
+        for (uint32_t p = run[i].first; p < end && more; p++) {
+            uint32_t first = p;
+            while (p < end && fits(a, a->tracker->view, p))
+                p++;
+            if (p > first)
+                more = take(a, first, p);
+        }
+    }
+    return more;
+}
+
+/* take_own -- what the request has written in an earlier step. */
+static void take_own(rcv_arena *a, const struct raw *raw)
+{
+    bool more = true;
+    for (uint64_t i = 0; more && i < raw->n_pages;) {
+        uint32_t first = raw->pages[i], p = first;
+        for (; i < raw->n_pages && raw->pages[i] == p && fits(a, a->tracker->view, p); i++)
+            p++;
+        if (p > first)
+            more = take(a, first, p);
+        else
+            i++;
+    }
+}
+
 void tracker_capture(rcv_arena *a, const struct raw *raw, const char *handler, const char *route, uint32_t step)
 {
     struct rcv_tracker *t = a->tracker;
@@ -99,27 +131,9 @@ void tracker_capture(rcv_arena *a, const struct raw *raw, const char *handler, c
     pages += again ? raw->n_pages : 0;
     if (pages == 0 || pages * undo_cost(t->page_size) > (a->undo_size - undo_tail(a)) / ROOM_SHARE)
         return;
-    bool more = true;
     view_lock(a);
-    for (uint32_t i = 0; i < n && more; i++) {
-        uint32_t end = run[i].first + run[i].count;
-        for (uint32_t p = run[i].first; p < end && more; p++) {
-            uint32_t first = p;
-            while (p < end && fits(a, t->view, p))
-                p++;
-            if (p > first)
-                more = take(a, first, p);
-        }
-    }
-    for (uint64_t i = 0; again && more && i < raw->n_pages;) {
-        uint32_t first = raw->pages[i], p = first;
-        for (; i < raw->n_pages && raw->pages[i] == p && fits(a, t->view, p); i++)
-            p++;
-        if (p > first)
-            more = take(a, first, p);
-        else
-            i++;
-    }
+    if (take_planned(a, run, n) && again)
+        take_own(a, raw);
     view_unlock(a);
 }
 

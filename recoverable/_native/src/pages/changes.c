@@ -66,30 +66,42 @@ static int grow(void **data, uint32_t *cap, uint32_t need, size_t item)
     return 0;
 }
 
-/* build_ranges -- the announced ranges of this step, cut at page ends and sorted. One walk over the log. */
+int changes_pieces(rcv_arena *a, unsigned kinds, int (*fn)(rcv_arena *a, uint32_t page, uint32_t lo, uint32_t hi))
+{
+    const struct rcv_tracker *t = a->tracker;
+    struct undo_walk          w = undo_walk(a, kinds);
+    int                       rc = 0;
+    while (rc == 0 && undo_next(&w)) {
+        if (w.r.off < a->data_off)
+            continue; /* the header or the heap table */
+        uint64_t from = w.r.off - a->data_off, to = from + w.r.len;
+        for (uint64_t p = from >> t->shift; rc == 0 && p << t->shift < to; p++) {
+            uint64_t start = p << t->shift, end = start + t->page_size;
+            rc = fn(a, (uint32_t)p, (uint32_t)(from > start ? from - start : 0), (uint32_t)((to < end ? to : end) - start));
+        }
+    }
+    return rc ? rc : w.error;
+}
+
+static int keep_range(rcv_arena *a, uint32_t page, uint32_t lo, uint32_t hi)
+{
+    struct rcv_tracker *t = a->tracker;
+    int                 rc = 0;
+    if (!(t->state[page] & PG_ANNOUNCED))
+        return 0;
+    if (t->n_ranges == t->cap_ranges && (rc = grow((void **)&t->ranges, &t->cap_ranges, t->n_ranges + 1, sizeof *t->ranges)) != 0)
+        return rc;
+    t->ranges[t->n_ranges++] = (struct announced){.page = page, .lo = lo, .hi = hi};
+    return 0;
+}
+
+/* build_ranges -- the announced ranges of this step, sorted. */
 static int build_ranges(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
-    uint64_t            at = undo_tail(a);
-    struct undo_record  r;
-    int                 rc;
     t->n_ranges = 0;
-    while ((rc = undo_prev(a, &at, &r)) > 0) {
-        if (r.kind != RCV_U_DATA || r.off < a->data_off)
-            continue;
-        uint64_t from = r.off - a->data_off, to = from + r.len;
-        for (uint64_t p = from >> t->shift; p << t->shift < to; p++) {
-            if (!(t->state[p] & PG_ANNOUNCED))
-                continue;
-            if (t->n_ranges == t->cap_ranges && (rc = grow((void **)&t->ranges, &t->cap_ranges, t->n_ranges + 1, sizeof *t->ranges)) != 0)
-                return rc;
-            uint64_t start = p << t->shift, end = start + t->page_size;
-            t->ranges[t->n_ranges++] = (struct announced){.page = (uint32_t)p,
-                                                      .lo = (uint32_t)(from > start ? from - start : 0),
-                                                      .hi = (uint32_t)((to < end ? to : end) - start)};
-        }
-    }
-    if (rc < 0)
+    int rc = changes_pieces(a, UNDO_KIND(RCV_U_DATA), keep_range);
+    if (rc != 0)
         return rc;
     if (t->n_ranges > 1) /* there may be no array yet */
         qsort(t->ranges, t->n_ranges, sizeof *t->ranges, by_range);

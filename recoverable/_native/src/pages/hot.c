@@ -155,23 +155,12 @@ static void refresh(rcv_arena *a, uint32_t page, uint32_t lo, uint32_t hi, uint3
     CRASHPOINT("hot.refreshed");
 }
 
-/* refresh_announced -- what the log says was announced on listed pages, and whole pages that a resume or edit() logged. */
-static void refresh_announced(rcv_arena *a, uint32_t seq)
+/* refresh_piece -- of what the log says was announced, or logged as a whole page by a resume or edit(). */
+static int refresh_piece(rcv_arena *a, uint32_t page, uint32_t lo, uint32_t hi)
 {
-    struct rcv_tracker *t = a->tracker;
-    uint64_t            at = undo_tail(a);
-    struct undo_record  r;
-    while (undo_prev(a, &at, &r) > 0) {
-        if (r.off < a->data_off)
-            continue; /* the header or the heap table */
-        uint64_t from = r.off - a->data_off, to = from + r.len;
-        for (uint64_t p = from >> t->shift; p << t->shift < to; p++) {
-            uint64_t start = p << t->shift, end = start + t->page_size;
-            if (listed(t, (uint32_t)p))
-                refresh(a, (uint32_t)p, (uint32_t)(from > start ? from - start : 0),
-                        (uint32_t)((to < end ? to : end) - start), seq);
-        }
-    }
+    if (listed(a->tracker, page))
+        refresh(a, page, lo, hi, (uint32_t)atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed));
+    return 0;
 }
 
 /* -- promotion and demotion: between PUBLISH and IDLE ------------------------------------------------------- */
@@ -321,7 +310,7 @@ void hot_publish(rcv_arena *a)
             for (uint32_t i = 0; i < t->n_hot; i++)
                 refresh(a, t->page_of[t->hot[i]] - 1, 0, t->page_size, seq);
         if (t->announced_hot && !a->trap_mode) /* there they are among the changed ones */
-            refresh_announced(a, seq);
+            (void)changes_pieces(a, UNDO_ALL, refresh_piece);
     }
     for (uint32_t i = 0; i < t->wse.demote.n; i++)
         changed |= demote(a, t->wse.demote.page[i], seq, false);

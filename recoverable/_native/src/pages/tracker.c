@@ -371,14 +371,12 @@ void tracker_note_fresh(rcv_arena *a, rcv_off off, uint64_t len)
     t->recorded = true;
 }
 
-/* record_announced -- what the step's log names. */
+/* record_announced -- what the step's log names, but for captured pages, perhaps in vain: hear() knows. */
 static void record_announced(rcv_arena *a)
 {
-    uint64_t           at = undo_tail(a);
-    struct undo_record r;
-    while (undo_prev(a, &at, &r) > 0)
-        if (r.kind != RCV_U_PAGE || a->tracker->profile == NULL) /* captured, perhaps in vain: hear() knows */
-            tracker_note_fresh(a, r.off, r.len);
+    struct undo_walk w = undo_walk(a, a->tracker->profile == NULL ? UNDO_ALL : UNDO_ANNOUNCED);
+    while (undo_next(&w))
+        tracker_note_fresh(a, w.r.off, w.r.len);
 }
 
 const struct rcv_recording *rcv_recorded(rcv_arena *a)

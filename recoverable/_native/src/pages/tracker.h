@@ -229,6 +229,8 @@ void hot_close(rcv_arena *a);
 
 /* -- changes.c -- */
 
+/* changes_pieces -- fn for each piece of a page that the step's log names; not 0 ends it. 0, what fn returned, or RCV_ERR_CORRUPT. */
+int  changes_pieces(rcv_arena *a, unsigned kinds, int (*fn)(rcv_arena *a, uint32_t page, uint32_t lo, uint32_t hi));
 void sort_trapped(struct rcv_tracker *t); /* by page, the oldest pre-image of each first */
 
 /* -- capture.c -- */

@@ -29,12 +29,10 @@
 /* check_log -- is every record of the log sound? Writes nothing. */
 static int check_log(rcv_arena *a)
 {
-    uint64_t           at = undo_tail(a);
-    struct undo_record r;
-    int                rc;
-    while ((rc = undo_prev(a, &at, &r)) > 0)
+    struct undo_walk w = undo_walk(a, UNDO_ALL);
+    while (undo_next(&w))
         continue;
-    return rc;
+    return w.error;
 }
 
 /* copy_name -- a name from the segment, cut to its room and made printable: it may be garbage. */

@@ -1,25 +1,11 @@
 /* segment.c -- the mapping of a segment, and the memory behind it.
  *
- * rcv_open() runs under flock on the object, so formatting and attaching never race each other. What a kill leaves:
- *
- *   - while formatting: an object without its magic, which is stored last. The next opener makes it anew.
- *   - while attaching: at most a slot whose locks are gone, a half-done recovery, or a new lock nobody uses; each is mended
- *     or overwritten by the next attach.
- *
  * Nothing in the object is believed before it has been checked, and nothing beyond its length is touched: that would be
  * a SIGBUS. (Another program that truncates the object *while* it is mapped still causes one; shared memory has no defence.)
  */
 #include "segment.h"
 
-#include <errno.h>
-#include <pthread.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
 
 _Static_assert(sizeof(struct rcv_header) <= 16384, "attaching maps it before anything else");
 

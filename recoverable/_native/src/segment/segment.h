@@ -258,9 +258,40 @@ struct undo_record {
     const uint8_t *old;
     uint64_t       start; /* where in the log it begins: the tail before it */
 };
-/* undo_prev -- the record that ends at *at; moves *at to its start. 1, 0 at the log's beginning, RCV_ERR_CORRUPT. Walk from
- * undo_tail(a). Checks everything about the record against the claimed marks. */
+/* undo_prev -- the record that ends at *at; moves *at to its start. 1, 0 at the log's beginning, RCV_ERR_CORRUPT. Checks everything
+ * about the record against the claimed marks. */
 int  undo_prev(rcv_arena *a, uint64_t *at, struct undo_record *out);
+/* A walk over what this step has written, the newest first: `for (struct undo_walk w = undo_walk(a, kinds); undo_next(&w);)`. Damage
+ * ends it, too: then w.error is RCV_ERR_CORRUPT, else 0. */
+#define UNDO_KIND(kind) (1u << (kind))
+#define UNDO_ANNOUNCED (UNDO_KIND(RCV_U_DATA) | UNDO_KIND(RCV_U_STRUCT))
+#define UNDO_ALL (UNDO_ANNOUNCED | UNDO_KIND(RCV_U_PAGE))
+struct undo_walk {
+    rcv_arena         *a;
+    uint64_t           at;    /* where the record begins */
+    uint64_t           mark;  /* not below this */
+    unsigned           kinds; /* those that are wanted */
+    int                error;
+    struct undo_record r;
+};
+static inline struct undo_walk undo_walk_to(rcv_arena *a, uint64_t mark, unsigned kinds)
+{
+    return (struct undo_walk){.a = a, .at = undo_tail(a), .mark = mark, .kinds = kinds, .error = 0};
+}
+static inline struct undo_walk undo_walk(rcv_arena *a, unsigned kinds) { return undo_walk_to(a, 0, kinds); }
+static inline bool undo_next(struct undo_walk *w)
+{
+    while (w->at > w->mark) {
+        int rc = undo_prev(w->a, &w->at, &w->r);
+        if (unlikely(rc < 0)) {
+            w->error = rc;
+            return false;
+        }
+        if (w->kinds & UNDO_KIND(w->r.kind))
+            return true;
+    }
+    return false;
+}
 /* undo_apply -- put the old bytes back, newest first, down to tail `mark`, without moving the tail. Counts into the report. */
 int  undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report);
 void undo_cut(rcv_arena *a, uint64_t tail);      /* the log gets shorter: announced to readers without the lock */

@@ -222,21 +222,15 @@ int undo_prev(rcv_arena *a, uint64_t *at, struct undo_record *out)
  * means doing it again. RCV_ERR_CORRUPT: what lies above the bad record has been put back. */
 int undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report)
 {
-    uint64_t           at = undo_tail(a);
-    struct undo_record r;
-    while (at > mark) {
-        int rc = undo_prev(a, &at, &r);
-        if (rc < 0)
-            return rc;
-        if (MUTATED("undo.skip_pages") && r.kind == RCV_U_PAGE)
-            continue;
-        memcpy(a->core + r.off, r.old, r.len);
+    struct undo_walk w = undo_walk_to(a, mark, MUTATED("undo.skip_pages") ? UNDO_ANNOUNCED : UNDO_ALL);
+    while (undo_next(&w)) {
+        memcpy(a->core + w.r.off, w.r.old, w.r.len);
         CRASHPOINT("undo.apply");
         report->records++;
-        report->bytes += r.len;
-        report->pages += r.kind == RCV_U_PAGE;
+        report->bytes += w.r.len;
+        report->pages += w.r.kind == RCV_U_PAGE;
     }
-    return 0;
+    return w.error;
 }
 
 /* undo_retract -- an operation has failed: undo the announced writes above `mark`, and them alone. Pages that threads have
@@ -245,29 +239,26 @@ int undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report)
  * leads back to the step's beginning. RCV_ERR_CORRUPT: as undo_apply(). */
 int undo_retract(rcv_arena *a, uint64_t mark)
 {
-    bool               shared = a->undo_shared, pages = false;
-    uint64_t           at;
-    struct undo_record r;
-    int                rc = 1;
+    bool shared = a->undo_shared, pages = false;
     if (shared)
         view_lock(a);
-    for (at = undo_tail(a); at > mark && (rc = undo_prev(a, &at, &r)) > 0;) {
-        if (r.kind == RCV_U_PAGE)
+    struct undo_walk w = undo_walk_to(a, mark, UNDO_ALL), again = undo_walk_to(a, mark, UNDO_KIND(RCV_U_DATA));
+    while (undo_next(&w)) {
+        if (w.r.kind == RCV_U_PAGE)
             pages = true;
         else
-            memcpy(a->core + r.off, r.old, r.len);
+            memcpy(a->core + w.r.off, w.r.old, w.r.len);
         CRASHPOINT("undo.retract");
     }
-    for (at = undo_tail(a); pages && at > mark && (rc = undo_prev(a, &at, &r)) > 0;)
-        if (r.kind == RCV_U_DATA) {
-            uint32_t kind = RCV_U_STRUCT | RCV_UNDO_MARK;
-            memcpy(a->undo + at + undo_cost(r.len) - sizeof(struct rcv_undo_head) + offsetof(struct rcv_undo_head, kind), &kind, sizeof kind);
-        }
+    while (pages && undo_next(&again)) {
+        uint32_t kind = RCV_U_STRUCT | RCV_UNDO_MARK;
+        memcpy(a->undo + again.at + undo_cost(again.r.len) - sizeof(struct rcv_undo_head) + offsetof(struct rcv_undo_head, kind), &kind, sizeof kind);
+    }
     if (!pages)
         undo_cut(a, mark);
     if (shared)
         view_unlock(a);
-    return rc < 0 ? rc : 0;
+    return w.error;
 }
 
 /* undo_cut -- the log ends at `tail` now; what was above it is undone, or committed. Announced: see the top. Whoever died in

@@ -4,7 +4,7 @@
  * The container goes onto a list in the segment, undo-logged like all state, so a crash neither loses it nor frees it
  * twice. Later boundaries free it from there, a bounded number of entries at a time. Each slice is a small commit of its own:
  *
- *   free entries as intentions -> apply them -> demote freed pages -> PUBLISH -> IDLE
+ *   free entries as intentions, demote freed pages -> publish (publish.c)
  *
  * A container inside one being freed is put on the list in its turn, so nesting costs no stack.
  *
@@ -59,28 +59,17 @@ void reclaim_slice(rcv_arena *a)
     phase_set(a, RCV_STEP);
     int rc = free_some(t, a->trap_mode ? BUDGET_TRAP : heap_short(a) ? BUDGET_SHORT : BUDGET);
     if (rc == 0)
-        rc = intent_apply(t);
-    if (rc == 0 && a->trap_mode)
-        rc = tracker_doomed(a);
-    CRASHPOINT("reclaim.applied");
+        rc = publish(t, false);
     if (rc == 0) {
-        if (a->trap_mode)
-            tracker_settle(a);
-        CRASHPOINT("reclaim.before_publish");
-        phase_set(a, RCV_PUBLISH);
-        CRASHPOINT("reclaim.after_publish");
-        if (a->trap_mode)
-            tracker_publish(a);
-        intent_settle(t);
         t->state = RCV_COMMITTED;
     } else {
         (void)undo_apply(a, 0, &report);
         if (a->trap_mode)
             tracker_revert(a);
+        undo_cut(a, 0);
+        CRASHPOINT("reclaim.undone");
+        phase_set(a, RCV_IDLE);
     }
-    undo_cut(a, 0);
-    CRASHPOINT("reclaim.after_tail");
-    phase_set(a, RCV_IDLE);
     a->mounted = leaving;
     t->wrote = false; /* a slice undone is no request rolled back */
     rcv_txn_free(t);

@@ -9,13 +9,10 @@
 /* undo_ranges -- undo the announced writes alone; undo_apply(), which does all, follows. */
 static int undo_ranges(rcv_arena *a)
 {
-    uint64_t           at = undo_tail(a);
-    struct undo_record r;
-    int                rc;
-    while ((rc = undo_prev(a, &at, &r)) > 0)
-        if (r.kind != RCV_U_PAGE)
-            memcpy(a->core + r.off, r.old, r.len);
-    return rc;
+    struct undo_walk w = undo_walk(a, UNDO_ANNOUNCED);
+    while (undo_next(&w))
+        memcpy(a->core + w.r.off, w.r.old, w.r.len);
+    return w.error;
 }
 
 /* stash_fresh -- trap mode undoes whole pages, and with them what the transaction has first put into memory that it has
@@ -51,24 +48,24 @@ static int stash_fresh(rcv_txn *t)
 /* stash_fill -- copy what the transaction has written. Ranges may overlap: all hold the newest bytes, so order is free. */
 int stash_fill(rcv_txn *t)
 {
-    rcv_arena         *a = t->arena;
-    struct undo_record r;
-    uint64_t           at = undo_tail(a), to;
-    int                rc = 0, more;
+    rcv_arena       *a = t->arena;
+    struct undo_walk w = undo_walk(a, UNDO_KIND(RCV_U_DATA));
+    uint64_t         to;
+    int              rc = 0;
     t->n_stash = 0;
-    while (rc == 0 && (more = undo_prev(a, &at, &r)) != 0) {
-        if (more < 0)
-            return more;
-        if (r.kind != RCV_U_DATA || (MUTATED("stash.miss_range") && at == 0))
+    while (rc == 0 && undo_next(&w)) {
+        struct rcv_stash_item item = {.off = w.r.off, .len = w.r.len};
+        if (MUTATED("stash.miss_range") && w.at == 0)
             continue;
-        rc = vec_room(&t->stash, &t->n_stash, &t->cap_stash, sizeof(struct rcv_stash_item) + r.len, &to);
+        rc = vec_room(&t->stash, &t->n_stash, &t->cap_stash, sizeof item + item.len, &to);
         if (rc)
             break;
-        struct rcv_stash_item item = {.off = r.off, .len = r.len};
         memcpy(t->stash + to, &item, sizeof item);
-        memcpy(t->stash + to + sizeof item, a->core + r.off, r.len);
+        memcpy(t->stash + to + sizeof item, a->core + item.off, item.len);
     }
     t->stash_items = t->n_stash;
+    if (rc == 0)
+        rc = w.error;
     if (rc == 0)
         rc = raw_stash(t);
     t->fresh = t->n_stash;

@@ -278,6 +278,10 @@ int  container_lineage(rcv_arena *a, rcv_txn *t, rcv_off off);
 int  container_used(rcv_txn *t, rcv_off off);
 void lineage_cut(rcv_txn *t, rcv_off parent); /* what lay in `parent` has been cut off */
 
+/* -- publish.c: the one way to a new committed state ------------------------------------------------------------ */
+
+int publish(rcv_txn *t, bool request); /* a failure leaves the caller to undo the step */
+
 /* -- reclaim.c: freeing detached containers in slices ---------------------------------------------------------- */
 
 void reclaim_slice(rcv_arena *a);                 /* at a boundary (lock held, IDLE): a small commit of its own */

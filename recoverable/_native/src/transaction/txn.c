@@ -462,32 +462,13 @@ int rcv_txn_commit(rcv_txn *t)
         finish(t, RCV_COMMITTED);
         return rc;
     }
-    if (MUTATED("commit.publish_first"))
-        phase_set(a, RCV_PUBLISH);
     if (rc == 0)
-        rc = intent_apply(t);
+        rc = publish(t, true);
     if (rc) {
         clock_end(t, begun);
         rcv_txn_rollback(t);
         return rc;
     }
-    PHASE("commit.applied");
-    tail = undo_tail(a);
-    stamp_publish(t);
-    tracker_settle(a);
-    PHASE("commit.before_publish");
-    phase_set(a, RCV_PUBLISH);
-    PHASE("commit.after_publish");
-    tracker_publish(a);
-    PHASE("commit.after_shadows");
-    intent_settle(t);
-    if (!MUTATED("commit.keep_tail"))
-        undo_cut(a, 0);
-    PHASE("commit.after_tail");
-    phase_set(a, RCV_IDLE);
-    a->n.commits++;
-    t->report.bytes = tail;
-    t->report.pages = t->raw.n_pages;
     rc = unmount(t);
     t->report.micros = clock_end(t, begun) / 1000;
     finish(t, RCV_COMMITTED);
