@@ -53,38 +53,6 @@ _COUNTS: Final = (
     ("traps", "traps", "First raw writes to a page that faulted."),
 )
 
-# By arena: name, field of recoverable.reports.Stats, help.
-_GAUGES: Final = (
-    ("size_bytes", "size", "Ceiling of the data."),
-    ("claimed_bytes", "claimed", "Data that has memory behind it."),
-    ("used_bytes", "used", "Data that is allocated."),
-    ("reserved_bytes", "reserved", "Data in chunks that processes have reserved for themselves."),
-    ("overhead_bytes", "overhead", "Memory behind everything but data: tables, undo log, shadows."),
-    ("hot_pages", "hot_pages", "Pages in the estimated writable working set."),
-    ("processes", "processes", "Processes that have the arena open."),
-    ("orphaned", "orphaned", "1: its name no longer leads to it, so that others who open it get another arena."),
-    ("profiled_handlers", "profiles", "Handlers of this process whose raw writes have a profile."),
-    ("raw_buffers", "raw_buffers", "Raw buffers of this process: array views, memoryviews."),
-    ("raw_views", "raw_views", "Mappings of this process that raw buffers lie in."),
-    ("transactions_in_flight", "in_flight", "Transactions of this process that have not ended."),
-)
-_TOTALS: Final = (
-    ("commits", "commit_seq", "Commits since the arena was made, by all processes."),
-    ("recoveries", "recoveries", "Times that a dead process's step was undone, by all processes."),
-    ("suspended_steps", "suspends", "Steps that ended in the middle of a transaction."),
-    ("logged_bytes", "undo_bytes", "Bytes that were logged to be undone, heads not counted."),
-    ("pages_compared", "pages_compared", "Hot pages compared with their shadows."),
-    ("pages_copied", "pages_copied", "Pages copied: pre-images and shadows."),
-    ("promotions", "promotions", "Pages made hot."),
-    ("demotions", "demotions", "Hot pages given up."),
-    ("pages_captured", "pages_captured", "Pages made writable ahead, because their handler was going to write them."),
-    ("pages_captured_in_vain", "captured_in_vain", "Those of them that it did not write."),
-    ("stray_writes", "strays", "Raw writes outside any step, taken back."),
-    ("doomed_steps", "dooms", "Steps that ran out of memory in a raw write."),
-    ("map_fallbacks", "map_fallbacks", "Times that the kernel had no map entries left."),
-)
-
-
 class _Families:
     """The metrics of one scrape, empty at first."""
 
@@ -115,27 +83,23 @@ class _Families:
             "Pages that a handler's next run is expected to write raw: its part of the working set.",
             labels=_BY_HANDLER,
         )
-        self.gauges = {
-            field: GaugeMetricFamily(f"recoverable_arena_{name}", text, labels=["arena"])
-            for name, field, text in _GAUGES
-        }
-        self.totals = {
-            field: CounterMetricFamily(f"recoverable_arena_{name}", text, labels=["arena"])
-            for name, field, text in _TOTALS
+        self.arenas = {
+            stat.name: (CounterMetricFamily if stat.total else GaugeMetricFamily)(
+                f"recoverable_arena_{stat.metric}", stat.help, labels=["arena"]
+            )
+            for stat in _core.STATS
+            if stat.metric
         }
 
     def __iter__(self) -> Iterator[Metric]:
         yield from self.counts.values()
         yield from (self.rollbacks, self.conflicts, self.reruns, self.checkpoints, self.predicted)
-        yield from self.gauges.values()
-        yield from self.totals.values()
+        yield from self.arenas.values()
 
     def add_arena(self, name: str, stats: dict[str, int]) -> None:
         """Add what an arena tells about itself."""
-        for field, gauge in self.gauges.items():
-            gauge.add_metric([name], stats[field])
-        for field, total in self.totals.items():
-            total.add_metric([name], stats[field])
+        for field, family in self.arenas.items():
+            family.add_metric([name], stats[field])
 
     def add_handler(self, labels: list[str], tally: TallyReport) -> None:
         """Add what came of a handler's runs."""

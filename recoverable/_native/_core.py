@@ -8,19 +8,21 @@ arena that another thread has just closed. What is not attached, an image, is it
 from __future__ import annotations
 
 import ctypes
+import itertools
 from array import array
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recoverable._native import load
 from recoverable.errors import ArenaOptionError, TransactionError, error_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from recoverable._native.runtime import NativeArena
 
 _AGAIN = -13  # RCV_ERR_AGAIN
-_NAME = 40  # length of a handler's name in the structures
+_NAME = 40  # RCV_HANDLER_NAME
+_STAT_TOTAL = 2  # RCV_STAT_TOTAL
 
 _u32, _u64, _int, _pointer = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p
 
@@ -62,21 +64,7 @@ class _Recovery(ctypes.Structure):
     )
 
 
-STATS = (
-    *("size", "claimed", "used", "reserved"),
-    *("undo_size", "undo_claimed", "shadow_claimed", "overhead"),
-    *("commit_seq", "recoveries", "hot_pages", "processes", "orphaned"),
-    *("transactions", "commits", "rollbacks", "conflicts", "suspends"),
-    *("traps", "pages_compared", "pages_copied", "promotions", "demotions", "strays", "dooms", "map_fallbacks"),
-    *("undo_bytes", "undo_records", "raw_buffers", "raw_views", "in_flight"),
-    *("profiles", "pages_captured", "captured_in_vain"),
-    *("cost_trap_ns", "cost_protect_ns", "cost_compare_ns", "cost_copy_ns"),
-)
 VERIFY = ("containers", "entries", "blocks", "bytes", "leaked_blocks", "leaked_bytes", "hot_pages")
-
-
-class _Stats(ctypes.Structure):
-    _fields_ = tuple((name, _u64) for name in STATS)
 
 
 PEEK = (
@@ -102,20 +90,8 @@ class _Peek(ctypes.Structure):
     )
 
 
-#: What the board counts of each handler, in the order of enum rcv_board_count.
-BOARD = ("commits", "rollbacks", "conflicts", "timed", "nanos", "traps", "pages", "undone_bytes")
-
-
-class _HandlerCounts(ctypes.Structure):
-    _fields_ = (("count", _u64 * len(BOARD)), ("rest", _u64), ("handler", ctypes.c_char * _NAME))
-
-
 class _HotSpot(ctypes.Structure):
     _fields_ = (("container", _u64), ("id", _u64), ("kind", _u64), ("arg", _u64), ("count", _u64))
-
-
-class _BoardSeen(ctypes.Structure):
-    _fields_ = (("rows", _u64), ("spots", _u64), ("row", _HandlerCounts * 64), ("spot", _HotSpot * 32))
 
 
 class _Verify(ctypes.Structure):
@@ -184,6 +160,46 @@ def _of_arena(name: str, result: Any, *arguments: Any) -> Any:
             raise
 
     return call
+
+
+class _StatInfo(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("metric", ctypes.c_char_p), ("help", ctypes.c_char_p), ("type", _int))
+
+
+class Stat(NamedTuple):
+    """A member of `struct rcv_stats`: its metric ("": it is none), that one's help, and whether it only grows."""
+
+    name: str
+    metric: str
+    help: str
+    total: bool
+
+
+def _listed(name: str, result: Any) -> Iterator[Any]:
+    """Return what a function of the core gives for 0, 1, 2 and so on, until it gives NULL."""
+    function = _function(name, result, ctypes.c_uint)
+    return itertools.takewhile(bool, map(function, itertools.count()))
+
+
+#: What the core counts, as counters.h lists it.
+STATS = tuple(
+    Stat(info.name.decode(), info.metric.decode(), info.help.decode(), info.type == _STAT_TOTAL)
+    for info in (found.contents for found in _listed("rcv_stat_info", ctypes.POINTER(_StatInfo)))
+)
+#: What the board counts of each handler.
+BOARD = tuple(name.decode() for name in _listed("rcv_board_name", ctypes.c_char_p))
+
+
+class _Stats(ctypes.Structure):
+    _fields_ = tuple((stat.name, _u64) for stat in STATS)
+
+
+class _HandlerCounts(ctypes.Structure):
+    _fields_ = (("count", _u64 * len(BOARD)), ("rest", _u64), ("handler", ctypes.c_char * _NAME))
+
+
+class _BoardSeen(ctypes.Structure):
+    _fields_ = (("rows", _u64), ("spots", _u64), ("row", _HandlerCounts * 64), ("spot", _HotSpot * 32))
 
 
 _error_text = _function("rcv_error_text", ctypes.c_char_p)
@@ -473,7 +489,7 @@ def stats(arena: NativeArena) -> dict[str, int]:
     """Return the counters of `struct rcv_stats` by name."""
     out = _Stats()
     _locked(arena, lambda: int(_get_stats(arena, ctypes.byref(out))))
-    return {name: getattr(out, name) for name in STATS}
+    return {stat.name: getattr(out, stat.name) for stat in STATS}
 
 
 def verify(arena: NativeArena) -> dict[str, int]:

@@ -74,7 +74,7 @@ def test_the_page_has_every_cause(arena: Arena) -> None:
 def test_what_an_arena_counts_is_a_metric_or_left_out_for_a_reason(arena: Arena) -> None:
     """A new figure of `arena.stats()` is shown to Prometheus, unless this test says why not."""
     stats: dict[str, Any] = _core.stats(arena.native.address)
-    shown = {field for _, field, _ in (*metrics._GAUGES, *metrics._TOTALS)}
+    shown = {stat.name for stat in _core.STATS if stat.metric}
     left = set().union(*LEFT_OUT.values())
     assert shown | left == stats.keys()
     assert not shown & left

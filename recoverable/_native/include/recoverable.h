@@ -12,6 +12,8 @@
 #ifndef RECOVERABLE_H
 #define RECOVERABLE_H
 
+#include "counters.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -141,17 +143,17 @@ RCV_API int      rcv_image_full(const rcv_arena *a); /* 1: there were more than 
 RCV_API void     rcv_image_forget(rcv_arena *a);     /* forget which pages were met: the next read is of something else */
 
 struct rcv_stats {
-    /* the segment */
-    uint64_t size, claimed, used, reserved; /* bytes of data: ceiling, backed, allocated, in reserved chunks */
-    uint64_t undo_size, undo_claimed, shadow_claimed, overhead; /* overhead: tables, log and shadows, backed */
-    uint64_t commit_seq, recoveries, hot_pages, processes, orphaned; /* the last as rcv_orphaned() */
-    /* this process */
-    uint64_t transactions, commits, rollbacks, conflicts, suspends;
-    uint64_t traps, pages_compared, pages_copied, promotions, demotions, strays, dooms, map_fallbacks;
-    uint64_t undo_bytes, undo_records, raw_buffers, raw_views, in_flight;
-    uint64_t profiles, pages_captured, captured_in_vain; /* handlers with a profile; pages made writable ahead, and not written */
-    uint64_t cost_trap_ns, cost_protect_ns, cost_compare_ns, cost_copy_ns; /* calibrated */
+#define X(name, type, metric, help) uint64_t name;
+    RCV_STATS(X)
+#undef X
 };
+enum rcv_stat_type { RCV_STAT_HIDDEN, RCV_STAT_GAUGE, RCV_STAT_TOTAL };
+struct rcv_stat_info { /* of a member of struct rcv_stats */
+    const char *name, *metric, *help; /* metric "": it is none */
+    int         type;                 /* enum rcv_stat_type */
+};
+RCV_API const struct rcv_stat_info *rcv_stat_info(unsigned i); /* of the i-th; NULL: there are no more */
+
 /* -- recordings, and policies in shadow: recording.c, replay.c -- */
 
 struct rcv_recording {
@@ -306,6 +308,7 @@ struct rcv_hotspot { /* where transactions of this process have lost conflicts *
 #define RCV_HOTSPOTS 64u
 RCV_API int rcv_hotspots(const rcv_arena *a, struct rcv_hotspot *out, int room); /* how many; unsorted */
 
+RCV_API const char *rcv_board_name(unsigned i); /* of the i-th count of a handler; NULL: there are no more */
 struct rcv_handler_counts { /* of all processes, since the segment was made; what they are says enum rcv_board_count */
     uint64_t count[8];
     uint64_t rest;        /* 1: of all those handlers that found no row of their own */

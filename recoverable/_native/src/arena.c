@@ -339,24 +339,22 @@ int rcv_get_stats(rcv_arena *a, struct rcv_stats *out)
     out->recoveries = atomic_load(&h->recoveries);
     out->processes = (uint64_t)rcv_processes(a, NULL, 0);
     out->orphaned = (uint64_t)rcv_orphaned(a);
-    out->transactions = n->transactions;
-    out->commits = n->commits;
-    out->rollbacks = n->rollbacks;
-    out->conflicts = n->conflicts;
-    out->suspends = n->suspends;
-    out->traps = n->traps;
-    out->pages_compared = n->pages_compared;
-    out->pages_copied = n->pages_copied;
-    out->promotions = n->promotions;
-    out->demotions = n->demotions;
-    out->strays = n->strays;
-    out->dooms = n->dooms;
-    out->map_fallbacks = n->map_fallbacks;
-    out->undo_bytes = n->undo_bytes;
-    out->undo_records = n->undo_records;
-    out->raw_buffers = tracker_raw_count(a);
+#define X(name, type, metric, help) out->name = n->name;
+    RCV_COUNTERS(X)
+#undef X
     out->in_flight = a->n_in_flight;
     heap_stats(a, out);
     tracker_stats(a, out);
     return 0;
+}
+
+const struct rcv_stat_info *rcv_stat_info(unsigned i)
+{
+    static const struct rcv_stat_info all[] = {
+#define X(name, type, metric, help) {#name, metric, help, RCV_STAT_##type},
+        RCV_STATS(X)
+#undef X
+    };
+    _Static_assert(sizeof all / sizeof *all == sizeof(struct rcv_stats) / sizeof(uint64_t), "one of each, in the same order");
+    return i < sizeof all / sizeof *all ? &all[i] : NULL;
 }

@@ -15,7 +15,7 @@
 
 static int check_container(struct walk *w, rcv_off off)
 {
-    return rcv_kinds[container_kind(container_at(w->a, off, 0))].check(w, off);
+    return rcv_kinds[container_kind(container_at(w->a, off, 0))]->check(w, off);
 }
 
 static int walk_containers(struct walk *w)

@@ -144,3 +144,13 @@ int rcv_peek_board(int fd, const char *name, struct rcv_board_seen *out)
     unlook(a);
     return 0;
 }
+
+const char *rcv_board_name(unsigned i)
+{
+    static const char *const names[] = {
+#define X(id, name) #name,
+        RCV_BOARD_LIST(X)
+#undef X
+    };
+    return i < sizeof names / sizeof *names ? names[i] : NULL;
+}

@@ -158,7 +158,7 @@ int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, struct rcv_ma
 
 /* array_reclaim -- see struct rcv_kind. Its pages are hot no more before the commit: killed after that, recovery would leave pages
  * listed that are free. Nothing reads what a commit that does not come has demoted. */
-int array_reclaim(rcv_txn *t, rcv_off array, uint32_t *budget, bool *done)
+static int array_reclaim(rcv_txn *t, rcv_off array, uint32_t *budget, bool *done)
 {
     const struct rcv_array *r = array_at(t->arena, array);
     (void)budget;
@@ -174,7 +174,7 @@ int array_reclaim(rcv_txn *t, rcv_off array, uint32_t *budget, bool *done)
 /* -- for rcv_verify ---------------------------------------------------------------------------------------- */
 
 /* array_check -- see struct rcv_kind. */
-int array_check(struct walk *w, rcv_off off)
+static int array_check(struct walk *w, rcv_off off)
 {
     const struct rcv_array *r = (const struct rcv_array *)(const void *)(w->a->mem + off);
     uint64_t bytes = r->itemsize;
@@ -193,3 +193,5 @@ int array_check(struct walk *w, rcv_off off)
         return check_damage(w, off, 0, r->data, "an Array's items outside the memory for Arrays");
     return 0;
 }
+
+const struct rcv_kind array_kind = {.name = "Array", .size = sizeof(struct rcv_array), .reclaim = array_reclaim, .check = array_check};

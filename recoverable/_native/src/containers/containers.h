@@ -32,28 +32,16 @@ int table_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
 int table_check(struct walk *w, rcv_off container, rcv_off off, const struct rcv_table *table, bool detached);
 static inline rcv_off *word_at(rcv_arena *a, rcv_off off) { return (rcv_off *)(void *)(a->mem + off); } /* checked before */
 
-/* -- what kinds.c gathers: see struct rcv_kind ------------------------------------------------------------------------ */
+/* -- what kinds.c gathers -------------------------------------------------------------------------------------- */
 
-int    dict_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
-int    list_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
-int    deque_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
-int    counter_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
-int    record_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
-int    array_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
-int    dict_check(struct walk *w, rcv_off off);
-int    list_check(struct walk *w, rcv_off off);
-int    deque_check(struct walk *w, rcv_off off);
-int    counter_check(struct walk *w, rcv_off off);
-int    record_check(struct walk *w, rcv_off off);
-int    array_check(struct walk *w, rcv_off off);
-int    dict_apply(rcv_txn *t, rcv_off off, unsigned op, uint64_t entry);
-int    dict_resume(rcv_txn *t, rcv_off off, unsigned op, uint64_t entry);
-int    dict_sum(rcv_txn *t, rcv_off off, const struct rcv_summary *s);
-int    counter_sum(rcv_txn *t, rcv_off off, const struct rcv_summary *s);
-size_t dict_slot_text(rcv_arena *a, rcv_off slot, char *out, size_t size);
-size_t record_slot_text(rcv_arena *a, rcv_off slot, char *out, size_t size);
+#define X(NAME, number, name) extern const struct rcv_kind name##_kind;
+RCV_KIND_LIST(X)
+#undef X
 
-/* -- dict.c: what the files of Dict share ------------------------------------------------------------------------------ */
+/* -- what the files of Dict share, and of Deque --------------------------------------------------------------------- */
+
+int deque_check(struct walk *w, rcv_off deque);
+
 
 /* dict_at -- the Dict or Set at `d`, or NULL. */
 static inline struct rcv_dict *dict_at(rcv_arena *a, rcv_off d)
@@ -83,8 +71,13 @@ static inline uint64_t dict_bucket_of(uint64_t hash, uint64_t buckets)
 
 /* dict_chain_bound -- no chain is longer than what the whole arena could hold: a longer one is a cycle. */
 static inline uint64_t dict_chain_bound(const rcv_arena *a) { return rcv_data_claimed(a) / sizeof(struct rcv_entry) + 1; }
-int dict_damaged(rcv_arena *a, rcv_off d);
-int dict_no_entry(rcv_arena *a, rcv_off d, rcv_off e);
+int    dict_apply(rcv_txn *t, rcv_off d, unsigned op, uint64_t entry); /* these are in struct rcv_kind */
+int    dict_sum(rcv_txn *t, rcv_off d, const struct rcv_summary *s);
+int    dict_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget, bool *done);
+int    dict_check(struct walk *w, rcv_off d);
+size_t dict_slot_text(rcv_arena *a, rcv_off slot, char *out, size_t size);
+int    dict_damaged(rcv_arena *a, rcv_off d);
+int    dict_no_entry(rcv_arena *a, rcv_off d, rcv_off e);
 static inline int dict_set_word(rcv_txn *t, rcv_off off, uint64_t value) { return txn_write64(t, off, value, RCV_U_STRUCT); }
 
 /* -- walk.c: rcv_verify's walk over all that is reached --------------------------------------------------------------- */

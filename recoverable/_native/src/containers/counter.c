@@ -45,7 +45,7 @@ int rcv_counter_get(rcv_arena *a, rcv_txn *t, rcv_off c, int64_t *out)
 }
 
 /* counter_sum -- at commit: all additions at once. */
-int counter_sum(rcv_txn *t, rcv_off c, const struct rcv_summary *s)
+static int counter_sum(rcv_txn *t, rcv_off c, const struct rcv_summary *s)
 {
     const struct rcv_counter *counter = counter_at(t->arena, c);
     int64_t                   sum;
@@ -56,15 +56,17 @@ int counter_sum(rcv_txn *t, rcv_off c, const struct rcv_summary *s)
     return txn_write64(t, c + offsetof(struct rcv_counter, value), (uint64_t)sum, RCV_U_STRUCT);
 }
 
-int counter_reclaim(rcv_txn *t, rcv_off c, uint32_t *budget, bool *done)
+static int counter_reclaim(rcv_txn *t, rcv_off c, uint32_t *budget, bool *done)
 {
     (void)t, (void)c, (void)budget;
     *done = true;
     return 0;
 }
 
-int counter_check(struct walk *w, rcv_off c)
+static int counter_check(struct walk *w, rcv_off c)
 {
     (void)w, (void)c;
     return 0; /* any number will do */
 }
+
+const struct rcv_kind counter_kind = {.name = "Counter", .size = sizeof(struct rcv_counter), .reclaim = counter_reclaim, .check = counter_check, .sum = counter_sum};

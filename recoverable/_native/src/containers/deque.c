@@ -420,7 +420,7 @@ int rcv_deque_reverse(rcv_txn *t, rcv_off d)
 }
 
 /* deque_reclaim -- free some of a detached Deque, from the left; at last its one block. */
-int deque_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget, bool *done)
+static int deque_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget, bool *done)
 {
     const struct rcv_deque *q = deque_at(t->arena, d);
     int                     rc = 1;
@@ -440,3 +440,5 @@ int deque_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget, bool *done)
     *done = rc == 0;
     return rc;
 }
+
+const struct rcv_kind deque_kind = {.name = "Deque", .size = sizeof(struct rcv_deque), .reclaim = deque_reclaim, .check = deque_check};

@@ -209,7 +209,7 @@ static int cut_out(rcv_txn *t, rcv_off off, rcv_off entry)
 }
 
 /* dict_resume -- see struct rcv_kind: an inserted entry is put into its bucket again, a deleted one taken out. */
-int dict_resume(rcv_txn *t, rcv_off d, unsigned op, uint64_t entry)
+static int dict_resume(rcv_txn *t, rcv_off d, unsigned op, uint64_t entry)
 {
     return op == RCV_I_INSERT ? relink(t, d, entry) : cut_out(t, d, entry);
 }
@@ -399,3 +399,9 @@ int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
         *out += rcv_mix(t->serial) + s->changes;
     return 0;
 }
+
+#define KIND(name_)                                                                                                          \
+    {.name = name_, .size = sizeof(struct rcv_dict), .reclaim = dict_reclaim, .check = dict_check, .apply = dict_apply, \
+     .resume = dict_resume, .sum = dict_sum, .slot_text = dict_slot_text}
+
+const struct rcv_kind dict_kind = KIND("Dict"), set_kind = KIND("Set");

@@ -305,7 +305,7 @@ int rcv_list_permute(rcv_txn *t, rcv_off l, const uint64_t *order, uint64_t n)
 }
 
 /* list_reclaim -- free some of a detached List: cells and chunks from the end, at last the table. */
-int list_reclaim(rcv_txn *t, rcv_off l, uint32_t *budget, bool *done)
+static int list_reclaim(rcv_txn *t, rcv_off l, uint32_t *budget, bool *done)
 {
     rcv_arena       *a = t->arena;
     struct rcv_list *list = list_at(a, l);
@@ -343,7 +343,7 @@ static int check_row(struct walk *w, rcv_off off, rcv_off row, uint64_t used, ui
 }
 
 /* list_check -- see struct rcv_kind. Of one that is being taken apart, not what lies past its end. */
-int list_check(struct walk *w, rcv_off off)
+static int list_check(struct walk *w, rcv_off off)
 {
     const struct rcv_list *l = (const struct rcv_list *)(const void *)(w->a->mem + off);
     uint64_t leaves = l->length / RCV_LEAF + (l->length % RCV_LEAF != 0);
@@ -361,3 +361,5 @@ int list_check(struct walk *w, rcv_off off)
     w->report->entries += l->length;
     return rc;
 }
+
+const struct rcv_kind list_kind = {.name = "List", .size = sizeof(struct rcv_list), .reclaim = list_reclaim, .check = list_check, .counts_are_words = true};

@@ -124,7 +124,7 @@ int rcv_record_migrate(rcv_txn *t, rcv_off off, uint64_t schema, uint32_t fields
 }
 
 /* record_reclaim -- free a detached Record's cells, all at once: there are few. */
-int record_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
+static int record_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
 {
     const struct rcv_record *r = record_at(t->arena, off);
     int                      rc = 0;
@@ -143,7 +143,7 @@ int record_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
 /* -- for rcv_verify ---------------------------------------------------------------------------------------- */
 
 /* record_check -- see struct rcv_kind. */
-int record_check(struct walk *w, rcv_off off)
+static int record_check(struct walk *w, rcv_off off)
 {
     const struct rcv_record *r = (const struct rcv_record *)(const void *)(w->a->mem + off);
     if (r->fields > FIELDS_LIMIT || (r->fields == 0) != (r->cells == 0))
@@ -155,8 +155,11 @@ int record_check(struct walk *w, rcv_off off)
     return rc;
 }
 
-size_t record_slot_text(rcv_arena *a, rcv_off slot, char *out, size_t size)
+static size_t record_slot_text(rcv_arena *a, rcv_off slot, char *out, size_t size)
 {
     (void)a;
     return (size_t)snprintf(out, size, "[field %llu]", (unsigned long long)slot);
 }
+
+const struct rcv_kind record_kind = {.name = "Record", .size = sizeof(struct rcv_record), .reclaim = record_reclaim, .check = record_check, .slot_text = record_slot_text,
+                                      .shape_moves_keys = true};

@@ -15,7 +15,7 @@
 static size_t step_text(rcv_arena *a, rcv_off container, rcv_off slot, char *out, size_t size)
 {
     const struct rcv_container *c = container_at(a, container, 0);
-    size_t (*text)(rcv_arena *, rcv_off, char *, size_t) = c ? rcv_kinds[container_kind(c)].slot_text : NULL;
+    size_t (*text)(rcv_arena *, rcv_off, char *, size_t) = c ? rcv_kinds[container_kind(c)]->slot_text : NULL;
     return text ? text(a, slot, out, size) : (size_t)snprintf(out, size, "[?]"); /* items of a List do not know where they are */
 }
 
@@ -130,7 +130,7 @@ int walk_meet(struct walk *w, rcv_off parent, rcv_off slot, rcv_off off, bool de
     const struct rcv_container *c = container_at(a, off, 0);
     if (c == NULL)
         return check_damage(w, parent, slot, off, "no container there");
-    int rc = check_reach(w, parent, slot, off, rcv_kinds[container_kind(c)].size, "a container");
+    int rc = check_reach(w, parent, slot, off, rcv_kinds[container_kind(c)]->size, "a container");
     if (rc)
         return rc;
     if (c->id == 0 || c->id > atomic_load(&a->hdr->container_counter))

@@ -550,17 +550,7 @@ void tracker_stats(rcv_arena *a, struct rcv_stats *out)
     out->hot_pages = t->n_hot;
     out->raw_buffers = t->raw_count;
     out->raw_views = t->n_views;
-    out->traps = a->n.traps;
-    out->pages_compared = a->n.pages_compared;
-    out->pages_copied = a->n.pages_copied;
-    out->promotions = a->n.promotions;
-    out->demotions = a->n.demotions;
-    out->strays = a->n.strays;
-    out->dooms = a->n.dooms;
-    out->map_fallbacks = a->n.map_fallbacks;
     out->profiles = wse_profiles_count(t->wse.profiles);
-    out->pages_captured = a->n.pages_captured;
-    out->captured_in_vain = a->n.captured_in_vain;
     out->cost_trap_ns = t->wse.costs.trap;
     out->cost_protect_ns = t->wse.costs.protect;
     out->cost_compare_ns = t->wse.costs.compare;

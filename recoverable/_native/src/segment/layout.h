@@ -142,14 +142,9 @@ struct rcv_process {
 #define RCV_BOARD_ROWS 64u  /* the last is for the handlers that found no row */
 #define RCV_BOARD_SPOTS 32u
 enum rcv_board_count {
-    RCV_B_COMMITS,
-    RCV_B_ROLLBACKS, /* but for conflicts */
-    RCV_B_CONFLICTS, /* runs that a conflict ended */
-    RCV_B_TIMED,     /* runs whose checkpoints were timed: a sample */
-    RCV_B_NANOS,     /* what the checkpoints of those took */
-    RCV_B_TRAPS,     /* first raw writes that faulted */
-    RCV_B_PAGES,     /* pages that raw writes had changed when runs ended */
-    RCV_B_UNDONE,    /* bytes put back */
+#define X(id, name) RCV_B_##id,
+    RCV_BOARD_LIST(X)
+#undef X
     RCV_BOARD_COUNTS
 };
 struct rcv_board_row {
@@ -240,14 +235,21 @@ struct rcv_cell { /* 16 bytes */
     };
 };
 
+/* The kinds of containers: X(NAME, number, name). `name`_kind is what the core knows about it (struct rcv_kind); a number is never
+ * given again. */
+#define RCV_KIND_LIST(X) \
+    X(DICT, 1, dict)       \
+    X(ARRAY, 2, array)     \
+    X(LIST, 3, list)       \
+    X(SET, 4, set)         \
+    X(DEQUE, 5, deque)     \
+    X(COUNTER, 6, counter) \
+    X(RECORD, 7, record)
 enum rcv_container_kind {
-    RCV_K_DICT = 1,
-    RCV_K_ARRAY = 2,
-    RCV_K_LIST = 3,
-    RCV_K_SET = 4,
-    RCV_K_DEQUE = 5,
-    RCV_K_COUNTER = 6,
-    RCV_K_RECORD = 7
+#define X(NAME, number, name) RCV_K_##NAME = number,
+    RCV_KIND_LIST(X)
+#undef X
+    RCV_KINDS /* above all of them */
 };
 #define RCV_CONTAINER_MARK 0x52430000u /* in the upper half of `kind` */
 #define RCV_DETACHED 1u                /* flags: cut off from its parent, waits to be freed */

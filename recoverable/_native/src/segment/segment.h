@@ -21,10 +21,9 @@ struct rcv_heap;    /* heap/ */
 struct rcv_viewed;  /* pages/viewed.c */
 
 struct rcv_counters { /* this process's share of struct rcv_stats */
-    uint64_t transactions, commits, rollbacks, conflicts, suspends;
-    uint64_t traps, pages_compared, pages_copied, promotions, demotions, strays, dooms, map_fallbacks;
-    uint64_t undo_bytes, undo_records;
-    uint64_t pages_captured, captured_in_vain;
+#define X(name, type, metric, help) uint64_t name;
+    RCV_COUNTERS(X)
+#undef X
 };
 
 struct rcv_logged { /* a range that txn_log() has logged in some epoch */

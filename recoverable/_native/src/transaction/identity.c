@@ -6,7 +6,7 @@
 #include "transaction.h"
 
 /* container_size -- bytes of a container's fixed part; 0 for an unknown kind. */
-static uint64_t container_size(unsigned kind) { return kind < RCV_KINDS ? rcv_kinds[kind].size : 0; }
+static uint64_t container_size(unsigned kind) { return kind < RCV_KINDS && rcv_kinds[kind] ? rcv_kinds[kind]->size : 0; }
 
 /* container_at -- the container of that kind (0: any) at `off`, or NULL. */
 struct rcv_container *container_at(rcv_arena *a, rcv_off off, unsigned kind)

@@ -168,7 +168,7 @@ int intent_resume(rcv_txn *t)
         if (it.op == RCV_I_INSERT && MUTATED("resume.no_relink"))
             continue;
         if (it.op == RCV_I_INSERT || it.op == RCV_I_DELETE)
-            rc = rcv_kinds[it.kind].resume(t, it.a, it.op, it.b);
+            rc = rcv_kinds[it.kind]->resume(t, it.a, it.op, it.b);
     }
     return rc;
 }
@@ -178,11 +178,11 @@ static int apply_summary(rcv_txn *t, const struct rcv_summary *s)
 {
     const struct rcv_container *c = container_at(t->arena, s->container, 0);
     struct rcv_summary          sum = *s;
-    if (c == NULL || rcv_kinds[container_kind(c)].sum == NULL)
+    if (c == NULL || rcv_kinds[container_kind(c)]->sum == NULL)
         return seg_corrupt(t->arena, "no container at %llu, where changes were counted", (unsigned long long)s->container);
     if (MUTATED("intent.twice"))
         sum.count *= 2;
-    return rcv_kinds[container_kind(c)].sum(t, s->container, &sum);
+    return rcv_kinds[container_kind(c)]->sum(t, s->container, &sum);
 }
 
 /* reclaim_push -- at commit, in STEP: put a detached container on the list. A failure leaves the caller to undo the step. */
@@ -213,7 +213,7 @@ int intent_apply(rcv_txn *t)
             break;
         case RCV_I_INSERT:
         case RCV_I_DELETE:
-            rc = rcv_kinds[it->kind].apply(t, it->a, it->op, it->b);
+            rc = rcv_kinds[it->kind]->apply(t, it->a, it->op, it->b);
             break;
         case RCV_I_RECLAIM:
             rc = reclaim_push(t, it->a);

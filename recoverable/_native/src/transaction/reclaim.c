@@ -30,7 +30,7 @@ static int free_some(rcv_txn *t, uint32_t budget)
         bool                  done;
         if (c == NULL || !(c->flags & RCV_DETACHED) || c->id == 0)
             return seg_corrupt(a, "no detached container at %llu, where one waits to be freed", (unsigned long long)off);
-        rc = rcv_kinds[container_kind(c)].reclaim(t, off, &budget, &done);
+        rc = rcv_kinds[container_kind(c)]->reclaim(t, off, &budget, &done);
         if (rc || !done)
             break;
         budget -= budget > 0;

@@ -154,7 +154,7 @@ static const struct rcv_read *changed(const rcv_txn *t)
 static const struct rcv_kind *kind_at(rcv_arena *a, rcv_off off)
 {
     const struct rcv_container *c = off ? container_at(a, off, 0) : NULL;
-    return c != NULL ? &rcv_kinds[container_kind(c)] : NULL;
+    return c != NULL ? rcv_kinds[container_kind(c)] : NULL;
 }
 
 /* is_shared -- is it a unit that several transactions may write at once, since what they do to it is no part of any stash?

@@ -49,9 +49,9 @@ uint64_t stamp_publish(rcv_txn *t);
 struct rcv_summary;
 struct walk;
 
-struct rcv_kind { /* 64 bytes, so that indexing is a shift */
+struct rcv_kind {
     const char *name; /* as users know it */
-    uint32_t    size; /* of its fixed part; 0: there is no such kind */
+    uint32_t    size; /* of its fixed part */
     bool        counts_are_words; /* what membership and content stand for lies in words of its own, which its stash holds */
     bool        shape_moves_keys; /* whoever writes its shape moves what its keys stand for */
     /* reclaim -- it is cut off: free some of what it holds. `budget` counts what was freed; *done: nothing is left but itself. */
@@ -64,9 +64,7 @@ struct rcv_kind { /* 64 bytes, so that indexing is a shift */
     int (*sum)(rcv_txn *t, rcv_off off, const struct rcv_summary *s);
     size_t (*slot_text)(rcv_arena *a, rcv_off slot, char *out, size_t size); /* one step of a path, for people; NULL: [?] */
 };
-#define RCV_KINDS 8u
-extern const struct rcv_kind rcv_kinds[RCV_KINDS]; /* by enum rcv_container_kind: containers/kinds.c */
-_Static_assert(sizeof(struct rcv_kind) == 64, "indexing is a shift");
+extern const struct rcv_kind *const rcv_kinds[RCV_KINDS]; /* by enum rcv_container_kind, NULL: none. containers/kinds.c */
 
 static inline unsigned container_kind(const struct rcv_container *c) { return c->kind & 0xffffu; }
 
