@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,13 +20,11 @@ CIRCLE = 3
 Name = tuple[str, str]  # file, function
 
 _BLANK = re.compile(r'/\*.*?\*/|"(?:\\.|[^"\\\n])*"|' r"'(?:\\.|[^'\\])'", re.DOTALL)
-_FUNCTION = re.compile(
-    r"^(?P<head>(?:[A-Za-z_]\w*[ *]+|__attribute__\(\(.*?\)\)\s*)+)\**(?P<name>\w+)\([^;{]*?\)\s*\{",
-    re.MULTILINE | re.DOTALL,
-)
+_FUNCTION = re.compile(r"^(?P<head>[A-Za-z_][^\n=;{}]*?)(?P<name>\w+)\((?P<parameters>[^;{}]*)\)\s*\{", re.MULTILINE)
 _CALL = re.compile(r"\b([A-Za-z_]\w*)\(")
 
 
+@functools.cache
 def sources() -> dict[str, str]:
     """Return the text of each file without comments, strings and directives."""
     texts = {}
@@ -155,6 +154,5 @@ def test_no_more_than_three_files_form_a_circle() -> None:
 )
 def test_an_upward_call_is_seen(file: str, added: str) -> None:
     """The reader of calls finds one that somebody adds."""
-    texts = sources()
-    texts[file] += added
+    texts = {**sources(), file: sources()[file] + added}
     assert len(upward(calls(texts))) == 1
