@@ -53,6 +53,7 @@ _COUNTS: Final = (
     ("traps", "traps", "First raw writes to a page that faulted."),
 )
 
+
 class _Families:
     """The metrics of one scrape, empty at first."""
 
