@@ -5,7 +5,7 @@ a signal or the end of the program may not drop the others, and what really can'
 
 A signal that comes while the core commits has its handler run by the first Python function that is called next, which may
 be one of these here; it may raise. So callbacks stay with their transaction until the first of them is called, and who
-calls us looks whether they are still there (boundary.again, TransactionBlock). What is left is a signal in the few
+calls us looks whether they are still there (recoverable.runner, TransactionBlock). What is left is a signal in the few
 instructions between a callback that has returned something to await and its task.
 
 Plain functions are called on the spot. From the first that returns something to await, the rest runs in a task of its own,

@@ -86,19 +86,21 @@ def _pack(value: Any, key: bool, depth: int = 0) -> bytes | None:
     codec = _by_type.get(type(value))
     if codec is not None:
         return _packed_by(codec, value)
-    if value is None:
-        return _part(_NONE)
-    if value is not True and value is not False:
+    if value is not None and type(value) is not bool:
         value = plain(value)
         if value is None:
             return None
     if key and isinstance(value, (bool, float, Decimal)):
         value = _same_number(value)
-    if value is True or value is False:
-        return _part(_TRUE if value else _FALSE)
-    if type(value) is not tuple:
-        kind = KINDS[type(value)]
-        return _part(kind.tag, kind.pack(value))
+    if type(value) is tuple:
+        return _packed_tuple(value, key, depth)
+    if value is None or type(value) is bool:
+        return _part(_NONE if value is None else _TRUE if value else _FALSE)
+    kind = KINDS[type(value)]
+    return _part(kind.tag, kind.pack(value))
+
+
+def _packed_tuple(value: tuple[Any, ...], key: bool, depth: int) -> bytes | None:
     if depth == _TUPLE_DEPTH:
         raise RecursionError(f"a tuple is nested more than {_TUPLE_DEPTH} levels deep; nothing was stored: store lists")
     parts = []

@@ -250,25 +250,9 @@ cdef object record_class(NativeArena arena, const rcv_handle *h):
     return cls
 
 
-cdef object custom_key(NativeArena arena, bytes packed, KeyBuffer *out):
-    """The key that codecs.pack_key() has made bytes of."""
-    if PyBytes_GET_SIZE(packed) > <Py_ssize_t>0xffffffff:
-        raise _errors.ArenaFullError("a key of more than 4 GiB; nothing was changed")
-    out.key.kind = KEY_CUSTOM
-    out.key.tag = RCV_T_CUSTOM
-    out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(packed)
-    out.key.len = <uint32_t>PyBytes_GET_SIZE(packed)
-    rcv_key_hash(arena.a, &out.key)
-    return packed
-
-
 cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
     """Describe a key: its canonical bytes and their keyed hash. Returns what must stay alive while `out` is used."""
-    cdef uint64_t size = 8
-    cdef int overflow = 0
     cdef double number
-    kept = key
-    out.key.ptr = <const uint8_t *>&out.word
     if _by_type and type(key) in _by_type:
         hash(key)
         return custom_key(arena, _codecs.pack_key(key), out)
@@ -277,67 +261,85 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
         out.key = late.key
         return key
     if PyUnicode_CheckExact(key):
-        kept = text_bytes(key, &out.key.ptr, &size)
-        out.key.kind = KEY_STR
-        out.key.tag = RCV_T_STR
-    elif PyLong_CheckExact(key) or key is True or key is False:
-        out.word = PyLong_AsLongLongAndOverflow(key, &overflow)
-        out.key.kind = KEY_INT
-        out.key.tag = RCV_T_INT
-        if key is True:
-            out.key.tag = RCV_T_TRUE
-        elif key is False:
-            out.key.tag = RCV_T_FALSE
-        elif overflow:
-            kept = int_bytes(key)
-            out.key.kind = KEY_BIGINT
-            out.key.tag = RCV_T_BIGINT
-            out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(kept)
-            size = PyBytes_GET_SIZE(kept)
-    elif PyBytes_CheckExact(key):
-        out.key.kind = KEY_BYTES
-        out.key.tag = RCV_T_BYTES
+        return text_key(arena, key, late, out)
+    if PyLong_CheckExact(key) or key is True or key is False:
+        return int_key(arena, key, out)
+    if PyBytes_CheckExact(key):
         out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(key)
-        size = PyBytes_GET_SIZE(key)
-    elif PyFloat_CheckExact(key):
-        number = PyFloat_AS_DOUBLE(key)
+        return ready(arena, key, KEY_BYTES, RCV_T_BYTES, PyBytes_GET_SIZE(key), out)
+    out.key.ptr = <const uint8_t *>&out.word
+    if PyFloat_CheckExact(key):
         if key.is_integer():
             kept = encode_key(arena, int(key), out)
             out.key.tag = RCV_T_FLOAT
             return kept
+        number = PyFloat_AS_DOUBLE(key)
         memcpy(&out.word, &number, 8)
-        out.key.kind = KEY_FLOAT
-        out.key.tag = RCV_T_FLOAT
-    elif key is None:
-        out.key.kind = KEY_NONE
-        out.key.tag = RCV_T_NONE
-        size = 0
-    else:
-        hash(key) # an unhashable one gets the exception that a dict would give
-        kept = tuple_bytes(key, True)
-        if kept is not None:
-            return custom_key(arena, kept, out)
-        plain = _codecs.plain(key)
-        if plain is not key and plain is not None: # of a subclass
-            return encode_key(arena, plain, out)
-        kept = _codecs.pack_key(key)
-        if kept is not None:
-            if kept[0] in (3, 4): # a Decimal that an int or a float equals is their key
-                return encode_key(arena, _codecs.unpack(kept), out)
-            return custom_key(arena, kept, out)
-        raise TypeError(f"a key of type {type(key).__name__!r} can't be stored in an arena; nothing was changed: "
-                        "use an immutable type that arenas know, or register_codec()")
+        return ready(arena, key, KEY_FLOAT, RCV_T_FLOAT, 8, out)
+    if key is None:
+        return ready(arena, key, KEY_NONE, RCV_T_NONE, 0, out)
+    return other_key(arena, key, out)
+
+
+cdef inline object ready(NativeArena arena, object kept, uint8_t kind, uint8_t tag, uint64_t size, KeyBuffer *out):
+    """Complete the description of a key whose bytes are known."""
     if size > 0xffffffff:
         raise _errors.ArenaFullError("a key of more than 4 GiB; nothing was changed")
+    out.key.kind = kind
+    out.key.tag = tag
     out.key.len = <uint32_t>size
     rcv_key_hash(arena.a, &out.key)
-    if type(key) is str and kept is key and size <= 64:
+    return kept
+
+
+cdef inline object text_key(NativeArena arena, object key, late_key *late, KeyBuffer *out):
+    """encode_key() of a str, which is kept for the next time if it is short."""
+    cdef uint64_t size
+    kept = text_bytes(key, &out.key.ptr, &size)
+    ready(arena, kept, KEY_STR, RCV_T_STR, size, out)
+    if kept is key and size <= 64:
         Py_INCREF(key)
         if late.text != NULL:
             Py_DECREF(<object>late.text)
         late.text = <PyObject *>key
         late.key = out.key
     return kept
+
+
+cdef inline object int_key(NativeArena arena, object key, KeyBuffer *out):
+    """encode_key() of an int or a bool."""
+    cdef int overflow = 0
+    out.word = PyLong_AsLongLongAndOverflow(key, &overflow)
+    if overflow:
+        kept = int_bytes(key)
+        out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(kept)
+        return ready(arena, kept, KEY_BIGINT, RCV_T_BIGINT, PyBytes_GET_SIZE(kept), out)
+    out.key.ptr = <const uint8_t *>&out.word
+    return ready(arena, key, KEY_INT, RCV_T_TRUE if key is True else RCV_T_FALSE if key is False else RCV_T_INT, 8, out)
+
+
+cdef object custom_key(NativeArena arena, bytes packed, KeyBuffer *out):
+    """The key that codecs.pack_key() has made bytes of."""
+    out.key.ptr = <const uint8_t *>PyBytes_AS_STRING(packed)
+    return ready(arena, packed, KEY_CUSTOM, RCV_T_CUSTOM, PyBytes_GET_SIZE(packed), out)
+
+
+cdef object other_key(NativeArena arena, object key, KeyBuffer *out):
+    """encode_key() of what recoverable.codecs knows."""
+    hash(key) # an unhashable one gets the exception that a dict would give
+    packed = tuple_bytes(key, True)
+    if packed is not None:
+        return custom_key(arena, packed, out)
+    plain = _codecs.plain(key)
+    if plain is not key and plain is not None: # of a subclass
+        return encode_key(arena, plain, out)
+    packed = _codecs.pack_key(key)
+    if packed is None:
+        raise TypeError(f"a key of type {type(key).__name__!r} can't be stored in an arena; nothing was changed: "
+                        "use an immutable type that arenas know, or register_codec()")
+    if packed[0] in (3, 4): # a Decimal that an int or a float equals is their key
+        return encode_key(arena, _codecs.unpack(packed), out)
+    return custom_key(arena, packed, out)
 
 
 cdef object decode_key(const rcv_value *key):
