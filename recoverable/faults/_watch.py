@@ -284,41 +284,54 @@ class Driven:
         self._coroutine.close()
 
     def _step(self, value: Any, error: BaseException | None) -> Any:
-        global _handler, _request, _reported
+        """Run to the next suspension, unless a fault has put that off."""
+        if error is None:
+            if (waiting := self._waiting()) is not self:
+                return waiting
+            error, self._error = self._error, None
         watch = _watch
-        if self._turns > 0 and error is None:
+        if watch is None:
+            return self._resume(value, error)
+        if self._resumed:
+            self._decide(watch, "resume")
+        yielded, request = self._watched(watch, value, error)
+        self._resumed = True
+        if _watch is not watch or _reported:  # a driven coroutine inside has reported this suspension
+            return yielded
+        return self._suspend(watch, yielded, None if request is None else request.transport)
+
+    def _resume(self, value: Any, error: BaseException | None) -> Any:
+        return self._coroutine.send(value) if error is None else self._coroutine.throw(error)
+
+    def _waiting(self) -> Any:
+        """Return what the event loop is to wait for first, in the middle of a delay; else itself."""
+        global _reported
+        if self._turns > 0:
             self._turns -= 1
             _reported = True
             return None
-        if self._held is not None and error is None:
+        if self._held is not None:
             seconds, self._held = self._held.seconds, None
             _reported = True
             return _sleep(seconds)
-        if self._error is not None and error is None:
-            error, self._error = self._error, None
-        if watch is None:
-            return self._coroutine.send(value) if error is None else self._coroutine.throw(error)
+        return self
 
-        if self._resumed:
-            self._decide(watch, "resume")
+    def _watched(self, watch: Watch, value: Any, error: BaseException | None) -> tuple[Any, Any]:
+        """Run to the next suspension, where lines, writes and the end are points; return what is yielded, and the request."""
+        global _handler, _request, _reported
         before, _handler = _handler, self._handler
         outer, _request = _request, self._request if self._request is not None else _request
         request = _request
         tracer = _tracer if "line" in watch.wants(self._handler) else None
         watch.begin(self._handler)
-        _reported = False
+        _reported = ended = False
         if tracer is not None:
             tracer.start()
         try:
-            yielded = self._coroutine.send(value) if error is None else self._coroutine.throw(error)
+            return self._resume(value, error), request
         except StopIteration:
             ended = True
             raise
-        except BaseException:
-            ended = False
-            raise
-        else:
-            ended = False
         finally:
             if tracer is not None:
                 tracer.stop()
@@ -326,12 +339,6 @@ class Driven:
             watch.end(self._handler)
             if ended and _watch is watch:
                 self._decide(watch, "commit")
-        self._resumed = True
-        if _watch is not watch:
-            return yielded
-        if _reported:
-            return yielded  # a driven coroutine inside has reported this suspension
-        return self._suspend(watch, yielded, None if request is None else request.transport)
 
     def _decide(self, watch: Watch, place: str) -> None:
         """Reach a point that only transactions have."""
