@@ -30,7 +30,6 @@ USES: dict[str, Callable[[Arena], object]] = {
     "run": lambda arena: _run(arena),
     "native": lambda arena: (
         arena.native.busy_timeout,
-        arena.native.asks_route,
         arena.native.pending(),
         arena.native.privileged_here(),
         arena.native.read_tallies(),
