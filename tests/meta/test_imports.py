@@ -75,10 +75,12 @@ def test_the_top_is_thin() -> None:
     assert kinds == [ast.Expr, ast.Assign, ast.FunctionDef]
 
 
+#: Of the source tree: an installed package has no Cython files.
+ROOT = Path(__file__).parents[2]
 SOURCES = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for pattern in ("*.pxd", "*.py", "*.pyx")
-    for path in (Path(__file__).parents[2] / "recoverable").rglob(pattern)
+    for path in (ROOT / "recoverable").rglob(pattern)
 }
 if not any(path.suffix == ".pyx" for path in SOURCES.values()):
     pytest.skip("needs the source tree", allow_module_level=True)
