@@ -6,7 +6,7 @@
  * writes waits.
  *
  * One an arena: the word in the header holds the process's token. Who waits is a coroutine of the event loop
- * (recoverable/boundary.py); a `with` block is one step and cannot, so it goes ahead.
+ * (recoverable/privilege.py); a `with` block is one step and cannot, so it goes ahead.
  *
  * What a privilege costs others has an end. The first who has to wait starts the clock, for all: a run that has written
  * nothing yet, and may be a long poll that never will, has 50 ms; from its first write on, busy_timeout. When that is over,
