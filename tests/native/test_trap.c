@@ -537,6 +537,37 @@ static void two_arenas(void)
     tracked_drop(&two);
 }
 
+/* Until the stash is back, another thread's store into the view is not the step's: it could be taken for a commit of others. */
+static void stores_while_a_step_begins(void)
+{
+    for (int meanwhile = 0; meanwhile < 2; meanwhile++) {
+        struct rcv_stray s[8];
+        fresh(0, "adaptive");
+        struct raw      one = {.pages = NULL};
+        struct rcv_raw  buffer;
+        begin(world.a);
+        CHECK(views_acquire(world.a, &one, world.data, &buffer) == 0);
+        end(world.a);
+        CHECK(lock_take(world.a) == 0);
+        world.a->step_thread = os_thread_id();
+        CHECK(tracker_enter(world.a, &one) == 0);
+        if (meanwhile)
+            in_thread(store, buffer.at + 3 * PAGE);
+        CHECK(world.core[3 * PAGE] == 0);
+        CHECK(tracker_join(world.a, &one) == (meanwhile ? RCV_ERR_STRAY : 0));
+        if (!meanwhile)
+            in_thread(store, buffer.at + 3 * PAGE);
+        CHECK(world.core[3 * PAGE] == (meanwhile ? 0 : 77));
+        rollback(world.a);
+        CHECK(world.core[3 * PAGE] == 0);
+        rcv_raw_release(world.a, &buffer);
+        if (one.view != NULL)
+            views_ended(world.a, &one);
+        CHECK(rcv_take_strays(world.a, s, 8) == meanwhile);
+        tracked_drop(&world);
+    }
+}
+
 int main(void)
 {
     CHECK(signal(SIGSEGV, SIG_DFL) != SIG_ERR); /* not a sanitizer's */
@@ -545,6 +576,7 @@ int main(void)
     handlers_after_us();
     stray_without_a_step();
     stores_of_another_thread();
+    stores_while_a_step_begins();
     many_threads();
     a_failed_operation_among_threads();
     a_full_log_dooms();

@@ -17,9 +17,12 @@ struct raw { /* what the tracker knows of a transaction, and keeps in it */
 int  tracker_open(rcv_arena *a, const struct rcv_open_options *o); /* map the first view read-only, read the hot table, install the handler */
 void tracker_close(rcv_arena *a);  /* demotes nothing: hot pages stay listed for the others */
 /* tracker_enter -- a step begins (lock held, phase IDLE): catch up with the hot table's generation; while raw buffers live:
- * compare hot pages with their shadows and put strays back; from here on traps of this thread are logged, and those of others in
- * the transaction's view. RCV_ERR_STRAY: a thread stored into that while it waited. */
+ * compare hot pages with their shadows and put strays back; from here on traps of this thread are logged. RCV_ERR_STRAY: a thread
+ * stored into the transaction's view while it waited. */
 int  tracker_enter(rcv_arena *a, struct raw *raw);
+/* tracker_join -- the step has begun, and the stash is back: only from here on are hot pages writable, and other threads' stores the
+ * step's own. Before, they would be taken for commits of others, or lie under the stash. RCV_ERR_STRAY: one has stored meanwhile. */
+int  tracker_join(rcv_arena *a, const struct raw *raw);
 /* tracker_shut -- first of all at the end of a step: protect what it could write, so that nothing that a thread stores from now
  * on is in the stash, the commit or a shadow. Once a step; no more than a look where there are no raw buffers. */
 void tracker_shut(rcv_arena *a);

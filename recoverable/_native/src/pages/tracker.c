@@ -268,6 +268,8 @@ static void shut(rcv_arena *a)
     CRASHPOINT("tracker.shut");
 }
 
+int tracker_join(rcv_arena *a, const struct raw *raw) { return views_join(a, raw); }
+
 /* tracker_shut -- the step's raw writes end here: nothing that is stored after this is compared, stashed, committed or undone. */
 void tracker_shut(rcv_arena *a)
 {

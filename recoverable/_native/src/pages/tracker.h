@@ -206,6 +206,7 @@ int  views_mend(rcv_arena *a); /* all of them as they should be between steps. R
 /* views_begin -- the step of a transaction begins: which view is its own? RCV_ERR_STRAY: that was stored into while it
  * waited. RCV_ERR_FULL, RCV_ERR_OS: trap mode needs one and there is none. */
 int  views_begin(rcv_arena *a, struct raw *raw);
+int  views_join(rcv_arena *a, const struct raw *raw); /* tracker_join() */
 void views_use(rcv_arena *a, struct view *v, bool shared); /* the step has it as its own from now on */
 /* views_stale -- is the page, in a view that is not the step's own, none of an Array that a buffer there was made of? Signal-safe. */
 bool views_stale(rcv_arena *a, const struct view *v, uint32_t page);

@@ -184,13 +184,22 @@ static void disown(rcv_arena *a, struct view *v)
         vacant(a, v);
 }
 
-void views_use(rcv_arena *a, struct view *v, bool shared)
+/* step_in -- the step has it as its own; what other threads store through it is not its own yet. */
+static void step_in(rcv_arena *a, struct view *v)
 {
     struct rcv_tracker *t = a->tracker;
     t->view = v;
     if (!v->used)
         t->used[t->n_used++] = v; /* of a step's views it is the first, but for those it has adopted: there is room */
     v->used = true;
+    if (a->trap_mode)
+        a->mem = (uint8_t *)((uintptr_t)v->base - a->data_off);
+}
+
+void views_use(rcv_arena *a, struct view *v, bool shared)
+{
+    struct rcv_tracker *t = a->tracker;
+    step_in(a, v);
     if (t->savepoint && view_any_hot(t, v)) /* which could not protect them: the view was not its own yet */
         view_protect_all(a, v);
     else if (unlikely(v->hot_closed) && !t->savepoint)
@@ -198,8 +207,6 @@ void views_use(rcv_arena *a, struct view *v, bool shared)
     t->shared |= shared;
     if (t->shared)
         undo_share(a, true);
-    if (a->trap_mode)
-        a->mem = (uint8_t *)((uintptr_t)v->base - a->data_off);
 }
 
 bool views_stale(rcv_arena *a, const struct view *v, uint32_t page)
@@ -232,6 +239,19 @@ int views_begin(rcv_arena *a, struct raw *raw)
     if (v->lost)
         rc = RCV_ERR_STRAY;
     else
+        step_in(a, v);
+    view_unlock(a);
+    return rc;
+}
+
+int views_join(rcv_arena *a, const struct raw *raw)
+{
+    struct view *v = a->tracker->view;
+    int          rc = 0;
+    view_lock(a);
+    if (v != NULL && v->lost)
+        rc = RCV_ERR_STRAY;
+    else if (v != NULL)
         views_use(a, v, v->owner == raw);
     view_unlock(a);
     return rc;

@@ -334,10 +334,12 @@ int rcv_txn_mount(rcv_txn *t)
     txn_log_epoch(t);
     t->traps_before = a->n.traps;
     PHASE("step.entered");
-    if (unlikely(a->trap_mode))
+    if (unlikely(a->trap_mode && t->raw.view == NULL)) /* else threads may store through it, and must not yet */
         tracker_capture(a, &t->raw, t->handler, t->route, t->steps); /* putting the stash back would trap, too */
     if (t->n_stash != 0 || t->n_intents != 0)
         rc = stash_put_back(t);
+    if (rc == 0 && unlikely(t->raw.view != NULL || a->trap_mode) && (rc = tracker_join(a, &t->raw)) != 0)
+        rc = rcv_raise(rc, 0, "%s", rcv_doom_text(rc));
     if (rc == 0 && unlikely(t->raw.view != NULL))
         tracker_capture(a, &t->raw, t->handler, t->route, t->steps);
     if (rc) {
