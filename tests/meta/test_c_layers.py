@@ -29,7 +29,7 @@ def sources() -> dict[str, str]:
     """Return the text of each file without comments, strings and directives."""
     texts = {}
     for path in sorted(SOURCE.rglob("*.[ch]")):
-        text = _BLANK.sub(" ", path.read_text())
+        text = re.sub(r"__attribute__\s*\(\(.*?\)\)", " ", _BLANK.sub(" ", path.read_text()), flags=re.DOTALL)
         texts[str(path.relative_to(SOURCE))] = re.sub(r"^[ \t]*#(?:.*\\\n)*.*$", "", text, flags=re.MULTILINE)
     return texts
 
