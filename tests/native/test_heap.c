@@ -1,7 +1,7 @@
 /* test_heap.c -- the allocator: nothing is handed out twice, nothing is lost, nothing is trusted. */
 #include "scratch.h"
 
-#include "heap/chunks.h"
+#include "heap/state.h"
 
 static uint64_t any(void) { return rnd(UINT64_MAX); }
 

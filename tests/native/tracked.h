@@ -3,7 +3,7 @@
 #define RCV_TEST_TRACKED_H
 
 #include "scratch.h"
-#include "pages/tracker.h"
+#include "pages/state.h"
 
 #define PAGE ((uint64_t)4096)
 

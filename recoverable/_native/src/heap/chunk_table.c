@@ -3,7 +3,7 @@
  * Nothing in it is believed. Whatever is read here may be garbage, and then ends in RCV_ERR_CORRUPT: no index is used, no
  * run followed, no bit trusted before it has been held against the claimed mark and against its neighbours.
  */
-#include "chunks.h"
+#include "state.h"
 
 const uint16_t heap_class_size[CLASSES] = {
     32,  48,  64,  80,   96,   112,  128,  160,  192,  224,  256,  320,  384,  448,  512, 640,

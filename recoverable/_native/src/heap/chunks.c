@@ -3,7 +3,7 @@
  * All of it is process memory but for three stores: the owner word, the kind of a chunk that was free, and its cleared
  * bitmap. heap.c says why none of them needs undo.
  */
-#include "chunks.h"
+#include "state.h"
 
 /* -- hints: where there may be room ------------------------------------------------------------------- */
 

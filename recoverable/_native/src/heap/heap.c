@@ -50,7 +50,7 @@
  *   - Memory once claimed is never given back to the system.
  *   - A chunk is of one class: a state that shrinks leaves sparse chunks, and only blocks of the same class fill them.
  */
-#include "chunks.h"
+#include "state.h"
 
 /* -- handing out ------------------------------------------------------------------------------------------- */
 

@@ -7,7 +7,7 @@
  *
  * Where it fails: a machine so busy that all rounds are disturbed; the policy's clamps bound what that can do.
  */
-#include "tracker.h"
+#include "state.h"
 
 #include <signal.h>
 

@@ -22,7 +22,7 @@
  * After a savepoint every page traps once more. That trap can't be avoided by a capture, so it is not counted as one that
  * could have been; and a captured page was of use only if it had changed by then.
  */
-#include "tracker.h"
+#include "state.h"
 
 #define AROUND 16u     /* pages that lie together: of which so many … */
 #define AROUND_FROM 2u /* … have trapped in this step when the next one takes the rest along */

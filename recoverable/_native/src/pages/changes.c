@@ -5,7 +5,7 @@
  * pages of containers are asked for as well, but only by the policy and the shadows: who changed what in a container is known
  * from its announced writes.
  */
-#include "tracker.h"
+#include "state.h"
 
 #include <stdlib.h>
 

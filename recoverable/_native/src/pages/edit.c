@@ -3,7 +3,7 @@
  * Its pages are made writable ahead, as if they had trapped: what is in them is logged, and what has changed is found at the
  * step's end. So an edit is a view like any other, and merges with what others commit while the request waits.
  */
-#include "tracker.h"
+#include "state.h"
 
 #include <errno.h>
 

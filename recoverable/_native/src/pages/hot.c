@@ -30,7 +30,7 @@
  * the page is neither trapped nor compared. And a stray store of a process that then never enters again stays visible
  * until another process with raw buffers enters, or the next recovery.
  */
-#include "tracker.h"
+#include "state.h"
 
 #include <stdio.h>
 

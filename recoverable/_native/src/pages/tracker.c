@@ -41,7 +41,7 @@
  * Where it still fails: a raw buffer that was alive and is released leaves hot pages of the first view writable, if there is no
  * second thread; they are compared once more and then not until the next buffer.
  */
-#include "tracker.h"
+#include "state.h"
 
 #include <errno.h>
 #include <stdlib.h>

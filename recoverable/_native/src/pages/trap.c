@@ -43,7 +43,7 @@
  * object_remap_private, os_populate; os_thread_id (static TLS); mprotect, mmap, madvise, gettid, sigaction, pthread_sigmask, tgkill,
  * sched_yield, process_vm_readv. No allocation, no error text, no lock but the view lock, whose holders never fault.
  */
-#include "tracker.h"
+#include "state.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -23,7 +23,7 @@
  * All functions need the view lock. Those that the trap handler calls use mprotect, mmap, madvise (through undo.c) and
  * memory of ours only.
  */
-#include "tracker.h"
+#include "state.h"
 
 #include <errno.h>
 

@@ -1,5 +1,5 @@
 /* viewed.c -- which Array a page belongs to: this process remembers of which it has made raw buffers, by where their memory begins. */
-#include "tracker.h"
+#include "state.h"
 
 struct rcv_viewed { /* open addressing by where the memory begins */
     struct viewed *slot;

@@ -36,7 +36,7 @@
  * thread stores for, nobody can know. And a raw address kept beyond its buffer: its view may be another's by then; nor is a buffer
  * of a deleted Array known in a view that was shared, because there were no others.
  */
-#include "tracker.h"
+#include "state.h"
 
 #include <errno.h>
 

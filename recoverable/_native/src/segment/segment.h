@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <sys/stat.h>
 
-/* -- segment.c: the mapped segment ---------------------------------------------------------------------- */
+/* -- an open arena: this process's side of a segment ---------------------------------------------------------------------- */
 
 struct rcv_image;   /* image.c */
 struct rcv_tracker; /* pages/ */
@@ -138,7 +138,7 @@ static inline void view_lock(rcv_arena *a)
 }
 static inline void view_unlock(rcv_arena *a) { atomic_flag_clear_explicit(&a->view_lock, memory_order_release); }
 
-/* -- segment.c: the mapping --------------------------------------------------------------------------------- */
+/* -- mapping.c: the mapping --------------------------------------------------------------------------------- */
 
 /* seg_map -- the core view of a checked (or planned) header, and the addresses that are derived from it. */
 int  seg_map(rcv_arena *a, const struct rcv_header *h, int protection);

@@ -226,8 +226,6 @@ int  stash_fill(rcv_txn *t);
 int  stash_put_back(rcv_txn *t);
 void stash_keep_fresh(rcv_txn *t); /* the step is undone: new memory holds again what the transaction has put there */
 void stash_count_lost(const rcv_txn *t, bool stashed, struct rcv_recovery *report);
-/* access_make_room -- what else this thread has in the arena gives way: 0, or why it cannot. */
-int  access_make_room(rcv_arena *a, uint64_t me);
 
 /* -- txn.c, savepoint.c ----------------------------------------------------------------------------------------------- */
 
@@ -252,6 +250,8 @@ static inline int txn_write64(rcv_txn *t, rcv_off off, uint64_t value, unsigned 
 void txn_pool_free(rcv_arena *a);   /* at close */
 void txn_forget_all(rcv_arena *a);  /* after a fork, in the child */
 void txn_step_lost(rcv_arena *a);   /* the thread inside a step has ended: forget the step, doom its transaction. With the GIL */
+/* txn_make_room -- what else this thread has in the arena gives way: 0, or why it cannot. */
+int  txn_make_room(rcv_arena *a, uint64_t me);
 void txn_end_after(rcv_txn *t);     /* the operation is over that its end waited for */
 int txn_doomed_error(const rcv_txn *t); /* raises what a doomed or ended transaction raises */
 int txn_not_mounted(const rcv_txn *t);  /* raises what a write raises that would go past the lock */

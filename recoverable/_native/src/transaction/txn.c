@@ -292,6 +292,27 @@ static bool still_valid(rcv_txn *t)
     return true;
 }
 
+/* txn_make_room -- what else this thread has in the arena gives way: 0, or why it cannot. */
+int txn_make_room(rcv_arena *a, uint64_t me)
+{
+    rcv_txn *other = a->mounted;
+    if (a->readers > 0 && a->reader_thread == me)
+        return rcv_raise(RCV_ERR_MISUSE, 0,
+                         "a transaction cannot begin inside another operation on the arena; nothing was changed: begin it when the "
+                         "operation has returned");
+    if (other == NULL || a->step_thread != me)
+        return 0;
+    if (a->held > 0)
+        return rcv_raise(RCV_ERR_MISUSE, 0,
+                         "the arena was used from outside %s in the middle of one of its operations (by a codec, an iterator, a "
+                         "finaliser or a signal handler); nothing was changed, and the operation goes on: do it when the operation has "
+                         "returned, in after_commit() for one", other->handler);
+    if (other->savepoints > 0)
+        return rcv_raise(RCV_ERR_MISUSE, 0, "another task touched the arena inside a savepoint of %s", other->handler);
+    (void)rcv_txn_suspend(other); /* on failure it is doomed and out of the way all the same */
+    return 0;
+}
+
 int rcv_txn_mount(rcv_txn *t)
 {
     rcv_arena *a = t->arena;
@@ -302,7 +323,7 @@ int rcv_txn_mount(rcv_txn *t)
         return txn_doomed_error(t);
     }
     uint64_t me = os_thread_id();
-    int      rc = access_make_room(a, me);
+    int      rc = txn_make_room(a, me);
     if (rc == 0)
         rc = lock_take(a);
     if (rc)

@@ -1,4 +1,4 @@
-/* segment.c -- the mapping of a segment, and the memory behind it.
+/* mapping.c -- the mapping of a segment, and the memory behind it.
  *
  * Nothing in the object is believed before it has been checked, and nothing beyond its length is touched: that would be
  * a SIGBUS. (Another program that truncates the object *while* it is mapped still causes one; shared memory has no defence.)

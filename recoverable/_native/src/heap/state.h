@@ -1,4 +1,4 @@
-/* chunks.h -- what the files of the allocator share, and nobody else.
+/* state.h -- what the files of the allocator share, and nobody else.
  *
  *   heap.c        blocks handed out, committed, freed
  *   chunks.c      which chunks this process holds, and where it finds more
@@ -6,8 +6,8 @@
  *
  * Invariant: a chunk with pending blocks has an `own` record, and its owner word is our token.
  */
-#ifndef RCV_CHUNKS_H
-#define RCV_CHUNKS_H
+#ifndef RCV_HEAP_STATE_H
+#define RCV_HEAP_STATE_H
 
 #include "heap/heap.h"
 

@@ -1,4 +1,4 @@
-/* tracker.h -- what the files of the page tracker share, and nobody else: struct rcv_tracker and the calls between them.
+/* state.h -- what the files of the page tracker share, and nobody else: struct rcv_tracker and the calls between them.
  *
  *   tracker.c   a step from its beginning to its end
  *   changes.c   which pages it has changed
@@ -21,8 +21,8 @@
  *      PG_WRITABLE between steps   =>  listed, and the view is the first and has no live buffers
  *      mapped private              =  PG_STRAY, or the whole view is (`private_view`)
  */
-#ifndef RCV_TRACKER_H
-#define RCV_TRACKER_H
+#ifndef RCV_PAGES_STATE_H
+#define RCV_PAGES_STATE_H
 
 #include "heap/heap.h"
 #include "pages/estimators/estimators.h"
