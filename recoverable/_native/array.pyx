@@ -12,6 +12,22 @@ from recoverable._native.runtime cimport Container, Mark, NativeArena, Transacti
 from recoverable import errors as _errors
 from recoverable._native.runtime import current_transaction
 
+cdef extern from "containers/array.h" nogil:
+    struct rcv_array_info:
+        uint64_t data, nbytes
+        uint32_t itemsize, ndim
+        uint64_t shape[8]
+        char dtype[232]
+    int rcv_array_new(rcv_txn *t, const rcv_array_info *info, const void *items, rcv_off *out)
+    int rcv_array_get_info(rcv_arena *a, rcv_off array, rcv_array_info *out)
+    int rcv_array_read(rcv_arena *a, rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, void *out)
+    int rcv_array_write(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, const void *bytes)
+    int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item)
+
+cdef extern from "../src/segment/layout.h" nogil:
+    enum:
+        RCV_K_ARRAY
+
 
 cdef extern from *:
     """
@@ -75,6 +91,7 @@ cdef class ArrayHandle(Container):
 
     `_format` is the struct code of an item ('d', 'q', …) where there is one, else "".
     """
+    _kind = RCV_K_ARRAY
     cdef tuple extents # None: not read yet
     cdef readonly str _dtype
     cdef Py_ssize_t item_size
@@ -360,6 +377,12 @@ cdef class ArrayHandle(Container):
             fail(rc)
         owner.open_blocks += 1
         return owner, m
+
+    cdef object unit_text(self, unsigned unit, uint64_t arg):
+        cdef rcv_array_info info
+        if unit == RCV_UNIT_BYTES and rcv_array_get_info(self.arena.a, self.h.off, &info) == 0:
+            return f"item {(arg - info.data) // info.itemsize}"
+        return None
 
     def __eq__(self, other):
         if isinstance(other, ArrayHandle):

@@ -13,7 +13,7 @@ from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport LATE_KEYS, Container, NativeArena, late_key, bind, container_class, done, fail, gate, hold, \
+from recoverable._native.runtime cimport LATE_KEYS, Container, NativeArena, late_key, bind, done, fail, gate, hold, of_kind, \
     unhold, unstored
 
 from recoverable import codecs as _codecs
@@ -37,6 +37,7 @@ cdef enum:
 
 cdef enum:
     DEEPEST = 1000 # containers in each other that are stored at once: each takes the processor's stack
+    SHOWN = 200 # characters of a key that a text shows
 
 cdef object MOST_FLOAT = int(1.7976931348623157e308)
 
@@ -221,33 +222,10 @@ cdef object decode_by_code(NativeArena arena, const rcv_value *value):
         kind = rcv_handle_open(arena.a, value.word, &h)
         if kind < 0:
             fail(kind)
-        return bind(arena, record_class(arena, &h) if kind == RCV_K_RECORD else container_class(kind), h)
+        return bind(arena, of_kind(kind).class_at(arena, &h), h)
     raise _errors.ArenaVersionError(
         f"the arena holds a value of type {tag}, which this version does not know; nothing was changed: "
         "attach with the version that wrote it")
-
-
-_record_classes = {} # schema -> class
-
-
-def forget_record_classes() -> None:
-    """A class was defined: look again."""
-    _record_classes.clear()
-
-
-cdef object record_class(NativeArena arena, const rcv_handle *h):
-    """The class of the Record there, by the schema that it was stored with."""
-    cdef uint64_t schema
-    cdef uint32_t fields
-    cdef int rc = rcv_record_info(arena.a, h.off, &schema, &fields)
-    if rc:
-        fail(rc)
-    cls = _record_classes.get(schema)
-    if cls is None:
-        record = container_class(RCV_K_RECORD)
-        cls = record._class_of(bind(arena, record, h[0]), schema)
-        _record_classes[schema] = cls
-    return cls
 
 
 cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
@@ -372,6 +350,24 @@ cdef object decode_key(const rcv_value *key):
     if kind == KEY_CUSTOM:
         return unpacked(key.ptr, key.len)
     raise _errors.ArenaCorruptError(f"a key of unknown kind {kind}; nothing was changed: run arena.verify()")
+
+
+cdef object shown(const rcv_value *key):
+    """The key's repr(), cut. What a key is must not stand in the way of saying where it is: never raises."""
+    try:
+        text = spelled(decode_key(key))
+    except Exception: # of its own __repr__ or codec
+        return "?"
+    return text if len(text) <= SHOWN else text[:SHOWN - 1] + "\u2026"
+
+
+cdef object spelled(object key):
+    """repr(), but not of all that is too long to be shown; of an int of so many digits that Python refuses, hex()."""
+    if type(key) is int and key.bit_length() > 4 * SHOWN:
+        return hex(key)
+    if type(key) is tuple:
+        return f"({', '.join([spelled(item) for item in key[:SHOWN]])}{',' if len(key) == 1 else ''})"
+    return repr(key[:SHOWN + 1] if type(key) in (str, bytes) else key)
 
 
 def unsupported(value: object) -> TypeError:

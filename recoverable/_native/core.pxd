@@ -1,4 +1,4 @@
-# core.pxd -- recoverable.h as Cython sees it. The C header is the manual.
+# core.pxd -- recoverable.h as Cython sees it. The C header is the manual. What a container can do its own .pyx declares.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "recoverable.h" nogil:
@@ -107,7 +107,6 @@ cdef extern from "recoverable.h" nogil:
     int rcv_begin(rcv_arena *a, void *context, int write, rcv_handle *h, rcv_txn **out)
 
     enum:
-        RCV_LIST_UNIT
         RCV_UNIT_KEY
         RCV_UNIT_IDENTITY
         RCV_UNIT_MEMBERSHIP
@@ -137,77 +136,8 @@ cdef extern from "recoverable.h" nogil:
     int rcv_handle_check(rcv_arena *a, rcv_txn *t, rcv_handle *h)
     int rcv_container_slot(rcv_arena *a, rcv_off off, rcv_off *parent, rcv_off *slot, uint64_t *id)
 
-    int rcv_dict_new(rcv_txn *t, rcv_off *out)
-    int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const rcv_key *key, rcv_value *out)
-    int rcv_dict_set(rcv_txn *t, rcv_off d, const rcv_key *key, const rcv_value *value)
-    int rcv_dict_del(rcv_txn *t, rcv_off d, const rcv_key *key)
-    int rcv_dict_clear(rcv_txn *t, rcv_off d)
-    int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
-    int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
-    struct rcv_dict_iter:
-        rcv_off entry, own_entry
-        uint64_t intent, serial
-        uint32_t own, reverse
-        uint64_t version
-    enum:
-        RCV_ITER_KEYS
-        RCV_ITER_VALUES
-    int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, unsigned what, rcv_value *key, rcv_value *value)
-    int rcv_dict_key_at(rcv_arena *a, rcv_off slot, rcv_value *key)
-    int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, rcv_value *key)
-
-    int rcv_set_new(rcv_txn *t, rcv_off *out)
-    int rcv_set_add(rcv_txn *t, rcv_off s, const rcv_key *key)
-
-    int rcv_list_new(rcv_txn *t, rcv_off *out)
-    int rcv_list_len(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t *out)
-    int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, rcv_value *out)
-    int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value)
-    int rcv_list_append(rcv_txn *t, rcv_off l, const rcv_value *value)
-    int rcv_list_insert(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
-    int rcv_list_delete(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
-    int rcv_list_permute(rcv_txn *t, rcv_off l, const uint64_t *order, uint64_t n)
-    int rcv_list_scan(rcv_arena *a, rcv_txn *t, rcv_off l)
-
-    enum:
-        RCV_LEFT
-        RCV_RIGHT
-    int rcv_deque_new(rcv_txn *t, uint64_t maxlen, rcv_off *out)
-    int rcv_deque_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
-    int rcv_deque_maxlen(rcv_arena *a, rcv_off d, uint64_t *out)
-    int rcv_deque_push(rcv_txn *t, rcv_off d, int side, const rcv_value *value)
-    int rcv_deque_peek(rcv_arena *a, rcv_txn *t, rcv_off d, int side, rcv_value *out)
-    int rcv_deque_pop(rcv_txn *t, rcv_off d, int side)
-    int rcv_deque_clear(rcv_txn *t, rcv_off d)
-    int rcv_deque_reverse(rcv_txn *t, rcv_off d)
-    int rcv_deque_rotate(rcv_txn *t, rcv_off d, int side, uint64_t n)
-    int rcv_deque_get(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t i, rcv_value *out)
-    int rcv_deque_set(rcv_txn *t, rcv_off d, uint64_t i, const rcv_value *value)
-    int rcv_deque_ends(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *left, uint64_t *right)
-
-    int rcv_counter_new(rcv_txn *t, int64_t value, rcv_off *out)
-    int rcv_counter_add(rcv_txn *t, rcv_off c, int64_t n)
-    int rcv_counter_get(rcv_arena *a, rcv_txn *t, rcv_off c, int64_t *out)
-
-    int rcv_record_new(rcv_txn *t, uint64_t schema, uint32_t fields, rcv_off *out)
-    int rcv_record_info(rcv_arena *a, rcv_off r, uint64_t *schema, uint32_t *fields)
-    int rcv_record_get(rcv_arena *a, rcv_txn *t, rcv_off r, uint32_t i, rcv_value *out)
-    int rcv_record_set(rcv_txn *t, rcv_off r, uint32_t i, const rcv_value *value)
-    int rcv_record_seen(rcv_arena *a, rcv_txn *t, rcv_off r)
-    int rcv_record_migrate(rcv_txn *t, rcv_off r, uint64_t schema, uint32_t fields)
     rcv_off rcv_system(rcv_arena *a)
     int rcv_system_make(rcv_txn *t)
-
-    struct rcv_array_info:
-        uint64_t data, nbytes
-        uint32_t itemsize, ndim
-        uint64_t shape[8]
-        char dtype[232]
-    int rcv_array_new(rcv_txn *t, const rcv_array_info *info, const void *items, rcv_off *out)
-    int rcv_array_get_info(rcv_arena *a, rcv_off array, rcv_array_info *out)
-    int rcv_array_read(rcv_arena *a, rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, void *out)
-    int rcv_array_write(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, const void *bytes)
-    int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item)
 
     void *rcv_tracked(rcv_arena *a, rcv_off off)
     struct rcv_raw:
@@ -220,7 +150,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_news(rcv_arena *a)
     int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, rcv_mark *out)
 
-# Of layout.h: the tags of values and the kinds of containers.
+# Of layout.h: the tags of values.
 cdef extern from "../src/segment/layout.h" nogil:
     enum:
         RCV_T_NONE
@@ -233,10 +163,3 @@ cdef extern from "../src/segment/layout.h" nogil:
         RCV_T_BIGINT
         RCV_T_CUSTOM
         RCV_T_REF
-        RCV_K_DICT
-        RCV_K_ARRAY
-        RCV_K_LIST
-        RCV_K_SET
-        RCV_K_DEQUE
-        RCV_K_COUNTER
-        RCV_K_RECORD

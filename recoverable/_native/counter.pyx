@@ -2,13 +2,23 @@
 """Counter's native half."""
 from operator import index
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail
+
+cdef extern from "containers/counter.h" nogil:
+    int rcv_counter_new(rcv_txn *t, int64_t value, rcv_off *out)
+    int rcv_counter_add(rcv_txn *t, rcv_off c, int64_t n)
+    int rcv_counter_get(rcv_arena *a, rcv_txn *t, rcv_off c, int64_t *out)
+
+cdef extern from "../src/segment/layout.h" nogil:
+    enum:
+        RCV_K_COUNTER
 
 
 cdef class CounterHandle(Container):
     """What `recoverable.Counter` builds on."""
+    _kind = RCV_K_COUNTER
     cdef int64_t waiting
 
     def __init__(self, value=0):
@@ -64,6 +74,9 @@ cdef class CounterHandle(Container):
     cpdef object to_python(self):
         """Return the number."""
         return self.value
+
+    cdef object unit_text(self, unsigned unit, uint64_t arg):
+        return "its value"
 
     def _same(self, other):
         """Are both handles of one container?"""

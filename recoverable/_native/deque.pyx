@@ -9,6 +9,27 @@ from recoverable._native.codec cimport decode, describe, encode, put
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
 
+cdef extern from "containers/deque.h" nogil:
+    enum:
+        RCV_LEFT
+        RCV_RIGHT
+    int rcv_deque_new(rcv_txn *t, uint64_t maxlen, rcv_off *out)
+    int rcv_deque_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
+    int rcv_deque_maxlen(rcv_arena *a, rcv_off d, uint64_t *out)
+    int rcv_deque_push(rcv_txn *t, rcv_off d, int side, const rcv_value *value)
+    int rcv_deque_peek(rcv_arena *a, rcv_txn *t, rcv_off d, int side, rcv_value *out)
+    int rcv_deque_pop(rcv_txn *t, rcv_off d, int side)
+    int rcv_deque_clear(rcv_txn *t, rcv_off d)
+    int rcv_deque_reverse(rcv_txn *t, rcv_off d)
+    int rcv_deque_rotate(rcv_txn *t, rcv_off d, int side, uint64_t n)
+    int rcv_deque_get(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t i, rcv_value *out)
+    int rcv_deque_set(rcv_txn *t, rcv_off d, uint64_t i, const rcv_value *value)
+    int rcv_deque_ends(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *left, uint64_t *right)
+
+cdef extern from "../src/segment/layout.h" nogil:
+    enum:
+        RCV_K_DEQUE
+
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
@@ -27,6 +48,7 @@ cdef int put_at(rcv_txn *t, rcv_off d, uint64_t i, const rcv_value *value) noexc
 
 cdef class DequeHandle(Container):
     """What `recoverable.Deque` builds the deque's methods on."""
+    _kind = RCV_K_DEQUE
     cdef public object _pending # None once it is stored
 
     def __cinit__(self, *args, **kwargs):
@@ -275,6 +297,11 @@ cdef class DequeHandle(Container):
             return [(<Container>v).to_python() if isinstance(v, Container) else v for v in self]
         finally:
             Py_LeaveRecursiveCall()
+
+    cdef object unit_text(self, unsigned unit, uint64_t arg):
+        if unit == RCV_UNIT_SHAPE:
+            return "the right end" if arg else "the left end"
+        return "an item" if unit == RCV_UNIT_KEY else "its items"
 
     def _same(self, other):
         """Are both handles of one container?"""

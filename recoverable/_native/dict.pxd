@@ -1,7 +1,30 @@
-# dict.pxd
+# dict.pxd -- what a Set, a Record's schema and others share of a Dict.
+from libc.stdint cimport uint64_t
 from recoverable._native.codec cimport KeyBuffer
-from recoverable._native.core cimport rcv_off, rcv_txn
+from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena
+
+cdef extern from "containers/dict.h" nogil:
+    int rcv_dict_new(rcv_txn *t, rcv_off *out)
+    int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const rcv_key *key, rcv_value *out)
+    int rcv_dict_set(rcv_txn *t, rcv_off d, const rcv_key *key, const rcv_value *value)
+    int rcv_dict_del(rcv_txn *t, rcv_off d, const rcv_key *key)
+    int rcv_dict_clear(rcv_txn *t, rcv_off d)
+    int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
+    int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
+    struct rcv_dict_iter:
+        rcv_off entry, own_entry
+        uint64_t intent, serial
+        uint32_t own, reverse
+        uint64_t version
+    enum:
+        RCV_ITER_KEYS
+        RCV_ITER_VALUES
+    int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, unsigned what, rcv_value *key, rcv_value *value)
+    int rcv_dict_key_at(rcv_arena *a, rcv_off slot, rcv_value *key)
+    int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, rcv_value *key)
+
+cdef object dict_unit_text(Container c, unsigned unit, uint64_t arg)
 
 cdef class DictHandle(Container):
     cdef dict pending

@@ -3,9 +3,13 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
-from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key
+from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key, shown
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
+
+cdef extern from "../src/segment/layout.h" nogil:
+    enum:
+        RCV_K_DICT
 
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
@@ -26,8 +30,17 @@ cdef int raise_key_error(object key) except -1:
     raise KeyError(key)
 
 
+cdef object dict_unit_text(Container c, unsigned unit, uint64_t arg):
+    """unit_text() of a Dict or a Set."""
+    cdef rcv_value key
+    if unit == RCV_UNIT_KEY and rcv_dict_key_of_hash(c.arena.a, c.h.off, arg, &key) == 1:
+        return shown(&key)
+    return {RCV_UNIT_MEMBERSHIP: "its keys", RCV_UNIT_CONTENT: "its values"}.get(unit)
+
+
 cdef class DictHandle(Container):
     """What `recoverable.Dict` adds the mapping's plain methods to."""
+    _kind = RCV_K_DICT
 
     def __cinit__(self, *args, **kwargs):
         self.pending = None
@@ -269,6 +282,13 @@ cdef class DictHandle(Container):
         return NotImplemented
 
     __hash__ = None
+
+    cdef object slot_text(self, rcv_off slot):
+        cdef rcv_value key
+        return f"[{shown(&key)}]" if rcv_dict_key_at(self.arena.a, slot, &key) == 0 else "[?]"
+
+    cdef object unit_text(self, unsigned unit, uint64_t arg):
+        return dict_unit_text(self, unit, arg)
 
     cpdef object to_python(self):
         """Return a plain deep copy: dicts, numbers, text."""

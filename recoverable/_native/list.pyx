@@ -8,6 +8,23 @@ from recoverable._native.codec cimport decode, describe, encode, put
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
 
+cdef extern from "containers/list.h" nogil:
+    enum:
+        RCV_LIST_UNIT
+    int rcv_list_new(rcv_txn *t, rcv_off *out)
+    int rcv_list_len(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t *out)
+    int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, rcv_value *out)
+    int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value)
+    int rcv_list_append(rcv_txn *t, rcv_off l, const rcv_value *value)
+    int rcv_list_insert(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
+    int rcv_list_delete(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
+    int rcv_list_permute(rcv_txn *t, rcv_off l, const uint64_t *order, uint64_t n)
+    int rcv_list_scan(rcv_arena *a, rcv_txn *t, rcv_off l)
+
+cdef extern from "../src/segment/layout.h" nogil:
+    enum:
+        RCV_K_LIST
+
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
@@ -24,6 +41,7 @@ cdef int put_last(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value) noe
 
 cdef class ListHandle(Container):
     """What `recoverable.List` builds the sequence's methods on."""
+    _kind = RCV_K_LIST
     cdef public list _pending # None once it is stored
 
     def __cinit__(self, *args, **kwargs):
@@ -223,6 +241,11 @@ cdef class ListHandle(Container):
             return [(<Container>v).to_python() if isinstance(v, Container) else v for v in self._items()]
         finally:
             Py_LeaveRecursiveCall()
+
+    cdef object unit_text(self, unsigned unit, uint64_t arg):
+        if unit == RCV_UNIT_KEY:
+            return f"items {arg * RCV_LIST_UNIT} to {arg * RCV_LIST_UNIT + RCV_LIST_UNIT - 1}"
+        return {RCV_UNIT_MEMBERSHIP: "its length", RCV_UNIT_SHAPE: "its order", RCV_UNIT_CONTENT: "its items"}.get(unit)
 
     def _same(self, other):
         """Are both handles of one container?"""

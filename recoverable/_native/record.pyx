@@ -3,7 +3,20 @@
 from libc.stdint cimport uint32_t, uint64_t
 from recoverable._native.codec cimport KeyBuffer, decode, describe, encode, encode_key, put
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, gate, hold, unhold
+from recoverable._native.dict cimport rcv_dict_get, rcv_dict_set
+from recoverable._native.runtime cimport Container, NativeArena, begin, bind, done, fail, gate, hold, unhold
+
+cdef extern from "containers/record.h" nogil:
+    int rcv_record_new(rcv_txn *t, uint64_t schema, uint32_t fields, rcv_off *out)
+    int rcv_record_info(rcv_arena *a, rcv_off r, uint64_t *schema, uint32_t *fields)
+    int rcv_record_get(rcv_arena *a, rcv_txn *t, rcv_off r, uint32_t i, rcv_value *out)
+    int rcv_record_set(rcv_txn *t, rcv_off r, uint32_t i, const rcv_value *value)
+    int rcv_record_seen(rcv_arena *a, rcv_txn *t, rcv_off r)
+    int rcv_record_migrate(rcv_txn *t, rcv_off r, uint64_t schema, uint32_t fields)
+
+cdef extern from "../src/segment/layout.h" nogil:
+    enum:
+        RCV_K_RECORD
 
 
 cdef int put_field(rcv_txn *t, rcv_off r, uint64_t i, const rcv_value *value) noexcept:
@@ -26,6 +39,14 @@ cdef int store_schema(NativeArena arena, rcv_txn *t, object schema) except -1:
     if rc < 0:
         fail(rc)
     return 0
+
+
+cdef dict _classes = {} # schema -> class
+
+
+def forget_record_classes() -> None:
+    """A class was defined: look again."""
+    _classes.clear()
 
 
 cdef frozenset _PLAIN = frozenset({int, float, bool, str, bytes})
@@ -55,6 +76,7 @@ cdef class Field:
 
 cdef class RecordHandle(Container):
     """What `recoverable.Record` builds on. The class gives `_schema` and `_map_of()`; `_check()` converts a value."""
+    _kind = RCV_K_RECORD
     cdef public dict _pending # None once it is stored
     cdef uint64_t schema
     cdef object slots # this class's fields -> slots; -1: not stored yet
@@ -223,6 +245,39 @@ cdef class RecordHandle(Container):
         finally:
             unhold(self.arena, held)
         return 0
+
+    cdef object class_at(self, NativeArena arena, const rcv_handle *h):
+        """The class of the Record there, by the schema that it was stored with."""
+        cdef uint64_t schema
+        cdef uint32_t fields
+        cdef int rc = rcv_record_info(arena.a, h.off, &schema, &fields)
+        if rc:
+            fail(rc)
+        cls = _classes.get(schema)
+        if cls is None:
+            cls = self._class_of(bind(arena, type(self), h[0]), schema)
+            _classes[schema] = cls
+        return cls
+
+    cdef object field_name(self, uint64_t slot):
+        """The name of a field, or None where its schema does not tell."""
+        cdef KeyBuffer k
+        cdef rcv_value v
+        cdef uint64_t schema
+        cdef uint32_t fields
+        if rcv_system(self.arena.a) == 0 or rcv_record_info(self.arena.a, self.h.off, &schema, &fields) != 0:
+            return None
+        kept = encode_key(self.arena, schema, &k)
+        if rcv_dict_get(self.arena.a, NULL, rcv_system(self.arena.a), &k.key, &v) != 1:
+            return None
+        names = self._names_of(decode(self.arena, &v))
+        return names[slot] if slot < len(names) else None
+
+    cdef object slot_text(self, rcv_off slot):
+        return f".{self.field_name(slot) or '?'}"
+
+    cdef object unit_text(self, unsigned unit, uint64_t arg):
+        return self.field_name(arg) if unit == RCV_UNIT_KEY else "its fields"
 
     def _same(self, other):
         """Are both handles of one container?"""

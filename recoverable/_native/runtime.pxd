@@ -50,6 +50,9 @@ cdef class Container:
     cdef void discard(self) noexcept
     cdef void rooted(self) noexcept
     cpdef object to_python(self)
+    cdef object class_at(self, NativeArena arena, const rcv_handle *h)
+    cdef object slot_text(self, rcv_off slot)
+    cdef object unit_text(self, unsigned unit, uint64_t arg)
 
 cdef class Mark:
     cdef rcv_mark mark
@@ -106,7 +109,8 @@ cdef inline int unhold(NativeArena arena, uint64_t held) except -1:
     cdef int rc = rcv_unhold(arena.a, held)
     return 0 if rc == 0 else fail(rc)
 cdef Container bind(NativeArena arena, object cls, rcv_handle h)
-cdef object container_class(int kind)
+cdef Container of_kind(int kind)
+cdef Container handle_at(NativeArena arena, rcv_off off)
 cdef Container unstored(object value)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextvars import ContextVar
 from functools import partial
 from types import GenericAlias, TracebackType
-from typing import Any, Generic, Literal, Self, TypeAlias, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypedDict, TypeVar
 
 from recoverable._timelimit import TimeLimit
 from recoverable.web import WebAdapter
@@ -224,6 +224,7 @@ def request_before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Before | No
 def watch_requests(requests: Requests) -> None: ...
 
 class Container:
+    _kind: ClassVar[int]
     @property
     def _arena(self) -> Any: ...  # NativeArena, or None before it is stored
     @property
@@ -243,6 +244,7 @@ class whole:  # noqa: N801 -- reads as a statement
     ) -> None: ...
 
 def register_container(
-    kind: int, cls: type, plain: Mapping[type, Callable[[Any], Container]] | None = None
+    cls: type[Container], plain: Mapping[type, Callable[[Any], Container]] | None = None
 ) -> None: ...
+def plain_classes(cls: type[Container]) -> tuple[type, ...]: ...
 def current_transaction(arena: NativeArena | None = None) -> Transaction | None: ...

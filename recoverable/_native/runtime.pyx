@@ -108,7 +108,7 @@ cdef class NativeArena:
                 fail(rc)
         finally:
             done(self, reader)
-        self._root = bind(self, container_class(rc), h)
+        self._root = bind(self, type(of_kind(rc)), h)
         return self._root
 
     def close(self) -> None:
@@ -255,6 +255,20 @@ cdef class Container:
         """Return a plain deep copy."""
         raise NotImplementedError
 
+    # What follows is asked under gate() and hold(), and answered without begin(): the container may be gone for whoever asks.
+
+    cdef object class_at(self, NativeArena arena, const rcv_handle *h):
+        """Which class stands for the container there. Asked of a handle on nothing that is of the class registered for its kind."""
+        return type(self)
+
+    cdef object slot_text(self, rcv_off slot):
+        """How a path goes on to the container that lies in a slot of this one."""
+        return "[?]"
+
+    cdef object unit_text(self, unsigned unit, uint64_t arg):
+        """What part of it a conflict unit is, in words, or None. Which container it is, RCV_UNIT_IDENTITY, is not asked."""
+        return None
+
     @property
     def _arena(self):
         return self.arena
@@ -341,37 +355,50 @@ cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1:
     return 0
 
 
-cdef dict _classes = {}
-cdef list _plain = []
+cdef dict _kinds = {} # number -> a handle on nothing, of its class
+cdef list _plain = [] # plain class, what makes a container of one, container class
 
 
-def register_container(int kind, cls, plain=None) -> None:
-    """Say which class stands for containers of that kind (enum rcv_container_kind).
+def register_container(cls, plain=None) -> None:
+    """Say which class stands for containers of the kind `cls._kind` (enum rcv_container_kind).
 
     Args:
-        kind: the kind.
-        cls: its class. Of Records, two class methods are called: `_class_of` and `_names_of`.
+        cls: the class.
         plain: the plain Python classes whose objects are stored as one; what makes a container, not stored yet, of each.
     """
-    _classes[kind] = cls
-    _plain.extend((plain or {}).items())
+    _kinds[cls._kind] = cls.__new__(cls)
+    _plain.extend([(kind, make, cls) for kind, make in (plain or {}).items()])
+
+
+def plain_classes(cls) -> tuple:
+    """Return the plain Python classes whose objects are stored as containers of that class."""
+    return tuple([kind for kind, _, container in _plain if container is cls])
 
 
 cdef Container unstored(object value):
     """The container, not stored yet, that a plain Python object is stored as; None: not one of these."""
-    for kind, make in _plain:
+    for kind, make, _ in _plain:
         if isinstance(value, kind):
             return make(value)
     return None
 
 
-cdef object container_class(int kind):
-    cls = _classes.get(kind)
-    if cls is None:
+cdef Container of_kind(int kind):
+    """A handle on nothing, of the class that is registered for that kind."""
+    known = _kinds.get(kind)
+    if known is None:
         raise _errors.ArenaVersionError(
             f"the arena holds a container of kind {kind}, which this version does not know; nothing was changed: "
             "attach with the version that wrote it")
-    return cls
+    return known
+
+
+cdef Container handle_at(NativeArena arena, rcv_off off):
+    """A handle on what lies there, to ask what its parts are called; None: nothing that could be asked."""
+    cdef rcv_handle h
+    cdef int kind = rcv_handle_open(arena.a, off, &h)
+    known = _kinds.get(kind)
+    return None if known is None else bind(arena, type(known), h)
 
 
 cdef Container bind(NativeArena arena, object cls, rcv_handle h):

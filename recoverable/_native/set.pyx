@@ -4,11 +4,21 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from recoverable._native.codec cimport KeyBuffer, decode_key, encode_key
 from recoverable._native.core cimport *
+from recoverable._native.dict cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
+
+cdef extern from "containers/set.h" nogil:
+    int rcv_set_new(rcv_txn *t, rcv_off *out)
+    int rcv_set_add(rcv_txn *t, rcv_off s, const rcv_key *key)
+
+cdef extern from "../src/segment/layout.h" nogil:
+    enum:
+        RCV_K_SET
 
 
 cdef class SetHandle(Container):
     """What `recoverable.Set` builds the set's methods on."""
+    _kind = RCV_K_SET
     cdef public dict _pending # a dict without values keeps the order; None once it is stored
 
     def __cinit__(self, *args, **kwargs):
@@ -129,6 +139,9 @@ cdef class SetHandle(Container):
     cpdef object to_python(self):
         """Return a plain list of the items, in insertion order."""
         return list(self)
+
+    cdef object unit_text(self, unsigned unit, uint64_t arg):
+        return dict_unit_text(self, unit, arg)
 
     def _same(self, other):
         """Are both handles of one container?"""

@@ -15,7 +15,6 @@ from recoverable.errors import TransactionError
 
 __all__ = ["Array"]
 
-_KIND = 2  # RCV_K_ARRAY
 _DIMENSIONS = 8
 
 
@@ -316,4 +315,4 @@ def _nest(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
     return [_nest(flat[i * size : (i + 1) * size], shape[1:]) for i in range(shape[0])]
 
 
-register_container(_KIND, Array)
+register_container(Array)

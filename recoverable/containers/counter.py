@@ -12,8 +12,6 @@ from recoverable._native.runtime import register_container
 
 __all__ = ["Counter"]
 
-_KIND = 6  # RCV_K_COUNTER
-
 
 def _forward(op: Callable[[Any, Any], Any]) -> Any:
     return lambda self, other: op(self.value, other.value if isinstance(other, Counter) else other)
@@ -132,4 +130,4 @@ class Counter(CounterHandle):
         return f"Counter({self.value})"
 
 
-register_container(_KIND, Counter)
+register_container(Counter)

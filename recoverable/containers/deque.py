@@ -13,7 +13,6 @@ from recoverable._native.runtime import Container, register_container, whole
 __all__ = ["Deque"]
 
 V = TypeVar("V")
-_KIND = 5  # RCV_K_DEQUE
 
 
 class Deque(DequeHandle[V]):
@@ -175,4 +174,4 @@ class Deque(DequeHandle[V]):
 
 
 MutableSequence.register(Deque)
-register_container(_KIND, Deque, {collections.deque: lambda plain: Deque(plain, plain.maxlen)})
+register_container(Deque, {collections.deque: lambda plain: Deque(plain, plain.maxlen)})

@@ -14,7 +14,6 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _KEYS, _VALUES, _ITEMS = 1, 2, 3
-_KIND = 1  # RCV_K_DICT
 
 
 class Dict(DictHandle[K, V]):
@@ -130,4 +129,4 @@ def _plain(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 MutableMapping.register(Dict)
-register_container(_KIND, Dict, {dict: Dict})
+register_container(Dict, {dict: Dict})

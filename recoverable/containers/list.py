@@ -12,7 +12,6 @@ from recoverable._native.runtime import Container, register_container, whole
 __all__ = ["List"]
 
 V = TypeVar("V")
-_KIND = 3  # RCV_K_LIST
 
 
 class List(ListHandle[V]):
@@ -237,4 +236,4 @@ class List(ListHandle[V]):
 
 
 MutableSequence.register(List)
-register_container(_KIND, List, {list: List})
+register_container(List, {list: List})

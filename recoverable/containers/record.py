@@ -8,18 +8,15 @@ import inspect
 import json
 import types
 import typing
-from collections import deque
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recoverable._native.codec import forget_record_classes
-from recoverable._native.record import Field, RecordHandle
-from recoverable._native.runtime import Container, register_container
+from recoverable._native.record import Field, RecordHandle, forget_record_classes
+from recoverable._native.runtime import Container, plain_classes, register_container
 from recoverable.errors import ArenaCorruptError, SchemaError
 
 __all__ = ["Record"]
 
-_KIND = 7  # RCV_K_RECORD
 _MISSING: Any = object()
 
 
@@ -290,9 +287,6 @@ def _resolve(cls: type[Record]) -> dict[str, tuple[type, ...]]:
     return {name: _allowed(cls, name, hints[name]) for name in cls._schema.names}
 
 
-_PLAIN: dict[str, tuple[type, ...]] = {"Dict": (dict,), "List": (list,), "Set": (set, frozenset), "Deque": (deque,)}
-
-
 def _allowed(cls: type, name: str, hint: Any) -> tuple[type, ...]:
     if hint is Any:
         return (object,)
@@ -305,8 +299,8 @@ def _allowed(cls: type, name: str, hint: Any) -> tuple[type, ...]:
     if not isinstance(kind, type):
         raise TypeError(f"{cls.__qualname__}.{name}: {hint!r} is no type that a field can have")
     if issubclass(kind, Container):
-        return (kind, *_PLAIN.get(kind.__name__, ()))
+        return (kind, *plain_classes(kind))
     return (kind,)
 
 
-register_container(_KIND, Record)
+register_container(Record)

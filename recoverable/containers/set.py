@@ -12,7 +12,6 @@ from recoverable._native.set import SetHandle
 __all__ = ["Set"]
 
 T = TypeVar("T")
-_KIND = 4  # RCV_K_SET
 _SETS = (AbstractSet, SetHandle)
 
 
@@ -178,4 +177,4 @@ class Set(SetHandle[T], MutableSet[T]):
         return f"Set({{{items}}})" if items else "Set()"
 
 
-register_container(_KIND, Set, {set: Set, frozenset: Set})
+register_container(Set, {set: Set, frozenset: Set})

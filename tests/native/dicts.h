@@ -3,6 +3,13 @@
 #define RCV_TEST_DICTS_H
 
 #include "scratch.h"
+#include "containers/array.h"
+#include "containers/counter.h"
+#include "containers/deque.h"
+#include "containers/dict.h"
+#include "containers/list.h"
+#include "containers/record.h"
+#include "containers/set.h"
 
 #define OK(call)                                                                                     \
     do {                                                                                             \

@@ -670,7 +670,7 @@ def test_a_record_without_its_class_can_be_read(name: str) -> None:
             arena.root["r"] = Tree("t", Leaf(5))
 
         def other() -> Any:
-            from recoverable._native.codec import forget_record_classes
+            from recoverable._native.record import forget_record_classes
             from recoverable.containers import record
 
             record._classes.clear()

@@ -379,7 +379,6 @@ RCV_API void rcv_wait_over(rcv_arena *a);
 
 /* -- containers: handles ------------------------------------------------------------------------------------- */
 
-#define RCV_LIST_UNIT 32u /* items of a List that are one unit */
 enum rcv_unit { RCV_UNIT_KEY = 1, RCV_UNIT_IDENTITY, RCV_UNIT_MEMBERSHIP, RCV_UNIT_CONTENT, RCV_UNIT_SHAPE, RCV_UNIT_PAGE, RCV_UNIT_BYTES };
 
 struct rcv_handle {
@@ -417,111 +416,13 @@ RCV_API int rcv_begin(rcv_arena *a, void *context, int write, struct rcv_handle 
 /* rcv_container_slot -- parent and slot of a container, for naming its path. */
 RCV_API int rcv_container_slot(rcv_arena *a, rcv_off off, rcv_off *parent, rcv_off *slot, uint64_t *id);
 
-/* -- Dict: dict.c. All under rcv_access, with a checked handle ------------------------------------------------ */
-
-RCV_API int rcv_dict_new(rcv_txn *t, rcv_off *out); /* a container that hangs nowhere yet */
-/* rcv_dict_get -- 1 and *out, or 0: no such key. */
-RCV_API int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, struct rcv_value *out);
-/* rcv_dict_set -- insert or replace; a container that was there is detached; a RCV_T_REF value is adopted.
- * A failure leaves the Dict as it was. */
-RCV_API int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value);
-RCV_API int rcv_dict_del(rcv_txn *t, rcv_off d, const struct rcv_key *key); /* 1 deleted, 0 no such key */
-RCV_API int rcv_dict_clear(rcv_txn *t, rcv_off d);
-RCV_API int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out);
-/* rcv_dict_version -- moves whenever the set of keys, as this transaction sees it, changes. */
-RCV_API int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out);
-
-struct rcv_dict_iter {
-    rcv_off  entry;   /* the last one given; 0: at the start */
-    rcv_off  own_entry; /* the last one given of the transaction's own insertions, which follow the committed entries */
-    uint64_t intent;  /* where it was among the intents: moves at a suspension, so only a hint */
-    uint64_t serial;  /* the transaction that has noted the read */
-    uint32_t own;     /* walking its own insertions now */
-    uint32_t reverse;
-    uint64_t version; /* the caller's: what rcv_dict_version said at the start */
-    uint64_t steps;   /* along the committed order, so that a damaged one ends */
-};
-enum { RCV_ITER_KEYS = 1, RCV_ITER_VALUES = 2 };
-/* rcv_dict_next -- the next entry in insertion order: 1, or 0 at the end. `what` decides which units count as read. */
-RCV_API int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what,
-                          struct rcv_value *key, struct rcv_value *value);
-/* rcv_dict_key_at -- the key of the entry at `slot` (a container's slot), for naming a path. */
-RCV_API int rcv_dict_key_at(rcv_arena *a, rcv_off slot, struct rcv_value *key);
-/* rcv_dict_key_of_hash -- a key with that hash, for naming a conflict: 1 or 0. */
-RCV_API int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct rcv_value *key);
-
-/* A Set is a Dict without values: these, and rcv_dict_* for the rest. */
-RCV_API int rcv_set_new(rcv_txn *t, rcv_off *out);
-/* rcv_set_add -- put a key in; a no-op, which counts as reading it, when it is there. A failure leaves the Set as it was. */
-RCV_API int rcv_set_add(rcv_txn *t, rcv_off s, const struct rcv_key *key);
-
-/* -- List: list.c ------------------------------------------------------------------------------------------------- */
-
-RCV_API int rcv_list_new(rcv_txn *t, rcv_off *out);
-RCV_API int rcv_list_len(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t *out);
-/* rcv_list_get / set -- 1, or 0: no such position. */
-RCV_API int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, struct rcv_value *out);
-RCV_API int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const struct rcv_value *value);
-RCV_API int rcv_list_append(rcv_txn *t, rcv_off l, const struct rcv_value *value);
-RCV_API int rcv_list_insert(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n); /* n times None before position i <= length */
-RCV_API int rcv_list_delete(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n); /* positions [i, i+n) */
-RCV_API int rcv_list_permute(rcv_txn *t, rcv_off l, const uint64_t *order, uint64_t n); /* new[j] = old[order[j]] */
-RCV_API int rcv_list_scan(rcv_arena *a, rcv_txn *t, rcv_off l); /* all of it is about to be read: positions and values */
-
-/* -- Deque: deque.c ------------------------------------------------------------------------------------------------ */
-
-enum { RCV_LEFT = 0, RCV_RIGHT = 1 };
-RCV_API int rcv_deque_new(rcv_txn *t, uint64_t maxlen, rcv_off *out);
-RCV_API int rcv_deque_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out);
-RCV_API int rcv_deque_maxlen(rcv_arena *a, rcv_off d, uint64_t *out);
-RCV_API int rcv_deque_push(rcv_txn *t, rcv_off d, int side, const struct rcv_value *value);
-/* rcv_deque_peek / pop -- the item at that end: 1, or 0: empty. */
-RCV_API int rcv_deque_peek(rcv_arena *a, rcv_txn *t, rcv_off d, int side, struct rcv_value *out);
-RCV_API int rcv_deque_pop(rcv_txn *t, rcv_off d, int side);
-RCV_API int rcv_deque_clear(rcv_txn *t, rcv_off d);
-RCV_API int rcv_deque_reverse(rcv_txn *t, rcv_off d);
-RCV_API int rcv_deque_rotate(rcv_txn *t, rcv_off d, int side, uint64_t n); /* move n items from the other end to `side` */
-/* rcv_deque_get / set -- the i-th from the left: 1, or 0: no such position. */
-RCV_API int rcv_deque_get(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t i, struct rcv_value *out);
-RCV_API int rcv_deque_set(rcv_txn *t, rcv_off d, uint64_t i, const struct rcv_value *value);
-/* rcv_deque_ends -- positions of the first item and after the last: they move with every change of length. */
-RCV_API int rcv_deque_ends(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *left, uint64_t *right);
-
-/* -- Counter: counter.c; Record: record.c ---------------------------------------------------------------------------- */
-
-RCV_API int rcv_counter_new(rcv_txn *t, int64_t value, rcv_off *out);
-RCV_API int rcv_counter_add(rcv_txn *t, rcv_off c, int64_t n); /* never conflicts with another add */
-RCV_API int rcv_counter_get(rcv_arena *a, rcv_txn *t, rcv_off c, int64_t *out);
-
-RCV_API int rcv_record_new(rcv_txn *t, uint64_t schema, uint32_t fields, rcv_off *out);
-RCV_API int rcv_record_info(rcv_arena *a, rcv_off r, uint64_t *schema, uint32_t *fields);
-RCV_API int rcv_record_get(rcv_arena *a, rcv_txn *t, rcv_off r, uint32_t i, struct rcv_value *out);
-RCV_API int rcv_record_set(rcv_txn *t, rcv_off r, uint32_t i, const struct rcv_value *value);
-/* rcv_record_seen -- the transaction has seen which fields there are: a migration by another is a conflict. */
-RCV_API int rcv_record_seen(rcv_arena *a, rcv_txn *t, rcv_off r);
-RCV_API int rcv_record_migrate(rcv_txn *t, rcv_off r, uint64_t schema, uint32_t fields); /* more fields; new ones are None */
+/* What each container can do is in a header of its own: containers/. */
 
 /* The system Dict: a hidden one beside the root, made at the first need. 0: not made yet. */
 RCV_API rcv_off rcv_system(rcv_arena *a);
 RCV_API int     rcv_system_make(rcv_txn *t);
 
-/* -- Array: array.c ---------------------------------------------------------------------------------------- */
-
-struct rcv_array_info {
-    uint64_t data, nbytes; /* offset of the items; their bytes */
-    uint32_t itemsize, ndim;
-    uint64_t shape[8];
-    char     dtype[232];
-};
-/* rcv_array_new -- with a copy of `items` (nbytes of them), or zeros where that is NULL. It hangs nowhere yet. */
-RCV_API int rcv_array_new(rcv_txn *t, const struct rcv_array_info *info, const void *items, rcv_off *out);
-RCV_API int rcv_array_get_info(rcv_arena *a, rcv_off array, struct rcv_array_info *out);
-/* rcv_array_read -- copy bytes out; up to 64 are validated by value, more by page. */
-RCV_API int rcv_array_read(rcv_arena *a, rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, void *out);
-RCV_API int rcv_array_write(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, const void *bytes);
-RCV_API int rcv_array_fill(rcv_txn *t, rcv_off array, const void *item); /* every item */
-
-/* Raw access: memory that user code, and any thread of it, writes at its own pace. */
+/* -- raw access: memory that user code, and any thread of it, writes at its own pace. */
 struct rcv_raw {
     void *at;
     void *view; /* whose memory it is: the core's */

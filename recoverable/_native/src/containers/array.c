@@ -5,6 +5,7 @@
  * blindly. Raw access (.view) is found by page protection: raw.c.
  */
 #include "containers.h"
+#include "containers/array.h"
 
 static struct rcv_array *array_at(rcv_arena *a, rcv_off off) { return (struct rcv_array *)container_at(a, off, RCV_K_ARRAY); }
 

@@ -4,6 +4,7 @@
  * reading it, so additions never conflict with each other; whoever reads the value conflicts with all of them.
  */
 #include "containers.h"
+#include "containers/counter.h"
 
 static struct rcv_counter *counter_at(rcv_arena *a, rcv_off c) { return (struct rcv_counter *)container_at(a, c, RCV_K_COUNTER); }
 

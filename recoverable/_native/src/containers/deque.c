@@ -10,6 +10,7 @@
  * conflict over its position.
  */
 #include "containers.h"
+#include "containers/deque.h"
 
 #define CELLS ((uint64_t)RCV_BLOCK)
 #define FIELD(name) offsetof(struct rcv_deque, name)

@@ -14,6 +14,7 @@
  * An entry never moves. Its key bytes are canonical (1, 1.0 and True are one key), its tag says what the key was.
  */
 #include "containers.h"
+#include "containers/set.h"
 
 int dict_damaged(rcv_arena *a, rcv_off d) { return seg_corrupt(a, "no Dict at %llu, where one is used", (unsigned long long)d); }
 

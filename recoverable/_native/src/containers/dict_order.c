@@ -4,6 +4,7 @@
  * its own.
  */
 #include "containers.h"
+#include "containers/dict.h"
 
 /* -- iteration ------------------------------------------------------------------------------------------- */
 

@@ -7,6 +7,7 @@
  * positions; MEMBERSHIP is the length. So an append conflicts with other appends and with len(), not with reading items.
  */
 #include "containers.h"
+#include "containers/list.h"
 
 _Static_assert(RCV_LEAF == RCV_LIST_UNIT, "a conflict unit is a chunk");
 

@@ -4,6 +4,7 @@
  * gained fields can be given more cells and stay where it is.
  */
 #include "containers.h"
+#include "containers/record.h"
 
 #include <stdio.h>
 

@@ -1,5 +1,6 @@
 /* roots.c -- the two Dicts that hang from the header: the root, and the hidden one of the library itself. */
 #include "containers.h"
+#include "containers/dict.h"
 
 /* rcv_root_make -- a new segment's root Dict; two processes that both try conflict on the lock, and the second finds it. */
 int rcv_root_make(rcv_txn *t)
