@@ -223,69 +223,7 @@ cdef int done(NativeArena arena, rcv_txn *t) except -1:
     return 0 if rc == 0 else fail(rc) # what was read may not have been one state
 
 
-cdef class Container:
-    """A handle: which container of which arena. Two handles of one container are equal."""
-
-    cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
-        """Make the container in the arena that this handle, not stored yet, describes; append self to `made`.
-
-        A handle that is stored already gives where it is: the core refuses to store it twice.
-        """
-        if self.arena is not arena:
-            raise _errors.TransactionError(
-                "a container of another arena can't be stored here; nothing was changed: store its .to_python()")
-        cdef rcv_off parent, slot
-        cdef uint64_t id
-        cdef int rc = rcv_container_slot(arena.a, self.h.off, &parent, &slot, &id)
-        if rc < 0:
-            fail(rc)
-        if id != self.h.id: # another one lies there now
-            fail(rcv_handle_check(arena.a, t, &self.h))
-        out[0] = self.h.off
-        return 0
-
-    cdef void discard(self) noexcept:
-        """The operation that made it has failed: it is not stored after all."""
-        self.arena = None
-
-    cdef void rooted(self) noexcept:
-        """The operation that made it has succeeded: what it was made from can go."""
-
-    cpdef object to_python(self):
-        """Return a plain deep copy."""
-        raise NotImplementedError
-
-    # What follows is asked under gate() and hold(), and answered without begin(): the container may be gone for whoever asks.
-
-    cdef object class_at(self, NativeArena arena, const rcv_handle *h):
-        """Which class stands for the container there. Asked of a handle on nothing that is of the class registered for its kind."""
-        return type(self)
-
-    cdef object slot_text(self, rcv_off slot):
-        """How a path goes on to the container that lies in a slot of this one."""
-        return "[?]"
-
-    cdef object unit_text(self, unsigned unit, uint64_t arg):
-        """What part of it a conflict unit is, in words, or None. Which container it is, RCV_UNIT_IDENTITY, is not asked."""
-        return None
-
-    @property
-    def _arena(self):
-        return self.arena
-
-    def __copy__(self):
-        return self.copy()
-
-    def __deepcopy__(self, memo):
-        return self.copy()
-
-    def __reduce_ex__(self, protocol):
-        raise TypeError(f"a {type(self).__name__} can't be pickled: it is a name for what lies in its arena; nothing was "
-                        "changed: pickle its .to_python(), or attach to the arena where it is needed")
-
-    @classmethod
-    def __class_getitem__(cls, item):
-        return GenericAlias(cls, item)
+include "container.pxi"
 
 
 cdef class whole:
@@ -353,59 +291,6 @@ cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1:
         done(c.arena, t[0])
         fail(rc)
     return 0
-
-
-cdef dict _kinds = {} # number -> a handle on nothing, of its class
-cdef list _plain = [] # plain class, what makes a container of one, container class
-
-
-def register_container(cls, plain=None) -> None:
-    """Say which class stands for containers of the kind `cls._kind` (enum rcv_container_kind).
-
-    Args:
-        cls: the class.
-        plain: the plain Python classes whose objects are stored as one; what makes a container, not stored yet, of each.
-    """
-    _kinds[cls._kind] = cls.__new__(cls)
-    _plain.extend([(kind, make, cls) for kind, make in (plain or {}).items()])
-
-
-def plain_classes(cls) -> tuple:
-    """Return the plain Python classes whose objects are stored as containers of that class."""
-    return tuple([kind for kind, _, container in _plain if container is cls])
-
-
-cdef Container unstored(object value):
-    """The container, not stored yet, that a plain Python object is stored as; None: not one of these."""
-    for kind, make, _ in _plain:
-        if isinstance(value, kind):
-            return make(value)
-    return None
-
-
-cdef Container of_kind(int kind):
-    """A handle on nothing, of the class that is registered for that kind."""
-    known = _kinds.get(kind)
-    if known is None:
-        raise _errors.ArenaVersionError(
-            f"the arena holds a container of kind {kind}, which this version does not know; nothing was changed: "
-            "attach with the version that wrote it")
-    return known
-
-
-cdef Container handle_at(NativeArena arena, rcv_off off):
-    """A handle on what lies there, to ask what its parts are called; None: nothing that could be asked."""
-    cdef rcv_handle h
-    cdef int kind = rcv_handle_open(arena.a, off, &h)
-    known = _kinds.get(kind)
-    return None if known is None else bind(arena, type(known), h)
-
-
-cdef Container bind(NativeArena arena, object cls, rcv_handle h):
-    cdef Container c = cls.__new__(cls)
-    c.arena = arena
-    c.h = h
-    return c
 
 
 # -- transactions -----------------------------------------------------------------------------------------------

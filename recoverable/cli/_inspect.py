@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from recoverable._native.runtime import Container
-from recoverable.containers import Array, Counter, Deque, Dict, List, Record, Set
-from recoverable.containers.record import _stored
 from recoverable.errors import ArenaBusyError, ArenaCorruptError, RecoverableError, StaleReferenceError
 
 if TYPE_CHECKING:
@@ -44,6 +41,16 @@ class Step:
 
     key: Any
     kind: str
+
+    @property
+    def literal(self) -> Any:
+        """What it names in brackets: of a word, what Python reads it as; KeyError where that is nothing."""
+        if self.kind != "word":
+            return self.key
+        try:
+            return ast.literal_eval(self.key)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise KeyError(self.key) from None
 
 
 @dataclass(slots=True)
@@ -144,30 +151,6 @@ def parse(path: str) -> list[Step]:
     return steps[::-1]
 
 
-def _names(record: Record) -> tuple[str, ...]:
-    return _stored(record, record._stored_schema()).names
-
-
-def _step(value: Any, step: Step) -> tuple[Any, str]:
-    """Go one step down, and return how the step is written; LookupError, TypeError or AttributeError where there is nothing."""
-    key = step.key
-    if isinstance(value, Record):
-        if step.kind == "key" or key not in _names(value):
-            raise KeyError(key)
-        return value._slot_value(_names(value).index(key)), f".{key}"
-    if step.kind == "word" and not (isinstance(value, Dict) and key in value):
-        try:
-            key = ast.literal_eval(key)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise KeyError(key) from None
-    elif step.kind == "field":
-        raise AttributeError(key)
-    if isinstance(value, Dict | List | Deque | Array):
-        found = value[key]
-        return getattr(found, "item", lambda: found)() if isinstance(value, Array) else found, f"[{key!r}]"
-    raise KeyError(key)
-
-
 # -- looking -----------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +202,9 @@ def _find(source: Copy | Live, steps: Sequence[Step]) -> tuple[str, Any]:
     path, value = "root", source.root
     for step in steps:
         try:
-            value, name = _step(value, step)
+            if not isinstance(value, Container):
+                raise KeyError(step.key)
+            value, name = value._follow(step)
         except (LookupError, TypeError, AttributeError, ValueError):
             raise PathError(f"{path} has nothing at {step.key!r}") from None
         path += name
@@ -234,8 +219,8 @@ def _look(source: Copy | Live, path: str, value: Any, depth: int, offset: int, l
     except StaleReferenceError:
         return Node(path, "", text="gone meanwhile", container=True)
     node.handle = value
-    node.children = [_look(source, path + name, child, depth - 1, 0, limit) for name, child in page]
-    node.left_out = (node.length or 0) - len(page) if depth and not isinstance(value, Array | Counter) else 0
+    node.children = [_look(source, path + name, child, depth - 1, 0, limit) for name, child in page or ()]
+    node.left_out = (node.length or 0) - len(page) if depth and page is not None else 0
     return node
 
 
@@ -245,29 +230,10 @@ def _leaf(path: str, value: Any) -> Node:
     return Node(path, type(value).__name__, size, value, text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")
 
 
-def _page(path: str, value: Container, offset: int, limit: int) -> tuple[Node, list[tuple[str, Any]]]:
-    """Return a container's node and a page of its entries, read at one moment."""
-    node = Node(path, type(value).__name__, container=True)
-    if isinstance(value, Counter):
-        node.value = int(value)
-        node.text, node.container = str(int(value)), False
-        return node, []
-    if isinstance(value, Array):
-        node.length = math.prod(value.shape)
-        node.text = f"{value._dtype} {value.shape}"
-        return node, []
-    if isinstance(value, Record):
-        schema = _stored(value, value._stored_schema())
-        node.kind, node.length = schema.label, len(schema.names)
-        names = list(enumerate(schema.names))[offset : offset + limit]
-        return node, [(f".{name}", value._slot_value(i)) for i, name in names]
-    assert isinstance(value, Dict | List | Deque | Set)
-    node.length = len(value)
-    if isinstance(value, Dict):
-        keys = list(itertools.islice(value, offset, offset + limit)) if limit else []
-        return node, [(f"[{key!r}]", value[key]) for key in keys]
-    if isinstance(value, Set):
-        keys = list(itertools.islice(value, offset, offset + limit)) if limit else []
-        return node, [(f"{{{key!r}}}", key) for key in keys]
-    here = range(offset, min(offset + limit, node.length))
-    return node, [(f"[{i}]", value[i]) for i in here]
+def _page(path: str, value: Container, offset: int, limit: int) -> tuple[Node, list[tuple[str, Any]] | None]:
+    """Return a container's node and a page of its entries, if it has entries, read at one moment."""
+    kind, length, text = value._about()
+    node = Node(path, kind, length, text=text, container=length is not None)
+    if length is None:
+        node.value = value.to_python()
+    return node, value._entries(offset, limit)

@@ -16,6 +16,7 @@ from recoverable.errors import TransactionError
 __all__ = ["Array"]
 
 _DIMENSIONS = 8
+_PIECE = 4096  # bytes of a part
 
 
 class Array(ArrayHandle):
@@ -227,6 +228,37 @@ class Array(ArrayHandle):
         np = numpy()
         out = np.frombuffer(self._read(0, self.nbytes), dtype=self.dtype).reshape(self.shape).copy()
         return out if dtype is None else out.astype(dtype)
+
+    # -- as plain parts, and for people: see Container ------------------------------------------------------------
+
+    _in_pieces = True
+
+    def _extra(self) -> tuple[tuple[int, ...], str]:
+        return self.shape, self._dtype
+
+    def _parts(self) -> dict[int, bytes]:
+        self._know()
+        raw = self._read(0, self.nbytes) if self.nbytes else b""
+        return {at: raw[at : at + _PIECE] for at in range(0, len(raw), _PIECE)}
+
+    @classmethod
+    def _of_parts(cls, extra: tuple[tuple[int, ...], str], parts: dict[int, bytes]) -> Array:
+        array = cls(*extra)
+        array._source = b"".join(parts.values())
+        return array
+
+    def _put_part(self, key: int, value: bytes) -> None:
+        self._write(key, value)
+
+    def _about(self) -> tuple[str, int, str]:
+        return type(self).__name__, self.size, f"{self._dtype} {self.shape}"
+
+    def _entries(self, offset: int, limit: int) -> None:
+        return None
+
+    def _follow(self, step: Any) -> tuple[Any, str]:
+        found, text = super()._follow(step)
+        return getattr(found, "item", lambda: found)(), text
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

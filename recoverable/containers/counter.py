@@ -129,5 +129,27 @@ class Counter(CounterHandle):
             return "<Counter of a closed arena>"
         return f"Counter({self.value})"
 
+    # -- as plain parts, and for people: see Container ------------------------------------------------------------
+
+    def _parts(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    @classmethod
+    def _of_parts(cls, extra: Any, parts: dict[str, Any]) -> Counter:
+        return cls(parts["value"])
+
+    def _put_part(self, key: str, value: int) -> None:
+        self.add(value - self.value)
+
+    @staticmethod
+    def _part_text(key: str) -> str:
+        return f".{key}"
+
+    def _about(self) -> tuple[str, None, str]:
+        return "Counter", None, str(self.value)
+
+    def _entries(self, offset: int, limit: int) -> None:
+        return None
+
 
 register_container(Counter)

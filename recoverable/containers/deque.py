@@ -172,6 +172,24 @@ class Deque(DequeHandle[V]):
         bound = "" if self.maxlen is None else f", maxlen={self.maxlen}"
         return f"Deque({self.to_python()!r}{bound})"
 
+    # -- as plain parts, and for people: see Container ------------------------------------------------------------
+
+    def _extra(self) -> int | None:
+        return self.maxlen
+
+    @classmethod
+    def _of_parts(cls, extra: int | None, parts: dict[int, Any]) -> Deque[Any]:
+        return cls(parts.values(), extra)
+
+    def _put_part(self, key: int, value: Any) -> None:
+        if key < len(self):
+            self[key] = value
+        else:
+            self.append(value)
+
+    def _drop_part(self, key: int) -> None:
+        self.pop()
+
 
 MutableSequence.register(Deque)
 register_container(Deque, {collections.deque: lambda plain: Deque(plain, plain.maxlen)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from typing import Any, TypeVar
 
@@ -83,6 +84,23 @@ class Dict(DictHandle[K, V]):
     def fromkeys(cls, keys: Any, value: Any = None) -> Dict[Any, Any]:
         """Return a Dict that is not stored yet, with these keys and one value."""
         return cls(dict.fromkeys(keys, value))
+
+    # -- as plain parts, and for people: see Container ------------------------------------------------------------
+
+    def _parts(self) -> dict[Any, Any]:
+        return dict(self.items())
+
+    @classmethod
+    def _of_parts(cls, extra: Any, parts: dict[Any, Any]) -> dict[Any, Any]:
+        return parts
+
+    def _entries(self, offset: int, limit: int) -> list[tuple[str, Any]]:
+        return [(f"[{key!r}]", self[key]) for key in itertools.islice(self, offset, offset + limit)]
+
+    def _follow(self, step: Any) -> tuple[Any, str]:
+        if step.kind == "word" and step.key in self:
+            return self[step.key], f"[{step.key!r}]"
+        return super()._follow(step)
 
 
 class _Keys(KeysView[K]):

@@ -234,6 +234,18 @@ class List(ListHandle[V]):
             return "<List of a closed arena>"
         return f"List({self.to_python()!r})"
 
+    # -- as plain parts, and for people: see Container ------------------------------------------------------------
+
+    @classmethod
+    def _of_parts(cls, extra: Any, parts: dict[int, Any]) -> list[Any]:
+        return list(parts.values())
+
+    def _put_part(self, key: int, value: Any) -> None:
+        if key < len(self):
+            self[key] = value
+        else:
+            self.append(value)
+
 
 MutableSequence.register(List)
 register_container(List, {list: List})

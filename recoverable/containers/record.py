@@ -229,6 +229,44 @@ class Record(RecordHandle, metaclass=_RecordType):
         new._pending = {name: v.copy() if isinstance(v, Container) else v for name, v in values}
         return new
 
+    # -- as plain parts, and for people: see Container ------------------------------------------------------------
+
+    def _parts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._schema.names}
+
+    @classmethod
+    def _of_parts(cls, extra: Any, parts: dict[str, Any]) -> typing.Self:
+        assert cls is not _Unknown, "a record whose class is not imported can't be put back"
+        return cls(**parts)
+
+    def _part(self, key: str) -> Any:
+        return getattr(self, key)
+
+    def _put_part(self, key: str, value: Any) -> None:
+        setattr(self, key, value)
+
+    def _drop_part(self, key: str) -> None:
+        """Do nothing: what its class no longer has stays stored."""
+
+    @staticmethod
+    def _part_text(key: str) -> str:
+        return f".{key}"
+
+    def _about(self) -> tuple[str, int, str]:
+        schema = _stored(self, self._stored_schema())
+        return schema.label, len(schema.names), ""
+
+    def _entries(self, offset: int, limit: int) -> list[tuple[str, Any]]:
+        names = _stored(self, self._stored_schema()).names
+        page = list(enumerate(names))[offset : offset + limit]
+        return [(f".{name}", self._slot_value(i)) for i, name in page]
+
+    def _follow(self, step: Any) -> tuple[Any, str]:
+        names = _stored(self, self._stored_schema()).names
+        if step.kind == "key" or step.key not in names:
+            raise KeyError(step.key)
+        return self._slot_value(names.index(step.key)), f".{step.key}"
+
 
 class _Unknown(Record, name="\0unknown"):
     """Stands for a record whose class this process does not have: its fields can be read, by their stored names."""
@@ -245,6 +283,9 @@ class _Unknown(Record, name="\0unknown"):
         schema = _stored(self, self._stored_schema())
         values = ((name, self._slot_value(i)) for i, name in enumerate(schema.names))
         return {name: v.to_python() if isinstance(v, Container) else v for name, v in values}
+
+    def _parts(self) -> dict[str, Any]:
+        return self.to_python()
 
     def __repr__(self) -> str:
         if self._arena.closed:

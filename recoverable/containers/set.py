@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, MutableSet
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
@@ -175,6 +176,24 @@ class Set(SetHandle[T], MutableSet[T]):
             return "<Set of a closed arena>"
         items = ", ".join(map(repr, self))
         return f"Set({{{items}}})" if items else "Set()"
+
+    # -- as plain parts, and for people: see Container ------------------------------------------------------------
+
+    def _parts(self) -> dict[Any, Any]:
+        return dict.fromkeys(self, True)
+
+    @classmethod
+    def _of_parts(cls, extra: Any, parts: dict[Any, Any]) -> set[Any]:
+        return set(parts)
+
+    def _put_part(self, key: Any, value: Any) -> None:
+        self.add(key)
+
+    def _drop_part(self, key: Any) -> None:
+        self.discard(key)
+
+    def _entries(self, offset: int, limit: int) -> list[tuple[str, Any]]:
+        return [(f"{{{key!r}}}", key) for key in itertools.islice(self, offset, offset + limit)]
 
 
 register_container(Set, {set: Set, frozenset: Set})

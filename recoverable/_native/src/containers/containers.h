@@ -38,10 +38,7 @@ static inline rcv_off *word_at(rcv_arena *a, rcv_off off) { return (rcv_off *)(v
 RCV_KIND_LIST(X)
 #undef X
 
-/* -- what the files of Dict share, and of Deque --------------------------------------------------------------------- */
-
-int deque_check(struct walk *w, rcv_off deque);
-
+/* -- what the files of Dict share --------------------------------------------------------------------------------- */
 
 /* dict_at -- the Dict or Set at `d`, or NULL. */
 static inline struct rcv_dict *dict_at(rcv_arena *a, rcv_off d)

@@ -6,6 +6,11 @@
 #include "containers.h"
 #include "containers/counter.h"
 
+struct rcv_counter { /* what lies in the segment */
+    struct rcv_container c;
+    int64_t              value; /* changed only at commit */
+};
+
 static struct rcv_counter *counter_at(rcv_arena *a, rcv_off c) { return (struct rcv_counter *)container_at(a, c, RCV_K_COUNTER); }
 
 static int no_counter(rcv_arena *a, rcv_off c) { return seg_corrupt(a, "no Counter at %llu, where one is used", (unsigned long long)c); }

@@ -10,6 +10,7 @@
  * conflict over its position.
  */
 #include "containers.h"
+#include "deque_check.h"
 #include "containers/deque.h"
 
 #define CELLS ((uint64_t)RCV_BLOCK)

@@ -1,5 +1,5 @@
 /* deque_check.c -- what must be true of a Deque, for rcv_verify. */
-#include "containers.h"
+#include "deque_check.h"
 
 /* check_block -- one block of the chain; adds up the items found in it. */
 static int check_block(struct walk *w, rcv_off off, const struct rcv_deque *q, rcv_off at, rcv_off prev, uint64_t *items)

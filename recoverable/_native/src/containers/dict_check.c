@@ -4,6 +4,7 @@
  * chains lead to entries that are free already.
  */
 #include "containers.h"
+#include "containers/dict.h"
 
 #include <stdio.h>
 

@@ -1,4 +1,5 @@
-/* layout.h -- what lies in the segment: every struct that another process, or a later version, can see.
+/* layout.h -- what lies in the segment: every struct that another process, or a later version, can see. The struct of a container
+ * that one C file alone looks into is there.
  *
  * One POSIX shared-memory object, regions at page-aligned offsets kept in the header:
  *
@@ -341,11 +342,6 @@ struct rcv_deque {
     uint64_t             right; /* position after the last one; by the right end's */
     rcv_off              left_block, right_block; /* there is always at least one */
     uint64_t             maxlen;                  /* UINT64_MAX: none */
-};
-
-struct rcv_counter {
-    struct rcv_container c;
-    int64_t              value; /* changed only at commit */
 };
 
 struct rcv_record {
