@@ -123,7 +123,7 @@ cdef class Container:
         return self[key], f"[{key!r}]"
 
 
-cdef dict _kinds = {} # number -> a handle on nothing, of its class
+cdef list _kinds = [] # by number: a handle on nothing, of its class; or None
 cdef list _plain = [] # plain class, what makes a container of one, container class
 
 
@@ -134,6 +134,7 @@ def register_container(cls, plain=None) -> None:
         cls: the class.
         plain: the plain Python classes whose objects are stored as one; what makes a container, not stored yet, of each.
     """
+    _kinds.extend([None] * (cls._kind + 1 - len(_kinds)))
     _kinds[cls._kind] = cls.__new__(cls)
     _plain.extend([(kind, make, cls) for kind, make in (plain or {}).items()])
 
@@ -156,9 +157,13 @@ cdef Container unstored(object value):
     return None
 
 
+cdef inline object known_kind(int kind):
+    return _kinds[kind] if 0 <= kind < len(_kinds) else None
+
+
 cdef Container of_kind(int kind):
     """A handle on nothing, of the class that is registered for that kind."""
-    known = _kinds.get(kind)
+    known = known_kind(kind)
     if known is None:
         raise _errors.ArenaVersionError(
             f"the arena holds a container of kind {kind}, which this version does not know; nothing was changed: "
@@ -170,7 +175,7 @@ cdef Container handle_at(NativeArena arena, rcv_off off):
     """A handle on what lies there, to ask what its parts are called; None: nothing that could be asked."""
     cdef rcv_handle h
     cdef int kind = rcv_handle_open(arena.a, off, &h)
-    known = _kinds.get(kind)
+    known = known_kind(kind)
     return None if known is None else bind(arena, type(known), h)
 
 
