@@ -211,6 +211,50 @@ static void test_damaged_list(void)
     close(fd);
 }
 
+/* write_raw -- the Array's first byte, through a buffer, in a transaction of its own. */
+static void write_raw(rcv_arena *a, rcv_off array, uint8_t value)
+{
+    struct rcv_raw buffer;
+    rcv_txn       *t = begin(a);
+    rcv_raw_viewed(a, array);
+    OK(rcv_raw_acquire(t, ((struct rcv_array *)(void *)(a->core + array))->data, &buffer));
+    *(volatile uint8_t *)buffer.at = value;
+    rcv_raw_release(a, &buffer);
+    commit(t);
+}
+
+/* An Array whose memory is said to lie elsewhere is not freed, and a process with hot pages does not look there. */
+static void test_damaged_array(void)
+{
+    struct rcv_open_options o = {.policy = "adaptive", .busy_timeout = 0.05, .name = "scratch"};
+    int                     fd = scratch_object();
+    rcv_arena              *a = rooted_arena(fd, 16 * MIB);
+    OK(rcv_close(a));
+    OK(rcv_open(fd, &o, &a));
+    rcv_txn *t = begin(a);
+    rcv_off  tree = set_array(t, rcv_root(a), "tree", 100), hot = set_array(t, rcv_root(a), "hot", 100);
+    commit(t);
+    for (uint8_t i = 1; a->n.promotions == 0; i++) {
+        CHECK(i < 10);
+        write_raw(a, hot, i);
+    }
+    struct rcv_array *array = (struct rcv_array *)(void *)(a->core + tree);
+    rcv_off           data = array->data;
+    array->data = a->data_off + (UINT64_C(1) << 40);
+    t = begin(a);
+    CHECK(del(t, rcv_root(a), "tree") == 1);
+    commit(t);
+    for (int i = 0; i < 2; i++)
+        touch(a, i);
+    CHECK(atomic_load(&a->hdr->reclaim) == tree);
+    array->data = data;
+    touch(a, 2);
+    CHECK(!waiting(a));
+    verified(a);
+    OK(rcv_close(a));
+    close(fd);
+}
+
 /* Whoever had looked at a container inside the tree conflicts: it was stamped before its memory could be reused. */
 static void test_readers(void)
 {
@@ -247,6 +291,7 @@ int main(void)
     test_crash_points();
 #endif
     test_damaged_list();
+    test_damaged_array();
     test_readers();
     CHECKS_DONE();
     return 0;

@@ -162,13 +162,18 @@ int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, struct rcv_ma
 static int array_reclaim(rcv_txn *t, rcv_off array, uint32_t *budget, bool *done)
 {
     const struct rcv_array *r = array_at(t->arena, array);
+    uint64_t                size;
+    bool                    live;
     (void)budget;
     *done = true;
     if (r == NULL)
         return no_array(t->arena, array);
     if (r->data == 0)
         return 0;
-    tracker_forget_pages(t->arena, r->data, r->nbytes);
+    int rc = heap_block(t->arena, r->data, &size, &live); /* may be damage */
+    if (rc)
+        return rc;
+    tracker_forget_pages(t->arena, r->data, size);
     return txn_free(t, r->data, 0);
 }
 
