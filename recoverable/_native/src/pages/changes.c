@@ -1,9 +1,9 @@
 /* changes.c -- which pages has this step changed? (tracker.c says what counts as changed, and why.)
  *
- * Asked at the end of every step that raw writes were possible in, when it is shut and before it is committed or undone. Pages that trapped are held
- * against their pre-images, hot ones against their shadows; what was announced on the same page is left out. In trap mode
- * pages of containers are asked for as well, but only by the policy and the shadows: who changed what in a container is known
- * from its announced writes.
+ * Asked at the end of every step that raw writes were possible in, when it is shut and before it is committed or undone. Pages that
+ * trapped are held against their pre-images, hot ones against their shadows; what was announced on the same page is left out. In trap
+ * mode pages of containers are asked for as well, but only by the policy and the shadows: who changed what in a container is known from
+ * its announced writes.
  */
 #include "state.h"
 

@@ -22,8 +22,9 @@
  *      view, or when no step runs (any more)       the view's transaction waits, it can only roll back
  *
  * A fault in an image, which is no arena (image.c), fetches the page there. Everything else is *chained* to the handlers
- * before us, newest first, each with the mask and flags that it asked for. A handler that raises the signal again from inside finds us again, and we go on with the one before it, until the default
- * action is left, which is restored: a real fault then repeats, a signal that was sent is sent once more.
+ * before us, newest first, each with the mask and flags that it asked for. A handler that raises the signal again from inside finds
+ * us again, and we go on with the one before it, until the default action is left, which is restored: a real fault then repeats, a
+ * signal that was sent is sent once more.
  *
  * A handler installed after ours gets our traps first. rcv_handler_mend() notices (it runs at every step's start while raw
  * buffers live), makes the newcomer the newest of those before us and puts ours back. In between, faulthandler's answer to one
@@ -39,9 +40,12 @@
  * middle of a step makes our trap repeat for ever, as it would any fault. And a C signal handler that stores through a raw
  * buffer while its thread is in here, or in undo_append(), waits for itself.
  *
- * What may run here: view_log, capture_around, view_unprotect and view_make_private (view.c) with undo_append_trap, heap_page_live, viewed_id, os_protect,
- * object_remap_private, os_populate; os_thread_id (static TLS); mprotect, mmap, madvise, gettid, sigaction, pthread_sigmask, tgkill,
- * sched_yield, process_vm_readv. No allocation, no error text, no lock but the view lock, whose holders never fault.
+ * What runs here, of other files (tests/meta compares): view_log, view_unprotect and view_make_private (view.c), views_stale and
+ * views_adopt (views.c), capture_around; below these viewed_id, viewed_in, viewed_array, undo_append_trap, undo_share, phase_set,
+ * heap_page_live, heap_page_block, object_remap_private, object_fd, os_protect, os_populate, os_remap_private, os_copy_private,
+ * os_page_size and os_thread_number (static TLS); and image_fault. Of the system: mprotect, mmap, mremap, munmap, madvise; fstat, lstat,
+ * open, fcntl, close (object.c finds the object again); gettid, getpid, sigaction, pthread_sigmask, tgkill, sched_yield,
+ * process_vm_readv. No allocation, no error text, no lock but the view lock, whose holders never fault.
  */
 #include "state.h"
 

@@ -10,9 +10,9 @@
  * Nor may a step use up all there are: malloc needs some, too, and would fail all over the process.
  *
  * What does it:
- *   unprotecting  beyond a share of them (max_runs), and where the kernel refuses, a block around the page, twice as large each time until its edges fall together with existing ones, in
- *                 the end the whole view, which needs no split. Pages that come along and belong to an array are logged
- *                 like the one that trapped. Others are not, but in trap mode: nothing is ever written there through this
+ *   unprotecting  beyond a share of them (max_runs), and where the kernel refuses, a block around the page, twice as large each
+ *                 time until its edges fall together with existing ones, in the end the whole view, which needs no split. Pages
+ *                 that come along and belong to an array are logged like the one that trapped. Others are not, but in trap mode: nothing is ever written there through this
  *                 view, and undoing a container's page would take fresh memory back that its owner counts on.
  *   protecting    the whole view in one call, which merges everything into one mapping; hot pages then trap once more and
  *                 are only unprotected. If the kernel refuses even that, map the object anew over the view.
