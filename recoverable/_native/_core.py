@@ -225,7 +225,7 @@ _strays_pending = _of_arena("rcv_strays_pending", _int)
 _policy_default = _function(
     "rcv_policy_default", _int, ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_double)
 )
-_record = _of_arena("rcv_record", _int, _int)
+_record = _of_arena("rcv_recording_begin", _int, _int)
 _replay = _function(
     "rcv_replay", _int, ctypes.POINTER(_ReplaySetup), ctypes.POINTER(_Replay), ctypes.POINTER(ctypes.c_uint64)
 )
@@ -323,7 +323,7 @@ def read_profiles(arena: NativeArena) -> list[dict[str, Any]]:
 
 
 #: record_end(arena): throw the recording away.
-record_end = _of_arena("rcv_record_end", None)
+record_end = _of_arena("rcv_recording_end", None)
 
 
 def record(arena: NativeArena, *, announced: bool) -> None:

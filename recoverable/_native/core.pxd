@@ -32,7 +32,7 @@ cdef extern from "recoverable.h" nogil:
         const uint32_t *handlers
         const char *names
         uint32_t n_names, truncated
-    const rcv_recording *rcv_recorded(rcv_arena *a)
+    const rcv_recording *rcv_recording_get(rcv_arena *a)
 
     enum:
         RCV_TXN_ONE_STEP
@@ -147,7 +147,7 @@ cdef extern from "recoverable.h" nogil:
     void rcv_raw_release(rcv_arena *a, rcv_raw *raw)
     void rcv_raw_threads(rcv_arena *a)
     uint64_t rcv_raw_count(const rcv_arena *a)
-    int rcv_news(rcv_arena *a)
+    int rcv_pending(rcv_arena *a)
     int rcv_edit(rcv_txn *t, rcv_off array, uint64_t at, uint64_t len, rcv_mark *out)
 
 # Of layout.h: the tags of values.

@@ -140,7 +140,7 @@ cdef class NativeArena:
         """Return a copy of the recording so far: (ends, pages, handlers, names, whether steps are missing), bytes the first
         three of 32-bit numbers; None where nothing is being recorded."""
         self.check_open()
-        cdef const rcv_recording *r = rcv_recorded(self.a)
+        cdef const rcv_recording *r = rcv_recording_get(self.a)
         cdef uint32_t n, i
         if r == NULL:
             return None
@@ -161,7 +161,7 @@ cdef class NativeArena:
         return self.views
 
     cdef bint has_pending(self) noexcept:
-        return not self.closed and rcv_news(self.a) != 0
+        return not self.closed and rcv_pending(self.a) != 0
 
     def pending(self) -> bool:
         """Return whether a step may have found something that Arena._report_found() has an event for."""

@@ -172,18 +172,18 @@ static void told_once(void)
 {
     char       name[64];
     rcv_arena *a = named(name, MIB);
-    CHECK(rcv_news(a) == 0);
+    CHECK(rcv_pending(a) == 0);
     CHECK(unlink(a->path) == 0);
     struct timespec nap = {0, 10000000};
     int             naps = 0;
-    while (rcv_news(a) == 0 && naps++ < 90)
+    while (rcv_pending(a) == 0 && naps++ < 90)
         nanosleep(&nap, NULL);
     CHECK(naps < 90); /* within a second */
-    CHECK(rcv_orphan_take(a) == 1 && rcv_orphan_take(a) == 0 && rcv_news(a) == 0);
-    CHECK(rcv_orphaned(a) == 1 && rcv_news(a) == 0);
+    CHECK(rcv_orphan_take(a) == 1 && rcv_orphan_take(a) == 0 && rcv_pending(a) == 0);
+    CHECK(rcv_orphaned(a) == 1 && rcv_pending(a) == 0);
     CHECK(rcv_close(a) == 0);
     a = scratch_arena(scratch_object(), MIB); /* never had a name */
-    CHECK(rcv_orphaned(a) == 0 && rcv_news(a) == 0 && rcv_close(a) == 0);
+    CHECK(rcv_orphaned(a) == 0 && rcv_pending(a) == 0 && rcv_close(a) == 0);
 }
 
 int main(void)

@@ -707,10 +707,10 @@ static void test_killed_in_a_step_found_by_a_survivor(void)
         CHECK(*nth_word(p.a, 999) == 1000);
         if (wait)
             CHECK(rcv_lock_wait(p.a) == 0);
-        CHECK(rcv_news(p.a) == 0);
+        CHECK(rcv_pending(p.a) == 0);
         CHECK(lock_take(p.a) == 0);
         check_report(&p.a->repaired, pid);
-        CHECK(rcv_news(p.a) == 1 && rcv_repair_take(p.a) == 1 && rcv_repair_take(p.a) == 0); /* told once */
+        CHECK(rcv_pending(p.a) == 1 && rcv_repair_take(p.a) == 1 && rcv_repair_take(p.a) == 0); /* told once */
         for (uint64_t i = 0; i < 2048; i++)
             CHECK(*nth_word(p.a, i) == 0);
         CHECK(atomic_load(&p.a->hdr->phase) == RCV_IDLE && undo_tail(p.a) == 0);

@@ -101,8 +101,8 @@ RCV_API int rcv_repair_take(rcv_arena *a);
 RCV_API int rcv_orphaned(rcv_arena *a);
 /* rcv_orphan_take -- 1: that was found, by this process, and has not been asked for since. */
 RCV_API int rcv_orphan_take(rcv_arena *a);
-/* rcv_news -- is there anything that rcv_repair_take, rcv_orphan_take or rcv_take_strays would tell? Looks at the name from time to time. */
-RCV_API int rcv_news(rcv_arena *a);
+/* rcv_pending -- is there anything that rcv_repair_take, rcv_orphan_take or rcv_take_strays would tell? Looks at the name from time to time. */
+RCV_API int rcv_pending(rcv_arena *a);
 RCV_API int rcv_created(const rcv_arena *a); /* 1: this open made the segment */
 /* rcv_processes -- processes attached to the segment: writes up to `max` pids, returns how many are alive. */
 RCV_API int rcv_processes(rcv_arena *a, uint64_t *pids, int max);
@@ -165,9 +165,9 @@ struct rcv_recording {
 };
 /* Recording costs some nanoseconds a written page. Like the other calls on an arena: not while another thread of this process
  * is inside a step. RCV_ERR_MISUSE: it is being recorded already. */
-RCV_API int rcv_record(rcv_arena *a, int announced); /* `announced`: also the pages that announced writes change, and fresh memory */
-RCV_API const struct rcv_recording *rcv_recorded(rcv_arena *a); /* so far, until the next step; NULL: not recording */
-RCV_API void rcv_record_end(rcv_arena *a);
+RCV_API int rcv_recording_begin(rcv_arena *a, int announced); /* `announced`: also the pages that announced writes change, and fresh memory */
+RCV_API const struct rcv_recording *rcv_recording_get(rcv_arena *a); /* so far, until the next step; NULL: not recording */
+RCV_API void rcv_recording_end(rcv_arena *a);
 
 struct rcv_costs { /* nanoseconds, of one page */
     uint64_t trap, protect, compare, copy;

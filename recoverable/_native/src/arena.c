@@ -22,7 +22,7 @@ static void forget_parent(rcv_arena *a)
 {
     txn_forget_all(a);
     lock_after_fork(a);
-    a->orphan_seen = a->orphan_untold = false; /* each process tells */
+    a->orphan_seen = a->orphan_unreported = false; /* each process tells */
     tracker_after_fork(a);
     heap_after_fork(a);
     process_after_fork(a);
@@ -225,7 +225,12 @@ static int open_segment(rcv_arena *a, int fd, const struct rcv_open_options *o)
     return rc;
 }
 
-static const struct rcv_above above = {.thread_ended = tracker_protect_lost, .step_lost = txn_step_lost, .holds = intent_holds, .zeroed = tracker_zero};
+static const struct rcv_above above = {
+    .thread_ended = tracker_protect_lost,
+    .step_lost = txn_step_lost,
+    .holds = intent_holds,
+    .zeroed = tracker_zero,
+};
 
 /* rcv_open -- see recoverable.h. A failure after formatting leaves a sound, empty segment. */
 int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out)
@@ -247,7 +252,7 @@ int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out)
         dispose(a);
         return rc;
     }
-    a->untold = false; /* what the attach repaired itself is in rcv_recovered() */
+    a->unreported = false; /* what the attach repaired itself is in rcv_recovered() */
     registry_add(a);
     *out = a;
     return 0;
@@ -302,22 +307,22 @@ void rcv_get_recovered(const rcv_arena *a, struct rcv_recovery *out) { *out = a-
 /* rcv_repair_take -- see recoverable.h. */
 int rcv_repair_take(rcv_arena *a)
 {
-    bool untold = a->untold;
-    a->untold = false;
-    return untold;
+    bool unreported = a->unreported;
+    a->unreported = false;
+    return unreported;
 }
 
 int rcv_created(const rcv_arena *a) { return a->created; }
 
-/* rcv_news -- see recoverable.h. Every run of a handler asks: a dozen instructions, but for the look twice a second. */
-int rcv_news(rcv_arena *a)
+/* rcv_pending -- see recoverable.h. Every run of a handler asks: a dozen instructions, but for the look twice a second. */
+int rcv_pending(rcv_arena *a)
 {
     uint64_t now = os_ticks();
     if (unlikely(now - a->looked > OS_TICKS_HALF_SECOND)) {
         a->looked = now;
         rcv_orphaned(a);
     }
-    return a->untold || a->orphan_untold || tracker_news(a);
+    return a->unreported || a->orphan_unreported || tracker_pending(a);
 }
 
 /* rcv_get_stats -- a snapshot, without the lock: words that belong together may be from different moments. */

@@ -328,7 +328,7 @@ int rcv_image_open(int fd, const char *name, rcv_arena **out)
     snprintf(a->name, sizeof a->name, "%s", name);
     snprintf(m->of.name, sizeof m->of.name, "%s", name);
     int err = object_borrow(&m->of, fd, &st);
-    int rc = err == 0 ? seg_look(&m->of, (uint64_t)st.st_size)
+    int rc = err == 0 ? seg_map_readonly(&m->of, (uint64_t)st.st_size)
                       : rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't ask for its length", a->name);
     if (rc == 0)
         rc = set_up(a);

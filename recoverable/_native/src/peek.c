@@ -99,7 +99,7 @@ static int look(int fd, const char *name, struct stat *st, rcv_arena **out)
     a->fd = -1;
     snprintf(a->name, sizeof a->name, "%s", name);
     int err = object_borrow(a, fd, st);
-    int rc = err == 0 ? seg_look(a, (uint64_t)st->st_size)
+    int rc = err == 0 ? seg_map_readonly(a, (uint64_t)st->st_size)
                       : rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't ask for its length", a->name);
     if (rc == 0)
         *out = a;

@@ -7,14 +7,12 @@
 /* -- value.c: cells ------------------------------------------------------------------------------------------ */
 
 int  cell_make(rcv_txn *t, const struct rcv_value *value, struct rcv_cell *out); /* allocates a blob if it must */
-int  cell_read(rcv_arena *a, const struct rcv_cell *cell, struct rcv_value *out);
 int  cell_give(rcv_arena *a, rcv_off owner, const struct rcv_cell *cell, struct rcv_value *out); /* for a reader: checks more */
 bool cell_holds(const struct rcv_cell *cell, const struct rcv_value *value); /* this container, already */
 int  cell_drop(rcv_txn *t, const struct rcv_cell *cell); /* it is being overwritten: free its blob, detach its container */
 /* cell_set -- replace the cell at `at`, in container `owner` at its `slot`, with a value: all of it or nothing. */
 int  cell_set(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct rcv_value *value);
 int  container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot); /* RCV_ERR_MISUSE if it has a parent */
-int  container_detach(rcv_txn *t, rcv_off child);
 
 /* -- table.c: a growing table of words --------------------------------------------------------------------------- */
 
@@ -25,9 +23,9 @@ void table_init(struct rcv_table *table, rcv_off off);
 /* table_widen -- make room for word number `used`, whose value is undefined, without counting it as used. `kind` and `flags`
  * say how the change is logged and its memory allocated: RCV_U_STRUCT with RCV_I_TRANSIENT, or RCV_U_DATA with 0. */
 int table_widen(rcv_txn *t, rcv_off off, unsigned kind, unsigned flags);
-/* table_reclaim -- free the nodes, from the last one down; `budget` counts them. */
 /* table_pop -- one word less in use; a node that becomes empty is freed. */
 int table_pop(rcv_txn *t, rcv_off off, unsigned kind);
+/* table_reclaim -- free the nodes, from the last one down; `budget` counts them. */
 int table_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done);
 int table_check(struct walk *w, rcv_off container, rcv_off off, const struct rcv_table *table, bool detached);
 static inline rcv_off *word_at(rcv_arena *a, rcv_off off) { return (rcv_off *)(void *)(a->mem + off); } /* checked before */

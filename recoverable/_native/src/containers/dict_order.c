@@ -8,7 +8,7 @@
 
 /* -- iteration ------------------------------------------------------------------------------------------- */
 
-/* give -- hand out an entry's key and value. */
+/* give_entry, give -- hand out an entry's key and value. */
 static inline int give_entry(rcv_arena *a, rcv_off d, const struct rcv_entry *e, struct rcv_value *key, struct rcv_value *value)
 {
     if (key)
@@ -104,7 +104,7 @@ static int note_iteration(rcv_txn *t, rcv_off d, const struct rcv_dict *dict, st
 /* Where an iteration is: `own` of the iterator. Forwards the committed entries come first, backwards the transaction's own. */
 enum { FIRST_PART, SECOND_PART, AT_END };
 
-/* own_part -- the transaction's own next one: 1 and *at, or 0. */
+/* own_part -- the transaction's own next one: 1, or 0. */
 static int own_part(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it)
 {
     rcv_off own = t ? next_own(a, t, d, it) : 0;

@@ -40,7 +40,7 @@ int cell_make(rcv_txn *t, const struct rcv_value *value, struct rcv_cell *out)
 }
 
 /* cell_read -- what a cell holds; `ptr` points into the arena (or the cell): copy before the lock is dropped. */
-int cell_read(rcv_arena *a, const struct rcv_cell *cell, struct rcv_value *out)
+static int cell_read(rcv_arena *a, const struct rcv_cell *cell, struct rcv_value *out)
 {
     out->tag = cell->tag;
     out->word = cell->word;
@@ -98,7 +98,7 @@ int container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot)
 
 /* container_detach -- cut it off from its parent: handles of it and of all below it are stale from now on; its memory is
  * reclaimed after the commit. */
-int container_detach(rcv_txn *t, rcv_off child)
+static int container_detach(rcv_txn *t, rcv_off child)
 {
     struct rcv_container *c = container_at(t->arena, child, 0);
     if (c == NULL)

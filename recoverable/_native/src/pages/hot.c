@@ -270,10 +270,10 @@ static void announce(rcv_arena *a)
     CRASHPOINT("hot.after_generation");
 }
 
-/* trim -- after a burst of hot pages: give back what no slot needs. Slots in use are at the lower end, but for pages that became hot
+/* maybe_trim -- after a burst of hot pages: give back what no slot needs. Slots in use are at the lower end, but for pages that became hot
  * in the burst and stayed; those are demoted, and come back to a lower slot at their next trap. Like the log (undo_trim): the
  * mark first, then the memory, so that the mark never promises what is not there. */
-static void trim(rcv_arena *a)
+static void maybe_trim(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
     if (likely(++t->published < SHADOW_TRIM))
@@ -319,7 +319,7 @@ void hot_publish(rcv_arena *a)
     t->wse.demote.n = t->wse.promote.n = 0;
     if (changed)
         announce(a);
-    trim(a);
+    maybe_trim(a);
 }
 
 /* hot_demote_range -- pages [first, last) are no longer an array's. */

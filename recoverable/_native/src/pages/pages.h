@@ -70,7 +70,7 @@ void tracker_protect_lost(rcv_arena *a); /* the thread inside a step has ended: 
 void tracker_step_lost(rcv_arena *a);    /* … and what is known of that step is forgotten. With the GIL */
 void tracker_stats(rcv_arena *a, struct rcv_stats *out);
 uint64_t tracker_raw_count(const rcv_arena *a);
-bool tracker_news(const rcv_arena *a);   /* are there strays to tell of? */
+bool tracker_pending(const rcv_arena *a);   /* are there strays to tell of? */
 int  views_acquire(rcv_arena *a, struct raw *raw, rcv_off off, struct rcv_raw *out); /* a raw buffer of the mounted transaction */
 void views_ended(rcv_arena *a, struct raw *raw); /* it has a view, and has ended */
 bool views_lost(const struct raw *raw);  /* a thread has stored into its view while it waited */

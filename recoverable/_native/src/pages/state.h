@@ -3,9 +3,10 @@
  *   tracker.c   a step from its beginning to its end
  *   changes.c   which pages it has changed
  *   edit.c      Array.edit()
- *   hot.c       the hot set: the table in the segment, shadows, promotion and demotion, recovery
+ *   hot.c       the hot set: shadows, promotion and demotion (its table in the segment: segment/hot_table.c)
  *   view.c      a view: protection, unprotection, private pages
  *   views.c     whose view is whose
+ *   viewed.c    which Array a page belongs to
  *   capture.c   what a handler will write, made writable ahead
  *   trap.c      the SIGSEGV handler
  *   calibrate.c what a trap, a protection, a comparison and a copy cost here
@@ -88,15 +89,14 @@ struct rcv_tracker {
     uint32_t slots; /* of the hot table that have room for a shadow */
     uint32_t max_runs; /* of adjacent hot pages: two map entries each. Twice as many may be trapped in a step */
 
-    /* Mappings, and the undo log's tail while other threads may append: under `lock`, which the trap handler takes too; nobody
-     * faults while holding it. */
+    /* Mappings: under the arena's view lock (segment.h), which the trap handler takes, too. */
     struct view *views[VIEWS]; /* the first is always there */
     uint32_t     n_views;      /* mapped so far */
     bool         trouble;      /* there are claims, or a view is private or not protected */
     uint32_t     n_claims;     /* may exceed STRAY_CLAIMS */
     struct claim claims[STRAY_CLAIMS];
 
-    /* whose stores are this step's: under the lock, too */
+    /* whose stores are this step's: under that lock, too */
     _Atomic bool in_step; /* from its beginning until it is shut */
     bool         shut;    /* its raw writes have ended; what comes now is a stray */
     bool         shared;  /* other threads' stores into `view` are its own */
@@ -143,7 +143,7 @@ struct rcv_tracker {
     uint32_t *hot;     /* listed slots, dense */
     uint32_t  n_hot, runs, free_hint;
     uint32_t  reach;     /* slots that may be in `page_of`: how many had shadows when we looked last */
-    uint32_t  published; /* commits since trim() looked */
+    uint32_t  published; /* commits since maybe_trim() looked */
 
     /* raw buffers */
     uint64_t raw_count;

@@ -44,7 +44,6 @@
 #include "state.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 #define GAP_MAX 8192u /* pages between two trapped ones: looking through more of them takes as long as the call that it saves */
 
@@ -354,7 +353,7 @@ void tracker_leave(rcv_arena *a)
 
 /* -- recording -------------------------------------------------------------------------------------------------- */
 
-int rcv_record(rcv_arena *a, int announced)
+int rcv_recording_begin(rcv_arena *a, int announced)
 {
     if (a->tracker->wse.recorder)
         return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" is being recorded already", a->name);
@@ -381,12 +380,12 @@ static void record_announced(rcv_arena *a)
         tracker_note_fresh(a, w.r.off, w.r.len);
 }
 
-const struct rcv_recording *rcv_recorded(rcv_arena *a)
+const struct rcv_recording *rcv_recording_get(rcv_arena *a)
 {
     return a->tracker->wse.recorder ? wse_recorder_view(a->tracker->wse.recorder) : NULL;
 }
 
-void rcv_record_end(rcv_arena *a)
+void rcv_recording_end(rcv_arena *a)
 {
     wse_recorder_free(a->tracker->wse.recorder);
     a->tracker->wse.recorder = NULL;
@@ -541,7 +540,7 @@ int rcv_strays_pending(const rcv_arena *a)
     return (int)(t->n_queue + (t->n_claims < STRAY_CLAIMS ? t->n_claims : STRAY_CLAIMS));
 }
 
-bool tracker_news(const rcv_arena *a) { return a->tracker->n_queue != 0 || a->tracker->n_claims != 0; }
+bool tracker_pending(const rcv_arena *a) { return a->tracker->n_queue != 0 || a->tracker->n_claims != 0; }
 
 /* tracker_stats -- its share. */
 void tracker_stats(rcv_arena *a, struct rcv_stats *out)

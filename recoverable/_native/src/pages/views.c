@@ -40,7 +40,7 @@
 
 #include <errno.h>
 
-/* trouble -- what views_mend() would find. */
+/* in_trouble -- what views_mend() would find. */
 static bool in_trouble(const struct rcv_tracker *t)
 {
     bool yes = t->n_claims != 0;

@@ -71,7 +71,7 @@ int lock_once(void)
     return watch_error;
 }
 
-/* this_thread -- its number, and its end is watched from now on. 0: no memory for that. */
+/* watch_this_thread -- its number, and its end is watched from now on. 0: no memory for that. */
 static uint64_t __attribute__((noinline)) watch_this_thread(void)
 {
     if (pthread_setspecific(watch_key, &watch_key) != 0)
@@ -121,7 +121,7 @@ static int lock_mend(rcv_arena *a)
     }
     if (a->repaired.happened) {
         a->recovered = a->repaired; /* arena.recovered tells of it, too */
-        a->untold = true;
+        a->unreported = true;
     }
     CRASHPOINT("lock.mended");
     return 0;

@@ -94,8 +94,8 @@ int seg_inspect(rcv_arena *a, uint64_t length, struct rcv_header *fixed)
     return rc;
 }
 
-/* seg_look -- map a sound segment read-only: 0, RCV_ERR_NOTFOUND if it is half-made, or what is wrong with it. */
-int seg_look(rcv_arena *a, uint64_t length)
+/* seg_map_readonly -- map a sound segment read-only: 0, RCV_ERR_NOTFOUND if it is half-made, or what is wrong with it. */
+int seg_map_readonly(rcv_arena *a, uint64_t length)
 {
     struct rcv_header fixed;
     int               rc = seg_inspect(a, length, &fixed);

@@ -12,7 +12,7 @@
  * number is therefore a high one: a loop over the first few hundred misses it, and no library is handed it by open().
  *
  * The name is looked at on its own account, too. Once it is gone, whoever opens the arena next makes a new one, and two
- * groups of processes work in two states. Nothing here can mend that, but it must not stay unnoticed: object_news().
+ * groups of processes work in two states. Nothing here can mend that, but it must not stay unnoticed: rcv_pending() looks.
  *
  * object_fd, object_remap_shared and object_remap_private are system calls only, and async-signal-safe.
  */
@@ -21,7 +21,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -163,14 +162,14 @@ int rcv_orphaned(rcv_arena *a)
     bool orphaned = errno == 0 || (errno == ENOENT && access(FOLDER, F_OK) == 0);
     a->looked = os_ticks();
     if (orphaned && !a->orphan_seen)
-        a->orphan_seen = a->orphan_untold = true;
+        a->orphan_seen = a->orphan_unreported = true;
     return orphaned;
 }
 
 /* rcv_orphan_take -- see recoverable.h. */
 int rcv_orphan_take(rcv_arena *a)
 {
-    bool untold = a->orphan_untold;
-    a->orphan_untold = false;
-    return untold;
+    bool unreported = a->orphan_unreported;
+    a->orphan_unreported = false;
+    return unreported;
 }

@@ -1,7 +1,7 @@
 /* owner.c -- the word that says whose the lock is, where it is changed by others than its owner. lock.c says what is in it. */
 #include "segment.h"
 
-/* note_lost -- we have taken the lock from a dead owner: keep who it was for the report, through failures and further deaths. */
+/* lock_note_lost -- we have taken the lock from a dead owner: keep who it was for the report, through failures and further deaths. */
 void lock_note_lost(rcv_arena *a, uint64_t word)
 {
     uint64_t nobody = 0;

@@ -23,7 +23,6 @@
 #include "segment.h"
 
 #include <errno.h>
-#include <time.h>
 
 #define PATIENCE 1000000u   /* nanoseconds */
 #define OFFER 200000u

@@ -61,14 +61,14 @@ struct rcv_arena {
     uint64_t            undo_size, undo_off;
     uint64_t            undo_bias;   /* added to what is appended: not 0 sends every append to append_slow() */
     bool                undo_shared; /* other threads append, too */
-    uint64_t            undo_seen;  /* n.undo_bytes when undo_rest() looked last */
+    uint64_t            undo_seen;  /* n.undo_bytes when undo_maybe_trim() looked last */
     uint32_t            undo_quiet; /* steps since a large log was needed */
     _Atomic int         fd; /* what has this number may be another file by now: only object.c reads it */
     dev_t               device; /* of the object */
     ino_t               inode;
     char                path[128];
     bool                named;                      /* that path led to it when it was opened */
-    bool                orphan_seen, orphan_untold; /* it does not any more; nobody has been told so yet */
+    bool                orphan_seen, orphan_unreported; /* it does not any more; nobody has been told so yet */
     uint64_t            looked;                     /* os_ticks() of the last look */
     void               *witness[RCV_WITNESSES]; /* pages that keep this process's locks on its slot */
     uint32_t            slot;  /* in the process table */
@@ -107,7 +107,7 @@ struct rcv_arena {
     atomic_flag         view_lock; /* over mappings, and over the undo log's tail while other threads may append */
     struct rcv_recovery recovered; /* by the attach */
     struct rcv_recovery repaired;  /* by the last recovery since */
-    bool                untold;    /* … of which rcv_repair_take has not told yet */
+    bool                unreported;    /* … of which rcv_repair_take has not told yet */
     struct rcv_counters n;
     struct rcv_hotspot  hotspots[RCV_HOTSPOTS];
     rcv_arena          *next; /* registry of open arenas (fork, trap) */
@@ -145,7 +145,7 @@ int  seg_map(rcv_arena *a, const struct rcv_header *h, int protection);
 void seg_unmap(rcv_arena *a);
 /* seg_inspect -- look at the header alone: 0 and a copy of a sound one in *fixed, 1 if the object is half-made, or an error. */
 int  seg_inspect(rcv_arena *a, uint64_t length, struct rcv_header *fixed);
-int  seg_look(rcv_arena *a, uint64_t length); /* map it read-only: nothing can be stored, nothing else is set up */
+int  seg_map_readonly(rcv_arena *a, uint64_t length); /* map it read-only: nothing can be stored, nothing else is set up */
 /* seg_claim_data -- back the data region up to `upto` bytes (rounded up to a slice). Lock held. RCV_ERR_FULL leaves it. */
 int  seg_claim_data(rcv_arena *a, uint64_t upto);
 
@@ -295,7 +295,7 @@ static inline bool undo_next(struct undo_walk *w)
 int  undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report);
 void undo_cut(rcv_arena *a, uint64_t tail);      /* the log gets shorter: announced to readers without the lock */
 void undo_trim(rcv_arena *a);                    /* in IDLE: give back what a huge step had claimed */
-void undo_rest(rcv_arena *a);                    /* a step is over: trim it after a while */
+void undo_maybe_trim(rcv_arena *a);                    /* a step is over: trim it after a while */
 void phase_set(rcv_arena *a, unsigned phase);    /* fence, store, fence */
 
 /* -- hot_table.c: the hot pages' table in the segment ------------------------------------------------------------ */

@@ -296,8 +296,8 @@ void undo_trim(rcv_arena *a)
     os_punch(a->undo + UNDO_KEEP, claimed - UNDO_KEEP); /* a failure costs memory, nothing else */
 }
 
-/* undo_rest -- a step of this process is over: has a large log been idle for long? Lock held, IDLE, the log is empty. */
-void undo_rest(rcv_arena *a)
+/* undo_maybe_trim -- a step of this process is over: has a large log been idle for long? Lock held, IDLE, the log is empty. */
+void undo_maybe_trim(rcv_arena *a)
 {
     if (likely(undo_claimed(a) <= UNDO_TRIM))
         return;

@@ -2,7 +2,7 @@
 #include "transaction.h"
 
 #define UNWRITTEN UINT64_C(50000000) /* ns that others wait for a run which has written nothing */
-#define LOOKS 10u                    /* at least: boundary.py looks every 5 ms */
+#define LOOKS 10u                    /* at least: privilege.py looks every 5 ms */
 
 /* take_away -- its time is over, or it is lost: nobody waits for it any more. */
 static void take_away(rcv_arena *a, uint64_t holder)

@@ -1,4 +1,5 @@
 /* lineage.c -- what a container lies in: is it there?
+ *
  * A container is there as long as nothing above it is cut off, so whoever uses one depends on all of these. Walking up at
  * each use would make a deep tree slow, and each read makes a new handle; so the last few containers found sound are kept, with
  * the transaction and its epoch then, and a walk ends at one of them. Descending, that is the parent: one step. Outside
@@ -26,8 +27,9 @@ static void lineage_keep(rcv_arena *a, rcv_off off, uint64_t serial, uint64_t ep
     *lineage_place(a, off) = (struct rcv_sound){.off = off, .serial = serial, .epoch = epoch};
 }
 
-/* walk_up -- see transaction.h. `own`: the transaction itself may have cut it off, or what it lies in. A ring of parents is damage,
- * found as Brent does: comparing with where it was at the last power of two. */
+/* walk_up -- are it and all it lies in not cut off? `t`: it has read the identity of each, once an epoch; NULL: a read outside
+ * transactions, lock held. `own`: the transaction itself may have cut it off, or what it lies in. RCV_ERR_STALE, RCV_ERR_CORRUPT: a ring
+ * of parents, too, found as Brent does: comparing with where it was at the last power of two. */
 static int walk_up(rcv_arena *a, rcv_txn *t, rcv_off start, bool own)
 {
     bool           cut = false;
@@ -62,8 +64,6 @@ static int walk_up(rcv_arena *a, rcv_txn *t, rcv_off start, bool own)
     return 0;
 }
 
-int container_lineage(rcv_arena *a, rcv_txn *t, rcv_off off) { return walk_up(a, t, off, false); }
-
 int container_used(rcv_txn *t, rcv_off off) { return walk_up(t->arena, t, off, true); }
 
 /* lineage_cut -- what lay in `parent` has been cut off: handles must be looked at again; nothing above has changed. */
@@ -83,7 +83,7 @@ int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h)
     c = container_at(a, h->off, 0);
     if (unlikely(c == NULL || c->id != h->id))
         return container_gone();
-    int rc = container_lineage(a, t, h->off);
+    int rc = walk_up(a, t, h->off, false);
     if (rc == 0 && t != NULL) {
         h->serial = t->serial;
         h->epoch = t->epoch;

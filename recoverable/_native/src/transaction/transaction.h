@@ -269,10 +269,8 @@ int      container_gone(void); /* raises RCV_ERR_STALE */
 
 /* -- lineage.c: what it lies in -------------------------------------------------------------------------------------- */
 
-/* container_lineage -- is it there: are it and all it lies in not cut off? `t`: it has read the identity of each, once an epoch.
- * RCV_ERR_STALE, RCV_ERR_CORRUPT; NULL: a read outside transactions, lock held. */
-int  container_lineage(rcv_arena *a, rcv_txn *t, rcv_off off);
-/* container_used -- the same of one that raw writes went into, although the transaction itself may have deleted it since. */
+/* container_used -- raw writes went into it: are it and all it lies in not cut off, but by the transaction itself? It has read the
+ * identity of each. RCV_ERR_STALE, RCV_ERR_CORRUPT. */
 int  container_used(rcv_txn *t, rcv_off off);
 void lineage_cut(rcv_txn *t, rcv_off parent); /* what lay in `parent` has been cut off */
 

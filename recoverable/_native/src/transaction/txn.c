@@ -254,7 +254,7 @@ static int unmount(rcv_txn *t)
     a->step_thread = 0;
     a->held = 0;
     heap_boundary(a);
-    undo_rest(a);
+    undo_maybe_trim(a);
     int rc = lock_drop(a);
     PHASE("step.left");
     return rc;

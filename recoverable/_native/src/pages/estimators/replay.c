@@ -1,6 +1,6 @@
 /* replay.c -- what would a policy have made of a recorded run? Shadow evaluation: page numbers only, no arena, no faults.
  *
- * The policy is driven exactly as the tracker drives it (wse.h), and what the tracker would have done is counted and priced:
+ * The policy is driven exactly as the tracker drives it (estimators.h), and what the tracker would have done is counted and priced:
  *
  *      a cold page written      a trap, and its protection at the step's end
  *      a hot page               its comparisons, and a copy where it was written
