@@ -9,6 +9,7 @@
  *   viewed.c    which Array a page belongs to
  *   capture.c   what a handler will write, made writable ahead
  *   trap.c      the SIGSEGV handler
+ *   handlers.c  those of others
  *   calibrate.c what a trap, a protection, a comparison and a copy cost here
  *   estimators/ the policies: which pages to keep hot
  *
@@ -29,6 +30,7 @@
 #include "pages/estimators/estimators.h"
 #include "pages/pages.h"
 
+#include <signal.h>
 #include <sys/mman.h>
 
 /* Of a page in a view. */
@@ -247,6 +249,14 @@ int  trap_watch(rcv_arena *a, struct view *v); /* faults in the view are ours */
 void trap_remove(rcv_arena *a);  /* the arena's views only: others may have chained to the handler */
 /* trap_calibrate -- a store into [base, base+len) is copied to `log` and unprotected, as a trap would be. len 0: off. */
 void trap_calibrate(void *base, uint64_t len, void *log);
+
+/* -- handlers.c -- */
+
+int handlers_install(void (*handler)(int, siginfo_t *, void *)); /* make it the first to get SIGSEGV, if it is not. 0 or errno */
+/* handlers_chain -- a signal that is not ours goes to the next handler before ours. `sp`: the stack pointer of the code that it interrupted.
+ * handlers_depth -- how many of them have a signal of this thread right now, above that. */
+void     handlers_chain(int sig, siginfo_t *info, void *context, uintptr_t sp);
+unsigned handlers_depth(uintptr_t sp);
 
 /* -- calibrate.c -- */
 

@@ -21,14 +21,11 @@
  *      else: of another thread into a parked       *stray*: that page becomes private memory; the boundary maps it back. If
  *      view, or when no step runs (any more)       the view's transaction waits, it can only roll back
  *
- * A fault in an image, which is no arena (image.c), fetches the page there. Everything else is *chained* to the handlers
- * before us, newest first, each with the mask and flags that it asked for. A handler that raises the signal again from inside finds
- * us again, and we go on with the one before it, until the default action is left, which is restored: a real fault then repeats, a
- * signal that was sent is sent once more.
+ * A fault in an image, which is no arena (image.c), fetches the page there. Everything else goes to the handlers before us
+ * (handlers.c).
  *
- * A handler installed after ours gets our traps first. rcv_handler_mend() notices (it runs at every step's start while raw
- * buffers live), makes the newcomer the newest of those before us and puts ours back. In between, faulthandler's answer to one
- * of our traps is to print a traceback, restore the handler that it found (ours) and raise SIGSEGV in this thread. Such a
+ * A handler installed after ours gets our traps first, until rcv_handler_mend() puts ours back. In between, faulthandler's answer
+ * to one of our traps is to print a traceback, restore the handler that it found (ours) and raise SIGSEGV in this thread. Such a
  * copy must be swallowed: then faulthandler returns, the store runs again and traps as it should. It is told from a signal
  * that a program raises for itself by the frame of the first signal, which is still on the stack above the second: the saved
  * registers of a write fault in a tracked view. (Its siginfo is only there for handlers that asked for it, and faulthandler
@@ -41,22 +38,21 @@
  * buffer while its thread is in here, or in undo_append(), waits for itself.
  *
  * What runs here, of other files (tests/meta compares): view_log, view_unprotect and view_make_private (view.c), views_stale and
- * views_adopt (views.c), capture_around; below these viewed_id, viewed_in, viewed_array, undo_append_trap, undo_share, phase_set,
- * heap_page_live, heap_page_block, object_remap_private, object_fd, os_protect, os_populate, os_remap_private, os_copy_private,
- * os_page_size and os_thread_number (static TLS); and image_fault. Of the system: mprotect, mmap, mremap, munmap, madvise; fstat, lstat,
- * open, fcntl, close (object.c finds the object again); gettid, getpid, sigaction, pthread_sigmask, tgkill, sched_yield,
- * process_vm_readv. No allocation, no error text, no lock but the view lock, whose holders never fault.
+ * views_adopt (views.c), capture_around, handlers_chain and handlers_depth; below these viewed_id, viewed_in, viewed_array,
+ * undo_append_trap, undo_share, phase_set, heap_page_live, heap_page_block, object_remap_private, object_fd, os_protect, os_populate,
+ * os_remap_private, os_copy_private, os_page_size and os_thread_number (static TLS); and image_fault. Of the system: mprotect, mmap,
+ * mremap, munmap, madvise; fstat, lstat, open, fcntl, close (object.c finds the object again); gettid, getpid, sigaction,
+ * pthread_sigmask, tgkill, sched_yield, process_vm_readv. No allocation, no error text, no lock but the view lock, whose holders
+ * never fault.
  */
 #include "state.h"
 
 #include <errno.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <ucontext.h>
 #include <unistd.h>
 
-#define BEFORE_MAX 8u /* handlers that we can have before us; more push the oldest but one out */
 #define STACK_SCAN 16384u
 
 /* -- whose address is it -------------------------------------------------------------------------------------- */
@@ -325,83 +321,7 @@ static bool is_reraised(const siginfo_t *info, const ucontext_t *context)
     return true;
 }
 
-/* -- the handlers before us ----------------------------------------------------------------------------------- */
-
-static struct sigaction  before[BEFORE_MAX]; /* [0]: what we found when we were installed */
-static _Atomic unsigned  n_before;
-static _Atomic bool      installed;
-
-static void handler(int sig, siginfo_t *info, void *context);
-
-/* The handlers that have a signal of this thread right now: a link in the frame of each chain(). A handler may leave by
- * longjmp and never come back to take its link away, so a link counts only if it lies above the code that was interrupted,
- * not far, and still holds its cookie. */
-struct link {
-    uintptr_t cookie;
-    unsigned  depth;
-};
-static _Thread_local struct link *innermost __attribute__((tls_model("initial-exec")));
-
-#define COOKIE(link) ((uintptr_t)(link) ^ (uintptr_t)0x5245434f56455241)
-#define FRAMES_MAX ((uintptr_t)1024 * 1024) /* of a handler that raises the signal again */
-
-static unsigned depth_of(const ucontext_t *context)
-{
-    uintptr_t at = stack_pointer(context), link = (uintptr_t)innermost;
-    if (link <= at || link - at > FRAMES_MAX || innermost->cookie != COOKIE(innermost))
-        return 0;
-    return innermost->depth;
-}
-
-/* by_default -- the default action, which is death. */
-static void by_default(int sig, const siginfo_t *info)
-{
-    struct sigaction action = {.sa_handler = SIG_DFL};
-    sigaction(sig, &action, NULL);
-    if (info->si_code <= 0) /* sent, by kill or raise: it won't come again by itself */
-        syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), sig);
-}
-
-/* chain -- give the signal to the newest handler before us that does not have it yet. */
-static void chain(int sig, siginfo_t *info, void *context)
-{
-    unsigned n = atomic_load(&n_before), depth = depth_of(context);
-    if (depth >= n) {
-        by_default(sig, info);
-        return;
-    }
-    struct sigaction *slot = &before[n - 1 - depth], action = *slot;
-    bool              with_info = action.sa_flags & SA_SIGINFO;
-    if (!with_info && action.sa_handler == SIG_IGN && info->si_code <= 0)
-        return;
-    if (!with_info && (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)) {
-        by_default(sig, info); /* the kernel does not let a real fault be ignored either */
-        return;
-    }
-    if ((unsigned)action.sa_flags & SA_RESETHAND)
-        *slot = (struct sigaction){.sa_handler = SIG_DFL};
-    sigset_t mask = action.sa_mask, old;
-    if (!(action.sa_flags & SA_NODEFER))
-        sigaddset(&mask, sig);
-    pthread_sigmask(SIG_BLOCK, &mask, &old);
-    if (action.sa_flags & SA_NODEFER) {
-        sigset_t only;
-        sigemptyset(&only);
-        sigaddset(&only, sig);
-        pthread_sigmask(SIG_UNBLOCK, &only, NULL);
-    }
-    struct link *outer = innermost, own = {.depth = depth + 1};
-    own.cookie = COOKIE(&own);
-    innermost = &own;
-    store_fence();
-    if (with_info)
-        action.sa_sigaction(sig, info, context);
-    else
-        action.sa_handler(sig);
-    innermost = outer;
-    *(volatile uintptr_t *)&own.cookie = 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-}
+/* -- the handler ------------------------------------------------------------------------------------------------ */
 
 static void handler(int sig, siginfo_t *info, void *context)
 {
@@ -423,55 +343,10 @@ static void handler(int sig, siginfo_t *info, void *context)
         errno = saved;
         return;
     }
-    if (depth_of(context) != 0 || !is_reraised(info, context)) /* inside chain() it is an answer to what we have passed on */
-        chain(sig, info, context);
+    uintptr_t sp = stack_pointer(context);
+    if (handlers_depth(sp) != 0 || !is_reraised(info, context)) /* inside handlers_chain() it is an answer to what we have passed on */
+        handlers_chain(sig, info, context, sp);
     errno = saved;
-}
-
-/* -- installing ---------------------------------------------------------------------------------------------- */
-
-static bool ours(const struct sigaction *action) { return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == handler; }
-
-static bool same(const struct sigaction *x, const struct sigaction *y)
-{
-    return (x->sa_flags & SA_SIGINFO) == (y->sa_flags & SA_SIGINFO) &&
-           (x->sa_flags & SA_SIGINFO ? x->sa_sigaction == y->sa_sigaction : x->sa_handler == y->sa_handler);
-}
-
-/* push_before -- the newest of those before us; each only once. All signals are blocked: our own handler reads the list. */
-static void push_before(const struct sigaction *action)
-{
-    unsigned n = atomic_load(&n_before), drop = n;
-    for (unsigned i = 0; i < n; i++)
-        if (same(&before[i], action))
-            drop = i;
-    if (drop == n && n == BEFORE_MAX)
-        drop = 1;
-    for (unsigned i = drop; i + 1 < n; i++)
-        before[i] = before[i + 1];
-    if (drop == n)
-        n++;
-    before[n - 1] = *action;
-    atomic_store(&n_before, n);
-}
-
-/* put_ours -- make ours the handler, if it is not. 1: it was not; 0: it was; -errno. */
-static int put_ours(void)
-{
-    struct sigaction now;
-    if (sigaction(SIGSEGV, NULL, &now) != 0)
-        return -errno;
-    if (ours(&now))
-        return 0;
-    struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-    sigset_t         all, old;
-    sigemptyset(&action.sa_mask);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    push_before(&now);
-    int rc = sigaction(SIGSEGV, &action, NULL) == 0 ? 1 : -errno;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return rc;
 }
 
 void trap_images(bool (*fetch)(uintptr_t)) { atomic_store(&fetch_image, fetch); }
@@ -479,10 +354,9 @@ void trap_images(bool (*fetch)(uintptr_t)) { atomic_store(&fetch_image, fetch); 
 /* trap_handler -- the handler, once a process. */
 int trap_handler(rcv_arena *a)
 {
-    int rc = put_ours();
-    if (rc < 0)
-        return rcv_raise(RCV_ERR_OS, -rc, "arena \"%s\": can't install a handler for SIGSEGV", a->name);
-    atomic_store(&installed, true);
+    int err = handlers_install(handler);
+    if (err != 0)
+        return rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't install a handler for SIGSEGV", a->name);
     (void)os_thread_id(); /* asked of the kernel here rather than in the first trap */
     return 0;
 }
@@ -498,17 +372,9 @@ void trap_remove(rcv_arena *a)
 /* trap_calibrate -- see pages.h; installs the handler if it must. */
 void trap_calibrate(void *base, uint64_t len, void *log)
 {
-    if (len != 0 && put_ours() >= 0)
-        atomic_store(&installed, true);
+    if (len != 0)
+        (void)handlers_install(handler);
     atomic_store(&scratch_log, log);
     atomic_store(&scratch_base, (uintptr_t)base);
     atomic_store(&scratch_size, (uintptr_t)len);
-}
-
-int rcv_handler_mend(void) { return atomic_load(&installed) && put_ours() == 1; }
-
-int rcv_handler_installed(void)
-{
-    struct sigaction now;
-    return atomic_load(&installed) && sigaction(SIGSEGV, NULL, &now) == 0 && ours(&now);
 }
