@@ -8,12 +8,11 @@
 #include "transaction.h"
 
 /* POINT -- where it may be killed: a phase of a request's commit, in every build; of a slice, for tests only. */
-#define POINT(what)                      \
-    do {                                 \
-        if (request)                     \
-            PHASE("commit." what);       \
-        else                             \
-            CRASHPOINT("reclaim." what); \
+#define POINT(what)                                               \
+    do {                                                          \
+        CRASHPOINT(request ? "commit." what : "reclaim." what);   \
+        if (fault_watched() && request)                           \
+            fault_phase(RCV_FAULT_PHASE, "commit." what);         \
     } while (0)
 
 /* publish -- the step is shut, its raw writes are collected. A failure leaves the caller to undo it. `request`: not a slice, which

@@ -433,7 +433,7 @@ int rcv_txn_suspend(rcv_txn *t)
 }
 
 /* finish -- process state of an ended transaction. */
-static void finish(rcv_txn *t, int state)
+static inline void finish(rcv_txn *t, int state)
 {
     if (unlikely(t->raw.view != NULL))
         views_ended(t->arena, &t->raw);
