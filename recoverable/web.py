@@ -94,8 +94,10 @@ _other_responses: tuple[type, ...] = ()
 
 
 def register(adapter: WebAdapter) -> None:
-    """Put a framework into the list."""
+    """Put a framework into the list, if it is not in it."""
     global _errors, _responses, _other_responses
+    if adapter in adapters:  # a list of requests that leads to itself would be searched for ever
+        return
     adapters.append(adapter)
     _errors = (*_errors, adapter.error)
     if adapter.status == "status":

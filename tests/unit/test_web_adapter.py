@@ -231,3 +231,21 @@ def test_a_traceback_is_written_once(arena: Arena, log: list[dict[str, Any]]) ->
     assert message == "failed: KeyError; see request.rolled_back, request_id=id-of-small"
     assert traceback is None
     assert ids == ["id-of-small"]
+
+
+def test_one_that_is_registered_twice_is_in_use_once(arena: Arena) -> None:
+    """A handler without a request, for which all frameworks are asked, runs as before."""
+
+    @recoverable.recoverable
+    async def handler() -> int:
+        arena.root["a"] = 1
+        return len(web.adapters)
+
+    def check() -> Any:
+        before, adapter = len(web.adapters), Small()
+        web.register(adapter)
+        web.register(adapter)
+        return asyncio.run(handler()) - before
+
+    assert child(check) == 1
+    assert arena.root["a"] == 1
