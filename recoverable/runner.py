@@ -226,7 +226,8 @@ async def _go_on(call: _Call[T], options: outcome.Options, transaction: Transact
                 then = outcome.next_action(facts._replace(spoilt=why is not None), options)
 
             if facts.stopped:
-                failure = _stopped_by(failure) or await _cancellation()
+                stopped_by = _stopped_by(failure)
+                failure = await _cancellation() if stopped_by is None else stopped_by
             report = transaction.report()
             lost = where_lost(transaction, report) if transaction.conflicted else None
             if lost is None:

@@ -414,6 +414,33 @@ async def test_a_cancellation_that_came_with_a_parts_error(arena: Arena) -> None
     assert "a" not in arena.root
 
 
+async def test_an_end_that_counts_as_false(arena: Arena) -> None:
+    """What the program ends a run with, after a conflict, is raised whatever its class says of its truth."""
+
+    class Empty(BaseException):
+        def __len__(self) -> int:
+            return 0
+
+    with arena.transaction():
+        arena.root.update({"x": 0, "y": 0})
+
+    async def other() -> None:
+        with arena.transaction():
+            arena.root["x"] += 1
+
+    async def handler() -> None:
+        arena.root["x"]
+        await asyncio.create_task(other())
+        try:
+            arena.root["y"] = 1
+        except BaseException:
+            raise Empty from None
+
+    with pytest.raises(Empty):
+        await arena.run(handler)
+    assert arena.root.to_python() == {"x": 1, "y": 0}
+
+
 def test_by_hand(arena: Arena) -> None:
     """Without an event loop it is the same: a conflict, or what was thrown in."""
     for thrown in (None, asyncio.CancelledError, KeyboardInterrupt):
