@@ -352,6 +352,23 @@ async def test_only_what_retry_on_names_is_retried(arena: Arena) -> None:
     assert len(runs) == 2
 
 
+async def test_wrong_arguments_are_no_run(arena: Arena) -> None:
+    """A function that can't take its arguments is an error of the call: raised at once, without retries and fallback."""
+    asked = []
+
+    async def handler(one: int) -> None:
+        raise AssertionError(one)
+
+    def fallback(*args: Any) -> None:
+        asked.append(args)
+
+    with pytest.raises(TypeError, match="positional argument"):
+        await arena.run(handler, retries=2, fallback=fallback)
+    with pytest.raises(TypeError, match="positional argument"):
+        await recoverable(retries=2, fallback=fallback)(handler)()  # type: ignore[call-arg]
+    assert asked == []
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_fallback_answers_when_all_runs_have_failed(arena: Arena, is_async: bool) -> None:
     """It gets the exception and the arguments, and runs outside the transaction."""
