@@ -154,7 +154,7 @@ def transactional(
         try:
             return await _again(_Call(handler, fn, args, kwargs, options), driver.transaction, failure)
         finally:
-            del failure  # its traceback refers to this frame
+            del failure, driver  # its traceback refers to this frame, and what drove the run may refer to it
 
     return run
 
@@ -226,8 +226,7 @@ async def _go_on(call: _Call[T], options: outcome.Options, transaction: Transact
                 then = outcome.next_action(facts._replace(spoilt=why is not None), options)
 
             if facts.stopped:
-                stopped_by = _stopped_by(failure)
-                failure = await _cancellation() if stopped_by is None else stopped_by
+                failure = await _end_of(failure)
             report = transaction.report()
             lost = where_lost(transaction, report) if transaction.conflicted else None
             if lost is None:
@@ -291,8 +290,11 @@ def _cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _cancellation() -> asyncio.CancelledError:
-    """Return the cancellation of the running task: the one that has not been delivered yet, lest it come twice."""
+async def _end_of(failure: BaseException) -> BaseException:
+    """Return what a run was stopped by, or the task's cancellation that has not been delivered yet, lest it come twice."""
+    cause = _stopped_by(failure)
+    if cause is not None:
+        return cause
     try:
         await asyncio.sleep(0)
     except asyncio.CancelledError as error:

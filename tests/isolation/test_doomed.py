@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sys
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -436,8 +438,17 @@ async def test_an_end_that_counts_as_false(arena: Arena) -> None:
         except BaseException:
             raise Empty from None
 
-    with pytest.raises(Empty):
-        await arena.run(handler)
+    gc.disable()
+    try:
+        raised = None
+        try:
+            await arena.run(handler)
+        except Empty as error:
+            raised = weakref.ref(error)
+        assert raised is not None
+        assert raised() is None  # nothing that it refers to refers to it
+    finally:
+        gc.enable()
     assert arena.root.to_python() == {"x": 1, "y": 0}
 
 

@@ -352,6 +352,34 @@ async def test_only_what_retry_on_names_is_retried(arena: Arena) -> None:
     assert len(runs) == 2
 
 
+@pytest.mark.parametrize("how", ["run", "decorated"])
+async def test_what_a_cancelled_request_held_is_freed_at_once(arena: Arena, how: str) -> None:
+    """Its arguments do not wait for the garbage collector."""
+
+    class Body:
+        pass
+
+    async def handler(body: Body) -> None:
+        arena.root["a"] = 1
+        await asyncio.sleep(60)
+
+    body = Body()
+    held = weakref.ref(body)
+    gc.disable()
+    try:
+        task = asyncio.create_task(arena.run(handler, body) if how == "run" else recoverable(handler)(body))
+        del body
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        del task
+        await asyncio.sleep(0)
+        assert held() is None
+    finally:
+        gc.enable()
+
+
 async def test_wrong_arguments_are_no_run(arena: Arena) -> None:
     """A function that can't take its arguments is an error of the call: raised at once, without retries and fallback."""
     asked = []
