@@ -314,8 +314,8 @@ static void forget(rcv_arena *a)
     t->n_trapped = t->n_runs = 0;
 }
 
-/* boundary -- once a step, if it had anything to do with raw writes, or is recorded. */
-static void boundary(rcv_arena *a)
+/* hear_end -- the policy and a recording hear that the step is over: once, if it had anything to do with raw writes, or is recorded. */
+static void hear_end(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
     if (!(t->active || t->recorded) || t->counted)
@@ -347,7 +347,7 @@ void tracker_leave(rcv_arena *a)
     t->n_announced = t->n_raw = t->n_ranges = 0;
     t->savepoint = t->all_listed = t->collected = t->announced_hot = t->ranges_built = t->late = false;
     t->doomed = 0;
-    boundary(a);
+    hear_end(a);
     t->active = t->counted = t->recorded = false;
 }
 
@@ -426,7 +426,7 @@ void tracker_settle(rcv_arena *a)
 void tracker_publish(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
-    boundary(a); /* its verdicts take effect with this commit */
+    hear_end(a); /* its verdicts take effect with this commit */
     if (t->n_hot != 0 || t->wse.promote.n != 0)
         hot_publish(a);
 }
