@@ -15,7 +15,8 @@
  * An item may lie across pages, so what is kept is widened to whole items, and neighbours are kept as one run.
  *
  * Where it still fails: an item changed by another and changed back is taken for unchanged; as raw reads are not validated,
- * that is a blind write after both.
+ * that is a blind write after both. And a store of the bytes that are committed there is none: what another commits to that
+ * item meanwhile stays.
  */
 #include "transaction.h"
 
