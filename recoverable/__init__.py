@@ -7,9 +7,10 @@ web framework and no numpy.
 import importlib
 from types import ModuleType
 
+from recoverable import containers
 from recoverable.arena import Arena
 from recoverable.codecs import register_codec
-from recoverable.containers import Array, Counter, Deque, Dict, List, Record, Set
+from recoverable.containers import *  # noqa: F403  # each container has its one line there
 from recoverable.decorator import recoverable
 from recoverable.errors import (
     ArenaBusyError,
@@ -47,23 +48,16 @@ __all__ = [
     "ArenaPermissionError",
     "ArenaSystemError",
     "ArenaVersionError",
-    "Array",
     "CodecError",
     "ConflictError",
-    "Counter",
-    "Deque",
-    "Dict",
     "FaultSyntaxError",
     "FaultsNotAllowedError",
     "HotSpot",
     "InternalError",
-    "List",
     "NoTransactionError",
-    "Record",
     "RecoverableError",
     "Recovery",
     "SchemaError",
-    "Set",
     "StaleReferenceError",
     "Stats",
     "StrayWriteError",
@@ -79,6 +73,7 @@ __all__ = [
     "register_codec",
     "wait_for",
 ]
+__all__ += containers.__all__
 
 
 def __getattr__(name: str) -> ModuleType:
