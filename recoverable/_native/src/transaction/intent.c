@@ -9,43 +9,29 @@
 
 /* -- summaries: what the list adds up to, by container ------------------------------------------------ */
 
-static struct rcv_summary *summary_slot(struct rcv_summary *table, uint32_t mask, rcv_off container)
+/* summary_at -- the container's, or NULL. */
+static struct rcv_summary *summary_at(const rcv_txn *t, rcv_off container)
 {
-    uint32_t s = (uint32_t)rcv_mix(container) & mask;
-    while (table[s].container != 0 && table[s].container != container)
-        s = (s + 1) & mask;
-    return &table[s];
+    uint32_t at = t->n_summaries ? *index_slot(&t->summary_index, t->summaries, sizeof *t->summaries, container) : 0;
+    return at ? &t->summaries[at - 1] : NULL;
 }
 
 /* intent_summary -- NULL: the transaction means nothing for this container. */
-const struct rcv_summary *intent_summary(const rcv_txn *t, rcv_off container)
-{
-    if (t->n_summaries == 0)
-        return NULL;
-    const struct rcv_summary *s = summary_slot(t->summaries, t->summary_mask, container);
-    return s->container ? s : NULL;
-}
+const struct rcv_summary *intent_summary(const rcv_txn *t, rcv_off container) { return summary_at(t, container); }
 
 /* summary_for -- the container's summary, made if need be; NULL: no process memory. */
 static struct rcv_summary *summary_for(rcv_txn *t, rcv_off container)
 {
-    if ((t->n_summaries + 1) * 2 > t->summary_mask) {
-        uint32_t            size = t->summary_mask ? (t->summary_mask + 1) * 2 : 8;
-        struct rcv_summary *bigger = os_calloc(size, sizeof *bigger);
-        if (bigger == NULL)
-            return NULL;
-        for (uint32_t i = 0; t->n_summaries && i <= t->summary_mask; i++)
-            if (t->summaries[i].container)
-                *summary_slot(bigger, size - 1, t->summaries[i].container) = t->summaries[i];
-        os_free(t->summaries);
-        t->summaries = bigger;
-        t->summary_mask = size - 1;
-    }
-    struct rcv_summary *s = summary_slot(t->summaries, t->summary_mask, container);
-    if (s->container == 0) {
-        s->container = container;
-        t->n_summaries++;
-    }
+    struct rcv_summary *s = summary_at(t, container);
+    if (s != NULL)
+        return s;
+    uint64_t n = t->n_summaries;
+    if ((index_is_full(&t->summary_index, n) && index_grow(&t->summary_index, t->summaries, sizeof *s, n) != 0) ||
+        (n == t->cap_summaries && vec_grow((void **)&t->summaries, &t->cap_summaries, n + 1, sizeof *s) != 0))
+        return NULL;
+    s = &t->summaries[n];
+    *s = (struct rcv_summary){.container = container};
+    *index_slot(&t->summary_index, t->summaries, sizeof *s, container) = (uint32_t)++t->n_summaries;
     return s;
 }
 
@@ -89,7 +75,7 @@ static void forget(rcv_txn *t, const struct rcv_intent *i)
     case RCV_I_ADD:
     case RCV_I_INSERT:
     case RCV_I_DELETE: {
-        struct rcv_summary *s = summary_slot(t->summaries, t->summary_mask, i->a);
+        struct rcv_summary *s = summary_at(t, i->a);
         s->changes++; /* an iterator that saw it must notice */
         s->live--;
         if (i->op == RCV_I_ADD) {
@@ -225,7 +211,7 @@ int intent_apply(rcv_txn *t)
             return rcv_raise(RCV_ERR_BUG, 0, "an intention of kind %u", it->op);
         }
     }
-    for (uint32_t i = 0; t->n_summaries && i <= t->summary_mask && rc == 0; i++)
+    for (uint64_t i = 0; i < t->n_summaries && rc == 0; i++)
         if (t->summaries[i].live != 0)
             rc = apply_summary(t, &t->summaries[i]);
     return rc;

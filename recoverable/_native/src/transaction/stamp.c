@@ -28,75 +28,42 @@
 
 #define READ_BOUND 65536u /* reads kept one by one; beyond: valid only while nobody commits */
 
-/* PROBE -- walk an open-addressing table of positions + 1: return 0 from the caller where `match` holds for position `at`,
- * else leave the free slot in `slot`. */
-#define PROBE(table, mask, start, match)                  \
-    uint32_t slot = (start) & (mask);                     \
-    while ((table)[slot] != 0) {                          \
-        uint32_t at = (table)[slot] - 1;                  \
-        if (match)                                        \
-            return 0;                                     \
-        slot = (slot + 1) & (mask);                       \
-    }
-
-/* table_grow -- a table of twice the size, empty; the caller fills it again. */
-static int table_grow(uint32_t **table, uint32_t *mask)
-{
-    uint32_t  size = *mask ? (*mask + 1) * 2 : 64;
-    uint32_t *bigger = size ? os_calloc(size, sizeof **table) : NULL;
-    if (bigger == NULL)
-        return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction's read and write sets");
-    os_free(*table);
-    *table = bigger;
-    *mask = size - 1;
-    return 0;
-}
-
 /* stamp_read_slow -- the transaction has read a unit. A failure leaves the set as it was. */
 int stamp_read_slow(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
 {
     uint64_t unit = stamp_unit(id, kind, arg);
-    if (unlikely((t->n_reads + 1) * 2 > t->read_mask)) {
+    if (unlikely(index_is_full(&t->read_index, t->n_reads))) {
         if (t->n_reads >= READ_BOUND) {
             t->overflowed = true;
             return 0;
         }
-        int rc = table_grow(&t->read_table, &t->read_mask);
+        int rc = index_grow(&t->read_index, t->reads, sizeof *t->reads, t->n_reads);
         if (rc)
             return rc;
-        for (uint64_t i = 0; i < t->n_reads; i++) {
-            uint32_t s = (uint32_t)t->reads[i].unit & t->read_mask;
-            while (t->read_table[s] != 0)
-                s = (s + 1) & t->read_mask;
-            t->read_table[s] = (uint32_t)i + 1;
-        }
     }
-    PROBE(t->read_table, t->read_mask, (uint32_t)unit, t->reads[at].unit == unit)
+    uint32_t *slot = index_slot(&t->read_index, t->reads, sizeof *t->reads, unit);
+    if (*slot != 0)
+        return 0;
     if (unlikely(t->n_reads == t->cap_reads)) {
         int rc = vec_grow((void **)&t->reads, &t->cap_reads, t->n_reads + 1, sizeof *t->reads);
         if (rc)
             return rc;
     }
     t->reads[t->n_reads] = (struct rcv_read){.unit = unit, .kind = kind, .container = off, .arg = arg};
-    t->read_table[slot] = (uint32_t)++t->n_reads;
+    *slot = (uint32_t)++t->n_reads;
     return 0;
 }
 
 /* read_at -- where in its read set the unit is, or UINT64_MAX. written_at -- has it written the unit? */
 static uint64_t read_at(const rcv_txn *t, uint64_t unit)
 {
-    for (uint32_t s = (uint32_t)unit & t->read_mask; t->n_reads && t->read_table[s] != 0; s = (s + 1) & t->read_mask)
-        if (t->reads[t->read_table[s] - 1].unit == unit)
-            return t->read_table[s] - 1;
-    return UINT64_MAX;
+    uint32_t at = t->n_reads ? *index_slot(&t->read_index, t->reads, sizeof *t->reads, unit) : 0;
+    return at ? at - 1 : UINT64_MAX;
 }
 
 static bool written_at(const rcv_txn *t, uint64_t unit)
 {
-    for (uint32_t s = (uint32_t)unit & t->write_mask; t->n_writes && t->write_table[s] != 0; s = (s + 1) & t->write_mask)
-        if (t->writes[t->write_table[s] - 1] == unit)
-            return true;
-    return false;
+    return t->n_writes && *index_slot(&t->write_index, t->writes, sizeof *t->writes, unit) != 0;
 }
 
 bool stamp_wrote(const rcv_txn *t, uint64_t id, unsigned kind, uint64_t arg)
@@ -229,25 +196,21 @@ int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t ar
         if (rc)
             return rc;
     }
-    if (unlikely((t->n_writes + 1) * 2 > t->write_mask)) {
-        int rc = table_grow(&t->write_table, &t->write_mask);
+    if (unlikely(index_is_full(&t->write_index, t->n_writes))) {
+        int rc = index_grow(&t->write_index, t->writes, sizeof *t->writes, t->n_writes);
         if (rc)
             return rc;
-        for (uint64_t i = 0; i < t->n_writes; i++) {
-            uint32_t s = (uint32_t)t->writes[i] & t->write_mask;
-            while (t->write_table[s] != 0)
-                s = (s + 1) & t->write_mask;
-            t->write_table[s] = (uint32_t)i + 1;
-        }
     }
-    PROBE(t->write_table, t->write_mask, (uint32_t)unit, t->writes[at] == unit)
+    uint32_t *slot = index_slot(&t->write_index, t->writes, sizeof *t->writes, unit);
+    if (*slot != 0)
+        return 0;
     if (unlikely(t->n_writes == t->cap_writes)) {
         int rc = vec_grow((void **)&t->writes, &t->cap_writes, t->n_writes + 1, sizeof *t->writes);
         if (rc)
             return rc;
     }
     t->writes[t->n_writes++] = unit;
-    t->write_table[slot] = (uint32_t)t->n_writes;
+    *slot = (uint32_t)t->n_writes;
     t->wrote = true;
     return 0;
 }

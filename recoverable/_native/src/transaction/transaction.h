@@ -5,6 +5,32 @@
 #include "heap/heap.h"
 #include "pages/pages.h"
 
+/* -- index.c: where in a list something is ------------------------------------------------------------------------ */
+
+struct rcv_index {   /* open addressing, of a list whose items begin with a key of 8 bytes */
+    uint32_t *slots; /* position + 1; 0: free */
+    uint32_t  mask;  /* 0 to mask are in use, and none or more than twice as many as the list has items; what others hold is nothing */
+    uint32_t  size;  /* so many there are */
+};
+
+/* index_grow -- twice as many slots for a list of n items. A failure (RCV_ERR_FULL) leaves it as it was.
+ * index_clear -- the list of n items is empty again. What is cleared is what this list needed, not what a longer one did before. */
+int  index_grow(struct rcv_index *x, const void *list, size_t item, uint64_t n);
+void index_clear(struct rcv_index *x, uint64_t n);
+static inline bool index_is_full(const struct rcv_index *x, uint64_t n) { return (n + 1) * 2 > x->mask; }
+
+/* index_slot -- the slot of a key, which holds 0 if the key is not in the list. There must be slots. */
+static inline uint32_t *index_slot(const struct rcv_index *x, const void *list, size_t item, uint64_t key)
+{
+    uint32_t at = (uint32_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32) & x->mask;
+    for (uint64_t there; x->slots[at] != 0; at = (at + 1) & x->mask) {
+        memcpy(&there, (const char *)list + (x->slots[at] - 1) * item, sizeof there);
+        if (there == key)
+            break;
+    }
+    return &x->slots[at];
+}
+
 /* -- stamp.c: read and write sets ------------------------------------------------------------------------------- */
 
 struct rcv_read { /* 32 bytes */
@@ -89,7 +115,7 @@ struct rcv_intent {
 __extension__ typedef __int128 rcv_wide;
 
 struct rcv_summary { /* what the intents add up to for one container, so that len() needs no walk */
-    rcv_off  container; /* 0: free slot of the hash table */
+    rcv_off  container;
     rcv_wide count; /* wide: additions to a Counter may leave 64 bits on their way, where its value stays inside */
     uint64_t changes; /* of membership, by this transaction: only grows */
     uint64_t inserts; /* live RCV_I_INSERT of it */
@@ -163,19 +189,18 @@ struct rcv_txn {
 
     struct rcv_read *reads;
     uint64_t         n_reads, cap_reads;
-    uint32_t        *read_table; /* open addressing: index into reads + 1, by unit */
-    uint32_t         read_mask;
+    struct rcv_index read_index; /* by unit */
     uint64_t        *writes; /* units */
     uint64_t         n_writes, cap_writes;
-    uint32_t        *write_table;
-    uint32_t         write_mask;
+    struct rcv_index write_index;
     struct rcv_value_read *values;
     uint64_t         n_values, cap_values, n_captured;
 
     struct rcv_intent  *intents;
     uint64_t            n_intents, cap_intents;
-    struct rcv_summary *summaries; /* open addressing by container */
-    uint32_t            n_summaries, summary_mask;
+    struct rcv_summary *summaries; /* in the order of their first intents */
+    uint64_t            n_summaries, cap_summaries;
+    struct rcv_index    summary_index; /* by container */
 
     struct raw      raw;
     struct rcv_run *runs; /* the same while it is suspended: raw.c */

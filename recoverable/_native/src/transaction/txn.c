@@ -20,7 +20,8 @@
  */
 #include "transaction.h"
 
-#define POOL 64u /* ended transactions kept for reuse */
+#define POOL 64u  /* ended transactions kept for reuse */
+#define KEPT 256u /* items of each of their buffers; a power of two */
 
 static unsigned metered; /* not 0: transactions are timed */
 
@@ -43,30 +44,36 @@ static inline uint64_t clock_end(rcv_txn *t, uint64_t begun)
 
 /* -- life ------------------------------------------------------------------------------------------------ */
 
-/* reset -- make a transaction's process state empty, keeping its buffers where they are small. */
+/* reset -- make a transaction's process state empty, keeping its buffers. It takes as long as this transaction was large. */
 static void reset(rcv_txn *t)
 {
-    if (t->n_reads)
-        memset(t->read_table, 0, ((size_t)t->read_mask + 1) * sizeof *t->read_table);
-    if (t->n_writes)
-        memset(t->write_table, 0, ((size_t)t->write_mask + 1) * sizeof *t->write_table);
-    if (t->n_summaries)
-        memset(t->summaries, 0, ((size_t)t->summary_mask + 1) * sizeof *t->summaries);
+    index_clear(&t->read_index, t->n_reads);
+    index_clear(&t->write_index, t->n_writes);
+    index_clear(&t->summary_index, t->n_summaries);
     t->n_reads = t->n_writes = t->n_values = t->n_captured = 0;
     t->n_intents = t->n_summaries = 0;
     t->holds = false;
     t->raw.n_pages = t->n_runs = t->stash_items = t->n_stash = 0;
 }
 
+/* is_small -- are its buffers what any transaction may need? Else they are given back: a pool of them would hold memory for good.
+ * All that may be kept is 70 KB. */
+static bool is_small(const rcv_txn *t)
+{
+    return (t->cap_reads | t->cap_writes | t->cap_values | t->cap_intents | t->cap_summaries | t->cap_runs | t->raw.cap_pages) < 2 * KEPT &&
+           t->cap_stash <= 64 * KEPT;
+}
+
 static void destroy(rcv_txn *t)
 {
     os_free(t->reads);
-    os_free(t->read_table);
+    os_free(t->read_index.slots);
     os_free(t->writes);
-    os_free(t->write_table);
+    os_free(t->write_index.slots);
     os_free(t->values);
     os_free(t->intents);
     os_free(t->summaries);
+    os_free(t->summary_index.slots);
     os_free(t->raw.pages);
     os_free(t->runs);
     os_free(t->stash);
@@ -169,8 +176,7 @@ void rcv_txn_free(rcv_txn *t)
         t->next->prev = t->prev;
     a->n_in_flight--;
     reset(t);
-    if (a->n_pool < POOL && !a->closing && t->cap_reads <= 4096 && t->cap_writes <= 4096 && t->cap_intents <= 4096 &&
-        t->cap_stash <= 65536 && t->summary_mask <= 1024 && t->cap_values <= 1024) {
+    if (a->n_pool < POOL && !a->closing && is_small(t)) {
         t->next = a->pool;
         a->pool = t;
         a->n_pool++;
