@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -42,7 +43,7 @@ class Array(ArrayHandle):
     __slots__ = ()
 
     def __init__(self, shape: int | tuple[int, ...] | Sequence[Any], dtype: Any = None) -> None:
-        np = numpy()
+        np = numpy() if "numpy" in sys.modules else None  # else it is no ndarray; numpy takes 14 MB of a process
         source: Any = None
         if np is not None and isinstance(shape, np.ndarray):
             if isinstance(shape, np.ma.MaskedArray):

@@ -48,6 +48,22 @@ def test_importing_recoverable_imports_no_framework() -> None:
     assert not loaded_by("import recoverable") & {"aiohttp", "uvloop", "numpy"}
 
 
+def test_an_array_of_plain_items_needs_no_numpy() -> None:
+    """A server that uses an Array item by item, or copies it, does not load numpy, which takes more memory than all of ours."""
+    program = """
+import os, recoverable
+name = f"no-numpy-{os.getpid()}"
+with recoverable.Arena.open(name, size="8 MiB") as arena:
+    recoverable.Arena.unlink(name)
+    with arena.transaction():
+        arena.root["a"] = recoverable.Array([1, 2, 3], "i8")
+        arena.root["a"][1] += 5
+        arena.root["a"].fill(arena.root["a"][1])
+    assert arena.root["a"].to_python() == [7, 7, 7]
+"""
+    assert "numpy" not in loaded_by(program)
+
+
 def test_the_aiohttp_module_is_loaded_when_it_is_asked_for() -> None:
     """`recoverable.aiohttp` works after `import recoverable`, and another name is an AttributeError."""
     assert "aiohttp" in loaded_by("import recoverable; recoverable.aiohttp.setup")
