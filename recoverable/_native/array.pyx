@@ -2,7 +2,7 @@
 """Array's native half: items by announced access, memory by raw buffers."""
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.long cimport PyLong_CheckExact
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.number cimport PyIndex_Check, PyNumber_AsSsize_t
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
@@ -86,6 +86,12 @@ cdef class RawBuffer:
         return self.size
 
 
+cdef enum:
+    TYPES = 256 # a program has few
+
+cdef dict _types = {} # as the arena has them -> what _describe() is told of their items: each new handle asks
+
+
 cdef class ArrayHandle(Container):
     """What `recoverable.Array` builds on: bytes in, bytes out; shapes and dtypes are its business.
 
@@ -97,7 +103,7 @@ cdef class ArrayHandle(Container):
     cdef Py_ssize_t item_size
     cdef public bytes _source # items on their way into a new Array; None: zeros
     cdef readonly str _format
-    cdef char code
+    cdef char code # the same where an item can be asked for by one number, which takes one dimension; else 0
     cdef uint64_t nbytes_, length
 
     def _describe(self, tuple shape, str dtype, Py_ssize_t itemsize, str format):
@@ -109,7 +115,7 @@ cdef class ArrayHandle(Container):
         self._dtype = dtype
         self.item_size = itemsize
         self._format = format
-        self.code = ord(format) if len(format) == 1 else 0
+        self.code = ord(format) if len(format) == 1 and len(shape) == 1 else 0
         self.nbytes_ = n
         self.length = <uint64_t>shape[0]
 
@@ -183,8 +189,13 @@ cdef class ArrayHandle(Container):
         finally:
             done(self.arena, t)
         name = info.dtype[:strlen(info.dtype)]
+        shape = (info.shape[0],) if info.ndim == 1 else tuple([info.shape[i] for i in range(info.ndim)])
+        item = _types.get(name)
+        if item is not None and (<tuple>item)[1] == info.itemsize:
+            self._describe(shape, (<tuple>item)[0], (<tuple>item)[1], (<tuple>item)[2])
+            return 0
         try:
-            self._load(tuple([info.shape[i] for i in range(info.ndim)]), name.decode())
+            self._load(shape, name.decode())
         except (TypeError, ValueError, SyntaxError, OverflowError) as error:
             self.extents = None
             raise _errors.ArenaCorruptError(
@@ -195,6 +206,8 @@ cdef class ArrayHandle(Container):
             raise _errors.ArenaCorruptError(
                 f"an Array in the arena has items of {info.itemsize} bytes, but type {name!r}; nothing was changed: "
                 "run arena.verify()")
+        if len(_types) < TYPES:
+            _types[name] = (self._dtype, self.item_size, self._format)
         return 0
 
     def _load(self, shape, dtype):
@@ -247,7 +260,10 @@ cdef class ArrayHandle(Container):
 
     cdef int index(self, object key, uint64_t *at) except -1:
         """The byte where item `key` of one dimension begins."""
-        cdef Py_ssize_t i = PyNumber_AsSsize_t(key, IndexError)
+        cdef int overflow = 0
+        cdef Py_ssize_t i = PyLong_AsLongLongAndOverflow(key, &overflow) if PyLong_CheckExact(key) else 0
+        if overflow or not PyLong_CheckExact(key):
+            i = PyNumber_AsSsize_t(key, IndexError)
         if i < 0:
             i += self.length
         if i < 0 or <uint64_t>i >= self.length:
@@ -257,38 +273,40 @@ cdef class ArrayHandle(Container):
 
     cdef bint is_scalar(self, object key) except -1:
         """Is `key` an item, of one dimension, that has a struct code?"""
-        if self.arena is not None:
+        if self.extents is None and self.arena is not None:
             self.known()
-        return self.code != 0 and len(self.extents) == 1 and (PyLong_CheckExact(key) or is_index(key))
+        return self.code != 0 and (PyLong_CheckExact(key) or is_index(key))
 
     def __getitem__(self, key):
-        return self._get_scalar(key) if self.is_scalar(key) else self._get(key)
+        return self.get_scalar(key) if self.is_scalar(key) else self._get(key)
 
     def __setitem__(self, key, value):
         if self.is_scalar(key):
-            self._set_scalar(key, value)
+            self.set_scalar(key, value)
         else:
             self._set(key, value)
 
     def __delitem__(self, key):
         raise TypeError("an Array keeps its shape: its items can't be deleted")
 
-    def _get_scalar(self, key):
-        """Return item `key` of a one-dimensional Array whose items have a struct code."""
+    cdef object get_scalar(self, object key):
+        """Item `key` of a one-dimensional Array whose items have a struct code."""
         cdef rcv_txn *t
         cdef uint64_t at
         cdef uint64_t raw = 0
         cdef float f4
         cdef double f8
+        cdef int rc
         self.stored()
         self.index(key, &at)
         begin(self, False, &t)
-        try:
-            rc = rcv_array_read(self.arena.a, t, self.h.off, at, self.item_size, &raw)
-            if rc:
-                fail(rc)
-        finally:
-            done(self.arena, t)
+        rc = rcv_array_read(self.arena.a, t, self.h.off, at, self.item_size, &raw)
+        if rc or t == NULL:
+            try:
+                if rc:
+                    fail(rc)
+            finally:
+                done(self.arena, t)
         if self.code == c'q':
             return <int64_t>raw
         if self.code == c'd':
@@ -313,7 +331,7 @@ cdef class ArrayHandle(Container):
             return <uint8_t>raw
         return bool(<uint8_t>raw)
 
-    def _set_scalar(self, key, value):
+    cdef int set_scalar(self, object key, object value) except -1:
         """Set item `key` of a one-dimensional Array whose items have a struct code."""
         cdef rcv_txn *t
         cdef uint64_t at
@@ -322,6 +340,7 @@ cdef class ArrayHandle(Container):
         cdef double f8
         cdef float f4
         cdef unsigned char raw[8]
+        cdef int rc
         self.stored()
         self.index(key, &at)
         if self.code == c'd':
@@ -344,6 +363,7 @@ cdef class ArrayHandle(Container):
         rc = rcv_array_write(t, self.h.off, at, self.item_size, raw)
         if rc:
             fail(rc)
+        return 0
 
     def _raw(self, bint write, uint64_t at, uint64_t size):
         """Return a RawBuffer over [at, at+size) of the items; `write`: writable, inside a transaction only."""

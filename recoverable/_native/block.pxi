@@ -132,7 +132,7 @@ cdef class TransactionBlock:
             return
         if self.outer is not None:
             return self.leave_outer(error)
-        if t is None or t.t == NULL or isinstance(error, _reported):
+        if t is None or t.t == NULL or (error is not None and isinstance(error, _reported)):
             return self.end(error, None)
         if error is not None:
             t.rollback(error)

@@ -51,9 +51,6 @@ cdef class DequeHandle(Container):
     _kind = RCV_K_DEQUE
     cdef public object _pending # None once it is stored
 
-    def __cinit__(self, *args, **kwargs):
-        self._pending = None
-
     def __init__(self, items=(), maxlen=None):
         self._pending = deque(items, maxlen)
 

@@ -21,6 +21,8 @@ cdef extern from "containers/dict.h" nogil:
         RCV_ITER_KEYS
         RCV_ITER_VALUES
     int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, unsigned what, rcv_value *key, rcv_value *value)
+    int RCV_ITER_CHANGED
+    int rcv_dict_step(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, unsigned what, rcv_value *key, rcv_value *value)
     int rcv_dict_key_at(rcv_arena *a, rcv_off slot, rcv_value *key)
     int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, rcv_value *key)
 

@@ -42,9 +42,6 @@ cdef class DictHandle(Container):
     """What `recoverable.Dict` adds the mapping's plain methods to."""
     _kind = RCV_K_DICT
 
-    def __cinit__(self, *args, **kwargs):
-        self.pending = None
-
     def __init__(self, *args, **kwargs):
         self.pending = dict(*args, **kwargs)
 
@@ -389,36 +386,50 @@ cdef class DictIterator:
 
     def __next__(self):
         cdef rcv_txn *t
-        cdef rcv_value key, value
-        cdef uint64_t version, held
         if self.plain is not None:
             return next(self.plain)
         if self.d is None:
             raise StopIteration
         cdef NativeArena arena = self.d.arena
         begin(self.d, False, &t)
-        try:
-            rc = rcv_dict_version(arena.a, t, self.d.h.off, &version)
-            if rc:
-                fail(rc)
-            if version != self.at.version:
-                self.d = None
-                raise RuntimeError("Dict changed its keys during iteration")
-            rc = rcv_dict_next(arena.a, t, self.d.h.off, &self.at, RCV_ITER_KEYS if self.what == KEYS else RCV_ITER_VALUES,
-                               &key, NULL if self.what == KEYS else &value)
-            if rc < 0:
-                fail(rc)
-            if rc == 0:
-                self.d = None
-                raise StopIteration
-            if self.what == VALUES:
-                return decode(arena, &value)
-            held = hold(arena)
+        if t != NULL:
+            found = self.advance(arena, t) # nothing to end
+        else:
             try:
-                if self.what == KEYS:
-                    return decode_key(&key)
-                return decode_item(arena, &key, &value)
+                found = self.advance(arena, t)
             finally:
-                unhold(arena, held)
+                done(arena, t)
+        if found is _MISSING:
+            self.d = None
+            raise StopIteration
+        return found
+
+    cdef object advance(self, NativeArena arena, rcv_txn *t):
+        """The next one, or _MISSING."""
+        cdef rcv_value key, value
+        cdef uint64_t held
+        cdef bint keys = self.what == KEYS
+        cdef int rc = rcv_dict_step(arena.a, t, self.d.h.off, &self.at, RCV_ITER_KEYS if keys else RCV_ITER_VALUES, &key,
+                                    NULL if keys else &value)
+        if rc == 0:
+            return _MISSING
+        if rc == RCV_ITER_CHANGED:
+            self.d = None
+            raise RuntimeError("Dict changed its keys during iteration")
+        if rc < 0:
+            fail(rc)
+        if self.what == VALUES:
+            return decode(arena, &value)
+        if key.word <= 6: # KEY_NONE: no codec's
+            if keys:
+                return decode_key(&key)
+            if value.tag <= RCV_T_BYTES:
+                return decode_key(&key), decode(arena, &value)
+        held = hold(arena)
+        try:
+            if keys:
+                return decode_key(&key)
+            return decode_item(arena, &key, &value)
         finally:
-            done(arena, t)
+            unhold(arena, held)
+

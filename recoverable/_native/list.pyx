@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """List's native half: a handle on a List in the arena, or, before it is stored, a plain list that waits for it."""
-from sys import maxsize as MOST
-
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
+from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from recoverable._native.codec cimport decode, describe, encode, put
@@ -43,9 +43,6 @@ cdef class ListHandle(Container):
     """What `recoverable.List` builds the sequence's methods on."""
     _kind = RCV_K_LIST
     cdef public list _pending # None once it is stored
-
-    def __cinit__(self, *args, **kwargs):
-        self._pending = None
 
     def __init__(self, items=()):
         self._pending = list(items)
@@ -95,31 +92,54 @@ cdef class ListHandle(Container):
             done(self.arena, t)
 
     cdef Py_ssize_t position(self, object key) except? -1:
-        """A position from the left; -2: before the first. Only a negative index looks at the length."""
-        cdef Py_ssize_t i
-        if not isinstance(key, int) or not -MOST <= key <= MOST:
+        """A position from the left; -2: before the first, or beyond any. Only a negative index looks at the length."""
+        cdef int overflow = 0
+        cdef Py_ssize_t i = PyLong_AsLongLongAndOverflow(key, &overflow)
+        if overflow:
             return -2
-        i = key
         if i < 0:
             i += <Py_ssize_t>len(self)
         return i if i >= 0 else -2
 
-    def _item(self, key):
-        """Return the item at an index."""
+    def __getitem__(self, key):
+        if PyLong_CheckExact(key):
+            return self.item(key)
+        if isinstance(key, slice):
+            return self._items()[key]
+        return self.item(PyNumber_Index(key))
+
+    def __setitem__(self, key, value):
+        if PyLong_CheckExact(key):
+            self.set_item(key, value)
+        elif isinstance(key, slice):
+            self._set_slice(key, value)
+        else:
+            self.set_item(PyNumber_Index(key), value)
+
+    def __delitem__(self, key):
+        self._delete(key)
+
+    cdef object item(self, object key):
+        """The item at an index."""
         cdef rcv_txn *t
-        cdef rcv_value v
         if self.arena is None:
             return self._pending[key]
         cdef Py_ssize_t i = self.position(key)
         begin(self, False, &t)
+        if t != NULL:
+            return self.fetch(t, i) # nothing to end
         try:
-            rc = rcv_list_get(self.arena.a, t, self.h.off, <uint64_t>i, &v) if i >= 0 else 0
-            if rc == 1:
-                return decode(self.arena, &v)
-            if rc < 0:
-                fail(rc)
+            return self.fetch(t, i)
         finally:
             done(self.arena, t)
+
+    cdef object fetch(self, rcv_txn *t, Py_ssize_t i):
+        cdef rcv_value v
+        cdef int rc = rcv_list_get(self.arena.a, t, self.h.off, <uint64_t>i, &v) if i >= 0 else 0
+        if rc == 1:
+            return decode(self.arena, &v)
+        if rc < 0:
+            fail(rc)
         raise IndexError("list index out of range")
 
     def __iter__(self):
@@ -128,13 +148,14 @@ cdef class ListHandle(Container):
     def __reversed__(self):
         return ListIterator(self, <Py_ssize_t>len(self) - 1, -1)
 
-    def _set_item(self, key, value):
+    cdef int set_item(self, object key, object value) except -1:
         """Replace the item at an index."""
         cdef rcv_txn *t
         cdef rcv_value v
+        cdef int rc
         if self.arena is None:
             self._pending[key] = value
-            return
+            return 0
         cdef Py_ssize_t i = self.position(key)
         kept = encode(value, &v)
         begin(self, True, &t)
@@ -148,6 +169,7 @@ cdef class ListHandle(Container):
             fail(rc)
         if rc == 0:
             raise IndexError("list assignment index out of range")
+        return 0
 
     def append(self, value):
         """Add an item at the end."""

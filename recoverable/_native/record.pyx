@@ -81,9 +81,6 @@ cdef class RecordHandle(Container):
     cdef uint64_t schema
     cdef object slots # this class's fields -> slots; -1: not stored yet
 
-    def __cinit__(self, *args, **kwargs):
-        self._pending = None
-
     @property
     def _stored(self):
         return self.arena is not None

@@ -21,9 +21,6 @@ cdef class SetHandle(Container):
     _kind = RCV_K_SET
     cdef public dict _pending # a dict without values keeps the order; None once it is stored
 
-    def __cinit__(self, *args, **kwargs):
-        self._pending = None
-
     def __init__(self, items=()):
         self._pending = dict.fromkeys(items)
 

@@ -15,10 +15,16 @@ cdef extern from *:
     {
         uint64_t high = 0;
         size_t   i = 0;
+        if (n < 8) {
+            for (; i < n; i++)
+                high |= p[i];
+            return (high & 0x80) == 0;
+        }
+        for (; i + 32 <= n; i += 32)
+            high |= rcv_word(p + i) | rcv_word(p + i + 8) | rcv_word(p + i + 16) | rcv_word(p + i + 24);
         for (; i + 8 <= n; i += 8)
             high |= rcv_word(p + i);
-        for (; i < n; i++)
-            high |= p[i];
+        high |= rcv_word(p + n - 8); /* the rest, and some of it again */
         return (high & UINT64_C(0x8080808080808080)) == 0;
     }
 

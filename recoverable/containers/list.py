@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, MutableSequence
-from typing import Any, SupportsIndex, TypeVar, overload
+from typing import Any, SupportsIndex, TypeVar
 
 from recoverable._native.list import ListHandle
 from recoverable._native.runtime import Container, register_container, whole
@@ -28,19 +28,9 @@ class List(ListHandle[V]):
 
     __slots__ = ()
 
-    @overload
-    def __getitem__(self, key: SupportsIndex) -> V: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[V]: ...
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, slice):
-            return self._items()[key]
-        return self._item(operator.index(key))
+    # -- slices, and what shifts positions ------------------------------------------------------------------------
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if not isinstance(key, slice):
-            self._set_item(operator.index(key), value)
-            return
+    def _set_slice(self, key: slice, value: Iterable[V]) -> None:
         if not self._stored:
             self._pending[key] = value
             return
@@ -55,7 +45,7 @@ class List(ListHandle[V]):
                 )
             with whole(self):
                 for i, item in zip(places, values, strict=True):
-                    self._set_item(i, item)
+                    self[i] = item
                 self._expect(n)
             return
         stop = max(start, stop)
@@ -70,10 +60,10 @@ class List(ListHandle[V]):
             elif len(values) > common:
                 self._gap(start + common, len(values) - common, n)
             for i, value in enumerate(values):
-                self._set_item(start + i, value)
+                self[start + i] = value
             self._expect(n - drop + len(values) - common)
 
-    def __delitem__(self, key: Any) -> None:
+    def _delete(self, key: SupportsIndex | slice) -> None:
         if not self._stored:
             del self._pending[key]
             return
@@ -134,7 +124,7 @@ class List(ListHandle[V]):
         i += n if i < 0 else 0
         if not 0 <= i < n:
             raise IndexError("pop index out of range")
-        value = self._item(i)
+        value: Any = self[i]
         if isinstance(value, Container):
             value = value.to_python()
         self._remove(i, 1, n)  # the item that was read, whatever its codec has done

@@ -26,9 +26,12 @@ struct rcv_dict_iter {
     uint64_t version; /* the caller's: what rcv_dict_version said at the start */
     uint64_t steps;   /* along the committed order, so that a damaged one ends */
 };
-enum { RCV_ITER_KEYS = 1, RCV_ITER_VALUES = 2 };
+enum { RCV_ITER_KEYS = 1, RCV_ITER_VALUES = 2, RCV_ITER_CHANGED = 2 /* what rcv_dict_step may answer */ };
 /* rcv_dict_next -- the next entry in insertion order: 1, or 0 at the end. `what` decides which units count as read. */
 RCV_API int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what,
+                          struct rcv_value *key, struct rcv_value *value);
+/* rcv_dict_step -- the same, but RCV_ITER_CHANGED if the keys are not those of it->version any more. */
+RCV_API int rcv_dict_step(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what,
                           struct rcv_value *key, struct rcv_value *value);
 /* rcv_dict_key_at -- the key of the entry at `slot` (a container's slot), for naming a path. */
 RCV_API int rcv_dict_key_at(rcv_arena *a, rcv_off slot, struct rcv_value *key);

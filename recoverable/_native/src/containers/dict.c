@@ -389,18 +389,6 @@ int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
     return stamp_read(t, d, dict->c.id, RCV_UNIT_MEMBERSHIP, 0);
 }
 
-int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
-{
-    const struct rcv_dict *dict = dict_at(a, d);
-    if (dict == NULL)
-        return dict_damaged(a, d);
-    const struct rcv_summary *s = t ? intent_summary(t, d) : NULL;
-    *out = dict->version;
-    if (s && s->changes) /* a number that no committed version and no other transaction has */
-        *out += rcv_mix(t->serial) + s->changes;
-    return 0;
-}
-
 #define KIND(name_)                                                                                                          \
     {.name = name_, .size = sizeof(struct rcv_dict), .reclaim = dict_reclaim, .check = dict_check, .apply = dict_apply, \
      .resume = dict_resume, .sum = dict_sum, .slot_text = dict_slot_text}

@@ -114,13 +114,26 @@ static int own_part(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *i
     return 1;
 }
 
-int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what, struct rcv_value *key,
-                  struct rcv_value *value)
+/* version_of -- as rcv_dict_version() gives it. */
+static inline uint64_t version_of(const struct rcv_dict *dict, const rcv_txn *t, rcv_off d)
+{
+    const struct rcv_summary *s = t != NULL && t->n_summaries != 0 ? intent_summary(t, d) : NULL;
+    return dict->version + (s && s->changes ? rcv_mix(t->serial) + s->changes : 0); /* a number that no other transaction has */
+}
+
+int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
 {
     const struct rcv_dict *dict = dict_at(a, d);
-    int                    rc;
     if (dict == NULL)
         return dict_damaged(a, d);
+    *out = version_of(dict, t, d);
+    return 0;
+}
+
+static inline int next_entry(rcv_arena *a, rcv_txn *t, const struct rcv_dict *dict, rcv_off d, struct rcv_dict_iter *it, unsigned what,
+                             struct rcv_value *key, struct rcv_value *value)
+{
+    int rc;
     if (t != NULL && it->serial != t->serial && (rc = note_iteration(t, d, dict, it, what)) != 0)
         return rc;
     for (; it->own != AT_END; it->own++) {
@@ -136,6 +149,22 @@ int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it,
             it->entry = 0;
     }
     return 0;
+}
+
+int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what, struct rcv_value *key,
+                  struct rcv_value *value)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    return dict ? next_entry(a, t, dict, d, it, what, key, value) : dict_damaged(a, d);
+}
+
+int rcv_dict_step(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what, struct rcv_value *key,
+                  struct rcv_value *value)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    if (unlikely(dict == NULL))
+        return dict_damaged(a, d);
+    return likely(it->version == version_of(dict, t, d)) ? next_entry(a, t, dict, d, it, what, key, value) : RCV_ITER_CHANGED;
 }
 
 int rcv_dict_key_at(rcv_arena *a, rcv_off slot, struct rcv_value *key)
