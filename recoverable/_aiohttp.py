@@ -17,20 +17,28 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from abc import ABCMeta
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import abc, streams, web
 
-from recoverable import runner
-from recoverable._native.runtime import AiohttpBefore, AiohttpRequests, current_transaction, running_request
+from recoverable import middleware, runner
+from recoverable._native.runtime import (
+    AiohttpBefore,
+    AiohttpRequests,
+    Served,
+    current_transaction,
+    running_request,
+    serving,
+)
 from recoverable.errors import ConflictError, TransactionError
 from recoverable.web import WebAdapter, register
 
 if TYPE_CHECKING:
     from recoverable.arena import Arena
 
-__all__ = ["adapter"]
+__all__ = ["ROUTES_CAN_BE_SERVED", "adapter", "serve"]
 
 _NO_RERUN: Final = "It can't be run again, because "
 _SENT: Final = _NO_RERUN + "its response was being sent already; the connection is closed."
@@ -68,7 +76,7 @@ def same(one: object, other: object) -> bool:
 
 
 def _search(args: tuple[Any, ...], kwargs: dict[str, Any]) -> web.BaseRequest | None:
-    """Find the request of a call that the middleware has not seen."""
+    """Find the request of a call where nothing has said which it is: in the program's own middlewares, say."""
     return next(_among(args, kwargs), None) or of_task()
 
 
@@ -264,6 +272,120 @@ def _commit_at_handshake() -> None:
     web.WebSocketResponse._write_headers = committing  # type: ignore[assignment, method-assign]
 
 
+# -- the handlers of routes ---------------------------------------------------------------------------------------------
+
+
+def serve(route: web.AbstractRoute, arena: Arena, known: dict[int, Any]) -> bool:
+    """Have a route call its handler by way of us. Return False where it can't be had.
+
+    aiohttp asks `route.handler` for each request, and so do the program's middlewares; there is no public way to set it. What
+    stands there now calls the handler, and is like it in whatever else it is asked. A View stays a class.
+
+    Args:
+        route: The route.
+        arena: Its application's.
+        known: What stands for which handler, by id: one for all routes that share it.
+    """
+    handler: Any = route.handler
+    if type(handler) is Served or (isinstance(handler, type) and "_recoverable_view" in vars(handler)):
+        return True  # the application was started before
+    served = known.get(id(handler))
+    if served is None:
+        served = Served(handler, arena, adapter.requests)
+        if isinstance(handler, type) and issubclass(handler, abc.AbstractView):
+            served = _served_view(handler, served)
+        known[id(handler)] = served
+    route._handler = served
+    return route.handler is served
+
+
+class _Shield:
+    """Comes before a View among the bases of a class that is none of the program's: hooks for its subclasses don't hear of it."""
+
+    def __init_subclass__(cls) -> None:
+        pass
+
+
+def _served_view(view: Any, served: Served) -> Any:
+    """Make a subclass of a View, whose instances await the View's own handling by way of us."""
+
+    class Handling:
+        """What awaiting an instance of the View does."""
+
+        def __init__(self, instance: Any) -> None:
+            self.instance = instance
+
+        def __await__(self) -> Any:
+            return view.__await__(self.instance)
+
+    namespace = {
+        "__await__": lambda self: serving(served, self.request, Handling(self)),
+        "__doc__": view.__doc__,
+        "__module__": view.__module__,
+        "__qualname__": view.__qualname__,
+        "__wrapped__": view,
+        "_recoverable_view": True,
+    }
+    # The metaclass's own: what a program's metaclass does with new classes is for the program's.
+    return ABCMeta.__new__(type(view), view.__name__, (_Shield, view), namespace)
+
+
+def _routes_can_be_served() -> bool:
+    async def probe(request: web.Request) -> web.Response:
+        raise NotImplementedError
+
+    route, served = web.UrlDispatcher().add_get("/", probe), Served(probe, None, adapter.requests)
+    try:
+        route._handler = served
+    except AttributeError:
+        return False
+    return route.handler is served
+
+
+# -- failures of ours that are aiohttp's ----------------------------------------------------------------------------------
+
+
+class _Refusal(web.HTTPException):
+    """The response to a failure of ours, which is that failure as well: what the program's middlewares see.
+
+    aiohttp sends whatever HTTPException leaves its handlers, also where half of another response has been sent; this one does
+    not let it, whenever that was begun.
+    """
+
+    def __init__(self, failure: BaseException, text: str, headers: dict[str, str]) -> None:
+        self._failure = failure
+        web.HTTPException.__init__(self, text=text, headers=headers)
+        vars(self).update({name: value for name, value in vars(failure).items() if name != "reason"})
+        self.args = failure.args
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        if not drop_answer(request):
+            adapter.hang_up(request)
+            raise ConnectionError("a part of another response has been sent; the connection is closed")
+        return await super().prepare(request)
+
+    def __repr__(self) -> str:
+        return repr(self._failure)
+
+    def __str__(self) -> str:
+        return str(self._failure)
+
+    @property
+    def reason(self) -> str:
+        """A ConflictError's, if it has one; else the response's."""
+        return getattr(self._failure, "reason", None) or super().reason
+
+    def __reduce__(self) -> Any:  # in another process it is the failure
+        return self._failure.__reduce__()
+
+
+@functools.cache
+def _refusals(kind: type[BaseException], status: int) -> type[_Refusal]:
+    """Return the class of responses of that status that are failures of that kind, and are called like it."""
+    http = web.HTTPInsufficientStorage if status == 507 else web.HTTPServiceUnavailable
+    return type(kind.__name__, (_Refusal, kind, http), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
 # -- the adapter --------------------------------------------------------------------------------------------------------
 
 _ROUTE: Final = 39  # characters that a working set keeps of its route: both the method and the end of the path
@@ -318,8 +440,20 @@ class _Adapter(WebAdapter):
         kind = web.HTTPInsufficientStorage if status == 507 else web.HTTPServiceUnavailable
         return kind(text=text, headers=headers)
 
+    def refuse(self, error: BaseException, status: int, text: str, headers: dict[str, str]) -> BaseException:
+        return _refusals(type(error), status)(error, text, headers)  # type: ignore[arg-type]  # classes are hashable
+
+    def outside(self, error: BaseException) -> BaseException:
+        here, request = running_request.get(), of_task()
+        if request is None or (here is not None and here.request is not None) or self.arena((request,), {}) is None:
+            return error
+        return self.refuse(error, *middleware.refusal(error))
+
 
 adapter: Final = _Adapter()
 _remember_clones()
 _commit_at_handshake()
 register(adapter)
+
+#: Whether handlers of routes can be had; else it takes a middleware.
+ROUTES_CAN_BE_SERVED: Final = _routes_can_be_served()

@@ -1,6 +1,8 @@
-"""recoverable on aiohttp: `setup(app, arena)`, or the middleware alone.
+"""recoverable on aiohttp: `setup(app, arena)`, or a middleware alone.
 
-What the middleware does is in `recoverable.middleware`; what it needs of aiohttp's inside, in `_aiohttp.py`.
+What stands between a request and its handler is in `recoverable.middleware`; what it needs of aiohttp's inside, in
+`_aiohttp.py`. `setup` puts it in the place of the handlers of routes, because having any middleware at all costs a request
+as much as several transactions.
 
 A request is run again as it came: a body that was read with `read()`, `text()`, `json()`
 or `post()` can be read again, and what the run before put on the request is gone. A body that was streamed is gone, and a
@@ -13,14 +15,14 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aiohttp import web
 from aiosignal import Signal
 
 from recoverable import callbacks, events
 from recoverable import middleware as _middleware
-from recoverable._aiohttp import adapter
+from recoverable._aiohttp import ROUTES_CAN_BE_SERVED, adapter, serve
 from recoverable.arena import Arena
 from recoverable.errors import ArenaOptionError, TransactionError
 
@@ -48,8 +50,11 @@ def setup(
 ) -> None:
     """Make an application's handlers use the arena, and close it after the last of them on shutdown.
 
-    Call it after the application's own middlewares are added where those need the arena: ours goes in front of all that are
-    there. The arena is closed after all clean-up callbacks, those of sub-applications and those that are added later too.
+    The handlers of its routes, and of those of sub-applications that are not set up themselves, are called by way of us from
+    the moment when the application has started; its middlewares stand outside. With `protect="all"` we are a middleware, in
+    front of all that are there: call it after the application's own are added.
+
+    The arena is closed after all clean-up callbacks, those of sub-applications and those that are added later too.
 
     Args:
         app: The application; sub-applications find the arena through it. One that is set up on the same arena as well is
@@ -73,7 +78,11 @@ def setup(
             f"the application has an arena already: {app[arena_key]!r}. Nothing was changed. Call setup() once; a "
             "handler on another arena says so with @recoverable(arena=...)."
         )
-    outermost = middleware(arena, protect=protect)
+    if protect == "decorated" and ROUTES_CAN_BE_SERVED and isinstance(app.router, web.UrlDispatcher):
+        _middleware.adopt(adapter, arena)
+        outermost = None
+    else:
+        outermost = middleware(arena, protect=protect)
     variable = faults is None
     if variable:
         faults = os.environ.get("RECOVERABLE_FAULTS")
@@ -87,7 +96,10 @@ def setup(
 
         app.on_cleanup.append(end_faults)
     app[arena_key] = arena
-    app.middlewares.insert(0, outermost)  # type: ignore[arg-type]  # its own alias says the same in other words
+    if outermost is None:
+        app.on_startup.__class__ = _ServingThen
+    else:
+        app.middlewares.insert(0, outermost)  # type: ignore[arg-type]  # its own alias says the same in other words
     app.on_cleanup.insert(0, _finish)
     app.on_cleanup.__class__ = _ClosingLast
 
@@ -116,6 +128,32 @@ def add_page(app: web.Application, path: str, render: Callable[[str], tuple[byte
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     app.router.add_get(path, page)
+
+
+class _ServingThen(Signal[web.Application]):
+    """`app.on_startup` that has the routes served when all others have started up, which may have added some."""
+
+    __slots__ = ()  # it becomes the class of a signal that is there
+
+    async def send(self, app: web.Application) -> None:  # type: ignore[override]  # it has one argument
+        await super().send(app)
+        _serve_routes(app, app[arena_key], {})
+
+
+def _serve_routes(app: web.Application, arena: Arena, known: dict[int, Any]) -> None:
+    """Have the routes of an application served, and those of its sub-applications that have no arena of their own."""
+    for resource in app.router.resources():
+        inner = resource.get_info().get("app")
+        if inner is None:
+            for route in resource:
+                if not serve(route, arena, known):
+                    raise ArenaOptionError(
+                        f"{route!r} has a handler that can't be replaced, so its requests can't be told apart. The "
+                        "application was not started. Put recoverable.aiohttp.middleware(arena) in front of its middlewares, "
+                        "instead of setup()."
+                    )
+        elif arena_key not in inner:
+            _serve_routes(inner, arena, known)
 
 
 class _ClosingLast(Signal[web.Application]):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 
 __all__ = [
     "ArenaBusyError",
@@ -220,6 +221,15 @@ def outside_by_wait_for() -> str:
     )
 
 
+def as_raised(error: BaseException) -> BaseException:
+    """Return what to raise for an error that becomes a response where it leaves a handler: itself, or what `answers` says."""
+    return error if answers is None else answers(error)
+
+
+#: What the web frameworks in use make of such an error, where their code runs: the program's middlewares. Set by recoverable.web.
+answers: Callable[[BaseException], BaseException] | None = None
+
+
 def error_from(code: int, text: str, errno: int = 0) -> BaseException:
     """Build the exception for a code of the C core.
 
@@ -235,7 +245,8 @@ def error_from(code: int, text: str, errno: int = 0) -> BaseException:
         return ArenaSystemError(errno, text)
     kind = _KINDS.get(code)
     if kind is not None:
-        return kind(text + outside_by_wait_for() if code == _NOTXN else text)
+        error = kind(text + outside_by_wait_for() if code == _NOTXN else text)
+        return as_raised(error) if code in (_FULL, _BUSY) else error
     name = {_AGAIN: "RCV_ERR_AGAIN", _BUG: "RCV_ERR_BUG"}.get(code, f"code {code}")
     return InternalError(
         f"{text} ({name}). This is a bug in recoverable: the transaction has not been committed. "

@@ -1,4 +1,4 @@
-"""What a middleware does for the library, whichever web framework it stands in.
+"""What stands between a web framework and a program's handlers, whichever framework it is.
 
 It says whose request the running code answers, has the request run as one transaction where all of them do, and makes
 responses of our failures:
@@ -8,8 +8,10 @@ responses of our failures:
 | `ArenaFullError` | 507 Insufficient Storage |
 | `ConflictError` after the last run, `ArenaBusyError` | 503 Service Unavailable, with `Retry-After` |
 
-It is the outermost one, so that a handler's transaction has ended before it sees the response, and a failure of ours
-becomes a response here, whatever other middlewares make of exceptions. Everything else passes as it is.
+Everything else passes as it is. There are two places to stand. A middleware (`of`) is the outermost one: a transaction may
+be all of a request, and a failure becomes a response whatever other middlewares make of exceptions. In the place of a
+route's handler, behind the program's middlewares, is native code (`_native/route.pxi`), for frameworks that let us in there:
+each request comes by. What becomes of a failure is said here for both (`leaving`).
 """
 
 from __future__ import annotations
@@ -19,19 +21,47 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 from recoverable import _registry, callbacks, events, outcome, runner
-from recoverable._native.runtime import ArenaBase, Running, current_transaction, running_request
+from recoverable._native.runtime import (
+    ArenaBase,
+    Running,
+    current_transaction,
+    running_request,
+    set_boundary,
+    watch_routes,
+)
 from recoverable.errors import ArenaBusyError, ArenaFullError, ArenaOptionError, ConflictError
 from recoverable.web import WebAdapter
 
-__all__ = ["of", "refusal"]
+__all__ = ["adopt", "leaving", "of", "refusal", "watch"]
 
 Handler: TypeAlias = Callable[[Any], Awaitable[Any]]
 
 _RETRY_AFTER: Final = "1"  # seconds
 
-#: For recoverable.faults: what stands between the middleware and a handler, (request, its name, the function, what to await)
-#: to what to await instead. None: nothing does.
-watch_handler: Callable[[Any, str, Any, Handler], Handler] | None = None
+_FAILURES: Final = (ArenaFullError, ConflictError, ArenaBusyError)
+
+#: What is to be called in the place of a handler, (request, its function, the handler) to that; None: the handler.
+watch_handler: Callable[[Any, Any, Handler], Handler] | None = None
+
+
+def watch(hook: Callable[[Any, Any, Handler], Handler] | None) -> None:
+    """Have something stand between a request and its handler, wherever we are. For recoverable.faults."""
+    global watch_handler
+    watch_handler = hook
+    watch_routes(hook)
+
+
+def adopt(adapter: WebAdapter, arena: Any) -> None:
+    """Get ready for the requests of an application on an arena.
+
+    Raises:
+        TypeError: It is no arena.
+    """
+    if not isinstance(arena, ArenaBase):
+        raise TypeError(f"arena={arena!r} is no Arena: give what Arena.open() returned")
+    _registry.bind(arena)  # type: ignore[arg-type]  # the class is above this file, and what it inherits will do
+    for logger in adapter.loggers:
+        logging.getLogger(logger).addFilter(_reported_once)  # which adds it once
 
 
 def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler], Awaitable[Any]]:
@@ -47,33 +77,26 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
     """
     if protect not in {"decorated", "all"}:
         raise ArenaOptionError(f"protect={protect!r} must be 'decorated' or 'all'. Nothing was changed.")
-    if not isinstance(arena, ArenaBase):
-        raise TypeError(f"arena={arena!r} is no Arena: give what Arena.open() returned")
-    _registry.bind(arena)  # type: ignore[arg-type]  # the class is above this file, and what it inherits will do
-    for logger in adapter.loggers:
-        logging.getLogger(logger).addFilter(_reported_once)  # which adds it once
+    adopt(adapter, arena)
     every, native, requests = protect == "all", arena.native, adapter.requests
 
     async def recoverable_middleware(request: Any, handler: Handler) -> Any:
         outer = running_request.get()
-        token = running_request.set(here := Running(request, arena, every, requests))
         # of an application around this one, which answers for the library's failures and has these faults already
         inside = outer is not None and adapter.same(outer.request, request)
+        whole = every or (inside and outer is not None and outer.whole)
+        token = running_request.set(here := Running(request, arena, whole, requests))
         try:
             if watch_handler is not None and not inside:
-                function = adapter.function(request)
-                handler = watch_handler(request, callbacks.name_of(function), function, handler)
+                handler = watch_handler(request, adapter.function(request), handler)
             if not every or (inside and current_transaction(native) is not None):
                 return await handler(request)
             name = callbacks.name_of(adapter.function(request))
             return await runner.transactional(_call, name, outcome.DEFAULT, native, joins=False)(handler, request)
-        except (ArenaFullError, ConflictError, ArenaBusyError) as error:
+        except _FAILURES as error:
             if inside:
                 raise
-            if not adapter.drop_answer(request):
-                adapter.hang_up(request)
-                raise
-            raise adapter.refusal(*refusal(error)) from error
+            raise leaving(adapter, request, error)  # noqa: B904 -- which has its cause
         finally:
             here.request = None  # tasks that it has started may live on
             if outer is not None:
@@ -84,6 +107,25 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
 
 async def _call(handler: Handler, request: Any) -> Any:
     return await handler(request)  # what a handler gives may be awaitable, but no coroutine
+
+
+def leaving(adapter: WebAdapter, request: Any, error: BaseException) -> BaseException:
+    """Return what is raised in the place of a failure of ours that ends a request.
+
+    It is a response of the framework's, and what it was as well; or the failure as it is, where a response has begun to be
+    sent. Then the connection is closed, since the client has half of it.
+    """
+    if isinstance(error, adapter.error):  # it is a response already
+        return error
+    if not adapter.drop_answer(request):
+        adapter.hang_up(request)
+        return error
+    answer = adapter.refuse(error, *refusal(error))
+    answer.__cause__ = error
+    return answer
+
+
+set_boundary(failures=_FAILURES, leaving=leaving)
 
 
 def refusal(error: BaseException) -> tuple[int, str, dict[str, str]]:

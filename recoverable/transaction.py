@@ -38,6 +38,7 @@ from recoverable.errors import (
     NoTransactionError,
     TransactionError,
     _Doomed,
+    as_raised,
     outside_by_wait_for,
     without_doomed,
 )
@@ -179,7 +180,7 @@ def end_block(
         report_arena_failure(transaction, error)
 
 
-def _conflict_of_block(transaction: Transaction) -> ConflictError:
+def _conflict_of_block(transaction: Transaction) -> BaseException:
     return conflict_error(transaction.handler, where_lost(transaction, transaction.report()), 1)
 
 
@@ -298,7 +299,7 @@ def where_lost(transaction: Transaction, report: Report) -> Lost:
     return Lost(path, key, report["winner"])
 
 
-def conflict_error(handler: str, lost: Lost, runs: int, why: str | None = None) -> ConflictError:
+def conflict_error(handler: str, lost: Lost, runs: int, why: str | None = None) -> BaseException:
     """Build the `ConflictError` that the caller of the last run sees.
 
     Args:
@@ -313,12 +314,14 @@ def conflict_error(handler: str, lost: Lost, runs: int, why: str | None = None) 
         where += f", {key}"
     by = f", which {winner} changed first" if winner else ""
     times = "once" if runs == 1 else f"{runs} times"
-    return ConflictError(
-        f"{handler} met a conflict{where}{by}; it was run {times} and rolled back each time, so nothing of "
-        f"it was committed. {why or 'Send the request again, or raise max_conflicts.'}",
-        path=path,
-        key=key,
-        winner=winner,
-        runs=runs,
-        reason=why,
+    return as_raised(
+        ConflictError(
+            f"{handler} met a conflict{where}{by}; it was run {times} and rolled back each time, so nothing of "
+            f"it was committed. {why or 'Send the request again, or raise max_conflicts.'}",
+            path=path,
+            key=key,
+            winner=winner,
+            runs=runs,
+            reason=why,
+        )
     )

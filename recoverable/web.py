@@ -4,7 +4,7 @@ A framework is one object, a `WebAdapter`, that `register` puts into the list; `
 does so. Everything else asks here, and knows no framework: whether a result is a response and which status it has, whose
 request a run answers, and whether that can be made as it was before. Where no framework is in use there are no responses.
 
-What a middleware does, whichever framework it stands in, is in `recoverable.middleware`.
+What stands between any of them and a handler is in `recoverable.middleware`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import uuid
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
+from recoverable import errors
 from recoverable._native.runtime import Requests, running_request, watch_requests
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class WebAdapter(Protocol):
     def answered(self, before: Any) -> bool:
         """Return whether an answer has begun to be sent since."""
 
-    # -- what the middleware needs ---------------------------------------------------------------------------------
+    # -- what stands between it and a handler (recoverable.middleware) ---------------------------------------------
 
     def same(self, one: object, other: object) -> bool:
         """Return whether they are one request, in whatever form."""
@@ -82,6 +83,17 @@ class WebAdapter(Protocol):
 
     def refusal(self, status: int, text: str, headers: dict[str, str]) -> BaseException:
         """Return the exception that answers with 503 or 507."""
+
+    def refuse(self, error: BaseException, status: int, text: str, headers: dict[str, str]) -> BaseException:
+        """Return the exception that answers with 503 or 507, and is what `error` is as well where classes allow it."""
+        return self.refusal(status, text, headers)
+
+    def outside(self, error: BaseException) -> BaseException:
+        """Return what to raise in its place for one of our failures that is met where nothing of ours stands in between.
+
+        Such as a middleware of the program: what it lets through, only the framework makes a response of.
+        """
+        return error
 
 
 #: The frameworks in use, in the order in which they were registered.
@@ -105,7 +117,14 @@ def register(adapter: WebAdapter) -> None:
     else:
         _other_responses = (*_other_responses, adapter.response)
     adapter.requests.adapter = adapter
+    errors.answers = _outside
     watch_requests(adapter.requests)
+
+
+def _outside(error: BaseException) -> BaseException:
+    for adapter in adapters:
+        error = adapter.outside(error)
+    return error
 
 
 def _status(answer: Any) -> int:
@@ -157,10 +176,12 @@ def comes_too_late(value: Any, before: Before | None) -> bool:
 
 def arena_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
     """Return the arena of the application that the running code, or a request among these arguments, belongs to, or None."""
-    if (here := running_request.get()) is not None:
+    here = running_request.get()
+    if here is not None and here.request is not None:
         return here.arena  # type: ignore[no-any-return]
     found = (adapter.arena(args, kwargs) for adapter in adapters)
-    return next((arena for arena in found if arena is not None), None)
+    arena = next((arena for arena in found if arena is not None), None)
+    return here.arena if arena is None and here is not None else arena  # of a task that its handler has left behind
 
 
 def request_id(before: Before | None) -> str:

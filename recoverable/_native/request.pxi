@@ -16,7 +16,8 @@ cdef extern from *:
 
 cdef class Requests
 
-#: What the running code belongs to, a Running or None: set by a middleware, inherited by tasks.
+#: What the running code belongs to, a Running or None: set around a handler (route.pxi, recoverable.middleware), inherited
+#: by tasks.
 running_request = ContextVar("recoverable.request", default=None)
 cdef object _running_request = running_request
 cdef Requests _watched = None # the first of the frameworks whose requests are kept
@@ -32,7 +33,7 @@ def watch_requests(Requests requests not None) -> None:
 cdef class Requests:
     """How the requests of one web framework are found, and kept as they were before a run.
 
-    This class itself is for a framework whose middleware says which request runs: nothing else is searched for it.
+    This class itself is for a framework with a middleware that says which request runs: nothing else is searched for it.
 
     Args:
         snapshot: snapshot(request) gives what the adapter's restore() needs, as `RequestBefore.kept`.
@@ -54,7 +55,7 @@ cdef class Requests:
         return None
 
     cdef object search(self, tuple args, dict kwargs):
-        """The request of a call that no middleware has seen, or None."""
+        """The request of a call where nothing has said which it is, or None."""
         return None
 
     cdef object before(self, object request):
@@ -69,7 +70,7 @@ cdef class Running:
     """The request that a task, and the tasks that it starts, belong to: what the context variable holds.
 
     Attributes:
-        request: it, or None once it has been answered; those tasks may live on.
+        request: it, or None once its handler has ended; those tasks may live on.
         arena: its application's.
         whole: all of its handling is one transaction.
     """
@@ -78,11 +79,20 @@ cdef class Running:
     cdef readonly bint whole
     cdef Requests requests
 
-    def __cinit__(self, object request, object arena, bint whole, Requests requests not None):
+    def __init__(self, object request, object arena, bint whole, Requests requests not None):
         self.request = request
         self.arena = arena
         self.whole = whole
         self.requests = requests
+
+    cdef int begin(self) except -1:
+        """Its call begins, in the task that awaits it."""
+        return 0
+
+    cdef object end(self, object error):
+        """Its call has ended, by an error that is not None: what is raised instead."""
+        self.request = None # tasks that it has started may live on
+        return error
 
 
 cdef class RequestBefore:
@@ -110,9 +120,8 @@ cpdef object request_before(tuple args, dict kwargs):
             return each.before(request)
         each = each.next
     running = get_value(_running_request)
-    if running is not None:
-        request = (<Running>running).request
-        return None if request is None else (<Running>running).requests.before(request)
+    if running is not None and (<Running>running).request is not None:
+        return (<Running>running).requests.before((<Running>running).request)
     each = _watched
     while each is not None:
         request = each.search(args, kwargs)
@@ -131,7 +140,7 @@ cdef class AiohttpRequests(Requests):
         request: the class of requests.
         view: the class of handlers that have theirs in `_request`.
         no_body: the class of the body that is none.
-        search: search(args, kwargs) looks for a request where no middleware has set one.
+        search: search(args, kwargs) looks for a request where nothing has said which it is.
         heads_wait: does the head of a response wait in its writer until the body comes?
     """
     cdef object request_class, view_class, no_body, search_for

@@ -26,6 +26,7 @@ from recoverable import middleware
 from recoverable._native import _core
 from recoverable._native.linetrace import LineTracer
 from recoverable._native.runtime import Container, NativeArena, Transaction, set_fault_hooks
+from recoverable.callbacks import name_of
 from recoverable.errors import ArenaFullError, TransactionError
 from recoverable.faults._points import Delay, Fault, Raise
 from recoverable.transaction import running_loop
@@ -105,7 +106,7 @@ def arm(watch: Watch, arenas: list[NativeArena], *, writes: bool = True) -> None
         )
     _watch = watch
     set_fault_hooks(_run, _write)
-    middleware.watch_handler = _handle
+    middleware.watch(_handle)
     if watch.lines:
         _tracer = _Tracer(watch.files)
     if writes:
@@ -130,7 +131,7 @@ def disarm() -> None:
     global _watch, _tracer
     _watch = None
     set_fault_hooks(None, None)
-    middleware.watch_handler = None
+    middleware.watch(None)
     if _tracer is not None:
         _tracer.close()
         _tracer = None
@@ -447,21 +448,19 @@ def _run(coroutine: Any, transaction: Transaction) -> Any:
     return Driven(coroutine, transaction.handler, transaction, request)
 
 
-def _handle(
-    request: Any, name: str, function: Any, handler: Callable[[Any], Awaitable[Any]]
-) -> Callable[[Any], Awaitable[Any]]:
-    """Stand between the middleware and the handler of a request, which may be none of `@recoverable`'s.
+def _handle(request: Any, function: Any, handler: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    """Stand between a request and its handler, which may be none of `@recoverable`'s.
 
     Args:
         request: The request.
-        name: The handler's name.
         function: The handler that the request was routed to.
-        handler: What the middleware is to await. It is driven also where nothing is to happen to it: what it runs may hang up.
+        handler: What is to be awaited. It is driven also where nothing is to happen to it: what it runs may hang up.
 
     """
     watch = _watch
     if watch is None:
         return handler
+    name = name_of(function)
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     code = getattr(function, "__code__", None)
