@@ -34,17 +34,23 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class HotSpot:
-    """Where transactions of this process have lost conflicts.
+    """Where transactions of this process have lost conflicts more often than elsewhere.
+
+    64 places are counted at a time: those with the most conflicts. A place that comes in takes over the count of the one that
+    goes, which is its `error`. Places are left out that are not certainly above what comes of that: where conflicts are spread
+    over hundreds of places alike, none is hot, and there is no hot spot.
 
     Attributes:
         path: The container's path from the root, or None: it is gone, or not known.
         key: The key, item or other part of it, or None.
-        conflicts: How many; 64 spots are counted at a time, so rare ones may be missing or counted too high.
+        conflicts: How many, at most.
+        error: How much too high that may be: there were at least `conflicts - error`.
     """
 
     path: str | None
     key: str | None
     conflicts: int
+    error: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class Stats:
         cost_protect_ns: Measured cost of protecting a page again, nanoseconds.
         cost_compare_ns: Measured cost of comparing a page, nanoseconds.
         cost_copy_ns: Measured cost of copying a page, nanoseconds.
-        hot_spots: Where conflicts were lost, most frequent first.
+        hot_spots: Where conflicts were lost more often than elsewhere, the most frequent first.
         faults: Faults injected into this process, in all of its arenas: 0 unless somebody has asked for some.
     """
 

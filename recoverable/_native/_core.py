@@ -91,7 +91,7 @@ class _Peek(ctypes.Structure):
 
 
 class _HotSpot(ctypes.Structure):
-    _fields_ = (("container", _u64), ("id", _u64), ("kind", _u64), ("arg", _u64), ("count", _u64))
+    _fields_ = (("container", _u64), ("id", _u64), ("kind", _u64), ("arg", _u64), ("count", _u64), ("error", _u64))
 
 
 class _Verify(ctypes.Structure):
@@ -444,7 +444,7 @@ def peek_board(fd: int, name: str) -> tuple[dict[str | None, dict[str, int]], li
 
     Returns:
         Counts by BOARD's names, by handler (None: those that were too many to tell apart); and the places of conflicts
-        with their counts, most frequent first.
+        that stand out, with their counts and how much too high these may be, certainly most frequent first.
     """
     out = _BoardSeen()
     _check(_peek_board(fd, name.encode(), ctypes.byref(out)))
@@ -454,7 +454,7 @@ def peek_board(fd: int, name: str) -> tuple[dict[str | None, dict[str, int]], li
         printable = "".join(letter if letter.isprintable() else "?" for letter in text)
         handlers[None if row.rest else printable] = dict(zip(BOARD, row.count, strict=True))
     spots = [{field: getattr(spot, field) for field, _ in spot._fields_} for spot in out.spot[: out.spots]]
-    return handlers, sorted(spots, key=lambda spot: -spot["count"])
+    return handlers, sorted(spots, key=lambda spot: spot["error"] - spot["count"])
 
 
 #: image_forget(address): forget which pages were met. image_close(address): give its memory back.

@@ -63,7 +63,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_privileged_here(const rcv_arena *a)
     double rcv_busy_timeout(const rcv_arena *a)
     ctypedef struct rcv_hotspot "struct rcv_hotspot":
-        uint64_t container, id, kind, arg, count
+        uint64_t container, id, kind, arg, count, error
     enum:
         RCV_HOTSPOTS
     int rcv_measure(rcv_arena *a, rcv_off off, uint64_t *bytes)

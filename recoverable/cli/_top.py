@@ -127,17 +127,19 @@ class Handler:
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place where conflicts were lost, since the arena was made.
+    """A place where conflicts were lost more often than elsewhere, since the arena was made.
 
     Attributes:
         path: The container, or None where it is gone.
         key: The part of it, or None.
-        conflicts: How often; too high by at most the count of the rarest place that is kept.
+        conflicts: How often, at most.
+        error: How much too high that may be.
     """
 
     path: str | None
     key: str | None
     conflicts: int
+    error: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,8 @@ def _spots(
             for key in unknown:
                 places[key] = source.place(*key)
     return tuple(
-        Spot(*places.get(key, (None, None)), conflicts=spot["count"]) for key, spot in zip(keys, found, strict=True)
+        Spot(*places.get(key, (None, None)), conflicts=spot["count"], error=spot["error"])
+        for key, spot in zip(keys, found, strict=True)
     )
 
 
@@ -359,7 +362,8 @@ def _table_of_spots(sample: Sample, width: int) -> Table:
     out = _plain_table(("CONFLICTS",), ("LOST AT", ""))
     for spot in sample.spots:
         path = spot.path or "what is gone, or has no name"
-        out.add_row(str(spot.conflicts), _cut(path, width // 2), _cut(spot.key or "", width // 3))
+        least = f"{spot.conflicts - spot.error} to " if spot.error else ""
+        out.add_row(f"{least}{spot.conflicts}", _cut(path, width // 2), _cut(spot.key or "", width // 3))
     return out
 
 

@@ -303,10 +303,10 @@ RCV_API double rcv_busy_timeout(const rcv_arena *a);
 struct rcv_hotspot { /* where transactions of this process have lost conflicts */
     uint64_t container, id; /* as in struct rcv_txn_report */
     uint64_t kind, arg;
-    uint64_t count;
+    uint64_t count, error; /* at most count conflicts, at least count - error */
 };
 #define RCV_HOTSPOTS 64u
-RCV_API int rcv_hotspots(const rcv_arena *a, struct rcv_hotspot *out, int room); /* how many; unsorted */
+RCV_API int rcv_hotspots(const rcv_arena *a, struct rcv_hotspot *out, int room); /* how many stand out; unsorted */
 
 RCV_API const char *rcv_board_name(unsigned i); /* of the i-th count of a handler; NULL: there are no more */
 struct rcv_handler_counts { /* of all processes, since the segment was made; what they are says enum rcv_board_count */

@@ -68,7 +68,7 @@ static void peek_header(rcv_arena *a, struct rcv_peek *out)
     out->handler[sizeof out->handler - 1] = '\0';
 }
 
-/* peek_board -- rows that have a name, and spots that have a count. */
+/* peek_board -- rows that have a name, and spots that stand out. */
 static void peek_board(const rcv_arena *a, struct rcv_board_seen *out)
 {
     for (uint32_t i = 0; i < RCV_BOARD_ROWS; i++) {
@@ -85,9 +85,7 @@ static void peek_board(const rcv_arena *a, struct rcv_board_seen *out)
         memcpy(to->handler, row->name, sizeof to->handler - 1);
         out->rows++;
     }
-    for (uint32_t i = 0; i < RCV_BOARD_SPOTS; i++)
-        if (a->board->spot[i].count != 0)
-            memcpy(&out->spot[out->spots++], &a->board->spot[i], sizeof out->spot[0]);
+    out->spots = hotspot_shown((const struct rcv_hotspot *)a->board->spot, RCV_BOARD_SPOTS, out->spot, RCV_BOARD_SPOTS);
 }
 
 /* look -- what both begin with: a handle that can only read. */

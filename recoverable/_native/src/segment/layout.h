@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define RCV_MAGIC UINT64_C(0x314e455241564352) /* "RCVAREN1", little endian in memory */
-#define RCV_FORMAT 3u
+#define RCV_FORMAT 4u
 #define RCV_ENDIAN_MARK 0x01020304u
 
 #define RCV_CHUNK ((uint64_t)64 * 1024)      /* what a process reserves from the heap at a time */
@@ -160,6 +160,7 @@ struct rcv_board_spot { /* as struct rcv_hotspot; changed under the arena's lock
     uint64_t container, id;
     uint64_t kind, arg;
     uint64_t count; /* 0: free */
+    uint64_t error; /* how much of it others may have counted */
 };
 struct rcv_board {
     struct rcv_board_row  row[RCV_BOARD_ROWS];

@@ -11,7 +11,7 @@
  * independent. A commit moves both. So a unit of which one has stood still has not changed. Where both have moved, the units
  * that the latest commits have written are there by name, in a ring, and tell for certain; for a request that has waited
  * longer than the ring reaches back, two stamps that moved count as a change. That is needless now and then, but no change
- * is ever missed.
+ * is ever missed. (Not of a container's identity, which can be looked at.)
  *
  * A read is not kept with its stamps: all that a transaction has read was so at commit `seq`, when it was last valid. What
  * has not moved since then has not changed since then; and once it is found valid, all it has read was so *now*.
@@ -96,17 +96,28 @@ static uint64_t last_change(const rcv_arena *a, uint64_t unit)
     return one < two ? one : two;
 }
 
+/* still_there -- is it the identity of a container that lies there as it was? Whoever cuts one off writes that into it, and its id is
+ * never used again: so of this, the unit that every request reads, no stamp need be believed. */
+static bool still_there(rcv_arena *a, const struct rcv_read *r)
+{
+    const struct rcv_container *c = r->kind == RCV_UNIT_IDENTITY && r->container != 0 ? container_at(a, r->container, 0) : NULL;
+    return c != NULL && stamp_unit(c->id, RCV_UNIT_IDENTITY, 0) == r->unit && !(c->flags & RCV_DETACHED);
+}
+
 /* changed -- a read of the transaction that is not so any more, or NULL. Stamps rule out nearly all; the ring decides. */
 static const struct rcv_read *changed(const rcv_txn *t)
 {
-    const rcv_arena *a = t->arena;
-    uint64_t         i = 0, end = atomic_load_explicit(&a->hdr->units_written, memory_order_relaxed);
+    rcv_arena *a = t->arena;
+    uint64_t   i = 0, end = atomic_load_explicit(&a->hdr->units_written, memory_order_relaxed);
     while (i < t->n_reads && !moved(a, t->reads[i].unit, t->seq))
         i++;
     if (likely(i == t->n_reads))
         return NULL;
-    if (end - t->written > a->recent_mask + 1)
-        return &t->reads[i];
+    if (end - t->written > a->recent_mask + 1) {
+        while (i < t->n_reads && (!moved(a, t->reads[i].unit, t->seq) || still_there(a, &t->reads[i])))
+            i++;
+        return i < t->n_reads ? &t->reads[i] : NULL;
+    }
     for (uint64_t n = t->written; n != end; n++) {
         uint64_t at = read_at(t, atomic_load_explicit(&a->recent[n & a->recent_mask], memory_order_relaxed));
         if (at != UINT64_MAX)

@@ -226,6 +226,7 @@ rcv_txn *privilege_here(const rcv_arena *a); /* the privileged run, if it is of 
 void privilege_drop(rcv_txn *t);
 void privilege_wrote(rcv_txn *t);
 void hotspot_count(rcv_arena *a, const struct rcv_txn_report *lost);
+uint32_t hotspot_shown(const struct rcv_hotspot *table, uint32_t n, struct rcv_hotspot *out, uint32_t room); /* how many */
 
 /* -- board.c: what those see who watch from outside ------------------------------------------------------------------- */
 
