@@ -607,6 +607,40 @@ async def test_a_middleware_has_its_request_and_arena(
     assert arena.root["hits"] == 4
 
 
+@pytest.mark.parametrize("page", ["/", "/nothing"])
+async def test_failures_of_a_middleware_become_responses(shared: Shared, page: str) -> None:
+    """What a middleware's own transaction lets through is answered as a handler's is; what it catches, it catches by its class."""
+    arena, for_app = shared
+    big = b"x" * (32 << 20)
+
+    async def fills() -> None:
+        arena.root["n"] = big
+
+    async def loses() -> None:
+        arena.root["n"] = 1
+        await lose(arena)
+
+    @web.middleware
+    async def stores(request: web.Request, handler: Any) -> Any:
+        match request.query["how"]:
+            case "block":
+                with arena.transaction():
+                    arena.root["n"] = big
+            case "run":
+                await arena.run(fills)
+            case "caught":
+                with pytest.raises(ArenaFullError, match="full"):
+                    await arena.run(fills)
+            case "conflict":
+                await arena.run(loses, max_conflicts=0)
+        return await handler(request)
+
+    async with serving(application(for_app, {"/": which}, (stores,))) as client:
+        for how, status in (("block", 507), ("run", 507), ("conflict", 503), ("caught", 200 if page == "/" else 404)):
+            assert (await client.get(f"{page}?how={how}")).status == status, how
+    assert "n" not in arena.root
+
+
 async def test_a_handler_in_a_task_of_a_middleware(shared: Shared) -> None:
     """A middleware may await the handler elsewhere than it calls it; afterwards it is where it was."""
     seen: list[Any] = []
