@@ -20,6 +20,14 @@ cdef extern from *:
 
 # These leave an event, or become another exception.
 cdef tuple _reported = (_errors.ArenaFullError, _errors.ArenaBusyError, _errors.ArenaCorruptError, _errors._Doomed)
+
+cdef bint is_reported(object error) noexcept:
+    for kind in _reported:
+        if is_instance(error, kind):
+            return True
+    return False
+
+
 cdef object _running_loop
 from asyncio import _get_running_loop as _running_loop # None where there is none; documented for this use
 
@@ -132,10 +140,10 @@ cdef class TransactionBlock:
             return
         if self.outer is not None:
             return self.leave_outer(error)
-        if t is None or t.t == NULL or (error is not None and isinstance(error, _reported)):
+        if t is None or t.t == NULL or (error is not None and is_reported(error)):
             return self.end(error, None)
         if error is not None:
-            t.rollback(error)
+            t.undo(error)
             t.step_down()
             if self.arena.has_pending():
                 self.arena.owner._report_found()

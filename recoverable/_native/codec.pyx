@@ -48,6 +48,8 @@ _HOW = ("nothing was stored; register_codec() teaches arenas an immutable type o
 cdef object text_bytes(object text, const uint8_t **ptr, uint64_t *size):
     """Point at the UTF-8 of a str, not a subclass. Returns what must stay alive meanwhile."""
     cdef Py_ssize_t n = 0
+    if rcv_plain_text(text, ptr, size):
+        return text
     cdef const char *utf8 = PyUnicode_AsUTF8AndSize(text, &n)
     if utf8 == NULL:
         PyErr_Clear() # lone surrogates
@@ -273,7 +275,7 @@ cdef inline object ready(NativeArena arena, object kept, uint8_t kind, uint8_t t
 cdef inline object text_key(NativeArena arena, object key, late_key *late, KeyBuffer *out):
     """encode_key() of a str, which is kept for the next time if it is short."""
     cdef uint64_t size
-    kept = text_bytes(key, &out.key.ptr, &size)
+    kept = key if rcv_plain_text(key, &out.key.ptr, &size) else text_bytes(key, &out.key.ptr, &size)
     ready(arena, kept, KEY_STR, RCV_T_STR, size, out)
     if kept is key and size <= 64:
         Py_INCREF(key)

@@ -168,7 +168,7 @@ cdef Container of_kind(int kind):
         raise _errors.ArenaVersionError(
             f"the arena holds a container of kind {kind}, which this version does not know; nothing was changed: "
             "attach with the version that wrote it")
-    return known
+    return <Container>known
 
 
 cdef Container handle_at(NativeArena arena, rcv_off off):

@@ -1,6 +1,5 @@
 # dict.pxd -- what a Set, a Record's schema and others share of a Dict.
 from libc.stdint cimport uint64_t
-from recoverable._native.codec cimport KeyBuffer
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena
 
@@ -33,7 +32,6 @@ cdef class DictHandle(Container):
     cdef int store(self, rcv_txn *t, rcv_off d, object key, object value, list made) except -1
     cdef int store_container(self, rcv_txn *t, object key, object value) except -1
     cdef object lookup(self, object key, object default)
-    cdef object fetch(self, rcv_txn *t, KeyBuffer *k, object default)
     cdef bint remove(self, object key) except -1
     cdef dict flat(self)
     cdef dict unstored(self)

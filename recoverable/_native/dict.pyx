@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Dict's native half: a handle on a Dict in the arena, or, before it is stored, a plain dict that waits for it."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key, shown
@@ -36,6 +37,16 @@ cdef object dict_unit_text(Container c, unsigned unit, uint64_t arg):
     if unit == RCV_UNIT_KEY and rcv_dict_key_of_hash(c.arena.a, c.h.off, arg, &key) == 1:
         return shown(&key)
     return {RCV_UNIT_MEMBERSHIP: "its keys", RCV_UNIT_CONTENT: "its values"}.get(unit)
+
+
+cdef inline object fetch(DictHandle d, rcv_txn *t, KeyBuffer *k, object default):
+    cdef rcv_value v
+    cdef int rc = rcv_dict_get(d.arena.a, t, d.h.off, &k.key, &v)
+    if rc == 1:
+        return decode(d.arena, &v)
+    if rc < 0:
+        fail(rc)
+    return default
 
 
 cdef class DictHandle(Container):
@@ -124,20 +135,11 @@ cdef class DictHandle(Container):
         kept = encode_key(self.arena, key, &k)
         begin(self, False, &t)
         if t != NULL:
-            return self.fetch(t, &k, default) # nothing to end
+            return fetch(self, t, &k, default) # nothing to end
         try:
-            return self.fetch(t, &k, default)
+            return fetch(self, t, &k, default)
         finally:
             done(self.arena, t)
-
-    cdef object fetch(self, rcv_txn *t, KeyBuffer *k, object default):
-        cdef rcv_value v
-        cdef int rc = rcv_dict_get(self.arena.a, t, self.h.off, &k.key, &v)
-        if rc == 1:
-            return decode(self.arena, &v)
-        if rc < 0:
-            fail(rc)
-        return default
 
     def get(self, key, default=None):
         """Return the value of a key, or the default."""
@@ -355,8 +357,31 @@ cdef object decode_item(NativeArena arena, const rcv_value *key, const rcv_value
     return decode_key(&copy), v
 
 
+cdef extern from *:
+    """
+    /* Make the tuple that was given last hold these, where nobody else has it any more: a dict's own iterator does so, too. What
+     * it held was plain, so that no code runs. From 3.14 on a tuple may have kept its hash. */
+    static inline int rcv_refill(PyObject *pair, PyObject *key, PyObject *value)
+    {
+    #if PY_VERSION_HEX < 0x030E0000
+        if (Py_REFCNT(pair) == 1 && PyTuple_CheckExact(pair)) {
+            PyObject *old_key = PyTuple_GET_ITEM(pair, 0), *old_value = PyTuple_GET_ITEM(pair, 1);
+            PyTuple_SET_ITEM(pair, 0, Py_NewRef(key));
+            PyTuple_SET_ITEM(pair, 1, Py_NewRef(value));
+            Py_DECREF(old_key);
+            Py_DECREF(old_value);
+            return 1;
+        }
+    #endif
+        return 0;
+    }
+    """
+    bint rcv_refill(PyObject *pair, object key, object value) noexcept
+
+
 cdef class DictIterator:
     """Keys, values or items in insertion order; RuntimeError when the keys change meanwhile."""
+    cdef object last # the pair given last, of a key and a value that are numbers or text; or None
     cdef DictHandle d
     cdef int what
     cdef rcv_dict_iter at
@@ -424,7 +449,7 @@ cdef class DictIterator:
             if keys:
                 return decode_key(&key)
             if value.tag <= RCV_T_BYTES:
-                return decode_key(&key), decode(arena, &value)
+                return self.pair(decode_key(&key), decode(arena, &value))
         held = hold(arena)
         try:
             if keys:
@@ -433,3 +458,7 @@ cdef class DictIterator:
         finally:
             unhold(arena, held)
 
+    cdef object pair(self, object key, object value):
+        if self.last is None or not rcv_refill(<PyObject *>self.last, key, value):
+            self.last = (key, value)
+        return self.last

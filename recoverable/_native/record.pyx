@@ -174,24 +174,29 @@ cdef class RecordHandle(Container):
 
     cdef object read(self, Field field):
         cdef rcv_txn *t
-        cdef rcv_value v
-        cdef Py_ssize_t i
         if self.arena is None:
             return self._pending[field.name]
         begin(self, False, &t)
+        if t != NULL:
+            return self.fetch(t, field) # nothing to end
         try:
-            i = self.slot(field)
-            if i < 0: # its class has gained the field since
-                rc = rcv_record_seen(self.arena.a, t, self.h.off)
-                if rc:
-                    fail(rc)
-                return self._default(field.name)
-            rc = rcv_record_get(self.arena.a, t, self.h.off, <uint32_t>i, &v)
-            if rc:
-                fail(rc)
-            return decode(self.arena, &v)
+            return self.fetch(t, field)
         finally:
             done(self.arena, t)
+
+    cdef object fetch(self, rcv_txn *t, Field field):
+        cdef rcv_value v
+        cdef int rc
+        cdef Py_ssize_t i = self.slot(field)
+        if i < 0: # its class has gained the field since
+            rc = rcv_record_seen(self.arena.a, t, self.h.off)
+            if rc:
+                fail(rc)
+            return self._default(field.name)
+        rc = rcv_record_get(self.arena.a, t, self.h.off, <uint32_t>i, &v)
+        if rc:
+            fail(rc)
+        return decode(self.arena, &v)
 
     cdef int write(self, Field field, object value) except -1:
         cdef rcv_txn *t

@@ -91,6 +91,7 @@ cdef class Transaction:
     cdef void off_stack(self) noexcept
     cdef bint has_touched(self) noexcept
     cdef void end(self, str how) noexcept
+    cdef int undo(self, object error) except -1
     cdef int try_commit(self) except? -100
     cdef int commit_failed(self, int rc) except -1
     cdef bint has_to_wait(self) noexcept

@@ -302,6 +302,7 @@ cdef class Mark:
     """A savepoint: where rollback_to() goes back to."""
 
 
+@cython.freelist(16)
 @cython.no_gc_clear # __dealloc__ needs what it holds
 cdef class Transaction:
     """One run of a handler against the arena; touches nothing until the first access.
@@ -498,12 +499,16 @@ cdef class Transaction:
 
     def rollback(self, error=None) -> None:
         """Undo all its writes, because of an error. Never fails; a no-op when it has ended."""
+        self.undo(error)
+
+    cdef int undo(self, object error) except -1:
         if self.t == NULL:
-            return
+            return 0
         if metered and error is not None:
             self.cause = cause_of(self, error)
         rcv_txn_rollback(self.t)
         self.end("rolled_back")
+        return 0
 
     def doom(self, *, conflict: bool = False) -> None:
         """It can only roll back from now on; as by a conflict, or as one that was ended."""

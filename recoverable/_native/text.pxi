@@ -3,6 +3,7 @@
 cdef extern from *:
     """
     #include <string.h>
+    #include <stdint.h>
 
     static inline uint64_t rcv_word(const unsigned char *p)
     {
@@ -42,6 +43,16 @@ cdef extern from *:
         return text;
     }
 
+    /* Point at the UTF-8 of a str that has it ready, being ASCII. */
+    static inline int rcv_plain_text(PyObject *text, const unsigned char **ptr, uint64_t *size)
+    {
+        if (!PyUnicode_IS_COMPACT_ASCII(text))
+            return 0;
+        *ptr = PyUnicode_1BYTE_DATA(text);
+        *size = (uint64_t)PyUnicode_GET_LENGTH(text);
+        return 1;
+    }
+
     /* Keys that were read lately. Records have the same few field names: the str that is there already needs no memory, and
      * has its hash with it. */
     static PyObject *rcv_known_keys[256];
@@ -65,6 +76,7 @@ cdef extern from *:
     """
     PyObject *rcv_ascii(const unsigned char *p, size_t n)
     PyObject *rcv_ascii_key(const unsigned char *p, size_t n)
+    bint rcv_plain_text(object text, const unsigned char **ptr, uint64_t *size)
 
 
 cdef object text_of(const uint8_t *ptr, uint64_t size):

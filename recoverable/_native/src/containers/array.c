@@ -7,7 +7,7 @@
 #include "containers.h"
 #include "containers/array.h"
 
-static struct rcv_array *array_at(rcv_arena *a, rcv_off off) { return (struct rcv_array *)container_at(a, off, RCV_K_ARRAY); }
+static struct rcv_array *array_at(rcv_arena *a, rcv_off off) { return container_of(a, off, RCV_K_ARRAY, sizeof(struct rcv_array)); }
 
 static int no_array(rcv_arena *a, rcv_off off) { return seg_corrupt(a, "no Array at %llu, where one is used", (unsigned long long)off); }
 

@@ -19,7 +19,7 @@ static int no_list(rcv_arena *a, rcv_off l) { return seg_corrupt(a, "the List at
 /* list_at -- the List at `l`, its length within its table, or NULL. */
 static struct rcv_list *list_at(rcv_arena *a, rcv_off l)
 {
-    struct rcv_list *list = (struct rcv_list *)container_at(a, l, RCV_K_LIST);
+    struct rcv_list *list = container_of(a, l, RCV_K_LIST, sizeof *list);
     return likely(list != NULL && list->length <= rcv_data_claimed(a) / CELL &&
                   list->table.used == (list->length + RCV_LEAF - 1) / RCV_LEAF) ? list : NULL;
 }

@@ -15,7 +15,7 @@ static int no_record(rcv_arena *a, rcv_off r) { return seg_corrupt(a, "the Recor
 
 static struct rcv_record *record_at(rcv_arena *a, rcv_off off)
 {
-    struct rcv_record *r = (struct rcv_record *)container_at(a, off, RCV_K_RECORD);
+    struct rcv_record *r = container_of(a, off, RCV_K_RECORD, sizeof *r);
     return likely(r != NULL && (r->fields == 0 || rcv_at(a, r->cells, r->fields * CELL) != NULL)) ? r : NULL;
 }
 

@@ -77,9 +77,12 @@ void lineage_cut(rcv_txn *t, rcv_off parent)
 
 int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h)
 {
-    struct rcv_container *c = rcv_at(a, h->off, sizeof *c);
-    if (likely(t != NULL && h->serial == t->serial && h->epoch == t->epoch && c != NULL && c->id == h->id))
-        return 0; /* as this transaction has found before */
+    const struct rcv_container *c;
+    if (likely(t != NULL && h->serial == t->serial && h->epoch == t->epoch)) { /* this transaction has found it there before */
+        c = (const struct rcv_container *)(const void *)(a->mem + h->off);
+        if (likely(c->id == h->id))
+            return 0;
+    }
     c = container_at(a, h->off, 0);
     if (unlikely(c == NULL || c->id != h->id))
         return container_gone();

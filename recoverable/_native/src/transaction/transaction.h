@@ -290,6 +290,12 @@ static inline bool txn_is_inside(const rcv_txn *t)
 /* -- identity.c: which container lies where ------------------------------------------------------------------------ */
 
 struct rcv_container *container_at(rcv_arena *a, rcv_off off, unsigned kind); /* NULL: no container of that kind (0: any) there */
+/* container_of -- the same for one kind, whose fixed part is `size` bytes. */
+static inline void *container_of(rcv_arena *a, rcv_off off, unsigned kind, uint64_t size)
+{
+    struct rcv_container *c = rcv_at(a, off, size);
+    return likely(c != NULL && c->kind == (RCV_CONTAINER_MARK | kind)) ? c : NULL;
+}
 int      container_init(rcv_txn *t, rcv_off off, unsigned kind);              /* fresh memory */
 int      container_gone(void); /* raises RCV_ERR_STALE */
 
