@@ -1,7 +1,8 @@
 """What does the time limit of a request cost?
 
-`@recoverable(timeout=...)` beside `asyncio.timeout()` and no limit at all, around a coroutine that lets the event loop run
-once, on uvloop. The limits are met, as nearly all are: what is compared is beginning and ending them.
+`@recoverable(timeout=...)` beside `asyncio.timeout()` and no limit at all, on uvloop: around a coroutine that lets the event loop
+run once, and around one that never suspends. The limits are met, as nearly all are: what is compared is beginning and ending
+them.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ import uvloop
 
 from benchmarks.harness import Report, Settings, compare
 from recoverable import Arena, recoverable
-from recoverable._timelimit import TimeLimit
+from recoverable._native.runtime import TimeLimit
 
 SECONDS = 30.0
 
 
 async def work() -> None:
     await asyncio.sleep(0)
+
+
+async def no_wait() -> None:
+    pass
 
 
 async def under_asyncio() -> None:
@@ -30,6 +35,7 @@ async def under_asyncio() -> None:
 
 async def under_ours() -> None:
     limit = TimeLimit(SECONDS)
+    limit.begin()
     try:
         await work()
     finally:
@@ -54,6 +60,8 @@ def run(settings: Settings) -> Report:
                 "TimeLimit": calls(under_ours),
                 "@recoverable": calls(recoverable(arena=arena)(work)),
                 "@recoverable(timeout=...)": calls(recoverable(arena=arena, timeout=SECONDS)(work)),
+                "@recoverable, no suspension": calls(recoverable(arena=arena)(no_wait)),
+                "@recoverable(timeout=...), no suspension": calls(recoverable(arena=arena, timeout=SECONDS)(no_wait)),
             },
             settings,
             title="timelimit",

@@ -395,6 +395,7 @@ class _Adapter(WebAdapter):
     response = web.StreamResponse
     error = web.HTTPException
     status = "status"
+    plain = web.Response, "_status"
     loggers = ("aiohttp.server",)
     requests = AiohttpRequests(
         web.BaseRequest,

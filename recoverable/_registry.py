@@ -12,6 +12,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from recoverable._native.runtime import open_arenas_state
 from recoverable.errors import RecoverableError
 
 if TYPE_CHECKING:
@@ -23,14 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["add", "all_open", "bind", "find", "lock", "remove", "resolve", "state"]
 
 
-class _State:
-    __slots__ = ("only",)
-
-    def __init__(self) -> None:
-        self.only: NativeArena | None = None
-
-
-state = _State()
+state = open_arenas_state
 lock = threading.RLock()
 _segments: dict[tuple[int, int], Segment] = {}  # by device and inode: a name may be unlinked and made anew
 _bound: weakref.WeakSet[Arena] = weakref.WeakSet()

@@ -1,7 +1,7 @@
 """`@recoverable`: makes a coroutine function run as one transaction.
 
-The wrapper is a coroutine function itself, since that is what web frameworks accept as a handler: `runner.transactional`
-makes it.
+The wrapper is a native object that is a coroutine function to whoever asks, since that is what web frameworks accept as a
+handler: `runner.transactional` makes it.
 """
 
 from __future__ import annotations

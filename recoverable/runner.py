@@ -1,10 +1,10 @@
 """The run loop: one request, as many runs of its handler as it takes.
 
 A run is a new coroutine under a native `StepDriver`, which mounts the transaction around each step and commits or rolls
-back in the very call that ends the coroutine. This loop only looks at how a run ended. `transactional` makes the path of a
-healthy request, of whatever asks for one: the decorator, `arena.run`, a middleware. It is a coroutine function and not the
-body of one that others await, which spares each request a coroutine. Everything about failures is in `again`: it finds out
-what is known of a run, `outcome.next_action` decides, it acts.
+back in the very call that ends the coroutine. `transactional` makes the native function that whatever asks for a request
+calls: the decorator, `arena.run`, a middleware. That drives the first run by itself (`_native/call.pxi`), and where there is
+nothing to do after it, none of this here is run. Everything about failures is in `_again`: it finds out what is known of a
+run, `outcome.next_action` decides, it acts.
 
 The time limit spans all runs, because it is the caller who waits. It ends before the callbacks of `after_commit`: a
 timeout that fell into them would report a committed request as failed.
@@ -15,20 +15,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import types
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from recoverable import _registry, events, outcome, privilege, web
+from recoverable._native.runtime import Handler as NativeHandler
 from recoverable._native.runtime import (
     NativeArena,
     StepDriver,
+    TimeLimit,
     Transaction,
-    current_transaction,
-    first_run,
     set_upcalls,
     transactions_here,
 )
-from recoverable._timelimit import TimeLimit
 from recoverable.callbacks import run_hooks, run_hooks_now
 from recoverable.errors import RecoverableError, TransactionError, _Doomed
 from recoverable.transaction import (
@@ -99,11 +99,7 @@ class _Call(NamedTuple, Generic[T]):
     options: outcome.Options
 
 
-# -- the path of a healthy request ----------------------------------------------------------------------------------
-
-
-def _none_around(native: NativeArena) -> None:
-    """Tell that there is no transaction around."""
+# -- what asks for a request --------------------------------------------------------------------------------------
 
 
 def transactional(
@@ -114,7 +110,7 @@ def transactional(
     *,
     joins: bool = True,
     parent: Transaction | None = None,
-) -> Handler[T]:
+) -> NativeHandler[T]:
     """Make a coroutine function run as a transaction of its own, again where its options say so.
 
     Args:
@@ -128,35 +124,20 @@ def transactional(
     Returns:
         The coroutine function: it returns what the last run returned, or the fallback's value.
     """
-    state, decide, seconds = _registry.state, options.decide, options.timeout
-    around = current_transaction if joins else _none_around
+    function = fn if isinstance(fn, types.FunctionType) and type(fn) is types.FunctionType else _like_any
+    return NativeHandler(fn, handler, options, function, native, joins=joins, parent=parent)
 
-    async def run(*args: Any, **kwargs: Any) -> Any:
-        arena = native or state.only or _registry.resolve(web.arena_of(args, kwargs), handler)
-        outer = around(arena)
-        if outer is not None:
-            if not options.independent:
-                return await fn(*args, **kwargs)
-            return await _run_inside(outer, _Call(handler, fn, args, kwargs, options))
-        driver = first_run(arena, handler, fn(*args, **kwargs), decide, args, kwargs, parent)
-        limit = None
-        if seconds is not None:
-            driver.limit = limit = TimeLimit(seconds)
-        try:
-            result = await driver
-            if not driver.quiet or (driver.wrote and events.committed_wanted()):
-                await _returned(driver.transaction, options, result, None)
-            elif limit is not None:
-                limit.end()
-            return result
-        except BaseException as error:  # of the run, or of a signal's handler after its end
-            failure = error
-        try:
-            return await _again(_Call(handler, fn, args, kwargs, options), driver.transaction, failure)
-        finally:
-            del failure, driver  # its traceback refers to this frame, and what drove the run may refer to it
 
-    return run
+async def _like_any(*args: Any, **kwargs: Any) -> Any:
+    """Be what tools see of a handler that is no function itself: a partial, an object that is called."""
+
+
+def _resolve(args: tuple[Any, ...], kwargs: dict[str, Any], handler: str) -> NativeArena:
+    return _registry.resolve(web.arena_of(args, kwargs), handler)
+
+
+def _inside(outer: Transaction, handler: NativeHandler[T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _run_inside(outer, _Call(handler.name, handler.fn, args, kwargs, handler.options))
 
 
 async def _run_inside(outer: Transaction, call: _Call[T]) -> T:
@@ -176,7 +157,17 @@ async def _run_inside(outer: Transaction, call: _Call[T]) -> T:
 # -- after a run that raised ------------------------------------------------------------------------------------------
 
 
-async def _again(call: _Call[T], transaction: Transaction, failure: BaseException) -> T:
+def _again(
+    transaction: Transaction,
+    handler: NativeHandler[T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    failure: BaseException,
+) -> Coroutine[Any, Any, T]:
+    return _go_on_after(_Call(handler.name, handler.fn, args, kwargs, handler.options), transaction, failure)
+
+
+async def _go_on_after(call: _Call[T], transaction: Transaction, failure: BaseException) -> T:
     """Go on after a first run that raised: what `outcome` says, until a run returns or the runs are used up."""
     limit: TimeLimit | None = transaction.limit
     options = call.options
@@ -306,7 +297,7 @@ async def _returned(
     transaction: Transaction,
     options: outcome.Options,
     result: Any,
-    answer: BaseException | None,
+    answer: BaseException | None = None,
     request_id: str | None = None,
 ) -> None:
     """Do what follows a run that ended by its own choice: callbacks and events, after the time limit."""
@@ -422,4 +413,10 @@ set_upcalls(
     give_way=privilege.give_way,
     wake=privilege.wake_all,
     is_answer=web.is_answer,
+    commits=web.commits,
+    resolve=_resolve,
+    inside=_inside,
+    returned=_returned,
+    again=_again,
+    committed_wanted=events.committed_wanted,
 )

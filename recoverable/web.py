@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recoverable import errors
-from recoverable._native.runtime import Requests, running_request, watch_requests
+from recoverable._native.runtime import Requests, know_response, running_request, watch_requests
 
 if TYPE_CHECKING:
     from recoverable._native.runtime import Before
@@ -41,6 +41,8 @@ class WebAdapter(Protocol):
         error: The class of exceptions that are responses.
         status: The name of the attribute that has the status, of both.
         requests: How requests are found and kept; natively, since each request comes by there.
+        plain: The one class that most responses are of, and the name of the attribute of it that has the status: what the default
+            commit rule looks at natively. None: there is no such class.
         loggers: The names of the loggers to which the framework writes what handlers raise.
     """
 
@@ -48,6 +50,7 @@ class WebAdapter(Protocol):
     error: type[BaseException]
     status: str
     requests: Requests
+    plain: tuple[type, str] | None
     loggers: tuple[str, ...]
 
     # -- a request -----------------------------------------------------------------------------------------------
@@ -119,6 +122,8 @@ def register(adapter: WebAdapter) -> None:
     adapter.requests.adapter = adapter
     errors.answers = _outside
     watch_requests(adapter.requests)
+    if (plain := getattr(adapter, "plain", None)) is not None:
+        know_response(*plain)
 
 
 def _outside(error: BaseException) -> BaseException:

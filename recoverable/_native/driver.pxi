@@ -1,5 +1,9 @@
 # driver.pxi -- the boundary driver: a coroutine that drives the handler's, one step at a time. Part of runtime.pyx, so that
 # a step is one native call: enter, send, leave, with no bytecode between them that a KeyboardInterrupt could hit.
+#
+# Who awaits a driver comes in by am_send, a type slot, which returns a result and raises no StopIteration; Python's own `await`
+# comes by tp_iternext from 3.12 on. Both are put into the types below, each type having a table of its own: a subclass would
+# otherwise have its function called for its base.
 
 cdef extern from "Python.h":
     ctypedef enum PySendResult:
@@ -7,13 +11,57 @@ cdef extern from "Python.h":
         PYGEN_ERROR
         PYGEN_NEXT
     PySendResult PyIter_Send(object iterator, object value, PyObject **result)
-    void PyErr_SetObject(PyObject *kind, PyObject *value)
     void Py_DECREF(PyObject *o)
-    PyObject *PyExc_StopIteration
-    ctypedef PyObject *(*iternextfunc)(PyObject *) noexcept
-    ctypedef struct PyTypeObject:
-        iternextfunc tp_iternext
     void Py_INCREF(PyObject *o)
+
+cdef extern from *:
+    """
+    /* What runs a driver to its next suspension or its end: a new reference, or NULL with an exception; *how says which. */
+    typedef PyObject *(*rcv_sender)(PyObject *driver, PyObject *value, PySendResult *how);
+
+    #define RCV_SENDS(name)                                                                                            \
+        static rcv_sender       name##_sender;                                                                         \
+        static PyAsyncMethods   name##_async;                                                                          \
+        static PySendResult name##_send(PyObject *driver, PyObject *value, PyObject **out)                             \
+        {                                                                                                              \
+            PySendResult how = PYGEN_ERROR;                                                                            \
+            *out = name##_sender(driver, value, &how);                                                                 \
+            return *out == NULL ? PYGEN_ERROR : how;                                                                   \
+        }                                                                                                              \
+        static void name##_sends(PyTypeObject *type, rcv_sender sender)                                                \
+        {                                                                                                              \
+            name##_sender = sender;                                                                                    \
+            name##_async = *type->tp_as_async;                                                                         \
+            name##_async.am_send = name##_send;                                                                        \
+            type->tp_as_async = &name##_async;                                                                         \
+            type->tp_iternext = rcv_next;                                                                              \
+        }
+
+    /* Raising StopIteration in a Cython method builds a traceback, which takes longer than all the rest of a step. */
+    static PyObject *rcv_next(PyObject *driver)
+    {
+        PyObject *out, *stop;
+        if (Py_TYPE(driver)->tp_as_async->am_send(driver, Py_None, &out) != PYGEN_RETURN)
+            return out;
+        if (PyTuple_Check(out) || PyExceptionInstance_Check(out)) { /* not to be taken for the exception's arguments */
+            stop = PyObject_CallOneArg(PyExc_StopIteration, out);
+            Py_DECREF(out);
+            out = stop;
+        }
+        if (out != NULL)
+            PyErr_SetObject(PyExc_StopIteration, out);
+        Py_XDECREF(out);
+        return NULL;
+    }
+
+    RCV_SENDS(rcv_step)
+    RCV_SENDS(rcv_part)
+    """
+    ctypedef PyObject *(*rcv_sender)(PyObject *driver, PyObject *value, PySendResult *how)
+    void rcv_step_sends(PyTypeObject *type, rcv_sender sender)
+    void rcv_part_sends(PyTypeObject *type, rcv_sender sender)
+    ctypedef struct PyTypeObject:
+        pass
 
 
 cdef object stop(object result):
@@ -43,36 +91,18 @@ cdef class StepDriver:
     cdef Transaction t
     cdef bint finished, running, part, giving_way
 
-    def __cinit__(self, object coroutine, Transaction transaction not None, object decide):
+    def __cinit__(self, object coroutine=None, Transaction transaction=None, object decide=None):
+        if transaction is None:
+            self.finished = True # nothing to drive, so far: a Call has its own beginning
+        else:
+            self.drive(coroutine, transaction, decide)
+
+    cdef int drive(self, object coroutine, Transaction transaction, object decide) except -1:
         self.coroutine = _fault_run(coroutine, transaction) if fault_hooked(_fault_run) else coroutine
         self.t = transaction
         self.decide = decide
-
-    @property
-    def transaction(self):
-        """Its transaction."""
-        return self.t
-
-    @property
-    def quiet(self):
-        """Has it ended without anything to do or to report: no callback, no rollback, nothing that the arena has found?"""
-        if self.t.hooks is not None:
-            return False
-        return not self.t.has_touched() or (self.t._ended is COMMITTED and not self.t.arena.has_pending())
-
-    @property
-    def wrote(self):
-        """Has it written?"""
-        return self.t.wrote
-
-    @property
-    def limit(self):
-        """The recoverable._timelimit.TimeLimit of all runs together, or None."""
-        return self.t.limit
-
-    @limit.setter
-    def limit(self, limit):
-        self.t.limit = limit
+        self.finished = False
+        return 0
 
     def __await__(self):
         return self
@@ -80,7 +110,7 @@ cdef class StepDriver:
     def __iter__(self):
         return self
 
-    def __next__(self): # replaced by next_step() below
+    def __next__(self): # replaced below
         return self.send(None)
 
     def send(self, value):
@@ -88,13 +118,10 @@ cdef class StepDriver:
         return stop(result) if self.finished else result
 
     def throw(self, kind, value=None, traceback=None):
-        if value is None:
-            value = kind() if isinstance(kind, type) else kind
-        if traceback is not None:
-            value = value.with_traceback(traceback)
-        if interrupts(value):
-            self.cancelled = value
-        result = self.step(None, value)
+        error = thrown(kind, value, traceback)
+        if interrupts(error):
+            self.cancelled = error
+        result = self.step(None, error)
         return stop(result) if self.finished else result
 
     def close(self):
@@ -125,8 +152,16 @@ cdef class StepDriver:
 
     cdef object step(self, object value, object error):
         """Run the coroutine to its next suspension, or to its end (`finished`): what it yielded or returned."""
-        if self.finished or self.running or self.t.runs_elsewhere() or (self.t.t != NULL and rcv_held(self.t.arena.a)):
+        if self.finished or self.running or self.misplaced():
             self.refuse_step()
+        return self.run_step(value, error)
+
+    cdef bint misplaced(self) noexcept:
+        """Can't a step be taken here, or now?"""
+        return self.t.runs_elsewhere() or (self.t.t != NULL and rcv_held(self.t.arena.a))
+
+    cdef object run_step(self, object value, object error):
+        """step(), where one can be taken."""
         cdef rcv_frame frame
         cdef uint64_t thread = self.t.thread
         cdef PySendResult how
@@ -279,13 +314,24 @@ cdef class StepDriver:
             self.t.end(COMMITTED) # nothing to decide about
             return False
         try:
-            commit = self.decide is None or self.decide(result, None)
+            commit = self.decide is None or self.decides(result)
         except BaseException as failed:
             self.decided(failed)
             raise
         if not commit:
             self.decided(None)
         return commit
+
+    cdef bint decides(self, object result) except -1:
+        """decide(result, None); of the common results the default rule says natively what `recoverable.web.commits` says."""
+        if self.decide is _commits:
+            if is_plain(result):
+                return True
+            if type(result) is _response:
+                status = getattr(result, _response_status, None)
+                if type(status) is int:
+                    return status < 500
+        return bool(self.decide(result, None))
 
     cdef int decided(self, object failed) except -1:
         """Not to commit, or by an exception: roll back, unless a read of decide() has found the transaction lost."""
@@ -419,27 +465,6 @@ def part(coroutine, Transaction transaction not None):
     return PartDriver(coroutine, transaction, None)
 
 
-def first_run(NativeArena arena not None, str handler not None, coroutine not None, decide, tuple args, dict kwargs,
-              Transaction parent=None):
-    """Return what drives the first run of a handler.
-
-    Args:
-        arena: the arena.
-        handler: its name.
-        coroutine: its coroutine; closed where this fails.
-        decide: as for StepDriver.
-        args: what it was called with.
-        kwargs: and by name.
-        parent: the transaction around it, of which it is independent.
-    """
-    try:
-        t = begin_run(arena, handler, request_before(args, kwargs), parent)
-    except BaseException:
-        coroutine.close()
-        raise
-    return StepDriver(coroutine, t, decide)
-
-
 cdef Transaction begin_run(NativeArena arena, str handler, object request, Transaction parent):
     """A transaction for one run that answers a request, if that is not None."""
     cdef Transaction t = new_transaction(arena, handler, False)
@@ -504,24 +529,20 @@ cdef int raise_current() except -1:
     return -1
 
 
-cdef PyObject *next_step(PyObject *o) noexcept:
-    """StepDriver's tp_iternext. Raising StopIteration in a Cython method builds a traceback, which takes longer than all the
-    rest of a step; setting it here does not even make the exception object."""
-    cdef StepDriver driver = <StepDriver>o
-    try:
-        result = driver.step(None, None)
-        if driver.finished and isinstance(result, (tuple, BaseException)):
-            stop(result) # not to be taken for the exception's arguments
-    except BaseException as error:
-        kind = type(error)
-        PyErr_SetObject(<PyObject *>kind, <PyObject *>error)
-        return NULL
-    if driver.finished:
-        PyErr_SetObject(PyExc_StopIteration, <PyObject *>result)
-        return NULL
-    Py_INCREF(<PyObject *>result)
-    return <PyObject *>result
+cdef object thrown(object kind, object value, object traceback):
+    """The exception that the arguments of throw() mean."""
+    if value is None:
+        value = kind() if isinstance(kind, type) else kind
+    elif isinstance(kind, type) and not isinstance(value, BaseException):
+        value = kind(value)
+    return value if traceback is None else value.with_traceback(traceback)
 
 
-(<PyTypeObject *>StepDriver).tp_iternext = next_step
-(<PyTypeObject *>PartDriver).tp_iternext = next_step
+cdef object send_step(PyObject *o, PyObject *value, PySendResult *how):
+    result = (<StepDriver>o).step(<object>value, None)
+    how[0] = PYGEN_RETURN if (<StepDriver>o).finished else PYGEN_NEXT
+    return result
+
+
+rcv_step_sends(<PyTypeObject *>StepDriver, <rcv_sender>send_step)
+rcv_part_sends(<PyTypeObject *>PartDriver, <rcv_sender>send_step)

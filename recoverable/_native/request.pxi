@@ -30,6 +30,33 @@ def watch_requests(Requests requests not None) -> None:
     _watched = requests
 
 
+cdef object _response = None # the class of most responses
+cdef str _response_status # the name of the attribute of it that has the status
+
+
+def know_response(cls, str status not None) -> None:
+    """Have the default commit rule know, natively, the one class that most responses are of. For recoverable.web.register().
+
+    Args:
+        cls: it; what is a subclass is asked for its status in Python.
+        status: the name of the attribute that has the status.
+    """
+    global _response, _response_status
+    _response, _response_status = cls, status
+
+
+cdef extern from *:
+    """
+    /* What is no response, whichever framework asks. */
+    static inline int is_plain(PyObject *o)
+    {
+        return o == Py_None || PyUnicode_CheckExact(o) || PyDict_CheckExact(o) || PyList_CheckExact(o) || PyLong_CheckExact(o) ||
+               PyBool_Check(o) || PyTuple_CheckExact(o) || PyBytes_CheckExact(o) || PyFloat_CheckExact(o);
+    }
+    """
+    bint is_plain(object o)
+
+
 cdef class Requests:
     """How the requests of one web framework are found, and kept as they were before a run.
 
@@ -73,6 +100,8 @@ cdef class Running:
         request: it, or None once its handler has ended; those tasks may live on.
         arena: its application's.
         whole: all of its handling is one transaction.
+
+    One that is set for a single Call (`Call.here`) is told when that begins and ends, so that who sets it needs no coroutine around.
     """
     cdef public object request
     cdef readonly object arena
@@ -124,7 +153,7 @@ cpdef object request_before(tuple args, dict kwargs):
         return (<Running>running).requests.before((<Running>running).request)
     each = _watched
     while each is not None:
-        request = each.search(args, kwargs)
+        request = each.search(args, {} if kwargs is None else kwargs)
         if request is not None:
             return each.before(request)
         each = each.next

@@ -6,7 +6,7 @@ from functools import partial
 from types import GenericAlias, TracebackType
 from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypedDict, TypeVar
 
-from recoverable._timelimit import TimeLimit
+from recoverable.outcome import Options
 from recoverable.web import WebAdapter
 
 T = TypeVar("T")
@@ -141,7 +141,21 @@ def set_upcalls(
     give_way: Callable[[Transaction], Coroutine[Any, Any, None]],
     wake: Callable[[list[Any]], None],
     is_answer: Callable[[BaseException], bool],
+    commits: Decide,
+    resolve: Callable[[tuple[Any, ...], dict[str, Any], str], NativeArena],
+    inside: Callable[[Transaction, Handler[Any], tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]],
+    returned: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None]],
+    again: Callable[
+        [Transaction, Handler[Any], tuple[Any, ...], dict[str, Any], BaseException], Coroutine[Any, Any, Any]
+    ],
+    committed_wanted: Callable[[], bool],
 ) -> None: ...
+
+class OpenArenas:
+    only: NativeArena | None
+
+open_arenas_state: OpenArenas
+
 def set_fault_hooks(
     run: Callable[[Any, Transaction], Any] | None, write: Callable[[Container], None] | None
 ) -> None: ...
@@ -164,27 +178,49 @@ class Serving(Coroutine[Any, Any, Any]):
 
 def serving(served: Served, request: Any, awaitable: Any) -> Serving: ...
 
+class TimeLimit:
+    def __init__(self, seconds: float) -> None: ...
+    @property
+    def when(self) -> float: ...
+    @property
+    def expired(self) -> bool: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def waits(self) -> bool: ...
+    def begin(self) -> bool: ...
+    def end(self) -> bool: ...
+
+def limits_waiting() -> dict[float, int]: ...
+
 class StepDriver(Generic[T]):
-    def __init__(self, coroutine: Coroutine[Any, Any, T], transaction: Transaction, decide: Decide) -> None: ...
-    @property
-    def transaction(self) -> Transaction: ...
-    @property
-    def quiet(self) -> bool: ...
-    @property
-    def wrote(self) -> bool: ...
-    limit: TimeLimit | None
+    def __init__(self, coroutine: Coroutine[Any, Any, T], transaction: Transaction, decide: Decide | None) -> None: ...
     def __await__(self) -> Generator[Any, Any, T]: ...
 
 def part(coroutine: Coroutine[Any, Any, T], transaction: Transaction) -> StepDriver[T]: ...
-def first_run(
-    arena: NativeArena,
-    handler: str,
-    coroutine: Coroutine[Any, Any, T],
-    decide: Decide,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    parent: Transaction | None = None,
-) -> StepDriver[T]: ...
+
+class Handler(Generic[T]):
+    __name__: str
+    __qualname__: str
+    def __init__(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        name: str,
+        options: Options,
+        function: Callable[..., Any],
+        arena: NativeArena | None = None,
+        *,
+        joins: bool = True,
+        parent: Transaction | None = None,
+    ) -> None: ...
+    @property
+    def fn(self) -> Callable[..., Coroutine[Any, Any, T]]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def options(self) -> Options: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]: ...
+
 def transactions_here() -> list[Transaction]: ...
 
 class Requests:
@@ -240,6 +276,7 @@ running_request: ContextVar[Running | None]
 
 def request_before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Before | None: ...
 def watch_requests(requests: Requests) -> None: ...
+def know_response(cls: type, status: str) -> None: ...
 
 class Container:
     _kind: ClassVar[int]

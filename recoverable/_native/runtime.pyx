@@ -302,7 +302,7 @@ cdef class Mark:
     """A savepoint: where rollback_to() goes back to."""
 
 
-@cython.freelist(16)
+@cython.freelist(64)
 @cython.no_gc_clear # __dealloc__ needs what it holds
 cdef class Transaction:
     """One run of a handler against the arena; touches nothing until the first access.
@@ -596,6 +596,15 @@ cdef Transaction new_transaction(NativeArena arena, str handler, bint one_step):
     return t
 
 
+cdef class OpenArenas:
+    """Which arena a handler means that names none, for recoverable._registry: `only`, or None where its request has to be asked."""
+    cdef public NativeArena only
+
+
+cdef OpenArenas open_arenas = OpenArenas()
+open_arenas_state = open_arenas
+
+
 # -- who is running ------------------------------------------------------------------------------------------------
 
 cdef bint is_alive(Transaction t) noexcept:
@@ -641,5 +650,7 @@ include "upcalls.pxi"
 include "tally.pxi"
 include "block.pxi"
 include "request.pxi"
+include "timelimit.pxi"
 include "driver.pxi"
+include "call.pxi"
 include "route.pxi"

@@ -22,7 +22,7 @@ PACKAGE = Path(recoverable.__file__).parent
 #: from higher ones.
 LAYERS = [
     ["errors", "reports", "_options", "codecs"],
-    ["_native", "speculation", "_registry", "_shm", "events", "_timelimit"],
+    ["_native", "speculation", "_registry", "_shm", "events"],
     ["containers"],
     ["callbacks", "transaction", "web", "privilege", "tasks"],
     ["outcome"],

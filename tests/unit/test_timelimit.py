@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import uvloop
 
 from recoverable import Arena, after_commit, recoverable
-from recoverable._timelimit import TimeLimit, _here
+from recoverable._native.runtime import TimeLimit, limits_waiting
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
@@ -27,6 +29,7 @@ def run(loops: Loops, main: Coroutine[Any, Any, Any]) -> Any:
 async def limited(seconds: float, work: float) -> str:
     """Sleep under a limit; say how it ended."""
     limit = TimeLimit(seconds)
+    assert limit.begin()
     try:
         await asyncio.sleep(work)
     except asyncio.CancelledError:
@@ -48,21 +51,21 @@ def test_each_is_cancelled_at_its_own_time(loops: Loops) -> None:
             await asyncio.sleep(n * 0.02)
             ends[n] = await limited(0.1, 0.001 if n % 2 else 10), loop.time() - begun - n * 0.02
 
-        set_timer = loop.call_at
+        set_timer = loop.call_later
         spy: Any = loop
         if loops is asyncio.new_event_loop:
-            spy.call_at = lambda when, fn, *args, **context: (
+            spy.call_later = lambda delay, fn, *args, **context: (
                 timers.append(fn.__qualname__),
-                set_timer(when, fn, *args, **context),
+                set_timer(delay, fn, *args, **context),
             )[1]
         await asyncio.gather(*(one(n) for n in range(10)))
         assert [ends[n][0] for n in range(10)] == ["late", "done"] * 5
         assert all(0.095 <= ends[n][1] <= 0.3 for n in range(0, 10, 2)), ends
-        assert not _here.lines or all(not line.waiting for line in _here.lines.values())
+        assert not any(limits_waiting().values())
 
     run(loops, main())
     if loops is asyncio.new_event_loop:
-        assert 1 <= timers.count("_Line.fire") <= 6, "one for each that was late, and the first"
+        assert 1 <= timers.count("TimeLine.fire") <= 6, "one for each that was late, and the first"
 
 
 @pytest.mark.parametrize("loops", LOOPS)
@@ -72,10 +75,9 @@ def test_what_is_met_costs_no_timer(loops: Loops) -> None:
     async def main() -> None:
         for _ in range(1000):
             assert await limited(0.2, 0) == "done"
-        (line,) = _here.lines.values()
-        assert (len(line.waiting), line.seconds) == (0, 0.2)
+        assert limits_waiting() == {0.2: 0}
         await asyncio.sleep(0.3)
-        assert _here.lines == {}
+        assert limits_waiting() == {}
         assert await limited(0.01, 10) == "late"
 
     run(loops, main())
@@ -93,6 +95,7 @@ def test_a_cancellation_by_somebody_else_stays_one(loops: Loops) -> None:
 
         async def both() -> str:
             limit = TimeLimit(0.01)
+            limit.begin()
             task = asyncio.current_task()
             assert task is not None
             asyncio.get_running_loop().call_at(limit.when, task.cancel)
@@ -120,6 +123,7 @@ async def test_one_inside_another() -> None:
     """Each limit knows its own: the inner one is over first, then the outer one, of one length or of two."""
     for inner_seconds in (0.01, 0.02):
         outer = TimeLimit(0.02)
+        outer.begin()
         assert await limited(inner_seconds, 10 if inner_seconds < 0.02 else 0) in ("late", "done")
         with pytest.raises(asyncio.CancelledError):
             await asyncio.sleep(10)
@@ -158,16 +162,148 @@ def test_threads_have_lines_of_their_own() -> None:
 
 
 def test_without_a_task_there_is_nothing_to_limit(arena: Arena) -> None:
-    """A handler with a timeout that is driven by hand says so, and does nothing."""
+    """A handler with a timeout that is driven by hand says so where it suspends, is rolled back, and is not run again."""
     ran = []
 
-    @recoverable(timeout=1)
-    async def handler() -> None:
+    @recoverable(timeout=1, retries=2)
+    async def handler(suspends: bool) -> str:
         ran.append(1)
+        arena.root["suspends"] = suspends
+        if suspends:
+            await asyncio.sleep(0)
+        return "done"
 
     with pytest.raises(RuntimeError, match="needs a task"):
-        handler().send(None)
-    assert ran == []
+        handler(True).send(None)
+    assert dict(arena.root.items()) == {}
+    with pytest.raises(StopIteration, match="done"):
+        handler(False).send(None)
+    assert dict(arena.root.items()) == {"suspends": False}
+
+
+@pytest.mark.parametrize("loops", LOOPS)
+def test_the_time_runs_from_the_call(loops: Loops, arena: Arena) -> None:
+    """A handler that blocks past its limit is cancelled where it first suspends, as soon as the loop runs; a part of it counts."""
+
+    @recoverable(timeout=0.03)
+    async def blocks(seconds: float) -> None:
+        arena.root["a"] = 1
+        time.sleep(seconds)
+        await asyncio.sleep(10)
+
+    async def main() -> None:
+        for seconds, left in (0.04, 0.0), (0.02, 0.01):
+            begun = time.monotonic()
+            call = blocks(seconds)
+            await limited(0.03, 0)  # the line has a timer, which is later
+            with pytest.raises(TimeoutError):
+                await call
+            assert seconds + left - 0.002 <= time.monotonic() - begun <= seconds + left + 0.02
+            assert not any(limits_waiting().values())
+
+    run(loops, main())
+    assert dict(arena.root.items()) == {}
+
+
+def test_one_that_never_suspends_has_no_limit(arena: Arena) -> None:
+    """It can't be cancelled, so there is nothing to wait for, and its result stands however long it took."""
+
+    @recoverable(timeout=0.005)
+    async def blocks() -> str:
+        arena.root["a"] = 1
+        time.sleep(0.01)
+        return "done"
+
+    async def main() -> None:
+        assert await blocks() == "done"
+        assert limits_waiting() == {}
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert dict(arena.root.items()) == {"a": 1}
+
+
+async def test_a_rerun_is_where_it_first_suspends(arena: Arena) -> None:
+    """A first run that ended without suspending has used its time: the second is limited to what is left."""
+    runs = []
+
+    @recoverable(timeout=0.03, retries=1)
+    async def handler() -> None:
+        runs.append(time.monotonic())
+        if len(runs) == 1:
+            time.sleep(0.02)
+            raise OSError
+        await asyncio.sleep(10)
+
+    with pytest.raises(TimeoutError):
+        await handler()
+    assert len(runs) == 2
+    assert 0.028 <= time.monotonic() - runs[0] <= 0.05
+
+
+async def test_one_called_first_may_suspend_last() -> None:
+    """Limits of one length end in the order of their calls, whichever suspended first."""
+    ended = []
+
+    async def under(limit: TimeLimit, name: str) -> None:
+        limit.begin()
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            ended.append(name)
+            assert limit.end()
+
+    limits = []
+    for _ in range(4):
+        limits.append(TimeLimit(0.02))
+        time.sleep(0.001)
+    await asyncio.gather(*(under(limits[n], str(n)) for n in (2, 0, 3, 1)))
+    assert ended == ["0", "1", "2", "3"]
+
+
+async def test_a_limit_by_the_clock_of_the_loop(arena: Arena) -> None:
+    """A loop with a clock of its own, as tests have, is what limits go by."""
+    loop: Any = asyncio.get_running_loop()
+    ahead = 0.0
+    real = loop.time
+    loop.time = lambda: real() + 1000 + ahead
+
+    @recoverable(timeout=500)
+    async def handler() -> None:
+        await asyncio.sleep(10_000)
+
+    try:
+        running = asyncio.create_task(handler())
+        await asyncio.sleep(0)
+        assert limits_waiting() == {500.0: 1}
+        ahead = 501.0
+        with pytest.raises(TimeoutError):
+            await running
+    finally:
+        loop.time = real
+
+
+def test_what_a_closed_loop_left_is_collected(arena: Arena) -> None:
+    """A request that waited when its loop was closed is rolled back by the collector, and leaves its line."""
+    gone = []
+
+    @recoverable(timeout=1000)
+    async def handler() -> None:
+        arena.root["a"] = 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            gone.append(1)
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+    task = loop.create_task(handler())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    del loop, task
+    gc.collect()
+    assert gone == [1]
+    assert dict(arena.root.items()) == {}
 
 
 async def test_a_crash_in_time_leaves_no_limit_behind(arena: Arena) -> None:
@@ -193,8 +329,7 @@ async def test_a_crash_in_time_leaves_no_limit_behind(arena: Arena) -> None:
     closed = handler("wait")
     closed.send(None)
     closed.close()
-    (line,) = _here.lines.values()
-    assert not line.waiting
+    assert limits_waiting() == {0.05: 0}
     await asyncio.sleep(0.1)  # and nobody is cancelled now
 
 

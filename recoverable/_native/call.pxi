@@ -1,0 +1,432 @@
+# call.pxi -- what `@recoverable` makes: a function-like Handler, and the Call that it gives, which is awaited. Part of runtime.pyx.
+#
+# What we want: an unchanged handler costs what its transaction costs. So one native object is the coroutine that the caller awaits,
+# drives the handler's, and commits; no Python of ours runs for a request to which nothing special happens.
+#
+# What does not work: a coroutine function in Python around the driver. Its frame, the driver's own object and the StopIteration
+# between the two are most of what a request costs that hardly touches the arena.
+#
+# What does: a Call drives the first run by itself. As soon as there is more to do than to return what that run has returned, it
+# goes on with a coroutine of recoverable.runner's, which it drives in the same way:
+#
+#   CALLED      nothing has been done: whether there is a transaction around is asked where it is awaited, not where it is called
+#   FIRST_RUN   the handler's coroutine, in a transaction of its own
+#   JOINED      the handler's coroutine as a part of the transaction around, or what makes an independent one of it
+#   RETURNED    the first run has returned, and something is to be awaited before its result is: callbacks, an event
+#   FAILED      the first run has raised, or what followed it: runs it again, falls back, raises
+#   OVER
+#
+# To everybody else a Call behaves as the coroutine of an `async def` would: it begins when it is awaited, is awaited once, warns
+# where it never was, and is closed by its finaliser. `cr_frame` is that of the handler, once it has begun.
+from types import FunctionType, MethodType
+
+cdef extern from *:
+    """
+    RCV_SENDS(rcv_call)
+
+    #define PARKED 64
+    static PyObject *rcv_parked[PARKED]; /* Calls that are over, to be used again */
+    static int rcv_n_parked;
+
+    static PyObject *rcv_unpark(void)
+    {
+        PyObject *call = rcv_parked[--rcv_n_parked];
+        (void)PyObject_Init(call, Py_TYPE(call));
+        PyObject_GC_Track(call);
+        return call;
+    }
+
+    /* One that the collector has finalised would not be finalised again in its next life. */
+    static int rcv_park(PyObject *call)
+    {
+        if (rcv_n_parked == PARKED || PyObject_GC_IsFinalized(call))
+            return 0;
+        PyObject_GC_UnTrack(call);
+        PyObject_ClearWeakRefs(call);
+        if (rcv_n_parked == PARKED) { /* by a weak reference's callback */
+            PyObject_GC_Track(call);
+            return 0;
+        }
+        rcv_parked[rcv_n_parked++] = call;
+        return 1;
+    }
+
+    static PyObject *apply(PyObject *fn, PyObject *args, PyObject *kwargs)
+    {
+        return PyObject_Call(fn, args, kwargs == Py_None ? NULL : kwargs);
+    }
+
+    static void rcv_set_call(PyTypeObject *type, ternaryfunc call) { type->tp_call = call; }
+
+    static destructor rcv_dealloc_call; /* Cython's */
+
+    static void rcv_set_dealloc(PyTypeObject *type, destructor dealloc)
+    {
+        rcv_dealloc_call = type->tp_dealloc;
+        type->tp_dealloc = dealloc;
+    }
+    """
+    ctypedef PyObject *(*ternaryfunc)(PyObject *, PyObject *, PyObject *)
+    ctypedef void (*destructor)(PyObject *)
+    object apply(object fn, object args, object kwargs)
+    void rcv_call_sends(PyTypeObject *type, rcv_sender sender)
+    void rcv_set_call(PyTypeObject *type, ternaryfunc call)
+    void rcv_set_dealloc(PyTypeObject *type, destructor dealloc)
+    void rcv_dealloc_call(PyObject *call) noexcept
+    int rcv_n_parked
+    object rcv_unpark()
+    bint rcv_park(PyObject *call) noexcept
+
+cdef extern from "Python.h":
+    int PyObject_CallFinalizerFromDealloc(PyObject *o)
+
+
+# -- the function ------------------------------------------------------------------------------------------------------
+
+cdef class Handler:
+    """A coroutine function that runs another as a transaction, again where its options say so.
+
+    It is as good as a function to whoever looks: `inspect`, `asyncio` and frameworks ask for its code, and take what
+    `functools.wraps` has given it.
+
+    Args:
+        fn: a coroutine function.
+        name: its name in messages and events.
+        options: recoverable.outcome.Options.
+        function: what tools see of it: `fn`, or any coroutine function where that is a partial or an object that is called.
+        arena: None: that of the request's application, or the only one that is open.
+        joins: whether a call inside a transaction of the same arena has to do with that one: is a part of it, or independent.
+        parent: the transaction around each call, of which it is independent.
+    """
+    cdef readonly object fn
+    cdef readonly str name
+    cdef readonly object options
+    cdef object decide
+    cdef object function
+    cdef NativeArena arena
+    cdef Transaction parent
+    cdef bint joins, limited
+    cdef double seconds
+    cdef dict __dict__ # what functools.wraps() gives it: its name, its module, what it says of itself
+    cdef object __weakref__
+
+    def __init__(self, fn not None, str name not None, options not None, function not None, NativeArena arena=None, *, bint joins=True,
+                 Transaction parent=None):
+        self.fn, self.name, self.options, self.arena, self.joins, self.parent = fn, name, options, arena, joins, parent
+        self.decide = options.decide
+        self.limited = options.timeout is not None
+        self.seconds = options.timeout if self.limited else 0
+        self.function = function
+        setattr(self, "__name__", name)
+        setattr(self, "__qualname__", name)
+
+    def __call__(self, *args, **kwargs): # replaced by called() below
+        return self.call(args, kwargs)
+
+    cdef Call call(self, tuple args, dict kwargs):
+        if self.fn is None:
+            raise TypeError("a Handler that was not initialised")
+        cdef Call call = <Call>rcv_unpark() if rcv_n_parked > 0 else Call.__new__(Call)
+        call.handler, call.args, call.kwargs, call.stage = self, args, kwargs, CALLED
+        return call
+
+    def __get__(self, instance, owner):
+        return self if instance is None else MethodType(self, instance)
+
+    def __reduce__(self):
+        return self.__qualname__ # found by its name, as a function is
+
+    def __repr__(self):
+        return f"<recoverable function {self.__qualname__} at {<size_t><PyObject *>self:#x}>"
+
+    @property
+    def __class__(self):
+        return FunctionType # as for wrapt's wrappers: a framework that takes functions asks isinstance()
+
+    @property
+    def __code__(self):
+        return self.function.__code__
+
+    @property
+    def __defaults__(self):
+        return self.function.__defaults__
+
+    @property
+    def __kwdefaults__(self):
+        return self.function.__kwdefaults__
+
+    @property
+    def __globals__(self):
+        return self.function.__globals__
+
+    @property
+    def __closure__(self):
+        return self.function.__closure__
+
+
+# -- the coroutine -----------------------------------------------------------------------------------------------------
+
+cdef enum:
+    OVER # what a new object is
+    CALLED
+    FIRST_RUN
+    JOINED
+    RETURNED
+    FAILED
+
+
+@cython.final
+cdef class Call(StepDriver):
+    """One call of a Handler. See the top of this file."""
+    cdef Handler handler
+    cdef tuple args
+    cdef dict kwargs # or None
+    cdef object rest # the coroutine that it goes on with
+    cdef TimeLimit limit
+    cdef Running here # what was set for this call alone, by who called it: told of its beginning and its end
+    cdef int stage
+    cdef bint busy
+    cdef object __weakref__
+
+    # -- what is asked of a coroutine --------------------------------------------------------------------------------------
+
+    def __await__(self):
+        if self.stage > CALLED and not self.busy:
+            raise RuntimeError("coroutine is being awaited already")
+        return self
+
+    def send(self, value):
+        cdef PySendResult how = PYGEN_ERROR
+        result = self.advance(value, None, &how)
+        return stop(result) if how == PYGEN_RETURN else result
+
+    def throw(self, kind, value=None, traceback=None):
+        cdef PySendResult how = PYGEN_ERROR
+        result = self.advance(None, thrown(kind, value, traceback), &how)
+        return stop(result) if how == PYGEN_RETURN else result
+
+    def close(self):
+        """Have what it awaits closed, then itself: a run is rolled back before its `finally` blocks run, which find the arena closed."""
+        cdef PySendResult how = PYGEN_ERROR
+        if self.stage == OVER:
+            return
+        if self.stage == CALLED:
+            self.end(None)
+            return
+        try:
+            self.advance(None, GeneratorExit(), &how)
+        except GeneratorExit:
+            return
+        if how == PYGEN_NEXT:
+            raise RuntimeError("coroutine ignored GeneratorExit")
+
+    def __del__(self):
+        if self.stage == CALLED:
+            name = self.handler.__qualname__
+            self.end(None)
+            import warnings
+            warnings.warn(f"coroutine '{name}' was never awaited", RuntimeWarning)
+        else:
+            self.close()
+
+    def __repr__(self):
+        return f"<coroutine object {self.__qualname__} at {<size_t><PyObject *>self:#x}>"
+
+    @property
+    def __name__(self):
+        return None if self.handler is None else self.handler.__name__
+
+    @property
+    def __qualname__(self):
+        return None if self.handler is None else self.handler.__qualname__
+
+    @property
+    def cr_code(self):
+        return None if self.handler is None else self.handler.function.__code__
+
+    @property
+    def cr_running(self):
+        return self.busy
+
+    @property
+    def cr_suspended(self):
+        return self.stage > CALLED and not self.busy
+
+    @property
+    def cr_frame(self):
+        return getattr(self.driven(), "cr_frame", None)
+
+    @property
+    def cr_await(self):
+        return getattr(self.driven(), "cr_await", None)
+
+    @property
+    def cr_origin(self):
+        return None
+
+    cdef object driven(self):
+        return self.coroutine if self.stage == FIRST_RUN else self.rest
+
+    # -- its steps ---------------------------------------------------------------------------------------------------------
+
+    cdef object advance(self, object value, object error, PySendResult *how):
+        """Run to the next suspension or to the end, from a value or an error that is not None: what it yields or returns."""
+        if self.busy or self.stage == OVER or (self.stage == FIRST_RUN and self.misplaced()):
+            self.refuse()
+        if self.stage == CALLED and value is not None:
+            raise TypeError("can't send non-None value to a just-started coroutine")
+        self.busy = True
+        try:
+            if error is None:
+                result = self.go(value, None, how)
+            else:
+                result = self.go_from(error, how)
+        except BaseException as failed:
+            self.busy = False
+            raise self.end(failed)
+        self.busy = False
+        if how[0] == PYGEN_RETURN:
+            self.end(None)
+        elif self.limit is not None and self.limit.waits and not self.limit.begin():
+            self.close()
+            raise no_task(self.handler.seconds)
+        return result
+
+    cdef int refuse(self) except -1:
+        if self.busy:
+            raise ValueError("coroutine already executing")
+        if self.stage == OVER:
+            raise RuntimeError("cannot reuse already awaited coroutine")
+        return self.refuse_step()
+
+    cdef object go(self, object value, object error, PySendResult *how):
+        if self.stage == CALLED:
+            self.begin()
+        if self.stage == FIRST_RUN:
+            try:
+                result = self.run_step(value, error)
+                if not self.finished:
+                    how[0] = PYGEN_NEXT
+                    return result
+                if self.is_all():
+                    how[0] = PYGEN_RETURN
+                    return result
+                self.rest = _returned(self.t, self.handler.options, result)
+                self.result = result
+                self.stage = RETURNED
+            except BaseException as failed: # of the run, or of a signal's handler after its end
+                self.fail(failed)
+            value = error = None
+        while True:
+            result = resume(self.rest, value, error, how)
+            if how[0] == PYGEN_NEXT:
+                return result
+            if how[0] == PYGEN_RETURN:
+                return self.result if self.stage == RETURNED else result
+            if self.stage != RETURNED:
+                raise result
+            self.fail(result)
+            value = error = None
+
+    cdef object go_from(self, object error, PySendResult *how):
+        """go(), from an error. A GeneratorExit closes what is awaited, and comes after that."""
+        if self.stage == CALLED:
+            raise error
+        if not isinstance(error, GeneratorExit):
+            if interrupts(error):
+                self.cancelled = error
+            return self.go(None, error, how)
+        try:
+            if self.stage != FIRST_RUN:
+                self.rest.close()
+            elif not self.finished:
+                self.finished = True
+                self.abandon()
+        except BaseException as failed:
+            error = failed
+        if self.stage not in (FIRST_RUN, RETURNED):
+            raise error
+        self.fail(error)
+        return self.go(None, None, how)
+
+    cdef int begin(self) except -1:
+        """Find out what this is a part of, and begin it."""
+        cdef Handler handler = self.handler
+        cdef NativeArena arena = handler.arena
+        cdef Transaction outer
+        if self.here is not None:
+            self.here.begin()
+        if arena is None:
+            arena = open_arenas.only
+            if arena is None:
+                arena = _resolve(self.args, self.kwargs or {}, handler.name)
+        if handler.joins:
+            outer = running()
+            if outer is not None and outer.arena is arena:
+                if handler.options.independent:
+                    self.rest = _inside(outer, handler, self.args, self.kwargs or {})
+                else:
+                    self.rest = apply(handler.fn, self.args, self.kwargs)
+                self.stage = JOINED
+                return 0
+        coroutine = apply(handler.fn, self.args, self.kwargs)
+        try:
+            t = begin_run(arena, handler.name, request_before(self.args, self.kwargs), handler.parent)
+            if handler.limited:
+                self.limit = t.limit = new_limit(handler.seconds)
+            self.drive(coroutine, t, handler.decide)
+        except BaseException:
+            coroutine.close()
+            raise
+        self.stage = FIRST_RUN
+        return 0
+
+    cdef bint is_all(self) except -1:
+        """Has the first run, which has returned, left nothing to do: no callback, no rollback to report, no event?"""
+        cdef Transaction t = self.t
+        return (t.hooks is None
+                and (not t.has_touched() or (t._ended is COMMITTED and not t.arena.has_pending()))
+                and not (t.wrote and _committed_wanted()))
+
+    cdef int fail(self, object error) except -1:
+        """Go on with what finds out what an error means."""
+        self.result = self.rest = None
+        self.stage = FAILED
+        self.rest = _again(self.t, self.handler, self.args, self.kwargs or {}, error)
+        return 0
+
+    cdef object end(self, object error):
+        """Let go of everything: whoever holds on to it now holds nothing else. What to raise, where it ends by an error."""
+        cdef Running here = self.here
+        if self.limit is not None:
+            self.limit.end()
+        self.stage = OVER
+        self.finished = True
+        self.coroutine = self.decide = self.cancelled = self.result = self.answer = self.rest = None
+        self.args = self.kwargs = None
+        self.t = None
+        self.limit = None
+        self.here = None
+        return error if here is None else here.end(error)
+
+
+cdef object send_call(PyObject *o, PyObject *value, PySendResult *how):
+    return (<Call>o).advance(<object>value, None, how)
+
+
+cdef object called(PyObject *handler, PyObject *args, PyObject *kwargs):
+    """Handler's tp_call: without a dict of keywords where there are none."""
+    return (<Handler>handler).call(<tuple>args, None if kwargs == NULL or not <dict>kwargs else (<dict>kwargs).copy())
+
+
+cdef void dropped(PyObject *call) noexcept:
+    """Call's tp_dealloc: one that is over is kept for the next call."""
+    if (<Call>call).stage != OVER and PyObject_CallFinalizerFromDealloc(call) < 0: # Cython does it in a type's own tp_dealloc only
+        return
+    if not rcv_park(call):
+        rcv_dealloc_call(call)
+
+
+rcv_call_sends(<PyTypeObject *>Call, <rcv_sender>send_call)
+rcv_set_call(<PyTypeObject *>Handler, <ternaryfunc>called)
+rcv_set_dealloc(<PyTypeObject *>Call, <destructor>dropped)
