@@ -404,6 +404,7 @@ cdef class Call(StepDriver):
         self.finished = True
         self.coroutine = self.decide = self.cancelled = self.result = self.answer = self.rest = None
         self.args = self.kwargs = None
+        self.giving_way = False
         self.t = None
         self.limit = None
         self.here = None
