@@ -424,6 +424,8 @@ cdef void dropped(PyObject *call) noexcept:
     """Call's tp_dealloc: one that is over is kept for the next call."""
     if (<Call>call).stage != OVER and PyObject_CallFinalizerFromDealloc(call) < 0: # Cython does it in a type's own tp_dealloc only
         return
+    handler = (<Call>call).handler # goes after the Call is out of the way
+    (<Call>call).handler = None
     if not rcv_park(call):
         rcv_dealloc_call(call)
 

@@ -158,10 +158,19 @@ cdef class Served:
 
 cdef object call_served(Served self, PyObject *const *args, size_t nargsf, PyObject *names):
     if names == NULL and PyVectorcall_NARGS(nargsf) == 1:
+        if type(self.handler) is Handler and _watch_handler is None:
+            return decorated(self, <object>args[0])
         return new_serving(self, <object>args[0], None)
     cdef Py_ssize_t i, n = PyVectorcall_NARGS(nargsf)
     by_name = {} if names == NULL else {name: <object>args[n + i] for i, name in enumerate(<tuple>names)}
     return self.call(tuple([<object>args[i] for i in range(n)]), by_name)
+
+
+cdef Call decorated(Served served, object request):
+    """A call of what @recoverable made: it tells the Serving of its beginning and its end, which is awaited by nobody then."""
+    cdef Call call = (<Handler>served.handler).call((request,), None)
+    call.here = new_serving(served, request, None)
+    return call
 
 
 def serving(Served served not None, request, awaitable):
@@ -270,7 +279,7 @@ cdef class Serving(Running):
                 self.request)
         elif awaitable is None:
             awaitable = self.served.handler(self.request)
-        self.coroutine = awaitable if PyCoro_CheckExact(awaitable) else _await(awaitable)
+        self.coroutine = awaitable if PyCoro_CheckExact(awaitable) or type(awaitable) is Call else _await(awaitable)
         return 0
 
 
