@@ -14,7 +14,7 @@ from benchmarks.harness import OUT, Settings, machine_line
 # In this order; each is a module here with `run(settings) -> Report`. A process each: what one leaves behind, in the
 # allocator or the page tables, is not the next one's.
 ALL = [
-    "instructions", "checkpoint", "step", "timelimit", "suspend", "read", "transaction", "operations", "memory",
+    "compare", "instructions", "checkpoint", "step", "timelimit", "suspend", "read", "transaction", "operations", "memory",
     "ycsb", "flight", "faults", "hello", "metrics", "workers", "size", "evaluation", "profiles", "streams", "preimages",
     "scattered", "servers", "parts",
 ]  # fmt: skip

@@ -11,12 +11,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks import tree
+
 SOURCE = Path(__file__).with_name("callgrind.c")
 
 Function = tuple[str, str]  # the file name of its library, its name
@@ -77,7 +77,7 @@ def count(module: str, arguments: Sequence[str], folder: str, *, timeout: float)
     command = [
         *("valgrind", "--tool=callgrind", "--instr-atstart=no", "--compress-strings=no", "--compress-pos=no"),
         *("--dump-line=no", f"--callgrind-out-file={folder}/out.%p", f"--log-file={folder}/log.%p"),
-        *(sys.executable, "-P", "-c", START.format(root=str(ROOT), module=module), *arguments),
+        *tree.command(module, *arguments),
     ]
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -91,12 +91,6 @@ def count(module: str, arguments: Sequence[str], folder: str, *, timeout: float)
         told = Path(folder, f"log.{process.pid}").read_text()[-2000:]
         raise RuntimeError(f"{module} under callgrind ended with {process.returncode}:\n{said[-4000:]}\n{told}")
     return {int(path.suffixes[-2][1:]): parsed(path.read_text()) for path in Path(folder).glob("out.*.*")}
-
-
-# The tree goes *behind* what is installed: its own `recoverable/` is not built.
-START = (
-    "import runpy, sys; sys.path.append({root!r}); runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
-)
 
 
 def parsed(text: str) -> Profile:

@@ -310,7 +310,7 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 def machine() -> dict[str, Any]:
     """Say on what this runs."""
     versions = {}
-    for package in ("recoverable", "lmdb", "ZODB", "aiohttp", "uvloop", "numpy"):
+    for package in ("recoverable", "lmdb", "ZODB", "redis", "asyncpg", "aiohttp", "uvloop", "numpy"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -94,7 +94,8 @@ def run(settings: Settings) -> Report:
             rows.append([f"{letter}: {what}", *(str(spread.scaled(1e-3)) for spread in spreads.values())])
             for other in ("LMDB", "SQLite"):
                 ratio = Spread.of(a / b for a, b in zip(took[Recoverable.name], took[other], strict=True))
-                report.aim(f"YCSB {letter}, time of an operation against {other}", 1.0, ratio, "x")
+                limit = 0.9 if letter in "CD" and other == "LMDB" else 1.0
+                report.aim(f"YCSB {letter}, time of an operation against {other}", limit, ratio, "x")
         progress("")
         verified = next(store for store in compared if isinstance(store, Recoverable)).arena.verify()
     report.table("µs of CPU time an operation", ["workload", *(store.name for store in compared)], rows)
