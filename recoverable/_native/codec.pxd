@@ -11,6 +11,8 @@ ctypedef int (*putter)(rcv_txn *t, rcv_off container, uint64_t argument, const r
 
 cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list made)
 cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argument) except? -100
+cdef int pack_dict(NativeArena arena, rcv_txn *t, dict items, rcv_off *out) except -1
+cdef int pack_set(NativeArena arena, rcv_txn *t, list items, rcv_off *out) except -1
 cdef object encode(object value, rcv_value *out)
 cdef object decode(NativeArena arena, const rcv_value *value)
 cdef object encode_key(NativeArena arena, object key, KeyBuffer *out)

@@ -130,11 +130,17 @@ cdef object encode(object value, rcv_value *out):
     return value
 
 
+include "pack.pxi"
+
+
 cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list made):
     """encode(), and make the containers that the value needs. Returns what must stay alive while `out` is used."""
     kept = encode(value, out)
     if out.tag != 0:
         return kept
+    if PyDict_CheckExact(value) and pack_dict(arena, t, PyDict_Copy(value), &out.word):
+        out.tag = RCV_T_REF
+        return None
     if arena.materializing == DEEPEST:
         raise RecursionError(f"a value with more than {DEEPEST} containers in each other can't be stored at once; nothing was "
                              "stored: store the outer ones first, and each of the inner ones in the one around it")

@@ -4,7 +4,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
-from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key, shown
+from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key, pack_dict, shown
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
 
@@ -61,7 +61,11 @@ cdef class DictHandle(Container):
     cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
         if self.arena is not None:
             return Container.materialize(self, arena, t, made, out)
-        cdef int rc = rcv_dict_new(t, out)
+        items = dict(self.pending or {}) # a copy, so that a mapping that changes while we store it is not our problem
+        cdef int rc = 0
+        cdef bint packed = pack_dict(arena, t, items, out)
+        if not packed:
+            rc = rcv_dict_new(t, out)
         if rc:
             fail(rc)
         rc = rcv_handle_open(arena.a, out[0], &self.h)
@@ -69,10 +73,11 @@ cdef class DictHandle(Container):
             fail(rc)
         self.arena = arena
         made.append(self)
-        # dict() copies, so that a mapping that changes while we store it is not our problem.
+        if packed:
+            return 0
         Py_EnterRecursiveCall(" while storing a nested value in an arena")
         try:
-            for key, value in dict(self.pending or {}).items():
+            for key, value in items.items():
                 self.store(t, out[0], key, value, made)
         finally:
             Py_LeaveRecursiveCall()

@@ -2,7 +2,7 @@
 """Set's native half: a Dict without values."""
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
-from recoverable._native.codec cimport KeyBuffer, decode_key, encode_key
+from recoverable._native.codec cimport KeyBuffer, decode_key, encode_key, pack_set
 from recoverable._native.core cimport *
 from recoverable._native.dict cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
@@ -31,7 +31,11 @@ cdef class SetHandle(Container):
     cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
         if self.arena is not None:
             return Container.materialize(self, arena, t, made, out)
-        cdef int rc = rcv_set_new(t, out)
+        items = list(self._pending or ())
+        cdef int rc = 0
+        cdef bint packed = pack_set(arena, t, items, out)
+        if not packed:
+            rc = rcv_set_new(t, out)
         if rc:
             fail(rc)
         rc = rcv_handle_open(arena.a, out[0], &self.h)
@@ -40,7 +44,7 @@ cdef class SetHandle(Container):
         self.arena = arena
         made.append(self)
         cdef KeyBuffer k
-        for item in list(self._pending or ()):
+        for item in () if packed else items:
             kept = encode_key(arena, item, &k)
             self.insert(t, out[0], &k)
         return 0

@@ -137,12 +137,12 @@ static void test_damage(void)
     hurt(a, y + offsetof(struct rcv_container, count), 4, "root[\"a\"][\"b\"]", "4 are counted");
     hurt(a, y + offsetof(struct rcv_container, parent), root, "root[\"a\"][\"b\"]", "another place");
     hurt(a, y, 0, "root[\"a\"][\"b\"]", "id 0");
-    hurt(a, y + offsetof(struct rcv_dict, head), d->tail, "root[\"a\"][\"b\"]", "order");
-    hurt(a, y + offsetof(struct rcv_dict, tail), d->head, "root[\"a\"][\"b\"]", "order");
-    hurt(a, y + offsetof(struct rcv_dict, table), 9, "root[\"a\"][\"b\"]", "9 words");
-    hurt(a, big + offsetof(struct rcv_dict, table), 100, "root[\"big\"]", "counted");
-    hurt(a, big + offsetof(struct rcv_dict, table) + offsetof(struct rcv_table, root), big, "root[\"big\"]", "table");
-    hurt(a, big + offsetof(struct rcv_dict, table) + offsetof(struct rcv_table, depth), 7, "root[\"big\"]", "depth 7");
+    hurt(a, y + offsetof(struct rcv_dict, e.head), d->e.tail, "root[\"a\"][\"b\"]", "order");
+    hurt(a, y + offsetof(struct rcv_dict, e.tail), d->e.head, "root[\"a\"][\"b\"]", "order");
+    hurt(a, y + offsetof(struct rcv_dict, e.table), 9, "root[\"a\"][\"b\"]", "9 words");
+    hurt(a, big + offsetof(struct rcv_dict, e.table), 100, "root[\"big\"]", "counted");
+    hurt(a, big + offsetof(struct rcv_dict, e.table) + offsetof(struct rcv_table, root), big, "root[\"big\"]", "table");
+    hurt(a, big + offsetof(struct rcv_dict, e.table) + offsetof(struct rcv_table, depth), 7, "root[\"big\"]", "depth 7");
     hurt(a, entry_5, entry_5, "root[\"big\"]", "key"); /* a ring in a chain */
     hurt(a, array + offsetof(struct rcv_array, nbytes), r8->nbytes + 8, "root[\"a\"][\"large\"]", "shape");
     hurt(a, array + offsetof(struct rcv_array, data), r8->data + 8, "root[\"a\"][\"large\"]", "items");

@@ -5,6 +5,14 @@
 #include "recoverable.h"
 
 RCV_API int rcv_dict_new(rcv_txn *t, rcv_off *out); /* a container that hangs nowhere yet */
+
+struct rcv_item { /* of one that is made at once */
+    struct rcv_key   key; /* need not be hashed */
+    struct rcv_value value; /* no container */
+};
+/* rcv_dict_pack -- the same, filled, in one block; 1: these can't be: make it empty and set them. A failure leaves at most allocations,
+ * which go back with the operation. */
+RCV_API int rcv_dict_pack(rcv_txn *t, const struct rcv_item *items, uint32_t n, rcv_off *out);
 /* rcv_dict_get -- 1 and *out, or 0: no such key. */
 RCV_API int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, struct rcv_value *out);
 /* rcv_dict_set -- insert or replace; a container that was there is detached; a RCV_T_REF value is adopted.

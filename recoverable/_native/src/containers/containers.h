@@ -36,17 +36,34 @@ static inline rcv_off *word_at(rcv_arena *a, rcv_off off) { return (rcv_off *)(v
 RCV_KIND_LIST(X)
 #undef X
 
+struct walk;
+
 /* -- what the files of Dict share --------------------------------------------------------------------------------- */
 
-/* dict_at -- the Dict or Set at `d`, or NULL. */
+/* Where its rows begin, if it has some. */
+#define RCV_ROWS_AT (offsetof(struct rcv_dict, rows) + sizeof(struct rcv_rows))
+
+static inline bool dict_packed(const struct rcv_dict *dict) { return dict->c.flags & RCV_PACKED; }
+
+/* dict_at -- the Dict or Set at `d`, with its rows if it has some, or NULL. */
 static inline struct rcv_dict *dict_at(rcv_arena *a, rcv_off d)
 {
-    struct rcv_dict *dict = rcv_at(a, d, sizeof *dict);
+    struct rcv_dict *dict = rcv_at(a, d, RCV_ROWS_AT);
     if (unlikely(dict == NULL))
         return NULL;
     unsigned kind = dict->c.kind;
-    return likely(kind == (RCV_CONTAINER_MARK | RCV_K_DICT) || kind == (RCV_CONTAINER_MARK | RCV_K_SET)) ? dict : NULL;
+    if (unlikely(kind != (RCV_CONTAINER_MARK | RCV_K_DICT) && kind != (RCV_CONTAINER_MARK | RCV_K_SET)))
+        return NULL;
+    return likely(rcv_at(a, d, dict_packed(dict) ? RCV_ROWS_AT + dict->rows.size : sizeof *dict) != NULL) ? dict : NULL;
 }
+
+/* dict_entries -- where its entries' order and buckets lie; 0: nothing has been inserted into one of rows. Not checked: rcv_at(). */
+static inline rcv_off dict_entries(const struct rcv_dict *dict, rcv_off d)
+{
+    return unlikely(dict_packed(dict)) ? dict->rows.rest : d + offsetof(struct rcv_dict, e);
+}
+
+static inline struct rcv_entries *entries_at(rcv_arena *a, rcv_off at) { return rcv_at(a, at, sizeof(struct rcv_entries)); }
 
 /* dict_entry_at -- the entry there with all its key inside claimed memory, or NULL. */
 static inline struct rcv_entry *dict_entry_at(rcv_arena *a, rcv_off off)
@@ -54,6 +71,24 @@ static inline struct rcv_entry *dict_entry_at(rcv_arena *a, rcv_off off)
     struct rcv_entry *e = rcv_at(a, off, sizeof *e);
     return likely(e != NULL && e->key_len <= rcv_data_claimed(a) - (off - a->data_off) - sizeof *e) ? e : NULL;
 }
+
+/* dict_cell -- where the value of an entry, or of a row, lies that was found. */
+static inline rcv_off dict_cell(rcv_off entry)
+{
+    return unlikely(entry & RCV_ROW_NAMED) ? entry - RCV_ROW_NAMED : entry + offsetof(struct rcv_entry, value);
+}
+
+/* -- dict_rows.c: the rows of a Dict that was made at once. A row is named by its offset, with RCV_ROW_NAMED -- */
+
+struct rcv_row *row_at(rcv_arena *a, rcv_off row); /* with all its key inside claimed memory, or NULL */
+rcv_off row_next(rcv_arena *a, rcv_off d, const struct rcv_dict *dict, rcv_off row);   /* the next live one (0: the first), or 0 */
+rcv_off row_before(rcv_arena *a, rcv_off d, const struct rcv_dict *dict, rcv_off row); /* the one before (0: the last), or 0 */
+rcv_off row_find(rcv_arena *a, rcv_off d, const struct rcv_dict *dict, const struct rcv_key *key); /* or 0 */
+void    row_key(const rcv_arena *a, const struct rcv_row *row, struct rcv_key *out); /* its key, hashed */
+int     row_cut(rcv_txn *t, rcv_off row); /* it is deleted: structure */
+int     rows_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget);
+int     rows_count(struct walk *w, rcv_off d, uint64_t *live);
+int     rows_check(struct walk *w, rcv_off d);
 
 static inline uint64_t floor_pow2(uint64_t n) { return UINT64_C(1) << (63 - __builtin_clzll(n)); }
 
@@ -72,6 +107,8 @@ int    dict_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget, bool *done);
 int    dict_check(struct walk *w, rcv_off d);
 size_t dict_slot_text(rcv_arena *a, rcv_off slot, char *out, size_t size);
 int    dict_damaged(rcv_arena *a, rcv_off d);
+/* dict_find_entry -- the entry, no row, with that key: 1 and its offset, and that of the word that leads to it; or 0. */
+int    dict_find_entry(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link);
 int    dict_no_entry(rcv_arena *a, rcv_off d, rcv_off e);
 static inline int dict_set_word(rcv_txn *t, rcv_off off, uint64_t value) { return txn_write64(t, off, value, RCV_U_STRUCT); }
 
@@ -96,6 +133,7 @@ int  check_reach(struct walk *w, rcv_off container, rcv_off slot, rcv_off off, u
 int  check_reach_any(struct walk *w, rcv_off container, rcv_off slot, rcv_off off, uint64_t len, const char *what); /* … or there */
 bool check_was_reached(const struct walk *w, rcv_off off);
 int  check_cell(struct walk *w, rcv_off container, rcv_off slot, const struct rcv_cell *cell); /* a value, in use */
+int  check_room(struct walk *w, rcv_off container, uint64_t len); /* its block, which is reached, holds that many bytes */
 /* walk_meet -- a container that `parent` holds in `slot` (both 0: the root, or detached). */
 int  walk_meet(struct walk *w, rcv_off parent, rcv_off slot, rcv_off off, bool detached);
 

@@ -30,7 +30,7 @@ void rcv_key_hash(const rcv_arena *a, struct rcv_key *key)
 }
 
 /* bucket_word -- offset of the word that holds the head of bucket `b`; 0: damage. */
-static rcv_off bucket_word(rcv_arena *a, const struct rcv_dict *d, uint64_t b) { return table_word(a, &d->table, b); }
+static rcv_off bucket_word(rcv_arena *a, const struct rcv_entries *e, uint64_t b) { return table_word(a, &e->table, b); }
 
 static int no_chain(rcv_arena *a, rcv_off d) { return seg_corrupt(a, "the buckets of the Dict at %llu", (unsigned long long)d); }
 
@@ -57,13 +57,11 @@ static inline bool has_key(const struct rcv_entry *e, const struct rcv_key *key)
     return e->hash == key->hash && e->key_len == key->len && e->key_kind == key->kind && same_bytes(e->key, key->ptr, key->len);
 }
 
-/* find -- the entry with that key: 1 and its offset, and the offset of the word that leads to it; or 0. */
-static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
+/* find_in -- dict_find_entry() among the entries at `at`. */
+static inline int find_in(rcv_arena *a, rcv_off d, rcv_off in, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
 {
-    const struct rcv_dict *dict = dict_at(a, d);
-    if (unlikely(dict == NULL))
-        return dict_damaged(a, d);
-    rcv_off word = dict->table.used ? bucket_word(a, dict, dict_bucket_of(key->hash, dict->table.used)) : 0;
+    const struct rcv_entries *entries = entries_at(a, in);
+    rcv_off word = entries && entries->table.used ? bucket_word(a, entries, dict_bucket_of(key->hash, entries->table.used)) : 0;
     if (unlikely(word == 0))
         return no_chain(a, d);
     uint64_t steps = 0, bound = dict_chain_bound(a);
@@ -84,6 +82,33 @@ static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *ent
     return 0;
 }
 
+int dict_find_entry(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    rcv_off                entries = dict ? dict_entries(dict, d) : 0;
+    if (dict == NULL)
+        return dict_damaged(a, d);
+    return entries ? find_in(a, d, entries, key, entry, link) : 0;
+}
+
+/* find -- the entry or row with that key: 1 and its offset, and the offset of the word that leads to it (0: a row); or 0. */
+static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    if (unlikely(dict == NULL))
+        return dict_damaged(a, d);
+    rcv_off entries = dict_entries(dict, d);
+    if (unlikely(dict_packed(dict))) {
+        if ((*entry = row_find(a, d, dict, key)) != 0) {
+            *link = 0;
+            return 1;
+        }
+        if (entries == 0)
+            return 0;
+    }
+    return find_in(a, d, entries, key, entry, link);
+}
+
 /* find_again -- find(), of a key that the transaction looked at just before: `d[k] += 1` reads and writes it. Every change
  * of structure, and every mounting, begins a new log epoch, so that within one what was found is still there. */
 static int find_again(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
@@ -96,12 +121,21 @@ static int find_again(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key 
         return 1;
     }
     int rc = find(a, d, key, entry, link);
-    if (rc == 1)
+    if (rc == 1 && likely(*link != 0))
         *last = (struct rcv_found){.dict = d, .hash = key->hash, .entry = *entry, .link = *link, .epoch = t->log_epoch};
     return rc;
 }
 
 /* -- making one ------------------------------------------------------------------------------------------ */
+
+/* entries_init -- fresh memory: no entries, and their buckets in itself. */
+static void entries_init(rcv_arena *a, rcv_off at)
+{
+    struct rcv_entries *e = (struct rcv_entries *)(void *)(a->mem + at);
+    e->head = e->tail = e->version = 0;
+    table_init(&e->table, at + offsetof(struct rcv_entries, table));
+    e->table.used = RCV_TABLE_INLINE;
+}
 
 static int make(rcv_txn *t, unsigned kind, rcv_off *out)
 {
@@ -110,9 +144,7 @@ static int make(rcv_txn *t, unsigned kind, rcv_off *out)
         rc = container_init(t, *out, kind);
     if (rc)
         return rc;
-    struct rcv_dict *d = (struct rcv_dict *)(void *)(t->arena->mem + *out);
-    table_init(&d->table, *out + offsetof(struct rcv_dict, table));
-    d->table.used = RCV_TABLE_INLINE;
+    entries_init(t->arena, *out + offsetof(struct rcv_dict, e));
     return 0;
 }
 
@@ -120,15 +152,30 @@ int rcv_dict_new(rcv_txn *t, rcv_off *out) { return make(t, RCV_K_DICT, out); }
 
 int rcv_set_new(rcv_txn *t, rcv_off *out) { return make(t, RCV_K_SET, out); }
 
-/* split_one -- add bucket number `buckets`, moving to it what belongs there from the bucket that it splits. */
-static int split_one(rcv_txn *t, rcv_off off)
+/* need_entries -- one of rows is given its first entry: where those lie, which is structure, as growth is. */
+static int need_entries(rcv_txn *t, rcv_off d, rcv_off *out)
 {
-    rcv_arena       *a = t->arena;
-    struct rcv_dict *d = dict_at(a, off);
+    const struct rcv_dict *dict = dict_at(t->arena, d);
+    if (dict == NULL)
+        return dict_damaged(t->arena, d);
+    if (likely((*out = dict_entries(dict, d)) != 0))
+        return 0;
+    int rc = txn_alloc(t, sizeof(struct rcv_entries), RCV_SPACE_GENERAL, RCV_I_TRANSIENT, out);
+    if (rc)
+        return rc;
+    entries_init(t->arena, *out);
+    return dict_set_word(t, d + offsetof(struct rcv_dict, rows.rest), *out);
+}
+
+/* split_one -- add bucket number `buckets`, moving to it what belongs there from the bucket that it splits. */
+static int split_one(rcv_txn *t, rcv_off off, rcv_off in)
+{
+    rcv_arena                *a = t->arena;
+    const struct rcv_entries *d = entries_at(a, in);
     if (d == NULL || d->table.used == 0)
         return dict_damaged(a, off);
     uint64_t b = d->table.used, low = floor_pow2(b);
-    int      rc = table_widen(t, off + offsetof(struct rcv_dict, table), RCV_U_STRUCT, RCV_I_TRANSIENT);
+    int      rc = table_widen(t, in + offsetof(struct rcv_entries, table), RCV_U_STRUCT, RCV_I_TRANSIENT);
     rcv_off  from = rc ? 0 : bucket_word(a, d, b - low), to = rc ? 0 : bucket_word(a, d, b);
     if (rc)
         return rc;
@@ -156,22 +203,19 @@ static int split_one(rcv_txn *t, rcv_off off)
         at = next;
     }
     *word_at(a, to) = moved; /* not logged: it has no meaning while `used` does not count it */
-    return dict_set_word(t, off + offsetof(struct rcv_dict, table.used), b + 1);
+    return dict_set_word(t, in + offsetof(struct rcv_entries, table.used), b + 1);
 }
 
 /* grow -- one more bucket when there are more entries than buckets. Growing is never needed: a failure (no room) is undone
  * and forgotten, except damage. */
-static int grow(rcv_txn *t, rcv_off off)
+static int grow(rcv_txn *t, rcv_off off, const struct rcv_dict *d, rcv_off in)
 {
-    const struct rcv_dict    *d = dict_at(t->arena, off);
     const struct rcv_summary *s = intent_summary(t, off);
-    if (d == NULL)
-        return dict_damaged(t->arena, off);
-    if (d->c.count + (uint64_t)(s ? s->count : 0) <= d->table.used)
+    if (d->c.count + (uint64_t)(s ? s->count : 0) <= entries_at(t->arena, in)->table.used) /* rows count, too */
         return 0;
     struct rcv_mark mark;
     rcv_op_begin(t, &mark);
-    int rc = split_one(t, off);
+    int rc = split_one(t, off, in);
     if (rc == 0)
         return 0;
     uint64_t epoch = t->epoch;
@@ -185,23 +229,27 @@ static int grow(rcv_txn *t, rcv_off off)
 static int relink(rcv_txn *t, rcv_off off, rcv_off entry)
 {
     rcv_arena        *a = t->arena;
-    struct rcv_dict  *d = dict_at(a, off);
     struct rcv_entry *e = dict_entry_at(a, entry);
-    if (d == NULL || d->table.used == 0)
-        return dict_damaged(a, off);
+    rcv_off           in;
     if (e == NULL)
         return dict_no_entry(a, off, entry);
-    rcv_off word = bucket_word(a, d, dict_bucket_of(e->hash, d->table.used));
+    int rc = need_entries(t, off, &in);
+    if (rc)
+        return rc;
+    const struct rcv_entries *entries = entries_at(a, in);
+    rcv_off word = entries && entries->table.used ? bucket_word(a, entries, dict_bucket_of(e->hash, entries->table.used)) : 0;
     if (word == 0)
         return no_chain(a, off);
     e->next = *word_at(a, word); /* not logged: while the link to it is undone, nobody can reach it */
-    int rc = dict_set_word(t, word, entry);
-    return rc ? rc : grow(t, off);
+    rc = dict_set_word(t, word, entry);
+    return rc ? rc : grow(t, off, (const struct rcv_dict *)(const void *)(a->mem + off), in);
 }
 
-/* cut_at -- take the entry that `link` leads to out of its chain and mark it dead. */
+/* cut_at -- take the entry that `link` leads to out of its chain and mark it dead; of a row, mark it. */
 static int cut_at(rcv_txn *t, rcv_off entry, rcv_off link)
 {
+    if (unlikely(entry & RCV_ROW_NAMED))
+        return row_cut(t, entry);
     struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->mem + entry);
     int               rc = dict_set_word(t, link, e->next);
     if (rc == 0)
@@ -214,12 +262,14 @@ static int cut_at(rcv_txn *t, rcv_off entry, rcv_off link)
 static int cut_out(rcv_txn *t, rcv_off off, rcv_off entry)
 {
     rcv_arena        *a = t->arena;
+    if (entry & RCV_ROW_NAMED)
+        return row_cut(t, entry);
     struct rcv_entry *e = dict_entry_at(a, entry);
     if (e == NULL)
         return dict_no_entry(a, off, entry);
     struct rcv_key key = {.kind = e->key_kind, .ptr = e->key, .len = e->key_len, .hash = e->hash};
     rcv_off        found, link;
-    int            rc = find(a, off, &key, &found, &link);
+    int            rc = dict_find_entry(a, off, &key, &found, &link);
     if (rc < 0)
         return rc;
     if (rc == 0 || found != entry)
@@ -234,6 +284,8 @@ static int dict_resume(rcv_txn *t, rcv_off d, unsigned op, uint64_t entry)
 }
 
 /* -- the operations ----------------------------------------------------------------------------------------- */
+
+static inline struct rcv_cell *found_cell(rcv_arena *a, rcv_off entry) { return (struct rcv_cell *)(void *)(a->mem + dict_cell(entry)); }
 
 static uint64_t dict_id(rcv_arena *a, rcv_off d) { return ((struct rcv_container *)(void *)(a->mem + d))->id; }
 
@@ -250,7 +302,7 @@ int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key,
     }
     if (rc == 0)
         return 0;
-    rc = cell_give(a, d, &((struct rcv_entry *)(void *)(a->mem + entry))->value, out);
+    rc = cell_give(a, d, found_cell(a, entry), out);
     return rc ? rc : 1;
 }
 
@@ -317,10 +369,10 @@ int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct 
         return rc;
     if (rc == 0)
         return add(t, d, key, value);
-    if (cell_holds(&((struct rcv_entry *)(void *)(t->arena->mem + entry))->value, value))
+    if (cell_holds(found_cell(t->arena, entry), value))
         return stamp_read(t, d, dict_id(t->arena, d), RCV_UNIT_KEY, key->hash);
     rc = note_change(t, d, key->hash, false);
-    return rc ? rc : cell_set(t, d, entry, entry + offsetof(struct rcv_entry, value), value);
+    return rc ? rc : cell_set(t, d, entry, dict_cell(entry), value);
 }
 
 int rcv_set_add(rcv_txn *t, rcv_off s, const struct rcv_key *key)
@@ -333,16 +385,15 @@ int rcv_set_add(rcv_txn *t, rcv_off s, const struct rcv_key *key)
                    : stamp_read(t, s, dict_id(t->arena, s), RCV_UNIT_KEY, key->hash);
 }
 
-/* remove_entry -- delete the entry that `link` leads to. */
-static int remove_entry(rcv_txn *t, rcv_off d, rcv_off entry, rcv_off link)
+/* remove_entry -- delete the entry, whose key has that hash, that `link` leads to. */
+static int remove_entry(rcv_txn *t, rcv_off d, rcv_off entry, rcv_off link, uint64_t hash)
 {
-    struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->mem + entry);
-    struct rcv_mark   mark;
-    int               rc = note_change(t, d, e->hash, true);
+    struct rcv_mark mark;
+    int             rc = note_change(t, d, hash, true);
     if (rc)
         return rc;
     rcv_op_begin(t, &mark);
-    rc = cell_drop(t, &e->value);
+    rc = cell_drop(t, found_cell(t->arena, entry));
     if (rc == 0)
         rc = intent_add(t, RCV_I_DELETE, RCV_K_DICT, d, entry);
     if (rc == 0)
@@ -360,19 +411,24 @@ int rcv_dict_del(rcv_txn *t, rcv_off d, const struct rcv_key *key)
         return rc;
     if (rc == 0)
         return stamp_read(t, d, dict_id(t->arena, d), RCV_UNIT_KEY, key->hash);
-    rc = remove_entry(t, d, entry, link);
+    rc = remove_entry(t, d, entry, link, key->hash);
     return rc ? rc : 1;
 }
 
 /* delete_entry -- delete a given entry: find what leads to it. */
 static int delete_entry(rcv_txn *t, rcv_off d, rcv_off entry)
 {
+    struct rcv_key key;
+    rcv_off        found, link;
+    if (entry & RCV_ROW_NAMED) {
+        row_key(t->arena, row_at(t->arena, entry), &key);
+        return remove_entry(t, d, entry, 0, key.hash);
+    }
     struct rcv_entry *e = (struct rcv_entry *)(void *)(t->arena->mem + entry);
-    struct rcv_key    key = {.kind = e->key_kind, .ptr = e->key, .len = e->key_len, .hash = e->hash};
-    rcv_off           found, link;
-    int               rc = find(t->arena, d, &key, &found, &link);
+    key = (struct rcv_key){.kind = e->key_kind, .ptr = e->key, .len = e->key_len, .hash = e->hash};
+    int rc = dict_find_entry(t->arena, d, &key, &found, &link);
     if (rc == 1 && found == entry)
-        return remove_entry(t, d, entry, link);
+        return remove_entry(t, d, entry, link, key.hash);
     return rc < 0 ? rc : seg_corrupt(t->arena, "an entry of the Dict at %llu is not in its bucket", (unsigned long long)d);
 }
 
@@ -408,7 +464,7 @@ int rcv_dict_len(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
 }
 
 #define KIND(name_)                                                                                                          \
-    {.name = name_, .size = sizeof(struct rcv_dict), .reclaim = dict_reclaim, .check = dict_check, .apply = dict_apply, \
+    {.name = name_, .size = RCV_ROWS_AT, .marks = RCV_PACKED, .reclaim = dict_reclaim, .check = dict_check, .apply = dict_apply, \
      .resume = dict_resume, .sum = dict_sum, .slot_text = dict_slot_text}
 
 const struct rcv_kind dict_kind = KIND("Dict"), set_kind = KIND("Set");

@@ -25,7 +25,7 @@ static bool twin_after(rcv_arena *a, const struct rcv_entry *e)
     return false;
 }
 
-static int check_entry(struct walk *w, rcv_off off, rcv_off at, const struct rcv_dict *d, uint64_t bucket)
+static int check_entry(struct walk *w, rcv_off off, rcv_off at, const struct rcv_entries *d, uint64_t bucket)
 {
     const struct rcv_entry *e = dict_entry_at(w->a, at);
     if (e == NULL)
@@ -48,26 +48,26 @@ static int check_entry(struct walk *w, rcv_off off, rcv_off at, const struct rcv
 }
 
 /* check_order -- the insertion order: forwards as long as the count, and each link back is right. */
-static int check_order(struct walk *w, rcv_off off, const struct rcv_dict *d)
+static int check_order(struct walk *w, rcv_off off, const struct rcv_entries *d, uint64_t count)
 {
     rcv_off  before = 0;
     uint64_t n = 0;
     for (rcv_off at = d->head; at != 0; n++) {
         const struct rcv_entry *e = dict_entry_at(w->a, at);
-        if (e == NULL || !check_was_reached(w, at) || n == d->c.count)
+        if (e == NULL || !check_was_reached(w, at) || n == count)
             return check_damage(w, off, 0, at, "the insertion order leads to what is no entry of the Dict");
         if (e->before != before)
             return check_damage(w, off, at, at, "the insertion order differs forwards and backwards");
         before = at;
         at = e->after;
     }
-    if (n != d->c.count || d->tail != before)
-        return check_damage(w, off, 0, off, "%llu of %llu entries in the insertion order", (unsigned long long)n, (unsigned long long)d->c.count);
+    if (n != count || d->tail != before)
+        return check_damage(w, off, 0, off, "%llu of %llu entries in the insertion order", (unsigned long long)n, (unsigned long long)count);
     return 0;
 }
 
 /* check_rest -- a Dict that is being taken apart: what its order list still leads to. */
-static int check_rest(struct walk *w, rcv_off off, const struct rcv_dict *d)
+static int check_rest(struct walk *w, rcv_off off, const struct rcv_entries *d)
 {
     for (rcv_off at = d->head; at != 0;) {
         const struct rcv_entry *e = dict_entry_at(w->a, at);
@@ -84,28 +84,50 @@ static int check_rest(struct walk *w, rcv_off off, const struct rcv_dict *d)
     return 0;
 }
 
-/* dict_check -- see struct rcv_kind. */
-int dict_check(struct walk *w, rcv_off off)
+/* check_entries -- `count` entries, in their buckets and in their order. */
+static int check_entries(struct walk *w, rcv_off off, rcv_off in, uint64_t count, bool detached)
 {
-    const struct rcv_dict *d = (const struct rcv_dict *)(const void *)(w->a->mem + off);
-    bool detached = d->c.flags & RCV_DETACHED;
-    int  rc = table_check(w, off, off + offsetof(struct rcv_dict, table), &d->table, detached);
+    const struct rcv_entries *d = entries_at(w->a, in);
+    uint64_t                  n = 0;
+    if (d == NULL)
+        return check_damage(w, off, 0, in, "a Dict's entries outside the claimed memory");
+    int rc = table_check(w, off, in + offsetof(struct rcv_entries, table), &d->table, detached);
     if (rc || detached)
         return rc ? rc : check_rest(w, off, d);
     if (d->table.used < RCV_TABLE_INLINE)
         return check_damage(w, off, 0, off, "a Dict with %llu buckets", (unsigned long long)d->table.used);
-    uint64_t n = 0;
     for (uint64_t b = 0; b < d->table.used; b++)
         for (rcv_off at = *word_at(w->a, table_word(w->a, &d->table, b)); at != 0;) {
-            if (n++ == d->c.count)
-                return check_damage(w, off, 0, at, "more entries than the %llu that are counted", (unsigned long long)d->c.count);
+            if (n++ == count)
+                return check_damage(w, off, 0, at, "more entries than the %llu that are counted", (unsigned long long)count);
             if ((rc = check_entry(w, off, at, d, b)) != 0)
                 return rc;
             at = dict_entry_at(w->a, at)->next;
         }
-    if (n != d->c.count)
-        return check_damage(w, off, 0, off, "%llu entries, but %llu are counted", (unsigned long long)n, (unsigned long long)d->c.count);
-    return check_order(w, off, d);
+    if (n != count)
+        return check_damage(w, off, 0, off, "%llu entries, but %llu are counted", (unsigned long long)n, (unsigned long long)count);
+    return check_order(w, off, d, count);
+}
+
+/* dict_check -- see struct rcv_kind. The rows' keys are looked for among the entries, so those come first. */
+int dict_check(struct walk *w, rcv_off off)
+{
+    const struct rcv_dict *d = (const struct rcv_dict *)(const void *)(w->a->mem + off);
+    const bool             detached = d->c.flags & RCV_DETACHED, packed = dict_packed(d);
+    const rcv_off          in = dict_entries(d, off);
+    uint64_t               rows = 0;
+    int rc = check_room(w, off, packed ? RCV_ROWS_AT + d->rows.size : sizeof *d);
+    if (rc == 0 && packed && in != 0)
+        rc = check_reach(w, off, 0, in, sizeof(struct rcv_entries), "a Dict's entries");
+    if (rc == 0 && packed)
+        rc = rows_count(w, off, &rows);
+    if (rc == 0 && rows > d->c.count && !detached)
+        rc = check_damage(w, off, 0, off, "%llu rows, but %llu are counted", (unsigned long long)rows, (unsigned long long)d->c.count);
+    if (rc == 0 && in != 0)
+        rc = check_entries(w, off, in, d->c.count - rows, detached);
+    else if (rc == 0 && rows != d->c.count && !detached)
+        rc = check_damage(w, off, 0, off, "%llu entries, but %llu are counted", (unsigned long long)rows, (unsigned long long)d->c.count);
+    return rc == 0 && packed ? rows_check(w, off) : rc;
 }
 
 /* dict_slot_text -- a key as Python would write it, cut. */

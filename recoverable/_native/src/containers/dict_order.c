@@ -17,8 +17,22 @@ static inline int give_entry(rcv_arena *a, rcv_off d, const struct rcv_entry *e,
     return rc ? rc : 1;
 }
 
+/* give_row -- the same of a row. */
+static int give_row(rcv_arena *a, rcv_off d, rcv_off row, struct rcv_value *key, struct rcv_value *value)
+{
+    const struct rcv_row *r = row_at(a, row);
+    if (r == NULL)
+        return dict_no_entry(a, d, row);
+    if (key)
+        *key = (struct rcv_value){.tag = r->key_tag, .word = r->key_kind, .ptr = r->key, .len = r->key_len};
+    int rc = value ? cell_give(a, d, &r->value, value) : 0;
+    return rc ? rc : 1;
+}
+
 static int give(rcv_arena *a, rcv_off d, rcv_off at, struct rcv_value *key, struct rcv_value *value)
 {
+    if (unlikely(at & RCV_ROW_NAMED))
+        return give_row(a, d, at, key, value);
     const struct rcv_entry *e = dict_entry_at(a, at);
     return e ? give_entry(a, d, e, key, value) : dict_no_entry(a, d, at);
 }
@@ -58,14 +72,14 @@ static rcv_off next_own(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_ite
     return 0;
 }
 
-/* next_committed -- the next committed entry that this transaction has not deleted. */
-static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, struct rcv_dict_iter *it)
+/* next_linked -- the next committed entry that this transaction has not deleted. */
+static int next_linked(rcv_arena *a, const struct rcv_entries *entries, rcv_off d, struct rcv_dict_iter *it)
 {
     uint64_t bound = dict_chain_bound(a);
     rcv_off  at = it->entry;
     for (;;) {
         if (at == 0) {
-            at = it->reverse ? dict->tail : dict->head;
+            at = it->reverse ? entries->tail : entries->head;
         } else {
             const struct rcv_entry *e = dict_entry_at(a, at);
             if (e == NULL)
@@ -88,6 +102,30 @@ static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, 
             return 1;
         }
     }
+}
+
+/* next_committed -- the next entry or row: the rows are the oldest. */
+static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, struct rcv_dict_iter *it)
+{
+    rcv_off in = dict_entries(dict, d), row;
+    bool    rows = dict_packed(dict);
+    if (unlikely(rows) && !it->reverse && (it->entry == 0 || (it->entry & RCV_ROW_NAMED))) {
+        if ((row = row_next(a, d, dict, it->entry)) != 0) {
+            it->entry = row;
+            return 1;
+        }
+        it->entry = 0;
+    }
+    if (in != 0 && !(it->entry & RCV_ROW_NAMED)) {
+        const struct rcv_entries *entries = entries_at(a, in);
+        int                       rc = entries ? next_linked(a, entries, d, it) : dict_damaged(a, d);
+        if (rc)
+            return rc;
+    }
+    if (likely(!rows || !it->reverse) || (row = row_before(a, d, dict, it->entry & RCV_ROW_NAMED ? it->entry : 0)) == 0)
+        return 0;
+    it->entry = row;
+    return 1;
 }
 
 /* note_iteration -- the transaction reads the whole Dict: once, also where the iteration began before it did. */
@@ -118,7 +156,8 @@ static int own_part(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *i
 static inline uint64_t version_of(const struct rcv_dict *dict, const rcv_txn *t, rcv_off d)
 {
     const struct rcv_summary *s = t != NULL && t->n_summaries != 0 ? intent_summary(t, d) : NULL;
-    return dict->version + (s && s->changes ? rcv_mix(t->serial) + s->changes : 0); /* a number that no other transaction has */
+    uint64_t version = dict_packed(dict) ? dict->rows.version : dict->e.version;
+    return version + (s && s->changes ? rcv_mix(t->serial) + s->changes : 0); /* a number that no other transaction has */
 }
 
 int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
@@ -141,7 +180,7 @@ static inline int next_entry(rcv_arena *a, rcv_txn *t, const struct rcv_dict *di
         rc = own ? own_part(a, t, d, it) : next_committed(a, dict, d, it);
         if (rc < 0)
             return rc;
-        if (rc == 1 && own)
+        if (rc == 1 && (own || unlikely(it->entry & RCV_ROW_NAMED)))
             return give(a, d, it->entry, key, value);
         if (rc == 1)
             return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->mem + it->entry), key, value); /* just checked */
@@ -176,7 +215,15 @@ int rcv_dict_key_at(rcv_arena *a, rcv_off slot, struct rcv_value *key)
 int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct rcv_value *key)
 {
     const struct rcv_dict *dict = dict_at(a, d);
-    rcv_off                word = dict && dict->table.used ? table_word(a, &dict->table, dict_bucket_of(hash, dict->table.used)) : 0;
+    for (rcv_off row = 0; dict != NULL && dict_packed(dict) && (row = row_next(a, d, dict, row)) != 0;) {
+        struct rcv_key k;
+        row_key(a, row_at(a, row), &k);
+        if (k.hash == hash)
+            return give(a, d, row, key, NULL);
+    }
+    rcv_off                   in = dict ? dict_entries(dict, d) : 0;
+    const struct rcv_entries *entries = in ? entries_at(a, in) : NULL;
+    rcv_off                   word = entries && entries->table.used ? table_word(a, &entries->table, dict_bucket_of(hash, entries->table.used)) : 0;
     uint64_t               steps = 0, bound = dict_chain_bound(a);
     for (rcv_off at = word ? *word_at(a, word) : 0; at != 0 && steps <= bound; steps++) {
         const struct rcv_entry *e = dict_entry_at(a, at);
@@ -191,93 +238,143 @@ int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct rcv_valu
 
 /* -- at commit --------------------------------------------------------------------------------------------- */
 
+/* log_whole -- what a commit changes of the Dict itself, in one record where it lies together: count, order and version. */
+static int log_whole(rcv_txn *t, rcv_off off)
+{
+    const uint32_t from = offsetof(struct rcv_dict, c.count);
+    return txn_log(t, off + from, (uint32_t)offsetof(struct rcv_dict, e.table) - from, RCV_U_STRUCT);
+}
+
+/* log_order -- the entries of `dict` lie at `in`: its order is about to change. */
+static int log_order(rcv_txn *t, rcv_off off, const struct rcv_dict *dict, rcv_off in)
+{
+    return likely(!dict_packed(dict)) ? log_whole(t, off) : txn_log(t, in, offsetof(struct rcv_entries, version), RCV_U_STRUCT);
+}
+
 /* link_last -- append the entry to the insertion order. */
 static int link_last(rcv_txn *t, rcv_off off, rcv_off entry)
 {
-    rcv_arena        *a = t->arena;
-    struct rcv_dict  *d = dict_at(a, off);
-    struct rcv_entry *e = dict_entry_at(a, entry);
-    if (d == NULL)
+    rcv_arena             *a = t->arena;
+    const struct rcv_dict *d = dict_at(a, off);
+    rcv_off                in = d ? dict_entries(d, off) : 0;
+    struct rcv_entries    *entries = in ? entries_at(a, in) : NULL;
+    struct rcv_entry      *e = dict_entry_at(a, entry);
+    if (entries == NULL)
         return dict_damaged(a, off);
     if (e == NULL)
         return dict_no_entry(a, off, entry);
     if (e->flags & RCV_ENTRY_DEAD)
         return 0;
-    rcv_off tail = d->tail;
+    rcv_off tail = entries->tail;
     if (tail != 0 && dict_entry_at(a, tail) == NULL)
         return dict_no_entry(a, off, tail);
     e->before = tail; /* not logged: were this commit undone, the entry would not be there at all */
     e->flags |= RCV_ENTRY_LINKED;
-    int rc = dict_set_word(t, tail ? tail + offsetof(struct rcv_entry, after) : off + offsetof(struct rcv_dict, head), entry);
-    return rc ? rc : dict_set_word(t, off + offsetof(struct rcv_dict, tail), entry);
+    int rc = log_order(t, off, d, in);
+    if (rc)
+        return rc;
+    entries->tail = entry;
+    if (tail != 0)
+        return dict_set_word(t, tail + offsetof(struct rcv_entry, after), entry);
+    entries->head = entry;
+    return 0;
 }
 
 /* unlink_and_free -- take the entry out of the insertion order and free it. */
 static int unlink_and_free(rcv_txn *t, rcv_off off, rcv_off entry)
 {
-    rcv_arena        *a = t->arena;
-    struct rcv_dict  *d = dict_at(a, off);
-    struct rcv_entry *e = dict_entry_at(a, entry);
-    int               rc = 0;
-    if (d == NULL)
+    rcv_arena             *a = t->arena;
+    const struct rcv_dict *d = dict_at(a, off);
+    rcv_off                in = d ? dict_entries(d, off) : 0;
+    struct rcv_entries    *entries = in ? entries_at(a, in) : NULL;
+    struct rcv_entry      *e = dict_entry_at(a, entry);
+    int                    rc = 0;
+    if (entries == NULL)
         return dict_damaged(a, off);
     if (e == NULL)
         return dict_no_entry(a, off, entry);
     if (e->flags & RCV_ENTRY_LINKED) {
         if ((e->before && dict_entry_at(a, e->before) == NULL) || (e->after && dict_entry_at(a, e->after) == NULL))
             return dict_no_entry(a, off, entry);
-        rc = dict_set_word(t, e->before ? e->before + offsetof(struct rcv_entry, after) : off + offsetof(struct rcv_dict, head), e->after);
+        rc = dict_set_word(t, e->before ? e->before + offsetof(struct rcv_entry, after) : in + offsetof(struct rcv_entries, head), e->after);
         if (rc == 0)
-            rc = dict_set_word(t, e->after ? e->after + offsetof(struct rcv_entry, before) : off + offsetof(struct rcv_dict, tail), e->before);
+            rc = dict_set_word(t, e->after ? e->after + offsetof(struct rcv_entry, before) : in + offsetof(struct rcv_entries, tail), e->before);
     }
     return rc ? rc : heap_commit_free(a, entry);
 }
 
-/* dict_reclaim -- free some of a detached Dict: its entries from the head of the order, their blobs and containers, at last
- * the table; reclaim.c frees the container itself. `budget` counts entries down. */
-int dict_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
+/* entries_reclaim -- free some of the entries at `in`, from the head of the order, with their blobs and containers, at last the
+ * table. `budget` counts entries down. */
+static int entries_reclaim(rcv_txn *t, rcv_off off, rcv_off in, uint32_t *budget, bool *done)
 {
-    rcv_arena       *a = t->arena;
-    struct rcv_dict *d = dict_at(a, off);
-    int              rc = 0;
-    *done = false;
-    if (d == NULL)
+    rcv_arena                *a = t->arena;
+    const struct rcv_entries *entries = entries_at(a, in);
+    int                       rc = 0;
+    if (entries == NULL)
         return dict_damaged(a, off);
-    while (d->head != 0) {
+    while (entries->head != 0) {
         if (*budget == 0)
             return 0;
         --*budget;
-        rcv_off           entry = d->head;
+        rcv_off           entry = entries->head;
         struct rcv_entry *e = dict_entry_at(a, entry);
         if (e == NULL)
             return dict_no_entry(a, off, entry);
         rc = cell_drop(t, &e->value);
         if (rc == 0)
-            rc = dict_set_word(t, off + offsetof(struct rcv_dict, head), e->after);
+            rc = dict_set_word(t, in + offsetof(struct rcv_entries, head), e->after);
         if (rc == 0)
             rc = txn_free(t, entry, 0);
         if (rc)
             return rc;
     }
-    return table_reclaim(t, off + offsetof(struct rcv_dict, table), budget, done);
+    return table_reclaim(t, in + offsetof(struct rcv_entries, table), budget, done);
 }
 
-/* dict_apply -- see struct rcv_kind. */
+/* dict_reclaim -- free some of a detached Dict: its rows, its entries, what those lie in; reclaim.c frees the container itself. */
+int dict_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
+{
+    const struct rcv_dict *d = dict_at(t->arena, off);
+    int                    rc = 0;
+    *done = false;
+    if (d == NULL)
+        return dict_damaged(t->arena, off);
+    if (dict_packed(d))
+        rc = rows_reclaim(t, off, budget);
+    rcv_off in = dict_entries(d, off);
+    if (rc == 0 && in != 0)
+        rc = entries_reclaim(t, off, in, budget, done);
+    else
+        *done = rc == 0;
+    if (rc == 0 && *done && in != 0 && dict_packed(d))
+        rc = txn_free(t, in, 0);
+    return rc;
+}
+
+/* dict_apply -- see struct rcv_kind. A row that is deleted stays where it is, marked. */
 int dict_apply(rcv_txn *t, rcv_off d, unsigned op, uint64_t entry)
 {
+    if (op == RCV_I_DELETE && (entry & RCV_ROW_NAMED))
+        return 0;
     return op == RCV_I_INSERT ? link_last(t, d, entry) : unlink_and_free(t, d, entry);
 }
 
 /* dict_sum -- see struct rcv_kind. */
 int dict_sum(rcv_txn *t, rcv_off off, const struct rcv_summary *s)
 {
-    const struct rcv_dict *d = dict_at(t->arena, off);
-    int                    rc = 0;
+    struct rcv_dict *d = dict_at(t->arena, off);
     if (d == NULL)
         return dict_damaged(t->arena, off);
-    if (s->count != 0)
-        rc = txn_write64(t, off + offsetof(struct rcv_container, count), d->c.count + (uint64_t)s->count, RCV_U_STRUCT);
-    if (rc == 0 && s->changes != 0)
-        rc = txn_write64(t, off + offsetof(struct rcv_dict, version), d->version + 1, RCV_U_STRUCT);
-    return rc;
+    if (s->count == 0 && s->changes == 0)
+        return 0;
+    const uint32_t count = offsetof(struct rcv_dict, c.count);
+    int rc = likely(!dict_packed(d)) ? log_whole(t, off) : txn_log(t, off + count, (uint32_t)RCV_ROWS_AT - count, RCV_U_STRUCT);
+    if (rc)
+        return rc;
+    d->c.count += (uint64_t)s->count;
+    if (s->changes != 0 && dict_packed(d))
+        d->rows.version++;
+    else if (s->changes != 0)
+        d->e.version++;
+    return 0;
 }

@@ -112,6 +112,16 @@ int check_reach(struct walk *w, rcv_off container, rcv_off slot, rcv_off off, ui
     return rc;
 }
 
+int check_room(struct walk *w, rcv_off container, uint64_t len)
+{
+    uint64_t size = 0;
+    bool     live;
+    if (rcv_at(w->a, container, len) == NULL || heap_block(w->a, container, &size, &live) != 0 || size < len)
+        return check_damage(w, container, 0, container, "a container of %llu bytes in a block of %llu", (unsigned long long)len,
+                            (unsigned long long)size);
+    return 0;
+}
+
 static int push(struct walk *w, rcv_off off)
 {
     if (w->n_todo == w->cap_todo) {
@@ -137,7 +147,7 @@ int walk_meet(struct walk *w, rcv_off parent, rcv_off slot, rcv_off off, bool de
         return check_damage(w, parent, slot, off, "a container with the id %llu", (unsigned long long)c->id);
     if (!detached && (c->parent != parent || c->slot != slot))
         return check_damage(w, parent, slot, off, "a container that names another place as its own");
-    if ((c->flags & ~RCV_DETACHED) != 0 || ((c->flags & RCV_DETACHED) != 0) != detached)
+    if ((c->flags & ~(RCV_DETACHED | rcv_kinds[container_kind(c)]->marks)) != 0 || ((c->flags & RCV_DETACHED) != 0) != detached)
         return check_damage(w, parent, slot, off, "a container with the flags %#x", c->flags);
     w->report->containers++;
     return push(w, off);

@@ -14,7 +14,7 @@
 #define PAGE UINT64_C(4096)
 #define CHUNK_PAGES 16u /* 64 KiB of 4 KiB pages */
 #define SMALL_MAX UINT64_C(8192)
-#define CLASSES 31u      /* 32, 48 … 128, then four a doubling up to 8 KiB */
+#define CLASSES 33u      /* 32, 48 … 192, then four a doubling up to 8 KiB */
 #define FIRST_BLOCK ((uint32_t)sizeof(struct rcv_small_chunk))
 #define LOW_WATER 4u     /* free chunks below which a boundary claims a slice */
 #define SCAN_SOME 512u   /* chunks looked at when the hints have run dry */

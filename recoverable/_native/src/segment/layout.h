@@ -255,12 +255,13 @@ enum rcv_container_kind {
 };
 #define RCV_CONTAINER_MARK 0x52430000u /* in the upper half of `kind` */
 #define RCV_DETACHED 1u                /* flags: cut off from its parent, waits to be freed */
+#define RCV_PACKED 2u                  /* of a Dict or Set: what it was made of lies in its own block, in rows */
 
 /* Every container begins with this. */
 struct rcv_container {
     uint64_t id;     /* unique in the segment, never used again; 0 once reclaimed */
     uint32_t kind;   /* RCV_CONTAINER_MARK | enum rcv_container_kind */
-    uint32_t flags;  /* RCV_DETACHED */
+    uint32_t flags;  /* RCV_DETACHED, RCV_PACKED */
     rcv_off  parent; /* the container that holds it; 0 for the root */
     rcv_off  slot;   /* where in its parent: a Dict's entry, …; for naming its path */
     rcv_off  next_reclaim;
@@ -280,13 +281,40 @@ struct rcv_table {
     rcv_off  first[RCV_TABLE_INLINE]; /* the first array, so that a small container is one block */
 };
 
+/* Entries in blocks of their own. */
+struct rcv_entries {
+    rcv_off          head;    /* first entry in insertion order */
+    rcv_off          tail;    /* last */
+    uint64_t         version; /* moves with every committed change of membership */
+    struct rcv_table table;   /* buckets, linear hashing; never fewer than RCV_TABLE_INLINE */
+};
+
+/* What a Dict is made of at once lies in its own block: rows, each 8-aligned, in insertion order, before all that is inserted later.
+ * They never move, and none is ever added. Where a Dict's code names an entry, a row's offset has the lowest bit set. */
+struct rcv_rows {
+    rcv_off  rest;    /* struct rcv_entries, in a block of its own, for all that is inserted later; 0: nothing has been */
+    uint32_t version; /* instead of the other one */
+    uint16_t n;       /* rows, deleted ones included */
+    uint16_t size;    /* bytes of the rows, which follow here */
+};
+#define RCV_ROWS_MOST 16u  /* a longer row is not searched but hashed */
+#define RCV_ROW_KEY 64u    /* bytes of the longest key in a row */
+#define RCV_ROW_NAMED 1u   /* in an offset that names an entry: it is a row */
+struct rcv_row {
+    struct rcv_cell value;
+    uint8_t         key_tag, key_kind; /* as an entry's */
+    uint8_t         key_len;
+    uint8_t         flags; /* RCV_ENTRY_DEAD: deleted, by a commit or by the running transaction; its value is nothing */
+    uint8_t         key[]; /* canonical bytes */
+};
+
 /* Also a Set: its entries have None for a value. */
 struct rcv_dict {
     struct rcv_container c;
-    rcv_off              head;    /* first entry in insertion order */
-    rcv_off              tail;    /* last */
-    uint64_t             version; /* moves with every committed change of membership */
-    struct rcv_table     table;   /* buckets, linear hashing; never fewer than RCV_TABLE_INLINE */
+    union {
+        struct rcv_entries e;
+        struct rcv_rows    rows; /* RCV_PACKED */
+    };
 };
 
 #define RCV_ENTRY_DEAD 1u   /* entry flags: deleted by the running transaction */

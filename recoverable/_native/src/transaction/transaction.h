@@ -77,7 +77,8 @@ struct walk;
 
 struct rcv_kind {
     const char *name; /* as users know it */
-    uint32_t    size; /* of its fixed part */
+    uint32_t    size; /* of its fixed part, at least */
+    uint32_t    marks; /* flags that it may have besides RCV_DETACHED */
     bool        counts_are_words; /* what membership and content stand for lies in words of its own, which its stash holds */
     bool        shape_moves_keys; /* whoever writes its shape moves what its keys stand for */
     /* reclaim -- it is cut off: free some of what it holds. `budget` counts what was freed; *done: nothing is left but itself. */
