@@ -130,7 +130,7 @@ cdef object encode(object value, rcv_value *out):
     return value
 
 
-include "pack.pxi"
+include "dict_pack.pxi"
 
 
 cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list made):

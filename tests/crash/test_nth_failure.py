@@ -41,6 +41,7 @@ USED = {  # what each scenario must have called, so that its loop is not empty
     "rollbacks": {"malloc", "mprotect", "heap"},
     "suspensions": {"malloc", "mprotect", "heap"},
     "claims": {"malloc", "fallocate", "heap"},
+    "packed": {"malloc", "heap"},
 }
 
 

@@ -41,6 +41,8 @@ KNOWN = {
     "set": {
         "_native/src/containers/containers.h": SET_IS_ONE,
         "_native/src/containers/dict.c": SET_IS_ONE,
+        "_native/src/containers/dict_rows.c": SET_IS_ONE,
+        "_native/dict_pack.pxi": SET_IS_ONE,
     },
     "array": {
         "_native/src/pages/pages.h": RAW,

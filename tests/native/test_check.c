@@ -113,6 +113,49 @@ static void hurt(rcv_arena *a, rcv_off off, uint64_t value, const char *path, co
     verified(a);
 }
 
+/* A Dict of rows: what can be wrong with it is found and named. */
+static void test_rows(void)
+{
+    int              fd = scratch_object();
+    rcv_arena       *a = rooted_arena(fd, 8 * MIB);
+    struct rcv_item  items[3];
+    const char      *names[3] = {"from", "to", "amount"};
+    struct rcv_value v = {.tag = RCV_T_REF};
+    rcv_off          d, rest;
+    for (unsigned i = 0; i < 3; i++)
+        items[i] = (struct rcv_item){.key = key_of(a, names[i]), .value = {.tag = RCV_T_INT, .word = i}};
+    rcv_txn *t = begin(a);
+    OK(rcv_dict_pack(t, items, 3, &d));
+    v.word = d;
+    OK(set(t, rcv_root(a), "p", &v));
+    items[2].key = items[0].key;
+    CHECK(rcv_dict_pack(t, items, 3, &rest) == 1 && rcv_dict_pack(t, items, 0, &rest) == 1);
+    commit(t);
+    CHECK(verified(a).entries == 4 && verified(a).blocks == 3);
+    t = begin(a);
+    set_int(t, d, "new", 1);
+    CHECK(del(t, d, "to") == 1);
+    commit(t);
+    CHECK(verified(a).entries == 4 && verified(a).blocks == 5);
+
+    const rcv_off rows = offsetof(struct rcv_dict, rows), first = d + rows + sizeof(struct rcv_rows);
+    struct rcv_dict *dict = (struct rcv_dict *)(void *)(a->core + d);
+    rest = dict->rows.rest;
+    hurt(a, d + offsetof(struct rcv_container, kind), (RCV_CONTAINER_MARK | RCV_K_DICT) | UINT64_C(4) << 32, "root[\"p\"]", "flags");
+    hurt(a, d + offsetof(struct rcv_container, count), 1, "root[\"p\"]", "counted");
+    hurt(a, d + offsetof(struct rcv_container, count), 4, "root[\"p\"]", "counted");
+    hurt(a, d + rows, 0, "root[\"p\"]", "counted");
+    hurt(a, d + rows, rest + 16, "root[\"p\"]", "entries");
+    hurt(a, d + rows, d, "root[\"p\"]", "entries");
+    hurt(a, d + rows + 8, 1 | UINT64_C(2) << 32 | (uint64_t)dict->rows.size << 48, "root[\"p\"]", "rows in");
+    hurt(a, d + rows + 8, 1 | UINT64_C(3) << 32 | UINT64_C(64) << 48, "root[\"p\"]", "rows in");
+    hurt(a, d + rows + 8, 1 | UINT64_C(3) << 32 | UINT64_C(60000) << 48, "root[\"p\"]", "in a block of");
+    hurt(a, first, 99, "root[\"p\"][\"from\"]", "unknown type");
+    hurt(a, first + 16, RCV_T_STR | RCV_T_STR << 8 | 4 << 16 | UINT64_C(8) << 24, "root[\"p\"]", "a row with the flags");
+    OK(rcv_close(a));
+    close(fd);
+}
+
 /* Each kind of damage is found and named with its path. */
 static void test_damage(void)
 {
@@ -231,6 +274,7 @@ int main(void)
     test_sound();
     test_transactions();
     test_damage();
+    test_rows();
     test_garbage();
     CHECKS_DONE();
     return 0;

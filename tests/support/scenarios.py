@@ -265,9 +265,36 @@ def claims(arena: Arena) -> Iterator[None]:
     yield
 
 
+def packed(arena: Arena) -> Iterator[None]:
+    """A Dict in one block: made, given its first entry, a row replaced and one deleted, across an await; cut off and reclaimed."""
+    with arena.transaction():
+        arena.root["packed"] = {"from": 1, "to": "t" * 40, "amount": 3}
+    yield
+
+    async def work() -> None:
+        d = arena.root["packed"]
+        d["more"] = {"x": 1, "y": 2}
+        d["from"] = [4]
+        del d["to"]
+        await pause()
+        d["amount"] += 1
+
+    one = Request(arena, work)
+    one.step()
+    one.step()
+    yield
+    with arena.transaction():
+        arena.root["packed"] = 0
+    yield
+    for i in range(2):
+        with arena.transaction():
+            arena.root["i"] = i
+        yield
+
+
 SCENARIOS: dict[str, Scenario] = {
     function.__name__: function
-    for function in (attach, inserts, deletes, array_items, raw_pages, captures, rollbacks, suspensions, claims)
+    for function in (attach, inserts, deletes, array_items, raw_pages, captures, rollbacks, suspensions, claims, packed)
 }
 
 #: How a scenario's arena is opened, where that is not as by default.

@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_as_before(arena: Arena) -> None:
 
 
 async def test_two_requests_insert_other_keys(arena: Arena) -> None:
-    """Two that give one such Dict its first new keys, each across an await, do not conflict; nor do writers of two of its values."""
+    """Two that give one such Dict its first new keys across an await do not conflict; nor do writers of two of its values."""
     with arena.transaction():
         arena.root["d"] = {"a": 1, "b": 2}
     runs = 0

@@ -86,9 +86,8 @@ rcv_off row_before(rcv_arena *a, rcv_off d, const struct rcv_dict *dict, rcv_off
 rcv_off row_find(rcv_arena *a, rcv_off d, const struct rcv_dict *dict, const struct rcv_key *key); /* or 0 */
 void    row_key(const rcv_arena *a, const struct rcv_row *row, struct rcv_key *out); /* its key, hashed */
 int     row_cut(rcv_txn *t, rcv_off row); /* it is deleted: structure */
-int     rows_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget);
-int     rows_count(struct walk *w, rcv_off d, uint64_t *live);
-int     rows_check(struct walk *w, rcv_off d);
+int     rows_reclaim(rcv_txn *t, rcv_off d, const struct rcv_dict *dict, uint32_t *budget);
+int     rows_count(struct walk *w, rcv_off d, uint64_t *live); /* for rcv_verify: are they where they are said to be? */
 
 static inline uint64_t floor_pow2(uint64_t n) { return UINT64_C(1) << (63 - __builtin_clzll(n)); }
 

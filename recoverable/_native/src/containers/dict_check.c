@@ -109,6 +109,27 @@ static int check_entries(struct walk *w, rcv_off off, rcv_off in, uint64_t count
     return check_order(w, off, d, count);
 }
 
+/* rows_check -- its rows, one by one; its entries are sound. */
+static int rows_check(struct walk *w, rcv_off d)
+{
+    rcv_arena             *a = w->a;
+    const struct rcv_dict *dict = (const struct rcv_dict *)(const void *)(a->mem + d);
+    int                    rc = 0;
+    for (rcv_off row = 0; rc == 0 && (row = row_next(a, d, dict, row)) != 0;) {
+        const struct rcv_row *r = row_at(a, row);
+        struct rcv_key        key;
+        rcv_off               entry, link;
+        row_key(a, r, &key);
+        if (row_find(a, d, dict, &key) != row)
+            return check_damage(w, d, row, row - RCV_ROW_NAMED, "two rows with one key");
+        if (!(dict->c.flags & RCV_DETACHED) && dict_find_entry(a, d, &key, &entry, &link) != 0)
+            return check_damage(w, d, row, row - RCV_ROW_NAMED, "a row and an entry with one key");
+        rc = check_cell(w, d, row, &r->value);
+        w->report->entries++;
+    }
+    return rc;
+}
+
 /* dict_check -- see struct rcv_kind. The rows' keys are looked for among the entries, so those come first. */
 int dict_check(struct walk *w, rcv_off off)
 {

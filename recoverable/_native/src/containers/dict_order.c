@@ -340,7 +340,7 @@ int dict_reclaim(rcv_txn *t, rcv_off off, uint32_t *budget, bool *done)
     if (d == NULL)
         return dict_damaged(t->arena, off);
     if (dict_packed(d))
-        rc = rows_reclaim(t, off, budget);
+        rc = rows_reclaim(t, off, d, budget);
     rcv_off in = dict_entries(d, off);
     if (rc == 0 && in != 0)
         rc = entries_reclaim(t, off, in, budget, done);

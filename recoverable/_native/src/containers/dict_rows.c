@@ -75,7 +75,7 @@ rcv_off row_find(rcv_arena *a, rcv_off d, const struct rcv_dict *dict, const str
 void row_key(const rcv_arena *a, const struct rcv_row *row, struct rcv_key *out)
 {
     *out = (struct rcv_key){.tag = row->key_tag, .kind = row->key_kind, .ptr = row->key, .len = row->key_len};
-    rcv_key_hash(a, out);
+    out->hash = rcv_siphash(a->hdr->hash_secret, out->kind, out->ptr, out->len); /* as rcv_key_hash() */
 }
 
 int row_cut(rcv_txn *t, rcv_off row)
@@ -148,11 +148,10 @@ int rcv_set_pack(rcv_txn *t, const struct rcv_item *items, uint32_t n, rcv_off *
 /* -- its end --------------------------------------------------------------------------------------------------- */
 
 /* rows_reclaim -- drop what the rows of a detached Dict hold: all at once, since there are few. What a slice has dropped is marked. */
-int rows_reclaim(rcv_txn *t, rcv_off d, uint32_t *budget)
+int rows_reclaim(rcv_txn *t, rcv_off d, const struct rcv_dict *dict, uint32_t *budget)
 {
-    rcv_arena             *a = t->arena;
-    const struct rcv_dict *dict = dict_at(a, d);
-    int                    rc = dict ? 0 : dict_damaged(a, d);
+    rcv_arena *a = t->arena;
+    int        rc = 0;
     for (rcv_off row = 0; rc == 0 && (row = row_next(a, d, dict, row)) != 0;) {
         rc = cell_drop(t, &row_at(a, row)->value);
         if (rc == 0)
@@ -180,25 +179,4 @@ int rows_count(struct walk *w, rcv_off d, uint64_t *live)
         return check_damage(w, d, 0, d, "%llu rows in %llu bytes, of %u in %u", (unsigned long long)n, (unsigned long long)at, dict->rows.n,
                             dict->rows.size);
     return 0;
-}
-
-/* rows_check -- the same rows, one by one; its entries are sound. */
-int rows_check(struct walk *w, rcv_off d)
-{
-    rcv_arena             *a = w->a;
-    const struct rcv_dict *dict = (const struct rcv_dict *)(const void *)(a->mem + d);
-    int                    rc = 0;
-    for (rcv_off row = 0; rc == 0 && (row = row_next(a, d, dict, row)) != 0;) {
-        const struct rcv_row *r = row_at(a, row);
-        struct rcv_key        key;
-        rcv_off               entry, link;
-        row_key(a, r, &key);
-        if (row_find(a, d, dict, &key) != row)
-            return check_damage(w, d, row, row - RCV_ROW_NAMED, "two rows with one key");
-        if (!(dict->c.flags & RCV_DETACHED) && dict_find_entry(a, d, &key, &entry, &link) != 0)
-            return check_damage(w, d, row, row - RCV_ROW_NAMED, "a row and an entry with one key");
-        rc = check_cell(w, d, row, &r->value);
-        w->report->entries++;
-    }
-    return rc;
 }

@@ -1,4 +1,4 @@
-# pack.pxi -- a plain dict or set of plain values, made in one block: what most requests store. Part of codec.pyx.
+# dict_pack.pxi -- a plain dict or set of plain values, made in one block: what most requests store. Part of codec.pyx.
 
 from cpython.bool cimport PyBool_Check
 from cpython.dict cimport PyDict_CheckExact, PyDict_Copy
