@@ -238,17 +238,11 @@ int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct rcv_valu
 
 /* -- at commit --------------------------------------------------------------------------------------------- */
 
-/* log_whole -- what a commit changes of the Dict itself, in one record where it lies together: count, order and version. */
-static int log_whole(rcv_txn *t, rcv_off off)
+/* log_order -- the end of the order of the entries at `in`, and their version, are about to change. */
+static int log_order(rcv_txn *t, rcv_off in)
 {
-    const uint32_t from = offsetof(struct rcv_dict, c.count);
-    return txn_log(t, off + from, (uint32_t)offsetof(struct rcv_dict, e.table) - from, RCV_U_STRUCT);
-}
-
-/* log_order -- the entries of `dict` lie at `in`: its order is about to change. */
-static int log_order(rcv_txn *t, rcv_off off, const struct rcv_dict *dict, rcv_off in)
-{
-    return likely(!dict_packed(dict)) ? log_whole(t, off) : txn_log(t, in, offsetof(struct rcv_entries, version), RCV_U_STRUCT);
+    const uint32_t tail = offsetof(struct rcv_entries, tail);
+    return txn_log(t, in + tail, (uint32_t)offsetof(struct rcv_entries, table) - tail, RCV_U_STRUCT);
 }
 
 /* link_last -- append the entry to the insertion order. */
@@ -270,14 +264,11 @@ static int link_last(rcv_txn *t, rcv_off off, rcv_off entry)
         return dict_no_entry(a, off, tail);
     e->before = tail; /* not logged: were this commit undone, the entry would not be there at all */
     e->flags |= RCV_ENTRY_LINKED;
-    int rc = log_order(t, off, d, in);
+    int rc = log_order(t, in);
     if (rc)
         return rc;
     entries->tail = entry;
-    if (tail != 0)
-        return dict_set_word(t, tail + offsetof(struct rcv_entry, after), entry);
-    entries->head = entry;
-    return 0;
+    return dict_set_word(t, tail ? tail + offsetof(struct rcv_entry, after) : in + offsetof(struct rcv_entries, head), entry);
 }
 
 /* unlink_and_free -- take the entry out of the insertion order and free it. */
@@ -365,16 +356,19 @@ int dict_sum(rcv_txn *t, rcv_off off, const struct rcv_summary *s)
     struct rcv_dict *d = dict_at(t->arena, off);
     if (d == NULL)
         return dict_damaged(t->arena, off);
-    if (s->count == 0 && s->changes == 0)
-        return 0;
     const uint32_t count = offsetof(struct rcv_dict, c.count);
-    int rc = likely(!dict_packed(d)) ? log_whole(t, off) : txn_log(t, off + count, (uint32_t)RCV_ROWS_AT - count, RCV_U_STRUCT);
-    if (rc)
+    if (unlikely(dict_packed(d))) {
+        int rc = txn_log(t, off + count, (uint32_t)RCV_ROWS_AT - count, RCV_U_STRUCT);
+        if (rc)
+            return rc;
+        d->c.count += (uint64_t)s->count;
+        d->rows.version += s->changes != 0;
+        return 0;
+    }
+    int rc = s->count ? dict_set_word(t, off + count, d->c.count + (uint64_t)s->count) : 0;
+    if (rc || s->changes == 0)
         return rc;
-    d->c.count += (uint64_t)s->count;
-    if (s->changes != 0 && dict_packed(d))
-        d->rows.version++;
-    else if (s->changes != 0)
-        d->e.version++;
-    return 0;
+    rc = log_order(t, off + offsetof(struct rcv_dict, e));
+    d->e.version += rc == 0;
+    return rc;
 }

@@ -88,8 +88,8 @@ int container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot)
         return container_gone();
     if (c->parent != 0 || child == rcv_root(t->arena))
         return rcv_raise(RCV_ERR_MISUSE, 0, "a container has one parent, and this one is stored already; store a .copy() of it");
-    /* Whoever makes a container stores it in the same operation, whose failure takes back both: there are no old bytes to keep. */
-    int rc = likely(c->id > t->first_id) ? 0 : txn_log(t, child + offsetof(struct rcv_container, parent), 16, RCV_U_DATA);
+    /* Of one that this step has made, the place goes back with its memory; that it hangs nowhere is what a handle of it is told by. */
+    int rc = txn_log(t, child + offsetof(struct rcv_container, parent), likely(c->id > t->first_id) ? 8 : 16, RCV_U_DATA);
     if (rc)
         return rc;
     c->parent = parent;
