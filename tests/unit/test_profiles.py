@@ -183,6 +183,26 @@ def test_pages_that_a_request_goes_on_with(arena: Arena) -> None:
     arena.verify()
 
 
+def test_pages_between_those_that_a_request_goes_on_with(arena: Arena) -> None:
+    """Of neighbours two pages apart, what lies between comes along in one call, and is neither changed nor taken as written."""
+
+    async def handler(pages: list[int], value: int) -> None:
+        arena.root["a"].view[pages, 5] += value
+        await pause()
+        arena.root["a"].view[pages, 5] += value
+
+    for n in range(0, 40, 5):
+        Request(arena, handler, [n, n + 2, n + 4], 1).finish()
+    before = arena.stats()
+    Request(arena, handler, [50, 52, 54], 1).finish()
+    after = arena.stats()
+    assert after.traps - before.traps == 3
+    assert after.pages_captured - before.pages_captured == 5
+    assert after.captured_in_vain - before.captured_in_vain == 2
+    assert column(arena)[49:56] == [0, 2, 0, 2, 0, 2, 0]
+    arena.verify()
+
+
 def test_pages_that_a_request_is_done_with(arena: Arena) -> None:
     """Where it writes others after the await, its own are not captured, and are captured no more if it changes its ways."""
 

@@ -100,18 +100,25 @@ static bool take_planned(rcv_arena *a, const struct wse_stretch *run, uint32_t n
     return more;
 }
 
-/* take_own -- what the request has written in an earlier step. */
-static void take_own(rcv_arena *a, const struct raw *raw)
+/* fit -- can all of [first, end) be captured? */
+static bool fit(rcv_arena *a, uint32_t first, uint32_t end)
+{
+    while (first < end && fits(a, a->tracker->view, first))
+        first++;
+    return first == end;
+}
+
+/* take_own -- what the request has written in an earlier step; with what lies between where that is cheaper than another call. */
+static void take_own(rcv_arena *a, const struct raw *raw, uint32_t gap)
 {
     bool more = true;
     for (uint64_t i = 0; more && i < raw->n_pages;) {
-        uint32_t first = raw->pages[i], p = first;
-        for (; i < raw->n_pages && raw->pages[i] == p && fits(a, a->tracker->view, p); i++)
-            p++;
-        if (p > first)
-            more = take(a, first, p);
-        else
-            i++;
+        uint32_t first = raw->pages[i++], end = first + 1;
+        if (!fit(a, first, end))
+            continue;
+        for (; i < raw->n_pages && raw->pages[i] - end <= gap && fit(a, end, raw->pages[i] + 1); i++)
+            end = raw->pages[i] + 1;
+        more = take(a, first, end);
     }
 }
 
@@ -129,11 +136,15 @@ void tracker_capture(rcv_arena *a, const struct raw *raw, const char *handler, c
     bool again = own_pages(a, raw) != 0 && raw->n_pages <= OWN_MOST && wse_profile_again(t->wse.profiles, t->profile);
     t->own_captured = again;
     pages += again ? raw->n_pages : 0;
-    if (pages == 0 || pages * undo_cost(t->page_size) > (a->undo_size - undo_tail(a)) / ROOM_SHARE)
+    const uint64_t room = (a->undo_size - undo_tail(a)) / ROOM_SHARE / undo_cost(t->page_size);
+    if (pages == 0 || pages > room)
         return;
+    uint32_t gap = wse_profile_gap(t->wse.profiles);
+    if (pages + raw->n_pages * gap > room)
+        gap = 0;
     view_lock(a);
     if (take_planned(a, run, n) && again)
-        take_own(a, raw);
+        take_own(a, raw, gap);
     view_unlock(a);
 }
 

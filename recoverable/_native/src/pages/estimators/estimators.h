@@ -158,6 +158,7 @@ void wse_profile_end(struct wse_profiles *all, struct wse_profile *p, const uint
  * many were written again. wse_profile_again -- is it worth to capture them when such a step begins? */
 void     wse_profile_owned(struct wse_profile *p, uint32_t pages, uint32_t written);
 bool     wse_profile_again(const struct wse_profiles *all, const struct wse_profile *p);
+uint32_t wse_profile_gap(const struct wse_profiles *all); /* so many pages between two of them come along rather than a call more */
 uint32_t wse_profile_cost(const struct wse_profile *p, uint32_t page); /* of its capture next time; 0: none is planned */
 int      wse_profiles_read(const struct wse_profiles *all, struct rcv_profile *out, int max); /* how many there are */
 

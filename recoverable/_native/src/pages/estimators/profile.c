@@ -20,7 +20,8 @@
  * after a change of the set as soon; later each observation weighs an eighth.
  *
  * After an await a request often goes on where it was: it writes the same rows again, whichever these are. So a profile also
- * knows how many of *its own* pages, those that were written back when it went on, such a step writes once more.
+ * knows how many of *its own* pages, those that were written back when it went on, such a step writes once more. They, too, are
+ * captured along with what lies between two of them where that costs less than a change of protection.
  *
  * Hot pages are not in a profile: they don't trap. A page that is captured still counts for the policy as one that is written
  * (wse_captured), at the price that it has now: it becomes hot where being compared at each boundary is cheaper than that.
@@ -35,6 +36,7 @@
 
 #define PROFILE_PAGES 64u
 #define CAPTURED_MOST 256u /* pages of one capture, gaps included */
+#define GAP_MOST 16u       /* between two pages of a request's own that are captured in one call */
 #define STEPS_MOST 3u      /* steps of a request that are told apart: this one and all later ones are one */
 
 #define ONE 32768u         /* a probability of 1 */
@@ -194,14 +196,24 @@ void wse_profile_owned(struct wse_profile *p, uint32_t pages, uint32_t written)
 bool wse_profile_again(const struct wse_profiles *all, const struct wse_profile *p)
 {
     const struct wse_costs *c = &all->costs;
-    return p->own.chance * (c->trap + c->protect + c->compare) / ONE > 2 * c->protect + c->copy + c->compare;
+    /* Once may be chance. Protecting them afterwards is one call for all that the step has written. */
+    return p->own.seen > 1 && p->own.chance * (c->trap + c->compare) / ONE > c->protect + c->copy + c->compare;
+}
+
+/* beside -- what one page more in a run costs. */
+static uint64_t beside(const struct wse_costs *c) { return c->copy + c->compare + c->protect / 16; }
+
+uint32_t wse_profile_gap(const struct wse_profiles *all)
+{
+    uint64_t gap = beside(&all->costs) ? all->costs.protect / beside(&all->costs) : 0;
+    return gap < GAP_MOST ? (uint32_t)gap : GAP_MOST;
 }
 
 /* plan -- group neighbours into runs, keep those that pay. */
 static void plan(struct wse_profile *p, const struct wse_costs *c)
 {
-    uint64_t beside = c->copy + c->compare + c->protect / 16, total = 0;
-    uint64_t side = c->trap > 0 ? beside * ONE / c->trap : ONE;
+    const uint64_t more = beside(c);
+    uint64_t       total = 0, side = c->trap > 0 ? more * ONE / c->trap : ONE;
     p->n_runs = 0;
     for (uint32_t i = 0; i < p->n;) {
         uint64_t saves = 0, most = 0, pages = 0;
@@ -213,7 +225,7 @@ static void plan(struct wse_profile *p, const struct wse_costs *c)
             if (chance < side || !k->again)
                 continue;
             uint64_t gap = pages ? k->page - p->known[last].page - 1u : 0;
-            if (pages && gap * beside > c->protect)
+            if (pages && gap * more > c->protect)
                 break;
             if (pages == 0)
                 first = i;
@@ -222,7 +234,7 @@ static void plan(struct wse_profile *p, const struct wse_costs *c)
             saves += chance * (c->trap + c->compare) / ONE;
             most = chance > most ? chance : most;
         }
-        uint64_t costs = 2 * c->protect + pages * beside;
+        uint64_t costs = 2 * c->protect + pages * more;
         if (pages == 0 || saves + most * c->protect / ONE <= costs || total + pages > CAPTURED_MOST)
             continue;
         total += pages;
