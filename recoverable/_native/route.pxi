@@ -106,10 +106,16 @@ cdef class Served:
     cdef vectorcallfunc vectorcall
     cdef object handler, arena, __weakref__
     cdef Requests requests
+    cdef Handler decorated # where the handler is what @recoverable made, or a method that is
+    cdef object bound # and whose
 
     def __cinit__(self, handler, arena, Requests requests not None):
         self.handler, self.arena, self.requests = handler, arena, requests
         self.vectorcall = <vectorcallfunc><void *>call_served
+        if type(handler) is Handler:
+            self.decorated = handler
+        elif type(handler) is MethodType and type(handler.__func__) is Handler:
+            self.decorated, self.bound = handler.__func__, handler.__self__
 
     def __call__(self, *args, **kwargs): # replaced by served_calls() below
         return self.call(args, kwargs)
@@ -158,17 +164,17 @@ cdef class Served:
 
 cdef object call_served(Served self, PyObject *const *args, size_t nargsf, PyObject *names):
     if names == NULL and PyVectorcall_NARGS(nargsf) == 1:
-        if type(self.handler) is Handler and _watch_handler is None:
-            return decorated(self, <object>args[0])
+        if self.decorated is not None and _watch_handler is None:
+            return call_decorated(self, <object>args[0])
         return new_serving(self, <object>args[0], None)
     cdef Py_ssize_t i, n = PyVectorcall_NARGS(nargsf)
     by_name = {} if names == NULL else {name: <object>args[n + i] for i, name in enumerate(<tuple>names)}
     return self.call(tuple([<object>args[i] for i in range(n)]), by_name)
 
 
-cdef Call decorated(Served served, object request):
+cdef Call call_decorated(Served served, object request):
     """A call of what @recoverable made: it tells the Serving of its beginning and its end, which is awaited by nobody then."""
-    cdef Call call = (<Handler>served.handler).call((request,), None)
+    cdef Call call = served.decorated.call((request,) if served.bound is None else (served.bound, request), None)
     call.here = new_serving(served, request, None)
     return call
 

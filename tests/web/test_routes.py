@@ -103,6 +103,44 @@ async def test_handlers_of_all_kinds(shared: Shared, tmp_path: Path) -> None:
         assert (await client.get("/nothing")).status == 404
 
 
+async def test_decorated_handlers_of_all_kinds(shared: Shared) -> None:
+    """Functions, methods, partials and Views that are transactions: committed, rolled back, and each with its request."""
+    arena, for_app = shared
+
+    class Own:
+        prefix = "own"
+
+        @recoverable
+        async def method(self, request: web.Request) -> web.Response:
+            arena.root[request.path] = self.prefix
+            if "fail" in request.query:
+                raise ArenaBusyError("held by another")
+            return await which(request)
+
+    class View(web.View):
+        @recoverable
+        async def get(self) -> web.Response:
+            return await own.method(self.request)
+
+    @recoverable
+    async def function(request: web.Request) -> web.Response:
+        return await own.method(request)
+
+    own = Own()
+    kinds = {
+        "/function": function,
+        "/method": own.method,
+        "/partial": functools.partial(Own.method, own),
+        "/view": View,
+    }
+    async with serving(application(for_app, kinds)) as client:
+        for path in kinds:
+            assert (await client.get(f"{path}?fail")).status == 503, path
+            assert arena.root.get(path) is None
+            assert await (await client.get(path)).text() == f"{arena.name} True", path
+            assert arena.root[path] == "own"
+
+
 async def test_applications_in_applications(shared: Shared, new_name: Callable[[], str]) -> None:
     """Sub-applications, nested, by prefix and by domain, added before and after: each on the arena of the nearest that has one."""
     app, before, after, deeper, domain, own = (web.Application() for _ in range(6))
@@ -259,7 +297,7 @@ async def test_middlewares_find_the_handler_as_it_was(shared: Shared) -> None:
             assert "page" in repr(found)
             return await found(request, more=7)
         assert issubclass(found, Own)
-        assert inspect.unwrap(found) is Own
+        assert found.__wrapped__ is Own
         return await handler(request)
 
     async with serving(application(shared[1], {"/": page, "/view": Own}, (looks,))) as client:
