@@ -158,7 +158,7 @@ def differences(stored: Stored) -> str:
 def elsewhere(stored: Stored, counting: Counting) -> str:
     """Say why the ceilings do not hold here; "": they do."""
     differing = f" ({others})" if (others := differences(stored)) else ""
-    if hasattr(_core._library, "rcv_crash_at"):
+    if _core.test_build():
         return "this build has crash points"
     if sys.version_info[:2] != JUDGED:
         return f"the ceilings are those of Python {'.'.join(map(str, JUDGED))}{differing}"
