@@ -24,8 +24,8 @@ cdef extern from *:
     """
     RCV_SENDS(rcv_call)
 
-    #define PARKED 64
-    static PyObject *rcv_parked[PARKED]; /* Calls that are over, to be used again */
+    #define PARKED 0
+    static PyObject *rcv_parked[PARKED + 1]; /* Calls that are over, to be used again */
     static int rcv_n_parked;
 
     static PyObject *rcv_unpark(void)
