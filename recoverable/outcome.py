@@ -124,6 +124,7 @@ class Facts(NamedTuple):
 
     Attributes:
         chosen: It committed, or it was an answer that has touched nothing.
+        closed: Its coroutine was closed, or finalised, before its end.
         stopped: It was found lost while it was being cancelled or closed, or met a conflict then, in a `finally` say.
         conflicted: It lost a conflict.
         cancelled: Somebody has asked the task to end.
@@ -135,6 +136,7 @@ class Facts(NamedTuple):
     """
 
     chosen: bool = False
+    closed: bool = False
     stopped: bool = False
     conflicted: bool = False
     cancelled: bool = False
@@ -147,7 +149,7 @@ class Facts(NamedTuple):
     @property
     def beaten(self) -> bool:
         """Whether it lost a conflict, and that is why it has ended."""
-        return self.conflicted and not self.chosen and not self.stopped
+        return self.conflicted and not self.chosen and not self.closed and not self.stopped
 
 
 def next_action(facts: Facts, chosen: Options) -> Action:
@@ -158,7 +160,7 @@ def next_action(facts: Facts, chosen: Options) -> Action:
     give_up: Action = "raise" if chosen.fallback is None else "fallback"
     if facts.chosen:
         return "end"
-    if facts.stopped:
+    if facts.closed or facts.stopped:
         return "raise"
     if facts.beaten:
         return give_up if facts.spoilt or facts.conflicts > chosen.max_conflicts else "rerun"

@@ -259,6 +259,7 @@ def _facts(
             or transaction.state == "committed"
             or (not transaction.touched and answer)
         ),
+        closed=transaction.closed,
         stopped=_stopped_by(failure) is not None or (transaction.conflicted and cancelled),
         conflicted=transaction.conflicted,
         cancelled=cancelled,

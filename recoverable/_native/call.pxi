@@ -287,10 +287,18 @@ cdef class Call(StepDriver):
         self.busy = False
         if how[0] == PYGEN_RETURN:
             self.end(None)
-        elif self.limit is not None and self.limit.waits and not self.limit.begin():
-            self.close()
-            raise no_task(self.handler.seconds)
+        elif self.limit is not None and self.limit.waits:
+            self.begin_limit()
         return result
+
+    cdef int begin_limit(self) except -1:
+        try:
+            if not self.limit.begin():
+                raise no_task(self.handler.seconds)
+        except BaseException: # a signal's handler may raise in the event loop's code: who awaits this takes it for the end
+            self.close()
+            raise
+        return 0
 
     cdef int refuse(self) except -1:
         if self.busy:

@@ -139,6 +139,9 @@ cdef class StepDriver:
     cdef int abandon(self) except -1:
         """close(), of one that has not ended."""
         cdef rcv_frame frame
+        self.t.closed = True
+        if self.t.limit is not None:
+            (<TimeLimit>self.t.limit).end() # its fallback is not asked for either
         if self.t.t != NULL:
             rcv_txn_rollback(self.t.t)
         rcv_frame_init(&frame, &self.t.t, rcv_context(), <void *>self.t)

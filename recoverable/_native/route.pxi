@@ -158,8 +158,15 @@ cdef class Served:
     def __hash__(self):
         return hash(self.handler)
 
+    def __reduce__(self): # copied or pickled, it is the handler
+        return _itself, (self.handler,)
+
     def __repr__(self):
         return f"<served {self.handler!r}>"
+
+
+def _itself(handler):
+    return handler
 
 
 cdef object call_served(Served self, PyObject *const *args, size_t nargsf, PyObject *names):
@@ -220,10 +227,7 @@ cdef class Serving(Running):
 
     def throw(self, kind, value=None, traceback=None):
         cdef PySendResult how
-        if value is None:
-            value = kind() if isinstance(kind, type) else kind
-        if traceback is not None:
-            value = value.with_traceback(traceback)
+        value = thrown(kind, value, traceback)
         if self.at == NOT_BEGUN:
             self.end(None)
             raise value

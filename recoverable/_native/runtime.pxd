@@ -70,6 +70,7 @@ cdef class Transaction:
     cdef public int open_blocks
     cdef readonly bint conflicted
     cdef readonly bint privileged
+    cdef readonly bint closed # its coroutine was, before the end: nobody waits for what might follow
     cdef readonly Transaction parent
     cdef readonly Transaction around # the one that was current when its driver took a step: of another arena, or its parent
     cdef public object request # as it was before all its runs: a RequestBefore, or None

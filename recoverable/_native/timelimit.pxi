@@ -52,6 +52,8 @@ cdef class TimeLine:
             after = (<TimeLimit>after).before
         if after == NULL:
             self.wait_for(limit)
+        elif self.timer is None: # a signal's handler has raised while it was being set
+            self.wait_for(<TimeLimit>self.first)
         limit.before = after
         limit.next = self.first if after == NULL else (<TimeLimit>after).next
         if limit.next == NULL:
@@ -79,22 +81,22 @@ cdef class TimeLine:
 
     cdef int wait_for(self, TimeLimit limit) except -1:
         """Have the timer fire when that one, which is to be the first, is over."""
-        if self.timer is not None:
-            if self.fires <= limit.when:
-                return 0
-            self.timer.cancel()
-            self.timer = None
+        if self.timer is not None and self.fires <= limit.when:
+            return 0
         cdef double left = limit.since + self.seconds - rcv_monotonic() if limit.same_clock else limit.when - <double>self.loop.time()
-        self.timer = self.loop.call_later(max(left, 0.0), self.fire)
-        self.fires = limit.when
+        timer = self.loop.call_later(max(left, 0.0), self.fire)
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer, self.fires = timer, limit.when
         return 0
 
     def fire(self):
         """Expire what is due and wait for the next one; without any, be forgotten."""
         cdef TimeLimit limit
-        cdef double now = <double>self.loop.time() + EARLY
+        cdef double now
         self.timer = None
         try:
+            now = <double>self.loop.time() + EARLY
             while self.first != NULL and (<TimeLimit>self.first).when <= now:
                 limit = <TimeLimit>self.first
                 self.leave(limit)
@@ -118,7 +120,7 @@ cdef class TimeLine:
 cdef TimeLine line_of(object loop, double seconds):
     lines = _lines.get(loop)
     if lines is None:
-        for other in [each for each in _lines if each.is_closed()]:
+        for other in [each for each in list(_lines) if each.is_closed()]:
             _lines.pop(other, None)
         lines = _lines.setdefault(loop, {})
     cdef TimeLine line = lines.get(seconds)

@@ -25,6 +25,9 @@ TABLE = [
     # it has ended as it chose to
     (Facts(chosen=True), DEFAULT, "end"),
     (Facts(chosen=True, conflicted=True, conflicts=1), BOTH, "end"),
+    # it was closed
+    (Facts(closed=True, retriable=True, crashes=1), BOTH, "raise"),
+    (Facts(closed=True, conflicted=True, conflicts=1), BOTH, "raise"),
     # it was being cancelled or closed
     (Facts(stopped=True), BOTH, "raise"),
     (Facts(stopped=True, conflicted=True, conflicts=1), BOTH, "raise"),
