@@ -271,8 +271,8 @@ cdef class Call(StepDriver):
 
     cdef object advance(self, object value, object error, PySendResult *how):
         """Run to the next suspension or to the end, from a value or an error that is not None: what it yields or returns."""
-        if self.busy or self.stage == OVER or (self.stage == FIRST_RUN and self.misplaced()):
-            self.refuse()
+        if self.busy or self.stage == OVER or (self.stage == FIRST_RUN and self.misplaced() and not isinstance(error, GeneratorExit)):
+            self.refuse() # but not to close it: the collector does that anywhere, and asks once
         if self.stage == CALLED and value is not None:
             raise TypeError("can't send non-None value to a just-started coroutine")
         self.busy = True

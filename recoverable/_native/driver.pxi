@@ -538,6 +538,8 @@ cdef object thrown(object kind, object value, object traceback):
         value = kind() if isinstance(kind, type) else kind
     elif isinstance(kind, type) and not isinstance(value, BaseException):
         value = kind(value)
+    if not isinstance(value, BaseException):
+        raise TypeError(f"exceptions must be classes or instances deriving from BaseException, not {type(value).__name__}")
     return value if traceback is None else value.with_traceback(traceback)
 
 

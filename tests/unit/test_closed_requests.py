@@ -14,6 +14,7 @@ import pytest
 
 from recoverable import Arena, recoverable
 from recoverable._native.runtime import Requests, Served, limits_waiting
+from recoverable.errors import TransactionClosedError
 
 
 class Step:
@@ -106,6 +107,75 @@ def test_collected_is_not_run_again(arena: Arena) -> None:
     gc.collect()
     assert runs == [0]
     assert "runs" not in arena.root
+
+
+def test_thrown_is_no_exception(arena: Arena) -> None:
+    """What is no exception can't be thrown into a request, which goes on."""
+
+    @recoverable(arena=arena)
+    async def handler() -> str:
+        arena.root["a"] = 1
+        await Step()
+        return "done"
+
+    request: Any = handler()
+    request.send(None)
+    for wrong in (5, int):
+        with pytest.raises(TypeError, match="deriving from BaseException"):
+            request.throw(wrong)
+    with pytest.raises(StopIteration, match="done"):
+        request.send(None)
+    assert arena.root["a"] == 1
+
+
+class Calls(list[int]):
+    """A list that calls something when it is being stored."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__([1])
+        self.call = call
+
+    def __iter__(self) -> Any:
+        self.call()
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("how", ["close", "drop", "collect"])
+def test_closed_in_the_middle_of_anothers_operation(arena: Arena, how: str) -> None:
+    """What is closed or collected there is closed: its `finally` has no part in the other request's transaction."""
+    found: list[str] = []
+
+    @recoverable(arena=arena)
+    async def abandoned() -> None:
+        arena.root["a"] = 1
+        try:
+            await Step()
+        finally:
+            try:
+                arena.root["leak"] = 1
+            except TransactionClosedError:
+                found.append("closed")
+
+    @recoverable(arena=arena)
+    async def other(held: list[Any]) -> None:
+        def act() -> None:
+            if how == "close":
+                held[0].close()
+            held.clear()
+            gc.collect()
+
+        arena.root["list"] = Calls(act)
+
+    cycle: list[Any] = [abandoned()]
+    held = [cycle[0]]
+    held[0].send(None)
+    if how == "collect":
+        cycle.append(cycle)
+    del cycle
+    with pytest.raises(StopIteration):
+        other(held).send(None)
+    assert found == ["closed"]
+    assert dict(arena.root.items()).keys() == {"list"}
 
 
 # -- limits that are interrupted --------------------------------------------------------------------------------------
