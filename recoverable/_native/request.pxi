@@ -77,6 +77,10 @@ cdef class Requests:
         request = self.among(args)
         return request if request is not None else self.search(args, kwargs)
 
+    cdef bint is_one(self, object o) noexcept:
+        """Is it a request?"""
+        return False
+
     cdef object among(self, tuple args):
         """The request that a handler is called with, or None."""
         return None
@@ -178,6 +182,9 @@ cdef class AiohttpRequests(Requests):
     def __init__(self, request, view, no_body, search, bint heads_wait):
         self.request_class, self.view_class, self.no_body, self.search_for = request, view, no_body, search
         self.heads_wait = heads_wait
+
+    cdef bint is_one(self, object o) noexcept:
+        return is_instance(o, self.request_class)
 
     cdef object among(self, tuple args):
         cdef Py_ssize_t i

@@ -170,7 +170,7 @@ def _itself(handler):
 
 
 cdef object call_served(Served self, PyObject *const *args, size_t nargsf, PyObject *names):
-    if names == NULL and PyVectorcall_NARGS(nargsf) == 1:
+    if names == NULL and PyVectorcall_NARGS(nargsf) == 1 and self.requests.is_one(<object>args[0]):
         if self.decorated is not None and _watch_handler is None:
             return call_decorated(self, <object>args[0])
         return new_serving(self, <object>args[0], None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from recoverable import Arena, ArenaBusyError, ArenaFullError, ArenaOptionError, ConflictError, attempt, recoverable
 from recoverable import _aiohttp as adapter_module
@@ -361,7 +362,7 @@ def drive(arena: Arena) -> None:
         return ("a", "tuple")
 
     stands = Served(handler, arena, adapter_module.adapter.requests)
-    request: Any = object()
+    request: Any = make_mocked_request("GET", "/")
 
     run = stands(request)
     assert inspect.isawaitable(run)
