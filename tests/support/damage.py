@@ -37,6 +37,9 @@ def fill(arena: Arena) -> None:
         root["values"] = [10**50, "x" * 15, b"y" * 40, 1.5, None, True, (1, (2, "three"))]
     with arena.transaction():
         root["gone"] = {i: [i] * 40 for i in range(60)}
+        root["grown"] = {"a": 1, "b": LONG, "c": 3}  # of one block, to which more is added and in which a row is dead
+        root["grown"].update(dict.fromkeys("defghijk", 4))
+        del root["grown"]["a"]
     with arena.transaction():
         del root["gone"]  # more than a slice: some of it waits
 
