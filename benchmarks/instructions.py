@@ -40,6 +40,13 @@ SAME_PLAIN = 0.02  # how far the plain server's count may be from the stored one
 KEPT = 20  # instructions of a function that are worth storing
 NAMED = 12  # functions that a failure names
 
+#: What these take depends on where the blocks of all that came before lie, by up to 3 % of a row: it is in no count. Who allocates
+#: more runs more elsewhere, too.
+ALLOCATORS = re.compile(
+    r"libpython: (_?PyObject_(Free|Malloc|Calloc|Realloc)|new_arena|pymalloc_\w+|address_in_range)"
+    r"|libc: (_int_\w+|malloc\w*|free|calloc|realloc|cfree|unlink_chunk\w*|sysmalloc|systrim|tcache_\w+|checked_request2size)"
+)
+
 Row = tuple[str, str]  # family, row
 Costs = dict[str, float]  # a request's, by function
 
@@ -48,7 +55,7 @@ Costs = dict[str, float]  # a request's, by function
 class Counts:
     """What a request to a server takes."""
 
-    functions: Costs  # instructions, by library and function
+    functions: Costs  # instructions, by library and function; without allocators
     lines: Costs  # of Python, by file and function
 
     @property
@@ -80,7 +87,8 @@ class Counting:
             profiles = callgrind.count("benchmarks.counted", arguments, folder, timeout=1200)
             for process, profile in profiles.items():
                 said = json.loads(Path(folder, f"{process}.json").read_text())
-                functions = {f"{library}: {name}": n / COUNTED for (library, name), n in profile.items()}
+                named = ((f"{library}: {name}", n / COUNTED) for (library, name), n in profile.items())
+                functions = {name: n for name, n in named if not ALLOCATORS.fullmatch(name)}
                 self._keep(tuple(said["row"]), Counts(functions, said["lines"]))
 
     def _keep(self, row: Row, counts: Counts) -> None:
