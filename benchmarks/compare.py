@@ -1,7 +1,7 @@
 """What would another store cost the same server, and what would it save?
 
 The bank of `benchmarks/rivals/` on each store, as aiohttp on uvloop, a process each, all of them running. `wrk` loads them over
-loopback, 64 connections, in bursts of a second, in an order that is drawn anew each round: a machine that slows down for a
+loopback, 64 connections, in bursts of a second, in a new random order each round: a machine that slows down for a
 while slows all of them, and shares are taken round by round. CPU time is that of the server and of the store's processes.
 Memory is their proportional set size; what of it is the state is taken off where the store can say that.
 

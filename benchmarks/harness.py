@@ -279,7 +279,7 @@ class Report:
             print(f"  {a.verdict.upper():6}  {a.what}: {a.figure} {a.unit}, aim {digits(a.limit)} {a.unit}")
 
     def plot(self, settings: Settings, file: str, alt: str, draw: Callable[[Any], None]) -> None:
-        """Draw a plot as SVG; without matplotlib there is none."""
+        """Draw a plot as SVG, if matplotlib is installed."""
         if settings.out is None:
             return
         try:

@@ -67,7 +67,7 @@ class Counts:
 
 
 def _less(costs: Costs, other: Costs) -> Costs:
-    """Return the differences, without those that are none."""
+    """Return the differences, leaving out zeros."""
     names = sorted(costs.keys() | other.keys())
     return {name: d for name in names if (d := costs.get(name, 0) - other.get(name, 0))}
 
