@@ -238,7 +238,8 @@ def test_limit_interrupted_where_it_begins(arena: Arena, loop: Loop, place: str)
     assert "a" not in arena.root
 
 
-def test_limits_outlive_an_interrupted_timer(arena: Arena, loop: Loop) -> None:
+@pytest.mark.parametrize("interrupted", ["time", "call_later"])
+def test_limits_outlive_an_interrupted_timer(arena: Arena, loop: Loop, interrupted: str) -> None:
     """Where setting their timer was interrupted, limits that wait already are over in time all the same."""
     go = threading.Event()
 
@@ -253,9 +254,9 @@ def test_limits_outlive_an_interrupted_timer(arena: Arena, loop: Loop) -> None:
         earlier = asyncio.ensure_future(handler(never))
         await asyncio.sleep(0)
         assert limits_waiting() == {0.05: 1}
-        loop.interrupt = "time"
+        loop.interrupt = interrupted
         loop.set_exception_handler(lambda *_: go.set())
-        # the timer fires, and its first look at the clock is interrupted
+        # the timer fires, and its first look at the clock, or setting it again, is interrupted
         timer = next(each for each in loop._scheduled if "fire" in repr(each))  # type: ignore[attr-defined]
         timer._run()
         timer.cancel()  # it has been taken from the heap when it fires
