@@ -10,6 +10,7 @@ import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -80,13 +81,20 @@ def count(module: str, arguments: Sequence[str], folder: str, *, timeout: float)
         *tree.command(module, *arguments),
     ]
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         _, said = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-        process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # with the children that it forked
+        process.communicate()
+        raise
     if process.returncode != 0:
         told = Path(folder, f"log.{process.pid}").read_text()[-2000:]
         raise RuntimeError(f"{module} under callgrind ended with {process.returncode}:\n{said[-4000:]}\n{told}")

@@ -34,7 +34,7 @@ from recoverable._native import _core
 
 REACHED = Path(__file__).with_name("data") / "instructions.json"
 PROFILES = REACHED.with_suffix(".xz")  # JSON: the functions of each row
-JUDGED = (3, 11)
+JUDGED = "3.11"  # the Python of the ceilings
 ROOM, LEAST_ROOM = 0.02, 50  # a ceiling above what was reached: this part of it, or so many instructions
 SAME_PLAIN = 0.02  # how far the plain server's count may be from the stored one, as a part of it
 KEPT = 20  # instructions of a function that are worth storing
@@ -157,19 +157,23 @@ def build() -> dict[str, str]:
     }
 
 
-def differences(stored: Stored) -> str:
+def differences(stored: Stored, here: dict[str, str]) -> str:
     """Say which versions are not those of the ceilings."""
-    here, there = build(), stored.build
-    return "; ".join(f"{name} {here.get(name)}, not {there[name]}" for name in there if here.get(name) != there[name])
+    then = stored.build
+    return "; ".join(f"{name} {here.get(name)}, not {then[name]}" for name in then if here.get(name) != then[name])
 
 
-def elsewhere(stored: Stored, counting: Counting) -> str:
-    """Say why the ceilings do not hold here; "": they do."""
-    differing = f" ({others})" if (others := differences(stored)) else ""
-    if _core.test_build():
-        return "this build has crash points"
-    if sys.version_info[:2] != JUDGED:
-        return f"the ceilings are those of Python {'.'.join(map(str, JUDGED))}{differing}"
+def elsewhere(stored: Stored, counting: Counting, here: dict[str, str]) -> str:
+    """Say why the ceilings do not hold here; "": they do.
+
+    A patch release of Python, or another build of it, is told by what the plain server takes; what else differs, by its version:
+    most of it is in what is counted above the plain server, and in that one hardly at all.
+    """
+    differing = f" ({others})" if (others := differences(stored, here)) else ""
+    if not here["python"].startswith(f"{JUDGED}."):
+        return f"the ceilings are those of Python {JUDGED}{differing}"
+    if any(here[name] != version for name, version in stored.build.items() if name != "python"):
+        return f"the ceilings are those of other versions{differing}"
     for family, then in stored.plain.items():
         now = counting.found[family, PLAIN].total
         if abs(now - then) > SAME_PLAIN * then:
@@ -192,7 +196,7 @@ def grown(now: Costs, then: Costs, least: float) -> list[str]:
 
 def judged(row: Row, above: Counts, stored: Stored) -> list[str]:
     """Return what is to be said of a row that exceeds its ceiling; nothing if it does not."""
-    if row not in stored.reached or above.total <= stored.ceiling(row):
+    if above.total <= stored.ceiling(row):
         return []
     then = stored.reached[row]
     said = [
@@ -206,9 +210,14 @@ def judged(row: Row, above: Counts, stored: Stored) -> list[str]:
     return said
 
 
+def verdict(counting: Counting, stored: Stored) -> dict[Row, list[str]]:
+    """Return the rows that exceed their ceilings, and what is to be said of each."""
+    return {row: said for row in stored.reached if (said := judged(row, counting.above(row), stored))}
+
+
 def show(counting: Counting, stored: Stored) -> None:
     print(f"instructions of a request above the plain server's; {', '.join(f'{k} {v}' for k, v in build().items())}")
-    if others := differences(stored):
+    if others := differences(stored, build()):
         print(f"not as when the ceilings were set: {others}")
     for row in ROWS:
         if row[1] == PLAIN:
@@ -222,25 +231,20 @@ def gate() -> int:
     """Count, show and judge; return 1 if a ceiling is exceeded."""
     stored, counting = Stored.load(), Counting()
     counting.count(ROWS)
-
-    def over() -> list[Row]:
-        return [row for row in ROWS if row in stored.reached and counting.above(row).total > stored.ceiling(row)]
-
-    why = elsewhere(stored, counting)
-    if not why and (rows := over()):
-        counting.count(rows)
+    why = "this build has crash points" if _core.test_build() else elsewhere(stored, counting, build())
+    exceeded = {} if why else verdict(counting, stored)
+    if exceeded:
+        counting.count(exceeded)
+        exceeded = verdict(counting, stored)
     show(counting, stored)
     if why:
-        print(
-            f"\nNOT JUDGED: {why}.\nWhere these are the versions to go on with: tox -e instructions -- --update",
-            flush=True,
-        )
-        return 0
-    failures = [line for row in over() for line in judged(row, counting.above(row), stored)]
-    print("\n".join(["", *failures] if failures else ["within the ceilings"]), flush=True)
-    if failures:
-        print("If that is what this change is worth: tox -e instructions -- --update, in the same commit.", flush=True)
-    return bool(failures)
+        print(f"\nNOT JUDGED: {why}.\nIf that is what to go on with: tox -e instructions -- --update")
+    elif exceeded:
+        print("", *(line for said in exceeded.values() for line in said), sep="\n")
+        print("If that is what this change is worth: tox -e instructions -- --update, in the same commit.")
+    else:
+        print("within the ceilings")
+    return bool(exceeded)
 
 
 def update() -> int:

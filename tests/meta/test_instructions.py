@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 if not (Path(__file__).parents[2] / "benchmarks").is_dir():
     pytest.skip("needs the source tree", allow_module_level=True)
 
-from benchmarks import callgrind, instructions
+from benchmarks import callgrind, instructions, tree
 from benchmarks.instructions import ROWS, Counting, Counts, Stored
 
 DUMP = """\
@@ -53,7 +54,15 @@ def stored() -> Stored:
     """What was reached by a row that is made up."""
     row = ("hello", "@recoverable")
     profile = Counts({"runtime: begin": 600.0, "runtime: end": 400.0}, {"recoverable/runner.py: run": 5.0})
-    return Stored({}, {"hello": 50_000}, {row: 4000}, {row: profile})
+    return Stored({"python": "3.11.7", "compiler": "12.2.0"}, {"hello": 50_000}, {row: 4000}, {row: profile})
+
+
+def counted(*, plain: float = 50_000, above: float = 4000) -> Counting:
+    """Return what counting a plain server and the row of `stored` would find."""
+    counting = Counting()
+    counting._keep(("hello", "plain"), Counts({"libpython: eval": plain}, {}))
+    counting._keep(("hello", "@recoverable"), Counts({"libpython: eval": plain, "runtime: begin": above}, {}))
+    return counting
 
 
 def test_a_row_within_its_ceiling_says_nothing(stored: Stored) -> None:
@@ -75,6 +84,38 @@ def test_a_row_that_grew_names_the_functions(stored: Stored) -> None:
     assert "runtime: end" not in said
     assert "+4  recoverable/runner.py: run (5 → 9)" in said
     assert "+2  recoverable/new.py: f (0 → 2)" in said
+
+
+@pytest.mark.parametrize(("above", "fails"), [(3900, False), (4000, False), (4080, False), (4120, True)])
+def test_three_percent_are_too_much(stored: Stored, above: float, fails: bool) -> None:
+    """What counts is the difference to the plain server of the same run."""
+    assert bool(instructions.verdict(counted(above=above), stored)) is fails
+    assert bool(instructions.verdict(counted(plain=50_900, above=above), stored)) is fails
+
+
+@pytest.mark.parametrize(
+    ("here", "plain", "why"),
+    [
+        ({}, 50_000, ""),
+        ({"python": "3.11.9"}, 50_900, ""),
+        ({"python": "3.12.1"}, 50_000, "those of Python 3.11 (python 3.12.1, not 3.11.7)"),
+        ({"compiler": "14.1.0"}, 50_000, "of other versions (compiler 14.1.0, not 12.2.0)"),
+        ({"python": "3.11.9"}, 51_100, "takes 51,100 instructions where it took 50,000"),
+    ],
+)
+def test_elsewhere_nothing_is_judged(stored: Stored, here: dict[str, str], plain: float, why: str) -> None:
+    """Another Python, compiler or library is a reason that is told, and so is a plain server that takes something else."""
+    said = instructions.elsewhere(stored, counted(plain=plain), stored.build | here)
+    assert why in said if why else said == ""
+
+
+@pytest.mark.slow
+def test_it_says_that_it_did_not_count(tmp_path: Path) -> None:
+    """Without valgrind nothing is judged, and a line begins with NOT RUN, for which .ci/run looks."""
+    ran = subprocess.run(
+        tree.command("benchmarks.instructions"), env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stdout.startswith("NOT RUN: valgrind is not installed")) == (0, True), ran.stderr
 
 
 def test_the_smaller_of_two_counts_stays() -> None:
