@@ -1,4 +1,4 @@
-"""PostgreSQL: a server beside, by a socket; a transfer locks its two rows and holds them over the await."""
+"""PostgreSQL: a server beside, by a socket; the await first, then one transaction."""
 
 from __future__ import annotations
 
@@ -50,23 +50,28 @@ class Postgres(Bank):
             host=self.address, user=USER, min_size=20, max_size=20, server_settings={"synchronous_commit": "off"}
         )
         async with self.pool.acquire() as db, db.transaction():
-            await db.execute("CREATE TABLE IF NOT EXISTS accounts (id int PRIMARY KEY, balance bigint NOT NULL)")
+            await db.execute(
+                "CREATE TABLE IF NOT EXISTS accounts (id int PRIMARY KEY, balance bigint CHECK (balance >= 0))"
+            )
             await db.execute("CREATE TABLE IF NOT EXISTS audit (id text PRIMARY KEY, a int, b int, amount bigint)")
             if await db.fetchval("SELECT count(*) FROM accounts") == 0:
                 await db.copy_records_to_table("accounts", records=[(n, OPENING) for n in range(ACCOUNTS)])
 
     async def transfer(self, ref: str, a: int, b: int, amount: int) -> str:
-        async with self.pool.acquire() as db, db.transaction():
-            rows = await db.fetch("SELECT id, balance FROM accounts WHERE id IN ($1, $2) ORDER BY id FOR UPDATE", a, b)
-            if dict(rows)[a] < amount:
-                raise Low
-            if await db.fetchval("SELECT 1 FROM audit WHERE id = $1", ref):
-                return "before"
-            await db.execute("UPDATE accounts SET balance = balance - $1 WHERE id = $2", amount, a)
-            misbehave(ref)
-            await fraud_check()
-            await db.execute("UPDATE accounts SET balance = balance + $1 WHERE id = $2", amount, b)
-            await db.execute("INSERT INTO audit VALUES ($1, $2, $3, $4)", ref, a, b, amount)
+        await fraud_check()
+        # Rows are locked in the order of their ids, so that no two transfers wait for each other.
+        (first, change), (second, other) = sorted([(a, -amount), (b, amount)])
+        update = "UPDATE accounts SET balance = balance + $1 WHERE id = $2"
+        try:
+            async with self.pool.acquire() as db, db.transaction():
+                insert = "INSERT INTO audit VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING 1"
+                if await db.fetchval(insert, ref, a, b, amount) is None:
+                    return "before"
+                await db.execute(update, change, first)
+                misbehave(ref)
+                await db.execute(update, other, second)
+        except asyncpg.CheckViolationError:
+            raise Low from None
         return "now"
 
     async def close(self) -> None:

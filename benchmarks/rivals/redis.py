@@ -108,8 +108,6 @@ class Lua(Watch):
             await self.redis.mset({f"account:{n}": OPENING for n in range(ACCOUNTS)})
 
     async def transfer(self, ref: str, a: int, b: int, amount: int) -> str:
-        if int(await self.redis.get(f"account:{a}")) < amount:
-            raise Low
         await fraud_check()
         keys = [f"account:{a}", f"account:{b}", f"audit:{ref}"]
         entry = json.dumps({"from": a, "to": b, "amount": amount})
