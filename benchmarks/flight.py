@@ -227,7 +227,7 @@ def _storm(report: Report, settings: Settings, arena: Arena) -> None:
         Spread.of(rates),
         "x",
     )
-    report.aim("… runs of a request, at most", 6, Spread.of([max(runs)]))
+    report.aim("conflict storm: runs of a request, at most", 6, Spread.of([max(runs)]))
     ended = len(runs) == settings.pick(9, 2) * (settings.pick(60, 10) + each * IN_FLIGHT)
     report.note(
         f"In the storm {'every request' if ended else 'NOT every request'} committed; {digits(sum(runs) / len(runs))} runs each."

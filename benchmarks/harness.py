@@ -61,6 +61,8 @@ class Spread:
         return Spread(self.median * factor, self.low * factor, self.high * factor, self.rounds)
 
     def __str__(self) -> str:
+        if self.rounds == 1:
+            return digits(self.median)
         return f"{digits(self.median)} ({digits(self.low)} – {digits(self.high)})"
 
 
@@ -201,6 +203,10 @@ class Aim:
     def verdict(self) -> str:
         return "met" if self.met else "missed"
 
+    def cells(self) -> list[str]:
+        """Return what it is, its limit and its figure, for a table."""
+        return [self.what, f"{digits(self.limit)} {self.unit}".strip(), f"{self.figure} {self.unit}".strip()]
+
 
 @dataclass
 class Report:
@@ -230,13 +236,10 @@ class Report:
     def markdown(self) -> str:
         parts = [f"**{self.question}**", ""]
         if self.aims:
-            rows = [
-                [a.what, f"{digits(a.limit)} {a.unit}".strip(), f"{a.figure} {a.unit}".strip(), a.verdict]
-                for a in self.aims
-            ]
-            parts += _table(["aim", "at most", "median (quartiles)", ""], rows)
+            rows = [[*aim.cells(), aim.verdict] for aim in self.aims]
+            parts += markdown_table(["aim", "at most", "median (quartiles)", ""], rows)
         for caption, head, rows in self.tables:
-            parts += [caption + ":", "", *_table(head, rows)]
+            parts += [caption + ":", "", *markdown_table(head, rows)]
         for text in self.notes:
             parts += [text, ""]
         for alt, file in self.plots:
@@ -299,7 +302,7 @@ class Report:
         self.plots.append((alt, file))
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_table(head: list[str], rows: list[list[str]]) -> list[str]:
     line = "|" + "|".join("---" if i == 0 else "---:" for i in range(len(head))) + "|"
     return ["| " + " | ".join(head) + " |", line, *("| " + " | ".join(row) + " |" for row in rows), ""]
 

@@ -5,7 +5,7 @@ The application of `examples/bank` handles requests in a process of its own, 64 
 
     no recovery                        the same handlers on plain Python objects (benchmarks/plain.py)
     an empty middleware                the same, behind a middleware that does nothing
-    transactions that touch nothing    middleware, @recoverable and its time limit; balances and audit are plain objects
+    transactions that touch nothing    setup(), @recoverable and its time limit; balances and audit are plain objects
     balances in the arena              … and the audit a plain dict
     all in the arena                   the example as it is
 

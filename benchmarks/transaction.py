@@ -28,7 +28,7 @@ def run(settings: Settings) -> Report:
         report.aim(f"four read-modify-writes, committed, against {other}", limit, committed.ratio(OURS, other), "x")
     for other, limit in ROLLED_BACK.items():
         ratio = rolled.ratio(OURS, other, less=EXCEPTION)
-        report.aim(f"the same, rolled back (the exception's cost aside), against {other}", limit, ratio, "x")
+        report.aim(f"four read-modify-writes, rolled back, the exception aside, against {other}", limit, ratio, "x")
     table(report, "committed", committed, less=None)
     table(report, "rolled back", rolled, less=EXCEPTION)
 
