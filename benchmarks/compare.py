@@ -3,7 +3,8 @@
 The bank of `benchmarks/rivals/` on each store, as aiohttp on uvloop, a process each, all of them running. `wrk` loads them over
 loopback, 64 connections, in bursts of a second, in a new random order each round: a machine that slows down for a
 while slows all of them, and shares are taken round by round. CPU time is that of the server and of the store's processes.
-Memory is their proportional set size; what of it is the state is taken off where the store can say that.
+Memory is their proportional set size, so what all servers share counts in parts; what of it is the state is taken off where the
+store can say that.
 
 The last three columns were seen in this run: transfers met a bug between their debit and their credit, the server was killed
 under load and started again, and the sum of all balances was asked for while transfers were under way. What survived is told
@@ -93,7 +94,11 @@ class Server:
 
     def memory(self) -> int:
         """Return bytes; pages that processes share count once."""
-        return sum(map(proportional, self.processes()))
+        return sum(mapped(process, "Pss") for process in self.processes())
+
+    def shared(self) -> int:
+        """Return how many bytes more that would be if no other server had the same libraries mapped."""
+        return mapped(self.process.pid, "Rss") - mapped(self.process.pid, "Pss")
 
     def ask(self, path: str) -> dict[str, Any]:
         with urllib.request.urlopen(self.url + path, timeout=60) as response:
@@ -146,9 +151,9 @@ def family(process: int) -> list[int]:
     return [process, *(found for child in children for found in family(int(child)))]
 
 
-def proportional(process: int) -> int:
-    """Return a process's proportional set size, in bytes."""
-    found = re.search(r"^Pss:\s*(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.MULTILINE)
+def mapped(process: int, what: str) -> int:
+    """Return a process's set size, in bytes; `what`: resident, "Rss", or proportional, "Pss"."""
+    found = re.search(rf"^{what}:\s*(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) * 1024
 
@@ -267,6 +272,7 @@ class Found:
     seen: Seen
     bursts: list[Burst] = field(default_factory=list)
     memory: int = 0  # bytes at the end
+    shared: int = 0  # bytes that a server by itself would take more
     state: int | None = None  # bytes of it that are the state; None: that cannot be told
     entry: float = 0  # bytes that the state has grown by for a transfer
 
@@ -297,7 +303,7 @@ def measure(report: Report, settings: Settings) -> dict[str, Found]:
         time.sleep(2)  # what was in flight at the end of the last burst
         for name, server in servers.items():
             each = found[name]
-            each.memory = server.memory()  # first: to answer for the books takes some
+            each.memory, each.shared = server.memory(), server.shared()  # first: to answer for the books takes some
             books = server.ask("/books")
             each.state = books["state"]
             if each.state is not None:
@@ -355,11 +361,12 @@ def table(report: Report, found: dict[str, Found]) -> None:
         ],
         rows,
     )
-    plain = found[PLAIN].bursts
+    plain, shared = found[PLAIN].bursts, Spread.of(each.shared / 2**20 for each in found.values())
     report.note(
         f"Plain Python: {Spread.of(burst.rate for burst in plain)} requests/s, {Spread.of(burst.cpu for burst in plain)} µs of CPU "
         "time each. The kill is the server's; Redis and PostgreSQL, in processes of their own, live on. ZODB's file storage is the "
-        "only one here that waits for the disk at each commit, and it has no switch for that."
+        "only one here that waits for the disk at each commit, and it has no switch for that. "
+        f"Libraries that the servers share are counted in parts: a server by itself takes {digits(shared.median)} MiB more."
     )
 
 
