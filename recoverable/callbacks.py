@@ -6,7 +6,7 @@ a signal or the end of the program may not drop the others, and what really can'
 A signal that comes while the core commits has its handler run by the first Python function that is called next, which may
 be one of these here; it may raise. So callbacks stay with their transaction until the first of them is called, and who
 calls us looks whether they are still there (recoverable.runner, TransactionBlock). What is left is a signal in the few
-instructions between a callback that has returned something to await and its task.
+instructions between a callback that has returned something to await and its being awaited.
 
 Plain functions are called on the spot. From the first that returns something to await, the rest runs in a task of its own,
 and the request waits for that task. The request's own task can't do it: cancelling a task cancels the very future it
@@ -192,22 +192,31 @@ class _Task(asyncio.Task[None]):
         calls.take()
         super().__init__(self._run(result), loop=loop, name=f"after_commit of {calls.handler}")
         _running.setdefault(loop, set()).add(self)
+        self.add_done_callback(_Task._let_go)
 
     async def _run(self, result: Awaitable[Any] | None) -> None:
         _inside.set(self)
-        loop = self.get_loop()
         try:
             await self.calls.rest(result)
+        except BaseException as error:  # of a signal's handler, between two of them
+            self.calls.fatal = self.calls.fatal or error
+            await self.calls.rest(None)
         finally:
-            if self._clock is not None:
-                self._clock.cancel()
-            if (tasks := _running.get(loop)) is not None:
-                tasks.discard(self)
-                if not tasks:
-                    _running.pop(loop, None)
-        if self.ended.done():
+            is_awaited = not self.ended.done()
+            self._let_go()
+        if not is_awaited:
             self.calls.end()
-        elif not loop.is_closed():
+
+    def _let_go(self) -> None:
+        """Have the request go on. A signal's handler may raise in here: it is called once more when the task is done."""
+        if self._clock is not None:
+            self._clock.cancel()
+        loop = self.get_loop()
+        if (tasks := _running.get(loop)) is not None:
+            tasks.discard(self)
+            if not tasks:
+                _running.pop(loop, None)
+        if not self.ended.done() and not loop.is_closed():
             self.ended.set_result(None)
 
     def cancel(self, msg: Any | None = None) -> bool:

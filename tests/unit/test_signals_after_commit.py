@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import recoverable
-from recoverable import Arena, after_commit
+from recoverable import Arena, after_commit, callbacks
 
 RAISE = ctypes.PyDLL(None)["raise"]  # unlike signal.raise_signal(), it does not run the handler at once
 
@@ -61,17 +62,22 @@ def test_a_signal_at_the_end_of_an_independent_block(arena: Arena, alarm: int) -
 
 
 class Striking:
-    """Raises at the n-th call or return of a function of the library's after the handler has ended."""
+    """Raises at the n-th call or return of a function of the library's after the handler has ended, or at the n-th bytecode."""
 
-    def __init__(self, nth: int) -> None:
+    def __init__(self, nth: int, *, bytecodes: bool = False) -> None:
         self.left = nth
+        self.events = ("opcode",) if bytecodes else ("call", "return")
+        self.files = ("callbacks.py",) if bytecodes else ("runner.py", "callbacks.py", "decorator.py")
         self.armed = self.struck = False
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Any:
         name = frame.f_code.co_filename
-        if self.armed and "recoverable" in name and name.endswith(("runner.py", "callbacks.py", "decorator.py")):
-            if event in ("call", "return"):
+        if self.armed and "recoverable" in name and name.endswith(self.files):
+            if event in self.events:
                 self.left -= 1
+            elif "opcode" in self.events:
+                frame.f_trace_opcodes = True
+                sys.settrace(self.trace)  # Python 3.12 takes the line above to heart only with the next settrace()
             if self.left < 0:
                 self.armed, self.struck = False, True
                 sys.settrace(None)
@@ -140,5 +146,44 @@ def test_wherever_the_handler_of_a_signal_strikes(arena: Arena, way: Any) -> Non
         assert seen == (["first", "second"] if committed else []), f"struck {nth} calls and returns after the handler"
         if not striking.struck:
             assert nth > 3
+            return
+    raise AssertionError("it never got through")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # between its being made and awaited
+def test_wherever_it_strikes_no_request_waits_for_ever(arena: Arena) -> None:
+    """It may raise at any bytecode of ours while callbacks are awaited: the request ends, and they are called, once."""
+    for nth in range(5000):
+        seen: list[str] = []
+        striking = Striking(nth, bytecodes=True)
+
+        async def mail(name: str, seen: list[str] = seen) -> None:
+            await asyncio.sleep(0)
+            seen.append(name)
+
+        async def handler(striking: Striking = striking, seen: list[str] = seen, mail: Any = mail) -> None:
+            after_commit(mail, "first")
+            after_commit(seen.append, "second")
+            after_commit(mail, "third")
+            striking.armed = True
+
+        async def main(handler: Any = handler) -> None:
+            await asyncio.wait_for(arena.run(handler), 5)
+
+        def drive(main: Any = main) -> None:
+            with asyncio.Runner() as runner:
+                runner.run(main())
+
+        try:
+            striking.run(drive)
+        except Alarm:
+            assert striking.struck
+        assert len(seen) == len(set(seen))
+        assert callbacks._running == {}
+        if not striking.struck:
+            assert seen == ["first", "second", "third"]
+            assert nth > 100
+            gc.collect()  # what was never awaited says so in this test
             return
     raise AssertionError("it never got through")
