@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.harness import OUT, Aim, Settings, Spread, machine_line, markdown_table
+from benchmarks import summary
+from benchmarks.harness import OUT, Settings, machine_line
 
 # In this order; each is a module here with `run(settings) -> Report`. A process each: what one leaves behind, in the
 # allocator or the page tables, is not the next one's.
@@ -50,23 +50,9 @@ def _one(name: str, settings: Settings) -> int:
     report = importlib.import_module(f"benchmarks.{name}").run(settings)
     report.save(settings)
     if settings.out is not None:
-        missed(settings.out)
+        summary.write(ALL, settings.out)
     report.show()
     return 0
-
-
-def missed(out: Path) -> None:
-    """Write the page of the aims that the results in this folder miss."""
-    rows = []
-    for name in ALL:
-        if (found := out / f"{name}.json").exists():
-            for data in json.loads(found.read_text())["aims"]:
-                met, figure = data.pop("met"), Spread(**data.pop("figure"))
-                if not met:
-                    rows.append([name, *Aim(**data, figure=figure).cells()])
-    (out / "missed.md").write_text(
-        "\n".join(markdown_table(["benchmark", "aim", "at most", "median (quartiles)"], rows))
-    )
 
 
 if __name__ == "__main__":
