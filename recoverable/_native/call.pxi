@@ -379,7 +379,8 @@ cdef class Call(StepDriver):
                 return 0
         coroutine = apply(handler.fn, self.args, self.kwargs)
         try:
-            t = begin_run(arena, handler.name, request_before(self.args, self.kwargs), handler.parent)
+            before = self.here if self.here is not None and self.here.says_later() else request_before(self.args, self.kwargs)
+            t = begin_run(arena, handler.name, before, handler.parent)
             if handler.limited:
                 self.limit = t.limit = new_limit(handler.seconds)
             self.drive(coroutine, t, handler.decide)
@@ -394,7 +395,7 @@ cdef class Call(StepDriver):
         cdef Transaction t = self.t
         return (t.hooks is None
                 and (not t.has_touched() or (t._ended is COMMITTED and not t.arena.has_pending()))
-                and not (t.wrote and _committed_wanted()))
+                and not (t.has_written() and commit_is_told()))
 
     cdef int fail(self, object error) except -1:
         """Go on with what finds out what an error means."""

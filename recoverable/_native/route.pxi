@@ -102,15 +102,21 @@ cdef class Served:
         handler: what it stands for.
         arena: the application's.
         requests: those of the framework.
+        straight_from: the application whose requests come here straight from its router, unless that is a part of another one's.
+            None: others may have seen them before.
+        placeholders: are there any in the route's path?
     """
     cdef vectorcallfunc vectorcall
     cdef object handler, arena, __weakref__
     cdef Requests requests
     cdef Handler decorated # where the handler is what @recoverable made, or a method that is
     cdef object bound # and whose
+    cdef object straight_from
+    cdef bint straight, placeholders
 
-    def __cinit__(self, handler, arena, Requests requests not None):
+    def __cinit__(self, handler, arena, Requests requests not None, straight_from=None, bint placeholders=True):
         self.handler, self.arena, self.requests = handler, arena, requests
+        self.straight_from, self.placeholders = straight_from, placeholders
         self.vectorcall = <vectorcallfunc><void *>call_served
         if type(handler) is Handler:
             self.decorated = handler
@@ -125,6 +131,16 @@ cdef class Served:
         request = self.requests.find(args, kwargs)
         awaitable = self.handler(*args, **kwargs)
         return awaitable if request is None else new_serving(self, request, awaitable)
+
+    cdef bint comes_straight(self, object request) except -1:
+        """Has nobody but the framework seen a request that it calls this with? Which application is the outermost is known by the
+        first one."""
+        if not self.straight and self.straight_from is not None:
+            outermost = self.requests.adapter.outermost(request)
+            if outermost is not None:
+                self.straight = outermost is self.straight_from
+                self.straight_from = None
+        return self.straight
 
     @property
     def __wrapped__(self):
@@ -210,6 +226,8 @@ cdef class Serving(Running):
     cdef object coroutine, token
     cdef int at
     cdef bint inside # a middleware or an application around this one, which answers for failures and has its faults
+    cdef bint within # any other handler
+    cdef object kept # for before(); None: it can't say
 
     def __await__(self):
         return self
@@ -263,10 +281,19 @@ cdef class Serving(Running):
         token = PyContextVar_Set(_running_request, self)
         if outer is not None:
             self.token = token
-            if outer.request is not None and self.requests.adapter.same(outer.request, self.request):
+            self.within = outer.request is not None
+            if self.within and self.requests.adapter.same(outer.request, self.request):
                 self.inside = True
                 self.whole = outer.whole
         return 0
+
+    cdef bint says_later(self) except -1:
+        if not self.within and self.served.comes_straight(self.request):
+            self.kept = self.requests.kept_of(self.request, self.served.placeholders)
+        return self.kept is not None
+
+    cdef object before(self):
+        return None if self.request is None else self.requests.unseen(self.request, self.kept)
 
     cdef object end(self, object error):
         """It is over, by an error that is not None: what is raised in its place."""
