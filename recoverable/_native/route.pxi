@@ -69,6 +69,7 @@ cdef extern from *:
     void served_calls(PyTypeObject *type, Py_ssize_t offset)
     void reset_if_here(object var, object token)
     bint PyCoro_CheckExact(object o)
+    void PyObject_GC_UnTrack(PyObject *o)
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf)
 
 cdef tuple _failures = ()
@@ -197,7 +198,11 @@ cdef object call_served(Served self, PyObject *const *args, size_t nargsf, PyObj
 
 cdef Call call_decorated(Served served, object request):
     """A call of what @recoverable made: it tells the Serving of its beginning and its end, which is awaited by nobody then."""
-    cdef Call call = served.decorated.call((request,) if served.bound is None else (served.bound, request), None)
+    cdef Call call
+    if served.bound is None:
+        call = served.decorated.call_alone(request)
+    else:
+        call = served.decorated.call((served.bound, request), None)
     call.here = new_serving(served, request, None)
     return call
 
@@ -208,9 +213,9 @@ def serving(Served served not None, request, awaitable):
 
 
 cdef Serving new_serving(Served served, object request, object awaitable):
-    cdef Serving s = Serving.__new__(Serving)
+    cdef Serving s = <Serving>rcv_unpark(&rcv_servings) if rcv_servings.n > 0 else Serving.__new__(Serving)
     s.served, s.request, s.coroutine = served, request, awaitable
-    s.arena, s.requests = served.arena, served.requests
+    s.arena, s.requests, s.at = served.arena, served.requests, NOT_BEGUN
     return s
 
 
@@ -219,7 +224,6 @@ cdef enum: # where a Serving is
 
 
 @cython.final
-@cython.freelist(16)
 cdef class Serving(Running):
     """The handling of one request by a route's handler: a coroutine, to whoever awaits it."""
     cdef Served served
@@ -357,6 +361,18 @@ cdef object step_of(Serving self, object value, object error, PySendResult *how)
     return outcome
 
 
+cdef void served_out(PyObject *o) noexcept:
+    """Serving's tp_dealloc."""
+    PyObject_GC_UnTrack(o) # what follows may run anything
+    (<Serving>o).coroutine = (<Serving>o).request = (<Serving>o).token = (<Serving>o).kept = None
+    (<Serving>o).served = None
+    (<Serving>o).arena = None
+    (<Serving>o).requests = None
+    (<Serving>o).inside = (<Serving>o).within = (<Serving>o).whole = False
+    rcv_let_go(&rcv_servings, o)
+
+
 cdef Served example = Served.__new__(Served, None, None, Requests())
 served_calls(<PyTypeObject *>Served, <Py_ssize_t>(<size_t>&example.vectorcall - <size_t><void *>example))
 serving_slots(<PyTypeObject *>Serving, <recoverable_step><void *>step_of)
+rcv_parks(<PyTypeObject *>Serving, &rcv_servings, <destructor>served_out)
