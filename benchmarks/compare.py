@@ -45,6 +45,7 @@ from benchmarks.rivals import (
     Rival,
     lines_of_code,
 )
+from benchmarks.serving import cpu_ns
 
 CONNECTIONS = 64
 SCRIPT = """
@@ -90,7 +91,7 @@ class Server:
 
     def cpu(self) -> int:
         """Return nanoseconds of CPU time of the server and the store's processes."""
-        return sum(time.clock_gettime_ns(~process << 3 | 2) for process in self.processes())
+        return sum(map(cpu_ns, self.processes()))
 
     def memory(self) -> int:
         """Return bytes; pages that processes share count once."""

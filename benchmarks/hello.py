@@ -9,21 +9,19 @@ turn, by the CPU time that the server itself used.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.harness import Report, Settings, Spread, digits, progress
+from benchmarks.serving import cpu_ns, listening, terminated
 
 PLAIN, DECORATED = "plain", "@recoverable"
 EMPTY, SETUP = "a middleware that does nothing", "setup() and @recoverable"
@@ -73,18 +71,11 @@ def serve(kind: str) -> None:
 def listen(app: Any) -> None:
     """Serve an application on uvloop until SIGTERM; prints its port."""
     import uvloop
-    from aiohttp import web
 
     async def main() -> None:
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        print(site._server.sockets[0].getsockname()[1], flush=True)
-        done = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
-        await done.wait()
-        await runner.cleanup()
+        async with listening(app) as port:
+            print(port, flush=True)
+            await terminated()
 
     uvloop.run(main())
 
@@ -98,11 +89,10 @@ class Server:
         self.port = int(self.process.stdout.readline())
         self.url = f"http://127.0.0.1:{self.port}/"
         self.sockets: list[socket.socket] = []
-        self.clock = ~self.process.pid << 3 | 2  # the CPU clock of that process, as clock_getcpuclockid() makes it
 
     def load(self, seconds: int) -> tuple[float, float]:
         """Load it; return (requests a second, µs of server CPU a request)."""
-        before = time.clock_gettime_ns(self.clock)
+        before = cpu_ns(self.process.pid)
         text = subprocess.run(
             ["wrk", "-t1", "-c16", f"-d{seconds}s", self.url], capture_output=True, text=True, check=True
         ).stdout
@@ -110,13 +100,13 @@ class Server:
         if errors := re.search(r"Non-2xx.*|Socket errors.*", text):
             raise RuntimeError(f"wrk: {errors[0]}")
         rate = float(re.search(r"Requests/sec:\s*([\d.]+)", text)[1])
-        return rate, (time.clock_gettime_ns(self.clock) - before) / requests / 1e3
+        return rate, (cpu_ns(self.process.pid) - before) / requests / 1e3
 
     def burst(self, times: int) -> float:
         """Send a request on each of 16 connections, so many times; return µs of server CPU a request."""
         if not self.sockets:
             self.sockets = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(16)]
-        begun = time.clock_gettime_ns(self.clock)
+        begun = cpu_ns(self.process.pid)
         for _ in range(times):
             for connection in self.sockets:
                 connection.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")
@@ -124,7 +114,7 @@ class Server:
                 answer = b""
                 while not answer.endswith(b'"hello"}'):
                     answer += connection.recv(4096)
-        return (time.clock_gettime_ns(self.clock) - begun) / times / 16e3
+        return (cpu_ns(self.process.pid) - begun) / times / 16e3
 
     def stop(self) -> None:
         for connection in self.sockets:

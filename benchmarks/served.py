@@ -20,7 +20,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -30,6 +29,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.serving import cpu_ns, listening, terminated
 
 NAMES = ("bank", "shop", "chat", "leaderboard", "features")
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,19 +243,13 @@ def serve(name: str, mode: str) -> None:
         app.router.add_get("/_stats", stats)
 
     async def main() -> None:
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        print(json.dumps({"port": site._server.sockets[0].getsockname()[1]}), flush=True)
-        done = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
-        await done.wait()
-        if record is not None:
-            found = recording.recording
-            data = {"ends": list(found.ends), "pages": list(found.pages), "handlers": found.handlers}
-            Path(record).write_text(json.dumps(data))
-        await runner.cleanup()  # closes the arena
+        async with listening(app) as port:  # its clean-up closes the arena
+            print(json.dumps({"port": port}), flush=True)
+            await terminated()
+            if record is not None:
+                found = recording.recording
+                data = {"ends": list(found.ends), "pages": list(found.pages), "handlers": found.handlers}
+                Path(record).write_text(json.dumps(data))
 
     with arena.record(announced=True) if record is not None else contextlib.nullcontext() as recording:
         uvloop.run(main())
@@ -279,7 +274,6 @@ class Served:
             self.process.wait(timeout=20)
             raise Refused(said["refused"])
         self.url = f"http://127.0.0.1:{said['port']}"
-        self.clock = ~self.process.pid << 3 | 2  # the CPU clock of that process, as clock_getcpuclockid() makes it
 
     def stats(self) -> dict[str, Any]:
         with urllib.request.urlopen(self.url + "/_stats", timeout=20) as response:
@@ -287,10 +281,10 @@ class Served:
 
     def load(self, seconds: float) -> tuple[float, float, int]:
         """Load it; return (requests a second, µs of its CPU a request, requests)."""
-        before = time.clock_gettime_ns(self.clock)
+        before = cpu_ns(self.process.pid)
         self.seed += 1
         rate, requests = self._wrk(seconds) if KINDS[self.name].load else asyncio.run(chatter(self.url, seconds))
-        return rate, (time.clock_gettime_ns(self.clock) - before) / requests / 1e3, requests
+        return rate, (cpu_ns(self.process.pid) - before) / requests / 1e3, requests
 
     def _wrk(self, seconds: float) -> tuple[float, int]:
         import tempfile

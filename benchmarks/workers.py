@@ -12,15 +12,14 @@ import asyncio
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from typing import Any
 
 from benchmarks.harness import Report, Settings, Spread, progress
+from benchmarks.serving import cpu_ns, listening, terminated
 
 ACCOUNTS, WAIT, CONNECTIONS = 100_000, 0.005, 200
 CASES = {  # workers, protected
@@ -64,14 +63,9 @@ def serve(port: int, name: str) -> None:
     app.router.add_post("/transfer", transfer if name == "-" else protect(transfer))
 
     async def main() -> None:
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port, reuse_port=True).start()
-        print("ready", flush=True)
-        done = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
-        await done.wait()
-        await runner.cleanup()
+        async with listening(app, port, shared=True):
+            print("ready", flush=True)
+            await terminated()
 
     uvloop.run(main())
 
@@ -90,8 +84,8 @@ class Servers:
             process.stdout.readline()
 
     def cpu(self) -> int:
-        """Nanoseconds of CPU time of all workers; the clock of a process is made as clock_getcpuclockid() does."""
-        return sum(time.clock_gettime_ns(~process.pid << 3 | 2) for process in self.processes)
+        """Nanoseconds of CPU time of all workers."""
+        return sum(cpu_ns(process.pid) for process in self.processes)
 
     def load(self, seconds: int, script: str) -> tuple[float, float]:
         """Load them; return (requests a second, µs of server CPU a request)."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import signal
 import sys
 
 import structlog
@@ -13,6 +11,7 @@ import uvloop
 from aiohttp import web
 
 from benchmarks.rivals import ACCOUNTS, OPENING, RIVALS, Bank, Low
+from benchmarks.serving import listening, terminated
 
 
 def application(bank: Bank) -> web.Application:
@@ -51,15 +50,9 @@ def application(bank: Bank) -> web.Application:
 
 async def serve(bank: Bank) -> None:
     await bank.open()
-    runner = web.AppRunner(application(bank), access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(json.dumps({"port": site._server.sockets[0].getsockname()[1]}), flush=True)  # type: ignore[union-attr]
-    done = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
-    await done.wait()
-    await runner.cleanup()
+    async with listening(application(bank)) as port:
+        print(json.dumps({"port": port}), flush=True)
+        await terminated()
     await bank.close()
 
 
