@@ -420,5 +420,4 @@ set_upcalls(
     returned=_returned,
     again=_again,
     committed_wanted=events.committed_wanted,
-    log_settings=events.settings(),
 )

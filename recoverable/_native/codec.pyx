@@ -8,6 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact, PyFloat_FromDouble
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.list cimport PyList_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact, PyLong_FromLongLong
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -131,6 +132,7 @@ cdef object encode(object value, rcv_value *out):
 
 
 include "dict_pack.pxi"
+include "list_pack.pxi"
 
 
 cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list made):
@@ -139,6 +141,9 @@ cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out
     if out.tag != 0:
         return kept
     if PyDict_CheckExact(value) and pack_dict(arena, t, PyDict_Copy(value), &out.word):
+        out.tag = RCV_T_REF
+        return None
+    if PyList_CheckExact(value) and pack_list(t, (<list>value)[:], &out.word):
         out.tag = RCV_T_REF
         return None
     if arena.materializing == DEEPEST:

@@ -11,7 +11,8 @@ from recoverable._native.runtime cimport Container, NativeArena, begin, done, fa
 cdef extern from "containers/list.h" nogil:
     enum:
         RCV_LIST_UNIT
-    int rcv_list_new(rcv_txn *t, rcv_off *out)
+    int rcv_list_make(rcv_txn *t, uint64_t n, rcv_off *out)
+    int rcv_list_fill(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value)
     int rcv_list_len(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t *out)
     int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, rcv_value *out)
     int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value)
@@ -53,9 +54,11 @@ cdef class ListHandle(Container):
 
     cdef int materialize(self, NativeArena arena, rcv_txn *t, list made, rcv_off *out) except -1:
         cdef rcv_value v
+        cdef uint64_t i = 0
         if self.arena is not None:
             return Container.materialize(self, arena, t, made, out)
-        cdef int rc = rcv_list_new(t, out)
+        items = list(self._pending or ()) # a copy, so that it does not change while it is stored
+        cdef int rc = rcv_list_make(t, len(items), out)
         if rc:
             fail(rc)
         rc = rcv_handle_open(arena.a, out[0], &self.h)
@@ -65,11 +68,12 @@ cdef class ListHandle(Container):
         made.append(self)
         Py_EnterRecursiveCall(" while storing a nested value in an arena")
         try:
-            for value in list(self._pending or ()):
+            for value in items:
                 kept = describe(arena, t, value, &v, made)
-                rc = rcv_list_append(t, out[0], &v)
+                rc = rcv_list_fill(t, out[0], i, &v)
                 if rc:
                     fail(rc)
+                i += 1
         finally:
             Py_LeaveRecursiveCall()
         return 0
@@ -277,6 +281,9 @@ cdef class ListHandle(Container):
     __hash__ = None
 
 
+_END = object()
+
+
 cdef class ListIterator:
     """What iter() and reversed() of a List give: like a list's, it goes by position and follows what changes meanwhile."""
     cdef ListHandle l # None: at its end, for good
@@ -290,7 +297,6 @@ cdef class ListIterator:
 
     def __next__(self):
         cdef rcv_txn *t
-        cdef rcv_value v
         cdef ListHandle l = self.l
         if l is None:
             raise StopIteration
@@ -300,14 +306,25 @@ cdef class ListIterator:
                 return l._pending[self.i - self.step]
         elif self.i >= 0:
             begin(l, False, &t)
-            try:
-                rc = rcv_list_get(l.arena.a, t, l.h.off, <uint64_t>self.i, &v)
-                if rc == 1:
-                    self.i += self.step
-                    return decode(l.arena, &v)
-                if rc < 0:
-                    fail(rc)
-            finally:
-                done(l.arena, t)
+            if t != NULL:
+                value = self.fetch(t) # nothing to end
+            else:
+                try:
+                    value = self.fetch(t)
+                finally:
+                    done(l.arena, t)
+            if value is not _END:
+                return value
         self.l = None
         raise StopIteration
+
+    cdef inline object fetch(self, rcv_txn *t):
+        """The next item, or _END."""
+        cdef rcv_value v
+        cdef int rc = rcv_list_get(self.l.arena.a, t, self.l.h.off, <uint64_t>self.i, &v)
+        if rc == 1:
+            self.i += self.step
+            return decode(self.l.arena, &v)
+        if rc < 0:
+            fail(rc)
+        return _END

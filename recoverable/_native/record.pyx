@@ -1,5 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Record's native half: fields at fixed slots; which is which is read from the schema that the arena keeps."""
+"""Record's native half: fields at fixed slots; which is which is read from the schema that the arena keeps.
+
+What a class says about its fields is compiled once, to a Layout and a Field each; neither making a record nor using a field runs
+Python code after that, but for defaults that have to be copied.
+"""
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.long cimport PyLong_CheckExact
+from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from recoverable._native.codec cimport KeyBuffer, decode, describe, encode, encode_key, put
 from recoverable._native.core cimport *
@@ -8,6 +15,7 @@ from recoverable._native.runtime cimport Container, NativeArena, begin, bind, do
 
 cdef extern from "containers/record.h" nogil:
     int rcv_record_new(rcv_txn *t, uint64_t schema, uint32_t fields, rcv_off *out)
+    int rcv_record_fill(rcv_txn *t, rcv_off r, uint32_t i, const rcv_value *value)
     int rcv_record_info(rcv_arena *a, rcv_off r, uint64_t *schema, uint32_t *fields)
     int rcv_record_get(rcv_arena *a, rcv_txn *t, rcv_off r, uint32_t i, rcv_value *out)
     int rcv_record_set(rcv_txn *t, rcv_off r, uint32_t i, const rcv_value *value)
@@ -24,17 +32,17 @@ cdef int put_field(rcv_txn *t, rcv_off r, uint64_t i, const rcv_value *value) no
     return rc if rc else 1
 
 
-cdef int store_schema(NativeArena arena, rcv_txn *t, object schema) except -1:
-    """See to it that the arena keeps the schema's text."""
+cdef int store_schema(NativeArena arena, rcv_txn *t, object id, object text) except -1:
+    """See to it that the arena keeps the schema's text. None is ever deleted, so that it is there needs no looking again."""
     cdef KeyBuffer k
     cdef rcv_value v
     cdef int rc = rcv_system_make(t)
     if rc:
         fail(rc)
-    kept_key = encode_key(arena, schema.id, &k)
-    rc = rcv_dict_get(arena.a, t, rcv_system(arena.a), &k.key, &v)
+    kept_key = encode_key(arena, id, &k)
+    rc = rcv_dict_get(arena.a, NULL, rcv_system(arena.a), &k.key, &v)
     if rc == 0:
-        kept = encode(schema.text, &v)
+        kept = encode(text, &v)
         rc = rcv_dict_set(t, rcv_system(arena.a), &k.key, &v)
     if rc < 0:
         fail(rc)
@@ -49,37 +57,115 @@ def forget_record_classes() -> None:
     _classes.clear()
 
 
-cdef frozenset _PLAIN = frozenset({int, float, bool, str, bytes})
+# Of exactly these a value passes or not by its type alone; the defaults among them need no copy.
+cdef frozenset _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+
+_MISSING = object()
+
+
+cdef class Layout:
+    """A class of Records, compiled: what `_layout` of it is.
+
+    Args:
+        cls: The class. It gives `_map_of()`, `_allowed()`, `_misfit()` and `_default()` for what is not done here.
+        schema: Its schema.
+        defaults: By field.
+    """
+    cdef readonly object cls
+    cdef readonly object id, text # of its schema
+    cdef readonly tuple fields
+    cdef uint64_t number # the id
+    cdef tuple straight # the slots in a record that was stored with this very schema
+
+    def __init__(self, cls, schema, defaults):
+        self.cls = cls
+        self.id, self.text = schema.id, schema.text
+        self.number = self.id
+        self.fields = tuple([Field(self, name, i, defaults.get(name, _MISSING)) for i, name in enumerate(schema.names)])
+        self.straight = tuple(range(len(self.fields)))
+
+    cdef list values(self, tuple args, dict given):
+        """The fields' values, as they are given to the class when it is called."""
+        cdef Field field
+        cdef PyObject *value
+        cdef Py_ssize_t i = 0, named = 0, n = len(args)
+        out = []
+        for field in self.fields:
+            value = PyDict_GetItemWithError(given, field.name)
+            if i < n:
+                if value != NULL:
+                    self.cls._misfit(args, given)
+                out.append(field.checked(args[i]))
+            elif value != NULL:
+                named += 1
+                out.append(field.checked(<object>value))
+            elif field.default is _MISSING:
+                self.cls._misfit(args, given)
+            else:
+                out.append(field.default if field.shared else self.cls._default(field.name))
+            i += 1
+        if named != len(given) or n > i:
+            self.cls._misfit(args, given)
+        return out
 
 
 cdef class Field:
-    """A Record's attribute: reads and writes one slot."""
+    """A Record's attribute: reads and writes one slot. Each class has Fields of its own."""
+    cdef Layout layout
     cdef readonly str name
     cdef readonly Py_ssize_t index # in the class's own schema
-    cdef object known # a plain type whose values _check() lets pass as they are; each class has Fields of its own
+    cdef object default
+    cdef bint shared # it needs no copy
+    cdef object allowed # the classes of its values; None: not looked up yet
+    cdef object known, known_too # plain types of values that have passed
 
-    def __init__(self, name, index):
+    def __init__(self, Layout layout, name, index, default):
+        self.layout = layout
         self.name = name
         self.index = index
+        self.default = default
+        self.shared = type(default) in _PLAIN
 
     def __get__(self, obj, cls):
         if obj is None:
             return self
-        return (<RecordHandle>obj).read(self)
+        return (<RecordHandle?>obj).read(self)
 
     def __set__(self, obj, value):
-        (<RecordHandle>obj).write(self, value)
+        (<RecordHandle?>obj).write(self, value)
 
     def __delete__(self, obj):
         raise AttributeError(f"a field of a Record can't be deleted: {self.name!r}")
 
+    cdef inline object checked(self, object value):
+        """The value, as it is stored; TypeError if the field can't have it."""
+        if type(value) is self.known or type(value) is self.known_too:
+            return value
+        return self.check(value)
+
+    cdef object check(self, object value):
+        if self.allowed is None:
+            self.allowed = self.layout.cls._allowed(self.name)
+        if not isinstance(value, self.allowed):
+            if float in self.allowed and isinstance(value, int):
+                return float(value) if PyLong_CheckExact(value) else int.__float__(value)
+            self.layout.cls._refuse(self.name, value)
+        if type(value) in _PLAIN:
+            self.known, self.known_too = type(value), self.known
+        return value
+
 
 cdef class RecordHandle(Container):
-    """What `recoverable.Record` builds on. The class gives `_schema` and `_map_of()`; `_check()` converts a value."""
+    """What `recoverable.Record` builds on. The class gives `_layout`."""
     _kind = RCV_K_RECORD
-    cdef public dict _pending # None once it is stored
+    cdef public list _pending # the fields' values; None once it is stored
     cdef uint64_t schema
-    cdef object slots # this class's fields -> slots; -1: not stored yet
+    cdef Layout layout # whose …
+    cdef tuple slots # … fields lie where in a record of that schema; -1: not stored yet
+
+    def __init__(self, *args, **values):
+        cdef Layout layout = type(self)._layout
+        self._pending = layout.values(args, values)
 
     @property
     def _stored(self):
@@ -89,9 +175,9 @@ cdef class RecordHandle(Container):
         cdef rcv_value v
         if self.arena is not None:
             return Container.materialize(self, arena, t, made, out)
-        schema = type(self)._schema
-        store_schema(arena, t, schema)
-        cdef int rc = rcv_record_new(t, schema.id, len(schema.names), out)
+        cdef Layout layout = type(self)._layout
+        store_schema(arena, t, layout.id, layout.text)
+        cdef int rc = rcv_record_new(t, layout.number, <uint32_t>len(layout.fields), out)
         if rc:
             fail(rc)
         rc = rcv_handle_open(arena.a, out[0], &self.h)
@@ -100,12 +186,20 @@ cdef class RecordHandle(Container):
         self.arena = arena
         self.slots = None
         made.append(self)
-        for i, name in enumerate(schema.names):
-            kept = describe(arena, t, self._pending[name], &v, made)
-            rc = rcv_record_set(t, out[0], <uint32_t>i, &v)
+        cdef uint32_t i = 0
+        for value in self.waiting():
+            kept = describe(arena, t, value, &v, made)
+            rc = rcv_record_fill(t, out[0], i, &v)
             if rc:
                 fail(rc)
+            i += 1
         return 0
+
+    cdef list waiting(self):
+        """The values of one that is not stored yet."""
+        if self._pending is None:
+            raise TypeError(f"a {type(self).__name__} without values; nothing was changed: its __init__() has to call that of Record")
+        return self._pending
 
     cdef void rooted(self) noexcept:
         self._pending = None
@@ -118,14 +212,18 @@ cdef class RecordHandle(Container):
         if rc:
             fail(rc)
         cdef uint64_t held
-        if self.slots is None or schema != self.schema:
-            held = hold(self.arena)
-            try:
-                self.slots = self._map_of(schema, self)
-            finally:
-                unhold(self.arena, held)
+        if self.slots is None or schema != self.schema or self.layout is not field.layout:
+            if schema == field.layout.number:
+                self.slots = field.layout.straight
+            else:
+                held = hold(self.arena)
+                try:
+                    self.slots = field.layout.cls._map_of(schema, self)
+                finally:
+                    unhold(self.arena, held)
             self.schema = schema
-        cdef Py_ssize_t at = (<tuple>self.slots)[field.index]
+            self.layout = field.layout
+        cdef Py_ssize_t at = self.slots[field.index]
         return at
 
     def _schema_text(self, uint64_t schema):
@@ -175,7 +273,7 @@ cdef class RecordHandle(Container):
     cdef object read(self, Field field):
         cdef rcv_txn *t
         if self.arena is None:
-            return self._pending[field.name]
+            return self.unstored(field)
         begin(self, False, &t)
         if t != NULL:
             return self.fetch(t, field) # nothing to end
@@ -183,6 +281,11 @@ cdef class RecordHandle(Container):
             return self.fetch(t, field)
         finally:
             done(self.arena, t)
+
+    cdef object unstored(self, Field field):
+        if field.layout.cls is not type(self):
+            raise AttributeError(f"{field.name!r} of another class than {type(self).__name__!r}")
+        return self.waiting()[field.index]
 
     cdef object fetch(self, rcv_txn *t, Field field):
         cdef rcv_value v
@@ -192,7 +295,7 @@ cdef class RecordHandle(Container):
             rc = rcv_record_seen(self.arena.a, t, self.h.off)
             if rc:
                 fail(rc)
-            return self._default(field.name)
+            return field.default if field.shared else field.layout.cls._default(field.name)
         rc = rcv_record_get(self.arena.a, t, self.h.off, <uint32_t>i, &v)
         if rc:
             fail(rc)
@@ -203,13 +306,10 @@ cdef class RecordHandle(Container):
         cdef rcv_value v
         cdef Py_ssize_t i
         cdef int rc
-        if type(value) is not field.known:
-            checked = self._check(field.name, value)
-            if checked is value and type(value) in _PLAIN:
-                field.known = type(value)
-            value = checked
+        value = field.checked(value)
         if self.arena is None:
-            self._pending[field.name] = value
+            self.unstored(field)
+            self._pending[field.index] = value
             return 0
         kept = encode(value, &v)
         begin(self, True, &t)
@@ -232,7 +332,7 @@ cdef class RecordHandle(Container):
         rcv_op_begin(t, &mark)
         try:
             schema, added = self._merged(self.schema)
-            store_schema(self.arena, t, schema)
+            store_schema(self.arena, t, schema.id, schema.text)
             rc = rcv_record_migrate(t, self.h.off, schema.id, len(schema.names))
             if rc:
                 fail(rc)

@@ -558,13 +558,6 @@ cdef class Transaction:
         }
 
     @property
-    def request(self):
-        """The request as it was before all its runs, or None."""
-        if isinstance(self.before, Running):
-            self.before = (<Running>self.before).before()
-        return self.before
-
-    @property
     def state(self) -> str:
         if self.t == NULL:
             return self._ended or "rolled_back" # by closing its arena
@@ -577,12 +570,9 @@ cdef class Transaction:
     def touched(self) -> bool:
         return self.has_touched()
 
-    cdef bint has_written(self) noexcept:
-        return rcv_txn_wrote(self.t) if self.t != NULL else self._wrote
-
     @property
     def wrote(self) -> bool:
-        return self.has_written()
+        return rcv_txn_wrote(self.t) if self.t != NULL else self._wrote
 
 
 cdef int begin_transaction(Transaction t, NativeArena arena, str handler, bint one_step) except -1:
@@ -662,6 +652,5 @@ include "block.pxi"
 include "request.pxi"
 include "timelimit.pxi"
 include "driver.pxi"
-include "park.pxi"
 include "call.pxi"
 include "route.pxi"

@@ -11,13 +11,11 @@ import typing
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recoverable._native.record import Field, RecordHandle, forget_record_classes
+from recoverable._native.record import Layout, RecordHandle, forget_record_classes
 from recoverable._native.runtime import Container, plain_classes, register_container
 from recoverable.errors import ArenaCorruptError, SchemaError
 
 __all__ = ["Record"]
-
-_MISSING: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,8 @@ class Record(RecordHandle, metaclass=_RecordType):
     _schema: ClassVar[Schema] = Schema("Record", (), ())
     _defaults: ClassVar[dict[str, Any]] = {}
     _maps: ClassVar[dict[int, tuple[int, ...]]] = {}
-    _hints: ClassVar[dict[str, tuple[type, ...]] | None] = None
+    _layout: ClassVar[Layout]
+    __signature__: ClassVar[inspect.Signature] = inspect.signature(lambda *args, **values: None)
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -114,27 +113,11 @@ class Record(RecordHandle, metaclass=_RecordType):
         cls._schema = Schema(label, tuple(declared), tuple(declared.values()))
         cls._defaults = defaults
         cls._maps = {}
-        cls._hints = None
-        for index, field in enumerate(declared):
-            setattr(cls, field, Field(field, index))
+        cls._layout = Layout(cls, cls._schema, defaults)
+        for member in cls._layout.fields:
+            setattr(cls, member.name, member)
         _classes[label] = cls
         forget_record_classes()
-
-    def __init__(self, *args: Any, **values: Any) -> None:
-        names = self._schema.names
-        if len(args) > len(names):
-            raise TypeError(f"{type(self).__name__}() takes {len(names)} fields, {len(args)} were given")
-        given = dict(zip(names, args, strict=False))
-        for name in values:
-            if name not in names:
-                raise TypeError(f"{type(self).__name__}() has no field {name!r}; it has {', '.join(names)}")
-            if name in given:
-                raise TypeError(f"{type(self).__name__}() got two values for the field {name!r}")
-        given |= values
-        missing = [name for name in names if name not in given and name not in self._defaults]
-        if missing:
-            raise TypeError(f"{type(self).__name__}() needs a value for the field {missing[0]!r}")
-        self._pending = {n: self._check(n, given[n]) if n in given else self._default(n) for n in names}
 
     # -- hooks of the native half -----------------------------------------------------------------------------
 
@@ -154,15 +137,30 @@ class Record(RecordHandle, metaclass=_RecordType):
         return value.copy() if isinstance(value, Container) else copy.deepcopy(value)
 
     @classmethod
-    def _check(cls, name: str, value: Any) -> Any:
-        if cls._hints is None:
-            cls._hints = _resolve(cls)
-        allowed = cls._hints[name]
-        if isinstance(value, allowed):
-            return value
-        if float in allowed and isinstance(value, int):
-            return int.__float__(value)
-        wanted = dict(zip(cls._schema.names, cls._schema.types, strict=True))[name]
+    def _misfit(cls, args: tuple[Any, ...], values: dict[str, Any]) -> None:
+        """Raise what is wrong with the arguments that the class was called with."""
+        names = cls._schema.names
+        if len(args) > len(names):
+            raise TypeError(f"{cls.__name__}() takes {len(names)} fields, {len(args)} were given")
+        given = dict(zip(names, args, strict=False))
+        for name in values:
+            if name not in names:
+                raise TypeError(f"{cls.__name__}() has no field {name!r}; it has {', '.join(names)}")
+            if name in given:
+                raise TypeError(f"{cls.__name__}() got two values for the field {name!r}")
+        given |= values
+        missing = [name for name in names if name not in given and name not in cls._defaults]
+        raise TypeError(f"{cls.__name__}() needs a value for the field {missing[0]!r}")
+
+    @classmethod
+    def _allowed(cls, name: str) -> tuple[type, ...]:
+        """Return the classes that a field accepts."""
+        return _allowed(cls, name, typing.get_type_hints(cls)[name])
+
+    @classmethod
+    def _refuse(cls, name: str, value: Any) -> None:
+        """Raise what is wrong with the value for a field."""
+        wanted = cls._schema.types[cls._schema.names.index(name)]
         raise TypeError(f"{cls.__name__}.{name} is {wanted}, not {type(value).__name__}; nothing was written")
 
     @classmethod
@@ -225,8 +223,8 @@ class Record(RecordHandle, metaclass=_RecordType):
     def copy(self) -> typing.Self:
         """Return a record that is not stored yet, with a deep copy of the fields."""
         new = type(self).__new__(type(self))
-        values = ((name, getattr(self, name)) for name in self._schema.names)
-        new._pending = {name: v.copy() if isinstance(v, Container) else v for name, v in values}
+        values = (getattr(self, name) for name in self._schema.names)
+        new._pending = [v.copy() if isinstance(v, Container) else v for v in values]
         return new
 
     # -- as plain parts, and for people: see Container ------------------------------------------------------------
@@ -266,6 +264,9 @@ class Record(RecordHandle, metaclass=_RecordType):
         if step.kind == "key" or step.key not in names:
             raise KeyError(step.key)
         return self._slot_value(names.index(step.key)), f".{step.key}"
+
+
+Record._layout = Layout(Record, Record._schema, Record._defaults)
 
 
 class _Unknown(Record, name="\0unknown"):
@@ -320,12 +321,6 @@ def _canonical(text: str) -> str:
     if bracket and not text.endswith("|None"):
         text = head  # Dict[str, int] is a Dict
     return text
-
-
-def _resolve(cls: type[Record]) -> dict[str, tuple[type, ...]]:
-    """Return the classes that each field accepts."""
-    hints = typing.get_type_hints(cls)
-    return {name: _allowed(cls, name, hints[name]) for name in cls._schema.names}
 
 
 def _allowed(cls: type, name: str, hint: Any) -> tuple[type, ...]:

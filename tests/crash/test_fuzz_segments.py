@@ -107,7 +107,7 @@ def missing() -> Iterator[None]:
 def test_no_damage_crashes_or_hangs(new_name: Callable[[], str], seed: int, tmp_path: Path) -> None:
     """Segments with changed words: opening, reading, writing and verify() end in an error of ours or well."""
     name = new_name()
-    with Arena.open(name, size="1 MiB", undo_size="256 KiB") as arena:
+    with Arena.open(name, size="1536 KiB", undo_size="256 KiB") as arena:
         fill(arena)
     file = SHARED / f"recoverable.{name}"
     sound = file.read_bytes()

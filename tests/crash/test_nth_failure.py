@@ -42,6 +42,7 @@ USED = {  # what each scenario must have called, so that its loop is not empty
     "suspensions": {"malloc", "mprotect", "heap"},
     "claims": {"malloc", "fallocate", "heap"},
     "packed": {"malloc", "heap"},
+    "made_at_once": {"malloc", "heap"},
 }
 
 

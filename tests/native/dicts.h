@@ -134,6 +134,12 @@ static inline rcv_off set_zoo(rcv_txn *t, rcv_off d, unsigned n)
     OK(rcv_record_set(t, record, 1, &ref));
     OK(rcv_record_set(t, record, 2, &b));
     set_bytes(t, inner, "deep", 20);
+    OK(rcv_list_make(t, 3, &inner)); /* in its own block, and grown past that */
+    for (unsigned k = 0; k < 3; k++)
+        OK(rcv_list_fill(t, inner, k, k == 1 ? &b : &i));
+    set_ref(t, d, "made", inner);
+    for (unsigned k = 0; k < n % 50; k++)
+        OK(rcv_list_append(t, inner, k % 3 ? &i : &b));
     return list;
 }
 

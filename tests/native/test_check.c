@@ -61,8 +61,8 @@ static void test_sound(void)
         CHECK(verified(a).containers == 1);
         fill(a, sizes[i]);
         struct rcv_verify_report r = verified(a);
-        CHECK(r.containers == 7 + 1 + 5 + 3);
-        CHECK(r.entries == sizes[i] + 10 + 5 + 3 * (sizes[i] % 1000) + 1 + 1 + 3 + 1);
+        CHECK(r.containers == 7 + 1 + 6 + 3);
+        CHECK(r.entries == sizes[i] + 10 + 6 + 3 * (sizes[i] % 1000) + 1 + 1 + 3 + 1 + 3 + sizes[i] % 1000 % 50);
         OK(rcv_close(a));
         close(fd);
     }
@@ -156,6 +156,50 @@ static void test_rows(void)
     close(fd);
 }
 
+/* A List of which the first items lie in its own block, grown past them: what can be wrong with it is found and named. */
+static void test_first(void)
+{
+    int              fd = scratch_object();
+    rcv_arena       *a = rooted_arena(fd, 8 * MIB);
+    struct rcv_value v = {.tag = RCV_T_INT, .word = 7}, ref = {.tag = RCV_T_REF};
+    rcv_off          l;
+    rcv_txn         *t = begin(a);
+    uint64_t         logged = a->n.undo_records;
+    OK(rcv_list_make(t, 3, &l));
+    for (unsigned i = 0; i < 3; i++)
+        OK(rcv_list_fill(t, l, i, &v));
+    CHECK(rcv_list_fill(t, l, 3, &v) < 0);
+    CHECK(a->n.undo_records == logged);
+    ref.word = l;
+    OK(set(t, rcv_root(a), "p", &ref));
+    commit(t);
+    CHECK(verified(a).entries == 4 && verified(a).blocks == 3);
+    t = begin(a);
+    OK(rcv_list_append(t, l, &v));
+    commit(t);
+    CHECK(verified(a).entries == 5 && verified(a).blocks == 5);
+
+    const rcv_off          first = offsetof(struct rcv_list, first), cells = l + first + sizeof(struct rcv_first);
+    const struct rcv_list *list = (const struct rcv_list *)(const void *)(a->core + l);
+    rcv_off                rest = list->first.rest;
+    rcv_off                leaf = ((struct rcv_table *)(void *)(a->core + rest))->first[0];
+    hurt(a, l + offsetof(struct rcv_container, kind), (RCV_CONTAINER_MARK | RCV_K_LIST) | UINT64_C(4) << 32, "root[\"p\"]", "flags");
+    hurt(a, l + offsetof(struct rcv_list, length), 3, "root[\"p\"]", "3 items in 1 chunks");
+    hurt(a, l + offsetof(struct rcv_list, length), 33, "root[\"p\"]", "33 items in 1 chunks");
+    hurt(a, l + first, 0, "root[\"p\"]", "4 items in 0 chunks");
+    hurt(a, l + first, rest + 16, "root[\"p\"]", "table of a List");
+    hurt(a, l + first + 8, 0, "root[\"p\"]", "0 items in its own block");
+    hurt(a, l + first + 8, 33, "root[\"p\"]", "33 items in its own block");
+    hurt(a, l + first + 8, 32, "root[\"p\"]", "in a block of");
+    hurt(a, cells + 16, 99, "root[\"p\"]", "unknown type");
+    hurt(a, leaf, RCV_T_NONE, "root[\"p\"]", "of no position");
+    hurt(a, leaf + 3 * 16, 0, "root[\"p\"]", "unknown type 0");
+    hurt(a, leaf + 4 * 16, RCV_T_NONE, "root[\"p\"]", "past the end");
+    hurt(a, rest + offsetof(struct rcv_table, first), rest, "root[\"p\"]", "chunk");
+    OK(rcv_close(a));
+    close(fd);
+}
+
 /* Each kind of damage is found and named with its path. */
 static void test_damage(void)
 {
@@ -203,6 +247,8 @@ static void test_damage(void)
     hurt(a, block + offsetof(struct rcv_block, base), 7, "root[\"zoo\"][\"deque\"]", "item");
     hurt(a, block + offsetof(struct rcv_block, next), block, "root[\"zoo\"][\"deque\"]", "block");
     hurt(a, record + offsetof(struct rcv_record, cells), leaf + 16, "root[\"zoo\"][\"record\"]", "fields");
+    hurt(a, record + offsetof(struct rcv_record, cells), cells + 16, "root[\"zoo\"][\"record\"]", "fields");
+    hurt(a, record + offsetof(struct rcv_record, fields), 40, "root[\"zoo\"][\"record\"]", "in a block of");
     hurt(a, cells + 2 * 16, 99, "root[\"zoo\"][\"record\"][field 2]", "unknown type 99");
     hurt(a, offsetof(struct rcv_header, reclaim), y, "arena", "something else");
     hurt(a, offsetof(struct rcv_header, root), entry_c, "arena", "no Dict");
@@ -275,6 +321,7 @@ int main(void)
     test_transactions();
     test_damage();
     test_rows();
+    test_first();
     test_garbage();
     CHECKS_DONE();
     return 0;

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recoverable import Arena, Array
+from recoverable import Arena, Array, Record
 from support.forks import in_child
 from support.segments import Saved
 from support.workers import Request, pause
@@ -20,6 +20,12 @@ from support.workers import Request, pause
 Scenario = Callable[[Arena], Iterator[None]]
 SIZE = "4 MiB"
 ITEMS = 2600  # of 8 bytes: five pages and a bit
+
+
+class Point(Record, name="a scenario's point"):
+    x: int
+    y: int
+    tags: list = []  # noqa: RUF012
 
 
 class Undone(Exception):
@@ -292,9 +298,52 @@ def packed(arena: Arena) -> Iterator[None]:
         yield
 
 
+def made_at_once(arena: Arena) -> Iterator[None]:
+    """A List and a Record in one block each: made, changed and outgrown across an await; cut off and reclaimed."""
+    with arena.transaction():
+        arena.root["made"] = [1, "t" * 40, [2, 3]]
+        arena.root["record"] = Point(x=1, y=2, tags=["a"])
+    yield
+
+    async def work() -> None:
+        made, record = arena.root["made"], arena.root["record"]
+        made.append({"x": 1})
+        made[1] = [4]
+        made.pop()
+        made.append(5)
+        record.x += 1
+        await pause()
+        made[0] += 1
+        record.tags.append("b")
+
+    one = Request(arena, work)
+    one.step()
+    one.step()
+    yield
+    with arena.transaction():
+        arena.root["made"] = arena.root["record"] = 0
+    yield
+    for i in range(2):
+        with arena.transaction():
+            arena.root["i"] = i
+        yield
+
+
 SCENARIOS: dict[str, Scenario] = {
     function.__name__: function
-    for function in (attach, inserts, deletes, array_items, raw_pages, captures, rollbacks, suspensions, claims, packed)
+    for function in (
+        attach,
+        inserts,
+        deletes,
+        array_items,
+        raw_pages,
+        captures,
+        rollbacks,
+        suspensions,
+        claims,
+        packed,
+        made_at_once,
+    )
 }
 
 #: How a scenario's arena is opened, where that is not as by default.

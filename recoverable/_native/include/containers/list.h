@@ -7,6 +7,10 @@
 #define RCV_LIST_UNIT 32u /* items that are one conflict unit */
 
 RCV_API int rcv_list_new(rcv_txn *t, rcv_off *out);
+/* rcv_list_make -- one of n positions; rcv_list_fill each, before anything else is done with it and before it is stored: nothing of that
+ * is logged, since nobody else can see it. */
+RCV_API int rcv_list_make(rcv_txn *t, uint64_t n, rcv_off *out);
+RCV_API int rcv_list_fill(rcv_txn *t, rcv_off l, uint64_t i, const struct rcv_value *value);
 RCV_API int rcv_list_len(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t *out);
 /* rcv_list_get / set -- 1, or 0: no such position. */
 RCV_API int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, struct rcv_value *out);

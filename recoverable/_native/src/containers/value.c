@@ -161,3 +161,11 @@ int cell_set(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct r
         rcv_op_fail(t, &mark);
     return rc;
 }
+
+/* cell_fill -- see containers.h. What went back to a savepoint in between would have freed the container. */
+int cell_fill(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct rcv_value *value)
+{
+    struct rcv_cell *cell = (struct rcv_cell *)(void *)(t->arena->mem + at);
+    int              rc = cell_make(t, value, cell);
+    return rc == 0 && cell->tag == RCV_T_REF ? container_adopt(t, cell->word, owner, slot) : rc;
+}

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define RCV_MAGIC UINT64_C(0x314e455241564352) /* "RCVAREN1", little endian in memory */
-#define RCV_FORMAT 4u
+#define RCV_FORMAT 5u
 #define RCV_ENDIAN_MARK 0x01020304u
 
 #define RCV_CHUNK ((uint64_t)64 * 1024)      /* what a process reserves from the heap at a time */
@@ -255,7 +255,7 @@ enum rcv_container_kind {
 };
 #define RCV_CONTAINER_MARK 0x52430000u /* in the upper half of `kind` */
 #define RCV_DETACHED 1u                /* flags: cut off from its parent, waits to be freed */
-#define RCV_PACKED 2u                  /* of a Dict or Set: what it was made of lies in its own block, in rows */
+#define RCV_PACKED 2u                  /* of a Dict, Set or List: what it was made of lies in its own block */
 
 /* Every container begins with this. */
 struct rcv_container {
@@ -348,10 +348,20 @@ struct rcv_array {
 
 #define RCV_LEAF 32u /* cells in a List's chunk */
 
+/* What a List is made of at once lies in its own block: the cells of the first positions, which stay there. What they would take of the
+ * first chunk is not used. */
+struct rcv_first {
+    rcv_off  rest; /* struct rcv_table, in a block of its own, for all positions from `n` on; 0: there have been none */
+    uint64_t n;    /* cells, which follow here; at most RCV_LEAF */
+};
+
 struct rcv_list {
     struct rcv_container c;
     uint64_t             length;
-    struct rcv_table     table; /* chunks of RCV_LEAF cells, by position */
+    union {
+        struct rcv_table table; /* chunks of RCV_LEAF cells, by position */
+        struct rcv_first first; /* RCV_PACKED */
+    };
 };
 
 #define RCV_BLOCK 62u                      /* cells in a Deque's block: one KiB with its head */
@@ -376,7 +386,7 @@ struct rcv_deque {
 struct rcv_record {
     struct rcv_container c;
     uint64_t             schema; /* key in the system Dict's "schemas" */
-    rcv_off              cells;  /* a block of `fields` cells */
+    rcv_off              cells;  /* `fields` of them: behind this, or, since it was given more, in a block of their own */
     uint32_t             fields;
     uint32_t             reserved;
 };
