@@ -21,7 +21,7 @@ from abc import ABCMeta
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import abc, streams, web
+from aiohttp import abc, streams, web, web_urldispatcher
 
 from recoverable import middleware, runner
 from recoverable._native.runtime import (
@@ -38,7 +38,7 @@ from recoverable.web import WebAdapter, register
 if TYPE_CHECKING:
     from recoverable.arena import Arena
 
-__all__ = ["ROUTES_CAN_BE_SERVED", "adapter", "serve"]
+__all__ = ["ROUTES_CAN_BE_SERVED", "adapter", "goes_straight", "serve"]
 
 _NO_RERUN: Final = "It can't be run again, because "
 _SENT: Final = _NO_RERUN + "its response was being sent already; the connection is closed."
@@ -49,6 +49,7 @@ _IN_USE: Final = _NO_RERUN + "it is in a task of its own and its handler may be 
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLONES: Final = "_recoverable_clones"
+_HEADS_WAIT: Final = hasattr(abc.AbstractStreamWriter, "send_headers")
 _HANDLE: Final = getattr(web.RequestHandler._handle_request, "__code__", None)
 
 
@@ -275,7 +276,7 @@ def _commit_at_handshake() -> None:
 # -- the handlers of routes ---------------------------------------------------------------------------------------------
 
 
-def serve(route: web.AbstractRoute, arena: Arena, known: dict[int, Any]) -> bool:
+def serve(route: web.AbstractRoute, arena: Arena, known: dict[Any, Any], straight_from: web.Application | None) -> bool:
     """Have a route call its handler by way of us. Return False where it can't be had.
 
     aiohttp asks `route.handler` for each request, and so do the program's middlewares; there is no public way to set it. What
@@ -284,19 +285,48 @@ def serve(route: web.AbstractRoute, arena: Arena, known: dict[int, Any]) -> bool
     Args:
         route: The route.
         arena: Its application's.
-        known: What stands for which handler, by id: one for all routes that share it.
+        known: What stands for which handler: one for all alike routes that share it.
+        straight_from: The application that is set up, if its requests come straight from the router to its routes.
     """
     handler: Any = route.handler
     if type(handler) is Served or (isinstance(handler, type) and "_recoverable_view" in vars(handler)):
         return True  # the application was started before
-    served = known.get(id(handler))
+    placeholders = type(route.resource) is not web.PlainResource
+    if getattr(route, "_expect_handler", None) is not _EXPECTS:
+        straight_from = None
+    alike = id(handler), placeholders, straight_from is None
+    served = known.get(alike)
     if served is None:
-        served = Served(handler, arena, adapter.requests)
+        served = Served(handler, arena, adapter.requests, straight_from, placeholders)
         if isinstance(handler, type) and issubclass(handler, abc.AbstractView):
             served = _served_view(handler, served)
-        known[id(handler)] = served
+        known[alike] = served
     route._handler = served
     return route.handler is served
+
+
+_RESOURCES: Final = {
+    web.PlainResource,
+    web.DynamicResource,
+    web.StaticResource,
+    web_urldispatcher.PrefixedSubAppResource,
+}
+_EXPECTS: Final = getattr(web_urldispatcher, "_default_expect_handler", None)
+
+
+def goes_straight(app: web.Application) -> bool:
+    """Return whether nothing of the program's sees a request between aiohttp's parser and a route of that application.
+
+    Then it is known what the request was like when its handler was called, and it need not be looked at.
+    """
+    return (
+        _HEADS_WAIT  # an older aiohttp counts what it sends for "Expect: 100-continue"
+        and _EXPECTS is not None
+        and type(app) is web.Application
+        and type(app.router) is web.UrlDispatcher
+        and not app.middlewares
+        and all(type(resource) in _RESOURCES for resource in app.router.resources())
+    )
 
 
 class _Shield:
@@ -402,7 +432,8 @@ class _Adapter(WebAdapter):
         web.View,
         streams.EmptyStreamReader,
         _search,
-        heads_wait=hasattr(abc.AbstractStreamWriter, "send_headers"),
+        heads_wait=_HEADS_WAIT,
+        routed=web.Request,
     )
     arena_key: web.AppKey[Arena] | None = None  # where an application has its arena: recoverable.aiohttp's
 
@@ -420,6 +451,10 @@ class _Adapter(WebAdapter):
         if len(method) + len(path) >= _ROUTE:
             path = ".." + path[len(method) + 3 - _ROUTE :]
         return f"{method} {path}"
+
+    def outermost(self, request: web.Request) -> web.Application | None:
+        apps: tuple[web.Application, ...] = getattr(request.match_info, "apps", ())
+        return apps[0] if apps else None
 
     def request_id(self, request: web.BaseRequest) -> str | None:
         given = request.headers.get("X-Request-ID", "")

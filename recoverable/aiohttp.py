@@ -22,7 +22,7 @@ from aiosignal import Signal
 
 from recoverable import callbacks, events
 from recoverable import middleware as _middleware
-from recoverable._aiohttp import ROUTES_CAN_BE_SERVED, adapter, serve
+from recoverable._aiohttp import ROUTES_CAN_BE_SERVED, adapter, goes_straight, serve
 from recoverable.arena import Arena
 from recoverable.errors import ArenaOptionError, TransactionError
 
@@ -137,23 +137,27 @@ class _ServingThen(Signal[web.Application]):
 
     async def send(self, app: web.Application) -> None:  # type: ignore[override]  # it has one argument
         await super().send(app)
-        _serve_routes(app, app[arena_key], {})
+        _serve_routes(app, app[arena_key], {}, app)
 
 
-def _serve_routes(app: web.Application, arena: Arena, known: dict[int, Any]) -> None:
+def _serve_routes(
+    app: web.Application, arena: Arena, known: dict[Any, Any], straight_from: web.Application | None
+) -> None:
     """Have the routes of an application served, and those of its sub-applications that have no arena of their own."""
+    if not goes_straight(app):
+        straight_from = None
     for resource in app.router.resources():
         inner = resource.get_info().get("app")
         if inner is None:
             for route in resource:
-                if not serve(route, arena, known):
+                if not serve(route, arena, known, straight_from):
                     raise ArenaOptionError(
                         f"{route!r} has a handler that can't be replaced, so its requests can't be told apart. The "
                         "application was not started. Put recoverable.aiohttp.middleware(arena) in front of its middlewares, "
                         "instead of setup()."
                     )
         elif arena_key not in inner:
-            _serve_routes(inner, arena, known)
+            _serve_routes(inner, arena, known, straight_from)
 
 
 class _ClosingLast(Signal[web.Application]):

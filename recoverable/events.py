@@ -46,6 +46,7 @@ __all__ = [
     "request_committed",
     "request_conflict",
     "request_rolled_back",
+    "settings",
     "traceback_reported",
     "write_stray",
 ]
@@ -207,6 +208,17 @@ def committed_wanted() -> bool:
     if wrapper is not _asked:
         _asked, _enabled = wrapper, _level_check(_configured.bind(), logging.DEBUG)
     return _enabled()
+
+
+def settings() -> dict[str, Any] | None:
+    """Return structlog's own settings, a dict that has "is_configured" once that was ever so; None where they can't be had.
+
+    For native code, which asks for each request that has written, and can't afford a call. structlog has no public name for them.
+    """
+    found: dict[str, Any] | None = getattr(
+        getattr(getattr(structlog, "_config", None), "_CONFIG", None), "__dict__", None
+    )
+    return found if found is not None and found.get("is_configured", False) is structlog.is_configured() else None
 
 
 def _level_check(logger: Any, level: int) -> Callable[[], bool]:

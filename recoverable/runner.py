@@ -420,4 +420,5 @@ set_upcalls(
     returned=_returned,
     again=_again,
     committed_wanted=events.committed_wanted,
+    log_settings=events.settings(),
 )

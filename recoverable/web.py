@@ -81,6 +81,10 @@ class WebAdapter(Protocol):
     def drop_answer(self, request: Any) -> bool:
         """Drop an answer that was prepared; return False if some of it has left, or may have."""
 
+    def outermost(self, request: Any) -> Any:
+        """Return the application that a request came to first, of those that are parts of each other, or None."""
+        return None
+
     def hang_up(self, request: Any) -> None:
         """Close the request's connection: the client has half an answer."""
 

@@ -24,58 +24,17 @@ cdef extern from *:
     """
     RCV_SENDS(rcv_call)
 
-    #define PARKED 0
-    static PyObject *rcv_parked[PARKED + 1]; /* Calls that are over, to be used again */
-    static int rcv_n_parked;
-
-    static PyObject *rcv_unpark(void)
-    {
-        PyObject *call = rcv_parked[--rcv_n_parked];
-        (void)PyObject_Init(call, Py_TYPE(call));
-        PyObject_GC_Track(call);
-        return call;
-    }
-
-    /* One that the collector has finalised would not be finalised again in its next life. */
-    static int rcv_park(PyObject *call)
-    {
-        if (rcv_n_parked == PARKED || PyObject_GC_IsFinalized(call))
-            return 0;
-        PyObject_GC_UnTrack(call);
-        PyObject_ClearWeakRefs(call);
-        if (rcv_n_parked == PARKED) { /* by a weak reference's callback */
-            PyObject_GC_Track(call);
-            return 0;
-        }
-        rcv_parked[rcv_n_parked++] = call;
-        return 1;
-    }
-
     static PyObject *apply(PyObject *fn, PyObject *args, PyObject *kwargs)
     {
         return PyObject_Call(fn, args, kwargs == Py_None ? NULL : kwargs);
     }
 
     static void rcv_set_call(PyTypeObject *type, ternaryfunc call) { type->tp_call = call; }
-
-    static destructor rcv_dealloc_call; /* Cython's */
-
-    static void rcv_set_dealloc(PyTypeObject *type, destructor dealloc)
-    {
-        rcv_dealloc_call = type->tp_dealloc;
-        type->tp_dealloc = dealloc;
-    }
     """
     ctypedef PyObject *(*ternaryfunc)(PyObject *, PyObject *, PyObject *)
-    ctypedef void (*destructor)(PyObject *)
     object apply(object fn, object args, object kwargs)
     void rcv_call_sends(PyTypeObject *type, rcv_sender sender)
     void rcv_set_call(PyTypeObject *type, ternaryfunc call)
-    void rcv_set_dealloc(PyTypeObject *type, destructor dealloc)
-    void rcv_dealloc_call(PyObject *call) noexcept
-    int rcv_n_parked
-    object rcv_unpark()
-    bint rcv_park(PyObject *call) noexcept
 
 cdef extern from "Python.h":
     int PyObject_CallFinalizerFromDealloc(PyObject *o)
@@ -124,10 +83,16 @@ cdef class Handler:
         return self.call(args, kwargs)
 
     cdef Call call(self, tuple args, dict kwargs):
+        cdef Call call = self.call_alone(None)
+        call.args, call.kwargs = args, kwargs
+        return call
+
+    cdef Call call_alone(self, object argument):
+        """call() with that argument alone, without making a tuple of it."""
         if self.fn is None:
             raise TypeError("a Handler that was not initialised")
-        cdef Call call = <Call>rcv_unpark() if rcv_n_parked > 0 else Call.__new__(Call)
-        call.handler, call.args, call.kwargs, call.stage = self, args, kwargs, CALLED
+        cdef Call call = <Call>rcv_unpark(&rcv_calls) if rcv_calls.n > 0 else Call.__new__(Call)
+        call.handler, call.argument, call.stage = self, argument, CALLED
         return call
 
     def __get__(self, instance, owner):
@@ -179,7 +144,8 @@ cdef enum:
 cdef class Call(StepDriver):
     """One call of a Handler. See the top of this file."""
     cdef Handler handler
-    cdef tuple args
+    cdef tuple args # None: the argument alone
+    cdef object argument
     cdef dict kwargs # or None
     cdef object rest # the coroutine that it goes on with
     cdef TimeLimit limit
@@ -263,6 +229,12 @@ cdef class Call(StepDriver):
     @property
     def cr_origin(self):
         return None
+
+    cdef tuple given(self):
+        """Its positional arguments."""
+        if self.args is None:
+            self.args = (self.argument,)
+        return self.args
 
     cdef object driven(self):
         return self.coroutine if self.stage == FIRST_RUN else self.rest
@@ -367,19 +339,20 @@ cdef class Call(StepDriver):
         if arena is None:
             arena = open_arenas.only
             if arena is None:
-                arena = _resolve(self.args, self.kwargs or {}, handler.name)
+                arena = _resolve(self.given(), self.kwargs or {}, handler.name)
         if handler.joins:
             outer = running()
             if outer is not None and outer.arena is arena:
                 if handler.options.independent:
-                    self.rest = _inside(outer, handler, self.args, self.kwargs or {})
+                    self.rest = _inside(outer, handler, self.given(), self.kwargs or {})
                 else:
-                    self.rest = apply(handler.fn, self.args, self.kwargs)
+                    self.rest = apply(handler.fn, self.given(), self.kwargs)
                 self.stage = JOINED
                 return 0
-        coroutine = apply(handler.fn, self.args, self.kwargs)
+        coroutine = handler.fn(self.argument) if self.args is None else apply(handler.fn, self.args, self.kwargs)
         try:
-            t = begin_run(arena, handler.name, request_before(self.args, self.kwargs), handler.parent)
+            before = self.here if self.here is not None and self.here.says_later() else request_before(self.given(), self.kwargs)
+            t = begin_run(arena, handler.name, before, handler.parent)
             if handler.limited:
                 self.limit = t.limit = new_limit(handler.seconds)
             self.drive(coroutine, t, handler.decide)
@@ -394,13 +367,13 @@ cdef class Call(StepDriver):
         cdef Transaction t = self.t
         return (t.hooks is None
                 and (not t.has_touched() or (t._ended is COMMITTED and not t.arena.has_pending()))
-                and not (t.wrote and _committed_wanted()))
+                and not (t.has_written() and commit_is_told()))
 
     cdef int fail(self, object error) except -1:
         """Go on with what finds out what an error means."""
         self.result = self.rest = None
         self.stage = FAILED
-        self.rest = _again(self.t, self.handler, self.args, self.kwargs or {}, error)
+        self.rest = _again(self.t, self.handler, self.given(), self.kwargs or {}, error)
         return 0
 
     cdef object end(self, object error):
@@ -411,7 +384,7 @@ cdef class Call(StepDriver):
         self.stage = OVER
         self.finished = True
         self.coroutine = self.decide = self.cancelled = self.result = self.answer = self.rest = None
-        self.args = self.kwargs = None
+        self.args = self.kwargs = self.argument = None
         self.giving_way = False
         self.t = None
         self.limit = None
@@ -434,10 +407,9 @@ cdef void dropped(PyObject *call) noexcept:
         return
     handler = (<Call>call).handler # goes after the Call is out of the way
     (<Call>call).handler = None
-    if not rcv_park(call):
-        rcv_dealloc_call(call)
+    rcv_let_go(&rcv_calls, call)
 
 
 rcv_call_sends(<PyTypeObject *>Call, <rcv_sender>send_call)
 rcv_set_call(<PyTypeObject *>Handler, <ternaryfunc>called)
-rcv_set_dealloc(<PyTypeObject *>Call, <destructor>dropped)
+rcv_parks(<PyTypeObject *>Call, &rcv_calls, <destructor>dropped)

@@ -468,11 +468,12 @@ def part(coroutine, Transaction transaction not None):
     return PartDriver(coroutine, transaction, None)
 
 
-cdef Transaction begin_run(NativeArena arena, str handler, object request, Transaction parent):
-    """A transaction for one run that answers a request, if that is not None."""
+cdef Transaction begin_run(NativeArena arena, str handler, object before, Transaction parent):
+    """A transaction for one run that answers a request, if that is not None: as it was before, or the Running that says so later."""
     cdef Transaction t = new_transaction(arena, handler, False)
-    t.request = request
-    if request is not None and rcv_profiles_ask(arena.a):
+    t.before = before
+    if before is not None and rcv_profiles_ask(arena.a):
+        request = t.request
         route = request.adapter.route(request.request)
         if route is not None:
             t.set_route(route)

@@ -69,6 +69,7 @@ cdef extern from *:
     void served_calls(PyTypeObject *type, Py_ssize_t offset)
     void reset_if_here(object var, object token)
     bint PyCoro_CheckExact(object o)
+    void PyObject_GC_UnTrack(PyObject *o)
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf)
 
 cdef tuple _failures = ()
@@ -102,15 +103,21 @@ cdef class Served:
         handler: what it stands for.
         arena: the application's.
         requests: those of the framework.
+        straight_from: the application whose requests come here straight from its router, unless that is a part of another one's.
+            None: others may have seen them before.
+        placeholders: are there any in the route's path?
     """
     cdef vectorcallfunc vectorcall
     cdef object handler, arena, __weakref__
     cdef Requests requests
     cdef Handler decorated # where the handler is what @recoverable made, or a method that is
     cdef object bound # and whose
+    cdef object straight_from
+    cdef bint straight, placeholders
 
-    def __cinit__(self, handler, arena, Requests requests not None):
+    def __cinit__(self, handler, arena, Requests requests not None, straight_from=None, bint placeholders=True):
         self.handler, self.arena, self.requests = handler, arena, requests
+        self.straight_from, self.placeholders = straight_from, placeholders
         self.vectorcall = <vectorcallfunc><void *>call_served
         if type(handler) is Handler:
             self.decorated = handler
@@ -125,6 +132,16 @@ cdef class Served:
         request = self.requests.find(args, kwargs)
         awaitable = self.handler(*args, **kwargs)
         return awaitable if request is None else new_serving(self, request, awaitable)
+
+    cdef bint comes_straight(self, object request) except -1:
+        """Has nobody but the framework seen a request that it calls this with? Which application is the outermost is known by the
+        first one."""
+        if not self.straight and self.straight_from is not None:
+            outermost = self.requests.adapter.outermost(request)
+            if outermost is not None:
+                self.straight = outermost is self.straight_from
+                self.straight_from = None
+        return self.straight
 
     @property
     def __wrapped__(self):
@@ -181,7 +198,11 @@ cdef object call_served(Served self, PyObject *const *args, size_t nargsf, PyObj
 
 cdef Call call_decorated(Served served, object request):
     """A call of what @recoverable made: it tells the Serving of its beginning and its end, which is awaited by nobody then."""
-    cdef Call call = served.decorated.call((request,) if served.bound is None else (served.bound, request), None)
+    cdef Call call
+    if served.bound is None:
+        call = served.decorated.call_alone(request)
+    else:
+        call = served.decorated.call((served.bound, request), None)
     call.here = new_serving(served, request, None)
     return call
 
@@ -192,9 +213,9 @@ def serving(Served served not None, request, awaitable):
 
 
 cdef Serving new_serving(Served served, object request, object awaitable):
-    cdef Serving s = Serving.__new__(Serving)
+    cdef Serving s = <Serving>rcv_unpark(&rcv_servings) if rcv_servings.n > 0 else Serving.__new__(Serving)
     s.served, s.request, s.coroutine = served, request, awaitable
-    s.arena, s.requests = served.arena, served.requests
+    s.arena, s.requests, s.at = served.arena, served.requests, NOT_BEGUN
     return s
 
 
@@ -203,13 +224,14 @@ cdef enum: # where a Serving is
 
 
 @cython.final
-@cython.freelist(16)
 cdef class Serving(Running):
     """The handling of one request by a route's handler: a coroutine, to whoever awaits it."""
     cdef Served served
     cdef object coroutine, token
     cdef int at
     cdef bint inside # a middleware or an application around this one, which answers for failures and has its faults
+    cdef bint within # any other handler
+    cdef object kept # for before(); None: it can't say
 
     def __await__(self):
         return self
@@ -263,10 +285,19 @@ cdef class Serving(Running):
         token = PyContextVar_Set(_running_request, self)
         if outer is not None:
             self.token = token
-            if outer.request is not None and self.requests.adapter.same(outer.request, self.request):
+            self.within = outer.request is not None
+            if self.within and self.requests.adapter.same(outer.request, self.request):
                 self.inside = True
                 self.whole = outer.whole
         return 0
+
+    cdef bint says_later(self) except -1:
+        if not self.within and self.served.comes_straight(self.request):
+            self.kept = self.requests.kept_of(self.request, self.served.placeholders)
+        return self.kept is not None
+
+    cdef object before(self):
+        return None if self.request is None else self.requests.unseen(self.request, self.kept)
 
     cdef object end(self, object error):
         """It is over, by an error that is not None: what is raised in its place."""
@@ -330,6 +361,18 @@ cdef object step_of(Serving self, object value, object error, PySendResult *how)
     return outcome
 
 
+cdef void served_out(PyObject *o) noexcept:
+    """Serving's tp_dealloc."""
+    PyObject_GC_UnTrack(o) # what follows may run anything
+    (<Serving>o).coroutine = (<Serving>o).request = (<Serving>o).token = (<Serving>o).kept = None
+    (<Serving>o).served = None
+    (<Serving>o).arena = None
+    (<Serving>o).requests = None
+    (<Serving>o).inside = (<Serving>o).within = (<Serving>o).whole = False
+    rcv_let_go(&rcv_servings, o)
+
+
 cdef Served example = Served.__new__(Served, None, None, Requests())
 served_calls(<PyTypeObject *>Served, <Py_ssize_t>(<size_t>&example.vectorcall - <size_t><void *>example))
 serving_slots(<PyTypeObject *>Serving, <recoverable_step><void *>step_of)
+rcv_parks(<PyTypeObject *>Serving, &rcv_servings, <destructor>served_out)

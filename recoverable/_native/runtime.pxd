@@ -73,7 +73,7 @@ cdef class Transaction:
     cdef readonly bint closed # its coroutine was, before the end: nobody waits for what might follow
     cdef readonly Transaction parent
     cdef readonly Transaction around # the one that was current when its driver took a step: of another arena, or its parent
-    cdef public object request # as it was before all its runs: a RequestBefore, or None
+    cdef object before # what the request was like before all its runs, the Running that says so when asked, or None
     cdef readonly bint left # it was committed early: the coroutine has gone on without it
     cdef public bint settled # runner has decided what follows its end
     cdef int early # what the commit failed with that was to be early
@@ -91,6 +91,7 @@ cdef class Transaction:
     cdef void step_down(self) noexcept
     cdef void off_stack(self) noexcept
     cdef bint has_touched(self) noexcept
+    cdef bint has_written(self) noexcept
     cdef void end(self, str how) noexcept
     cdef int undo(self, object error) except -1
     cdef int try_commit(self) except? -100

@@ -74,7 +74,8 @@ class Transaction:
     attempt: int
     rerun: str | None
     limit: TimeLimit | None
-    request: Before | None
+    @property
+    def request(self) -> Before | None: ...
     open_blocks: int
     def __init__(self, arena: NativeArena, handler: str, one_step: bool) -> None: ...
     @property
@@ -151,6 +152,7 @@ def set_upcalls(
         [Transaction, Handler[Any], tuple[Any, ...], dict[str, Any], BaseException], Coroutine[Any, Any, Any]
     ],
     committed_wanted: Callable[[], bool],
+    log_settings: dict[str, Any] | None,
 ) -> None: ...
 
 class OpenArenas:
@@ -168,7 +170,14 @@ def watch_routes(hook: Callable[[Any, Any, Callable[[Any], Any]], Callable[[Any]
 
 class Served:
     __wrapped__: Any
-    def __init__(self, handler: Callable[[Any], Any], arena: Any, requests: Requests) -> None: ...
+    def __init__(
+        self,
+        handler: Callable[[Any], Any],
+        arena: Any,
+        requests: Requests,
+        straight_from: Any = None,
+        placeholders: bool = True,
+    ) -> None: ...
     def __call__(self, request: Any) -> Serving: ...
     def __getattr__(self, name: str) -> Any: ...
 
@@ -238,6 +247,7 @@ class AiohttpRequests(Requests):
         no_body: type,
         search: Callable[[tuple[Any, ...], dict[str, Any]], Any],
         heads_wait: bool,
+        routed: type,
     ) -> None: ...
 
 class Running:

@@ -558,6 +558,13 @@ cdef class Transaction:
         }
 
     @property
+    def request(self):
+        """The request as it was before all its runs, or None."""
+        if isinstance(self.before, Running):
+            self.before = (<Running>self.before).before()
+        return self.before
+
+    @property
     def state(self) -> str:
         if self.t == NULL:
             return self._ended or "rolled_back" # by closing its arena
@@ -570,9 +577,12 @@ cdef class Transaction:
     def touched(self) -> bool:
         return self.has_touched()
 
+    cdef bint has_written(self) noexcept:
+        return rcv_txn_wrote(self.t) if self.t != NULL else self._wrote
+
     @property
     def wrote(self) -> bool:
-        return rcv_txn_wrote(self.t) if self.t != NULL else self._wrote
+        return self.has_written()
 
 
 cdef int begin_transaction(Transaction t, NativeArena arena, str handler, bint one_step) except -1:
@@ -652,5 +662,6 @@ include "block.pxi"
 include "request.pxi"
 include "timelimit.pxi"
 include "driver.pxi"
+include "park.pxi"
 include "call.pxi"
 include "route.pxi"

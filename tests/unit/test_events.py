@@ -498,6 +498,48 @@ def test_committed_is_only_wanted_where_it_would_be_written() -> None:
     standard.setLevel(logging.NOTSET)
 
 
+async def test_a_commit_is_told_as_soon_as_somebody_listens(arena: Arena) -> None:
+    """What native code has found of structlog's configuration holds for one request: the next one asks again."""
+    told: list[Any] = []
+
+    @recoverable
+    async def handler() -> None:
+        arena.root["n"] = 1
+
+    def keep(logger: Any, method: str, event: dict[str, Any]) -> Any:
+        told.append(event["event"])
+        raise structlog.DropEvent
+
+    for _ in range(2):
+        structlog.reset_defaults()
+        for _ in range(2):
+            await handler()
+        assert told == []
+        structlog.configure(processors=[keep])
+        await handler()
+        assert told == ["request.committed"]
+        told.clear()
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+        await handler()
+        assert told == []
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))
+        await handler()
+        assert told == ["request.committed"]
+        told.clear()
+
+
+def test_structlog_tells_natively_whether_it_is_configured() -> None:
+    """Its settings are a dict that follows what it is told; without one, each request that has written calls a function."""
+    found = events.settings()
+    assert found is not None
+    for _ in range(2):
+        assert not found.get("is_configured", False)
+        structlog.configure()
+        assert found["is_configured"] is True
+        structlog.reset_defaults()
+    assert events.settings() is found
+
+
 async def test_nothing_is_built_for_a_healthy_request_that_nobody_listens_to(
     arena: Arena, monkeypatch: pytest.MonkeyPatch
 ) -> None:

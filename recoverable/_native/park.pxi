@@ -1,0 +1,54 @@
+# park.pxi -- where objects that are over wait for their next life: a request makes one of each. Part of runtime.pyx.
+#
+# Cython's own way (`@cython.freelist`) is not for a class with a base class, and constructs and takes apart all the same.
+#
+# What is parked is nobody's: its last reference and its weak references are gone, the collector does not know it, and it holds
+# on to nothing but None. It has never been finalised: the collector would not do that again in its next life.
+
+cdef extern from *:
+    """
+    #define RCV_PARKED 64
+
+    typedef struct {
+        PyObject  *kept[RCV_PARKED];
+        int        n;
+        destructor dealloc; /* Cython's, of their type */
+    } rcv_parking;
+
+    static rcv_parking rcv_calls, rcv_servings;
+
+    /* Have the objects of a type deallocated by a function that parks them, or hands them on to rcv_let_go(). */
+    static void rcv_parks(PyTypeObject *type, rcv_parking *p, destructor dealloc)
+    {
+        p->dealloc = type->tp_dealloc;
+        type->tp_dealloc = dealloc;
+    }
+
+    /* A new reference. Only where there is one. */
+    static PyObject *rcv_unpark(rcv_parking *p)
+    {
+        PyObject *o = p->kept[--p->n];
+        (void)PyObject_Init(o, Py_TYPE(o));
+        PyObject_GC_Track(o);
+        return o;
+    }
+
+    /* An object without references, which holds on to nothing, is done with. */
+    static void rcv_let_go(rcv_parking *p, PyObject *o)
+    {
+        PyObject_GC_UnTrack(o);
+        if (PyType_SUPPORTS_WEAKREFS(Py_TYPE(o)))
+            PyObject_ClearWeakRefs(o); /* whose callbacks may park others */
+        if (p->n < RCV_PARKED && !PyObject_GC_IsFinalized(o))
+            p->kept[p->n++] = o;
+        else
+            p->dealloc(o);
+    }
+    """
+    ctypedef void (*destructor)(PyObject *)
+    ctypedef struct rcv_parking:
+        int n
+    rcv_parking rcv_calls, rcv_servings
+    void rcv_parks(PyTypeObject *type, rcv_parking *p, destructor dealloc)
+    object rcv_unpark(rcv_parking *p)
+    void rcv_let_go(rcv_parking *p, PyObject *o) noexcept
