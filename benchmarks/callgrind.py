@@ -23,8 +23,8 @@ SOURCE = Path(__file__).with_name("callgrind.c")
 Function = tuple[str, str]  # the file name of its library, its name
 Profile = Counter[Function]  # instructions of its own, without those that it called
 
-# What compilers add to the name of a function of which they make a part, or a copy, of their own.
-ADDED = re.compile(r"(\.(lto_priv|constprop|isra|part|cold)(\.\d+)*)+$")
+# What compilers add to the name of a function of which they make a part, or a copy, of their own; and callgrind to one in itself.
+ADDED = re.compile(r"(\.(lto_priv|constprop|isra|part|cold)(\.\d+)*)*('\d+)?$")
 
 
 class Missing(Exception):
