@@ -197,6 +197,7 @@ def write_stray(name: str, offsets: list[int]) -> None:
 
 _asked: object = None  # the wrapper class that _enabled was asked of
 _enabled: Callable[[], bool] = bool
+_silent: list[object] = []  # that class, if its loggers never write `request.committed`
 
 
 def committed_wanted() -> bool:
@@ -207,18 +208,21 @@ def committed_wanted() -> bool:
     wrapper = structlog.get_config()["wrapper_class"]
     if wrapper is not _asked:
         _asked, _enabled = wrapper, _level_check(_configured.bind(), logging.DEBUG)
+        _silent[:] = [wrapper] if _enabled is _never else []
     return _enabled()
 
 
-def settings() -> dict[str, Any] | None:
-    """Return structlog's own settings, a dict that has "is_configured" once that was ever so; None where they can't be had.
+def settings() -> tuple[dict[str, Any] | None, list[object]]:
+    """Return structlog's own settings, and the "default_wrapper_class" in there with which `request.committed` is never written.
 
-    For native code, which asks for each request that has written, and can't afford a call. structlog has no public name for them.
+    For native code, which asks for each request that has written, and can't afford a call. The settings are a dict that has
+    what was ever configured; None where they can't be had: structlog has no public name for them.
     """
     found: dict[str, Any] | None = getattr(
         getattr(getattr(structlog, "_config", None), "_CONFIG", None), "__dict__", None
     )
-    return found if found is not None and found.get("is_configured", False) is structlog.is_configured() else None
+    had = found is not None and found.get("is_configured", False) is structlog.is_configured()
+    return found if had else None, _silent
 
 
 def _level_check(logger: Any, level: int) -> Callable[[], bool]:
@@ -227,8 +231,15 @@ def _level_check(logger: Any, level: int) -> Callable[[], bool]:
         standard = logging.getLogger("recoverable")
         return lambda: standard.isEnabledFor(level)
     ask = getattr(logger, "is_enabled_for", None)
-    enabled = ask is None or bool(ask(level))  # fixed in the class of a filtering logger
-    return lambda: enabled
+    return _always if ask is None or ask(level) else _never  # fixed in the class of a filtering logger
+
+
+def _always() -> bool:
+    return True
+
+
+def _never() -> bool:
+    return False
 
 
 def _shown(level: int) -> bool:

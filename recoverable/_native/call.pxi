@@ -38,6 +38,7 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     int PyObject_CallFinalizerFromDealloc(PyObject *o)
+    object PyObject_CallOneArg(object fn, object argument)
 
 
 # -- the function ------------------------------------------------------------------------------------------------------
@@ -349,7 +350,7 @@ cdef class Call(StepDriver):
                     self.rest = apply(handler.fn, self.given(), self.kwargs)
                 self.stage = JOINED
                 return 0
-        coroutine = handler.fn(self.argument) if self.args is None else apply(handler.fn, self.args, self.kwargs)
+        coroutine = PyObject_CallOneArg(handler.fn, self.argument) if self.args is None else apply(handler.fn, self.args, self.kwargs)
         try:
             before = self.here if self.here is not None and self.here.says_later() else request_before(self.given(), self.kwargs)
             t = begin_run(arena, handler.name, before, handler.parent)

@@ -36,8 +36,9 @@ cdef extern from *:
     /* An object without references, which holds on to nothing, is done with. */
     static void rcv_let_go(rcv_parking *p, PyObject *o)
     {
+        Py_ssize_t weak = Py_TYPE(o)->tp_weaklistoffset;
         PyObject_GC_UnTrack(o);
-        if (PyType_SUPPORTS_WEAKREFS(Py_TYPE(o)))
+        if (weak > 0 && *(PyObject **)((char *)o + weak) != NULL)
             PyObject_ClearWeakRefs(o); /* whose callbacks may park others */
         if (p->n < RCV_PARKED && !PyObject_GC_IsFinalized(o))
             p->kept[p->n++] = o;

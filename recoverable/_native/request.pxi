@@ -201,7 +201,7 @@ cdef class AiohttpRequests(Requests):
         self.heads_wait, self.routed = heads_wait, routed
 
     cdef bint is_one(self, object o) noexcept:
-        return is_instance(o, self.request_class)
+        return type(o) is self.routed or is_instance(o, self.request_class)
 
     cdef object among(self, tuple args):
         cdef Py_ssize_t i

@@ -136,7 +136,7 @@ cdef class Served:
     cdef bint comes_straight(self, object request) except -1:
         """Has nobody but the framework seen a request that it calls this with? Which application is the outermost is known by the
         first one."""
-        if not self.straight and self.straight_from is not None:
+        if self.straight_from is not None:
             outermost = self.requests.adapter.outermost(request)
             if outermost is not None:
                 self.straight = outermost is self.straight_from
@@ -292,7 +292,7 @@ cdef class Serving(Running):
         return 0
 
     cdef bint says_later(self) except -1:
-        if not self.within and self.served.comes_straight(self.request):
+        if not self.within and (self.served.straight or self.served.comes_straight(self.request)):
             self.kept = self.requests.kept_of(self.request, self.served.placeholders)
         return self.kept is not None
 

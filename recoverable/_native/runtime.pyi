@@ -152,7 +152,7 @@ def set_upcalls(
         [Transaction, Handler[Any], tuple[Any, ...], dict[str, Any], BaseException], Coroutine[Any, Any, Any]
     ],
     committed_wanted: Callable[[], bool],
-    log_settings: dict[str, Any] | None,
+    log_settings: tuple[dict[str, Any] | None, list[object]],
 ) -> None: ...
 
 class OpenArenas:

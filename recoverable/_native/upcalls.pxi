@@ -4,6 +4,7 @@
 cdef object _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _wake, _is_answer
 cdef object _commits, _resolve, _inside, _returned, _again, _committed_wanted
 cdef dict _log_settings
+cdef list _silent
 
 
 def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, wake, is_answer, commits, resolve, inside, returned,
@@ -24,17 +25,22 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, wake
         returned: returned(transaction, options, result) is a coroutine: what follows a run that has returned.
         again: again(transaction, handler, args, kwargs, error) is a coroutine that goes on after a first run that has raised.
         committed_wanted: committed_wanted() tells whether the event of a commit is written anywhere.
-        log_settings: a dict that changes; while its "is_configured" is missing or False, it is written nowhere. Or None: only
-            committed_wanted() knows.
+        log_settings: structlog's settings, a dict that changes, or None; and a list, of the "default_wrapper_class" in there with
+            which that event is never written.
     """
     global _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _wake, _is_answer
-    global _commits, _resolve, _inside, _returned, _again, _committed_wanted, _log_settings
+    global _commits, _resolve, _inside, _returned, _again, _committed_wanted, _log_settings, _silent
     _watch_block, _nest_block, _end_block, _run_hooks = watch_block, nest_block, end_block, run_hooks
     _give_way, _wake, _is_answer = give_way, wake, is_answer
     _commits, _resolve, _inside, _returned, _again, _committed_wanted = commits, resolve, inside, returned, again, committed_wanted
-    _log_settings = log_settings
+    _log_settings, _silent = log_settings
 
 
 cdef bint commit_is_told() except -1:
-    """committed_wanted(), but of a log that nobody has configured, natively: each request that has written asks."""
-    return (_log_settings is None or _log_settings.get("is_configured", False)) and _committed_wanted()
+    """committed_wanted(), natively where the answer is a plain no: each request that has written asks."""
+    if _log_settings is not None:
+        if not _log_settings.get("is_configured", False):
+            return False
+        if _silent and _silent[0] is _log_settings.get("default_wrapper_class"):
+            return False
+    return _committed_wanted()

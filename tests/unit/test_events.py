@@ -520,7 +520,8 @@ async def test_a_commit_is_told_as_soon_as_somebody_listens(arena: Arena) -> Non
         assert told == ["request.committed"]
         told.clear()
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
-        await handler()
+        for _ in range(2):
+            await handler()
         assert told == []
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))
         await handler()
@@ -530,14 +531,14 @@ async def test_a_commit_is_told_as_soon_as_somebody_listens(arena: Arena) -> Non
 
 def test_structlog_tells_natively_whether_it_is_configured() -> None:
     """Its settings are a dict that follows what it is told; without one, each request that has written calls a function."""
-    found = events.settings()
+    found, _ = events.settings()
     assert found is not None
     for _ in range(2):
         assert not found.get("is_configured", False)
         structlog.configure()
         assert found["is_configured"] is True
         structlog.reset_defaults()
-    assert events.settings() is found
+    assert events.settings()[0] is found
 
 
 async def test_nothing_is_built_for_a_healthy_request_that_nobody_listens_to(
