@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Array's native half: items by announced access, memory by raw buffers."""
+cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
@@ -214,7 +215,11 @@ cdef class ArrayHandle(Container):
         """Describe an Array that was read from the arena: the Python half knows dtypes."""
         raise NotImplementedError
 
-    cdef int stored(self) except -1:
+    @cython.final
+    cdef inline int stored(self) except -1:
+        return 0 if self.arena is not None and self.extents is not None else self.look()
+
+    cdef int look(self) except -1:
         if self.arena is None:
             raise _errors.TransactionError(
                 "this Array is not stored yet, so it has no items; store it in a container of the arena first: "
@@ -258,11 +263,12 @@ cdef class ArrayHandle(Container):
         if rc:
             fail(rc)
 
-    cdef int index(self, object key, uint64_t *at) except -1:
+    @cython.final
+    cdef inline int index(self, object key, uint64_t *at) except -1:
         """The byte where item `key` of one dimension begins."""
-        cdef int overflow = 0
+        cdef int overflow = 1
         cdef Py_ssize_t i = PyLong_AsLongLongAndOverflow(key, &overflow) if PyLong_CheckExact(key) else 0
-        if overflow or not PyLong_CheckExact(key):
+        if overflow:
             i = PyNumber_AsSsize_t(key, IndexError)
         if i < 0:
             i += self.length
@@ -273,9 +279,16 @@ cdef class ArrayHandle(Container):
 
     cdef bint is_scalar(self, object key) except -1:
         """Is `key` an item, of one dimension, that has a struct code?"""
+        if self.code != 0 and PyLong_CheckExact(key):
+            return True
         if self.extents is None and self.arena is not None:
             self.known()
         return self.code != 0 and (PyLong_CheckExact(key) or is_index(key))
+
+    def __len__(self):
+        if self.arena is not None:
+            self.known()
+        return self.length
 
     def __getitem__(self, key):
         return self.get_scalar(key) if self.is_scalar(key) else self._get(key)

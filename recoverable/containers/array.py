@@ -107,10 +107,6 @@ class Array(ArrayHandle):
         self._know()
         return len(self.shape)
 
-    def __len__(self) -> int:
-        self._know()
-        return self.shape[0]
-
     # -- items --------------------------------------------------------------------------------------------------
 
     def _get(self, key: Any) -> Any:
