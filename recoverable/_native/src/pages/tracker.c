@@ -309,8 +309,10 @@ static void hear(rcv_arena *a)
 static void forget(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
-    sort_trapped(t);
-    hear(a);
+    if (unlikely(t->n_trapped != 0 || t->profile != NULL)) {
+        sort_trapped(t);
+        hear(a);
+    }
     t->n_trapped = t->n_runs = 0;
 }
 
