@@ -113,6 +113,19 @@ static void hurt(rcv_arena *a, rcv_off off, uint64_t value, const char *path, co
     verified(a);
 }
 
+/* longest_key -- of those that an iteration gives. */
+static uint64_t longest_key(rcv_arena *a, rcv_off d)
+{
+    struct rcv_dict_iter it = {0};
+    struct rcv_value     key;
+    uint64_t             longest = 0;
+    OK(lock_take(a));
+    while (rcv_dict_next(a, NULL, d, &it, RCV_ITER_KEYS, &key, NULL) == 1)
+        longest = key.len > longest ? key.len : longest;
+    OK(lock_drop(a));
+    return longest;
+}
+
 /* A Dict of rows: what can be wrong with it is found and named. */
 static void test_rows(void)
 {
@@ -152,6 +165,13 @@ static void test_rows(void)
     hurt(a, d + rows + 8, 1 | UINT64_C(3) << 32 | UINT64_C(60000) << 48, "root[\"p\"]", "in a block of");
     hurt(a, first, 99, "root[\"p\"][\"from\"]", "unknown type");
     hurt(a, first + 16, RCV_T_STR | RCV_T_STR << 8 | 4 << 16 | UINT64_C(8) << 24, "root[\"p\"]", "a row with the flags");
+
+    /* A key that is longer than the rows is not read, though memory follows. */
+    struct rcv_row *last = (struct rcv_row *)(void *)(a->core + first + 48);
+    CHECK(last->key_len == 6 && longest_key(a, d) == 6);
+    last->key_len = 200;
+    CHECK(longest_key(a, d) == 4);
+    last->key_len = 6;
     OK(rcv_close(a));
     close(fd);
 }
