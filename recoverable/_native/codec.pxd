@@ -3,6 +3,11 @@ from libc.stdint cimport int64_t, uint64_t
 from recoverable._native.core cimport rcv_key, rcv_off, rcv_txn, rcv_value
 from recoverable._native.runtime cimport Container, NativeArena
 
+cdef extern from "containers/dict.h" nogil:
+    struct rcv_item:
+        rcv_key key
+        rcv_value value
+
 cdef struct KeyBuffer:
     rcv_key key
     int64_t word
@@ -11,6 +16,7 @@ ctypedef int (*putter)(rcv_txn *t, rcv_off container, uint64_t argument, const r
 
 cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list made)
 cdef int put(Container c, rcv_txn *t, object value, putter apply, uint64_t argument) except? -100
+cdef int plain_items(dict items, rcv_item *item) except -1
 cdef int pack_dict(NativeArena arena, rcv_txn *t, dict items, rcv_off *out) except -1
 cdef int pack_set(NativeArena arena, rcv_txn *t, list items, rcv_off *out) except -1
 cdef object encode(object value, rcv_value *out)

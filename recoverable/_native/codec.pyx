@@ -140,7 +140,7 @@ cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out
     kept = encode(value, out)
     if out.tag != 0:
         return kept
-    if PyDict_CheckExact(value) and pack_dict(arena, t, PyDict_Copy(value), &out.word):
+    if PyDict_CheckExact(value) and pack_dict(arena, t, <dict>value, &out.word):
         out.tag = RCV_T_REF
         return None
     if PyList_CheckExact(value) and pack_list(t, (<list>value)[:], &out.word):
@@ -247,7 +247,7 @@ cdef object encode_key(NativeArena arena, object key, KeyBuffer *out):
     if _by_type and type(key) in _by_type:
         hash(key)
         return custom_key(arena, _codecs.pack_key(key), out)
-    cdef late_key *late = &arena.late_keys[<size_t><PyObject *>key >> 5 & LATE_KEYS - 1]
+    cdef late_key *late = &arena.late_keys[(<size_t><PyObject *>key >> 4 ^ <size_t><PyObject *>key >> 12) & LATE_KEYS - 1]
     if late.text == <PyObject *>key: # `d[k] += 1` brings it twice, field names come again and again
         out.key = late.key
         return key

@@ -20,6 +20,7 @@ cdef extern from "containers/dict.h" nogil:
         RCV_ITER_KEYS
         RCV_ITER_VALUES
     int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, unsigned what, rcv_value *key, rcv_value *value)
+    int rcv_dict_some(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, rcv_value *keys, rcv_value *values, int most)
     int RCV_ITER_CHANGED
     int rcv_dict_step(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, unsigned what, rcv_value *key, rcv_value *value)
     int rcv_dict_key_at(rcv_arena *a, rcv_off slot, rcv_value *key)
@@ -30,6 +31,7 @@ cdef object dict_unit_text(Container c, unsigned unit, uint64_t arg)
 cdef class DictHandle(Container):
     cdef dict pending
     cdef int store(self, rcv_txn *t, rcv_off d, object key, object value, list made) except -1
+    cdef bint store_plain(self, rcv_txn *t, const rcv_key *key, dict value) except -1
     cdef int store_container(self, rcv_txn *t, object key, object value) except -1
     cdef object lookup(self, object key, object default)
     cdef bint remove(self, object key) except -1

@@ -1,16 +1,21 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Dict's native half: a handle on a Dict in the arena, or, before it is stored, a plain dict that waits for it."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.dict cimport PyDict_CheckExact
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
-from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key, pack_dict, shown
+from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key, pack_dict, plain_items, rcv_item, shown
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
 
 cdef extern from "../src/segment/layout.h" nogil:
     enum:
         RCV_K_DICT
+        RCV_ROWS_MOST
+
+cdef extern from "containers/dict.h" nogil:
+    int rcv_dict_set_packed(rcv_txn *t, rcv_off d, const rcv_key *key, const rcv_item *items, uint32_t n)
 
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
@@ -19,7 +24,11 @@ cdef extern from "Python.h":
 cdef extern from *:
     void prefetch "__builtin_prefetch"(const void *at) nogil
 
+    dict new_dict "__Pyx_PyDict_NewPresized"(Py_ssize_t size)
+
 cdef enum:
+    SOME = 16 # items that are looked at together
+    MOST_AHEAD = 100000 # items that a dict is made for at once
     KEYS = 1
     VALUES = 2
     ITEMS = 3
@@ -93,6 +102,17 @@ cdef class DictHandle(Container):
         if rc:
             fail(rc)
         return 0
+
+    cdef bint store_plain(self, rcv_txn *t, const rcv_key *key, dict value) except -1:
+        """Set one key to what is made at once, as most are; False: it can't be, and nothing was done."""
+        cdef rcv_item item[RCV_ROWS_MOST]
+        cdef int n = plain_items(value, item)
+        if n == 0:
+            return False
+        cdef int rc = rcv_dict_set_packed(t, self.h.off, key, item, n)
+        if rc < 0:
+            fail(rc)
+        return rc == 0
 
     cdef int store_container(self, rcv_txn *t, object key, object value) except -1:
         """Set one key to a container: all of it, or nothing."""
@@ -181,7 +201,8 @@ cdef class DictHandle(Container):
         kept = encode(value, &v)
         begin(self, True, &t)
         if v.tag == 0:
-            self.store_container(t, key, value)
+            if not PyDict_CheckExact(value) or not self.store_plain(t, &k.key, <dict>value):
+                self.store_container(t, key, value)
             return
         rc = rcv_dict_set(t, self.h.off, &k.key, &v)
         if rc:
@@ -312,27 +333,33 @@ cdef class DictHandle(Container):
     cdef dict flat(self):
         """to_python() under one gate, where all is numbers and text; None: something's decoding may run Python code."""
         cdef rcv_txn *t
-        cdef rcv_value key[2]
-        cdef rcv_value value[2]
+        cdef rcv_value key[SOME]
+        cdef rcv_value value[SOME]
         cdef rcv_dict_iter at
-        cdef int i = 0
+        cdef uint64_t size, held
+        cdef int i, n = SOME
         memset(&at, 0, sizeof(at))
-        out = {}
         begin(self, False, &t)
         try:
-            rc = rcv_dict_next(self.arena.a, t, self.h.off, &at, RCV_ITER_VALUES, &key[0], &value[0])
-            while rc == 1:
-                if value[i].tag > RCV_T_BYTES or key[i].word > 6: # beyond KEY_NONE
-                    return None
-                # One item ahead: its bytes are on their way into the cache while this one is made.
-                rc = rcv_dict_next(self.arena.a, t, self.h.off, &at, RCV_ITER_VALUES, &key[1 - i], &value[1 - i])
-                if rc == 1:
-                    prefetch(value[1 - i].ptr)
-                    prefetch(value[1 - i].ptr + 64)
-                out[decode_key(&key[i])] = decode(self.arena, &value[i])
-                i = 1 - i
-            if rc < 0:
+            rc = rcv_dict_len(self.arena.a, t, self.h.off, &size)
+            if rc:
                 fail(rc)
+            held = hold(self.arena) # the collector may run
+            try:
+                out = new_dict(<Py_ssize_t>size if size <= MOST_AHEAD else 0)
+            finally:
+                unhold(self.arena, held)
+            while n == SOME:
+                n = rcv_dict_some(self.arena.a, t, self.h.off, &at, key, value, SOME)
+                if n < 0:
+                    fail(n)
+                for i in range(n): # on their way into the cache while the first are made
+                    if value[i].tag > RCV_T_BYTES or key[i].word > 6: # beyond KEY_NONE
+                        return None
+                    prefetch(value[i].ptr)
+                    prefetch(value[i].ptr + 64)
+                for i in range(n):
+                    out[decode_key(&key[i])] = decode(self.arena, &value[i])
             return out
         finally:
             done(self.arena, t)

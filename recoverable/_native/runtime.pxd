@@ -22,7 +22,7 @@ cdef extern from *:
     void *rcv_context()
 
 cdef enum:
-    LATE_KEYS = 64
+    LATE_KEYS = 256
 
 cdef struct late_key: # a str that was a key lately, and how the core sees it
     PyObject *text

@@ -13,6 +13,8 @@ struct rcv_item { /* of one that is made at once */
 /* rcv_dict_pack -- the same, filled, in one block; 1: these can't be: make it empty and set them. A failure leaves at most allocations,
  * which go back with the operation. */
 RCV_API int rcv_dict_pack(rcv_txn *t, const struct rcv_item *items, uint32_t n, rcv_off *out);
+/* rcv_dict_set_packed -- rcv_dict_set() of such a Dict; 1: these can't be, and nothing was changed. */
+RCV_API int rcv_dict_set_packed(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_item *items, uint32_t n);
 /* rcv_dict_get -- 1 and *out, or 0: no such key. */
 RCV_API int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key, struct rcv_value *out);
 /* rcv_dict_set -- insert or replace; a container that was there is detached; a RCV_T_REF value is adopted.
@@ -38,7 +40,10 @@ enum { RCV_ITER_KEYS = 1, RCV_ITER_VALUES = 2, RCV_ITER_CHANGED = 2 /* what rcv_
 /* rcv_dict_next -- the next entry in insertion order: 1, or 0 at the end. `what` decides which units count as read. */
 RCV_API int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what,
                           struct rcv_value *key, struct rcv_value *value);
-/* rcv_dict_step -- the same, but RCV_ITER_CHANGED if the keys are not those of it->version any more. */
+/* rcv_dict_some -- the next entries, keys and values, at most so many: how many, fewer only at the end. */
+RCV_API int rcv_dict_some(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, struct rcv_value *keys, struct rcv_value *values,
+                          int most);
+/* rcv_dict_step -- as rcv_dict_next(), but RCV_ITER_CHANGED if the keys are not those of it->version any more. */
 RCV_API int rcv_dict_step(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what,
                           struct rcv_value *key, struct rcv_value *value);
 /* rcv_dict_key_at -- the key of the entry at `slot` (a container's slot), for naming a path. */

@@ -14,6 +14,7 @@
  * An entry never moves. Its key bytes are canonical (1, 1.0 and True are one key), its tag says what the key was.
  */
 #include "containers.h"
+#include "containers/dict.h"
 #include "containers/set.h"
 
 int dict_damaged(rcv_arena *a, rcv_off d) { return seg_corrupt(a, "no Dict at %llu, where one is used", (unsigned long long)d); }
@@ -57,7 +58,7 @@ static inline bool has_key(const struct rcv_entry *e, const struct rcv_key *key)
     return e->hash == key->hash && e->key_len == key->len && e->key_kind == key->kind && same_bytes(e->key, key->ptr, key->len);
 }
 
-/* find_in -- dict_find_entry() among the entries at `at`. */
+/* find_in -- dict_find_entry() among the entries at `in`; where there is none, *link is its bucket. */
 static inline int find_in(rcv_arena *a, rcv_off d, rcv_off in, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
 {
     const struct rcv_entries *entries = entries_at(a, in);
@@ -65,6 +66,7 @@ static inline int find_in(rcv_arena *a, rcv_off d, rcv_off in, const struct rcv_
     if (unlikely(word == 0))
         return no_chain(a, d);
     uint64_t steps = 0, bound = dict_chain_bound(a);
+    *link = word;
     for (rcv_off at = *word_at(a, word); at != 0; steps++) {
         struct rcv_entry *e = dict_entry_at(a, at);
         if (unlikely(e == NULL))
@@ -91,7 +93,8 @@ int dict_find_entry(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off 
     return entries ? find_in(a, d, entries, key, entry, link) : 0;
 }
 
-/* find -- the entry or row with that key: 1 and its offset, and the offset of the word that leads to it (0: a row); or 0. */
+/* find -- the entry or row with that key: 1 and its offset, and that of the word that leads to it (0: a row); or 0, and that of its
+ * bucket (0: no entry was ever inserted). */
 static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *entry, rcv_off *link)
 {
     const struct rcv_dict *dict = dict_at(a, d);
@@ -99,10 +102,9 @@ static int find(rcv_arena *a, rcv_off d, const struct rcv_key *key, rcv_off *ent
         return dict_damaged(a, d);
     rcv_off entries = dict_entries(dict, d);
     if (unlikely(dict_packed(dict))) {
-        if ((*entry = row_find(a, d, dict, key)) != 0) {
-            *link = 0;
+        *link = 0;
+        if ((*entry = row_find(a, d, dict, key)) != 0)
             return 1;
-        }
         if (entries == 0)
             return 0;
     }
@@ -226,6 +228,17 @@ static int grow(rcv_txn *t, rcv_off off, const struct rcv_dict *d, rcv_off in)
 
 /* -- linking: structure too ------------------------------------------------------------------------------ */
 
+/* link_in -- put the entry into the bucket whose word that is. */
+static int link_in(rcv_txn *t, rcv_off off, rcv_off in, rcv_off word, rcv_off entry)
+{
+    rcv_arena *a = t->arena;
+    /* Its own link is not logged: while the one to it is undone, nobody can reach it. */
+    ((struct rcv_entry *)(void *)(a->mem + entry))->next = *word_at(a, word);
+    int rc = dict_set_word(t, word, entry);
+    return rc ? rc : grow(t, off, (const struct rcv_dict *)(const void *)(a->mem + off), in);
+}
+
+/* relink -- put it into its bucket, whichever that is now. */
 static int relink(rcv_txn *t, rcv_off off, rcv_off entry)
 {
     rcv_arena        *a = t->arena;
@@ -238,11 +251,7 @@ static int relink(rcv_txn *t, rcv_off off, rcv_off entry)
         return rc;
     const struct rcv_entries *entries = entries_at(a, in);
     rcv_off word = entries && entries->table.used ? bucket_word(a, entries, dict_bucket_of(e->hash, entries->table.used)) : 0;
-    if (word == 0)
-        return no_chain(a, off);
-    e->next = *word_at(a, word); /* not logged: while the link to it is undone, nobody can reach it */
-    rc = dict_set_word(t, word, entry);
-    return rc ? rc : grow(t, off, (const struct rcv_dict *)(const void *)(a->mem + off), in);
+    return word ? link_in(t, off, in, word, entry) : no_chain(a, off);
 }
 
 /* cut_at -- take the entry that `link` leads to out of its chain and mark it dead; of a row, mark it. */
@@ -306,22 +315,25 @@ int rcv_dict_get(rcv_arena *a, rcv_txn *t, rcv_off d, const struct rcv_key *key,
     return rc ? rc : 1;
 }
 
-/* note_change -- the units that a change of one key writes. */
+/* note_change -- the units that a change of one key writes. Whoever has read the content has read the membership, too. */
 static int note_change(rcv_txn *t, rcv_off d, uint64_t hash, bool membership)
 {
     uint64_t id = dict_id(t->arena, d);
     int      rc = stamp_read(t, d, id, RCV_UNIT_KEY, hash);
     if (rc == 0)
         rc = stamp_write(t, d, id, RCV_UNIT_KEY, hash);
-    if (rc == 0)
-        rc = stamp_write(t, d, id, RCV_UNIT_CONTENT, 0);
     if (rc == 0 && membership)
-        rc = stamp_write(t, d, id, RCV_UNIT_MEMBERSHIP, 0);
+        return stamp_write(t, d, id, RCV_UNIT_MEMBERSHIP, 0);
+    if (rc || t->content_of == id)
+        return rc;
+    rc = stamp_write(t, d, id, RCV_UNIT_CONTENT, 0);
+    if (rc == 0 && id <= t->first_id) /* else nothing was recorded */
+        t->content_of = id;
     return rc;
 }
 
-/* insert -- a new entry: fresh memory first, then its link, then what is meant for the commit. */
-static int insert(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_cell *cell)
+/* insert -- a new entry: fresh memory first, then its link, then what is meant for the commit. `bucket`: as find() has found it. */
+static int insert(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_cell *cell, rcv_off bucket)
 {
     rcv_arena *a = t->arena;
     rcv_off    entry;
@@ -341,11 +353,13 @@ static int insert(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct
         rc = container_adopt(t, cell->word, d, entry);
     if (rc == 0)
         rc = intent_add(t, RCV_I_INSERT, RCV_K_DICT, d, entry);
-    return rc ? rc : relink(t, d, entry);
+    if (rc)
+        return rc;
+    return likely(bucket) ? link_in(t, d, dict_entries((const struct rcv_dict *)(const void *)(a->mem + d), d), bucket, entry) : relink(t, d, entry);
 }
 
 /* add -- insert a key that is not there: all of it or nothing. */
-static int add(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value)
+static int add(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_value *value, rcv_off bucket)
 {
     struct rcv_cell cell;
     struct rcv_mark mark;
@@ -355,7 +369,7 @@ static int add(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rc
     rcv_op_begin(t, &mark);
     rc = cell_make(t, value, &cell);
     if (rc == 0)
-        rc = insert(t, d, key, &cell);
+        rc = insert(t, d, key, &cell, bucket);
     if (rc)
         rcv_op_fail(t, &mark);
     return rc;
@@ -368,11 +382,24 @@ int rcv_dict_set(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct 
     if (unlikely(rc < 0))
         return rc;
     if (rc == 0)
-        return add(t, d, key, value);
+        return add(t, d, key, value, link);
     if (cell_holds(found_cell(t->arena, entry), value))
         return stamp_read(t, d, dict_id(t->arena, d), RCV_UNIT_KEY, key->hash);
     rc = note_change(t, d, key->hash, false);
     return rc ? rc : cell_set(t, d, entry, dict_cell(entry), value);
+}
+
+int rcv_dict_set_packed(rcv_txn *t, rcv_off d, const struct rcv_key *key, const struct rcv_item *items, uint32_t n)
+{
+    struct rcv_value made = {.tag = RCV_T_REF};
+    struct rcv_mark  mark;
+    rcv_op_begin(t, &mark);
+    int rc = rcv_dict_pack(t, items, n, &made.word);
+    if (rc == 0)
+        rc = rcv_dict_set(t, d, key, &made);
+    if (rc < 0)
+        rcv_op_fail(t, &mark);
+    return rc;
 }
 
 int rcv_set_add(rcv_txn *t, rcv_off s, const struct rcv_key *key)
@@ -381,7 +408,7 @@ int rcv_set_add(rcv_txn *t, rcv_off s, const struct rcv_key *key)
     int     rc = find(t->arena, s, key, &entry, &link);
     if (rc < 0)
         return rc;
-    return rc == 0 ? add(t, s, key, &(struct rcv_value){.tag = RCV_T_NONE})
+    return rc == 0 ? add(t, s, key, &(struct rcv_value){.tag = RCV_T_NONE}, link)
                    : stamp_read(t, s, dict_id(t->arena, s), RCV_UNIT_KEY, key->hash);
 }
 

@@ -18,11 +18,8 @@ static inline int give_entry(rcv_arena *a, rcv_off d, const struct rcv_entry *e,
 }
 
 /* give_row -- the same of a row. */
-static int give_row(rcv_arena *a, rcv_off d, rcv_off row, struct rcv_value *key, struct rcv_value *value)
+static inline int give_row(rcv_arena *a, rcv_off d, const struct rcv_row *r, struct rcv_value *key, struct rcv_value *value)
 {
-    const struct rcv_row *r = row_at(a, row);
-    if (r == NULL)
-        return dict_no_entry(a, d, row);
     if (key)
         *key = (struct rcv_value){.tag = r->key_tag, .word = r->key_kind, .ptr = r->key, .len = r->key_len};
     int rc = value ? cell_give(a, d, &r->value, value) : 0;
@@ -31,8 +28,10 @@ static int give_row(rcv_arena *a, rcv_off d, rcv_off row, struct rcv_value *key,
 
 static int give(rcv_arena *a, rcv_off d, rcv_off at, struct rcv_value *key, struct rcv_value *value)
 {
-    if (unlikely(at & RCV_ROW_NAMED))
-        return give_row(a, d, at, key, value);
+    if (unlikely(at & RCV_ROW_NAMED)) {
+        const struct rcv_row *r = row_at(a, at);
+        return r ? give_row(a, d, r, key, value) : dict_no_entry(a, d, at);
+    }
     const struct rcv_entry *e = dict_entry_at(a, at);
     return e ? give_entry(a, d, e, key, value) : dict_no_entry(a, d, at);
 }
@@ -180,10 +179,12 @@ static inline int next_entry(rcv_arena *a, rcv_txn *t, const struct rcv_dict *di
         rc = own ? own_part(a, t, d, it) : next_committed(a, dict, d, it);
         if (rc < 0)
             return rc;
-        if (rc == 1 && (own || unlikely(it->entry & RCV_ROW_NAMED)))
+        if (rc == 1 && own)
             return give(a, d, it->entry, key, value);
+        if (rc == 1 && unlikely(it->entry & RCV_ROW_NAMED)) /* just checked, as an entry is */
+            return give_row(a, d, (const struct rcv_row *)(const void *)(a->mem + it->entry - RCV_ROW_NAMED), key, value);
         if (rc == 1)
-            return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->mem + it->entry), key, value); /* just checked */
+            return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->mem + it->entry), key, value);
         if (own)
             it->entry = 0;
     }
@@ -195,6 +196,17 @@ int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it,
 {
     const struct rcv_dict *dict = dict_at(a, d);
     return dict ? next_entry(a, t, dict, d, it, what, key, value) : dict_damaged(a, d);
+}
+
+int rcv_dict_some(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, struct rcv_value *keys, struct rcv_value *values, int most)
+{
+    const struct rcv_dict *dict = dict_at(a, d);
+    if (unlikely(dict == NULL))
+        return dict_damaged(a, d);
+    for (int n = 0, rc; n < most; n++)
+        if ((rc = next_entry(a, t, dict, d, it, RCV_ITER_VALUES, &keys[n], &values[n])) != 1)
+            return rc ? rc : n;
+    return most;
 }
 
 int rcv_dict_step(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what, struct rcv_value *key,
@@ -238,11 +250,12 @@ int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct rcv_valu
 
 /* -- at commit --------------------------------------------------------------------------------------------- */
 
-/* log_order -- the end of the order of the entries at `in`, and their version, are about to change. */
-static int log_order(rcv_txn *t, rcv_off in)
+/* log_order -- the ends of the order of the entries at `in`, their version, and the count, which is another one's if they have a block
+ * of their own, are about to change: most commits change them all, and they lie side by side. */
+static int log_order(rcv_txn *t, rcv_off d, rcv_off in)
 {
-    const uint32_t tail = offsetof(struct rcv_entries, tail);
-    return txn_log(t, in + tail, (uint32_t)offsetof(struct rcv_entries, table) - tail, RCV_U_STRUCT);
+    const rcv_off from = likely(in == d + offsetof(struct rcv_dict, e)) ? d + offsetof(struct rcv_dict, c.count) : in;
+    return txn_log(t, from, (uint32_t)(in + offsetof(struct rcv_entries, table) - from), RCV_U_STRUCT);
 }
 
 /* link_last -- append the entry to the insertion order. */
@@ -264,11 +277,14 @@ static int link_last(rcv_txn *t, rcv_off off, rcv_off entry)
         return dict_no_entry(a, off, tail);
     e->before = tail; /* not logged: were this commit undone, the entry would not be there at all */
     e->flags |= RCV_ENTRY_LINKED;
-    int rc = log_order(t, in);
+    int rc = log_order(t, off, in);
     if (rc)
         return rc;
     entries->tail = entry;
-    return dict_set_word(t, tail ? tail + offsetof(struct rcv_entry, after) : in + offsetof(struct rcv_entries, head), entry);
+    if (tail != 0)
+        return dict_set_word(t, tail + offsetof(struct rcv_entry, after), entry);
+    entries->head = entry;
+    return 0;
 }
 
 /* unlink_and_free -- take the entry out of the insertion order and free it. */
@@ -287,9 +303,17 @@ static int unlink_and_free(rcv_txn *t, rcv_off off, rcv_off entry)
     if (e->flags & RCV_ENTRY_LINKED) {
         if ((e->before && dict_entry_at(a, e->before) == NULL) || (e->after && dict_entry_at(a, e->after) == NULL))
             return dict_no_entry(a, off, entry);
-        rc = dict_set_word(t, e->before ? e->before + offsetof(struct rcv_entry, after) : in + offsetof(struct rcv_entries, head), e->after);
-        if (rc == 0)
-            rc = dict_set_word(t, e->after ? e->after + offsetof(struct rcv_entry, before) : in + offsetof(struct rcv_entries, tail), e->before);
+        rc = log_order(t, off, in);
+        if (rc == 0 && e->before)
+            rc = dict_set_word(t, e->before + offsetof(struct rcv_entry, after), e->after);
+        if (rc == 0 && e->after)
+            rc = dict_set_word(t, e->after + offsetof(struct rcv_entry, before), e->before);
+        if (rc)
+            return rc;
+        if (e->before == 0)
+            entries->head = e->after;
+        if (e->after == 0)
+            entries->tail = e->before;
     }
     return rc ? rc : heap_commit_free(a, entry);
 }
@@ -365,10 +389,10 @@ int dict_sum(rcv_txn *t, rcv_off off, const struct rcv_summary *s)
         d->rows.version += s->changes != 0;
         return 0;
     }
-    int rc = s->count ? dict_set_word(t, off + count, d->c.count + (uint64_t)s->count) : 0;
-    if (rc || s->changes == 0)
+    int rc = log_order(t, off, off + offsetof(struct rcv_dict, e));
+    if (rc)
         return rc;
-    rc = log_order(t, off + offsetof(struct rcv_dict, e));
-    d->e.version += rc == 0;
-    return rc;
+    d->c.count += (uint64_t)s->count;
+    d->e.version += s->changes != 0;
+    return 0;
 }

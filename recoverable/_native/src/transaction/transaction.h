@@ -180,6 +180,7 @@ struct rcv_txn {
     uint64_t   seq;   /* commit sequence at the last validation: all that it has read was so then */
     uint64_t   written; /* the header's count of written units at that moment */
     uint64_t   first_id; /* containers with greater ids are its own, made in this step: nobody else knows them */
+    uint64_t   content_of; /* the container whose content is in the write set, as was noted last: its id */
     uint64_t   epoch; /* moves when a handle checked earlier must be checked again */
     uint64_t   log_epoch; /* begun by txn_log_epoch(); 0 while it is not mounted, which nothing was logged in */
     uint64_t   mounting;  /* the last one: its number among the arena's */

@@ -52,6 +52,7 @@ static void reset(rcv_txn *t)
     index_clear(&t->summary_index, t->n_summaries);
     t->n_reads = t->n_writes = t->n_values = t->n_captured = 0;
     t->n_intents = t->n_summaries = 0;
+    t->content_of = 0;
     t->holds = false;
     t->raw.n_pages = t->n_runs = t->stash_items = t->n_stash = 0;
 }
