@@ -165,6 +165,9 @@ static void test_rows(void)
     hurt(a, d + rows + 8, 1 | UINT64_C(3) << 32 | UINT64_C(60000) << 48, "root[\"p\"]", "in a block of");
     hurt(a, first, 99, "root[\"p\"][\"from\"]", "unknown type");
     hurt(a, first + 16, RCV_T_STR | RCV_T_STR << 8 | 4 << 16 | UINT64_C(8) << 24, "root[\"p\"]", "a row with the flags");
+    const uint64_t text = RCV_T_STR | RCV_T_STR << 8; /* and its length, its flags, four bytes of it */
+    hurt(a, first + 16, text | 3 << 16 | UINT64_C(0x0077656e) << 32, "root[\"p\"][\"new\"]", "a row and an entry with one key");
+    hurt(a, first + 16, text | 200 << 16, "root[\"p\"]", "rows in");
 
     /* A key that is longer than the rows is not read, though memory follows. */
     struct rcv_row *last = (struct rcv_row *)(void *)(a->core + first + 48);
@@ -172,6 +175,29 @@ static void test_rows(void)
     last->key_len = 200;
     CHECK(longest_key(a, d) == 4);
     last->key_len = 6;
+    OK(rcv_close(a));
+    close(fd);
+}
+
+/* Two rows that have become one key; rows that end before their size does. */
+static void test_twins(void)
+{
+    int              fd = scratch_object();
+    rcv_arena       *a = rooted_arena(fd, 8 * MIB);
+    const char      *names[3] = {"one", "two", "six"};
+    struct rcv_item  items[3];
+    struct rcv_value v = {.tag = RCV_T_REF};
+    rcv_txn         *t = begin(a);
+    for (unsigned i = 0; i < 3; i++)
+        items[i] = (struct rcv_item){.key = key_of(a, names[i]), .value = {.tag = RCV_T_NONE}};
+    OK(rcv_dict_pack(t, items, 3, &v.word));
+    OK(set(t, rcv_root(a), "q", &v));
+    commit(t);
+    const rcv_off second = v.word + RCV_ROWS_AT + ((sizeof(struct rcv_row) + 3 + 7) & ~UINT64_C(7));
+    uint64_t      key;
+    memcpy(&key, a->core + v.word + RCV_ROWS_AT + sizeof(struct rcv_cell), sizeof key);
+    hurt(a, second + sizeof(struct rcv_cell), key, "root[\"q\"][\"one\"]", "two rows with one key");
+    hurt(a, v.word + offsetof(struct rcv_dict, rows) + 8, UINT64_C(3) << 32 | UINT64_C(76) << 48, "root[\"q\"]", "rows in");
     OK(rcv_close(a));
     close(fd);
 }
@@ -341,6 +367,7 @@ int main(void)
     test_transactions();
     test_damage();
     test_rows();
+    test_twins();
     test_first();
     test_garbage();
     CHECKS_DONE();
