@@ -17,6 +17,7 @@ cdef extern from "containers/list.h" nogil:
     int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, rcv_value *out)
     int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value)
     int rcv_list_append(rcv_txn *t, rcv_off l, const rcv_value *value)
+    int rcv_list_extend(rcv_txn *t, rcv_off l, const rcv_value *values, uint64_t n)
     int rcv_list_insert(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
     int rcv_list_delete(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
     int rcv_list_permute(rcv_txn *t, rcv_off l, const uint64_t *order, uint64_t n)
@@ -29,6 +30,7 @@ cdef extern from "../src/segment/layout.h" nogil:
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
+    Py_ssize_t PyNumber_AsSsize_t(object index, void *overflow) except? -1 # NULL: what is too large becomes the largest
 
 
 cdef int put_at(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value) noexcept:
@@ -121,14 +123,25 @@ cdef class ListHandle(Container):
             self.set_item(PyNumber_Index(key), value)
 
     def __delitem__(self, key):
-        self._delete(key)
+        cdef Py_ssize_t i, n
+        if self.arena is None:
+            del self._pending[key]
+        elif isinstance(key, slice):
+            self._delete_slice(key)
+        else:
+            i = PyNumber_AsSsize_t(key, NULL)
+            n = len(self)
+            i += n if i < 0 else 0
+            if not 0 <= i < n:
+                raise IndexError("list assignment index out of range")
+            self.remove_run(i, 1, n)
 
     cdef object item(self, object key):
         """The item at an index."""
+        return self._pending[key] if self.arena is None else self.at(self.position(key))
+
+    cdef object at(self, Py_ssize_t i):
         cdef rcv_txn *t
-        if self.arena is None:
-            return self._pending[key]
-        cdef Py_ssize_t i = self.position(key)
         begin(self, False, &t)
         if t != NULL:
             return self.fetch(t, i) # nothing to end
@@ -188,6 +201,69 @@ cdef class ListHandle(Container):
         if rc < 0:
             fail(rc)
 
+    def extend(self, values):
+        """Append every item of an iterable."""
+        items = list(values) # first: it may be this List
+        if self.arena is None:
+            self._pending.extend(items)
+        elif items:
+            self.add(items)
+
+    cdef int add(self, list items) except -1:
+        """Append them: all of them, or nothing."""
+        cdef rcv_txn *t
+        cdef rcv_mark mark
+        cdef Py_ssize_t i, n = len(items)
+        cdef rcv_value *v = <rcv_value *>malloc(n * sizeof(rcv_value))
+        cdef uint64_t held, length = 0
+        if v == NULL:
+            raise MemoryError
+        made, kept = [], []
+        try:
+            begin(self, True, &t)
+            rcv_op_begin(t, &mark)
+            held = hold(self.arena)
+            try:
+                rc = rcv_list_len(self.arena.a, t, self.h.off, &length)
+                for i in range(n):
+                    kept.append(describe(self.arena, t, items[i], &v[i], made))
+                self._expect(length)
+                if rc == 0:
+                    rc = rcv_list_extend(t, self.h.off, v, n)
+                if rc:
+                    fail(rc)
+            except BaseException:
+                rcv_op_fail(t, &mark)
+                raise
+            finally:
+                unhold(self.arena, held)
+        except BaseException:
+            for child in made:
+                (<Container>child).discard()
+            raise
+        finally:
+            free(v)
+        for child in made:
+            (<Container>child).rooted()
+        return 0
+
+    def pop(self, index=-1):
+        """Remove an item and return it (a container as a plain copy)."""
+        if self.arena is None:
+            return self._pending.pop(index)
+        cdef Py_ssize_t i = PyNumber_AsSsize_t(index, NULL)
+        cdef Py_ssize_t n = len(self)
+        if n == 0:
+            raise IndexError("pop from empty list")
+        i += n if i < 0 else 0
+        if not 0 <= i < n:
+            raise IndexError("pop index out of range")
+        value = self.at(i)
+        if isinstance(value, Container):
+            value = (<Container>value).to_python()
+        self.remove_run(i, 1, n) # the item that was read, whatever its codec has done
+        return value
+
     def _expect(self, uint64_t length):
         """Raise RuntimeError unless it has that length: code that an operation has called may have changed it, and positions
         that were worked out before mean other items now."""
@@ -206,12 +282,17 @@ cdef class ListHandle(Container):
 
     def _remove(self, uint64_t i, uint64_t n, uint64_t length):
         """Delete n items from position i on, of so many."""
+        self.remove_run(i, n, length)
+
+    cdef int remove_run(self, uint64_t i, uint64_t n, uint64_t length) except -1:
         cdef rcv_txn *t
-        self._expect(length)
+        if <uint64_t>len(self) != length:
+            self._expect(length)
         begin(self, True, &t)
         rc = rcv_list_delete(t, self.h.off, i, n)
         if rc:
             fail(rc)
+        return 0
 
     def _permute(self, order):
         """Reorder: the new item j is the old item order[j]. Nothing is copied, so containers stay who they are."""

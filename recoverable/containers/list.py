@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, MutableSequence
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, TypeVar
 
 from recoverable._native.list import ListHandle
 from recoverable._native.runtime import Container, register_container, whole
@@ -63,26 +63,15 @@ class List(ListHandle[V]):
                 self[start + i] = value
             self._expect(n - drop + len(values) - common)
 
-    def _delete(self, key: SupportsIndex | slice) -> None:
-        if not self._stored:
-            del self._pending[key]
-            return
-        if isinstance(key, slice):
-            n = len(self)
-            places = sorted(range(*key.indices(n)), reverse=True)
-            if places and places[0] - places[-1] == len(places) - 1:
-                self._remove(places[-1], len(places), n)
-                return
-            with whole(self):
-                for done, i in enumerate(places):
-                    self._remove(i, 1, n - done)
-            return
-        i = operator.index(key)
+    def _delete_slice(self, key: slice) -> None:
         n = len(self)
-        i += n if i < 0 else 0
-        if not 0 <= i < n:
-            raise IndexError("list assignment index out of range")
-        self._remove(i, 1, n)
+        places = sorted(range(*key.indices(n)), reverse=True)
+        if places and places[0] - places[-1] == len(places) - 1:
+            self._remove(places[-1], len(places), n)
+            return
+        with whole(self):
+            for done, i in enumerate(places):
+                self._remove(i, 1, n - done)
 
     def __contains__(self, value: object) -> bool:
         return any(v is value or v == value for v in self._items())
@@ -104,31 +93,6 @@ class List(ListHandle[V]):
         index, n = operator.index(index), len(self)
         i = max(0, index + n) if index < 0 else min(index, n)
         self._splice(i, 0, 0, [value], n)
-
-    def extend(self, values: Iterable[V]) -> None:
-        """Append every item of an iterable."""
-        items = list(values)  # first: it may be this List
-        if not self._stored:
-            self._pending.extend(items)
-        elif items:
-            n = len(self)
-            self._splice(n, 0, 0, items, n)
-
-    def pop(self, index: int = -1) -> Any:
-        """Remove an item and return it (a container as a plain copy)."""
-        if not self._stored:
-            return self._pending.pop(index)
-        i, n = operator.index(index), len(self)
-        if n == 0:
-            raise IndexError("pop from empty list")
-        i += n if i < 0 else 0
-        if not 0 <= i < n:
-            raise IndexError("pop index out of range")
-        value: Any = self[i]
-        if isinstance(value, Container):
-            value = value.to_python()
-        self._remove(i, 1, n)  # the item that was read, whatever its codec has done
-        return value
 
     def remove(self, value: Any) -> None:
         """Delete the first item that equals a value; ValueError without one."""

@@ -12,8 +12,10 @@ bool cell_holds(const struct rcv_cell *cell, const struct rcv_value *value); /* 
 int  cell_drop(rcv_txn *t, const struct rcv_cell *cell); /* it is being overwritten: free its blob, detach its container */
 /* cell_set -- replace the cell at `at`, in container `owner` at its `slot`, with a value: all of it or nothing. */
 int  cell_set(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct rcv_value *value);
-/* cell_fill -- the same in a container that this operation has made, and nothing leads to yet: it needs no undo. */
+/* cell_fill -- the same where there is nothing to go back to: in memory that this operation has allocated and nothing leads to yet, or
+ * in an empty cell that it has logged. cell_suffices -- is there nothing in the value that could make it fail? */
 int  cell_fill(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct rcv_value *value);
+bool cell_suffices(const struct rcv_value *value);
 int  container_adopt(rcv_txn *t, rcv_off child, rcv_off parent, rcv_off slot); /* RCV_ERR_MISUSE if it has a parent */
 
 /* -- table.c: a growing table of words --------------------------------------------------------------------------- */

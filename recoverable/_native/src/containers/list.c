@@ -253,28 +253,6 @@ int rcv_list_fill(rcv_txn *t, rcv_off l, uint64_t i, const struct rcv_value *val
     return likely(off != 0) ? cell_fill(t, l, 0, off, value) : no_list(a, l);
 }
 
-int rcv_list_append(rcv_txn *t, rcv_off l, const struct rcv_value *value)
-{
-    rcv_arena       *a = t->arena;
-    struct rcv_list *list = list_at(a, l);
-    struct rcv_mark  mark;
-    if (list == NULL)
-        return no_list(a, l);
-    int rc = note_length(t, l, list->c.id, false);
-    if (rc)
-        return rc;
-    rcv_op_begin(t, &mark);
-    uint64_t i = list->length;
-    rc = lengthen(t, l, 1);
-    if (rc == 0) {
-        rcv_off off = cell_off(a, l, list, i);
-        rc = off ? cell_set(t, l, 0, off, value) : no_list(a, l);
-    }
-    if (rc)
-        rcv_op_fail(t, &mark);
-    return rc;
-}
-
 /* run_end -- where the cells end that lie one behind the other from position `i` on. */
 static inline uint64_t run_end(const struct rcv_list *list, uint64_t i)
 {
@@ -295,6 +273,44 @@ static int log_cells(rcv_txn *t, rcv_off l, const struct rcv_list *list, uint64_
     }
     return rc;
 }
+
+/* room_for -- how many positions the cells that are there are enough for. */
+static uint64_t room_for(rcv_arena *a, const struct rcv_list *list)
+{
+    const struct rcv_table *table = table_of(a, list);
+    uint64_t                chunks = table ? table->used : 0;
+    return chunks || !is_packed(list) ? chunks * RCV_LEAF : list->first.n;
+}
+
+int rcv_list_extend(rcv_txn *t, rcv_off l, const struct rcv_value *values, uint64_t n)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_list *list = list_at(a, l);
+    struct rcv_mark  mark;
+    if (list == NULL)
+        return no_list(a, l);
+    int rc = note_length(t, l, list->c.id, false);
+    if (rc)
+        return rc;
+    uint64_t from = list->length, room = room_for(a, list);
+    bool     easy = n <= room - from; /* once all is logged nothing can fail: there is no operation to go back from */
+    for (uint64_t k = 0; k < n && easy; k++)
+        easy = cell_suffices(&values[k]);
+    if (!easy)
+        rcv_op_begin(t, &mark);
+    rc = log_cells(t, l, list, from, from + n < room ? from + n : room); /* what lies in new chunks nobody can see */
+    if (rc == 0)
+        rc = lengthen(t, l, n);
+    for (uint64_t k = 0; k < n && rc == 0; k++) {
+        rcv_off off = cell_off(a, l, list, from + k);
+        rc = off ? cell_fill(t, l, 0, off, &values[k]) : no_list(a, l);
+    }
+    if (rc && !easy)
+        rcv_op_fail(t, &mark);
+    return rc;
+}
+
+int rcv_list_append(rcv_txn *t, rcv_off l, const struct rcv_value *value) { return rcv_list_extend(t, l, value, 1); }
 
 /* store -- fill position `i`, which is logged. Where it lies is looked up each time, and checked: in a damaged List a chunk may
  * lie over the table that leads to it, so that the store before has changed the way. */

@@ -162,7 +162,13 @@ int cell_set(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct r
     return rc;
 }
 
-/* cell_fill -- see containers.h. What went back to a savepoint in between would have freed the container. */
+/* cell_suffices -- see containers.h. */
+bool cell_suffices(const struct rcv_value *value)
+{
+    return value->tag < RCV_T_STR || (is_bytes(value->tag) && value->len <= RCV_CELL_INLINE);
+}
+
+/* cell_fill -- see containers.h. */
 int cell_fill(rcv_txn *t, rcv_off owner, rcv_off slot, rcv_off at, const struct rcv_value *value)
 {
     struct rcv_cell *cell = (struct rcv_cell *)(void *)(t->arena->mem + at);
