@@ -3,8 +3,11 @@
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.number cimport PyIndex_Check, PyNumber_AsSsize_t
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.math cimport isinf
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 from recoverable._native.core cimport *
@@ -89,8 +92,10 @@ cdef class RawBuffer:
 
 cdef enum:
     TYPES = 256 # a program has few
+    DIMENSIONS = 8
 
 cdef dict _types = {} # as the arena has them -> what _describe() is told of their items: each new handle asks
+cdef dict _scalars = {} # _dtype -> the numpy type of an item by itself; None: there is no numpy
 
 
 cdef class ArrayHandle(Container):
@@ -104,19 +109,27 @@ cdef class ArrayHandle(Container):
     cdef Py_ssize_t item_size
     cdef public bytes _source # items on their way into a new Array; None: zeros
     cdef readonly str _format
-    cdef char code # the same where an item can be asked for by one number, which takes one dimension; else 0
+    cdef char item_code # the same, or 0
+    cdef char code # … where an item can be asked for by one number, which takes one dimension; else 0
+    cdef unsigned dimensions
     cdef uint64_t nbytes_, length
+    cdef uint64_t extent[DIMENSIONS]
 
     def _describe(self, tuple shape, str dtype, Py_ssize_t itemsize, str format):
         """Say what the Array is (not stored yet)."""
         cdef uint64_t n = itemsize
+        cdef unsigned d = 0
         for extent in shape:
             n *= <uint64_t>extent
+            self.extent[d] = <uint64_t>extent
+            d += 1
+        self.dimensions = d
         self.extents = shape
         self._dtype = dtype
         self.item_size = itemsize
         self._format = format
-        self.code = ord(format) if len(format) == 1 and len(shape) == 1 else 0
+        self.item_code = ord(format) if len(format) == 1 else 0
+        self.code = self.item_code if d == 1 else 0
         self.nbytes_ = n
         self.length = <uint64_t>shape[0]
 
@@ -246,14 +259,8 @@ cdef class ArrayHandle(Container):
 
     def _write(self, uint64_t at, const unsigned char[::1] data):
         """Write bytes at `at`: an announced write of exactly that range."""
-        cdef rcv_txn *t
         self.stored()
-        begin(self, True, &t)
-        if data.shape[0] == 0:
-            return
-        rc = rcv_array_write(t, self.h.off, at, data.shape[0], &data[0])
-        if rc:
-            fail(rc)
+        self.put(at, data.shape[0], &data[0] if data.shape[0] != 0 else NULL)
 
     def _fill(self, const unsigned char[::1] item):
         cdef rcv_txn *t
@@ -290,28 +297,82 @@ cdef class ArrayHandle(Container):
             self.known()
         return self.length
 
+    @cython.final
+    cdef bint is_place(self, object key, uint64_t *at) except -1:
+        """Is `key` an item that has a struct code, by a number for each dimension? Fills where it begins."""
+        cdef uint64_t item = 0
+        cdef Py_ssize_t i
+        cdef int overflow = 0
+        cdef unsigned d
+        if not PyTuple_CheckExact(key) or self.item_code == 0 or PyTuple_GET_SIZE(key) != self.dimensions:
+            return False
+        for d in range(self.dimensions):
+            part = <object>PyTuple_GET_ITEM(key, d)
+            if PyLong_CheckExact(part):
+                i = PyLong_AsLongLongAndOverflow(part, &overflow)
+            elif is_index(part):
+                i = PyNumber_AsSsize_t(part, IndexError)
+            else:
+                return False
+            if i < 0:
+                i += self.extent[d]
+            if overflow or i < 0 or <uint64_t>i >= self.extent[d]:
+                raise IndexError(f"index {part} is out of bounds for dimension {d}, which has {self.extent[d]} items")
+            item = item * self.extent[d] + <uint64_t>i
+        at[0] = item * <uint64_t>self.item_size
+        return True
+
+    cdef object scalar_type(self):
+        """The numpy type of an item by itself, or None without numpy."""
+        try:
+            return _scalars[self._dtype]
+        except KeyError:
+            found = self._scalar()
+            if len(_scalars) < TYPES:
+                _scalars[self._dtype] = found
+            return found
+
+    def _scalar(self):
+        raise NotImplementedError
+
     def __getitem__(self, key):
-        return self.get_scalar(key) if self.is_scalar(key) else self._get(key)
+        cdef uint64_t at
+        if self.is_scalar(key):
+            self.stored()
+            self.index(key, &at)
+            return self.item(at)
+        if not self.is_place(key, &at):
+            return self._get(key)
+        self.stored()
+        number = self.item(at)
+        scalar = self.scalar_type()
+        return number if scalar is None else scalar(number)
 
     def __setitem__(self, key, value):
+        cdef uint64_t at
+        cdef unsigned char raw[8]
         if self.is_scalar(key):
-            self.set_scalar(key, value)
-        else:
+            self.stored()
+            self.index(key, &at)
+            self.pack(value, raw)
+        elif not self.is_place(key, &at) or not self.packs(value, raw):
             self._set(key, value)
+            return
+        else:
+            self.stored()
+        self.put(at, self.item_size, raw)
 
     def __delitem__(self, key):
         raise TypeError("an Array keeps its shape: its items can't be deleted")
 
-    cdef object get_scalar(self, object key):
-        """Item `key` of a one-dimensional Array whose items have a struct code."""
+    @cython.final
+    cdef object item(self, uint64_t at):
+        """The item that begins at byte `at`; items have a struct code."""
         cdef rcv_txn *t
-        cdef uint64_t at
         cdef uint64_t raw = 0
         cdef float f4
         cdef double f8
         cdef int rc
-        self.stored()
-        self.index(key, &at)
         begin(self, False, &t)
         rc = rcv_array_read(self.arena.a, t, self.h.off, at, self.item_size, &raw)
         if rc or t == NULL:
@@ -320,63 +381,119 @@ cdef class ArrayHandle(Container):
                     fail(rc)
             finally:
                 done(self.arena, t)
-        if self.code == c'q':
+        if self.item_code == c'q':
             return <int64_t>raw
-        if self.code == c'd':
+        if self.item_code == c'd':
             memcpy(&f8, &raw, 8)
             return f8
-        if self.code == c'f':
+        if self.item_code == c'f':
             memcpy(&f4, &raw, 4)
             return <double>f4
-        if self.code == c'i':
+        if self.item_code == c'i':
             return <int32_t>raw
-        if self.code == c'Q':
+        if self.item_code == c'Q':
             return raw
-        if self.code == c'I':
+        if self.item_code == c'I':
             return <uint32_t>raw
-        if self.code == c'h':
+        if self.item_code == c'h':
             return <int16_t>raw
-        if self.code == c'H':
+        if self.item_code == c'H':
             return <uint16_t>raw
-        if self.code == c'b':
+        if self.item_code == c'b':
             return <int8_t>raw
-        if self.code == c'B':
+        if self.item_code == c'B':
             return <uint8_t>raw
         return bool(<uint8_t>raw)
 
-    cdef int set_scalar(self, object key, object value) except -1:
-        """Set item `key` of a one-dimensional Array whose items have a struct code."""
-        cdef rcv_txn *t
-        cdef uint64_t at
+    @cython.final
+    cdef int pack(self, object value, unsigned char *raw) except -1:
+        """Make an item of a number."""
         cdef int64_t q
         cdef uint64_t Q
         cdef double f8
         cdef float f4
-        cdef unsigned char raw[8]
-        cdef int rc
-        self.stored()
-        self.index(key, &at)
-        if self.code == c'd':
+        cdef char code = self.item_code
+        if code == c'd':
             f8 = value
             memcpy(raw, &f8, 8)
-        elif self.code == c'f':
+        elif code == c'f':
             f4 = value
             memcpy(raw, &f4, 4)
-        elif self.code == c'Q':
+        elif code == c'Q':
             Q = value
             memcpy(raw, &Q, 8)
-        elif self.code == c'?':
+        elif code == c'?':
             raw[0] = 1 if value else 0
         else:
             q = value
-            if not fits(self.code, q):
+            if not fits(code, q):
                 raise OverflowError(f"{value} does not fit an item of type {self._dtype}; nothing was written")
             memcpy(raw, &q, 8) # little endian: the low bytes come first
+        return 0
+
+    cdef bint packs(self, object value, unsigned char *raw) except -1:
+        """Make an item of a number that needs no conversion. False: it does, or is none, which is numpy's to judge."""
+        cdef double f8
+        cdef float f4
+        cdef int64_t q
+        cdef int overflow = 0
+        cdef char code = self.item_code
+        if not (PyFloat_CheckExact(value) or PyLong_CheckExact(value) or type(value) is self.scalar_type()):
+            return False
+        if code == c'd' or code == c'f':
+            f8 = value
+            f4 = <float>f8
+            if code == c'f' and isinf(f4) and not isinf(f8):
+                return False # numpy warns
+        elif PyFloat_CheckExact(value) or code == c'?':
+            return False
+        else:
+            q = PyLong_AsLongLongAndOverflow(value if PyLong_CheckExact(value) else int(value), &overflow)
+            if overflow or (code == c'Q' and q < 0) or (code != c'Q' and not fits(code, q)):
+                return False
+        self.pack(value, raw)
+        return True
+
+    @cython.final
+    cdef int put(self, uint64_t at, uint64_t size, const unsigned char *raw) except -1:
+        """Write bytes at `at`: an announced write of exactly that range."""
+        cdef rcv_txn *t
         begin(self, True, &t)
-        rc = rcv_array_write(t, self.h.off, at, self.item_size, raw)
+        cdef int rc = rcv_array_write(t, self.h.off, at, size, raw) if size != 0 else 0
         if rc:
             fail(rc)
         return 0
+
+    def _gather(self, const int64_t[::1] places):
+        """Return the bytes of the items with these numbers, one after the other: a read of exactly these."""
+        cdef rcv_txn *t
+        cdef uint64_t size = <uint64_t>self.item_size
+        cdef Py_ssize_t i
+        cdef int rc = 0
+        self.stored()
+        out = bytearray(<Py_ssize_t>(places.shape[0] * size))
+        cdef char *to = out
+        begin(self, False, &t)
+        try:
+            for i in range(places.shape[0]):
+                rc = rcv_array_read(self.arena.a, t, self.h.off, <uint64_t>places[i] * size, size, to + i * size)
+                if rc:
+                    fail(rc)
+        finally:
+            done(self.arena, t)
+        return out
+
+    def _scatter(self, const int64_t[::1] places, const unsigned char[::1] raw):
+        """Write items at these numbers: an announced write of each run of neighbours."""
+        cdef uint64_t size = <uint64_t>self.item_size
+        cdef Py_ssize_t first = 0, end, n = places.shape[0]
+        self.stored()
+        while first < n:
+            end = first + 1
+            while end < n and places[end] == places[end - 1] + 1:
+                end += 1
+            self.put(<uint64_t>places[first] * size, <uint64_t>(end - first) * size, &raw[first * size])
+            first = end
 
     def _raw(self, bint write, uint64_t at, uint64_t size):
         """Return a RawBuffer over [at, at+size) of the items; `write`: writable, inside a transaction only."""

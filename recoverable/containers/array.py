@@ -18,6 +18,7 @@ __all__ = ["Array"]
 
 _DIMENSIONS = 8
 _PIECE = 4096  # bytes of a part
+_PICKED = 1024  # items that are read one by one; beyond that a copy of all takes less
 
 
 class Array(ArrayHandle):
@@ -88,6 +89,9 @@ class Array(ArrayHandle):
             source = numpy().array(source, dtype=self.dtype)
         return source.tobytes()  # type: ignore[no-any-return]
 
+    def _scalar(self) -> Any:
+        return None if numpy() is None else numpy_dtype(self._dtype).type
+
     # -- what it is ---------------------------------------------------------------------------------------------
 
     @property
@@ -112,12 +116,14 @@ class Array(ArrayHandle):
     def _get(self, key: Any) -> Any:
         """Return what is no single item of one dimension: __getitem__ for the rest."""
         span = self._span(key)
+        np = numpy()
+        if span is None and (places := self._places(key)) is not None and places.size <= _PICKED:
+            return np.frombuffer(self._gather(places.ravel()), dtype=self.dtype).reshape(places.shape)
         if span is None:
             return self._rows(key)
         at, shape = span
         count = _product(shape)
         raw = self._read(at * self.itemsize, count * self.itemsize)
-        np = numpy()
         if np is not None:
             out = np.frombuffer(raw, dtype=self.dtype).reshape(shape)
             return out[()] if shape == () else out.copy()
@@ -143,17 +149,15 @@ class Array(ArrayHandle):
             self._write(at * self.itemsize, block.tobytes())
             return
         # Any other index: find which items it picks, and write each run of them.
-        picked = np.arange(_product(self.shape)).reshape(self.shape)[key]
-        block = np.empty(picked.shape, self.dtype)
+        places = self._places(key)
+        if places is None:
+            places = np.arange(_product(self.shape)).reshape(self.shape)[key]
+        block = np.empty(places.shape, self.dtype)
         block[...] = value
-        places, raw = picked.ravel(), block.tobytes()
-        starts = np.flatnonzero(np.diff(places, prepend=places[:1] - 2) != 1)
         self._write(0, b"")  # raises where nothing can be written
-        if not len(places):
-            return
-        with whole(self):
-            for first, last in zip(starts, [*starts[1:], len(places)], strict=True):
-                self._write(int(places[first]) * self.itemsize, raw[first * self.itemsize : last * self.itemsize])
+        if places.size:
+            with whole(self):
+                self._scatter(places.ravel(), block.tobytes())
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
@@ -280,6 +284,20 @@ class Array(ArrayHandle):
                 raise IndexError(f"index {part} is out of bounds for dimension {depth}, which has {extent} items")
             at += i * _product(rest)
         return at, tuple(rest)
+
+    def _places(self, key: Any) -> Any:
+        """Return the numbers of the items that an index array (or number) for each dimension picks; None for other indices."""
+        np = numpy()
+        parts = key if isinstance(key, tuple) else (key,)
+        if np is None or len(parts) != len(self.shape):
+            return None
+        try:
+            lists = [np.asarray(part) if isinstance(part, (list, np.ndarray)) or is_index(part) else None for part in parts]
+            if any(part is None or part.dtype.kind not in "iu" for part in lists):
+                return None
+            return np.ravel_multi_index(lists, self.shape)
+        except ValueError:  # a negative one, or one too large: numpy's to say
+            return None
 
     def _rows(self, key: Any) -> Any:
         """Read an index that is not one piece of memory: through a copy of all items."""
