@@ -96,6 +96,7 @@ cdef enum:
 
 cdef dict _types = {} # as the arena has them -> what _describe() is told of their items: each new handle asks
 cdef dict _scalars = {} # _dtype -> the numpy type of an item by itself; None: there is no numpy
+cdef dict _arrays = {} # _dtype -> numpy's ndarray, and its dtype; None: there is no numpy, or the dtype can be changed
 
 
 cdef class ArrayHandle(Container):
@@ -511,8 +512,22 @@ cdef class ArrayHandle(Container):
         finally:
             done(self.arena, t)
 
-    def _in_transaction(self):
-        return self.arena is not None and current_transaction(self.arena) is not None
+    def _view(self):
+        """The memory of all items; writable inside a transaction."""
+        self.stored()
+        raw = self._raw(current_transaction(self.arena) is not None, 0, self.nbytes_)
+        found = _arrays.get(self._dtype)
+        if found is None:
+            if self._dtype not in _arrays and len(_arrays) < TYPES:
+                _arrays[self._dtype] = self._ndarray()
+            return self._as_array(raw, self.extents)
+        return (<tuple>found)[0](self.extents, (<tuple>found)[1], raw)
+
+    def _ndarray(self):
+        raise NotImplementedError
+
+    def _as_array(self, raw, shape):
+        raise NotImplementedError
 
     def _edit(self, uint64_t at, uint64_t size):
         """Begin an edit of [at, at+size): its transaction, and the mark that release() ends it with."""

@@ -92,6 +92,10 @@ class Array(ArrayHandle):
     def _scalar(self) -> Any:
         return None if numpy() is None else numpy_dtype(self._dtype).type
 
+    def _ndarray(self) -> tuple[Any, Any] | None:
+        np = numpy()
+        return None if np is None or self._dtype[:1] in "[(" else (np.ndarray, numpy_dtype(self._dtype))
+
     # -- what it is ---------------------------------------------------------------------------------------------
 
     @property
@@ -182,8 +186,7 @@ class Array(ArrayHandle):
         Writes through it are found by page protection and undone with the transaction. Reading outside a transaction is
         not synchronised: it may see the running step's writes. While a view lives, its arena cannot be closed.
         """
-        self._know()
-        return self._as_array(self._raw(self._in_transaction(), 0, self.nbytes), self.shape)
+        return self._view()
 
     def edit(self, key: Any = slice(None)) -> _Edit:
         """Open a range for writing, by system calls too: `with a.edit(slice(3, 5)) as part: file.readinto(part)`.
@@ -292,7 +295,9 @@ class Array(ArrayHandle):
         if np is None or len(parts) != len(self.shape):
             return None
         try:
-            lists = [np.asarray(part) if isinstance(part, (list, np.ndarray)) or is_index(part) else None for part in parts]
+            lists = [
+                np.asarray(part) if isinstance(part, (list, np.ndarray)) or is_index(part) else None for part in parts
+            ]
             if any(part is None or part.dtype.kind not in "iu" for part in lists):
                 return None
             return np.ravel_multi_index(lists, self.shape)

@@ -12,8 +12,37 @@ from tests.support.workers import Request, pause
 
 TYPES = ("f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?", ">f8", "M8[s]")
 VALUES: tuple[Any, ...] = (
-    *(0, 1, -1, 127, 128, 255, 256, 2**31, 2**32, 2**63, 2**64, 2**70, True, 1.0, 2.75, 1e300, float("inf"), "3", "x", None),
-    *(np.float32(2.5), np.float64(2.5), np.int8(-3), np.uint64(2**63 + 5), np.bool_(True), np.array(4), np.datetime64(5, "s")),
+    *(
+        0,
+        1,
+        -1,
+        127,
+        128,
+        255,
+        256,
+        2**31,
+        2**32,
+        2**63,
+        2**64,
+        2**70,
+        True,
+        1.0,
+        2.75,
+        1e300,
+        float("inf"),
+        "3",
+        "x",
+        None,
+    ),
+    *(
+        np.float32(2.5),
+        np.float64(2.5),
+        np.int8(-3),
+        np.uint64(2**63 + 5),
+        np.bool_(True),
+        np.array(4),
+        np.datetime64(5, "s"),
+    ),
 )
 
 
@@ -80,7 +109,8 @@ def test_lists_of_indices_pick_what_numpys_do(arena: Arena, key: Any) -> None:
                 m[key] = 1
             return
         got = m[key]
-        assert got.dtype == expected.dtype and got.tolist() == expected.tolist()
+        assert got.dtype == expected.dtype
+        assert got.tolist() == expected.tolist()
         got += 1  # a copy of one's own
         plain[key] += 5
         m[key] += 5
