@@ -19,6 +19,9 @@
  * once a step has trapped a few times in a block of pages, the next trap there takes the rest of the block along. These pages
  * are captured ones like the others.
  *
+ * The first trap of a step takes along the pages around it that its handler tends to write then, whichever page that was: a request on one
+ * row of a matrix goes on with the next. In the handler that is one call for all of them, in place of a trap for each.
+ *
  * After a savepoint every page traps once more. That trap can't be avoided by a capture, so it is not counted as one that
  * could have been; and a captured page was of use only if it had changed by then.
  */
@@ -133,6 +136,8 @@ void tracker_capture(rcv_arena *a, const struct raw *raw, const char *handler, c
     uint64_t                  pages = 0;
     for (uint32_t i = 0; i < n; i++)
         pages += run[i].count;
+    t->anchored = false;
+    wse_profile_around(t->profile, &t->before, &t->behind);
     bool again = own_pages(a, raw) != 0 && raw->n_pages <= OWN_MOST && wse_profile_again(t->wse.profiles, t->profile);
     t->own_captured = again;
     pages += again ? raw->n_pages : 0;
@@ -159,17 +164,46 @@ static bool opens(rcv_arena *a, struct view *v, uint32_t page)
     return true;
 }
 
+/* busy_block -- other threads store as well, and some of these pages have trapped: the rest of the block comes along. */
+static bool busy_block(const struct rcv_tracker *t, const struct view *v, uint32_t lo, uint32_t hi)
+{
+    uint32_t written = 0;
+    if (likely(t->second == 0))
+        return false;
+    for (uint32_t p = lo; p < hi; p++)
+        written += (v->state[p] & PG_WRITABLE) && t->slot_of[p] == 0;
+    return written >= AROUND_FROM;
+}
+
+/* anchor -- the first trap of a step whose handler is known. */
+static void anchor(rcv_arena *a, uint32_t page)
+{
+    struct rcv_tracker *t = a->tracker;
+    t->anchored = true;
+    t->anchor = page;
+    t->anchor_at = t->n_trapped ? t->trapped[t->n_trapped - 1].at : 0;
+}
+
 void capture_around(rcv_arena *a, struct view *v, uint32_t page, uint32_t *first, uint32_t *end)
 {
     struct rcv_tracker *t = a->tracker;
-    uint32_t            lo = page & ~(AROUND - 1), hi = lo + AROUND < t->pages ? lo + AROUND : t->pages, written = 0;
     *first = page;
     *end = page + 1;
-    if (likely(t->second == 0) || t->savepoint || a->trap_mode)
+    if (t->savepoint || a->trap_mode)
         return;
-    for (uint32_t p = lo; p < hi; p++)
-        written += (v->state[p] & PG_WRITABLE) && t->slot_of[p] == 0;
-    if (written < AROUND_FROM || AROUND * undo_cost(t->page_size) > (a->undo_size - undo_tail(a)) / ROOM_SHARE)
+    uint32_t lo = page & ~(AROUND - 1), hi = lo + AROUND < t->pages ? lo + AROUND : t->pages;
+    if (likely(!busy_block(t, v, lo, hi)))
+        lo = hi = page;
+    if (t->profile != NULL && !t->anchored && v == t->view && t->slot_of[page] == 0) {
+        anchor(a, page);
+        uint32_t from = page > t->before ? page - t->before : 0, to = page + 1 + t->behind;
+        lo = from < lo ? from : lo;
+        hi = to > hi ? to : hi;
+        hi = hi < t->pages ? hi : t->pages;
+    }
+    if (hi <= page + 1 && lo == page)
+        return;
+    if ((hi - lo) * undo_cost(t->page_size) > (a->undo_size - undo_tail(a)) / ROOM_SHARE)
         return;
     while (*first > lo && opens(a, v, *first - 1))
         --*first;
@@ -189,6 +223,21 @@ void capture_judge(rcv_arena *a)
             t->trapped[i].flags |= TRAP_CHANGED;
 }
 
+/* learn_near -- what it has written around the page that trapped first, after that. */
+static void learn_near(rcv_arena *a)
+{
+    struct rcv_tracker *t = a->tracker;
+    bool                written[2][WSE_NEAR] = {{false}};
+    for (uint32_t i = 0; i < t->n_trapped; i++) {
+        const struct trap_entry *e = &t->trapped[i];
+        bool     seen = e->flags & TRAP_CAPTURED ? e->flags & TRAP_CHANGED : !(e->flags & (TRAP_LATE | TRAP_EDITED));
+        uint32_t away = e->page > t->anchor ? e->page - t->anchor : t->anchor - e->page;
+        if (seen && e->at > t->anchor_at && away != 0 && away <= WSE_NEAR)
+            written[e->page > t->anchor][away - 1] = true;
+    }
+    wse_profile_near(t->wse.profiles, t->profile, (const bool(*)[WSE_NEAR])written);
+}
+
 /* capture_learn -- the step is over, `trapped` is sorted and its pre-images are still there. */
 void capture_learn(rcv_arena *a)
 {
@@ -202,6 +251,8 @@ void capture_learn(rcv_arena *a)
         if (i > 0 && e->page == t->trapped[i - 1].page)
             continue;
         if (t->slot_of[e->page] != 0)
+            continue;
+        if (e->flags & TRAP_EDITED) /* there was no trap to be saved */
             continue;
         bool captured = e->flags & TRAP_CAPTURED, written = true;
         if (captured) {
@@ -217,6 +268,8 @@ void capture_learn(rcv_arena *a)
         if (captured || !(e->flags & TRAP_LATE))
             wse_profile_saw(p, e->page, captured, written, t->slot_of);
     }
+    if (t->anchored)
+        learn_near(a);
     if (t->n_own != 0)
         wse_profile_owned(p, t->n_own, own);
     wse_profile_end(t->wse.profiles, p, t->slot_of);

@@ -25,10 +25,15 @@ int tracker_edit(rcv_arena *a, struct raw *raw, rcv_off off, uint64_t len)
     view_lock(a);
     if (v->strays)
         view_mend(a, v);
-    for (uint32_t p = first; p < end && rc == 0; p++)
-        if (!(v->state[p] & PG_WRITABLE) && needs_log(t, p))
-            rc = view_log(a, v, p);
-    if (rc == 0 && (rc = view_unprotect(a, v, first, end - first)) != 0)
+    bool closed = false;
+    for (uint32_t p = first; p < end && rc == 0; p++) {
+        if (v->state[p] & PG_WRITABLE)
+            continue;
+        closed = true;
+        if (needs_log(t, p) && (rc = view_log(a, v, p)) == 0)
+            t->trapped[t->n_trapped - 1].flags |= (uint16_t)TRAP_EDITED;
+    }
+    if (rc == 0 && closed && (rc = view_unprotect(a, v, first, end - first)) != 0)
         view_reset(a, v); /* everything is protected, what is logged stays logged */
     view_unlock(a);
     if (rc == RCV_ERR_FULL)

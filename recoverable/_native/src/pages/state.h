@@ -56,6 +56,7 @@ struct trap_entry {
 
 #define TRAP_CAPTURED 1u /* it was logged ahead: capture.c */
 #define TRAP_CHANGED 2u  /* … and written */
+#define TRAP_EDITED 8u /* edit() has logged it: it did not trap */
 #define TRAP_LATE 4u     /* after a savepoint: no capture could have been in time */
 
 struct announced { /* bytes of one page */
@@ -133,6 +134,10 @@ struct rcv_tracker {
     uint8_t           *scratch;                 /* a page */
     struct wse_profile *profile; /* that was asked, or NULL */
     bool               late;     /* a savepoint was made since */
+    bool     anchored;        /* a page has trapped, the first was … */
+    uint32_t anchor;
+    uint64_t anchor_at;       /* … and its pre-image lies there */
+    uint32_t before, behind;  /* so many pages around it come along */
     bool               own_captured; /* cold pages with PG_OWN were captured … */
     uint32_t           n_own;        /* … and so many there are */
 

@@ -148,8 +148,8 @@ static void step_lost(rcv_arena *a, bool forked)
         t->state[t->announced[i]] &= (uint8_t) ~(PG_ANNOUNCED | PG_OWN);
     t->n_trapped = t->n_announced = t->n_raw = 0;
     t->profile = NULL;
-    t->late = t->own_captured = false;
-    t->n_own = 0;
+    t->late = t->own_captured = t->anchored = false;
+    t->n_own = t->before = t->behind = 0;
     t->savepoint = t->all_listed = t->collected = t->announced_hot = t->active = t->counted = t->ranges_built = false;
     t->doomed = 0;
     t->raw_since = t->raw_count > 0;
@@ -297,12 +297,16 @@ static void hear(rcv_arena *a)
                 wse_record_write(t->wse.recorder, e->page);
             continue;
         }
+        if (e->flags & TRAP_EDITED)
+            cost = (uint32_t)t->wse.costs.protect; /* which it shares with the others of its range; no trap */
         if (cost != 0)
             wse_captured(&t->wse, e->page, cost);
         else
             wse_trapped(&t->wse, e->page);
     }
     t->profile = NULL;
+    t->anchored = false;
+    t->before = t->behind = 0;
 }
 
 /* forget -- the step is shut, and committed or undone: what trapped is known to the policy. */

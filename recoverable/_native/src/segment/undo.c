@@ -224,7 +224,9 @@ int undo_apply(rcv_arena *a, uint64_t mark, struct rcv_recovery *report)
 {
     struct undo_walk w = undo_walk_to(a, mark, MUTATED("undo.skip_pages") ? UNDO_ANNOUNCED : UNDO_ALL);
     while (undo_next(&w)) {
-        memcpy(a->core + w.r.off, w.r.old, w.r.len);
+        uint8_t *to = a->core + w.r.off;
+        if (w.r.kind != RCV_U_PAGE || memcmp(to, w.r.old, w.r.len) != 0) /* a page that was logged in vain need not leave the cache as a dirty one */
+            memcpy(to, w.r.old, w.r.len);
         CRASHPOINT("undo.apply");
         report->records++;
         report->bytes += w.r.len;

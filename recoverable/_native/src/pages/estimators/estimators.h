@@ -48,6 +48,7 @@ struct wse_set { /* pages in no order, each once */
 struct wse;
 
 #define WSE_OPTIONS 6u
+#define WSE_NEAR 16u /* pages on each side of the first one that traps in a step, of which a profile knows something */
 #define WSE_PROFILES 128u /* handlers and steps of them that are told apart */
 
 struct wse_option { /* of a policy, by place: w->option[i] */
@@ -158,6 +159,10 @@ void wse_profile_end(struct wse_profiles *all, struct wse_profile *p, const uint
  * many were written again. wse_profile_again -- is it worth to capture them when such a step begins? */
 void     wse_profile_owned(struct wse_profile *p, uint32_t pages, uint32_t written);
 bool     wse_profile_again(const struct wse_profiles *all, const struct wse_profile *p);
+/* wse_profile_near -- the step has trapped: which pages around the first one has it written later? [0]: before it, [1]: behind it, the
+ * nearest first. wse_profile_around -- how many of each side to capture with it next time. */
+void     wse_profile_near(const struct wse_profiles *all, struct wse_profile *p, const bool written[2][WSE_NEAR]);
+void     wse_profile_around(const struct wse_profile *p, uint32_t *before, uint32_t *behind);
 uint32_t wse_profile_gap(const struct wse_profiles *all); /* so many pages between two of them come along rather than a call more */
 uint32_t wse_profile_cost(const struct wse_profile *p, uint32_t page); /* of its capture next time; 0: none is planned */
 int      wse_profiles_read(const struct wse_profiles *all, struct rcv_profile *out, int max); /* how many there are */

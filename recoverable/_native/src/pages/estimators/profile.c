@@ -8,10 +8,14 @@
  * the cheaper bet are logged and made writable together, neighbours in one call (capture.c). What to capture is a sum over a run
  * of neighbours:
  *
- *      it costs   two changes of protection, and for each page a copy, a comparison and a sixteenth of a change of protection
+ *      it costs   two changes of protection, and for each page a sixteenth of one, and COLD times a copy and a comparison
  *      it saves   for each page the trap, and once the protection after it; each times its probability
  *
- * With the costs measured here, a page by itself is worth it from a probability of about 0.6, a neighbour of others from 0.07;
+ * COLD, because a hot page is compared while it lies in the cache, where the costs were measured; a captured one comes from memory, and
+ * what its copies push out of the cache the handler misses afterwards. Measured in a server: 2 to 3 microseconds a page where a trap
+ * costs 20, against 0.2 and 7 in a loop.
+ *
+ * With the costs measured here, a page by itself is worth it from a probability of about 0.6, a neighbour of others from 0.1;
  * and a gap between two runs is captured along where its copies cost less than a change of protection.
  *
  * No hysteresis: a capture ends with its step, so switching between the two treatments costs nothing, and near the break-even
@@ -22,6 +26,11 @@
  * After an await a request often goes on where it was: it writes the same rows again, whichever these are. So a profile also
  * knows how many of *its own* pages, those that were written back when it went on, such a step writes once more. They, too, are
  * captured along with what lies between two of them where that costs less than a change of protection.
+ *
+ * Which rows a request writes may be anybody's guess, and how they lie to each other is not: the first trap of a step tells where
+ * it works. So a profile knows for the pages around that one how probably each is written in the same step, and where that pays
+ * they are captured in the trap itself: one run, one call, from NEAR pages before it to NEAR behind. An edge is where what the
+ * pages inside it save, less what they cost, is greatest.
  *
  * Hot pages are not in a profile: they don't trap. A page that is captured still counts for the policy as one that is written
  * (wse_captured), at the price that it has now: it becomes hot where being compared at each boundary is cheaper than that.
@@ -37,6 +46,10 @@
 #define PROFILE_PAGES 64u
 #define CAPTURED_MOST 256u /* pages of one capture, gaps included */
 #define GAP_MOST 16u       /* between two pages of a request's own that are captured in one call */
+#define NEAR WSE_NEAR
+#define COLD 2u /* times what copying a page costs that lies in the cache, as compared with what a trap then costs */
+#define NEAR_MEMORY 32u    /* … about the pages around a trap, each of which is written now and then */
+#define NEAR_FROM 3u       /* steps of which more may be said than of one */
 #define STEPS_MOST 3u      /* steps of a request that are told apart: this one and all later ones are one */
 
 #define ONE 32768u         /* a probability of 1 */
@@ -59,6 +72,8 @@ struct wse_profile {
     uint32_t           n_runs;
     uint64_t           used; /* when: the least gives way */
     struct known       own;  /* stands for the pages that the request had written before */
+    uint16_t           near[2][NEAR]; /* of ONE: before and behind the first page that traps, how probably one is written, too */
+    uint8_t            near_seen, near_plan[2]; /* observations, below NEAR_MEMORY; so many pages of each side are captured */
     uint64_t           steps, captured, vain;
     struct known       known[PROFILE_PAGES];
     struct wse_stretch run[PROFILE_PAGES]; /* what to capture next time */
@@ -119,6 +134,8 @@ struct wse_profile *wse_profile_of(struct wse_profiles *all, const char *name, c
         p->n = p->n_runs = 0;
         p->steps = p->captured = p->vain = 0;
         p->own = (struct known){.chance = 0};
+        p->near_seen = p->near_plan[0] = p->near_plan[1] = 0;
+        memset(p->near, 0, sizeof p->near);
     }
     p->used = ++all->now;
     p->at = 0;
@@ -193,15 +210,50 @@ void wse_profile_owned(struct wse_profile *p, uint32_t pages, uint32_t written)
     p->own.chance = (uint16_t)(p->own.chance + ((int32_t)part - p->own.chance) / (int32_t)weight);
 }
 
+/* beside -- what one page more in a run costs. */
+static uint64_t beside(const struct wse_costs *c) { return COLD * (c->copy + c->compare) + c->protect / 16; }
+
+/* edge -- so many pages of a side are worth it. */
+static uint8_t edge(const struct wse_costs *c, const uint16_t near[NEAR])
+{
+    int64_t gain = 0, best = 0;
+    uint8_t pages = 0;
+    for (unsigned i = 0; i < NEAR; i++) {
+        gain += (int64_t)(near[i] * (c->trap + c->compare) / ONE) - (int64_t)beside(c);
+        if (gain > best) {
+            best = gain;
+            pages = (uint8_t)(i + 1);
+        }
+    }
+    return pages;
+}
+
+void wse_profile_near(const struct wse_profiles *all, struct wse_profile *p, const bool written[2][WSE_NEAR])
+{
+    uint32_t weight = p->near_seen + 1u;
+    if (weight < NEAR_MEMORY)
+        p->near_seen++;
+    for (unsigned side = 0; side < 2; side++) {
+        for (unsigned i = 0; i < NEAR; i++) {
+            uint32_t chance = p->near[side][i];
+            p->near[side][i] = (uint16_t)(written[side][i] ? chance + (ONE - chance) / weight : chance - chance / weight);
+        }
+        p->near_plan[side] = p->near_seen < NEAR_FROM ? 0 : edge(&all->costs, p->near[side]);
+    }
+}
+
+void wse_profile_around(const struct wse_profile *p, uint32_t *before, uint32_t *behind)
+{
+    *before = p->near_plan[0];
+    *behind = p->near_plan[1];
+}
+
 bool wse_profile_again(const struct wse_profiles *all, const struct wse_profile *p)
 {
     const struct wse_costs *c = &all->costs;
     /* Once may be chance. Protecting them afterwards is one call for all that the step has written. */
     return p->own.seen > 1 && p->own.chance * (c->trap + c->compare) / ONE > c->protect + c->copy + c->compare;
 }
-
-/* beside -- what one page more in a run costs. */
-static uint64_t beside(const struct wse_costs *c) { return c->copy + c->compare + c->protect / 16; }
 
 uint32_t wse_profile_gap(const struct wse_profiles *all)
 {

@@ -63,6 +63,36 @@ static void capture(struct run *r, uint32_t number, uint32_t handler, struct rcv
     }
 }
 
+/* take_near -- the page has trapped first in its step: those around it come along, as in capture_around(). */
+static void take_near(struct run *r, uint32_t page, uint32_t number, struct rcv_replay *out)
+{
+    uint32_t before, behind;
+    wse_profile_around(r->profile, &before, &behind);
+    uint32_t from = page > before ? page - before : 0, to = page + behind < r->w.pages - 1 ? page + behind : r->w.pages - 1;
+    for (uint32_t p = from; p <= to; p++) {
+        if (p == page || wse_set_has(&r->hot, p) || r->captured[p] == number)
+            continue;
+        out->captures++;
+        out->copies++;
+        out->compares++;
+        r->captured[p] = number;
+        wse_say(&r->cold, p);
+    }
+}
+
+/* learn_near -- of the cold pages, that at `first` has trapped first: which were written around it after that? */
+static void learn_near(struct run *r, uint32_t first, uint32_t number)
+{
+    bool     written[2][WSE_NEAR] = {{false}};
+    uint32_t anchor = r->cold.page[first];
+    for (uint32_t i = first + 1; i < r->cold.n; i++) {
+        uint32_t p = r->cold.page[i], away = p > anchor ? p - anchor : anchor - p;
+        if (r->written[p] == number && away <= WSE_NEAR)
+            written[p > anchor][away - 1] = true;
+    }
+    wse_profile_near(r->w.profiles, r->profile, (const bool(*)[WSE_NEAR])written);
+}
+
 /* hear -- the profile and the policy hear of what was cold. */
 static void hear(struct run *r, uint32_t number, struct rcv_replay *out)
 {
@@ -108,12 +138,19 @@ static void step(struct run *r, uint32_t number, const uint32_t *page, const uin
         out->vain += !changed;
         wse_compared(w, hot->page[i], changed);
     }
+    uint32_t first = UINT32_MAX; /* in `cold`: what trapped first */
     for (const uint32_t *p = page; p < end; p++)
         if (!wse_set_has(hot, *p) && (r->profile == NULL || r->captured[*p] != number)) {
             out->traps++;
             out->protects++;
             wse_say(&r->cold, *p);
+            if (r->profile != NULL && first == UINT32_MAX && r->cold.n != 0) {
+                first = r->cold.n - 1;
+                take_near(r, *p, number, out);
+            }
         }
+    if (first != UINT32_MAX)
+        learn_near(r, first, number);
     hear(r, number, out);
     wse_boundary(w);
     for (uint32_t i = 0; i < w->demote.n; i++)
