@@ -66,6 +66,23 @@ def test_it_takes_one_block_and_no_undo_of_its_content(arena: Arena) -> None:
     assert records <= 40
 
 
+def test_appending_logs_each_new_item_once(arena: Arena) -> None:
+    """Ten appends, or an extension by ten, where cells are: a record each, or one, and the length's; none in a new chunk."""
+    with arena.transaction():
+        arena.root["x"] = List(range(40))
+        arena.root["x"].extend(range(5))
+    for add, most in (
+        (lambda x: [x.append(i) for i in range(10)], 11),
+        (lambda x: x.extend("short text" for _ in range(9)), 2),
+        (lambda x: x.extend(range(32)), 9),
+    ):
+        before = arena.stats().undo_records
+        with arena.transaction():
+            add(arena.root["x"])
+        assert arena.stats().undo_records - before <= most
+    assert len(arena.root["x"]) == 96
+
+
 @pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 64, 100])
 def test_a_list_of_any_size_grows_and_shrinks_as_a_plain_list(arena: Arena, n: int) -> None:
     """Whether its first items lie in its own block or not, in the request that makes it and in later ones; its memory is freed."""
