@@ -250,12 +250,11 @@ int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, struct rcv_valu
 
 /* -- at commit --------------------------------------------------------------------------------------------- */
 
-/* log_order -- the ends of the order of the entries at `in`, their version, and the count, which is another one's if they have a block
- * of their own, are about to change: most commits change them all, and they lie side by side. */
-static int log_order(rcv_txn *t, rcv_off d, rcv_off in)
+/* log_order -- the end of the order of the entries at `in`, and their version, are about to change. */
+static int log_order(rcv_txn *t, rcv_off in)
 {
-    const rcv_off from = likely(in == d + offsetof(struct rcv_dict, e)) ? d + offsetof(struct rcv_dict, c.count) : in;
-    return txn_log(t, from, (uint32_t)(in + offsetof(struct rcv_entries, table) - from), RCV_U_STRUCT);
+    const uint32_t tail = offsetof(struct rcv_entries, tail);
+    return txn_log(t, in + tail, (uint32_t)offsetof(struct rcv_entries, table) - tail, RCV_U_STRUCT);
 }
 
 /* link_last -- append the entry to the insertion order. */
@@ -277,14 +276,11 @@ static int link_last(rcv_txn *t, rcv_off off, rcv_off entry)
         return dict_no_entry(a, off, tail);
     e->before = tail; /* not logged: were this commit undone, the entry would not be there at all */
     e->flags |= RCV_ENTRY_LINKED;
-    int rc = log_order(t, off, in);
+    int rc = log_order(t, in);
     if (rc)
         return rc;
     entries->tail = entry;
-    if (tail != 0)
-        return dict_set_word(t, tail + offsetof(struct rcv_entry, after), entry);
-    entries->head = entry;
-    return 0;
+    return dict_set_word(t, tail ? tail + offsetof(struct rcv_entry, after) : in + offsetof(struct rcv_entries, head), entry);
 }
 
 /* unlink_and_free -- take the entry out of the insertion order and free it. */
@@ -303,17 +299,9 @@ static int unlink_and_free(rcv_txn *t, rcv_off off, rcv_off entry)
     if (e->flags & RCV_ENTRY_LINKED) {
         if ((e->before && dict_entry_at(a, e->before) == NULL) || (e->after && dict_entry_at(a, e->after) == NULL))
             return dict_no_entry(a, off, entry);
-        rc = log_order(t, off, in);
-        if (rc == 0 && e->before)
-            rc = dict_set_word(t, e->before + offsetof(struct rcv_entry, after), e->after);
-        if (rc == 0 && e->after)
-            rc = dict_set_word(t, e->after + offsetof(struct rcv_entry, before), e->before);
-        if (rc)
-            return rc;
-        if (e->before == 0)
-            entries->head = e->after;
-        if (e->after == 0)
-            entries->tail = e->before;
+        rc = dict_set_word(t, e->before ? e->before + offsetof(struct rcv_entry, after) : in + offsetof(struct rcv_entries, head), e->after);
+        if (rc == 0)
+            rc = dict_set_word(t, e->after ? e->after + offsetof(struct rcv_entry, before) : in + offsetof(struct rcv_entries, tail), e->before);
     }
     return rc ? rc : heap_commit_free(a, entry);
 }
@@ -389,10 +377,10 @@ int dict_sum(rcv_txn *t, rcv_off off, const struct rcv_summary *s)
         d->rows.version += s->changes != 0;
         return 0;
     }
-    int rc = log_order(t, off, off + offsetof(struct rcv_dict, e));
-    if (rc)
+    int rc = s->count ? dict_set_word(t, off + count, d->c.count + (uint64_t)s->count) : 0;
+    if (rc || s->changes == 0)
         return rc;
-    d->c.count += (uint64_t)s->count;
-    d->e.version += s->changes != 0;
-    return 0;
+    rc = log_order(t, off + offsetof(struct rcv_dict, e));
+    d->e.version += rc == 0;
+    return rc;
 }
