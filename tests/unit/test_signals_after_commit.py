@@ -173,6 +173,7 @@ def test_wherever_it_strikes_no_request_waits_for_ever(arena: Arena) -> None:
 
         def drive(main: Any = main) -> None:
             with asyncio.Runner() as runner:
+                runner.get_loop().set_exception_handler(print)  # what is logged is kept, with its frames
                 runner.run(main())
 
         try:
