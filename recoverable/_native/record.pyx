@@ -187,7 +187,7 @@ cdef class RecordHandle(Container):
         self.slots = None
         made.append(self)
         cdef uint32_t i = 0
-        for value in self.waiting():
+        for value in self.waiting(layout):
             kept = describe(arena, t, value, &v, made)
             rc = rcv_record_fill(t, out[0], i, &v)
             if rc:
@@ -195,9 +195,9 @@ cdef class RecordHandle(Container):
             i += 1
         return 0
 
-    cdef list waiting(self):
-        """The values of one that is not stored yet."""
-        if self._pending is None:
+    cdef list waiting(self, Layout layout):
+        """The values of one that is not stored yet, one a field of its class."""
+        if self._pending is None or len(self._pending) != len(layout.fields): # its class was assigned to, say
             raise TypeError(f"a {type(self).__name__} without values; nothing was changed: its __init__() has to call that of Record")
         return self._pending
 
@@ -273,7 +273,7 @@ cdef class RecordHandle(Container):
     cdef object read(self, Field field):
         cdef rcv_txn *t
         if self.arena is None:
-            return self.unstored(field)
+            return self.waiting(type(self)._layout)[self.place(field)]
         begin(self, False, &t)
         if t != NULL:
             return self.fetch(t, field) # nothing to end
@@ -282,10 +282,14 @@ cdef class RecordHandle(Container):
         finally:
             done(self.arena, t)
 
-    cdef object unstored(self, Field field):
-        if field.layout.cls is not type(self):
-            raise AttributeError(f"{field.name!r} of another class than {type(self).__name__!r}")
-        return self.waiting()[field.index]
+    cdef Py_ssize_t place(self, Field field) except -1:
+        """Where its class has the field, which may be one of a base class or of a stranger."""
+        if field.layout.cls is type(self):
+            return field.index
+        names = type(self)._schema.names
+        if field.name not in names:
+            raise AttributeError(f"{field.name!r} of another class than {type(self).__name__!r}; nothing was changed")
+        return names.index(field.name)
 
     cdef object fetch(self, rcv_txn *t, Field field):
         cdef rcv_value v
@@ -308,13 +312,13 @@ cdef class RecordHandle(Container):
         cdef int rc
         value = field.checked(value)
         if self.arena is None:
-            self.unstored(field)
-            self._pending[field.index] = value
+            self.waiting(type(self)._layout)[self.place(field)] = value
             return 0
         kept = encode(value, &v)
         begin(self, True, &t)
         i = self.slot(field)
         if i < 0:
+            self.place(field)
             self.migrate(t)
             i = self.slot(field)
         rc = rcv_record_set(t, self.h.off, <uint32_t>i, &v) if v.tag != 0 else put(self, t, value, put_field, <uint64_t>i)

@@ -324,3 +324,61 @@ def test_a_record_whose_init_was_not_called() -> None:
 
     with pytest.raises(TypeError, match="has to call that of Record"):
         _ = Odd().src
+
+
+def test_a_field_of_a_base_class_is_one_of_its_own(arena: Arena) -> None:
+    """`super().field` reads and writes what the class itself does, stored or not."""
+
+    class Base(Record, name="made at once, base"):
+        size: int
+
+    class Wide(Base, name="made at once, wide"):
+        more: int = 2
+
+        def base_size(self) -> int:
+            return super().size
+
+    assert Wide(1).base_size() == 1
+    record = Wide(1)
+    Base.__dict__["size"].__set__(record, 5)
+    assert record.to_python() == {"size": 5, "more": 2}
+    with arena.transaction():
+        arena.root["x"] = record
+        assert arena.root["x"].base_size() == 5
+
+
+def test_a_field_that_no_class_of_the_record_has_is_not_added(arena: Arena) -> None:
+    """Setting it on a stored record is an AttributeError, though it has a default to migrate with; the transaction goes on."""
+
+    class Stranger(Record, name="made at once, stranger"):
+        far: int = 0
+
+    class Near(Record, name="made at once, near"):
+        one: int
+
+    with arena.transaction():
+        arena.root["x"] = Near(1)
+        with pytest.raises(AttributeError, match="of another class than 'Near'"):
+            Stranger.__dict__["far"].__set__(arena.root["x"], 5)
+        arena.root["x"].one = 7
+    assert arena.root["x"].to_python() == {"one": 7}
+
+
+def test_a_record_whose_class_was_assigned_to(arena: Arena) -> None:
+    """One that is not stored yet and has fewer values than its new class has fields is refused, read, written or stored."""
+
+    class Few(Record, name="made at once, few"):
+        one: int
+
+    class Many(Record, name="made at once, many"):
+        one: int
+        two: int
+
+    record: Any = Few(1)
+    record.__class__ = Many
+    with pytest.raises(TypeError, match="without values"):
+        _ = record.two
+    with pytest.raises(TypeError, match="without values"):
+        record.two = 3
+    with arena.transaction(), pytest.raises(TypeError, match="without values"):
+        arena.root["x"] = record
