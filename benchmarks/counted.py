@@ -155,9 +155,12 @@ def in_a_block(server: Any, arena: Any) -> Any:
 
 def temporary(size: str) -> Any:
     """Open an arena that is gone when this process ends."""
-    from recoverable import Arena
+    from recoverable import Arena, ArenaNotFoundError
 
-    arena = Arena.open(f"bench-counted-{os.getpid():08d}", size=size)
+    name = f"bench-counted-{os.getpid():08d}"
+    with contextlib.suppress(ArenaNotFoundError):  # of a count that was killed, in a process that had our number
+        Arena.unlink(name)
+    arena = Arena.open(name, size=size)
     at_end.callback(Arena.unlink, arena.name)
     return arena
 
