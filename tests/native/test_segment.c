@@ -179,8 +179,8 @@ static void test_claiming(void)
     rcv_arena *a = scratch_arena(scratch_object(), MIB);
     CHECK(seg_claim_data(a, 0) == 0 && rcv_data_claimed(a) == RCV_SLICE);
     CHECK(rcv_at(a, a->data_off + RCV_SLICE, 8) == NULL);
-    CHECK(seg_claim_data(a, RCV_SLICE + 1) == 0 && rcv_data_claimed(a) == 2 * RCV_SLICE);
-    CHECK(rcv_at(a, a->data_off + RCV_SLICE, 8) != NULL && rcv_at(a, a->data_off + RCV_SLICE, RCV_SLICE + 1) == NULL);
+    CHECK(seg_claim_data(a, RCV_SLICE + 1) == 0 && rcv_data_claimed(a) == RCV_SLICE + RCV_CHUNK);
+    CHECK(rcv_at(a, a->data_off + RCV_SLICE, 8) != NULL && rcv_at(a, a->data_off + RCV_SLICE, RCV_CHUNK + 1) == NULL);
     CHECK(rcv_at(a, a->data_off + 4, 8) == NULL && rcv_at(a, a->data_off - 8, 8) == NULL && rcv_at(a, UINT64_MAX - 7, 8) == NULL);
     CHECK(seg_claim_data(a, a->data_size) == 0 && rcv_data_claimed(a) == a->data_size);
     CHECK(seg_claim_data(a, a->data_size + 1) == RCV_ERR_FULL && says("size"));

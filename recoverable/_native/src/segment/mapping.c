@@ -11,8 +11,9 @@ _Static_assert(sizeof(struct rcv_header) <= 16384, "attaching maps it before any
 
 /* -- claiming ------------------------------------------------------------------------------------------------ */
 
-/* seg_claim_data -- back the data region up to `upto` bytes, rounded up to a slice. Lock held, or alone. On RCV_ERR_FULL what
- * was claimed stays. A kill between memory and mark leaves a slice that the next claim takes over. */
+/* seg_claim_data -- back the data region up to `upto` bytes, rounded up to a chunk. Lock held, or alone. On RCV_ERR_FULL what
+ * was claimed stays. A kill between memory and mark leaves memory that the next claim takes over. No more than what is wanted: a
+ * request waits while pages are cleared, 16 of them for some 15 µs. */
 int seg_claim_data(rcv_arena *a, uint64_t upto)
 {
     uint64_t claimed = rcv_data_claimed(a);
@@ -21,9 +22,11 @@ int seg_claim_data(rcv_arena *a, uint64_t upto)
                          "arena \"%s\" is full: its size is %llu bytes; delete something, or make it anew with a larger size",
                          a->name, (unsigned long long)a->data_size);
     while (claimed < upto) {
-        uint64_t n = a->data_size - claimed;
+        uint64_t n = (upto - claimed + RCV_CHUNK - 1) / RCV_CHUNK * RCV_CHUNK;
         if (n > RCV_SLICE)
             n = RCV_SLICE;
+        if (n > a->data_size - claimed)
+            n = a->data_size - claimed;
         CRASHPOINT("claim.before_memory");
         int err = os_populate(a->core + a->data_off + claimed, n);
         if (err != 0)

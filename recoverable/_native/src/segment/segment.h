@@ -146,7 +146,7 @@ void seg_unmap(rcv_arena *a);
 /* seg_inspect -- look at the header alone: 0 and a copy of a sound one in *fixed, 1 if the object is half-made, or an error. */
 int  seg_inspect(rcv_arena *a, uint64_t length, struct rcv_header *fixed);
 int  seg_map_readonly(rcv_arena *a, uint64_t length); /* map it read-only: nothing can be stored, nothing else is set up */
-/* seg_claim_data -- back the data region up to `upto` bytes (rounded up to a slice). Lock held. RCV_ERR_FULL leaves it. */
+/* seg_claim_data -- back the data region up to `upto` bytes (rounded up to a chunk). Lock held. RCV_ERR_FULL leaves it. */
 int  seg_claim_data(rcv_arena *a, uint64_t upto);
 
 /* -- seg_error.c ---------------------------------------------------------------------------------------------- */
