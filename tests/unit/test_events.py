@@ -529,6 +529,29 @@ async def test_a_commit_is_told_as_soon_as_somebody_listens(arena: Arena) -> Non
         told.clear()
 
 
+async def test_a_logger_that_takes_any_name_for_an_events_is_not_asked(arena: Arena) -> None:
+    """structlog.BoundLogger, which knows no levels: a commit is told, and nothing else is."""
+    told: list[Any] = []
+
+    def keep(_logger: Any, _method: str, event: Any) -> Any:
+        told.append(event["event"])
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep], wrapper_class=structlog.BoundLogger)
+
+    async def write() -> None:
+        arena.root["told"] = 1
+
+    async def fail() -> None:
+        arena.root["told"] = 2
+        raise AppError
+
+    await arena.run(write)
+    with pytest.raises(AppError):
+        await arena.run(fail)
+    assert told == ["request.committed", "request.rolled_back"]
+
+
 def test_structlog_tells_natively_whether_it_is_configured() -> None:
     """Its settings are a dict that follows what it is told; without one, each request that has written calls a function."""
     found, _ = events.settings()
