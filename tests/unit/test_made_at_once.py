@@ -125,6 +125,35 @@ def test_a_list_of_any_size_grows_and_shrinks_as_a_plain_list(arena: Arena, n: i
     assert arena.stats().used == before
 
 
+def test_one_that_has_outgrown_its_block_is_put_back(arena: Arena) -> None:
+    """Changes that shift items over the edge of its block go back with their savepoint and with their request."""
+    with arena.transaction():
+        arena.root["x"] = list(range(10))
+        arena.root["y"] = "what lies behind it" * 3
+    with arena.transaction():
+        arena.root["x"].extend(range(10, 50))
+    plain = list(range(50))
+
+    def change(stored: Any) -> None:
+        stored.insert(2, ["new"])
+        del stored[5:12]
+        stored[8:8] = range(100, 110)
+        stored.reverse()
+        stored.append("last")
+
+    with arena.transaction():
+        with pytest.raises(KeyError), arena.savepoint():
+            change(arena.root["x"])
+            raise KeyError
+        assert arena.root["x"].to_python() == plain
+    with pytest.raises(KeyError), arena.transaction():
+        change(arena.root["x"])
+        raise KeyError
+    assert arena.root["x"].to_python() == plain
+    assert arena.root["y"] == "what lies behind it" * 3
+    arena.verify()
+
+
 def test_containers_in_one_made_at_once(arena: Arena) -> None:
     """Nested ones are stored with it, named by their path, gone with it, and stale where the request was rolled back."""
     with arena.transaction():
