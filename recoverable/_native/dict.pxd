@@ -19,10 +19,13 @@ cdef extern from "containers/dict.h" nogil:
     enum:
         RCV_ITER_KEYS
         RCV_ITER_VALUES
+        RCV_ITER_CHANGED
+        RCV_ITER_REFUSED
     int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, unsigned what, rcv_value *key, rcv_value *value)
     int rcv_dict_some(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, rcv_value *keys, rcv_value *values, int most)
-    int RCV_ITER_CHANGED
-    int rcv_dict_step(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, unsigned what, rcv_value *key, rcv_value *value)
+    int rcv_dict_go_on(rcv_arena *a, rcv_txn *t, rcv_off d, rcv_dict_iter *it, unsigned what, rcv_value *key, rcv_value *value)
+    int rcv_dict_step(rcv_arena *a, void *context, rcv_handle *h, rcv_txn **t, rcv_dict_iter *it, unsigned what, rcv_value *key,
+                      rcv_value *value)
     int rcv_dict_key_at(rcv_arena *a, rcv_off slot, rcv_value *key)
     int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, rcv_value *key)
 

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Dict's native half: a handle on a Dict in the arena, or, before it is stored, a plain dict that waits for it."""
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_CheckExact
 from cpython.object cimport PyObject
@@ -7,7 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key, pack_dict, plain_items, rcv_item, shown
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
+from recoverable._native.runtime cimport Container, NativeArena, begin, begin_slow, done, fail, hold, rcv_context, unhold
 
 cdef extern from "../src/segment/layout.h" nogil:
     enum:
@@ -243,7 +244,7 @@ cdef class DictHandle(Container):
 
     def popitem(self):
         """Remove the item that was inserted last and return it as (key, value)."""
-        for key in DictIterator(self, KEYS, True):
+        for key in iterator(self, KEYS, True):
             return key, self.pop(key)
         raise KeyError("popitem(): dictionary is empty")
 
@@ -284,14 +285,14 @@ cdef class DictHandle(Container):
         return len(self) != 0
 
     def __iter__(self):
-        return DictIterator(self, KEYS, False)
+        return iterator(self, KEYS, False)
 
     def __reversed__(self):
-        return DictIterator(self, KEYS, True)
+        return iterator(self, KEYS, True)
 
     def _iterate(self, int what, bint reverse=False):
         """Return an iterator of keys (1), values (2) or items (3), in insertion order."""
-        return DictIterator(self, what, reverse)
+        return iterator(self, what, reverse)
 
     # -- as a whole --------------------------------------------------------------------------------------------------
 
@@ -324,7 +325,7 @@ cdef class DictHandle(Container):
         out = {}
         Py_EnterRecursiveCall(" while copying a nested value out of an arena")
         try:
-            for key, value in DictIterator(self, ITEMS, False):
+            for key, value in iterator(self, ITEMS, False):
                 out[key] = (<Container>value).to_python() if isinstance(value, Container) else value
         finally:
             Py_LeaveRecursiveCall()
@@ -376,121 +377,4 @@ cdef class DictHandle(Container):
         return self.pending
 
 
-cdef object decode_item(NativeArena arena, const rcv_value *key, const rcv_value *value):
-    """(key, value), whose bytes are both read before a codec of users can change them."""
-    cdef rcv_value copy
-    if key.word <= 6 or value.tag <= RCV_T_FLOAT: # KEY_NONE; a number
-        k = decode_key(key)
-        return k, decode(arena, value)
-    copy = key[0]
-    kept = PyBytes_FromStringAndSize(<const char *>key.ptr, key.len)
-    copy.ptr = <const uint8_t *>PyBytes_AS_STRING(kept)
-    v = decode(arena, value)
-    return decode_key(&copy), v
-
-
-cdef extern from *:
-    """
-    /* Make the tuple that was given last hold these, where nobody else has it any more: a dict's own iterator does so, too. What
-     * it held was plain, so that no code runs. From 3.14 on a tuple may have kept its hash. */
-    static inline int rcv_refill(PyObject *pair, PyObject *key, PyObject *value)
-    {
-    #if PY_VERSION_HEX < 0x030E0000
-        if (Py_REFCNT(pair) == 1 && PyTuple_CheckExact(pair)) {
-            PyObject *old_key = PyTuple_GET_ITEM(pair, 0), *old_value = PyTuple_GET_ITEM(pair, 1);
-            PyTuple_SET_ITEM(pair, 0, Py_NewRef(key));
-            PyTuple_SET_ITEM(pair, 1, Py_NewRef(value));
-            Py_DECREF(old_key);
-            Py_DECREF(old_value);
-            return 1;
-        }
-    #endif
-        return 0;
-    }
-    """
-    bint rcv_refill(PyObject *pair, object key, object value) noexcept
-
-
-cdef class DictIterator:
-    """Keys, values or items in insertion order; RuntimeError when the keys change meanwhile."""
-    cdef object last # the pair given last, of a key and a value that are numbers or text; or None
-    cdef DictHandle d
-    cdef int what
-    cdef rcv_dict_iter at
-    cdef object plain
-
-    def __cinit__(self, DictHandle d not None, int what, bint reverse):
-        cdef rcv_txn *t
-        self.d = d
-        self.what = what
-        memset(&self.at, 0, sizeof(self.at))
-        self.at.reverse = reverse
-        if d.arena is None:
-            items = d.unstored()
-            source = items.keys() if what == KEYS else items.values() if what == VALUES else items.items()
-            self.plain = reversed(source) if reverse else iter(source)
-        else:
-            begin(d, False, &t)
-            try:
-                rc = rcv_dict_version(d.arena.a, t, d.h.off, &self.at.version)
-                if rc:
-                    fail(rc)
-            finally:
-                done(d.arena, t)
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        cdef rcv_txn *t
-        if self.plain is not None:
-            return next(self.plain)
-        if self.d is None:
-            raise StopIteration
-        cdef NativeArena arena = self.d.arena
-        begin(self.d, False, &t)
-        if t != NULL:
-            found = self.advance(arena, t) # nothing to end
-        else:
-            try:
-                found = self.advance(arena, t)
-            finally:
-                done(arena, t)
-        if found is _MISSING:
-            self.d = None
-            raise StopIteration
-        return found
-
-    cdef object advance(self, NativeArena arena, rcv_txn *t):
-        """The next one, or _MISSING."""
-        cdef rcv_value key, value
-        cdef uint64_t held
-        cdef bint keys = self.what == KEYS
-        cdef int rc = rcv_dict_step(arena.a, t, self.d.h.off, &self.at, RCV_ITER_KEYS if keys else RCV_ITER_VALUES, &key,
-                                    NULL if keys else &value)
-        if rc == 0:
-            return _MISSING
-        if rc == RCV_ITER_CHANGED:
-            self.d = None
-            raise RuntimeError("Dict changed its keys during iteration")
-        if rc < 0:
-            fail(rc)
-        if self.what == VALUES:
-            return decode(arena, &value)
-        if key.word <= 6: # KEY_NONE: no codec's
-            if keys:
-                return decode_key(&key)
-            if value.tag <= RCV_T_BYTES:
-                return self.pair(decode_key(&key), decode(arena, &value))
-        held = hold(arena)
-        try:
-            if keys:
-                return decode_key(&key)
-            return decode_item(arena, &key, &value)
-        finally:
-            unhold(arena, held)
-
-    cdef object pair(self, object key, object value):
-        if self.last is None or not rcv_refill(<PyObject *>self.last, key, value):
-            self.last = (key, value)
-        return self.last
+include "dict_walk.pxi"

@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Set's native half: a Dict without values."""
+cimport cython
 from libc.stdint cimport uint64_t
-from libc.string cimport memset
 from recoverable._native.codec cimport KeyBuffer, decode_key, encode_key, pack_set
 from recoverable._native.core cimport *
 from recoverable._native.dict cimport *
-from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
+from recoverable._native.runtime cimport Container, NativeArena, begin, begin_slow, done, fail, hold, rcv_context, unhold
 
 cdef extern from "containers/set.h" nogil:
     int rcv_set_new(rcv_txn *t, rcv_off *out)
@@ -152,6 +152,7 @@ cdef class SetHandle(Container):
     __hash__ = None
 
 
+@cython.final
 cdef class SetIterator:
     """The items in insertion order; RuntimeError when they change meanwhile."""
     cdef SetHandle s
@@ -160,8 +161,7 @@ cdef class SetIterator:
     def __cinit__(self, SetHandle s not None, bint reverse):
         cdef rcv_txn *t
         self.s = s
-        memset(&self.at, 0, sizeof(self.at))
-        self.at.reverse = reverse
+        self.at.reverse = reverse # the rest is zero
         begin(s, False, &t)
         try:
             rc = rcv_dict_version(s.arena.a, t, s.h.off, &self.at.version)
@@ -176,28 +176,35 @@ cdef class SetIterator:
     def __next__(self):
         cdef rcv_txn *t
         cdef rcv_value key
-        cdef uint64_t version, held
+        cdef int rc = RCV_ITER_REFUSED
         if self.s is None:
             raise StopIteration
         cdef NativeArena arena = self.s.arena
-        begin(self.s, False, &t)
+        if arena is not None and arena.attention == 0:
+            rc = rcv_dict_step(arena.a, rcv_context(), &self.s.h, &t, &self.at, RCV_ITER_KEYS, &key, NULL)
+        if rc == RCV_ITER_REFUSED:
+            begin_slow(self.s, False, &t)
+            rc = rcv_dict_go_on(arena.a, t, self.s.h.off, &self.at, RCV_ITER_KEYS, &key, NULL)
+        if rc == 1 and t != NULL:
+            return self.give(arena, &key) # nothing to end
         try:
-            rc = rcv_dict_version(arena.a, t, self.s.h.off, &version)
-            if rc:
-                fail(rc)
-            if version != self.at.version:
-                self.s = None
-                raise RuntimeError("Set changed size during iteration")
-            rc = rcv_dict_next(arena.a, t, self.s.h.off, &self.at, RCV_ITER_KEYS, &key, NULL)
+            if rc == 1:
+                return self.give(arena, &key)
             if rc < 0:
                 fail(rc)
-            if rc == 0:
-                self.s = None
-                raise StopIteration
-            held = hold(arena)
-            try:
-                return decode_key(&key)
-            finally:
-                unhold(arena, held)
+            self.s = None
+            if rc == RCV_ITER_CHANGED:
+                raise RuntimeError("Set changed size during iteration")
         finally:
             done(arena, t)
+        raise StopIteration
+
+    cdef object give(self, NativeArena arena, const rcv_value *key):
+        cdef uint64_t held
+        if key.word <= 6: # KEY_NONE: no codec's
+            return decode_key(key)
+        held = hold(arena)
+        try:
+            return decode_key(key)
+        finally:
+            unhold(arena, held)

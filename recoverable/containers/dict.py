@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from recoverable._native.dict import DictHandle
+from recoverable._native.dict import DictHandle, view_items, view_keys, view_of, view_values
 from recoverable._native.runtime import register_container, whole
 
 __all__ = ["Dict"]
@@ -14,7 +14,7 @@ __all__ = ["Dict"]
 K = TypeVar("K")
 V = TypeVar("V")
 
-_KEYS, _VALUES, _ITEMS = 1, 2, 3
+_VALUES, _ITEMS = 2, 3
 
 
 class Dict(DictHandle[K, V]):
@@ -107,6 +107,8 @@ class _Keys(KeysView[K]):
     """Can be walked backwards, too."""
 
     __slots__ = ()
+    if not TYPE_CHECKING:
+        __init__, __iter__ = view_of, view_keys
 
     def __reversed__(self) -> Iterator[K]:
         return reversed(self._mapping)  # type: ignore[attr-defined]
@@ -116,9 +118,8 @@ class _Values(ValuesView[V]):
     """Walks the values directly instead of looking up each key."""
 
     __slots__ = ()
-
-    def __iter__(self) -> Iterator[V]:
-        return self._mapping._iterate(_VALUES)  # type: ignore[attr-defined,no-any-return]
+    if not TYPE_CHECKING:
+        __init__, __iter__ = view_of, view_values
 
     def __reversed__(self) -> Iterator[V]:
         return self._mapping._iterate(_VALUES, True)  # type: ignore[attr-defined,no-any-return]
@@ -131,9 +132,8 @@ class _Items(ItemsView[K, V]):
     """Walks the items directly instead of looking up each key."""
 
     __slots__ = ()
-
-    def __iter__(self) -> Iterator[tuple[K, V]]:
-        return self._mapping._iterate(_ITEMS)  # type: ignore[attr-defined,no-any-return]
+    if not TYPE_CHECKING:
+        __init__, __iter__ = view_of, view_items
 
     def __reversed__(self) -> Iterator[tuple[K, V]]:
         return self._mapping._iterate(_ITEMS, True)  # type: ignore[attr-defined,no-any-return]

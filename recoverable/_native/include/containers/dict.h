@@ -36,15 +36,18 @@ struct rcv_dict_iter {
     uint64_t version; /* the caller's: what rcv_dict_version said at the start */
     uint64_t steps;   /* along the committed order, so that a damaged one ends */
 };
-enum { RCV_ITER_KEYS = 1, RCV_ITER_VALUES = 2, RCV_ITER_CHANGED = 2 /* what rcv_dict_step may answer */ };
+enum { RCV_ITER_KEYS = 1, RCV_ITER_VALUES = 2, RCV_ITER_CHANGED = 2, RCV_ITER_REFUSED = 3 /* what else a step may answer */ };
 /* rcv_dict_next -- the next entry in insertion order: 1, or 0 at the end. `what` decides which units count as read. */
 RCV_API int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what,
                           struct rcv_value *key, struct rcv_value *value);
 /* rcv_dict_some -- the next entries, keys and values, at most so many: how many, fewer only at the end. */
 RCV_API int rcv_dict_some(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, struct rcv_value *keys, struct rcv_value *values,
                           int most);
-/* rcv_dict_step -- as rcv_dict_next(), but RCV_ITER_CHANGED if the keys are not those of it->version any more. */
-RCV_API int rcv_dict_step(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what,
+/* rcv_dict_go_on -- as rcv_dict_next(), but RCV_ITER_CHANGED if the keys are not those of it->version any more. */
+RCV_API int rcv_dict_go_on(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what,
+                           struct rcv_value *key, struct rcv_value *value);
+/* rcv_dict_step -- rcv_begin() and rcv_dict_go_on() in one call; RCV_ITER_REFUSED: the first has failed, and will say so again. */
+RCV_API int rcv_dict_step(rcv_arena *a, void *context, struct rcv_handle *h, rcv_txn **t, struct rcv_dict_iter *it, unsigned what,
                           struct rcv_value *key, struct rcv_value *value);
 /* rcv_dict_key_at -- the key of the entry at `slot` (a container's slot), for naming a path. */
 RCV_API int rcv_dict_key_at(rcv_arena *a, rcv_off slot, struct rcv_value *key);

@@ -7,7 +7,15 @@
 /* -- value.c: cells ------------------------------------------------------------------------------------------ */
 
 int  cell_make(rcv_txn *t, const struct rcv_value *value, struct rcv_cell *out); /* allocates a blob if it must */
-int  cell_give(rcv_arena *a, rcv_off owner, const struct rcv_cell *cell, struct rcv_value *out); /* for a reader: checks more */
+int  cell_give_more(rcv_arena *a, rcv_off owner, const struct rcv_cell *cell, struct rcv_value *out);
+/* cell_give -- what a cell of `owner` holds, for a reader who follows it. A number is no more than it says. */
+static inline int cell_give(rcv_arena *a, rcv_off owner, const struct rcv_cell *cell, struct rcv_value *out)
+{
+    if (cell->tag == 0 || cell->tag >= RCV_T_STR)
+        return cell_give_more(a, owner, cell, out);
+    *out = (struct rcv_value){.tag = cell->tag, .word = cell->word};
+    return 0;
+}
 bool cell_holds(const struct rcv_cell *cell, const struct rcv_value *value); /* this container, already */
 int  cell_drop(rcv_txn *t, const struct rcv_cell *cell); /* it is being overwritten: free its blob, detach its container */
 /* cell_set -- replace the cell at `at`, in container `owner` at its `slot`, with a value: all of it or nothing. */

@@ -71,36 +71,29 @@ static rcv_off next_own(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_ite
     return 0;
 }
 
-/* next_linked -- the next committed entry that this transaction has not deleted. */
-static int next_linked(rcv_arena *a, const struct rcv_entries *entries, rcv_off d, struct rcv_dict_iter *it)
+/* next_linked -- the next committed entry that this transaction has not deleted. The one given last was checked then, and lies in memory
+ * that stays the arena's. */
+static inline int next_linked(rcv_arena *a, const struct rcv_entries *entries, rcv_off d, struct rcv_dict_iter *it, bool reverse)
 {
-    uint64_t bound = dict_chain_bound(a);
-    rcv_off  at = it->entry;
-    for (;;) {
-        if (at == 0) {
-            at = it->reverse ? entries->tail : entries->head;
-        } else {
-            const struct rcv_entry *e = dict_entry_at(a, at);
-            if (e == NULL)
-                return dict_no_entry(a, d, at);
-            at = it->reverse ? e->before : e->after;
-        }
-        if (at == 0)
-            return 0;
-        const struct rcv_entry *e = dict_entry_at(a, at);
-        if (e == NULL)
+    const struct rcv_entry *e = (const struct rcv_entry *)(const void *)(a->mem + it->entry);
+    rcv_off                 at = it->entry == 0 ? reverse ? entries->tail : entries->head : reverse ? e->before : e->after;
+    for (; at != 0; at = reverse ? e->before : e->after) {
+        e = dict_entry_at(a, at);
+        if (unlikely(e == NULL))
             return dict_no_entry(a, d, at);
-        if (unlikely(++it->steps > bound)) /* of the whole iteration: a ring must not keep the caller for ever */
+        /* Of the whole iteration, looked at now and then: a ring must not keep the caller for ever. */
+        if (unlikely((++it->steps & 63) == 0 && it->steps > dict_chain_bound(a)))
             return seg_corrupt(a, "the order of the Dict at %llu is a cycle", (unsigned long long)d);
-        if (!(e->flags & RCV_ENTRY_DEAD)) {
+        if (likely(!(e->flags & RCV_ENTRY_DEAD))) {
             /* Mostly the next to be asked for. It is not checked yet, so it is a number: a hint can't fault wherever it leads. */
-            uintptr_t next = (uintptr_t)a->mem + (it->reverse ? e->before : e->after);
+            uintptr_t next = (uintptr_t)a->mem + (reverse ? e->before : e->after);
             __builtin_prefetch((const void *)next);
             __builtin_prefetch((const void *)(next + 64));
             it->entry = at;
             return 1;
         }
     }
+    return 0;
 }
 
 /* next_committed -- the next entry or row: the rows are the oldest. */
@@ -117,7 +110,7 @@ static int next_committed(rcv_arena *a, const struct rcv_dict *dict, rcv_off d, 
     }
     if (in != 0 && !(it->entry & RCV_ROW_NAMED)) {
         const struct rcv_entries *entries = entries_at(a, in);
-        int                       rc = entries ? next_linked(a, entries, d, it) : dict_damaged(a, d);
+        int                       rc = entries ? next_linked(a, entries, d, it, it->reverse != 0) : dict_damaged(a, d);
         if (rc)
             return rc;
     }
@@ -168,8 +161,9 @@ int rcv_dict_version(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *out)
     return 0;
 }
 
-static inline int next_entry(rcv_arena *a, rcv_txn *t, const struct rcv_dict *dict, rcv_off d, struct rcv_dict_iter *it, unsigned what,
-                             struct rcv_value *key, struct rcv_value *value)
+/* next_any -- next_entry(), wherever it is. */
+static int __attribute__((noinline)) next_any(rcv_arena *a, rcv_txn *t, const struct rcv_dict *dict, rcv_off d, struct rcv_dict_iter *it,
+                                              unsigned what, struct rcv_value *key, struct rcv_value *value)
 {
     int rc;
     if (t != NULL && it->serial != t->serial && (rc = note_iteration(t, d, dict, it, what)) != 0)
@@ -179,16 +173,32 @@ static inline int next_entry(rcv_arena *a, rcv_txn *t, const struct rcv_dict *di
         rc = own ? own_part(a, t, d, it) : next_committed(a, dict, d, it);
         if (rc < 0)
             return rc;
-        if (rc == 1 && own)
-            return give(a, d, it->entry, key, value);
-        if (rc == 1 && unlikely(it->entry & RCV_ROW_NAMED)) /* just checked, as an entry is */
-            return give_row(a, d, (const struct rcv_row *)(const void *)(a->mem + it->entry - RCV_ROW_NAMED), key, value);
         if (rc == 1)
-            return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->mem + it->entry), key, value);
+            return give(a, d, it->entry, key, value);
         if (own)
             it->entry = 0;
     }
     return 0;
+}
+
+/* next_entry -- the next one is mostly committed, forwards, and in a part of the Dict that has been noted. */
+static inline int next_entry(rcv_arena *a, rcv_txn *t, const struct rcv_dict *dict, rcv_off d, struct rcv_dict_iter *it, unsigned what,
+                             struct rcv_value *key, struct rcv_value *value)
+{
+    if (likely(it->own == FIRST_PART && !it->reverse && (t == NULL || it->serial == t->serial))) {
+        rcv_off row;
+        if (!dict_packed(dict)) {
+            int rc = next_linked(a, &dict->e, d, it, false);
+            if (likely(rc == 1)) /* just checked */
+                return give_entry(a, d, (const struct rcv_entry *)(const void *)(a->mem + it->entry), key, value);
+            if (rc < 0)
+                return rc;
+        } else if ((it->entry == 0 || (it->entry & RCV_ROW_NAMED)) && (row = row_next(a, d, dict, it->entry)) != 0) {
+            it->entry = row;
+            return give_row(a, d, (const struct rcv_row *)(const void *)(a->mem + row - RCV_ROW_NAMED), key, value);
+        }
+    }
+    return next_any(a, t, dict, d, it, what, key, value);
 }
 
 int rcv_dict_next(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what, struct rcv_value *key,
@@ -209,13 +219,21 @@ int rcv_dict_some(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it,
     return most;
 }
 
-int rcv_dict_step(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what, struct rcv_value *key,
-                  struct rcv_value *value)
+int rcv_dict_go_on(rcv_arena *a, rcv_txn *t, rcv_off d, struct rcv_dict_iter *it, unsigned what, struct rcv_value *key,
+                   struct rcv_value *value)
 {
     const struct rcv_dict *dict = dict_at(a, d);
     if (unlikely(dict == NULL))
         return dict_damaged(a, d);
     return likely(it->version == version_of(dict, t, d)) ? next_entry(a, t, dict, d, it, what, key, value) : RCV_ITER_CHANGED;
+}
+
+int rcv_dict_step(rcv_arena *a, void *context, struct rcv_handle *h, rcv_txn **t, struct rcv_dict_iter *it, unsigned what,
+                  struct rcv_value *key, struct rcv_value *value)
+{
+    if (unlikely(rcv_begin(a, context, 0, h, t)))
+        return RCV_ITER_REFUSED;
+    return rcv_dict_go_on(a, *t, h->off, it, what, key, value);
 }
 
 int rcv_dict_key_at(rcv_arena *a, rcv_off slot, struct rcv_value *key)

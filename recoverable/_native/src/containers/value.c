@@ -65,9 +65,9 @@ static int cell_read(rcv_arena *a, const struct rcv_cell *cell, struct rcv_value
     return 0;
 }
 
-/* cell_give -- what a cell of `owner` holds, for a reader who follows it: a container there must name `owner` as its parent,
- * or a damaged cell could lead round in a circle. */
-int cell_give(rcv_arena *a, rcv_off owner, const struct rcv_cell *cell, struct rcv_value *out)
+/* cell_give_more -- cell_give() of anything. A container there must name `owner` as its parent, or a damaged cell could lead round in a
+ * circle. */
+int cell_give_more(rcv_arena *a, rcv_off owner, const struct rcv_cell *cell, struct rcv_value *out)
 {
     int rc = cell_read(a, cell, out);
     if (rc == 0 && cell->tag == RCV_T_REF) {

@@ -116,7 +116,7 @@ int rcv_access_end(rcv_arena *a, rcv_txn *t)
 int rcv_begin(rcv_arena *a, void *context, int write, struct rcv_handle *h, rcv_txn **out)
 {
     int rc = rcv_access(a, context, write, out);
-    if (unlikely(rc))
+    if (unlikely(rc) || likely(handle_known(a, *out, h)))
         return rc;
     rc = rcv_handle_check(a, *out, h);
     if (unlikely(rc))

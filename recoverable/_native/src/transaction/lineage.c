@@ -7,8 +7,6 @@
  */
 #include "transaction.h"
 
-#define OUTSIDE UINT64_MAX /* the serial of reads outside transactions; their epoch is the number of the last commit */
-
 _Static_assert(RCV_SOUND == 1u << (64 - 58), "lineage_place() uses all of them");
 
 static struct rcv_sound *lineage_place(rcv_arena *a, rcv_off off)
@@ -34,8 +32,7 @@ static int walk_up(rcv_arena *a, rcv_txn *t, rcv_off start, const struct rcv_con
 {
     bool           cut = false;
     const rcv_off  root = rcv_root(a), system = rcv_system(a);
-    const uint64_t serial = t ? t->serial : OUTSIDE;
-    const uint64_t epoch = t ? t->epoch : atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
+    const uint64_t serial = lineage_serial(t), epoch = lineage_epoch(a, t);
     rcv_off        off = start, before = 0;
     for (uint64_t steps = 0; off != root && off != system && !lineage_known(a, off, serial, epoch); steps++, c = NULL) {
         if (c == NULL && unlikely((c = container_at(a, off, 0)) == NULL))
@@ -74,19 +71,15 @@ void lineage_cut(rcv_txn *t, rcv_off parent)
 
 int rcv_handle_check(rcv_arena *a, rcv_txn *t, struct rcv_handle *h)
 {
-    const struct rcv_container *c;
-    if (likely(t != NULL && h->serial == t->serial && h->epoch == t->epoch)) { /* this transaction has found it there before */
-        c = (const struct rcv_container *)(const void *)(a->mem + h->off);
-        if (likely(c->id == h->id))
-            return 0;
-    }
-    c = container_at(a, h->off, 0);
+    if (likely(handle_known(a, t, h)))
+        return 0;
+    const struct rcv_container *c = container_at(a, h->off, 0);
     if (unlikely(c == NULL || c->id != h->id))
         return container_gone();
     int rc = walk_up(a, t, h->off, c, false);
-    if (rc == 0 && t != NULL) {
-        h->serial = t->serial;
-        h->epoch = t->epoch;
+    if (rc == 0) {
+        h->serial = lineage_serial(t);
+        h->epoch = lineage_epoch(a, t);
     }
     return rc;
 }

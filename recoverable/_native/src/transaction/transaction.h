@@ -303,6 +303,18 @@ int      container_gone(void); /* raises RCV_ERR_STALE */
 
 /* -- lineage.c: what it lies in -------------------------------------------------------------------------------------- */
 
+/* What was found sound stays so for the same serial and epoch: a transaction's, or, outside of any, until the next commit. */
+static inline uint64_t lineage_serial(const rcv_txn *t) { return t != NULL ? t->serial : UINT64_MAX; }
+static inline uint64_t lineage_epoch(const rcv_arena *a, const rcv_txn *t)
+{
+    return t != NULL ? t->epoch : atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
+}
+/* handle_known -- has who asks found the handle's container there before? */
+static inline bool handle_known(const rcv_arena *a, const rcv_txn *t, const struct rcv_handle *h)
+{
+    return h->serial == lineage_serial(t) && h->epoch == lineage_epoch(a, t) &&
+           ((const struct rcv_container *)(const void *)(a->mem + h->off))->id == h->id;
+}
 /* container_used -- raw writes went into it: are it and all it lies in not cut off, but by the transaction itself? It has read the
  * identity of each. RCV_ERR_STALE, RCV_ERR_CORRUPT. */
 int  container_used(rcv_txn *t, rcv_off off);
