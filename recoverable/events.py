@@ -230,9 +230,8 @@ def _level_check(logger: Any, level: int) -> Callable[[], bool]:
     if isinstance(logger, structlog.stdlib.BoundLogger):  # the standard library's levels may change at any time
         standard = logging.getLogger("recoverable")
         return lambda: standard.isEnabledFor(level)
-    ask = getattr(
-        type(logger), "is_enabled_for", None
-    )  # asked itself, structlog.BoundLogger takes any name for an event's
+    # Its class: structlog.BoundLogger itself takes any name that it is asked for as an event's method.
+    ask = getattr(type(logger), "is_enabled_for", None)
     return _always if ask is None or ask(logger, level) else _never  # fixed in the class of a filtering logger
 
 
