@@ -54,7 +54,8 @@ cdef dict _classes = {} # schema -> class
 
 def forget_record_classes() -> None:
     """A class was defined: look again."""
-    _classes.clear()
+    global _classes
+    _classes = {} # who is looking right now keeps what it finds in the old one
 
 
 # Of exactly these a value passes or not by its type alone; the defaults among them need no copy.
@@ -359,10 +360,11 @@ cdef class RecordHandle(Container):
         cdef int rc = rcv_record_info(arena.a, h.off, &schema, &fields)
         if rc:
             fail(rc)
-        cls = _classes.get(schema)
+        cdef dict known = _classes
+        cls = known.get(schema)
         if cls is None:
             cls = self._class_of(bind(arena, type(self), h[0]), schema)
-            _classes[schema] = cls
+            known[schema] = cls
         return cls
 
     cdef object field_name(self, uint64_t slot):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from recoverable import Arena, List, Record, SchemaError, StaleReferenceError
+from recoverable import Arena, ArenaFullError, List, Record, SchemaError, StaleReferenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -192,6 +193,20 @@ def test_what_can_not_be_stored_leaves_nothing(arena: Arena) -> None:
                 arena.root["x"] = bad
             assert arena.root["x"] == 0
     assert arena.stats().used == used
+
+
+def test_an_append_for_which_there_is_no_room_leaves_nothing(arena: Arena) -> None:
+    """Whether the cell for it is there already or not."""
+    with arena.transaction():
+        arena.root["x"] = [1, 2]
+        stored = arena.root["x"]
+        for plain in ([1, 2], [1, 2, *range(40)]):
+            stored.extend(plain[2:])
+            for _ in range(2):
+                with pytest.raises(ArenaFullError):
+                    stored.append("t" * (17 * 1024**2))
+                assert stored.to_python() == plain
+    assert arena.root["x"].to_python() == [1, 2, *range(40)]
 
 
 def test_a_savepoint_takes_it_back(arena: Arena) -> None:
@@ -411,3 +426,31 @@ def test_a_record_whose_class_was_assigned_to(arena: Arena) -> None:
         record.two = 3
     with arena.transaction(), pytest.raises(TypeError, match="without values"):
         arena.root["x"] = record
+
+
+def test_a_class_that_is_defined_while_its_name_is_looked_up_counts(arena: Arena) -> None:
+    """Records that are read after that are of the new class, not for good of the one that was found before it."""
+
+    class Late(Record, name="made at once, late"):
+        one: int
+
+    with arena.transaction():
+        arena.root["x"] = Late(1)
+
+    class Newer(Record, name="made at once, newer"):  # so that all are looked up again
+        one: int
+
+    def define(frame: Any, event: str, _: Any) -> None:
+        if event == "return" and frame.f_code.co_name == "_class_of":
+            sys.setprofile(None)
+
+            class Late(Record, name="made at once, late"):
+                one: int
+                two: int = 2
+
+    try:
+        sys.setprofile(define)
+        assert not hasattr(arena.root["x"], "two")
+    finally:
+        sys.setprofile(None)
+    assert arena.root["x"].two == 2
