@@ -40,7 +40,7 @@ def arena(new_name: Any) -> Iterator[Arena]:
         with made.transaction():
             made.root["x"], made.root["y"], made.root["e"], made.root["p"] = 0, 0, Entry(1, 2), Plain(1, 2, 3)
         yield made
-        made.verify()
+        assert made.verify().leaked_blocks == 0
 
 
 def cost(arena: Arena, value: Any) -> tuple[int, int]:
