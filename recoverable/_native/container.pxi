@@ -13,7 +13,7 @@ cdef class Container:
         """
         if self.arena is not arena:
             raise _errors.TransactionError(
-                "a container of another arena can't be stored here; nothing was changed: store its .to_python()")
+                "a container of another arena can't be stored here; nothing was changed: store a .copy() of it")
         cdef rcv_off parent, slot
         cdef uint64_t id
         cdef int rc = rcv_container_slot(arena.a, self.h.off, &parent, &slot, &id)
@@ -52,6 +52,17 @@ cdef class Container:
     @property
     def _arena(self):
         return self.arena
+
+    def copy(self):
+        """Return a container of the same kind that is not stored yet, with a deep copy of the content."""
+        Py_EnterRecursiveCall(" while copying a container")
+        try:
+            stored = self.arena is not None # what is read out of an arena is the reader's own, or immutable
+            return self._of_parts(self._extra(), {
+                key: part.copy() if isinstance(part, Container) else part if stored else deepcopy(part)
+                for key, part in self._parts().items()})
+        finally:
+            Py_LeaveRecursiveCall()
 
     def __copy__(self):
         return self.copy()

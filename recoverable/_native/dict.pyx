@@ -365,6 +365,9 @@ cdef class DictHandle(Container):
         finally:
             done(self.arena, t)
 
+    def _flat(self):
+        return None if self.arena is None else self.flat()
+
     def __repr__(self):
         name = type(self).__name__
         if self.arena is not None and self.arena.closed:

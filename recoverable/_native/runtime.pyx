@@ -11,12 +11,15 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from recoverable._native.core cimport *
 
+from copy import deepcopy
 from types import GenericAlias
 
 from recoverable import errors as _errors
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8(object text) except NULL
+    int Py_EnterRecursiveCall(const char *where) except -1
+    void Py_LeaveRecursiveCall()
 
 
 cdef enum:

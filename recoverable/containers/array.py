@@ -216,7 +216,7 @@ class Array(ArrayHandle):
         """Return an Array that is not stored yet, with a copy of the items."""
         self._know()
         out = Array(self.shape, item_type(self._dtype))
-        out._source = self._read(0, self.nbytes)
+        out._source = self._read(0, self.nbytes) if self._stored else self._initial()
         return out
 
     def __repr__(self) -> str:

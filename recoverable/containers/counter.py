@@ -120,10 +120,6 @@ class Counter(CounterHandle):
     def __format__(self, spec: str) -> str:
         return format(self.value, spec) if spec else str(self)
 
-    def copy(self) -> Counter:
-        """Return a Counter that is not stored yet, with the same value."""
-        return Counter(self.value)
-
     def __repr__(self) -> str:
         if self._arena is not None and self._arena.closed:
             return "<Counter of a closed arena>"

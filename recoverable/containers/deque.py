@@ -111,10 +111,6 @@ class Deque(DequeHandle[V]):
         """Return how many items equal a value."""
         return list(self).count(value)
 
-    def copy(self) -> Deque[V]:
-        """Return a Deque that is not stored yet, with a deep copy of the items."""
-        return Deque((v.copy() if isinstance(v, Container) else v for v in self), self.maxlen)
-
     def __bool__(self) -> bool:
         return len(self) != 0
 
@@ -179,7 +175,7 @@ class Deque(DequeHandle[V]):
 
     @classmethod
     def _of_parts(cls, extra: int | None, parts: dict[int, Any]) -> Deque[Any]:
-        return cls(parts.values(), extra)
+        return Deque(parts.values(), extra)
 
     def _put_part(self, key: int, value: Any) -> None:
         if key < len(self):

@@ -62,10 +62,6 @@ class Dict(DictHandle[K, V]):
                 for key, value in fresh.items():
                     self[key] = value
 
-    def copy(self) -> Dict[K, V]:
-        """Return a Dict that is not stored yet, with a deep copy of the content."""
-        return Dict(self.to_python())
-
     def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
         if not isinstance(other, Mapping):
             return NotImplemented
@@ -88,11 +84,11 @@ class Dict(DictHandle[K, V]):
     # -- as plain parts, and for people: see Container ------------------------------------------------------------
 
     def _parts(self) -> dict[Any, Any]:
-        return dict(self.items())
+        return self._flat() or dict(self.items())
 
     @classmethod
-    def _of_parts(cls, extra: Any, parts: dict[Any, Any]) -> dict[Any, Any]:
-        return parts
+    def _of_parts(cls, extra: Any, parts: dict[Any, Any]) -> Dict[Any, Any]:
+        return Dict(parts)
 
     def _entries(self, offset: int, limit: int) -> list[tuple[str, Any]]:
         return [(f"[{key!r}]", self[key]) for key in itertools.islice(self, offset, offset + limit)]

@@ -129,10 +129,6 @@ class List(ListHandle[V]):
             raise ValueError("list modified during sort")
         self._permute(order)
 
-    def copy(self) -> List[V]:
-        """Return a List that is not stored yet, with a deep copy of the items."""
-        return List(v.copy() if isinstance(v, Container) else v for v in self._items())
-
     # -- as a whole -----------------------------------------------------------------------------------------------
 
     def __eq__(self, other: object) -> bool:
@@ -190,9 +186,12 @@ class List(ListHandle[V]):
 
     # -- as plain parts, and for people: see Container ------------------------------------------------------------
 
+    def _parts(self) -> dict[int, Any]:
+        return dict(enumerate(self._items()))
+
     @classmethod
-    def _of_parts(cls, extra: Any, parts: dict[int, Any]) -> list[Any]:
-        return list(parts.values())
+    def _of_parts(cls, extra: Any, parts: dict[int, Any]) -> List[Any]:
+        return List(parts.values())
 
     def _put_part(self, key: int, value: Any) -> None:
         if key < len(self):

@@ -220,13 +220,6 @@ class Record(RecordHandle, metaclass=_RecordType):
         values = ((name, getattr(self, name)) for name in self._schema.names)
         return {name: v.to_python() if isinstance(v, Container) else v for name, v in values}
 
-    def copy(self) -> typing.Self:
-        """Return a record that is not stored yet, with a deep copy of the fields."""
-        new = type(self).__new__(type(self))
-        values = (getattr(self, name) for name in self._schema.names)
-        new._pending = [v.copy() if isinstance(v, Container) else v for v in values]
-        return new
-
     # -- as plain parts, and for people: see Container ------------------------------------------------------------
 
     def _parts(self) -> dict[str, Any]:
@@ -234,8 +227,9 @@ class Record(RecordHandle, metaclass=_RecordType):
 
     @classmethod
     def _of_parts(cls, extra: Any, parts: dict[str, Any]) -> typing.Self:
-        assert cls is not _Unknown, "a record whose class is not imported can't be put back"
-        return cls(**parts)
+        new = cls.__new__(cls)  # not by its __init__(), which may be the user's
+        new._pending = [parts[name] for name in cls._schema.names]
+        return new
 
     def _part(self, key: str) -> Any:
         return getattr(self, key)
@@ -285,8 +279,18 @@ class _Unknown(Record, name="\0unknown"):
         values = ((name, self._slot_value(i)) for i, name in enumerate(schema.names))
         return {name: v.to_python() if isinstance(v, Container) else v for name, v in values}
 
+    def _extra(self) -> str:
+        return _stored(self, self._stored_schema()).label
+
     def _parts(self) -> dict[str, Any]:
         return self.to_python()
+
+    @classmethod
+    def _of_parts(cls, extra: str, parts: dict[str, Any]) -> typing.Self:
+        raise SchemaError(
+            f"a Record {extra!r} can't be copied while its class is not imported in this process; nothing was changed: "
+            "import the module that defines it, or take its .to_python()"
+        )
 
     def __repr__(self) -> str:
         if self._arena.closed:

@@ -167,10 +167,6 @@ class Set(SetHandle[T], MutableSet[T]):
     def __iter__(self) -> Iterator[T]:
         return SetHandle.__iter__(self)
 
-    def copy(self) -> Set[T]:
-        """Return a Set that is not stored yet, with the same items."""
-        return Set(self)
-
     def __repr__(self) -> str:
         if self._stored and self._arena.closed:
             return "<Set of a closed arena>"
@@ -183,8 +179,8 @@ class Set(SetHandle[T], MutableSet[T]):
         return dict.fromkeys(self, True)
 
     @classmethod
-    def _of_parts(cls, extra: Any, parts: dict[Any, Any]) -> set[Any]:
-        return set(parts)
+    def _of_parts(cls, extra: Any, parts: dict[Any, Any]) -> Set[Any]:
+        return Set(parts)
 
     def _put_part(self, key: Any, value: Any) -> None:
         self.add(key)

@@ -111,12 +111,12 @@ def test_no_cycles(arena: Arena) -> None:
 
 
 def test_the_root_of_another_arena_cannot_be_stored(arena: Arena) -> None:
-    """A container of another arena is refused; the message names .to_python()."""
+    """A container of another arena is refused; the message names .copy()."""
     with Arena.temporary("1 MiB") as other:
         with other.transaction():
             other.root["x"] = [1]
         with arena.transaction():
-            with pytest.raises(TransactionError, match="to_python"):
+            with pytest.raises(TransactionError, match=r"store a \.copy\(\) of it"):
                 arena.root["x"] = other.root["x"]
             arena.root["x"] = other.root["x"].to_python()
         assert arena.root["x"] == [1]
