@@ -209,6 +209,36 @@ def test_an_append_for_which_there_is_no_room_leaves_nothing(arena: Arena) -> No
     assert arena.root["x"].to_python() == [1, 2, *range(40)]
 
 
+async def test_a_field_written_while_another_request_moves_the_record_is_not_lost(arena: Arena) -> None:
+    """Who has written a field before the record was given more of them runs again: what it keeps belongs to the old place."""
+
+    class Moved(Record, name="made at once, moved"):
+        one: int
+
+    with arena.transaction():
+        arena.root["x"] = Moved(1)
+
+    class Moved2(Record, name="made at once, moved"):
+        one: int
+        two: int = 0
+
+    runs = 0
+
+    async def slow() -> None:
+        nonlocal runs
+        runs += 1
+        arena.root["x"].one = 5
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def move() -> None:
+        arena.root["x"].two = 7
+
+    await asyncio.gather(arena.run(slow), arena.run(move))
+    assert runs == 2
+    assert arena.root["x"].to_python() == {"one": 5, "two": 7}
+
+
 def test_a_savepoint_takes_it_back(arena: Arena) -> None:
     """What was made before the savepoint is as it was; what was made after it is gone, and so is what it grew by."""
     with arena.transaction():
