@@ -40,6 +40,10 @@ cdef extern from "recoverable.h" nogil:
         RCV_DOOMED
         RCV_COMMITTED
     int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out)
+    struct rcv_name:
+        pass
+    void rcv_name_set(rcv_name *to, const char *name)
+    int rcv_txn_new_named(rcv_arena *a, unsigned flags, const rcv_name *handler, rcv_txn **out)
     void rcv_txn_free(rcv_txn *t)
     void rcv_txn_owned(rcv_txn *t, rcv_txn **place)
     int rcv_txn_forked(const rcv_txn *t)

@@ -95,6 +95,37 @@ static void test_the_pool_is_small(void)
     close(fd);
 }
 
+/* What has touched nothing knows nothing of the one that had its memory before, and leaves nothing to the one after. */
+static void test_an_untouched_one_is_empty(void)
+{
+    int                   fd = scratch_object();
+    rcv_arena            *a = rooted_arena(fd, 8 * MIB);
+    struct rcv_txn_report none = {0}, said;
+    struct rcv_name       name;
+    for (unsigned units = 0; units < 3 * SMALL; units++) {
+        rcv_txn *t = use(a, units), *same = t;
+        OK(rcv_txn_suspend(t));
+        stamp_lost(t, 8, RCV_UNIT_KEY, units, 1);
+        rcv_txn_free(t);
+        rcv_name_set(&name, "a name of more than thirty-nine bytes: app.views.order");
+        OK(rcv_txn_new_named(a, 0, &name, &t));
+        CHECK(t == same && t->empty);
+        CHECK(strlen(t->handler) == RCV_HANDLER_NAME - 1 && strcmp(t->handler + strlen(t->handler) - 15, "app.views.order") == 0);
+        rcv_txn_get_report(t, &said);
+        CHECK(memcmp(&said, &none, sizeof said) == 0);
+        CHECK(t->n_reads == 0 && t->n_writes == 0 && t->n_intents == 0 && t->n_summaries == 0 && t->n_stash == 0);
+        if (units % 2)
+            rcv_txn_rollback(t);
+        else
+            OK(rcv_txn_commit(t));
+        CHECK(rcv_txn_state(t) == (units % 2 ? RCV_ROLLED_BACK : RCV_COMMITTED) && rcv_txn_mount(t) != 0);
+        rcv_txn_free(t);
+        CHECK(t == NULL);
+    }
+    OK(rcv_close(a));
+    close(fd);
+}
+
 /* However the tables have grown and shrunk before: what was put in is found, what was not is not. */
 static void test_what_was_put_in_is_found(void)
 {
@@ -127,6 +158,7 @@ int main(void)
     test_the_size_of_the_one_before_does_not_matter();
     test_the_next_of_its_kind_begins_with_as_much();
     test_the_pool_is_small();
+    test_an_untouched_one_is_empty();
     test_what_was_put_in_is_found();
     return 0;
 }

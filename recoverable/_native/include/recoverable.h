@@ -241,6 +241,13 @@ enum rcv_txn_state { RCV_ACTIVE, RCV_DOOMED, RCV_COMMITTED, RCV_ROLLED_BACK };
 
 /* rcv_txn_new -- a transaction that has touched nothing; `handler` is kept for messages (copied, cut). */
 RCV_API int  rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out);
+/* rcv_txn_new_named -- the same for a handler whose name was cut before, by rcv_name_set, and `out` is where its owner keeps it
+ * (rcv_txn_owned): what a request begins with. */
+struct rcv_name {
+    char text[RCV_HANDLER_NAME]; /* filled up with zeros */
+};
+RCV_API void rcv_name_set(struct rcv_name *to, const char *name);
+RCV_API int  rcv_txn_new_named(rcv_arena *a, unsigned flags, const struct rcv_name *handler, rcv_txn **out);
 RCV_API void rcv_txn_free(rcv_txn *t); /* rolls back first if need be; in the middle of an operation: at the end of that */
 /* rcv_txn_owned -- where its owner keeps the pointer: NULL is stored there when it is freed, by whomever. */
 RCV_API void rcv_txn_owned(rcv_txn *t, rcv_txn **place);

@@ -49,6 +49,7 @@ int rcv_privilege_take(rcv_txn *t)
     atomic_store_explicit(&a->hdr->privileged_wrote, 0, memory_order_relaxed);
     atomic_store_explicit(&a->hdr->privileged_until, 0, memory_order_relaxed);
     a->privileged = t;
+    t->empty = false;
     return RCV_PRIVILEGED;
 }
 

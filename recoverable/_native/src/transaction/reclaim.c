@@ -53,6 +53,7 @@ void reclaim_slice(rcv_arena *a)
         rcv_txn_new(a, RCV_TXN_ONE_STEP, "(reclaiming)", &t) != 0)
         return;
     a->n.transactions--; /* nobody's request */
+    t->empty = false;
     t->first_id = 0;     /* no unit of any container needs a stamp, as if it had made them all */
     rcv_txn *leaving = a->mounted;
     a->mounted = t;

@@ -175,6 +175,7 @@ struct rcv_txn {
     bool       record_reads;
     bool       holds;      /* there are RCV_I_HELD */
     bool       forked;     /* it is the parent's: this process was forked inside it */
+    bool       empty;      /* there is nothing in it, in its report neither: its end has nothing to undo and nothing to clear */
     uint8_t    end_after;  /* enum rcv_end_after: what is to be done when the operation that goes on has ended */
     rcv_txn  **place;      /* where its owner keeps the pointer to it, or NULL */
     uint64_t   seq;   /* commit sequence at the last validation: all that it has read was so then */

@@ -95,7 +95,8 @@ static void set_name(char *to, const char *name)
     memset(to + n, 0, RCV_HANDLER_NAME - n);
 }
 
-int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out)
+/* take -- a transaction that has no name yet. */
+static inline int take(rcv_arena *a, unsigned flags, rcv_txn **out)
 {
     rcv_txn *t = a->pool;
     if (t != NULL) {
@@ -115,6 +116,7 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     t->state = RCV_ACTIVE;
     t->doom = 0;
     t->mounted = t->touched = t->wrote = t->overflowed = false;
+    t->empty = true;
     t->record_reads = !(flags & RCV_TXN_ONE_STEP);
     t->epoch = 1;
     txn_log_epoch(t);
@@ -126,8 +128,6 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     t->waits_until = 0;
     t->parent = NULL;
     t->children = 0;
-    memset(&t->report, 0, sizeof t->report);
-    set_name(t->handler, handler);
     if (t->route[0] != 0)
         memset(t->route, 0, sizeof t->route);
     t->prev = NULL;
@@ -139,6 +139,26 @@ int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out
     a->n.transactions++;
     *out = t;
     return 0;
+}
+
+int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out)
+{
+    int rc = take(a, flags, out);
+    if (rc == 0)
+        set_name((*out)->handler, handler);
+    return rc;
+}
+
+void rcv_name_set(struct rcv_name *to, const char *name) { set_name(to->text, name); }
+
+int rcv_txn_new_named(rcv_arena *a, unsigned flags, const struct rcv_name *handler, rcv_txn **out)
+{
+    int rc = take(a, flags, out);
+    if (rc == 0) {
+        memcpy((*out)->handler, handler->text, sizeof handler->text);
+        (*out)->place = out;
+    }
+    return rc;
 }
 
 void rcv_txn_owned(rcv_txn *t, rcv_txn **place) { t->place = place; }
@@ -176,7 +196,10 @@ void rcv_txn_free(rcv_txn *t)
     if (t->next)
         t->next->prev = t->prev;
     a->n_in_flight--;
-    reset(t);
+    if (!t->empty) {
+        reset(t);
+        memset(&t->report, 0, sizeof t->report);
+    }
     if (a->n_pool < POOL && !a->closing && is_small(t)) {
         t->next = a->pool;
         a->pool = t;
@@ -342,6 +365,7 @@ int rcv_txn_mount(rcv_txn *t)
             return txn_doomed_error(p);
         }
     t->touched = true;
+    t->empty = false;
     t->first_id = atomic_load_explicit(&a->hdr->container_counter, memory_order_relaxed);
     a->step_thread = me;
     rc = tracker_enter(a, &t->raw);
@@ -442,6 +466,12 @@ int rcv_txn_suspend(rcv_txn *t)
 /* finish -- process state of an ended transaction. */
 static inline void finish(rcv_txn *t, int state)
 {
+    if (t->empty) {
+        t->state = state;
+        if (fault_watched())
+            fault_ended();
+        return;
+    }
     if (unlikely(t->raw.view != NULL))
         views_ended(t->arena, &t->raw);
     privilege_drop(t);
@@ -546,6 +576,10 @@ void rcv_txn_rollback(rcv_txn *t)
 {
     if (t->state != RCV_ACTIVE && t->state != RCV_DOOMED)
         return;
+    if (t->empty) { /* most requests of a server that recovers some */
+        finish(t, RCV_ROLLED_BACK);
+        return;
+    }
     rcv_arena          *a = t->arena;
     struct rcv_recovery report = {0};
     if (t->mounted && unlikely(!may_undo(t, RCV_ROLL_BACK)))
