@@ -65,6 +65,7 @@ cdef class Handler:
     cdef object function
     cdef NativeArena arena
     cdef Transaction parent
+    cdef rcv_name prepared # its name, for the core
     cdef bint joins, limited
     cdef double seconds
     cdef dict __dict__ # what functools.wraps() gives it: its name, its module, what it says of itself
@@ -73,6 +74,7 @@ cdef class Handler:
     def __init__(self, fn not None, str name not None, options not None, function not None, NativeArena arena=None, *, bint joins=True,
                  Transaction parent=None):
         self.fn, self.name, self.options, self.arena, self.joins, self.parent = fn, name, options, arena, joins, parent
+        rcv_name_set(&self.prepared, PyUnicode_AsUTF8(name))
         self.decide = options.decide
         self.limited = options.timeout is not None
         self.seconds = options.timeout if self.limited else 0
@@ -353,7 +355,8 @@ cdef class Call(StepDriver):
         coroutine = PyObject_CallOneArg(handler.fn, self.argument) if self.args is None else apply(handler.fn, self.args, self.kwargs)
         try:
             before = self.here if self.here is not None and self.here.says_later() else request_before(self.given(), self.kwargs)
-            t = begin_run(arena, handler.name, before, handler.parent)
+            t = begin_run(self.t if self.has_spare() else Transaction.__new__(Transaction), arena, handler.name, &handler.prepared,
+                          before, handler.parent)
             if handler.limited:
                 self.limit = t.limit = new_limit(handler.seconds)
             self.drive(coroutine, t, handler.decide)
@@ -362,6 +365,10 @@ cdef class Call(StepDriver):
             raise
         self.stage = FIRST_RUN
         return 0
+
+    cdef bint has_spare(self) noexcept:
+        """Is there what its Transaction was in an earlier life? Nobody else may have got at it since, not by the collector's lists."""
+        return self.t is not None and self.t.arena is None and self.t.t == NULL and rcv_is_alone(<PyObject *>self.t)
 
     cdef bint is_all(self) except -1:
         """Has the first run, which has returned, left nothing to do: no callback, no rollback to report, no event?"""
@@ -378,7 +385,10 @@ cdef class Call(StepDriver):
         return 0
 
     cdef object end(self, object error):
-        """Let go of everything: whoever holds on to it now holds nothing else. What to raise, where it ends by an error."""
+        """Let go of everything: whoever holds on to it now holds nothing else. What to raise, where it ends by an error.
+
+        Its Transaction is kept for its next life, unless somebody else has that.
+        """
         cdef Running here = self.here
         if self.limit is not None:
             self.limit.end()
@@ -387,9 +397,13 @@ cdef class Call(StepDriver):
         self.coroutine = self.decide = self.cancelled = self.result = self.answer = self.rest = None
         self.args = self.kwargs = self.argument = None
         self.giving_way = False
-        self.t = None
         self.limit = None
         self.here = None
+        if self.t is not None:
+            if self.t.t == NULL and rcv_is_alone(<PyObject *>self.t):
+                self.t.let_go()
+            else:
+                self.t = None
         return error if here is None else here.end(error)
 
 

@@ -468,9 +468,10 @@ def part(coroutine, Transaction transaction not None):
     return PartDriver(coroutine, transaction, None)
 
 
-cdef Transaction begin_run(NativeArena arena, str handler, object before, Transaction parent):
-    """A transaction for one run that answers a request, if that is not None: as it was before, or the Running that says so later."""
-    cdef Transaction t = new_transaction(arena, handler, False)
+cdef Transaction begin_run(Transaction t, NativeArena arena, str handler, const rcv_name *name, object before, Transaction parent):
+    """Begin a new Transaction for one run, of a handler whose name may have been prepared. It answers a request, if that is not None:
+    as it was before, or the Running that says so later."""
+    begin_transaction(t, arena, handler, name, False)
     t.before = before
     if before is not None and rcv_profiles_ask(arena.a):
         request = t.request

@@ -3,7 +3,8 @@
 # Cython's own way (`@cython.freelist`) is not for a class with a base class, and constructs and takes apart all the same.
 #
 # What is parked is nobody's: its last reference and its weak references are gone, the collector does not know it, and it holds
-# on to nothing but None. It has never been finalised: the collector would not do that again in its next life.
+# on to nothing but None; a Call, also to a Transaction that holds on to nothing. It has never been finalised: the collector would
+# not do that again in its next life.
 
 cdef extern from *:
     """
@@ -16,6 +17,12 @@ cdef extern from *:
     } rcv_parking;
 
     static rcv_parking rcv_calls, rcv_servings;
+
+    /* Has an object one reference, and no weak one? */
+    static inline int rcv_is_alone(PyObject *o)
+    {
+        return Py_REFCNT(o) == 1 && *(PyObject **)((char *)o + Py_TYPE(o)->tp_weaklistoffset) == NULL;
+    }
 
     /* Have the objects of a type deallocated by a function that parks them, or hands them on to rcv_let_go(). */
     static void rcv_parks(PyTypeObject *type, rcv_parking *p, destructor dealloc)
@@ -51,5 +58,6 @@ cdef extern from *:
         int n
     rcv_parking rcv_calls, rcv_servings
     void rcv_parks(PyTypeObject *type, rcv_parking *p, destructor dealloc)
+    bint rcv_is_alone(PyObject *o) noexcept
     object rcv_unpark(rcv_parking *p)
     void rcv_let_go(rcv_parking *p, PyObject *o) noexcept

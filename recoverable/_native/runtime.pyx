@@ -9,6 +9,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 from recoverable._native.core cimport *
 
 from copy import deepcopy
@@ -319,7 +320,7 @@ cdef class Transaction:
     def __init__(self, NativeArena arena not None, str handler not None, bint one_step):
         if self.arena is not None:
             raise _errors.TransactionError("a transaction begins once; this one has begun already and goes on")
-        begin_transaction(self, arena, handler, one_step)
+        begin_transaction(self, arena, handler, NULL, one_step)
 
     def __dealloc__(self):
         if self.t != NULL: # in whatever thread: it takes what it has out of the arena, and gives the lock back
@@ -337,9 +338,10 @@ cdef class Transaction:
     cdef void end(self, str how) noexcept:
         """Keep what is asked for later and give the core's half back."""
         self._ended = how
-        self._touched = rcv_txn_touched(self.t)
-        self._wrote = rcv_txn_wrote(self.t)
-        rcv_txn_get_report(self.t, &self.kept)
+        if rcv_txn_touched(self.t):
+            self._touched = True
+            self._wrote = rcv_txn_wrote(self.t)
+            rcv_txn_get_report(self.t, &self.kept)
         rcv_txn_free(self.t) # stores NULL there
         if metered:
             count(self, how is COMMITTED)
@@ -351,6 +353,21 @@ cdef class Transaction:
         waiting, self.arena.give_way = self.arena.give_way, []
         if waiting:
             _wake(waiting)
+
+    cdef void let_go(self) noexcept:
+        """Make it what a new one is: it has ended, and nobody has it but the Call that uses it again."""
+        if self._touched:
+            memset(&self.kept, 0, sizeof(self.kept))
+        self._touched = self._wrote = self.conflicted = self.privileged = self.closed = self.left = self.settled = False
+        self.cause = self.open_blocks = self.early = self.parts = 0
+        self.thread = 0
+        self.arena = None
+        self.handler = self._ended = None
+        self.before = None # which may run anything, as those below
+        if self.hooks is not None or self.limit is not None or self.rerun is not None:
+            self.hooks = self.limit = self.rerun = None
+        if self.parent is not None or self.around is not None:
+            self.parent = self.around = None
 
     def set_parent(self, Transaction parent not None) -> None:
         """Say that it is an independent one inside `parent`: its commit leaves what the parent has read valid."""
@@ -383,7 +400,7 @@ cdef class Transaction:
 
     def another(self, str rerun not None) -> Transaction:
         """Return a fresh one for the next run of its handler, which it is run again for: "rerun" or "retry"."""
-        cdef Transaction t = begin_run(self.arena, self.handler, self.request, self.parent)
+        cdef Transaction t = begin_run(Transaction.__new__(Transaction), self.arena, self.handler, NULL, self.request, self.parent)
         t.attempt = self.attempt + 1
         t.limit = self.limit
         t.rerun = rerun
@@ -588,13 +605,20 @@ cdef class Transaction:
         return self.has_written()
 
 
-cdef int begin_transaction(Transaction t, NativeArena arena, str handler, bint one_step) except -1:
+cdef int begin_transaction(Transaction t, NativeArena arena, str handler, const rcv_name *name, bint one_step) except -1:
+    """Begin it. `name`: the handler's, prepared, or NULL."""
+    cdef int rc
     if arena is None or arena.closed:
         closed_error(arena)
-    cdef int rc = rcv_txn_new(arena.a, RCV_TXN_ONE_STEP if one_step else 0, PyUnicode_AsUTF8(handler), &t.t)
+    cdef unsigned flags = RCV_TXN_ONE_STEP if one_step else 0
+    if name == NULL:
+        rc = rcv_txn_new(arena.a, flags, PyUnicode_AsUTF8(handler), &t.t)
+        if rc == 0:
+            rcv_txn_owned(t.t, &t.t)
+    else:
+        rc = rcv_txn_new_named(arena.a, flags, name, &t.t)
     if rc:
         fail(rc)
-    rcv_txn_owned(t.t, &t.t)
     t.arena = arena
     t.handler = handler
     t.one_step = one_step
@@ -605,7 +629,7 @@ cdef int begin_transaction(Transaction t, NativeArena arena, str handler, bint o
 cdef Transaction new_transaction(NativeArena arena, str handler, bint one_step):
     """Transaction(arena, handler, one_step), without the tuple of arguments."""
     cdef Transaction t = Transaction.__new__(Transaction)
-    begin_transaction(t, arena, handler, one_step)
+    begin_transaction(t, arena, handler, NULL, one_step)
     return t
 
 
