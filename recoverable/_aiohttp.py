@@ -50,6 +50,8 @@ _IN_USE: Final = _NO_RERUN + "it is in a task of its own and its handler may be 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLONES: Final = "_recoverable_clones"
 _HEADS_WAIT: Final = hasattr(abc.AbstractStreamWriter, "send_headers")
+#: What is not looked into; of all else aiohttp's abstract classes are asked, which takes long.
+_PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None), list, tuple, dict, set})
 _HANDLE: Final = getattr(web.RequestHandler._handle_request, "__code__", None)
 
 
@@ -84,6 +86,8 @@ def _search(args: tuple[Any, ...], kwargs: dict[str, Any]) -> web.BaseRequest | 
 def _among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[web.BaseRequest]:
     """Give the requests among a call's arguments, and in what these are made of."""
     for value in (*args, *kwargs.values()):
+        if type(value) in _PLAIN:
+            continue
         if isinstance(value, web.BaseRequest):
             yield value
         elif isinstance(value, web.View):

@@ -305,12 +305,15 @@ class Arena(ArenaBase):
             ConflictError: It met more than `max_conflicts` conflicts.
         """
         self._check()
-        if unknown := options.keys() - outcome.NAMES:
-            raise TypeError(
-                f"Arena.run() has no option {min(unknown)!r}; its options are {', '.join(sorted(outcome.NAMES))}. Nothing was run. "
-                f"Bind keyword arguments of the function: functools.partial({callbacks.name_of(async_fn)}, {min(unknown)}=...)."
-            )
-        chosen = outcome.DEFAULT if not options else outcome.options(**options)
+        chosen = outcome.DEFAULT
+        if options:
+            if unknown := options.keys() - outcome.NAMES:
+                raise TypeError(
+                    f"Arena.run() has no option {min(unknown)!r}; its options are {', '.join(sorted(outcome.NAMES))}. Nothing was "
+                    "run. Bind keyword arguments of the function: "
+                    f"functools.partial({callbacks.name_of(async_fn)}, {min(unknown)}=...)."
+                )
+            chosen = outcome.options(**options)
         frameworks.discover()
         fn, arguments = runner.coroutine(async_fn, args)
         return await runner.transactional(fn, callbacks.name_of(async_fn), chosen, self.native)(*arguments)

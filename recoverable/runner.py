@@ -72,7 +72,8 @@ def is_coroutine_function(fn: object) -> bool:
 
 def coroutine(fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> tuple[Handler[T], tuple[Any, ...]]:
     """Return a coroutine function, and its arguments, for a callable that returns any kind of awaitable."""
-    if is_coroutine_function(fn):
+    plain = type(fn) is types.FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE
+    if plain or is_coroutine_function(fn):
         return fn, args  # type: ignore[return-value]
     return _call, (fn, *args)
 
