@@ -87,6 +87,38 @@ def recoverably(handler: Any = hello, *, setup: str | None = None, decorate: boo
     return make
 
 
+def by_run(*, callback: bool) -> Make:
+    """Return what makes a server whose handler counts by `arena.run()`; `callback`: and has something done after the commit."""
+
+    def make() -> web.Application:
+        import recoverable
+        import recoverable.aiohttp
+
+        app, arena = web.Application(), temporary("16 MiB")
+        root = arena.root
+        with arena.transaction():
+            root["hits"] = 0
+
+        async def count() -> None:
+            root["hits"] += 1
+            if callback:
+                recoverable.after_commit(nothing)
+
+        async def counting(request: web.Request) -> web.Response:
+            await arena.run(count)
+            return web.json_response({"message": "hello"})
+
+        recoverable.aiohttp.setup(app, arena)
+        app.router.add_get("/", counting)
+        return app
+
+    return make
+
+
+def nothing() -> None:
+    """Be a callback."""
+
+
 # -- the bank -------------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +211,8 @@ FAMILIES: dict[str, dict[str, Make]] = {
         "@recoverable(timeout=)": recoverably(timeout=PATIENCE),
         "setup() and @recoverable": recoverably(setup="decorated"),
         "setup() and @recoverable, counting requests": recoverably(None, setup="decorated"),
+        "setup() and arena.run(), counting requests": by_run(callback=False),
+        "setup() and arena.run(), counting requests, a callback": by_run(callback=True),
         'setup(protect="all")': recoverably(setup="all", decorate=False),
     },
     "hello that suspends": {
