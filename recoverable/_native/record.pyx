@@ -4,6 +4,8 @@
 What a class says about its fields is compiled once, to a Layout and a Field each; neither making a record nor using a field runs
 Python code after that, but for defaults that have to be copied.
 """
+from copy import deepcopy
+
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.long cimport PyLong_CheckExact
 from cpython.object cimport PyObject
@@ -68,7 +70,7 @@ cdef class Layout:
     """A class of Records, compiled: what `_layout` of it is.
 
     Args:
-        cls: The class. It gives `_map_of()`, `_allowed()`, `_misfit()` and `_default()` for what is not done here.
+        cls: The class. It gives `_map_of()`, `_allowed()`, `_misfit()` and `_refuse…()` for what is not done here.
         schema: Its schema.
         defaults: By field.
     """
@@ -103,7 +105,7 @@ cdef class Layout:
             elif field.default is _MISSING:
                 self.cls._misfit(args, given)
             else:
-                out.append(field.default if field.shared else self.cls._default(field.name))
+                out.append(field.default if field.shared else field.fresh())
             i += 1
         if named != len(given) or n > i:
             self.cls._misfit(args, given)
@@ -116,7 +118,8 @@ cdef class Field:
     cdef readonly str name
     cdef readonly Py_ssize_t index # in the class's own schema
     cdef object default
-    cdef bint shared # it needs no copy
+    cdef bint proved # it is what the field can have
+    cdef bint shared # … and needs no copy
     cdef object allowed # the classes of its values; None: not looked up yet
     cdef object known, known_too # plain types of values that have passed
 
@@ -125,7 +128,6 @@ cdef class Field:
         self.name = name
         self.index = index
         self.default = default
-        self.shared = type(default) in _PLAIN
 
     def __get__(self, obj, cls):
         if obj is None:
@@ -138,6 +140,21 @@ cdef class Field:
     def __delete__(self, obj):
         raise AttributeError(f"a field of a Record can't be deleted: {self.name!r}")
 
+    def prove(self):
+        """See to it that the default is what the field can have; TypeError if not."""
+        fit = self.fitting(self.default)
+        if fit is _MISSING:
+            self.layout.cls._refuse_default(self.name, self.default)
+        self.default = fit
+        self.proved = True
+        self.shared = type(self.default) in _PLAIN
+
+    cdef object fresh(self):
+        """The default, as a value that the record has for itself."""
+        if not self.proved: # its annotation named what was not defined yet
+            self.prove()
+        return self.default if self.shared else deepcopy(self.default)
+
     cdef inline object checked(self, object value):
         """The value, as it is stored; TypeError if the field can't have it."""
         if type(value) is self.known or type(value) is self.known_too:
@@ -145,12 +162,19 @@ cdef class Field:
         return self.check(value)
 
     cdef object check(self, object value):
+        fit = self.fitting(value)
+        if fit is _MISSING:
+            self.layout.cls._refuse(self.name, value)
+        return fit
+
+    cdef object fitting(self, object value):
+        """The value, as it is stored; _MISSING if the field can't have it."""
         if self.allowed is None:
             self.allowed = self.layout.cls._allowed(self.name)
         if not isinstance(value, self.allowed):
             if float in self.allowed and isinstance(value, int):
                 return float(value) if PyLong_CheckExact(value) else int.__float__(value)
-            self.layout.cls._refuse(self.name, value)
+            return _MISSING
         if type(value) in _PLAIN:
             self.known, self.known_too = type(value), self.known
         return value
@@ -300,7 +324,7 @@ cdef class RecordHandle(Container):
             rc = rcv_record_seen(self.arena.a, t, self.h.off)
             if rc:
                 fail(rc)
-            return field.default if field.shared else field.layout.cls._default(field.name)
+            return field.default if field.shared else field.fresh()
         rc = rcv_record_get(self.arena.a, t, self.h.off, <uint32_t>i, &v)
         if rc:
             fail(rc)
@@ -342,7 +366,7 @@ cdef class RecordHandle(Container):
             if rc:
                 fail(rc)
             for i, name in added:
-                kept = describe(self.arena, t, self._default(name), &v, made)
+                kept = describe(self.arena, t, (<Field?>getattr(type(self), name)).fresh(), &v, made)
                 rc = rcv_record_set(t, self.h.off, <uint32_t>i, &v)
                 if rc:
                     fail(rc)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 import json
 import types
 import typing
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,7 +79,8 @@ class Record(RecordHandle, metaclass=_RecordType):
             balance: int = 0
 
     Field types: `int float bool str bytes`, `Optional` of them, the other value types, Records and containers. An int is
-    taken for a float. Values are checked when they are set.
+    taken for a float. Values are checked when they are set, defaults when the class is defined; a mutable default is copied
+    for each record. `object` accepts everything that can be stored, and what is in a `list[str]` is not checked.
 
     The schema is kept in the arena by the class's name (`class Account(Record, name="account")` chooses another). A class
     that has gained fields with defaults reads old records; one whose field has changed its type, or that has gained a
@@ -116,8 +117,20 @@ class Record(RecordHandle, metaclass=_RecordType):
         cls._layout = Layout(cls, cls._schema, defaults)
         for member in cls._layout.fields:
             setattr(cls, member.name, member)
+        cls._prove_defaults()
         _classes[label] = cls
         forget_record_classes()
+
+    @classmethod
+    def _prove_defaults(cls) -> None:
+        """Raise TypeError for a default that its field can't have."""
+        try:
+            _hints(cls)
+        except Exception:
+            return
+        for member in cls._layout.fields:
+            if member.name in cls._defaults:
+                member.prove()
 
     # -- hooks of the native half -----------------------------------------------------------------------------
 
@@ -130,11 +143,6 @@ class Record(RecordHandle, metaclass=_RecordType):
     def _names_of(schema: str) -> tuple[str, ...]:
         """Return the names of the fields, by slot, of a schema as the arena keeps it."""
         return Schema.read(schema).names
-
-    @classmethod
-    def _default(cls, name: str) -> Any:
-        value = cls._defaults[name]
-        return value.copy() if isinstance(value, Container) else copy.deepcopy(value)
 
     @classmethod
     def _misfit(cls, args: tuple[Any, ...], values: dict[str, Any]) -> None:
@@ -155,13 +163,30 @@ class Record(RecordHandle, metaclass=_RecordType):
     @classmethod
     def _allowed(cls, name: str) -> tuple[type, ...]:
         """Return the classes that a field accepts."""
-        return _allowed(cls, name, typing.get_type_hints(cls)[name])
+        return _allowed(cls, name, _hints(cls)[name])
 
     @classmethod
     def _refuse(cls, name: str, value: Any) -> None:
         """Raise what is wrong with the value for a field."""
         wanted = cls._schema.types[cls._schema.names.index(name)]
         raise TypeError(f"{cls.__name__}.{name} is {wanted}, not {type(value).__name__}; nothing was written")
+
+    @classmethod
+    def _refuse_default(cls, name: str, value: Any) -> None:
+        """Raise what is wrong with the default of a field, and what to write."""
+        wanted = cls._schema.types[cls._schema.names.index(name)]
+        kinds = [kind for kind in cls._allowed(name) if issubclass(kind, Container) and not issubclass(kind, Record)]
+        if kinds:
+            content = "" if isinstance(value, Sized) and not len(value) else repr(value)
+            kind = kinds[0].__name__
+            how = f"write `{name}: {kind} = {kind}({content})`, which is copied for each record"
+        elif value is None:
+            how = f"write `{name}: {wanted} | None = None`"
+        else:
+            how = f"give it a default that is {wanted}, or another annotation"
+        raise TypeError(
+            f"{cls.__qualname__}.{name} is {wanted}, but its default {value!r} is {type(value).__name__}: {how}"
+        )
 
     @classmethod
     def _map_of(cls, schema: int, handle: Record) -> tuple[int, ...]:
@@ -314,6 +339,14 @@ def _text(hint: Any) -> str:
     if isinstance(hint, type) and typing.get_origin(hint) is None:
         return hint.__name__
     return str(hint)
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the annotations of a class, as objects."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:  # of the class itself, which is being defined
+        return typing.get_type_hints(cls, localns={cls.__name__: cls})
 
 
 def _canonical(text: str) -> str:
