@@ -110,7 +110,7 @@ def _wrap(fn: Any, arena: Arena | None, options: outcome.Options) -> Any:
             hint = "an async generator has no end to commit at; decorate the coroutine function that uses it"
         else:
             hint = "write it with `async def`, or use `with arena.transaction():` inside a plain function"
-        raise TypeError(f"@recoverable needs a coroutine function, and {handler} is none: {hint}")
+        raise TypeError(f"@recoverable needs a coroutine function, and {handler} is not one: {hint}")
     frameworks.discover()
     # A callable object has attributes of its own, which are not the wrapper's.
     wraps = functools.wraps(fn, updated=("__dict__",) if inspect.isroutine(fn) else ())

@@ -17,6 +17,7 @@ import functools
 import inspect
 import types
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from recoverable import _registry, events, outcome, privilege, web
@@ -100,6 +101,14 @@ class _Call(NamedTuple, Generic[T]):
     options: outcome.Options
 
 
+@dataclass(slots=True)
+class _Course:
+    """How far a call has come: its last run, and where it last lost a conflict."""
+
+    runs: int = 1
+    lost: Lost | None = None
+
+
 # -- what asks for a request --------------------------------------------------------------------------------------
 
 
@@ -172,15 +181,16 @@ async def _go_on_after(call: _Call[T], transaction: Transaction, failure: BaseEx
     """Go on after a first run that raised: what `outcome` says, until a run returns or the runs are used up."""
     limit: TimeLimit | None = transaction.limit
     options = call.options
+    course = _Course()
     try:
         try:
-            return await _go_on(call, options.within or options, transaction, failure)
+            return await _go_on(call, options.within or options, transaction, failure, course)
         except BaseException as error:
             if limit is None or limit.ended:  # ended: what it was for has been committed
                 raise
             failure = error
         if limit.end() and isinstance(failure, asyncio.CancelledError):
-            failure = _late(call, failure)
+            failure = _late(call, course, failure)
         if options.fallback is not None and isinstance(failure, Exception) and not web.is_answer(failure):
             return await _fall_back(call, options, transaction.request, failure)  # type: ignore[no-any-return]
         raise failure
@@ -188,16 +198,20 @@ async def _go_on_after(call: _Call[T], transaction: Transaction, failure: BaseEx
         del failure  # it refers to this frame
 
 
-def _late(call: _Call[Any], cancelled: asyncio.CancelledError) -> TimeoutError:
+def _late(call: _Call[Any], course: _Course, cancelled: asyncio.CancelledError) -> TimeoutError:
+    lost = course.lost
+    runs = "" if lost is None else f" in its run {course.runs}, after a conflict{lost}"
     error = TimeoutError(
-        f"{call.handler} took longer than its timeout of {call.options.timeout:g} s. It has been rolled back, and nothing of "
-        "it was committed. Raise timeout, or make it faster."
+        f"{call.handler} took longer than its timeout of {call.options.timeout:g} s{runs}. It has been rolled back, and "
+        f"nothing of it was committed. Raise timeout, or make it faster{'' if lost is None else ' or conflict less'}."
     )
     error.__cause__ = cancelled
     return error
 
 
-async def _go_on(call: _Call[T], options: outcome.Options, transaction: Transaction, failure: BaseException) -> T:
+async def _go_on(
+    call: _Call[T], options: outcome.Options, transaction: Transaction, failure: BaseException, course: _Course
+) -> T:
     before = transaction.request
     conflicts = crashes = 0
     request_id: str | None = None
@@ -221,6 +235,7 @@ async def _go_on(call: _Call[T], options: outcome.Options, transaction: Transact
                 failure = await _end_of(failure)
             report = transaction.report()
             lost = where_lost(transaction, report) if transaction.conflicted else None
+            course.runs, course.lost = transaction.attempt, lost or course.lost
             if lost is None:
                 report_arena_failure(transaction, failure)
             elif facts.beaten and then != "rerun":

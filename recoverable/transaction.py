@@ -290,6 +290,13 @@ class Lost(NamedTuple):
     key: str | None
     winner: str | None
 
+    def __str__(self) -> str:
+        """Go on a sentence: " at root["a"], 'key', which another changed first"."""
+        where = f" at {self.path}" if self.path else ""
+        if self.key:
+            where += f", {self.key}"
+        return where + (f", which {self.winner} changed first" if self.winner else "")
+
 
 def where_lost(transaction: Transaction, report: Report) -> Lost:
     """Look up where a transaction lost its conflict, if it did: reads the arena, so ask once."""
@@ -309,14 +316,10 @@ def conflict_error(handler: str, lost: Lost, runs: int, why: str | None = None) 
         why: Why there is no further run, where it is not that `max_conflicts` is used up.
     """
     path, key, winner = lost
-    where = f" at {path}" if path else ""
-    if key:
-        where += f", {key}"
-    by = f", which {winner} changed first" if winner else ""
     times = "once" if runs == 1 else f"{runs} times"
     return as_raised(
         ConflictError(
-            f"{handler} met a conflict{where}{by}; it was run {times} and rolled back each time, so nothing of "
+            f"{handler} met a conflict{lost}; it was run {times} and rolled back each time, so nothing of "
             f"it was committed. {why or 'Send the request again, or raise max_conflicts.'}",
             path=path,
             key=key,

@@ -214,7 +214,7 @@ cdef class ArrayHandle(Container):
         except (TypeError, ValueError, SyntaxError, OverflowError) as error:
             self.extents = None
             raise _errors.ArenaCorruptError(
-                f"an Array in the arena has items of type {name!r}, which is none ({error}); nothing was changed: "
+                f"an Array in the arena has items of type {name!r}, which is not a type ({error}); nothing was changed: "
                 "run arena.verify()") from None
         if self.item_size != info.itemsize or self.nbytes_ != info.nbytes:
             self.extents = None

@@ -387,6 +387,9 @@ def unsupported(value: object) -> TypeError:
     """Return the error for a value that can't be stored: names the way out."""
     if type(value) is tuple:
         for item in value:
+            if isinstance(item, Container) or unstored(item) is not None:
+                return TypeError(f"a tuple with a {type(item).__name__!r} in it can't be stored in an arena: nothing was stored; a tuple "
+                                 "is one immutable value: use a list, or a Record, whose items may be containers")
             if _codecs.pack(item) is None:
                 return unsupported(item)
     how = "nothing was stored; store its .item()" if type(value).__module__ == "numpy" and hasattr(value, "item") else _HOW

@@ -393,7 +393,7 @@ class _Explorer:
         report, judge = self.report, self.judge
         outcome, first = self._watched(Plan(), states=judge.states)
         self._reached = set(first.reached)
-        for code in first.followed:
+        for code in first.followed if "line" in self.chosen else ():
             report.follow(code)
         found = self._found(first)
         now = judge.look(outcome, clean=True)

@@ -48,6 +48,16 @@ def total(arena: Arena) -> bool:
     return arena.root["ann"] + arena.root["bob"] == 100
 
 
+def test_lines_are_told_only_where_they_were_tried(arena: Arena) -> None:
+    """A report says which lines were reached where exceptions at lines were asked for, and nothing of lines where not."""
+    with_lines = explore(move, arena=arena, prepare=fill, points=["line"])
+    without = explore(move, arena=arena, prepare=fill, points=["write"])
+    assert "  lines of " in str(with_lines)
+    assert with_lines.lines
+    assert "  lines of " not in str(without)
+    assert without.lines == without.reached == {}
+
+
 @recoverable.recoverable
 async def move() -> str:
     """Move money the right way."""

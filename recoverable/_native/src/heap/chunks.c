@@ -356,7 +356,7 @@ int heap_full(rcv_arena *a, struct rcv_heap *h, uint64_t wanted, uint32_t chunks
     heap_stats(a, &s);
     return rcv_raise(RCV_ERR_FULL, 0,
                      "the arena is full: %llu bytes wanted, %llu of %llu bytes are allocated and chunks of %llu bytes reserved; "
-                     "nothing was changed; delete something or make the arena larger",
+                     "nothing was changed; delete something, or move the state to a new arena that is larger: one keeps its size",
                      (unsigned long long)wanted, (unsigned long long)s.used, (unsigned long long)s.size,
                      (unsigned long long)s.reserved);
 }

@@ -92,7 +92,7 @@ static int __attribute__((noinline)) access_slow(rcv_arena *a, void *context, in
         return rcv_raise(RCV_ERR_NOTXN, 0,
                          "a write outside a transaction; nothing was changed: write in a @recoverable handler, arena.run() or `with "
                          "arena.transaction():`; a task that a handler spawns is outside, unless by recoverable.gather, wait_for or "
-                         "TaskGroup");
+                         "TaskGroup, and so is a WebSocket's handler after prepare()");
     return read_begin(a);
 }
 
