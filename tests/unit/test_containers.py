@@ -124,7 +124,7 @@ def test_the_root_of_another_arena_cannot_be_stored(arena: Arena) -> None:
 
 @pytest.mark.parametrize("value", [object(), 1j, bytearray(b"x"), lambda: 0, (1, [2]), range(3)], ids=repr)
 def test_unsupported_values_are_refused_everywhere(arena: Arena, value: Any) -> None:
-    """What an arena can't hold is a TypeError that names register_codec; the container is as it was."""
+    """What an arena can't hold is a TypeError that names the way out; the container is as it was."""
     root = arena.root
     with arena.transaction():
         root.update({"d": {}, "l": [1], "q": Deque([1]), "s": {1}})
@@ -140,7 +140,7 @@ def test_unsupported_values_are_refused_everywhere(arena: Arena, value: Any) -> 
             lambda: root["q"].extend([2, value]),
             lambda: root.__setitem__("new", Deque([value])),
         ):
-            with pytest.raises(TypeError, match="register_codec"):
+            with pytest.raises(TypeError, match=r"register_codec|a tuple with a 'list' in it .* use a list"):
                 store()
             assert root.to_python() == before
         with pytest.raises(TypeError):
