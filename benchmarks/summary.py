@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.harness import OUT, Aim, Spread, digits, markdown_table
-from benchmarks.rivals import DECORATED, LMDB
+from benchmarks.rivals import DECORATED
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 TABLE = re.compile(r"(?<=\| measured on two shared cores \| \|\n\|---\|---\|\n)(\|.*\n)+")
 BANKS = {
     "with `@recoverable`": DECORATED,
     "as a block": "recoverable, a block after the await",
-    "on LMDB": LMDB,
     "on SQLite": "SQLite, WAL, OFF",
     "on Redis": "Redis, Lua",
     "on PostgreSQL": "PostgreSQL",
@@ -52,7 +51,9 @@ def costs(found: dict[str, float]) -> Iterator[tuple[str, str]]:
     """Return the rows of the README's table; one is left out if its benchmark was never run."""
     banks = [(found.get(f"compare: {bank}: throughput"), how) for how, bank in BANKS.items()]
     shares = ", ".join(f"{share:.2f} {how}" for share, how in banks if share is not None)
-    yield "a bank over HTTP, as a part of plain Python's throughput", shares
+    if (paired := found.get("compare: throughput of LMDB over decorated, paired")) is not None:
+        shares += f"; in paired runs LMDB's throughput is {paired:.2f} times that with `@recoverable`"
+    yield "a bank over HTTP, as a fraction of plain Python's throughput", shares
     with contextlib.suppress(KeyError):
         plain, own = (found[f"instructions: hello: {server}"] for server in ("plain", "setup() and @recoverable"))
         lost = found[
@@ -67,4 +68,4 @@ def costs(found: dict[str, float]) -> Iterator[tuple[str, str]]:
         four = found["transaction: committed: recoverable"]
         ratios = [found[f"transaction: four read-modify-writes, committed, against {store}"] for store in STORES]
         over = "{:.1f} times a plain `dict` without protection, {:.2f} times LMDB, {:.2f} times SQLite".format(*ratios)
-        yield "one of four read-modify-writes", f"{digits(four / 1e3)} µs: {over}"
+        yield "a transaction of four read-modify-writes", f"{digits(four / 1e3)} µs: {over}"
