@@ -111,5 +111,5 @@ def test_what_gives_no_coroutine_is_refused() -> None:
     def plain() -> None: ...
 
     for fn, name in ((plain, "plain"), (functools.partial(plain), "plain"), (Called, "Called"), (object(), "object")):
-        with pytest.raises(TypeError, match=f"{name} is none"):
+        with pytest.raises(TypeError, match=f"{name} is not one"):
             recoverable(fn)  # type: ignore[call-overload]
