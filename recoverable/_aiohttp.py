@@ -51,7 +51,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLONES: Final = "_recoverable_clones"
 _HEADS_WAIT: Final = hasattr(abc.AbstractStreamWriter, "send_headers")
 #: What is not looked into; of all else aiohttp's abstract classes are asked, which takes long.
-_PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None), list, tuple, dict, set})
+_PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None), list, tuple, dict, set, web.Application})
 _HANDLE: Final = getattr(web.RequestHandler._handle_request, "__code__", None)
 
 

@@ -3,7 +3,7 @@
 What it teaches
 
 1. A WebSocket lives for hours and is no unit of work; a *message* is. The handler stays undecorated, and each message is
-   a transaction of its own: `await arena.run(say, ...)`. One that crashes is undone; the connection goes on.
+   a transaction of its own: `say` is decorated. One that crashes is undone; the connection goes on.
 2. The others hear of a message by `after_commit`: never of one that was rolled back, and in the order of the commits.
 3. Connections are no state: they stay outside the arena. The history is, and is there after `kill -9`.
 
@@ -37,8 +37,9 @@ MEMBERS = web.AppKey("members", defaultdict)  # room -> inbox of each that is co
 Message = dict[str, Any]
 
 
+@recoverable
 async def say(app: web.Application, room: str, who: str, text: str, crash: str | None = None) -> Message:
-    """Add a message to a room's history; run as one transaction."""
+    """Add a message to a room's history: one transaction."""
     rooms = app[arena_key].root["rooms"]
     if room not in rooms:
         rooms[room] = {"said": 0, "history": Deque(maxlen=KEPT)}
@@ -71,7 +72,7 @@ async def chat(request: web.Request) -> web.WebSocketResponse:
         async for frame in socket:
             try:
                 text, crash = parse(frame.data if frame.type is WSMsgType.TEXT else "")
-                await app[arena_key].run(say, app, room, who, text, crash)
+                await say(app, room, who, text, crash)
             except (ValueError, Injected) as error:  # undone; whoever sent it is told, nobody else
                 await socket.send_json({"error": str(error)})
     finally:
