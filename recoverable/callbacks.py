@@ -39,9 +39,9 @@ from recoverable._native.runtime import NativeArena, Transaction, current_transa
 from recoverable.errors import TransactionError, _Doomed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Coroutine
 
-__all__ = ["GRACE", "abandon", "finished", "name_of", "run_hooks", "run_hooks_now"]
+__all__ = ["GRACE", "abandon", "begin_hooks", "finished", "name_of", "run_hooks", "run_hooks_now"]
 
 #: Seconds that callbacks which are being awaited still have when the program ends.
 GRACE: Final = 10.0
@@ -238,13 +238,28 @@ async def run_hooks(transaction: Transaction) -> None:
 
     Cancelled while callbacks are awaited, it ends at once, and they go on.
     """
+    rest = begin_hooks(transaction)
+    if rest is not None:
+        await rest
+
+
+def begin_hooks(transaction: Transaction) -> Coroutine[Any, Any, None] | None:
+    """Do as `run_hooks()`, up to where there is something to await: the rest of it, or None where that was all."""
     calls = _Calls(transaction)
     loop = running_loop()
     own_task = loop is not None and current_transaction() is not None  # outside the one around it
     result = None if own_task else calls.next()
-    if result is not None and loop is None:
+    if own_task or result is not None:
+        return _go_on(calls, result, loop)
+    calls.end()
+    return None
+
+
+async def _go_on(calls: _Calls, result: Awaitable[Any] | None, loop: asyncio.AbstractEventLoop | None) -> None:
+    if loop is None:
+        assert result is not None
         await calls.rest(result)
-    elif loop is not None and (own_task or result is not None):
+    else:
         if len(_running) > (loop in _running):  # another loop's, in another thread perhaps
             abandon()
         ended = _Task(calls, result, loop).ended

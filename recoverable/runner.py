@@ -30,7 +30,7 @@ from recoverable._native.runtime import (
     set_upcalls,
     transactions_here,
 )
-from recoverable.callbacks import run_hooks, run_hooks_now
+from recoverable.callbacks import begin_hooks, run_hooks, run_hooks_now
 from recoverable.errors import RecoverableError, TransactionError, _Doomed
 from recoverable.transaction import (
     Lost,
@@ -310,6 +310,25 @@ async def _end_of(failure: BaseException) -> BaseException:
     return asyncio.CancelledError()
 
 
+def _after(transaction: Transaction, options: outcome.Options, result: Any) -> Coroutine[Any, Any, None] | None:
+    """Do what follows a first run that has returned, up to where there is something to await: the rest of it, or None."""
+    native = transaction.arena
+    if (
+        transaction.hooks is None
+        or transaction.left
+        or transaction.settled
+        or not transaction.touched
+        or transaction.state != "committed"
+        or native.pending()
+        or (transaction.wrote and events.committed_wanted())
+    ):
+        return _returned(transaction, options, result)
+    if transaction.limit is not None:
+        transaction.limit.end()
+    transaction.settled = True
+    return begin_hooks(transaction)
+
+
 async def _returned(
     transaction: Transaction,
     options: outcome.Options,
@@ -433,7 +452,7 @@ set_upcalls(
     commits=web.commits,
     resolve=_resolve,
     inside=_inside,
-    returned=_returned,
+    returned=_after,
     again=_again,
     committed_wanted=events.committed_wanted,
     log_settings=events.settings(),

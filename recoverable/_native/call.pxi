@@ -294,8 +294,11 @@ cdef class Call(StepDriver):
                 if self.is_all():
                     how[0] = PYGEN_RETURN
                     return result
-                self.rest = _returned(self.t, self.handler.options, result)
-                self.result = result
+                rest = _returned(self.t, self.handler.options, result)
+                if rest is None:
+                    how[0] = PYGEN_RETURN
+                    return result
+                self.rest, self.result = rest, result
                 self.stage = RETURNED
             except BaseException as failed: # of the run, or of a signal's handler after its end
                 self.fail(failed)

@@ -147,7 +147,7 @@ def set_upcalls(
     commits: Decide,
     resolve: Callable[[tuple[Any, ...], dict[str, Any], str], NativeArena],
     inside: Callable[[Transaction, Handler[Any], tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]],
-    returned: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None]],
+    returned: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None] | None],
     again: Callable[
         [Transaction, Handler[Any], tuple[Any, ...], dict[str, Any], BaseException], Coroutine[Any, Any, Any]
     ],

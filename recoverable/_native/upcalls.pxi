@@ -22,7 +22,7 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, wake
         commits: commits(result, error) is the default rule, of which native code answers the common cases itself.
         resolve: resolve(args, kwargs, handler) finds the arena of a call where it is not plain which.
         inside: inside(transaction, handler, args, kwargs) is a coroutine that runs a call independent of the transaction around it.
-        returned: returned(transaction, options, result) is a coroutine: what follows a run that has returned.
+        returned: returned(transaction, options, result) does what follows a run that has returned: a coroutine of the rest, or None.
         again: again(transaction, handler, args, kwargs, error) is a coroutine that goes on after a first run that has raised.
         committed_wanted: committed_wanted() tells whether the event of a commit is written anywhere.
         log_settings: structlog's settings, a dict that changes, or None; and a list, of the "default_wrapper_class" in there with
