@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from benchmarks import tree
@@ -61,7 +61,9 @@ class Marks:
         self.begin, self.end = marks.begin_counting, marks.end_counting
 
 
-def count(module: str, arguments: Sequence[str], folder: str, *, timeout: float) -> dict[int, Profile]:
+def count(
+    module: str, arguments: Sequence[str], folder: str, *, timeout: float, without: Collection[str] = ()
+) -> dict[int, Profile]:
     """Run `python -m module arguments…` under callgrind; return what was counted between marks, by process id.
 
     Children that it forks are counted as it is, those that it starts by `exec` are not. What could differ from run to run is
@@ -98,28 +100,40 @@ def count(module: str, arguments: Sequence[str], folder: str, *, timeout: float)
     if process.returncode != 0:
         told = Path(folder, f"log.{process.pid}").read_text()[-2000:]
         raise RuntimeError(f"{module} under callgrind ended with {process.returncode}:\n{said[-4000:]}\n{told}")
-    return {int(path.suffixes[-2][1:]): parsed(path.read_text()) for path in Path(folder).glob("out.*.*")}
+    return {int(path.suffixes[-2][1:]): parsed(path.read_text(), without) for path in Path(folder).glob("out.*.*")}
 
 
-def parsed(text: str) -> Profile:
+def parsed(text: str, without: Collection[str] = ()) -> Profile:
     """Return the self cost of each function of a dump that was written with --compress-strings=no.
 
     The format: valgrind's manual, "Callgrind Format Specification". `ob=` and `fn=` say whose the lines of cost that follow
     are; a line of cost after `calls=` is what a call took, which is the callee's.
+
+    Args:
+        text: The dump.
+        without: Functions that are left out, with all that they call: that is taken off the functions that they call directly.
     """
     profile: Profile = Counter()
     library, function, is_call = "?", "?", False
+    callee_library, callee = "?", "?"
     for line in text.splitlines():
         if line.startswith("fn="):
             function = ADDED.sub("", line[3:])
         elif line.startswith("ob="):
-            library = plain_name(line[3:])
+            library = callee_library = plain_name(line[3:])
+        elif line.startswith("cfn="):
+            callee = ADDED.sub("", line[4:])
+        elif line.startswith("cob="):
+            callee_library = plain_name(line[4:])
         elif line.startswith("calls="):
             is_call = True
         elif line[:1].isdigit():
+            cost = int(line.split()[1])
             if not is_call:
-                profile[library, function] += int(line.split()[1])
-            is_call = False
+                profile[library, function] += cost * (function not in without)
+            elif function in without and callee not in without:
+                profile[callee_library, callee] -= cost
+            is_call, callee_library = False, library
     return profile
 
 

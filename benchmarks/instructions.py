@@ -47,6 +47,10 @@ ALLOCATORS = re.compile(
     r"|libc: (_int_\w+|malloc\w*|free|calloc|realloc|cfree|unlink_chunk\w*|sysmalloc|systrim|tcache_\w+|checked_request2size)"
 )
 
+#: Neither is the interpreter's look-up of an attribute in a type: the slots of its cache go by addresses, so which names push each
+#: other out is different in each build and folder. That was 400 of a hello's 3,900.
+LOOKUPS = frozenset({"_PyType_Lookup", "find_name_in_mro"})
+
 Row = tuple[str, str]  # family, row
 Costs = dict[str, float]  # a request's, by function
 
@@ -55,7 +59,7 @@ Costs = dict[str, float]  # a request's, by function
 class Counts:
     """What a request to a server takes."""
 
-    functions: Costs  # instructions, by library and function; without allocators
+    functions: Costs  # instructions, by library and function; without ALLOCATORS and LOOKUPS
     lines: Costs  # of Python, by file and function
 
     @property
@@ -84,7 +88,7 @@ class Counting:
     def count(self, rows: Iterable[Row]) -> None:
         with tempfile.TemporaryDirectory(prefix="instructions-") as folder:
             arguments = [str(callgrind.compiled_marks(folder)), folder, json.dumps(list(rows))]
-            profiles = callgrind.count("benchmarks.counted", arguments, folder, timeout=1200)
+            profiles = callgrind.count("benchmarks.counted", arguments, folder, timeout=1200, without=LOOKUPS)
             for process, profile in profiles.items():
                 said = json.loads(Path(folder, f"{process}.json").read_text())
                 named = ((f"{library}: {name}", n / COUNTED) for (library, name), n in profile.items())

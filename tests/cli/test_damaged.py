@@ -78,7 +78,7 @@ def test_a_listed_key_that_is_not_found_is_damage(name: str) -> None:
 @pytest.mark.timeout(AMOUNT * SECONDS)
 def test_no_damage_ends_in_a_traceback(name: str, seed: int, tmp_path: Path) -> None:
     """Whatever word of a segment is another, each command ends in time with a documented code and at most one line of error."""
-    with Arena.open(name, size="1 MiB", undo_size="256 KiB") as arena:
+    with Arena.open(name, size="1536 KiB", undo_size="256 KiB") as arena:
         fill(arena)
     sound = path_of(name).read_bytes()
     places = targets(sound)

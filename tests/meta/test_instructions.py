@@ -51,6 +51,18 @@ def test_a_dump_is_read_as_self_cost() -> None:
     }
 
 
+def test_what_a_function_calls_can_be_left_out_with_it() -> None:
+    """What it called is taken off those that it called; what they did for others stays."""
+    dump = "ob=/usr/lib/libpython3.11.so.1.0\nfn=look_up\n10 30\ncfn=compare\ncalls=2 0\n11 8\nfn=compare\n20 12\nfn=main\n1 5\n"
+    whole = {("libpython", "look_up"): 30, ("libpython", "compare"): 12, ("libpython", "main"): 5}
+    assert callgrind.parsed(dump) == whole
+    assert callgrind.parsed(dump, {"look_up"}) == {
+        ("libpython", "look_up"): 0,
+        ("libpython", "compare"): 4,
+        ("libpython", "main"): 5,
+    }
+
+
 @pytest.fixture
 def stored() -> Stored:
     """What was reached by a row that is made up."""
