@@ -12,6 +12,20 @@ cdef struct KeyBuffer:
     rcv_key key
     int64_t word
 
+# What a key is compared by: 1, 1.0 and True are one key.
+cdef enum:
+    KEY_INT = 1
+    KEY_BIGINT = 2
+    KEY_FLOAT = 3
+    KEY_STR = 4
+    KEY_BYTES = 5
+    KEY_NONE = 6
+    KEY_CUSTOM = 7
+
+cdef inline bint is_plain_key(const rcv_value *key) noexcept:
+    """Is it made without running code of others? A codec may run any, and to make a long integer the collector may run (Python 3.11)."""
+    return key.word <= KEY_NONE and key.word != KEY_BIGINT
+
 ctypedef int (*putter)(rcv_txn *t, rcv_off container, uint64_t argument, const rcv_value *value) noexcept
 
 cdef object describe(NativeArena arena, rcv_txn *t, object value, rcv_value *out, list made)

@@ -24,17 +24,7 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size)
     void PyErr_Clear()
 
-# What a key is compared by: 1, 1.0 and True are one key.
 cdef dict _by_type = _codecs._by_type
-
-cdef enum:
-    KEY_INT = 1
-    KEY_BIGINT = 2
-    KEY_FLOAT = 3
-    KEY_STR = 4
-    KEY_BYTES = 5
-    KEY_NONE = 6
-    KEY_CUSTOM = 7
 
 cdef enum:
     DEEPEST = 1000 # containers in each other that are stored at once: each takes the processor's stack

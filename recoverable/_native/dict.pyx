@@ -6,7 +6,8 @@ from cpython.dict cimport PyDict_CheckExact
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
-from recoverable._native.codec cimport KeyBuffer, decode, decode_key, describe, encode, encode_key, pack_dict, plain_items, rcv_item, shown
+from recoverable._native.codec cimport (
+    KeyBuffer, decode, decode_key, describe, encode, encode_key, is_plain_key, pack_dict, plain_items, rcv_item, shown)
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, begin_slow, done, fail, hold, rcv_context, unhold
 
@@ -355,7 +356,7 @@ cdef class DictHandle(Container):
                 if n < 0:
                     fail(n)
                 for i in range(n): # on their way into the cache while the first are made
-                    if value[i].tag > RCV_T_BYTES or key[i].word > 6: # beyond KEY_NONE
+                    if value[i].tag > RCV_T_BYTES or not is_plain_key(&key[i]):
                         return None
                     prefetch(value[i].ptr)
                     prefetch(value[i].ptr + 64)

@@ -3,7 +3,7 @@
 cdef object decode_item(NativeArena arena, const rcv_value *key, const rcv_value *value):
     """(key, value), whose bytes are both read before a codec of users can change them."""
     cdef rcv_value copy
-    if key.word <= 6 or value.tag <= RCV_T_FLOAT: # KEY_NONE; a number
+    if is_plain_key(key) or value.tag <= RCV_T_FLOAT: # a number
         k = decode_key(key)
         return k, decode(arena, value)
     copy = key[0]
@@ -54,16 +54,17 @@ cdef class DictIterator:
         cdef unsigned reads = RCV_ITER_KEYS if self.what == KEYS else RCV_ITER_VALUES
         cdef int rc = RCV_ITER_REFUSED
         cdef NativeArena arena
-        if self.d is None:
+        cdef DictHandle d = self.d # another thread may be at the end, and clear it, while this one waits for the lock
+        if d is None:
             if self.plain is None:
                 raise StopIteration
             return next(self.plain)
-        arena = self.d.arena
+        arena = d.arena
         if arena is not None and arena.attention == 0:
-            rc = rcv_dict_step(arena.a, rcv_context(), &self.d.h, &t, &self.at, reads, &key, wanted)
+            rc = rcv_dict_step(arena.a, rcv_context(), &d.h, &t, &self.at, reads, &key, wanted)
         if rc == RCV_ITER_REFUSED:
-            begin_slow(self.d, False, &t)
-            rc = rcv_dict_go_on(arena.a, t, self.d.h.off, &self.at, reads, &key, wanted)
+            begin_slow(d, False, &t)
+            rc = rcv_dict_go_on(arena.a, t, d.h.off, &self.at, reads, &key, wanted)
         if rc == 1 and t != NULL:
             return self.give(arena, &key, &value) # nothing to end
         try:
@@ -83,12 +84,11 @@ cdef class DictIterator:
         cdef uint64_t held
         if self.what == VALUES:
             return decode(arena, value)
-        if key.word <= 6: # KEY_NONE: no codec's
+        if is_plain_key(key):
             if self.what == KEYS:
                 return decode_key(key)
             if value.tag <= RCV_T_BYTES:
-                v = decode(arena, value) # first: to make a long key, the collector may run
-                k = decode_key(key)
+                k, v = decode_key(key), decode(arena, value)
                 if self.last is None or not rcv_refill(<PyObject *>self.last, k, v):
                     self.last = (k, v)
                 return self.last

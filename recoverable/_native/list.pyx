@@ -388,10 +388,10 @@ cdef class ListIterator:
         elif self.i >= 0:
             begin(l, False, &t)
             if t != NULL:
-                value = self.fetch(t) # nothing to end
+                value = self.fetch(l, t) # nothing to end
             else:
                 try:
-                    value = self.fetch(t)
+                    value = self.fetch(l, t)
                 finally:
                     done(l.arena, t)
             if value is not _END:
@@ -399,13 +399,13 @@ cdef class ListIterator:
         self.l = None
         raise StopIteration
 
-    cdef inline object fetch(self, rcv_txn *t):
-        """The next item, or _END."""
+    cdef inline object fetch(self, ListHandle l, rcv_txn *t):
+        """The next item, or _END. While it waited for the lock, another thread may have been at the end, and cleared `self.l`."""
         cdef rcv_value v
-        cdef int rc = rcv_list_get(self.l.arena.a, t, self.l.h.off, <uint64_t>self.i, &v)
+        cdef int rc = rcv_list_get(l.arena.a, t, l.h.off, <uint64_t>self.i, &v)
         if rc == 1:
             self.i += self.step
-            return decode(self.l.arena, &v)
+            return decode(l.arena, &v)
         if rc < 0:
             fail(rc)
         return _END

@@ -289,10 +289,16 @@ cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1:
     """begin(), where it takes more than a glance: the arena is closed, its lock is another's, its writes are watched."""
     if write and _fault_write is not None and c.arena is not None and c.arena.attention & 2:
         _fault_write(c)
-    gate(c.arena, write, t)
-    cdef int rc = rcv_handle_check(c.arena.a, t[0], &c.h)
+    cdef NativeArena arena = c.arena
+    gate(arena, write, t)
+    if c.arena is not arena: # the wait for the lock was without the GIL
+        done(arena, t[0])
+        raise _errors.TransactionError(
+            "the container was not stored after all: what was storing it has failed in another thread. Nothing was changed here. "
+            "Store it again, then use it.")
+    cdef int rc = rcv_handle_check(arena.a, t[0], &c.h)
     if rc:
-        done(c.arena, t[0])
+        done(arena, t[0])
         fail(rc)
     return 0
 

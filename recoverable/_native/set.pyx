@@ -2,7 +2,7 @@
 """Set's native half: a Dict without values."""
 cimport cython
 from libc.stdint cimport uint64_t
-from recoverable._native.codec cimport KeyBuffer, decode_key, encode_key, pack_set
+from recoverable._native.codec cimport KeyBuffer, decode_key, encode_key, is_plain_key, pack_set
 from recoverable._native.core cimport *
 from recoverable._native.dict cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, begin_slow, done, fail, hold, rcv_context, unhold
@@ -177,14 +177,15 @@ cdef class SetIterator:
         cdef rcv_txn *t
         cdef rcv_value key
         cdef int rc = RCV_ITER_REFUSED
-        if self.s is None:
+        cdef SetHandle s = self.s # another thread may be at the end, and clear it, while this one waits for the lock
+        if s is None:
             raise StopIteration
-        cdef NativeArena arena = self.s.arena
+        cdef NativeArena arena = s.arena
         if arena is not None and arena.attention == 0:
-            rc = rcv_dict_step(arena.a, rcv_context(), &self.s.h, &t, &self.at, RCV_ITER_KEYS, &key, NULL)
+            rc = rcv_dict_step(arena.a, rcv_context(), &s.h, &t, &self.at, RCV_ITER_KEYS, &key, NULL)
         if rc == RCV_ITER_REFUSED:
-            begin_slow(self.s, False, &t)
-            rc = rcv_dict_go_on(arena.a, t, self.s.h.off, &self.at, RCV_ITER_KEYS, &key, NULL)
+            begin_slow(s, False, &t)
+            rc = rcv_dict_go_on(arena.a, t, s.h.off, &self.at, RCV_ITER_KEYS, &key, NULL)
         if rc == 1 and t != NULL:
             return self.give(arena, &key) # nothing to end
         try:
@@ -201,7 +202,7 @@ cdef class SetIterator:
 
     cdef object give(self, NativeArena arena, const rcv_value *key):
         cdef uint64_t held
-        if key.word <= 6: # KEY_NONE: no codec's
+        if is_plain_key(key):
             return decode_key(key)
         held = hold(arena)
         try:
