@@ -84,7 +84,7 @@ def run(settings: Settings) -> Report:
     report.note(
         f"The median of {bursts.rounds:,} pairs of bursts is known to ± {digits(_notch(bursts))} points (95 %, by McGill's "
         f"notches). By requests a second under wrk, {pairs.rounds} pairs lost {pairs} %, ± {digits(_notch(pairs))}: where "
-        "that is more than the aim, requests a second can't tell whether it is met."
+        "that exceeds the aim, requests a second can't show whether it is met."
     )
     return report
 

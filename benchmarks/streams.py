@@ -1,6 +1,6 @@
 """Is the writable working set of real servers predicted well: each policy on recordings of the five examples?
 
-`python -m benchmarks.streams` records them anew: each example server, with its state in containers but for the matrix, under
+`python -m benchmarks.streams` records them again: each example server, with its state in containers but for the matrix, under
 the load of `benchmarks/served.py`, with every page that a step writes, announced or raw: what would trap if containers wrote
 through the tracked view. Since keys are hashed with each arena's own secret, two recordings differ; so those that the
 figures of `docs/evaluation.md` come from are kept in `benchmarks/data`, and make the same figures again.

@@ -5,8 +5,8 @@
 # enters the line of all limits of its length on its loop, which share a timer: they end in the order in which they began,
 # so it is enough to wait for the oldest. The timer fires about once per length of the limit, however many requests there are.
 #
-# Its time runs from the call, however long the request goes without suspending; one that is over by then is cancelled as soon
-# as the loop runs. What counts is the loop's clock, but uvloop's stands still while a callback runs, so time that passes in there
+# Its time runs from when the call is first awaited, however long the request goes without suspending; one that is over by then is
+# cancelled as soon as the loop runs. What counts is the loop's clock, but uvloop's stands still while a callback runs, so time that passes in there
 # is taken from the monotonic clock, which is the same one for asyncio's loops and uvloop. A loop with a clock of its own (a
 # test's) has it counted from the suspension, by that clock.
 #

@@ -21,6 +21,15 @@ def pause(value: Any = None) -> Generator[Any, Any, Any]:
     return (yield value)
 
 
+def finish(call: Any) -> Any:
+    """Drive a coroutine to its end, whatever it waits for; gives its result."""
+    try:
+        while True:
+            call.send(None)
+    except StopIteration as stopped:
+        return stopped.value
+
+
 class Request:
     """One run of `async_fn(*args)` as a transaction of `arena`.
 

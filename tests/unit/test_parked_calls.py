@@ -7,36 +7,19 @@ import gc
 import threading
 import warnings
 import weakref
-from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from recoverable import recoverable
 from support.web import application, key, ok, serving
+from support.workers import finish, pause
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from recoverable import Arena
 
 MANY = 200  # more than are kept
 HELD = key("held")
-
-
-@coroutine
-def pause() -> Generator[None, Any, Any]:
-    """Suspend once."""
-    return (yield)
-
-
-def finish(call: Any) -> Any:
-    """Drive it to its end by hand."""
-    try:
-        while True:
-            call.send(None)
-    except StopIteration as stopped:
-        return stopped.value
 
 
 def test_each_life_ends_by_itself(arena: Arena) -> None:

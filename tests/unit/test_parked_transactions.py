@@ -7,37 +7,22 @@ import gc
 import os
 import threading
 import weakref
-from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from recoverable import Arena, ConflictError, TransactionError, after_commit, recoverable
 from recoverable._native.runtime import Transaction, current_transaction
+from support.workers import finish, pause
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Iterator
 
 # What a test looks for: a transaction may be used again with any of these still set.
 ASKED = (
     "arena", "handler", "one_step", "hooks", "attempt", "rerun", "limit", "open_blocks", "conflicted", "privileged", "closed",
     "parent", "around", "left", "settled", "request", "state", "touched", "wrote",
 )  # fmt: skip
-
-
-@coroutine
-def pause() -> Generator[None, Any, Any]:
-    """Suspend once."""
-    return (yield)
-
-
-def finish(call: Any) -> Any:
-    """Drive it to its end by hand."""
-    try:
-        while True:
-            call.send(None)
-    except StopIteration as stopped:
-        return stopped.value
 
 
 def here() -> Transaction:
