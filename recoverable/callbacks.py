@@ -4,9 +4,9 @@ What we want: the commit stands, so its callbacks belong to it. An exception in 
 a signal or the end of the program may not drop the others, and what really can't run any more is told.
 
 A signal that comes while the core commits has its handler run by the first Python function that is called next, which may
-be one of these here; it may raise. So callbacks stay with their transaction until the first of them is called, and who
-calls us looks whether they are still there (recoverable.runner, TransactionBlock). What is left is a signal in the few
-instructions between a callback that has returned something to await and its being awaited.
+be one of these here; it may raise. So callbacks stay with their transaction, and how far they have come with them, until the
+last has been called or a task has taken them; who calls us looks whether they are still there (recoverable.runner,
+TransactionBlock), and goes on with them.
 
 Plain functions are called on the spot. From the first that returns something to await, the rest runs in a task of its own,
 and the request waits for that task. The request's own task can't do it: cancelling a task cancels the very future it
@@ -86,9 +86,9 @@ class _Awaited:
 
 
 class _Calls:
-    """The callbacks of one commit; `fatal` is what the caller must see after the last of them."""
+    """The callbacks of one commit, and how far they have come; `fatal` is what the caller must see after the last of them."""
 
-    __slots__ = ("_calls", "_hooks", "_left", "_transaction", "arena", "fatal", "handler", "over")
+    __slots__ = ("_calls", "_hooks", "_left", "_transaction", "arena", "fatal", "handler", "over", "waiting")
 
     def __init__(self, transaction: Transaction) -> None:
         self._hooks: tuple[functools.partial[Any], ...] = (*(transaction.hooks or ()), _LAST)
@@ -99,23 +99,39 @@ class _Calls:
         self.handler = transaction.handler
         self.fatal: BaseException | None = None
         self.over: str | None = None  # why nothing more is awaited
+        self.waiting: Awaitable[Any] | None = None  # what the last one returned, until it is awaited
+
+    @staticmethod
+    def of(transaction: Transaction) -> _Calls:
+        """Begin them, or go on with those that a signal's handler has interrupted."""
+        calls = transaction.hooks
+        if not isinstance(calls, _Calls):
+            calls = transaction.hooks = _Calls(transaction)
+        return calls
 
     def take(self) -> None:
-        """Take them from their transaction, which has them as long as none has begun: a signal's handler may raise first."""
+        """Take them from their transaction: somebody who finishes them has them."""
         self._transaction.hooks = None
 
     def next(self) -> Awaitable[Any] | None:
-        """Call them until one returns something to await: that, or None after the last."""
+        """Call them until one returns something to await, unless one waits already: that, or None after the last."""
+        if self.waiting is not None:
+            return self.waiting
         while True:
             try:
-                self._transaction.hooks = None
-                for result in self._calls:
-                    if result is not None and inspect.isawaitable(result):
-                        return result
+                for self.waiting in self._calls:
+                    if self.waiting is not None:
+                        if inspect.isawaitable(self.waiting):
+                            return self.waiting
+                        self.waiting = None
                 if not length_hint(self._left):
                     return None
                 self.failed(StopIteration())  # one of a callback's own ends the loop as well
             except BaseException as error:
+                if inspect.isawaitable(self.waiting):  # of a signal's handler, while we looked at it
+                    self.fatal = self.fatal or error
+                    return self.waiting
+                self.waiting = None
                 self.failed(error)
 
     def failed(self, error: BaseException) -> None:
@@ -129,12 +145,11 @@ class _Calls:
                 fatal = fatal or broken
         self.fatal = self.fatal or fatal
 
-    async def rest(self, result: Awaitable[Any] | None) -> None:
-        """Await what a callback returned, and go on with the callbacks after it."""
-        if result is None:
-            result = self.next()
-        while result is not None:
-            awaited = _Awaited(result)
+    async def rest(self) -> None:
+        """Await what the last callback returned, and go on with the callbacks after it."""
+        self.take()
+        while (result := self.next()) is not None:
+            awaited, self.waiting = _Awaited(result), None
             try:
                 await awaited
             except BaseException as error:
@@ -151,11 +166,11 @@ class _Calls:
             if self.over is not None:
                 self.drop(f"The callback could not be awaited: {self.over}. It was not run; the commit stands.")
                 return
-            result = self.next()
 
     def drop(self, why: str) -> None:
         """Call what is left; where that gives something to await, tell why it was not. Tasks go on by themselves."""
         while (result := self.next()) is not None:
+            self.waiting = None
             if inspect.iscoroutine(result):
                 result.close()
             if not asyncio.isfuture(result):
@@ -168,7 +183,8 @@ class _Calls:
         self._calls = map(call, self._left)
 
     def end(self) -> None:
-        """Raise what the caller must see."""
+        """All have been called: raise what the caller must see."""
+        self.take()
         if self.fatal is not None:
             try:
                 raise self.fatal
@@ -185,22 +201,22 @@ _inside: contextvars.ContextVar[_Task | None] = contextvars.ContextVar("recovera
 class _Task(asyncio.Task[None]):
     """Callbacks that have to be awaited, and those after them."""
 
-    def __init__(self, calls: _Calls, result: Awaitable[Any] | None, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, calls: _Calls, loop: asyncio.AbstractEventLoop) -> None:
         self.calls = calls
         self.ended = loop.create_future()  # what the request awaits; cancelled: it awaits no more
         self._clock: asyncio.TimerHandle | None = None
+        super().__init__(self._run(), loop=loop, name=f"after_commit of {calls.handler}")
         calls.take()
-        super().__init__(self._run(result), loop=loop, name=f"after_commit of {calls.handler}")
         _running.setdefault(loop, set()).add(self)
         self.add_done_callback(_Task._let_go)
 
-    async def _run(self, result: Awaitable[Any] | None) -> None:
+    async def _run(self) -> None:
         _inside.set(self)
         try:
-            await self.calls.rest(result)
+            await self.calls.rest()
         except BaseException as error:  # of a signal's handler, between two of them
             self.calls.fatal = self.calls.fatal or error
-            await self.calls.rest(None)
+            await self.calls.rest()
         finally:
             is_awaited = not self.ended.done()
             self._let_go()
@@ -245,24 +261,22 @@ async def run_hooks(transaction: Transaction) -> None:
 
 def begin_hooks(transaction: Transaction) -> Coroutine[Any, Any, None] | None:
     """Do as `run_hooks()`, up to where there is something to await: the rest of it, or None where that was all."""
-    calls = _Calls(transaction)
+    calls = _Calls.of(transaction)
     loop = running_loop()
     own_task = loop is not None and current_transaction() is not None  # outside the one around it
-    result = None if own_task else calls.next()
-    if own_task or result is not None:
-        return _go_on(calls, result, loop)
+    if own_task or calls.next() is not None:
+        return _go_on(calls, loop)
     calls.end()
     return None
 
 
-async def _go_on(calls: _Calls, result: Awaitable[Any] | None, loop: asyncio.AbstractEventLoop | None) -> None:
+async def _go_on(calls: _Calls, loop: asyncio.AbstractEventLoop | None) -> None:
     if loop is None:
-        assert result is not None
-        await calls.rest(result)
+        await calls.rest()
     else:
         if len(_running) > (loop in _running):  # another loop's, in another thread perhaps
             abandon()
-        ended = _Task(calls, result, loop).ended
+        ended = _Task(calls, loop).ended
         try:
             await ended
         except BaseException:
@@ -276,7 +290,7 @@ async def _go_on(calls: _Calls, result: Awaitable[Any] | None, loop: asyncio.Abs
 
 def run_hooks_now(transaction: Transaction) -> None:
     """Call the callbacks of a committed `with` block, which can't await; each failure is logged."""
-    calls = _Calls(transaction)
+    calls = _Calls.of(transaction)
     try:
         if transaction.arena.pending():
             transaction.arena.owner._report_found()

@@ -223,7 +223,7 @@ async def _go_on(
             then, why = outcome.next_action(facts, options), None
             if then == "end":
                 if transaction.touched or transaction.hooks is not None:
-                    await _returned(transaction, options, None, failure, request_id)
+                    await _settle(transaction, options, None, failure, request_id)
                 raise failure
             if (
                 then in ("rerun", "retry") or facts.beaten
@@ -255,7 +255,7 @@ async def _go_on(
                 await privilege.take(transaction)
             try:
                 result = await StepDriver(call.fn(*call.args, **call.kwargs), transaction, options.decide)
-                await _returned(transaction, options, result, None, request_id)
+                await _settle(transaction, options, result, None, request_id)
                 return result
             except BaseException as error:
                 failure = error
@@ -322,14 +322,14 @@ def _after(transaction: Transaction, options: outcome.Options, result: Any) -> C
         or native.pending()
         or (transaction.wrote and events.committed_wanted())
     ):
-        return _returned(transaction, options, result)
+        return _settle(transaction, options, result)
     if transaction.limit is not None:
         transaction.limit.end()
     transaction.settled = True
     return begin_hooks(transaction)
 
 
-async def _returned(
+async def _settle(
     transaction: Transaction,
     options: outcome.Options,
     result: Any,
@@ -452,7 +452,7 @@ set_upcalls(
     commits=web.commits,
     resolve=_resolve,
     inside=_inside,
-    returned=_after,
+    after=_after,
     again=_again,
     committed_wanted=events.committed_wanted,
     log_settings=events.settings(),

@@ -61,7 +61,7 @@ cdef int left_astray(Transaction t, object error) except -1:
 
 cdef int follow(Transaction t) except -1:
     """Do what follows a commit. A signal that came meanwhile has its handler run by the first Python function that is called:
-    where that raises, no callback has begun, and they are called before it goes on."""
+    where that raises, those that have not been called yet are called before it goes on."""
     try:
         _run_hooks(t)
     except BaseException:

@@ -294,7 +294,7 @@ cdef class Call(StepDriver):
                 if self.is_all():
                     how[0] = PYGEN_RETURN
                     return result
-                rest = _returned(self.t, self.handler.options, result)
+                rest = _after(self.t, self.handler.options, result)
                 if rest is None:
                     how[0] = PYGEN_RETURN
                     return result
@@ -393,9 +393,8 @@ cdef class Call(StepDriver):
         Its Transaction is kept for its next life, unless somebody else has that.
         """
         cdef Running here = self.here
-        if self.limit is not None:
-            self.limit.end()
-        self.stage = OVER
+        cdef TimeLimit limit = self.limit
+        self.stage = OVER # first of all: whatever what follows raises, it is
         self.finished = True
         self.coroutine = self.decide = self.cancelled = self.result = self.answer = self.rest = None
         self.args = self.kwargs = self.argument = None
@@ -404,10 +403,15 @@ cdef class Call(StepDriver):
         self.here = None
         if self.t is not None:
             if self.t.t == NULL and rcv_is_alone(<PyObject *>self.t):
-                self.t.let_go()
+                self.t.renew()
             else:
                 self.t = None
-        return error if here is None else here.end(error)
+        if limit is None:
+            return error if here is None else here.end(error)
+        try:
+            return error if here is None else here.end(error)
+        finally:
+            limit.end()
 
 
 cdef object send_call(PyObject *o, PyObject *value, PySendResult *how):
@@ -425,7 +429,7 @@ cdef void dropped(PyObject *call) noexcept:
         return
     handler = (<Call>call).handler # goes after the Call is out of the way
     (<Call>call).handler = None
-    rcv_let_go(&rcv_calls, call)
+    rcv_park(&rcv_calls, call)
 
 
 rcv_call_sends(<PyTypeObject *>Call, <rcv_sender>send_call)

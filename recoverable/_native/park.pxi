@@ -24,14 +24,14 @@ cdef extern from *:
         return Py_REFCNT(o) == 1 && *(PyObject **)((char *)o + Py_TYPE(o)->tp_weaklistoffset) == NULL;
     }
 
-    /* Have the objects of a type deallocated by a function that parks them, or hands them on to rcv_let_go(). */
+    /* Have the objects of a type deallocated by a function that parks them, or hands them on to rcv_park(). */
     static void rcv_parks(PyTypeObject *type, rcv_parking *p, destructor dealloc)
     {
         p->dealloc = type->tp_dealloc;
         type->tp_dealloc = dealloc;
     }
 
-    /* A new reference. Only where there is one. */
+    /* A new reference to one of them: the list must not be empty. */
     static PyObject *rcv_unpark(rcv_parking *p)
     {
         PyObject *o = p->kept[--p->n];
@@ -41,7 +41,7 @@ cdef extern from *:
     }
 
     /* An object without references, which holds on to nothing, is done with. */
-    static void rcv_let_go(rcv_parking *p, PyObject *o)
+    static void rcv_park(rcv_parking *p, PyObject *o)
     {
         Py_ssize_t weak = Py_TYPE(o)->tp_weaklistoffset;
         PyObject_GC_UnTrack(o);
@@ -60,4 +60,4 @@ cdef extern from *:
     void rcv_parks(PyTypeObject *type, rcv_parking *p, destructor dealloc)
     bint rcv_is_alone(PyObject *o) noexcept
     object rcv_unpark(rcv_parking *p)
-    void rcv_let_go(rcv_parking *p, PyObject *o) noexcept
+    void rcv_park(rcv_parking *p, PyObject *o) noexcept

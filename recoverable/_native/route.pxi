@@ -369,7 +369,7 @@ cdef void served_out(PyObject *o) noexcept:
     (<Serving>o).arena = None
     (<Serving>o).requests = None
     (<Serving>o).inside = (<Serving>o).within = (<Serving>o).whole = False
-    rcv_let_go(&rcv_servings, o)
+    rcv_park(&rcv_servings, o)
 
 
 cdef Served example = Served.__new__(Served, None, None, Requests())

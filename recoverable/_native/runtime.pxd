@@ -98,7 +98,7 @@ cdef class Transaction:
     cdef int commit_failed(self, int rc) except -1
     cdef bint has_to_wait(self) noexcept
     cdef void wake(self) noexcept
-    cdef void let_go(self) noexcept
+    cdef void renew(self) noexcept
 
 cdef int fail(int rc) except -1
 cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1

@@ -360,7 +360,7 @@ cdef class Transaction:
         if waiting:
             _wake(waiting)
 
-    cdef void let_go(self) noexcept:
+    cdef void renew(self) noexcept:
         """Make it what a new one is: it has ended, and nobody has it but the Call that uses it again."""
         if self._touched:
             memset(&self.kept, 0, sizeof(self.kept))
@@ -574,9 +574,9 @@ cdef class Transaction:
 
         `conflict_kind` is 0 where it lost nowhere; recoverable._native.paths has words for the others. `winner` is text or None.
         """
-        if self.t != NULL:
-            rcv_txn_get_report(self.t, &self.kept)
         cdef rcv_txn_report r = self.kept
+        if self.t != NULL:
+            rcv_txn_get_report(self.t, &r)
         return {
             "pages": r.pages, "bytes": r.bytes, "records": r.records, "micros": r.micros,
             "conflict_kind": r.conflict_kind, "conflict_container": r.conflict_container, "conflict_id": r.conflict_id,

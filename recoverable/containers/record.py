@@ -95,6 +95,7 @@ class Record(RecordHandle, metaclass=_RecordType):
     _defaults: ClassVar[dict[str, Any]] = {}
     _maps: ClassVar[dict[int, tuple[int, ...]]] = {}
     _layout: ClassVar[Layout]
+    _resolved: ClassVar[dict[str, Any] | None] = None  # its annotations, where they could be when it was defined
     __signature__: ClassVar[inspect.Signature] = inspect.signature(lambda *args, **values: None)
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
@@ -114,6 +115,7 @@ class Record(RecordHandle, metaclass=_RecordType):
         cls._schema = Schema(label, tuple(declared), tuple(declared.values()))
         cls._defaults = defaults
         cls._maps = {}
+        cls._resolved = None
         cls._layout = Layout(cls, cls._schema, defaults)
         for member in cls._layout.fields:
             setattr(cls, member.name, member)
@@ -125,7 +127,7 @@ class Record(RecordHandle, metaclass=_RecordType):
     def _prove_defaults(cls) -> None:
         """Raise TypeError for a default that its field can't have."""
         try:
-            _hints(cls)
+            cls._resolved = _hints(cls)
         except Exception:
             return
         for member in cls._layout.fields:
@@ -163,7 +165,7 @@ class Record(RecordHandle, metaclass=_RecordType):
     @classmethod
     def _allowed(cls, name: str) -> tuple[type, ...]:
         """Return the classes that a field accepts."""
-        return _allowed(cls, name, _hints(cls)[name])
+        return _allowed(cls, name, (cls._resolved or _hints(cls))[name])
 
     @classmethod
     def _refuse(cls, name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recoverable import Arena, ConflictError, register_codec
+from recoverable import Arena, ConflictError, Dict, List, register_codec
 from support.workers import Request, pause
 
 
@@ -231,3 +231,44 @@ def test_a_conflict_names_the_key(sound: Arena) -> None:
             sound.root["d"][key] = 10
         with pytest.raises(ConflictError, match=f"'{key}'"):
             request.step()
+
+
+class Meddler:
+    """A value whose codec changes what it lies in."""
+
+    def __init__(self, meddle: Any = None) -> None:
+        self.meddle = meddle
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Meddler)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def encode_meddler(value: Meddler) -> bytes:
+    """Change it, then be stored."""
+    value.meddle()
+    return b""
+
+
+register_codec(Meddler, encode_meddler, lambda data: Meddler(), name="packed-meddler")
+
+
+@pytest.mark.parametrize("meddle", ["clear", "grow"])
+@pytest.mark.parametrize("kind", [list, dict, List, Dict])
+def test_a_codec_that_changes_what_its_value_lies_in(sound: Arena, kind: Any, meddle: str) -> None:
+    """Stored is what it was when it was assigned."""
+    plain: Any = [] if kind in (list, List) else {}
+    if kind in (list, List):
+        change = plain.clear if meddle == "clear" else lambda: plain.extend(["x"] * 1000)
+        plain += [1, Meddler(change), "end"]
+        expected: Any = [1, Meddler(), "end"]
+    else:
+        change = plain.clear if meddle == "clear" else lambda: plain.update({str(i): "x" for i in range(1000)})
+        plain |= {"a": 1, "b": Meddler(change), "c": "end"}
+        expected = {"a": 1, "b": Meddler(), "c": "end"}
+    with sound.transaction():
+        sound.root["it"] = plain if kind in (list, dict) else kind(plain)
+    assert sound.root["it"].to_python() == expected
+    assert len(plain) == (0 if meddle == "clear" else 1003)

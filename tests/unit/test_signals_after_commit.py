@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import gc
 import signal
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 import recoverable
 from recoverable import Arena, after_commit, callbacks
+from recoverable._native.runtime import Transaction
 
 RAISE = ctypes.PyDLL(None)["raise"]  # unlike signal.raise_signal(), it does not run the handler at once
 
@@ -196,3 +198,22 @@ def test_wherever_it_strikes_no_request_waits_for_ever(arena: Arena, collected_h
             assert nth > 100
             return
     raise AssertionError("it never got through")
+
+
+async def test_what_waited_to_be_awaited_is_awaited_by_who_comes_next(arena: Arena) -> None:
+    """A signal's handler may raise between the first callback that returns a coroutine and its being awaited."""
+    seen: list[str] = []
+
+    async def mail(name: str) -> None:
+        seen.append(name)
+
+    transaction = Transaction(arena.native, "h", False)
+    transaction.hooks = [functools.partial(mail, "first"), functools.partial(mail, "second"), functools.partial(seen.append, "third")]
+    transaction.commit()
+    interrupted = callbacks.begin_hooks(transaction)
+    assert interrupted is not None
+    interrupted.close()  # what becomes of it where nobody gets to await it
+    assert seen == []
+    await callbacks.run_hooks(transaction)
+    assert seen == ["first", "second", "third"]
+    assert transaction.hooks is None

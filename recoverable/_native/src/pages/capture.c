@@ -103,8 +103,8 @@ static bool take_planned(rcv_arena *a, const struct wse_stretch *run, uint32_t n
     return more;
 }
 
-/* fit -- can all of [first, end) be captured? */
-static bool fit(rcv_arena *a, uint32_t first, uint32_t end)
+/* all_fit -- can all of [first, end) be captured? */
+static bool all_fit(rcv_arena *a, uint32_t first, uint32_t end)
 {
     while (first < end && fits(a, a->tracker->view, first))
         first++;
@@ -117,9 +117,9 @@ static void take_own(rcv_arena *a, const struct raw *raw, uint32_t gap)
     bool more = true;
     for (uint64_t i = 0; more && i < raw->n_pages;) {
         uint32_t first = raw->pages[i++], end = first + 1;
-        if (!fit(a, first, end))
+        if (!all_fit(a, first, end))
             continue;
-        for (; i < raw->n_pages && raw->pages[i] - end <= gap && fit(a, end, raw->pages[i] + 1); i++)
+        for (; i < raw->n_pages && raw->pages[i] - end <= gap && all_fit(a, end, raw->pages[i] + 1); i++)
             end = raw->pages[i] + 1;
         more = take(a, first, end);
     }
@@ -130,15 +130,20 @@ void tracker_capture(rcv_arena *a, const struct raw *raw, const char *handler, c
     struct rcv_tracker *t = a->tracker;
     if (t->wse.profiles == NULL || t->profile != NULL || handler[0] == 0 || t->doomed || t->view == NULL)
         return;
-    t->profile = wse_profile_of(t->wse.profiles, handler, route, step);
+    struct wse_profile       *profile = wse_profile_of(t->wse.profiles, handler, route, step);
     const struct wse_stretch *run;
-    uint32_t                  n = wse_profile_runs(t->profile, &run);
+    uint32_t                  n = wse_profile_runs(profile, &run), before, behind;
     uint64_t                  pages = 0;
     for (uint32_t i = 0; i < n; i++)
         pages += run[i].count;
+    wse_profile_around(profile, &before, &behind);
+    view_lock(a); /* other threads may trap by now, and look at these */
     t->anchored = false;
-    wse_profile_around(t->profile, &t->before, &t->behind);
-    bool again = own_pages(a, raw) != 0 && raw->n_pages <= OWN_MOST && wse_profile_again(t->wse.profiles, t->profile);
+    t->before = before;
+    t->behind = behind;
+    t->profile = profile;
+    view_unlock(a);
+    bool again = own_pages(a, raw) != 0 && raw->n_pages <= OWN_MOST && wse_profile_again(t->wse.profiles, profile);
     t->own_captured = again;
     pages += again ? raw->n_pages : 0;
     const uint64_t room = (a->undo_size - undo_tail(a)) / ROOM_SHARE / undo_cost(t->page_size);
@@ -153,8 +158,8 @@ void tracker_capture(rcv_arena *a, const struct raw *raw, const char *handler, c
     view_unlock(a);
 }
 
-/* opens -- is this neighbour of a page that traps writable, or logged and thus ready to be? */
-static bool opens(rcv_arena *a, struct view *v, uint32_t page)
+/* log_to_open -- is this neighbour of a page that traps writable, or logged and thus ready to be? */
+static bool log_to_open(rcv_arena *a, struct view *v, uint32_t page)
 {
     if (v->state[page] & PG_WRITABLE)
         return true;
@@ -205,9 +210,9 @@ void capture_around(rcv_arena *a, struct view *v, uint32_t page, uint32_t *first
         return;
     if ((hi - lo) * undo_cost(t->page_size) > (a->undo_size - undo_tail(a)) / ROOM_SHARE)
         return;
-    while (*first > lo && opens(a, v, *first - 1))
+    while (*first > lo && log_to_open(a, v, *first - 1))
         --*first;
-    while (*end < hi && opens(a, v, *end))
+    while (*end < hi && log_to_open(a, v, *end))
         ++*end;
 }
 

@@ -310,7 +310,7 @@ static inline uint64_t lineage_epoch(const rcv_arena *a, const rcv_txn *t)
 {
     return t != NULL ? t->epoch : atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
 }
-/* handle_known -- has who asks found the handle's container there before? */
+/* handle_known -- has who asks found the handle's container there before? The offset needs no check then: memory that was claimed stays. */
 static inline bool handle_known(const rcv_arena *a, const rcv_txn *t, const struct rcv_handle *h)
 {
     return h->serial == lineage_serial(t) && h->epoch == lineage_epoch(a, t) &&
