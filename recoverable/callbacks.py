@@ -119,7 +119,7 @@ class _Calls:
             return self.waiting
         while True:
             try:
-                for self.waiting in self._calls:
+                for self.waiting in self._calls:  # noqa: B020 -- stored at once, lest a signal's handler lose it
                     if self.waiting is not None:
                         if inspect.isawaitable(self.waiting):
                             return self.waiting

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextvars import ContextVar
-from functools import partial
 from types import GenericAlias, TracebackType
 from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypedDict, TypeVar
 
@@ -69,7 +68,7 @@ class NativeArena:
     def root(self) -> Any: ...
 
 class Transaction:
-    hooks: list[partial[Any]] | None
+    hooks: Any  # a list of partials, what recoverable.callbacks has made of them, or None
     settled: bool
     attempt: int
     rerun: str | None
@@ -147,7 +146,7 @@ def set_upcalls(
     commits: Decide,
     resolve: Callable[[tuple[Any, ...], dict[str, Any], str], NativeArena],
     inside: Callable[[Transaction, Handler[Any], tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]],
-    returned: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None] | None],
+    after: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None] | None],
     again: Callable[
         [Transaction, Handler[Any], tuple[Any, ...], dict[str, Any], BaseException], Coroutine[Any, Any, Any]
     ],

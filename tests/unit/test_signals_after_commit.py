@@ -208,7 +208,11 @@ async def test_what_waited_to_be_awaited_is_awaited_by_who_comes_next(arena: Are
         seen.append(name)
 
     transaction = Transaction(arena.native, "h", False)
-    transaction.hooks = [functools.partial(mail, "first"), functools.partial(mail, "second"), functools.partial(seen.append, "third")]
+    transaction.hooks = [
+        functools.partial(mail, "first"),
+        functools.partial(mail, "second"),
+        functools.partial(seen.append, "third"),
+    ]
     transaction.commit()
     interrupted = callbacks.begin_hooks(transaction)
     assert interrupted is not None
