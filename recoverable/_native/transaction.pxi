@@ -1,0 +1,335 @@
+# transaction.pxi -- class Transaction: one run of a handler, on top of the core's half of it. Part of runtime.pyx, so that its driver,
+# its Call and the gate use its fields without a call.
+
+cdef str COMMITTED = "committed"
+
+
+cdef class Mark:
+    """A savepoint: where rollback_to() goes back to."""
+
+
+@cython.freelist(64)
+@cython.no_gc_clear # __dealloc__ needs what it holds
+cdef class Transaction:
+    """One run of a handler against the arena; touches nothing until the first access.
+
+    Args:
+        arena: the arena.
+        handler: its name, for messages (its last 39 bytes).
+        one_step: it is never suspended, so its reads need not be recorded.
+    """
+
+    def __init__(self, NativeArena arena not None, str handler not None, bint one_step):
+        if self.arena is not None:
+            raise _errors.TransactionError("a transaction begins once; this one has begun already and goes on")
+        begin_transaction(self, arena, handler, NULL, one_step)
+
+    def __dealloc__(self):
+        if self.t != NULL: # in whatever thread: it takes what it has out of the arena, and gives the lock back
+            rcv_txn_free(self.t)
+
+    cdef int check(self) except -1:
+        """Raise unless it can still run."""
+        if self.arena is None or self.arena.closed:
+            closed_error(self.arena)
+        if self.t == NULL:
+            raise _errors.TransactionClosedError(
+                f"the transaction is already {self._ended.replace('_', ' ')}; the arena holds committed state: begin another")
+        return 0
+
+    cdef void end(self, str how) noexcept:
+        """Keep what is asked for later and give the core's half back."""
+        self._ended = how
+        if rcv_txn_touched(self.t):
+            self._touched = True
+            self._wrote = rcv_txn_wrote(self.t)
+            rcv_txn_get_report(self.t, &self.kept)
+        rcv_txn_free(self.t) # stores NULL there
+        if metered:
+            count(self, how is COMMITTED)
+        if self.privileged:
+            self.wake()
+
+    cdef void wake(self) noexcept:
+        """It was the privileged one: whoever gave way goes on."""
+        waiting, self.arena.give_way = self.arena.give_way, []
+        if waiting:
+            _wake(waiting)
+
+    cdef void renew(self) noexcept:
+        """Make it what a new one is: it has ended, and nobody has it but the Call that uses it again."""
+        if self._touched:
+            memset(&self.kept, 0, sizeof(self.kept))
+        self._touched = self._wrote = self.conflicted = self.privileged = self.closed = self.left = self.settled = False
+        self.cause = self.open_blocks = self.early = self.parts = 0
+        self.thread = 0
+        self.arena = None
+        self.handler = self._ended = None
+        self.before = None # which may run anything, as those below
+        if self.hooks is not None or self.limit is not None or self.rerun is not None:
+            self.hooks = self.limit = self.rerun = None
+        if self.parent is not None or self.around is not None:
+            self.parent = self.around = None
+
+    def set_parent(self, Transaction parent not None) -> None:
+        """Say that it is an independent one inside `parent`: its commit leaves what the parent has read valid."""
+        self.check()
+        parent.check()
+        rcv_txn_inside(self.t, parent.t)
+        self.parent = parent
+
+    def set_route(self, str route not None) -> None:
+        """Say by which route and method the request came: its handler has a working set for each."""
+        self.check()
+        rcv_txn_route(self.t, PyUnicode_AsUTF8(route))
+
+    def take_privilege(self) -> bool:
+        """Have commits that would make it invalid wait until it ends. False: another one has this privilege, ask again.
+
+        Also True, without the privilege, where its handler is known to write nothing: it would hold others up for no good.
+        """
+        self.check()
+        cdef int how = rcv_privilege_take(self.t)
+        self.privileged = how == RCV_PRIVILEGED
+        return how != RCV_AWAIT_PRIVILEGE
+
+    cdef bint has_to_wait(self) noexcept:
+        return self.t != NULL and rcv_must_wait(self.t)
+
+    def must_wait(self) -> bool:
+        """Would its commit make the privileged transaction invalid? Then it has been suspended, and is to wait."""
+        return self.has_to_wait()
+
+    def another(self, str rerun not None) -> Transaction:
+        """Return a fresh one for the next run of its handler, which it is run again for: "rerun" or "retry"."""
+        cdef Transaction t = begin_run(Transaction.__new__(Transaction), self.arena, self.handler, NULL, self.request, self.parent)
+        t.attempt = self.attempt + 1
+        t.limit = self.limit
+        t.rerun = rerun
+        return t
+
+    def remount(self) -> None:
+        """Raw writes may follow, where there are raw buffers: they must find it mounted."""
+        if self.t != NULL and rcv_raw_count(self.arena.a) != 0:
+            self.mount()
+
+    cdef bint runs_elsewhere(self) noexcept:
+        """Is it current in another thread?"""
+        return self.thread != 0 and self.thread != rcv_thread()
+
+    cdef int make_current(self) except -1:
+        """Make it the current transaction of this thread and context."""
+        if self.entered:
+            raise _errors.TransactionError("the transaction is current already")
+        self.check()
+        settle()
+        rcv_frame_init(&self.frame, &self.t, rcv_context(), <void *>self)
+        rcv_current()[0] = &self.frame
+        self.entered = True
+        self.thread = rcv_thread()
+        Py_INCREF(<PyObject *>self)
+        if rcv_raw_count(self.arena.a) != 0:
+            # Raw writes are possible: they must find the transaction mounted, touched or not.
+            try:
+                self.mount()
+            except BaseException:
+                self.step_down()
+                raise
+        return 0
+
+    def leave(self) -> None:
+        """Make current again what was before make_current()."""
+        self.step_down()
+
+    cdef void step_down(self) noexcept:
+        cdef rcv_frame **link = rcv_current()
+        if not self.entered:
+            return
+        while link[0] != &self.frame:
+            link = &link[0].below
+            if link[0] == NULL: # another thread's: that one takes it off its stack when it looks there
+                rcv_frame_leave(&self.frame)
+                return
+        link[0] = self.frame.below
+        self.off_stack()
+
+    cdef void off_stack(self) noexcept:
+        self.entered = False
+        self.thread = 0
+        Py_DECREF(<PyObject *>self)
+
+    def mount(self) -> None:
+        """Put its writes into the arena and take the lock. A no-op when it is mounted."""
+        self.check()
+        cdef int rc = rcv_txn_mount(self.t)
+        while rc == RCV_ERR_AGAIN:
+            rc = self.arena.wait()
+            if rc == 0:
+                rc = rcv_txn_mount(self.t) if self.t != NULL else RCV_ERR_CLOSED # another thread has ended it meanwhile
+                if rc:
+                    rcv_wait_over(self.arena.a)
+        if rc:
+            self.check()
+            fail(rc)
+
+    def suspend(self) -> None:
+        """End a step: its writes leave the arena, and the lock is dropped. A no-op when it is not mounted."""
+        self.check()
+        cdef int rc = rcv_txn_suspend(self.t)
+        if rc:
+            fail(rc)
+
+    cdef int try_commit(self) except? -100:
+        """Commit; what the core says. On anything but 0, commit_failed() is next."""
+        cdef int rc = rcv_txn_commit(self.t)
+        while rc == RCV_ERR_AGAIN:
+            rc = self.arena.wait()
+            if rc == 0:
+                rc = rcv_txn_commit(self.t) if self.t != NULL else RCV_ERR_CLOSED
+                if rc:
+                    rcv_wait_over(self.arena.a)
+        if rc == 0:
+            self.end(COMMITTED)
+        return rc
+
+    cdef int commit_failed(self, int rc) except -1:
+        """Roll back and raise."""
+        try:
+            self.check()
+            fail(rc)
+        finally:
+            self.conflicted = rc == RCV_ERR_CONFLICT
+            self.cause = cause_of_code(rc)
+            self.rollback()
+
+    def commit(self) -> None:
+        """Commit. On any failure it has been rolled back."""
+        self.check()
+        cdef int rc = self.try_commit()
+        if rc:
+            self.commit_failed(rc)
+
+    def commit_early(self) -> None:
+        """Commit while its coroutine goes on, from here on outside of it. What fails is for its driver to end."""
+        self.check()
+        cdef int rc = self.try_commit()
+        if rc:
+            if self.t == NULL or rcv_txn_state(self.t) != RCV_ACTIVE:
+                self.early = rc
+            fail(rc)
+        self.left = True
+
+    def rollback(self, error=None) -> None:
+        """Undo all its writes, because of an error. Never fails; a no-op when it has ended."""
+        self.undo(error)
+
+    cdef int undo(self, object error) except -1:
+        if self.t == NULL:
+            return 0
+        if metered and error is not None:
+            self.cause = cause_of(self, error)
+        rcv_txn_rollback(self.t)
+        self.end("rolled_back")
+        return 0
+
+    def doom(self, *, conflict: bool = False) -> None:
+        """It can only roll back from now on; as by a conflict, or as one that was ended."""
+        if self.t != NULL:
+            rcv_txn_doom(self.t, RCV_ERR_CONFLICT if conflict else RCV_ERR_CLOSED)
+
+    def savepoint(self) -> Mark:
+        """Mark where rollback_to() goes back to. No await until it is released."""
+        cdef Mark m = Mark.__new__(Mark)
+        self.mount()
+        cdef int rc = rcv_savepoint(self.t, &m.mark)
+        if rc:
+            fail(rc)
+        self.open_blocks += 1
+        return m
+
+    def rollback_to(self, Mark mark not None) -> None:
+        """Undo what was done since the mark, and release it."""
+        if self.t == NULL:
+            return
+        self.open_blocks -= 1
+        cdef int rc = rcv_rollback_to(self.t, &mark.mark)
+        if rc:
+            fail(rc)
+
+    def release(self, Mark mark not None) -> None:
+        """Keep what was done since the mark."""
+        if self.t == NULL:
+            return
+        self.open_blocks -= 1
+        cdef int rc = rcv_release(self.t, &mark.mark)
+        if rc:
+            fail(rc)
+
+    def report(self) -> dict:
+        """Return what it did or undid: pages, bytes, records, micros; and where it lost, if it did, in numbers.
+
+        `conflict_kind` is 0 where it lost nowhere; recoverable._native.paths has words for the others. `winner` is text or None.
+        """
+        cdef rcv_txn_report r = self.kept
+        if self.t != NULL:
+            rcv_txn_get_report(self.t, &r)
+        return {
+            "pages": r.pages, "bytes": r.bytes, "records": r.records, "micros": r.micros,
+            "conflict_kind": r.conflict_kind, "conflict_container": r.conflict_container, "conflict_id": r.conflict_id,
+            "conflict_arg": r.conflict_arg, "winner": r.winner.decode("utf-8", "replace") or None,
+        }
+
+    @property
+    def request(self):
+        """The request as it was before all its runs, or None."""
+        if isinstance(self.before, Running):
+            self.before = (<Running>self.before).before()
+        return self.before
+
+    @property
+    def state(self) -> str:
+        if self.t == NULL:
+            return self._ended or "rolled_back" # by closing its arena
+        return {RCV_ACTIVE: "active", RCV_DOOMED: "doomed", RCV_COMMITTED: "committed"}.get(rcv_txn_state(self.t), "rolled_back")
+
+    cdef bint has_touched(self) noexcept:
+        return rcv_txn_touched(self.t) if self.t != NULL else self._touched
+
+    @property
+    def touched(self) -> bool:
+        return self.has_touched()
+
+    cdef bint has_written(self) noexcept:
+        return rcv_txn_wrote(self.t) if self.t != NULL else self._wrote
+
+    @property
+    def wrote(self) -> bool:
+        return self.has_written()
+
+
+cdef int begin_transaction(Transaction t, NativeArena arena, str handler, const rcv_name *name, bint one_step) except -1:
+    """Begin it. `name`: the handler's, prepared, or NULL."""
+    cdef int rc
+    if arena is None or arena.closed:
+        closed_error(arena)
+    cdef unsigned flags = RCV_TXN_ONE_STEP if one_step else 0
+    if name == NULL:
+        rc = rcv_txn_new(arena.a, flags, PyUnicode_AsUTF8(handler), &t.t)
+        if rc == 0:
+            rcv_txn_owned(t.t, &t.t)
+    else:
+        rc = rcv_txn_new_named(arena.a, flags, name, &t.t)
+    if rc:
+        fail(rc)
+    t.arena = arena
+    t.handler = handler
+    t.one_step = one_step
+    t.attempt = 1
+    return 0
+
+
+cdef Transaction new_transaction(NativeArena arena, str handler, bint one_step):
+    """Transaction(arena, handler, one_step), without the tuple of arguments."""
+    cdef Transaction t = Transaction.__new__(Transaction)
+    begin_transaction(t, arena, handler, NULL, one_step)
+    return t
