@@ -247,6 +247,14 @@ int  raw_stash(rcv_txn *t);    /* append runs with what the transaction has made
 void raw_base(rcv_txn *t);     /* the step is undone: and with what is committed */
 int  raw_put_back(rcv_txn *t); /* merge with what others have committed since. RCV_ERR_CONFLICT: one item, both */
 
+/* -- pool.c: the process's half of a transaction ------------------------------------------------------------------------ */
+
+extern unsigned pool_metered;    /* not 0: somebody meters, and all transactions are timed */
+void pool_put(rcv_txn *t);       /* it has ended, is not mounted, and nobody has it */
+void pool_reset(rcv_txn *t);     /* make it hold nothing, but keep its buffers */
+void txn_pool_free(rcv_arena *a);  /* at close */
+void txn_forget_all(rcv_arena *a); /* after a fork, in the child */
+
 /* -- stash.c access.c: parts of txn.c's work ------------------------------------------------------------------------ */
 
 /* stash_fill -- copy what the mounted transaction has written, before it is undone. stash_put_back -- write it into the arena
@@ -276,8 +284,6 @@ static inline int txn_write64(rcv_txn *t, rcv_off off, uint64_t value, unsigned 
         memcpy(rcv_store_at(t->arena, off), &value, 8);
     return rc;
 }
-void txn_pool_free(rcv_arena *a);   /* at close */
-void txn_forget_all(rcv_arena *a);  /* after a fork, in the child */
 void txn_step_lost(rcv_arena *a);   /* the thread inside a step has ended: forget the step, doom its transaction. With the GIL */
 /* txn_make_room -- what else this thread has in the arena gives way: 0, or why it cannot. */
 int  txn_make_room(rcv_arena *a, uint64_t me);

@@ -22,16 +22,6 @@
  */
 #include "transaction.h"
 
-#define POOL 64u  /* ended transactions kept for reuse */
-#define KEPT 512u /* each of their buffers has room for fewer items; a power of two */
-
-static unsigned metered; /* not 0: transactions are timed */
-
-void rcv_meter(int on) { metered = on != 0; }
-
-/* is_timed -- all where somebody meters, else one in 32: multiples of the golden ratio fall evenly on any regular pattern. */
-static inline bool is_timed(uint64_t serial) { return metered || (uint32_t)serial * UINT32_C(0x9e3779b9) >> 27 == 0; }
-
 /* clock_begin, clock_end -- the time of a checkpoint, or of a part of one, where somebody wants to know it. */
 static inline uint64_t clock_begin(const rcv_txn *t) { return unlikely(t->timed) ? os_nanos() : 0; }
 
@@ -41,141 +31,11 @@ static inline uint64_t clock_end(rcv_txn *t, uint64_t begun)
         return 0;
     uint64_t took = os_nanos() - begun;
     t->report.nanos += took;
-    return metered ? took : 0;
-}
-
-/* -- life ------------------------------------------------------------------------------------------------ */
-
-/* reset -- make a transaction's process state empty, keeping its buffers. It takes as long as this transaction was large. */
-static void reset(rcv_txn *t)
-{
-    index_clear(&t->read_index, t->n_reads);
-    index_clear(&t->write_index, t->n_writes);
-    index_clear(&t->summary_index, t->n_summaries);
-    t->n_reads = t->n_writes = t->n_values = t->n_captured = 0;
-    t->n_intents = t->n_summaries = 0;
-    t->content_of = 0;
-    t->holds = false;
-    t->raw.n_pages = t->n_runs = t->stash_items = t->n_stash = 0;
-}
-
-/* is_small -- are its buffers what any transaction may need? Else they are given back: a pool of them would hold memory for good.
- * All that may be kept is 70 KB. */
-static bool is_small(const rcv_txn *t)
-{
-    return (t->cap_reads | t->cap_writes | t->cap_values | t->cap_intents | t->cap_summaries | t->cap_runs | t->raw.cap_pages) < KEPT &&
-           t->cap_stash <= 32 * KEPT;
-}
-
-static void destroy(rcv_txn *t)
-{
-    os_free(t->reads);
-    os_free(t->read_index.slots);
-    os_free(t->writes);
-    os_free(t->write_index.slots);
-    os_free(t->values);
-    os_free(t->intents);
-    os_free(t->summaries);
-    os_free(t->summary_index.slots);
-    os_free(t->raw.pages);
-    os_free(t->runs);
-    os_free(t->stash);
-    os_free(t);
-}
-
-/* set_name -- keep the end of a long name, which says more than its beginning; fill up with zeros. */
-static void set_name(char *to, const char *name)
-{
-    size_t n = name ? strlen(name) : 0;
-    if (n > RCV_HANDLER_NAME - 1) {
-        name += n - (RCV_HANDLER_NAME - 1);
-        n = RCV_HANDLER_NAME - 1;
-        for (; n > 0 && ((unsigned char)*name & 0xc0u) == 0x80u; n--)
-            name++;
-    }
-    memcpy(to, name ? name : "", n);
-    memset(to + n, 0, RCV_HANDLER_NAME - n);
-}
-
-/* take -- a transaction that has no name yet. */
-static inline int take(rcv_arena *a, unsigned flags, rcv_txn **out)
-{
-    rcv_txn *t = a->pool;
-    if (t != NULL) {
-        a->pool = t->next;
-        a->n_pool--;
-    } else {
-        if (a->image != NULL)
-            return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" is being read without being attached: it has no transactions", a->name);
-        t = os_calloc(1, sizeof *t);
-        if (t == NULL)
-            return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a transaction");
-        t->arena = a;
-    }
-    t->serial = ++a->serial;
-    t->timed = is_timed(t->serial);
-    t->flags = flags;
-    t->state = RCV_ACTIVE;
-    t->doom = 0;
-    t->mounted = t->touched = t->wrote = t->overflowed = false;
-    t->empty = true;
-    t->record_reads = !(flags & RCV_TXN_ONE_STEP);
-    t->epoch = 1;
-    txn_log_epoch(t);
-    t->mounting = 0;
-    t->forked = false;
-    t->end_after = RCV_GO_ON;
-    t->place = NULL;
-    t->savepoints = t->steps = 0;
-    t->waits_until = 0;
-    t->parent = NULL;
-    t->children = 0;
-    if (t->route[0] != 0)
-        memset(t->route, 0, sizeof t->route);
-    t->prev = NULL;
-    t->next = a->in_flight;
-    if (t->next)
-        t->next->prev = t;
-    a->in_flight = t;
-    a->n_in_flight++;
-    a->n.transactions++;
-    *out = t;
-    return 0;
-}
-
-int rcv_txn_new(rcv_arena *a, unsigned flags, const char *handler, rcv_txn **out)
-{
-    int rc = take(a, flags, out);
-    if (rc == 0)
-        set_name((*out)->handler, handler);
-    return rc;
-}
-
-void rcv_name_set(struct rcv_name *to, const char *name) { set_name(to->text, name); }
-
-int rcv_txn_new_named(rcv_arena *a, unsigned flags, const struct rcv_name *handler, rcv_txn **out)
-{
-    int rc = take(a, flags, out);
-    if (rc == 0) {
-        memcpy((*out)->handler, handler->text, sizeof handler->text);
-        (*out)->place = out;
-    }
-    return rc;
-}
-
-void rcv_txn_owned(rcv_txn *t, rcv_txn **place) { t->place = place; }
-
-void rcv_txn_route(rcv_txn *t, const char *route) { set_name(t->route, route); }
-
-void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)
-{
-    t->parent = parent;
-    parent->children++;
+    return pool_metered ? took : 0;
 }
 
 void rcv_txn_free(rcv_txn *t)
 {
-    rcv_arena *a = t->arena;
     rcv_txn_rollback(t);
     if (t->place != NULL)
         *t->place = NULL;
@@ -184,62 +44,7 @@ void rcv_txn_free(rcv_txn *t)
         t->end_after = RCV_FREE;
         return;
     }
-    if (t->parent)
-        t->parent->children--;
-    for (rcv_txn *other = a->in_flight; other && t->children; other = other->next)
-        if (other->parent == t) {
-            other->parent = NULL;
-            t->children--;
-        }
-    if (t->prev)
-        t->prev->next = t->next;
-    else
-        a->in_flight = t->next;
-    if (t->next)
-        t->next->prev = t->prev;
-    a->n_in_flight--;
-    if (!t->empty) {
-        reset(t); /* again: a slice of reclaim.c ends in its own way */
-        memset(&t->report, 0, sizeof t->report);
-    }
-    if (a->n_pool < POOL && !a->closing && is_small(t)) {
-        t->next = a->pool;
-        a->pool = t;
-        a->n_pool++;
-    } else {
-        destroy(t);
-    }
-}
-
-void txn_pool_free(rcv_arena *a)
-{
-    while (a->pool) {
-        rcv_txn *t = a->pool;
-        a->pool = t->next;
-        destroy(t);
-    }
-    a->n_pool = 0;
-}
-
-/* txn_forget_all -- after a fork, in the child: every transaction was the parent's. Nothing of it is undone here. */
-void txn_forget_all(rcv_arena *a)
-{
-    a->privileged = NULL; /* the parent's, which goes on */
-    for (rcv_txn *t = a->in_flight; t; t = t->next) {
-        reset(t);
-        t->mounted = false;
-        t->raw.view = NULL; /* which tracker_after_fork() makes nobody's */
-        t->log_epoch = 0;
-        t->end_after = RCV_GO_ON;
-        t->forked |= t->state == RCV_ACTIVE || t->state == RCV_DOOMED; /* or it was a grandparent's */
-        t->state = RCV_ROLLED_BACK;
-    }
-    a->mounted = NULL;
-    a->step_thread = a->reader_thread = 0;
-    a->readers = a->held = a->users = 0;
-    a->forks++;
-    /* The frames of this thread stay. A child that goes on in the handler that it was forked in, and writes, is told where the
-     * transaction has gone; everything else in it is outside, and may begin one of its own. */
+    pool_put(t);
 }
 
 /* txn_step_lost -- the thread that was inside a step of ours has ended. Whoever locks next undoes the step in the segment. */
@@ -473,7 +278,7 @@ static inline void finish(rcv_txn *t, int state)
             views_ended(t->arena, &t->raw);
         privilege_drop(t);
         board_count(t, state == RCV_COMMITTED);
-        reset(t);
+        pool_reset(t);
     }
     t->state = state;
     if (fault_watched())
