@@ -54,6 +54,7 @@ def name_of(fn: object) -> str:
     return getattr(fn, "__qualname__", None) or type(fn).__qualname__
 
 
+_CLOSED: Final = "what awaited it was closed, with its event loop perhaps"
 #: Ends the callbacks of a commit: as long as it has not been called, what has ended the loop was not their end.
 _LAST: Final = functools.partial(lambda: None)
 
@@ -154,7 +155,7 @@ class _Calls:
                 await awaited
             except BaseException as error:
                 if awaited.closed:  # by hand or with a closed loop: nothing can be awaited any more
-                    self.over = self.over or "what awaited it was closed, with its event loop perhaps"
+                    self.over = self.over or _CLOSED
                 if awaited.closed and isinstance(error, GeneratorExit):
                     self.failed(
                         TransactionError(f"The callback was not run to its end: {self.over}. The commit stands.")
@@ -164,8 +165,12 @@ class _Calls:
                 if isinstance(error, asyncio.CancelledError) and running_loop() is None:
                     self.fatal = self.fatal or error  # by hand there is no task that would keep it
             if self.over is not None:
-                self.drop(f"The callback could not be awaited: {self.over}. It was not run; the commit stands.")
+                self.leave(self.over)
                 return
+
+    def leave(self, over: str) -> None:
+        """Call what is left, since nothing can be awaited any more."""
+        self.drop(f"The callback could not be awaited: {over}. It was not run; the commit stands.")
 
     def drop(self, why: str) -> None:
         """Call what is left; where that gives something to await, tell why it was not. Tasks go on by themselves."""
@@ -208,7 +213,7 @@ class _Task(asyncio.Task[None]):
         super().__init__(self._run(), loop=loop, name=f"after_commit of {calls.handler}")
         calls.take()
         _running.setdefault(loop, set()).add(self)
-        self.add_done_callback(_Task._let_go)
+        self.add_done_callback(_Task._is_over)
 
     async def _run(self) -> None:
         _inside.set(self)
@@ -222,6 +227,15 @@ class _Task(asyncio.Task[None]):
             self._let_go()
         if not is_awaited:
             self.calls.end()
+
+    def _is_over(self) -> None:
+        """It is done, perhaps since a signal's handler has raised before its first bytecode, or after its last."""
+        if not self.ended.done() and not self.cancelled():
+            self.calls.fatal = self.calls.fatal or self.exception()
+        try:
+            self.calls.leave("their task has been stopped")
+        finally:
+            self._let_go()
 
     def _let_go(self) -> None:
         """Have the request go on. A signal's handler may raise in here: it is called once more when the task is done."""
@@ -334,6 +348,7 @@ def _close(task: _Task) -> None:
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     with contextlib.suppress(ValueError):  # it runs at this moment, in a thread that the program does not wait for
         coroutine.close()
+        task.calls.leave(_CLOSED)  # all of them, where the loop was stopped before its first step
 
 
 _of_parents: list[Any] = []  # never collected: that would close them

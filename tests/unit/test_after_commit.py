@@ -522,6 +522,30 @@ def test_a_loop_that_is_closed_under_them_is_told(arena: Arena, log: list[dict[s
         assert not callbacks._running
 
 
+def test_a_loop_that_is_stopped_before_they_begin(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """Plain ones are called, and the others told, also where the loop is closed before their task takes its first step."""
+    seen: list[str] = []
+    loop = asyncio.new_event_loop()
+
+    async def never() -> None:
+        seen.append("never")
+
+    async def handler() -> None:
+        arena.root["a"] = 1
+        after_commit(never)
+        after_commit(seen.append, "plain")
+        loop.stop()
+
+    task: Any = loop.create_task(arena.run(handler))
+    loop.run_forever()
+    loop.close()
+    callbacks.abandon()
+    assert seen == ["plain"]
+    assert failures(log) == [("never", "TransactionError")]
+    assert not callbacks._running
+    task._log_destroy_pending = False
+
+
 def test_driven_by_hand_and_thrown_away(arena: Arena, log: list[dict[str, Any]]) -> None:
     """Without an event loop there is no task; what a closed coroutine can't await any more is told."""
     seen: list[str] = []

@@ -221,3 +221,32 @@ async def test_what_waited_to_be_awaited_is_awaited_by_who_comes_next(arena: Are
     await callbacks.run_hooks(transaction)
     assert seen == ["first", "second", "third"]
     assert transaction.hooks is None
+
+
+async def test_a_task_that_is_stopped_before_its_first_bytecode(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """Plain callbacks are called, the others told, and the request ends by what the signal's handler has raised."""
+    seen: list[str] = []
+
+    async def never() -> None:
+        seen.append("never")
+
+    def strike(frame: FrameType, event: str, _: Any) -> None:
+        if frame.f_code is callbacks._Task._run.__code__:
+            sys.settrace(None)
+            raise Alarm
+
+    async def handler() -> None:
+        arena.root["a"] = 1
+        after_commit(never)
+        after_commit(seen.append, "plain")
+        sys.settrace(strike)
+
+    before = sys.gettrace()
+    try:
+        with pytest.raises(Alarm):
+            await asyncio.wait_for(arena.run(handler), 5)
+    finally:
+        sys.settrace(before)
+    assert seen == ["plain"]
+    assert [each["hook"].rpartition(".")[2] for each in log if each["event"] == "after_commit.failed"] == ["never"]
+    assert not callbacks._running
