@@ -89,7 +89,7 @@ class _Awaited:
 class _Calls:
     """The callbacks of one commit, and how far they have come; `fatal` is what the caller must see after the last of them."""
 
-    __slots__ = ("_calls", "_hooks", "_left", "_transaction", "arena", "fatal", "handler", "over", "waiting")
+    __slots__ = ("_calls", "_hooks", "_left", "_transaction", "arena", "fatal", "handler", "over", "tasks", "waiting")
 
     def __init__(self, transaction: Transaction) -> None:
         self._hooks: tuple[functools.partial[Any], ...] = (*(transaction.hooks or ()), _LAST)
@@ -100,6 +100,7 @@ class _Calls:
         self.handler = transaction.handler
         self.fatal: BaseException | None = None
         self.over: str | None = None  # why nothing more is awaited
+        self.tasks = 0  # that were begun for them: more than one where a signal's handler has raised meanwhile
         self.waiting: Awaitable[Any] | None = None  # what the last one returned, until it is awaited
 
     @staticmethod
@@ -210,12 +211,15 @@ class _Task(asyncio.Task[None]):
         self.calls = calls
         self.ended = loop.create_future()  # what the request awaits; cancelled: it awaits no more
         self._clock: asyncio.TimerHandle | None = None
+        self._nth = calls.tasks = calls.tasks + 1
         super().__init__(self._run(), loop=loop, name=f"after_commit of {calls.handler}")
         calls.take()
         _running.setdefault(loop, set()).add(self)
         self.add_done_callback(_Task._is_over)
 
     async def _run(self) -> None:
+        if self._nth != self.calls.tasks:
+            return
         _inside.set(self)
         try:
             await self.calls.rest()
