@@ -47,13 +47,13 @@ cdef class TimeLine:
 
     cdef int enter(self, TimeLimit limit) except -1:
         """Put it where it belongs: at the end, unless one has suspended before another that was called before it."""
-        cdef PyObject *after = self.last
-        while after != NULL and (<TimeLimit>after).when > limit.when:
-            after = (<TimeLimit>after).before
-        if after == NULL:
+        if self.first == NULL or limit.when < (<TimeLimit>self.first).when:
             self.wait_for(limit)
         elif self.timer is None: # a signal's handler has raised while it was being set
             self.wait_for(<TimeLimit>self.first)
+        cdef PyObject *after = self.last # only now: others may have gone, or entered, while the timer was set
+        while after != NULL and (<TimeLimit>after).when > limit.when:
+            after = (<TimeLimit>after).before
         limit.before = after
         limit.next = self.first if after == NULL else (<TimeLimit>after).next
         if limit.next == NULL:

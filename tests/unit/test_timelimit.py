@@ -437,3 +437,35 @@ async def test_an_independent_part_has_a_limit_of_its_own(arena: Arena) -> None:
 
     await whole()
     assert dict(arena.root.items()) == {"before": 1, "after": 1}
+
+
+async def test_one_that_goes_while_the_timer_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line has lost its timer to a signal's handler; setting it, the loop runs code that drops the oldest limit."""
+    loop = asyncio.get_running_loop()
+    call_later, fires = loop.call_later, []
+    oldest, limit, last = ([TimeLimit(10.0)] for _ in range(3))
+
+    def remembering(delay: float, fire: Any) -> Any:
+        fires.append(fire)
+        return call_later(delay, fire)
+
+    def raising(delay: float, fire: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def dropping(delay: float, fire: Any) -> Any:
+        oldest.clear()
+        return call_later(delay, fire)
+
+    monkeypatch.setattr(loop, "call_later", remembering)
+    oldest[0].begin()
+    monkeypatch.setattr(loop, "call_later", raising)
+    with pytest.raises(KeyboardInterrupt):
+        fires[0]()
+    monkeypatch.setattr(loop, "call_later", dropping)
+    limit[0].begin()
+    last[0].begin()
+    assert not oldest
+    assert limits_waiting() == {10.0: 2}
+    last[0].end()
+    limit[0].end()
+    assert limits_waiting() == {10.0: 0}
