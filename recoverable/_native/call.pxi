@@ -1,4 +1,4 @@
-# call.pxi -- what `@recoverable` makes: a function-like Handler, and the Call that it gives, which is awaited. Part of runtime.pyx.
+# call.pxi -- what a Handler gives when it is called: a Call, which is awaited. Part of runtime.pyx.
 #
 # What we want: an unchanged handler costs what its transaction costs. So one native object is the coroutine that the caller awaits,
 # drives the handler's, and commits; no Python of ours runs for a request to which nothing special happens.
@@ -18,7 +18,6 @@
 #
 # To everybody else a Call behaves as the coroutine of an `async def` would: it begins when it is awaited, is awaited once, warns
 # where it never was, and is closed by its finaliser. `cr_frame` is that of the handler, once it has begun.
-from types import FunctionType, MethodType
 
 cdef extern from *:
     """
@@ -28,111 +27,14 @@ cdef extern from *:
     {
         return PyObject_Call(fn, args, kwargs == Py_None ? NULL : kwargs);
     }
-
-    static void rcv_set_call(PyTypeObject *type, ternaryfunc call) { type->tp_call = call; }
     """
-    ctypedef PyObject *(*ternaryfunc)(PyObject *, PyObject *, PyObject *)
     object apply(object fn, object args, object kwargs)
     void rcv_call_sends(PyTypeObject *type, rcv_sender sender)
-    void rcv_set_call(PyTypeObject *type, ternaryfunc call)
 
 cdef extern from "Python.h":
     int PyObject_CallFinalizerFromDealloc(PyObject *o)
     object PyObject_CallOneArg(object fn, object argument)
 
-
-# -- the function ------------------------------------------------------------------------------------------------------
-
-cdef class Handler:
-    """A coroutine function that runs another as a transaction, again where its options say so.
-
-    It is as good as a function to whoever looks: `inspect`, `asyncio` and frameworks ask for its code, and take what
-    `functools.wraps` has given it.
-
-    Args:
-        fn: a coroutine function.
-        name: its name in messages and events.
-        options: recoverable.outcome.Options.
-        function: what tools see of it: `fn`, or any coroutine function where that is a partial or an object that is called.
-        arena: None: that of the request's application, or the only one that is open.
-        joins: whether a call inside a transaction of the same arena has to do with that one: is a part of it, or independent.
-        parent: the transaction around each call, of which it is independent.
-    """
-    cdef readonly object fn
-    cdef readonly str name
-    cdef readonly object options
-    cdef object decide
-    cdef object function
-    cdef NativeArena arena
-    cdef Transaction parent
-    cdef rcv_name prepared # its name, for the core
-    cdef bint joins, limited
-    cdef double seconds
-    cdef dict __dict__ # what functools.wraps() gives it: its name, its module, what it says of itself
-    cdef object __weakref__
-
-    def __init__(self, fn not None, str name not None, options not None, function not None, NativeArena arena=None, *, bint joins=True,
-                 Transaction parent=None):
-        self.fn, self.name, self.options, self.arena, self.joins, self.parent = fn, name, options, arena, joins, parent
-        rcv_name_set(&self.prepared, PyUnicode_AsUTF8(name))
-        self.decide = options.decide
-        self.limited = options.timeout is not None
-        self.seconds = options.timeout if self.limited else 0
-        self.function = function
-        setattr(self, "__name__", name)
-        setattr(self, "__qualname__", name)
-
-    def __call__(self, *args, **kwargs): # replaced by called() below
-        return self.call(args, kwargs)
-
-    cdef Call call(self, tuple args, dict kwargs):
-        cdef Call call = self.call_alone(None)
-        call.args, call.kwargs = args, kwargs
-        return call
-
-    cdef Call call_alone(self, object argument):
-        """call() with that argument alone, without making a tuple of it."""
-        if self.fn is None:
-            raise TypeError("a Handler that was not initialised")
-        cdef Call call = <Call>rcv_unpark(&rcv_calls) if rcv_calls.n > 0 else Call.__new__(Call)
-        call.handler, call.argument, call.stage = self, argument, CALLED
-        return call
-
-    def __get__(self, instance, owner):
-        return self if instance is None else MethodType(self, instance)
-
-    def __reduce__(self):
-        return self.__qualname__ # found by its name, as a function is
-
-    def __repr__(self):
-        return f"<recoverable function {self.__qualname__} at {<size_t><PyObject *>self:#x}>"
-
-    @property
-    def __class__(self):
-        return FunctionType # as for wrapt's wrappers: a framework that takes functions asks isinstance()
-
-    @property
-    def __code__(self):
-        return self.function.__code__
-
-    @property
-    def __defaults__(self):
-        return self.function.__defaults__
-
-    @property
-    def __kwdefaults__(self):
-        return self.function.__kwdefaults__
-
-    @property
-    def __globals__(self):
-        return self.function.__globals__
-
-    @property
-    def __closure__(self):
-        return self.function.__closure__
-
-
-# -- the coroutine -----------------------------------------------------------------------------------------------------
 
 cdef enum:
     OVER # what a new object is
@@ -418,11 +320,6 @@ cdef object send_call(PyObject *o, PyObject *value, PySendResult *how):
     return (<Call>o).advance(<object>value, None, how)
 
 
-cdef object called(PyObject *handler, PyObject *args, PyObject *kwargs):
-    """Handler's tp_call: without a dict of keywords where there are none."""
-    return (<Handler>handler).call(<tuple>args, None if kwargs == NULL or not <dict>kwargs else (<dict>kwargs).copy())
-
-
 cdef void dropped(PyObject *call) noexcept:
     """Call's tp_dealloc: one that is over is kept for the next call."""
     if (<Call>call).stage != OVER and PyObject_CallFinalizerFromDealloc(call) < 0: # Cython does it in a type's own tp_dealloc only
@@ -433,5 +330,4 @@ cdef void dropped(PyObject *call) noexcept:
 
 
 rcv_call_sends(<PyTypeObject *>Call, <rcv_sender>send_call)
-rcv_set_call(<PyTypeObject *>Handler, <ternaryfunc>called)
 rcv_parks(<PyTypeObject *>Call, &rcv_calls, <destructor>dropped)

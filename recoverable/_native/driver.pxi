@@ -244,142 +244,16 @@ cdef class StepDriver:
                 raise _errors.without_doomed(failed)
             return result
         if self.giving_way:
-            return self.gave_way(failed)
-        if not (self.ended_with_result(result) if failed is None else self.ended_with_error(failed)):
+            return gave_way(self, failed)
+        if not (ended_with_result(self, result) if failed is None else ended_with_error(self, failed)):
             return result
         if self.t.has_to_wait():
-            self.give_way(result, failed)
+            give_way(self, result, failed)
             return None
-        self.finish_commit()
+        finish_commit(self)
         if failed is not None:
             raise failed
         return result
-
-    cdef int give_way(self, object result, object answer) except -1:
-        """Go on with a coroutine that ends when the commit may be made."""
-        self.coroutine = _give_way(self.t)
-        self.result, self.answer = result, answer
-        self.finished = False
-        self.giving_way = True
-        return 0
-
-    cdef object gave_way(self, object failed):
-        """That coroutine has ended, or `failed`: cancelled, say."""
-        if failed is not None:
-            self.t.rollback(failed)
-            raise failed
-        result, answer = self.result, self.answer
-        self.result = self.answer = None
-        self.finish_commit()
-        if answer is not None:
-            raise answer
-        return result
-
-    cdef int lost(self, object cause) except -1:
-        """The transaction was doomed, whatever the handler made of it: roll back and say why."""
-        cdef int doom = self.t.early or rcv_txn_doom_code(self.t.t)
-        self.t.conflicted = doom == RCV_ERR_CONFLICT
-        if isinstance(cause, BaseExceptionGroup): # of a TaskGroup whose tasks were stopped
-            cause = cause.split(_errors._Doomed)[1]
-        if interrupts(cause):
-            self.cancelled = cause
-        self.t.cause = cause_of_code(doom)
-        self.t.rollback()
-        self.stay_cancelled()
-        if isinstance(cause, _errors._Doomed):
-            cause = cause.__cause__
-        elif isinstance(cause, _cancelled_error): # of a part, say: nobody has cancelled this task, so it is no end
-            cause = None
-        if self.t.conflicted:
-            raise _errors.ConflictError() from cause
-        if doom == RCV_ERR_FULL:
-            raise _errors.error_from(doom, "the arena ran out of room while the handler ran", 0) from cause
-        if rcv_doom_text(doom) != NULL:
-            raise _errors.error_from(doom, rcv_doom_text(doom).decode(), 0) from cause
-        raise _errors.error_from(doom, "the transaction was stopped while the handler ran", 0) from cause
-
-    cdef int stay_cancelled(self) except -1:
-        """A cancellation (or KeyboardInterrupt) must not turn into a conflict, which would run the handler again."""
-        if self.cancelled is not None and (isinstance(self.cancelled, (KeyboardInterrupt, SystemExit)) or is_cancelled()):
-            self.t.conflicted = False
-            raise self.cancelled
-        return 0
-
-    cdef bint ended_with_result(self, object result) except -1:
-        """Is this to be committed? If not, it has ended otherwise."""
-        if self.t.t == NULL:
-            if self.t.arena.closed:
-                closed_error(self.t.arena)
-            raise _errors.TransactionClosedError("the transaction was ended inside its handler; the arena holds committed state")
-        if self.t.early or rcv_txn_state(self.t.t) == RCV_DOOMED:
-            self.lost(None)
-        if not rcv_txn_touched(self.t.t):
-            self.t.end(COMMITTED) # nothing to decide about
-            return False
-        try:
-            commit = self.decide is None or self.decides(result)
-        except BaseException as failed:
-            self.decided(failed)
-            raise
-        if not commit:
-            self.decided(None)
-        return commit
-
-    cdef bint decides(self, object result) except -1:
-        """decide(result, None); of the common results the default rule says natively what `recoverable.web.commits` says."""
-        if self.decide is _commits:
-            if is_plain(result):
-                return True
-            if type(result) is _response:
-                status = getattr(result, _response_status, None)
-                if type(status) is int:
-                    return status < 500
-        return bool(self.decide(result, None))
-
-    cdef int decided(self, object failed) except -1:
-        """Not to commit, or by an exception: roll back, unless a read of decide() has found the transaction lost."""
-        if self.t.t != NULL and rcv_txn_state(self.t.t) == RCV_DOOMED:
-            self.lost(failed)
-        if failed is None:
-            self.t.cause = BY_RESPONSE
-        self.t.rollback(failed)
-        return 0
-
-    cdef int finish_commit(self) except -1:
-        self.t.check()
-        cdef int rc = self.t.try_commit()
-        if rc == 0:
-            return 0
-        try:
-            self.t.commit_failed(rc)
-        except _errors._Doomed as doomed:
-            self.stay_cancelled()
-            if self.t.conflicted:
-                raise _errors.ConflictError() from doomed.__cause__
-            raise
-        return 0
-
-    cdef bint ended_with_error(self, object error) except -1:
-        """True where this is to be committed all the same; else it has been rolled back, and the error is raised."""
-        cdef bint ended = self.t.t == NULL
-        if not ended and (self.t.early or rcv_txn_state(self.t.t) == RCV_DOOMED):
-            self.lost(error)
-        if isinstance(error, (_errors._Doomed, BaseExceptionGroup)):
-            self.t.rollback(error)
-            raise _errors.without_doomed(error) # what stopped another run was kept, and raised again
-        if ended:
-            raise error
-        commit = False
-        if rcv_txn_touched(self.t.t) and self.decide is not None:
-            try:
-                commit = self.decide(None, error)
-            except BaseException as failed:
-                self.decided(failed)
-                raise
-        if not commit:
-            self.t.rollback(error)
-            raise error
-        return True
 
 
 cdef class PartDriver(StepDriver):
@@ -483,15 +357,6 @@ cdef Transaction begin_run(Transaction t, NativeArena arena, str handler, const 
     return t
 
 
-cdef object _cancelled_error
-from asyncio import CancelledError as _cancelled_error
-
-
-cdef bint interrupts(object error) except -1:
-    """Does it stop the handler from outside: a cancellation, a KeyboardInterrupt, the end of the coroutine?"""
-    return error is not None and not isinstance(error, (Exception, _errors._Doomed, BaseExceptionGroup))
-
-
 def transactions_here():
     """Return the transactions that the running code is in, the innermost first, for commit_early().
 
@@ -510,16 +375,6 @@ def transactions_here():
         found.append(t)
         t = t.around
     return found
-
-
-cdef bint is_cancelled() except -1:
-    """Is the running task still being cancelled? asyncio.timeout() takes its own cancellation back."""
-    import asyncio
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        return True # driven by hand
-    return task is None or task.cancelling() > 0
 
 
 cdef object take_error():

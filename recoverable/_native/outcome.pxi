@@ -1,0 +1,155 @@
+# outcome.pxi -- what becomes of a run whose coroutine has ended: committed, rolled back, lost to another one, or waiting until its
+# commit may be made. Part of runtime.pyx, so that the native call that ends the coroutine ends its transaction too.
+
+cdef int give_way(StepDriver d, object result, object answer) except -1:
+    """Go on with a coroutine that ends when the commit may be made."""
+    d.coroutine = _give_way(d.t)
+    d.result, d.answer = result, answer
+    d.finished = False
+    d.giving_way = True
+    return 0
+
+
+cdef object gave_way(StepDriver d, object failed):
+    """That coroutine has ended, or `failed`: cancelled, say."""
+    if failed is not None:
+        d.t.rollback(failed)
+        raise failed
+    result, answer = d.result, d.answer
+    d.result = d.answer = None
+    finish_commit(d)
+    if answer is not None:
+        raise answer
+    return result
+
+
+cdef int lost(StepDriver d, object cause) except -1:
+    """The transaction was doomed, whatever the handler made of it: roll back and say why."""
+    cdef int doom = d.t.early or rcv_txn_doom_code(d.t.t)
+    d.t.conflicted = doom == RCV_ERR_CONFLICT
+    if isinstance(cause, BaseExceptionGroup): # of a TaskGroup whose tasks were stopped
+        cause = cause.split(_errors._Doomed)[1]
+    if interrupts(cause):
+        d.cancelled = cause
+    d.t.cause = cause_of_code(doom)
+    d.t.rollback()
+    stay_cancelled(d)
+    if isinstance(cause, _errors._Doomed):
+        cause = cause.__cause__
+    elif isinstance(cause, _cancelled_error): # of a part, say: nobody has cancelled this task, so it is no end
+        cause = None
+    if d.t.conflicted:
+        raise _errors.ConflictError() from cause
+    if doom == RCV_ERR_FULL:
+        raise _errors.error_from(doom, "the arena ran out of room while the handler ran", 0) from cause
+    if rcv_doom_text(doom) != NULL:
+        raise _errors.error_from(doom, rcv_doom_text(doom).decode(), 0) from cause
+    raise _errors.error_from(doom, "the transaction was stopped while the handler ran", 0) from cause
+
+
+cdef int stay_cancelled(StepDriver d) except -1:
+    """A cancellation (or KeyboardInterrupt) must not turn into a conflict, which would run the handler again."""
+    if d.cancelled is not None and (isinstance(d.cancelled, (KeyboardInterrupt, SystemExit)) or is_cancelled()):
+        d.t.conflicted = False
+        raise d.cancelled
+    return 0
+
+
+cdef bint ended_with_result(StepDriver d, object result) except -1:
+    """Is this to be committed? If not, it has ended otherwise."""
+    if d.t.t == NULL:
+        if d.t.arena.closed:
+            closed_error(d.t.arena)
+        raise _errors.TransactionClosedError("the transaction was ended inside its handler; the arena holds committed state")
+    if d.t.early or rcv_txn_state(d.t.t) == RCV_DOOMED:
+        lost(d, None)
+    if not rcv_txn_touched(d.t.t):
+        d.t.end(COMMITTED) # nothing to decide about
+        return False
+    try:
+        commit = d.decide is None or decides(d, result)
+    except BaseException as failed:
+        decided(d, failed)
+        raise
+    if not commit:
+        decided(d, None)
+    return commit
+
+
+cdef bint decides(StepDriver d, object result) except -1:
+    """decide(result, None); of the common results the default rule says natively what `recoverable.web.commits` says."""
+    if d.decide is _commits:
+        if is_plain(result):
+            return True
+        if type(result) is _response:
+            status = getattr(result, _response_status, None)
+            if type(status) is int:
+                return status < 500
+    return bool(d.decide(result, None))
+
+
+cdef int decided(StepDriver d, object failed) except -1:
+    """Not to commit, or by an exception: roll back, unless a read of decide() has found the transaction lost."""
+    if d.t.t != NULL and rcv_txn_state(d.t.t) == RCV_DOOMED:
+        lost(d, failed)
+    if failed is None:
+        d.t.cause = BY_RESPONSE
+    d.t.rollback(failed)
+    return 0
+
+
+cdef int finish_commit(StepDriver d) except -1:
+    d.t.check()
+    cdef int rc = d.t.try_commit()
+    if rc == 0:
+        return 0
+    try:
+        d.t.commit_failed(rc)
+    except _errors._Doomed as doomed:
+        stay_cancelled(d)
+        if d.t.conflicted:
+            raise _errors.ConflictError() from doomed.__cause__
+        raise
+    return 0
+
+
+cdef bint ended_with_error(StepDriver d, object error) except -1:
+    """True where this is to be committed all the same; else it has been rolled back, and the error is raised."""
+    cdef bint ended = d.t.t == NULL
+    if not ended and (d.t.early or rcv_txn_state(d.t.t) == RCV_DOOMED):
+        lost(d, error)
+    if isinstance(error, (_errors._Doomed, BaseExceptionGroup)):
+        d.t.rollback(error)
+        raise _errors.without_doomed(error) # what stopped another run was kept, and raised again
+    if ended:
+        raise error
+    commit = False
+    if rcv_txn_touched(d.t.t) and d.decide is not None:
+        try:
+            commit = d.decide(None, error)
+        except BaseException as failed:
+            decided(d, failed)
+            raise
+    if not commit:
+        d.t.rollback(error)
+        raise error
+    return True
+
+
+cdef object _cancelled_error
+from asyncio import CancelledError as _cancelled_error
+
+
+cdef bint interrupts(object error) except -1:
+    """Does it stop the handler from outside: a cancellation, a KeyboardInterrupt, the end of the coroutine?"""
+    return error is not None and not isinstance(error, (Exception, _errors._Doomed, BaseExceptionGroup))
+
+
+cdef bint is_cancelled() except -1:
+    """Is the running task still being cancelled? asyncio.timeout() takes its own cancellation back."""
+    import asyncio
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return True # driven by hand
+    return task is None or task.cancelling() > 0
