@@ -17,20 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from abc import ABCMeta
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import abc, streams, web, web_urldispatcher
+from aiohttp import abc, streams, web
 
 from recoverable import middleware, runner
 from recoverable._native.runtime import (
     AiohttpBefore,
     AiohttpRequests,
-    Served,
     current_transaction,
     running_request,
-    serving,
 )
 from recoverable.errors import ConflictError, TransactionError
 from recoverable.web import WebAdapter, register
@@ -38,7 +35,7 @@ from recoverable.web import WebAdapter, register
 if TYPE_CHECKING:
     from recoverable.arena import Arena
 
-__all__ = ["ROUTES_CAN_BE_SERVED", "adapter", "goes_straight", "serve"]
+__all__ = ["HEADS_WAIT", "adapter"]
 
 _NO_RERUN: Final = "It can't be run again, because "
 _SENT: Final = _NO_RERUN + "its response was being sent already; the connection is closed."
@@ -49,7 +46,7 @@ _IN_USE: Final = _NO_RERUN + "it is in a task of its own and its handler may be 
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLONES: Final = "_recoverable_clones"
-_HEADS_WAIT: Final = hasattr(abc.AbstractStreamWriter, "send_headers")
+HEADS_WAIT: Final = hasattr(abc.AbstractStreamWriter, "send_headers")
 #: What is not looked into; of all else aiohttp's abstract classes are asked, which takes long.
 _PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None), list, tuple, dict, set, web.Application})
 _HANDLE: Final = getattr(web.RequestHandler._handle_request, "__code__", None)
@@ -277,105 +274,6 @@ def _commit_at_handshake() -> None:
     web.WebSocketResponse._write_headers = committing  # type: ignore[assignment, method-assign]
 
 
-# -- the handlers of routes ---------------------------------------------------------------------------------------------
-
-
-def serve(route: web.AbstractRoute, arena: Arena, known: dict[Any, Any], straight_from: web.Application | None) -> bool:
-    """Have a route call its handler by way of us. Return False where it can't be had.
-
-    aiohttp asks `route.handler` for each request, and so do the program's middlewares; there is no public way to set it. What
-    stands there now calls the handler, and is like it in whatever else it is asked. A View stays a class.
-
-    Args:
-        route: The route.
-        arena: Its application's.
-        known: What stands for which handler: one for all alike routes that share it.
-        straight_from: The application that is set up, if its requests come straight from the router to its routes.
-    """
-    handler: Any = route.handler
-    if type(handler) is Served or (isinstance(handler, type) and "_recoverable_view" in vars(handler)):
-        return True  # the application was started before
-    placeholders = type(route.resource) is not web.PlainResource
-    if getattr(route, "_expect_handler", None) is not _EXPECTS:
-        straight_from = None
-    alike = id(handler), placeholders, straight_from is None
-    served = known.get(alike)
-    if served is None:
-        served = Served(handler, arena, adapter.requests, straight_from, placeholders)
-        if isinstance(handler, type) and issubclass(handler, abc.AbstractView):
-            served = _served_view(handler, served)
-        known[alike] = served
-    route._handler = served
-    return route.handler is served
-
-
-_RESOURCES: Final = {
-    web.PlainResource,
-    web.DynamicResource,
-    web.StaticResource,
-    web_urldispatcher.PrefixedSubAppResource,
-}
-_EXPECTS: Final = getattr(web_urldispatcher, "_default_expect_handler", None)
-
-
-def goes_straight(app: web.Application) -> bool:
-    """Return whether nothing of the program's sees a request between aiohttp's parser and a route of that application.
-
-    Then it is known what the request was like when its handler was called, and it need not be looked at.
-    """
-    return (
-        _HEADS_WAIT  # an older aiohttp counts what it sends for "Expect: 100-continue"
-        and _EXPECTS is not None
-        and type(app) is web.Application
-        and type(app.router) is web.UrlDispatcher
-        and not app.middlewares
-        and all(type(resource) in _RESOURCES for resource in app.router.resources())
-    )
-
-
-class _Shield:
-    """Comes before a View among the bases of a class that is none of the program's: hooks for its subclasses don't hear of it."""
-
-    def __init_subclass__(cls) -> None:
-        pass
-
-
-def _served_view(view: Any, served: Served) -> Any:
-    """Make a subclass of a View, whose instances await the View's own handling by way of us."""
-
-    class Handling:
-        """What awaiting an instance of the View does."""
-
-        def __init__(self, instance: Any) -> None:
-            self.instance = instance
-
-        def __await__(self) -> Any:
-            return view.__await__(self.instance)
-
-    namespace = {
-        "__await__": lambda self: serving(served, self.request, Handling(self)),
-        "__doc__": view.__doc__,
-        "__module__": view.__module__,
-        "__qualname__": view.__qualname__,
-        "__wrapped__": view,
-        "_recoverable_view": True,
-    }
-    # The metaclass's own: what a program's metaclass does with new classes is for the program's.
-    return ABCMeta.__new__(type(view), view.__name__, (_Shield, view), namespace)
-
-
-def _routes_can_be_served() -> bool:
-    async def probe(request: web.Request) -> web.Response:
-        raise NotImplementedError
-
-    route, served = web.UrlDispatcher().add_get("/", probe), Served(probe, None, adapter.requests)
-    try:
-        route._handler = served
-    except AttributeError:
-        return False
-    return route.handler is served
-
-
 # -- failures of ours that are aiohttp's ----------------------------------------------------------------------------------
 
 
@@ -436,7 +334,7 @@ class _Adapter(WebAdapter):
         web.View,
         streams.EmptyStreamReader,
         _search,
-        heads_wait=_HEADS_WAIT,
+        heads_wait=HEADS_WAIT,
         routed=web.Request,
     )
     arena_key: web.AppKey[Arena] | None = None  # where an application has its arena: recoverable.aiohttp's
@@ -494,6 +392,3 @@ adapter: Final = _Adapter()
 _remember_clones()
 _commit_at_handshake()
 register(adapter)
-
-#: Whether handlers of routes can be had; else it takes a middleware.
-ROUTES_CAN_BE_SERVED: Final = _routes_can_be_served()

@@ -22,7 +22,8 @@ from aiosignal import Signal
 
 from recoverable import callbacks, events
 from recoverable import middleware as _middleware
-from recoverable._aiohttp import ROUTES_CAN_BE_SERVED, adapter, goes_straight, serve
+from recoverable._aiohttp import adapter
+from recoverable._aiohttp_routes import ROUTES_CAN_BE_SERVED, goes_straight, serve
 from recoverable.arena import Arena
 from recoverable.errors import ArenaOptionError, TransactionError
 

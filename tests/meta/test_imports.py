@@ -27,7 +27,7 @@ LAYERS = [
     ["callbacks", "transaction", "web", "privilege", "tasks"],
     ["outcome"],
     ["runner"],
-    ["middleware", "_aiohttp"],
+    ["middleware", "_aiohttp", "_aiohttp_routes"],
     ["frameworks"],
     ["arena"],
     ["decorator"],
@@ -208,7 +208,7 @@ def test_the_adapter_imports_aiohttp() -> None:
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(module == "aiohttp" or (module or "").startswith("aiohttp.") for module in modules):
                 importers.add(str(path.relative_to(PACKAGE)))
-    assert importers == {"_aiohttp.py", "aiohttp.py", "faults/aiohttp.py"}
+    assert importers == {"_aiohttp.py", "_aiohttp_routes.py", "aiohttp.py", "faults/aiohttp.py"}
 
 
 def test_ctypes_and_cython_use_one_library() -> None:

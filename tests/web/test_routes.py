@@ -15,6 +15,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from recoverable import Arena, ArenaBusyError, ArenaFullError, ArenaOptionError, ConflictError, attempt, recoverable
 from recoverable import _aiohttp as adapter_module
+from recoverable import _aiohttp_routes as routes_module
 from recoverable._native.runtime import Served, running_request
 from recoverable.aiohttp import middleware, setup
 from support.web import application, lose, ok, raw, serving
@@ -250,7 +251,7 @@ async def test_where_handlers_cannot_be_had_it_is_a_middleware(shared: Shared, m
 
 def test_handlers_can_be_had() -> None:
     """With the aiohttp that is installed, no middleware is needed."""
-    assert adapter_module.ROUTES_CAN_BE_SERVED
+    assert routes_module.ROUTES_CAN_BE_SERVED
 
 
 # -- what they look like ----------------------------------------------------------------------------------------------
