@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from recoverable import Arena, NoTransactionError
+from recoverable import Arena, List, NoTransactionError, TransactionError, register_codec
 
 
 @pytest.fixture
@@ -138,3 +138,44 @@ async def test_a_million_keys_can_be_read(arena: Arena) -> None:
     assert total == arena.root["total"] == many * (many - 1) // 2
     assert runs == 3  # alone; disturbed; privileged
     assert arena.root["b"] == 6
+
+
+class Failing:
+    """A value whose codec runs `meanwhile` and fails."""
+
+    meanwhile: Callable[[], None]
+
+
+def _fail(value: Failing) -> bytes:
+    value.meanwhile()
+    raise ValueError("no bytes")
+
+
+register_codec(Failing, _fail, lambda raw: Failing(), "test-threads-failing")
+
+
+@pytest.mark.parametrize("use", [len, lambda stored: stored.append(1)], ids=["read", "write"])
+def test_a_thread_waits_for_a_container_whose_store_fails(arena: Arena, use: Callable[[List[Any]], object]) -> None:
+    """A container that another thread is just storing has no place in the arena once that has failed: its user is told."""
+    value, answers = Failing(), []
+    unstored: List[Any] = List([value])
+
+    def run() -> None:
+        with pytest.raises(TransactionError, match="was not stored after all") as raised, arena.transaction():
+            use(unstored)
+        answers.append(raised.value)
+
+    user = threading.Thread(target=run)
+
+    def meanwhile() -> None:
+        user.start()
+        user.join(0.1)  # it waits for the lock, and is to find the store failed
+        assert user.is_alive()
+
+    value.meanwhile = meanwhile
+    with pytest.raises(ValueError, match="no bytes"), arena.transaction():
+        arena.root["new"] = unstored
+    user.join(10)
+    assert len(answers) == 1
+    assert "new" not in arena.root
+    assert arena.verify()
