@@ -244,7 +244,7 @@ def _never() -> bool:
 
 
 def _shown(level: int) -> bool:
-    """Tell whether an event of that level goes where the program wants its events; not to our own fallback."""
+    """Return whether an event of that level goes where the program wants its events; not to our own fallback."""
     return not quiet and structlog.is_configured() and _level_check(_configured.bind(), level)()
 
 

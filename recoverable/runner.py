@@ -293,7 +293,7 @@ def _stopped_by(failure: BaseException) -> BaseException | None:
 
 
 def _cancelled() -> bool:
-    """Tell whether somebody has asked the running task to end."""
+    """Return whether somebody has asked the running task to end."""
     task = None if running_loop() is None else asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

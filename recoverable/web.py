@@ -148,7 +148,7 @@ def _status(answer: Any) -> int:
 
 
 def commits(result: Any, error: BaseException | None) -> bool:
-    """Tell whether a run that ended so commits: the default rule."""
+    """Return whether a run that ended so commits: the default rule."""
     if error is not None:
         return isinstance(error, _errors) and _status(error) < 400
     if isinstance(result, _responses):
@@ -157,7 +157,7 @@ def commits(result: Any, error: BaseException | None) -> bool:
 
 
 def is_answer(error: BaseException) -> bool:
-    """Tell whether what was raised is a response below 500: an answer, not a crash."""
+    """Return whether what was raised is a response below 500: an answer, not a crash."""
     return isinstance(error, _errors) and _status(error) < 500
 
 

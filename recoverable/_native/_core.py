@@ -397,7 +397,7 @@ def close_segment(address: int) -> None:
 
 
 def created(arena: NativeArena | int) -> bool:
-    """Tell whether this process's open made the segment."""
+    """Return whether this process's open made the segment."""
     return bool(_created(arena))
 
 
@@ -476,12 +476,12 @@ def image_take(address: int, seconds: float) -> None:
 
 
 def image_grew(address: int) -> bool:
-    """Tell whether pages were met since the take, so that what was read may be of two moments."""
+    """Return whether pages were met since the take, so that what was read may be of two moments."""
     return bool(_image_grew(address))
 
 
 def image_full(address: int) -> bool:
-    """Tell whether there were more pages than an image holds."""
+    """Return whether there were more pages than an image holds."""
     return bool(_image_full(address))
 
 
@@ -500,7 +500,7 @@ def verify(arena: NativeArena) -> dict[str, int]:
 
 
 def take_repair(arena: NativeArena) -> bool:
-    """Tell whether this process has repaired what a dead one left since the last call; `recovered` has the report."""
+    """Return whether this process has repaired what a dead one left since the last call; `recovered` has the report."""
     return bool(_repair_take(arena))
 
 
@@ -510,7 +510,7 @@ def orphaned(arena: NativeArena) -> bool:
 
 
 def take_orphan(arena: NativeArena) -> bool:
-    """Tell whether this process has found that out since the last call."""
+    """Return whether this process has found that out since the last call."""
     return bool(_orphan_take(arena))
 
 
@@ -532,7 +532,7 @@ def handler_mend() -> bool:
 
 
 def handler_installed() -> bool:
-    """Tell whether the SIGSEGV handler is ours."""
+    """Return whether the SIGSEGV handler is ours."""
     return bool(_handler_installed())
 
 
@@ -625,7 +625,7 @@ def mutate(name: str | None) -> None:
 
 
 def test_build() -> bool:
-    """Tell whether crash points and failure injection are compiled in."""
+    """Return whether crash points and failure injection are compiled in."""
     return hasattr(_library, "rcv_test_build") and bool(_function("rcv_test_build", _int)())
 
 

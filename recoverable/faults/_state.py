@@ -62,7 +62,7 @@ def _canonical(image: Any) -> Iterator[str]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two images are of the same state."""
+    """Return whether two images are of the same state."""
     if not isinstance(one, Node) or not isinstance(other, Node):
         return type(one) is type(other) and (one == other or repr(one) == repr(other))  # NaN is like itself
     return (
@@ -150,7 +150,7 @@ def _restore(container: Container, now: Node, wanted: Node) -> bool:
 
 
 def _alike(wanted: Any, now: Any) -> bool:
-    """Tell whether one can be made of the other in place."""
+    """Return whether one can be made of the other in place."""
     return isinstance(wanted, Node) and isinstance(now, Node) and wanted.kind is now.kind and wanted.extra == now.extra
 
 

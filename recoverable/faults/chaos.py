@@ -59,7 +59,7 @@ class Rule:
             raise ArenaOptionError(f"rate={self.rate!r} must be above 0 and at most 1. Nothing was armed.")
 
     def matches(self, handler: str) -> bool:
-        """Tell whether a handler is meant."""
+        """Return whether a handler is meant."""
         last = handler.rpartition(".")[2]
         return fnmatch.fnmatchcase(handler, self.handler) or fnmatch.fnmatchcase(last, self.handler)
 
@@ -258,7 +258,7 @@ class Chaos:
         return None
 
     def _can(self, rule: Rule, handler: str, *, connected: bool) -> bool:
-        """Tell whether it can strike; where it can't, say so, once for each handler."""
+        """Return whether it can strike; where it can't, say so, once for each handler."""
         if connected or not isinstance(rule.fault, Disconnect):
             return True
         if (rule, handler) not in self._unable:
