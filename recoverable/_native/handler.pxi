@@ -1,5 +1,5 @@
-# handler.pxi -- what `@recoverable` makes: a Handler, which is a function to whoever looks, and gives a Call. Part of runtime.pyx, so
-# that a call is one native function.
+# handler.pxi -- what `@recoverable` makes: a Handler, which is a function to whoever looks, and gives a Call. Part of runtime.pyx,
+# so that a call is one native function.
 from types import FunctionType, MethodType
 
 cdef extern from *:
@@ -38,8 +38,8 @@ cdef class Handler:
     cdef dict __dict__ # what functools.wraps() gives it: its name, its module, what it says of itself
     cdef object __weakref__
 
-    def __init__(self, fn not None, str name not None, options not None, function not None, NativeArena arena=None, *, bint joins=True,
-                 Transaction parent=None):
+    def __init__(self, fn not None, str name not None, options not None, function not None, NativeArena arena=None, *,
+                 bint joins=True, Transaction parent=None):
         self.fn, self.name, self.options, self.arena, self.joins, self.parent = fn, name, options, arena, joins, parent
         rcv_name_set(&self.prepared, PyUnicode_AsUTF8(name))
         self.decide = options.decide

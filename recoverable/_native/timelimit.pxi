@@ -6,9 +6,9 @@
 # so it is enough to wait for the oldest. The timer fires about once per length of the limit, however many requests there are.
 #
 # Its time runs from when the call is first awaited, however long the request goes without suspending; one that is over by then is
-# cancelled as soon as the loop runs. What counts is the loop's clock, but uvloop's stands still while a callback runs, so time that passes in there
-# is taken from the monotonic clock, which is the same one for asyncio's loops and uvloop. A loop with a clock of its own (a
-# test's) has it counted from the suspension, by that clock.
+# cancelled as soon as the loop runs. What counts is the loop's clock, but uvloop's stands still while a callback runs, so time
+# that passes in there is taken from the monotonic clock, which is the same one for asyncio's loops and uvloop. A loop with a
+# clock of its own (a test's) has it counted from the suspension, by that clock.
 #
 # What a limit does when it is over is what `asyncio.timeout()` does: it cancels the task, and takes the cancellation back
 # at its end, so that a caller's own cancellation is never mistaken for it.

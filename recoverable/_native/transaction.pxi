@@ -1,5 +1,5 @@
-# transaction.pxi -- class Transaction: one run of a handler, on top of the core's half of it. Part of runtime.pyx, so that its driver,
-# its Call and the gate use its fields without a call.
+# transaction.pxi -- class Transaction: one run of a handler, on top of the core's half of it. Part of runtime.pyx, so that its
+# driver, its Call and the gate use its fields without a call.
 
 cdef str COMMITTED = "committed"
 
