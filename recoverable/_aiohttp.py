@@ -358,6 +358,9 @@ class _Adapter(WebAdapter):
         apps: tuple[web.Application, ...] = getattr(request.match_info, "apps", ())
         return apps[0] if apps else None
 
+    def arguments(self, request: web.BaseRequest) -> tuple[str, ...]:
+        return tuple(request.match_info.values()) if isinstance(request, web.Request) else ()
+
     def request_id(self, request: web.BaseRequest) -> str | None:
         given = request.headers.get("X-Request-ID", "")
         return given if 0 < len(given) <= 128 and given.isprintable() else None

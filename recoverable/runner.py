@@ -31,6 +31,7 @@ from recoverable._native.runtime import (
     transactions_here,
 )
 from recoverable.callbacks import begin_hooks, run_hooks, run_hooks_now
+from recoverable.contention import FirstRun, Habit, Place, lost_first, spot_of
 from recoverable.errors import RecoverableError, TransactionError, _Doomed
 from recoverable.transaction import (
     Lost,
@@ -45,6 +46,7 @@ from recoverable.transaction import (
 
 if TYPE_CHECKING:
     from recoverable._native.runtime import Before, Report
+    from recoverable.contention import Spot
 
 __all__ = [
     "commit_early",
@@ -103,10 +105,26 @@ class _Call(NamedTuple, Generic[T]):
 
 @dataclass(slots=True)
 class _Course:
-    """How far a call has come: its last run, and where it last lost a conflict."""
+    """How far a call has come: its last run, where it last lost a conflict, and where it stands because of that."""
 
     runs: int = 1
     lost: Lost | None = None
+    place: Place | None = None
+    habit: Habit | None = None
+
+    async def stand(self, native: NativeArena, lost: Spot | None) -> None:
+        """Wait for the turn to run where its handler always loses, or else where it has lost itself."""
+        if self.place is None:
+            self.place = Place(native)
+        if self.habit is not None and self.habit.queues:
+            await self.place.stand(self.habit.spot)
+        else:
+            await self.place.stand_again(lost)
+
+    def leave(self) -> None:
+        """The last run has ended."""
+        if self.place is not None:
+            self.place.leave()
 
 
 # -- what asks for a request --------------------------------------------------------------------------------------
@@ -174,17 +192,28 @@ def _again(
     kwargs: dict[str, Any],
     failure: BaseException,
 ) -> Coroutine[Any, Any, T]:
+    if transaction.conflicted and lost_first(transaction):
+        handler.watch(True)
     return _go_on_after(_Call(handler.name, handler.fn, args, kwargs, handler.options), transaction, failure)
 
 
-async def _go_on_after(call: _Call[T], transaction: Transaction, failure: BaseException) -> T:
-    """Go on after a first run that raised: what `outcome` says, until a run returns or the runs are used up."""
+def _in_line(
+    transaction: Transaction, handler: NativeHandler[T], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Coroutine[Any, Any, T]:
+    call = _Call(handler.name, handler.fn, args, kwargs, handler.options)
+    return _go_on_after(call, transaction, None, FirstRun(transaction, handler))
+
+
+async def _go_on_after(
+    call: _Call[T], transaction: Transaction, failure: BaseException | None, first: FirstRun | None = None
+) -> T:
+    """Go on after a first run that raised, or with one that has not begun, until a run returns or the runs are used up."""
     limit: TimeLimit | None = transaction.limit
     options = call.options
     course = _Course()
     try:
         try:
-            return await _go_on(call, options.within or options, transaction, failure, course)
+            return await _go_on(call, options.within or options, transaction, failure, course, first)
         except BaseException as error:
             if limit is None or limit.ended:  # ended: what it was for has been committed
                 raise
@@ -210,56 +239,77 @@ def _late(call: _Call[Any], course: _Course, cancelled: asyncio.CancelledError) 
 
 
 async def _go_on(
-    call: _Call[T], options: outcome.Options, transaction: Transaction, failure: BaseException, course: _Course
+    call: _Call[T],
+    options: outcome.Options,
+    transaction: Transaction,
+    failure: BaseException | None,
+    course: _Course,
+    first: FirstRun | None,
 ) -> T:
     before = transaction.request
     conflicts = crashes = 0
     request_id: str | None = None
     try:
         while True:
-            conflicts += transaction.conflicted
-            crashes += not transaction.conflicted
-            facts = _facts(transaction, failure, options, conflicts, crashes)
-            then, why = outcome.next_action(facts, options), None
-            if then == "end":
-                if transaction.touched or transaction.hooks is not None:
-                    await _settle(transaction, options, None, failure, request_id)
-                raise failure
-            if (
-                then in ("rerun", "retry") or facts.beaten
-            ):  # beaten too often: whoever catches that finds the request as it was
-                why = web.why_no_rerun(before, call.args, call.kwargs)
-                then = outcome.next_action(facts._replace(spoilt=why is not None), options)
+            if failure is not None:
+                conflicts += transaction.conflicted
+                crashes += not transaction.conflicted
+                facts = _facts(transaction, failure, options, conflicts, crashes)
+                then, why = outcome.next_action(facts, options), None
+                if then == "end":
+                    if transaction.touched or transaction.hooks is not None:
+                        await _settle(transaction, options, None, failure, request_id)
+                    raise failure
+                if (
+                    then in ("rerun", "retry") or facts.beaten
+                ):  # beaten too often: whoever catches that finds the request as it was
+                    why = web.why_no_rerun(before, call.args, call.kwargs)
+                    then = outcome.next_action(facts._replace(spoilt=why is not None), options)
 
-            if facts.stopped:
-                failure = await _end_of(failure)
-            report = transaction.report()
-            lost = where_lost(transaction, report) if transaction.conflicted else None
-            course.runs, course.lost = transaction.attempt, lost or course.lost
-            if lost is None:
-                report_arena_failure(transaction, failure)
-            elif facts.beaten and then != "rerun":
-                why = why if conflicts <= options.max_conflicts else None
-                failure = conflict_error(call.handler, lost, transaction.attempt, why)
-            if transaction.touched or then != "raise":
-                request_id = request_id or web.request_id(before)
-                _report(transaction, failure, request_id, then, report, lost)
+                if facts.stopped:
+                    failure = await _end_of(failure)
+                report = transaction.report()
+                lost = where_lost(transaction, report) if transaction.conflicted else None
+                course.runs, course.lost = transaction.attempt, lost or course.lost
+                if lost is None:
+                    report_arena_failure(transaction, failure)
+                elif facts.beaten and then != "rerun":
+                    why = why if conflicts <= options.max_conflicts else None
+                    failure = conflict_error(call.handler, lost, transaction.attempt, why)
+                if transaction.touched or then != "raise":
+                    request_id = request_id or web.request_id(before)
+                    _report(transaction, failure, request_id, then, report, lost)
 
-            if then == "raise":
-                raise failure
-            if then == "fallback":
-                return await _fall_back(call, options, before, failure)  # type: ignore[no-any-return]
+                if then == "raise":
+                    raise failure
+                if then == "fallback":
+                    return await _fall_back(call, options, before, failure)  # type: ignore[no-any-return]
 
-            transaction = transaction.another("rerun" if facts.beaten else "retry")
-            if 0 < conflicts == options.max_conflicts:
-                await privilege.take(transaction)
+                if facts.beaten:
+                    await course.stand(transaction.arena, spot_of(report))
+                transaction = transaction.another("rerun" if facts.beaten else "retry")
+                if 0 < conflicts == options.max_conflicts:
+                    await privilege.take(transaction)
+            elif first is not None:
+                course.habit = first.habit
+                if first.spot is not None:
+                    await course.stand(transaction.arena, None)
             try:
-                result = await StepDriver(call.fn(*call.args, **call.kwargs), transaction, options.decide)
+                decide = options.decide if first is None else first.watched(options.decide, transaction)
+                result = await StepDriver(call.fn(*call.args, **call.kwargs), transaction, decide)
+                if first is not None:
+                    first.ended(transaction, course.place)
+                    first = None
+                course.leave()
                 await _settle(transaction, options, result, None, request_id)
                 return result
             except BaseException as error:
                 failure = error
+                if first is not None:
+                    first.ended(transaction, course.place)
+                    first = None
     finally:
+        course.leave()
         del failure  # it refers to this frame
 
 
@@ -453,6 +503,7 @@ set_upcalls(
     resolve=_resolve,
     inside=_inside,
     after=_after,
+    in_line=_in_line,
     again=_again,
     committed_wanted=events.committed_wanted,
     log_settings=events.settings(),

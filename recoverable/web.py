@@ -17,6 +17,8 @@ from recoverable import errors
 from recoverable._native.runtime import Requests, know_response, running_request, watch_requests
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from recoverable._native.runtime import Before
     from recoverable.arena import Arena
 
@@ -60,6 +62,10 @@ class WebAdapter(Protocol):
 
     def route(self, request: Any) -> str | None:
         """Return the method and the route by which it came, such as "GET /users/{id}", or None."""
+
+    def arguments(self, request: Any) -> Hashable:
+        """Return what the placeholders of its route stand for."""
+        return None
 
     def request_id(self, request: Any) -> str | None:
         """Return the id that the client or a proxy gave it, or None."""

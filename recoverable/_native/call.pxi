@@ -262,14 +262,26 @@ cdef class Call(StepDriver):
             before = self.here if self.here is not None and self.here.says_later() else request_before(self.given(), self.kwargs)
             t = begin_run(self.t if self.has_spare() else Transaction.__new__(Transaction), arena, handler.name, &handler.prepared,
                           before, handler.parent)
-            if handler.limited:
-                self.limit = t.limit = new_limit(handler.seconds)
+            if handler.special != 0 and self.begin_special(t, coroutine):
+                return 0
             self.drive(coroutine, t, handler.decide)
         except BaseException:
             coroutine.close()
             raise
         self.stage = FIRST_RUN
         return 0
+
+    cdef bint begin_special(self, Transaction t, object coroutine) except -1:
+        """Begin its time limit; let Python drive its runs, if it has a say in when the first one begins: True."""
+        cdef Handler handler = self.handler
+        if handler.special & LIMITED:
+            self.limit = t.limit = new_limit(handler.seconds)
+        if not handler.special & WATCHED:
+            return False
+        coroutine.close() # it has not begun
+        self.rest = _in_line(t, handler, self.given(), self.kwargs or {})
+        self.stage = JOINED
+        return True
 
     cdef bint has_spare(self) noexcept:
         """Is there what its Transaction was in an earlier life? Nobody else may have got at it since, not by the collector's lists."""

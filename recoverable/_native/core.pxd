@@ -66,6 +66,15 @@ cdef extern from "recoverable.h" nogil:
     int rcv_must_wait(rcv_txn *t)
     int rcv_privileged_here(const rcv_arena *a)
     double rcv_busy_timeout(const rcv_arena *a)
+    struct rcv_turn:
+        pass
+    int rcv_turn_draw(rcv_arena *a, uint64_t unit, rcv_turn *turn)
+    int rcv_turn_come(rcv_arena *a, rcv_turn *turn)
+    void rcv_turn_drop(rcv_arena *a, rcv_turn *turn)
+    int rcv_turn_queue(const rcv_arena *a, uint64_t unit)
+    uint64_t rcv_commits(const rcv_arena *a)
+    uint64_t rcv_unit(uint64_t id, unsigned kind, uint64_t arg)
+    int rcv_txn_noted(const rcv_txn *t, uint64_t id, unsigned kind, uint64_t arg)
     ctypedef struct rcv_hotspot "struct rcv_hotspot":
         uint64_t container, id, kind, arg, count, error
     enum:

@@ -10,6 +10,11 @@ cdef extern from *:
     void rcv_set_call(PyTypeObject *type, ternaryfunc call)
 
 
+cdef enum: # what is special about a Handler
+    LIMITED = 1 # its calls have a time limit
+    WATCHED = 2 # its first runs are noted, and may have to wait for their turn: recoverable.contention
+
+
 cdef class Handler:
     """A coroutine function that runs another as a transaction, again where its options say so.
 
@@ -33,7 +38,8 @@ cdef class Handler:
     cdef NativeArena arena
     cdef Transaction parent
     cdef rcv_name prepared # its name, for the core
-    cdef bint joins, limited
+    cdef bint joins
+    cdef int special # LIMITED, WATCHED
     cdef double seconds
     cdef dict __dict__ # what functools.wraps() gives it: its name, its module, what it says of itself
     cdef object __weakref__
@@ -43,8 +49,8 @@ cdef class Handler:
         self.fn, self.name, self.options, self.arena, self.joins, self.parent = fn, name, options, arena, joins, parent
         rcv_name_set(&self.prepared, PyUnicode_AsUTF8(name))
         self.decide = options.decide
-        self.limited = options.timeout is not None
-        self.seconds = options.timeout if self.limited else 0
+        self.special = 0 if options.timeout is None else LIMITED
+        self.seconds = options.timeout or 0
         self.function = function
         setattr(self, "__name__", name)
         setattr(self, "__qualname__", name)
@@ -64,6 +70,10 @@ cdef class Handler:
         cdef Call call = <Call>rcv_unpark(&rcv_calls) if rcv_calls.n > 0 else Call.__new__(Call)
         call.handler, call.argument, call.stage = self, argument, CALLED
         return call
+
+    def watch(self, bint on) -> None:
+        """Have its first runs noted, or no more: `in_line` of set_upcalls() drives them then."""
+        self.special = (self.special & ~WATCHED) | (WATCHED if on else 0)
 
     def __get__(self, instance, owner):
         return self if instance is None else MethodType(self, instance)

@@ -43,6 +43,9 @@ cdef class NativeArena:
         self.owner = None
         self.give_way = []
         self.tallies = {}
+        self.lines = {}
+        self.habits = {}
+        self.watches = {}
 
     def __dealloc__(self):
         for i in range(LATE_KEYS):
@@ -174,6 +177,11 @@ cdef class NativeArena:
     @property
     def address(self) -> int:
         return <size_t>self.a
+
+    @property
+    def commits(self) -> int:
+        """How many there were since the arena was made, in all processes."""
+        return 0 if self.closed else rcv_commits(self.a)
 
     @property
     def busy_timeout(self) -> float:
@@ -359,6 +367,7 @@ def current_transaction(arena: NativeArena | None = None):
 include "upcalls.pxi"
 include "tally.pxi"
 include "block.pxi"
+include "turn.pxi"
 include "request.pxi"
 include "timelimit.pxi"
 include "driver.pxi"

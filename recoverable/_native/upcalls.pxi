@@ -2,13 +2,13 @@
 # Part of runtime.pyx.
 
 cdef object _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _wake, _is_answer
-cdef object _commits, _resolve, _inside, _after, _again, _committed_wanted
+cdef object _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted
 cdef dict _log_settings
 cdef list _silent
 
 
 def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, wake, is_answer, commits, resolve, inside, after,
-                again, committed_wanted, log_settings) -> None:
+                in_line, again, committed_wanted, log_settings) -> None:
     """Say who does what few requests need. recoverable.runner does, when it is imported.
 
     Args:
@@ -23,16 +23,17 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, wake
         resolve: resolve(args, kwargs, handler) finds the arena of a call where it is not plain which.
         inside: inside(transaction, handler, args, kwargs) is a coroutine that runs a call independent of the transaction around it.
         after: after(transaction, options, result) does what follows a run that has returned: a coroutine of the rest, or None.
+        in_line: in_line(transaction, handler, args, kwargs) is a coroutine that does all runs of a handler that is watched.
         again: again(transaction, handler, args, kwargs, error) is a coroutine that goes on after a first run that has raised.
         committed_wanted: committed_wanted() returns whether the event of a commit is written anywhere.
         log_settings: structlog's settings, a dict that changes, or None; and a list, of the "default_wrapper_class" in there with
             which that event is never written.
     """
     global _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _wake, _is_answer
-    global _commits, _resolve, _inside, _after, _again, _committed_wanted, _log_settings, _silent
+    global _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _log_settings, _silent
     _watch_block, _nest_block, _end_block, _run_hooks = watch_block, nest_block, end_block, run_hooks
     _give_way, _wake, _is_answer = give_way, wake, is_answer
-    _commits, _resolve, _inside, _after, _again, _committed_wanted = commits, resolve, inside, after, again, committed_wanted
+    _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted = commits, resolve, inside, after, in_line, again, committed_wanted
     _log_settings, _silent = log_settings
 
 

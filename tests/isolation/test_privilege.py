@@ -279,7 +279,7 @@ async def test_in_a_storm_everybody_ends(arena: Arena, max_conflicts: int) -> No
     await asyncio.gather(*(arena.run(storm, max_conflicts=max_conflicts) for _ in range(60)))
     assert arena.root["n"] == 60
     assert len(runs) == 60
-    assert max(runs) == max_conflicts + 1
+    assert max(runs) <= max_conflicts + 1
     assert arena.stats().in_flight == 0
     assert not arena.native.give_way
 

@@ -25,7 +25,7 @@ LAYERS = [
     ["_native", "speculation", "_registry", "_shm", "events"],
     ["containers"],
     ["callbacks", "transaction", "web", "privilege", "tasks"],
-    ["outcome"],
+    ["outcome", "contention"],
     ["runner"],
     ["middleware", "_aiohttp", "_aiohttp_routes"],
     ["frameworks"],

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define RCV_MAGIC UINT64_C(0x314e455241564352) /* "RCVAREN1", little endian in memory */
-#define RCV_FORMAT 5u
+#define RCV_FORMAT 6u
 #define RCV_ENDIAN_MARK 0x01020304u
 
 #define RCV_CHUNK ((uint64_t)64 * 1024)      /* what a process reserves from the heap at a time */
@@ -162,9 +162,19 @@ struct rcv_board_spot { /* as struct rcv_hotspot; changed under the arena's lock
     uint64_t count; /* 0: free */
     uint64_t error; /* how much of it others may have counted */
 };
+/* Who stands at a hot spot: tickets.c. A hint all of it. */
+#define RCV_TICKETS 512u
+struct rcv_ticket {
+    _Atomic uint64_t token;  /* of its process; 0: free */
+    _Atomic uint64_t number; /* the lower, the longer it has stood there; 0: nobody is to wait for it */
+    _Atomic uint64_t unit;   /* the spot */
+    uint64_t         reserved;
+};
 struct rcv_board {
     struct rcv_board_row  row[RCV_BOARD_ROWS];
     struct rcv_board_spot spot[RCV_BOARD_SPOTS];
+    _Alignas(64) _Atomic uint64_t tickets; /* the last number that was drawn */
+    _Alignas(64) struct rcv_ticket ticket[RCV_TICKETS];
 };
 
 /* Heap table: `uint64_t owner[chunk_count]`, then `uint64_t info[chunk_count]`.

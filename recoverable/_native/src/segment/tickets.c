@@ -1,0 +1,134 @@
+/* tickets.c -- who has lost at a hot spot, and whose turn it is to run again.
+ *
+ * What we want: two hundred requests for one key take as long as one after another would, not five times that; in all processes
+ * together, without holding the arena's lock, and whoever dies or hangs with its turn is in nobody's way for long.
+ *
+ * What does not work: running again at once (all meet at the same place again, and all but one lose again); a pause that grows
+ * (idle while nobody runs, and the unlucky starve); a lock on the place (a handler that waits with it would stop the rest).
+ *
+ * What does: a table in the segment. Who has lost draws a number and stands at that place; its turn has come when nobody with a
+ * lower number stands there. It is courtesy, as a privilege is: nobody is kept from running, so nothing wrong is committed whatever
+ * lies here, and what a killed process or a stray store leaves costs at most a storm of conflicts, or a wait of HOLD.
+ *
+ * The dead are found by their tokens. One that has had its turn for HOLD is not waited for any longer: whoever is next takes its
+ * number away. He goes by his own clock, since another's may be set otherwise (time namespaces), and by how long he has seen that
+ * number.
+ */
+#include "segment.h"
+
+#define HOLD UINT64_C(1000000000) /* ns of others' waiting that a turn may take; busy_timeout if that is shorter */
+
+static struct rcv_ticket *own_place(rcv_arena *a, const struct rcv_turn *turn)
+{
+    if (turn->number == 0 || turn->place >= RCV_TICKETS || a->needs_slot || turn->forks != a->forks)
+        return NULL; /* it has none, or it is the parent's */
+    struct rcv_ticket *t = &a->board->ticket[turn->place];
+    return atomic_load(&t->token) == a->token ? t : NULL;
+}
+
+/* free_place -- of a process that is dead, whatever it was about to do here. */
+static void free_place(struct rcv_ticket *t, uint64_t token)
+{
+    atomic_store(&t->number, 0);
+    (void)atomic_compare_exchange_strong(&t->token, &token, 0);
+}
+
+static bool take_place(rcv_arena *a, struct rcv_turn *turn)
+{
+    for (uint32_t i = 0; i < RCV_TICKETS; i++) {
+        struct rcv_ticket *t = &a->board->ticket[i];
+        uint64_t           nobody = 0;
+        if (atomic_load_explicit(&t->token, memory_order_relaxed) == 0 && atomic_compare_exchange_strong(&t->token, &nobody, a->token)) {
+            CRASHPOINT("ticket.taken");
+            turn->place = i;
+            return true;
+        }
+    }
+    return false;
+}
+
+int rcv_turn_draw(rcv_arena *a, uint64_t unit, struct rcv_turn *turn)
+{
+    *turn = (struct rcv_turn){.unit = unit, .forks = a->forks};
+    if (a->needs_slot)
+        return 0;
+    bool taken = take_place(a, turn);
+    for (uint32_t i = 0; i < RCV_TICKETS && !taken; i++) { /* the table is full: of the dead, perhaps */
+        struct rcv_ticket *t = &a->board->ticket[i];
+        uint64_t           token = atomic_load(&t->token);
+        if (token != 0 && token != a->token && !process_alive(a, token))
+            free_place(t, token);
+        taken = i == RCV_TICKETS - 1 && take_place(a, turn);
+    }
+    if (!taken)
+        return 0;
+    struct rcv_ticket *t = &a->board->ticket[turn->place];
+    atomic_store(&t->unit, unit);
+    turn->number = atomic_fetch_add(&a->board->tickets, 1) + 1;
+    atomic_store(&t->number, turn->number);
+    CRASHPOINT("ticket.drawn");
+    return 1;
+}
+
+/* ahead -- who has stood there for the longest, if that is longer than `turn`; NULL: nobody. */
+static struct rcv_ticket *ahead(rcv_arena *a, const struct rcv_turn *turn, uint64_t *number)
+{
+    struct rcv_ticket *first = NULL;
+    *number = turn->number;
+    for (uint32_t i = 0; i < RCV_TICKETS; i++) {
+        struct rcv_ticket *t = &a->board->ticket[i];
+        uint64_t           n = atomic_load_explicit(&t->number, memory_order_relaxed);
+        if (n == 0 || n >= *number || atomic_load(&t->unit) != turn->unit || atomic_load(&t->token) == 0)
+            continue;
+        first = t;
+        *number = n;
+    }
+    return first;
+}
+
+int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
+{
+    uint64_t           number, now = os_nanos();
+    struct rcv_ticket *t;
+    const double       most = a->busy_timeout < (double)HOLD / 1e9 ? a->busy_timeout : (double)HOLD / 1e9;
+    while (own_place(a, turn) != NULL && (t = ahead(a, turn, &number)) != NULL) {
+        uint64_t token = atomic_load(&t->token);
+        if (token != a->token && !process_alive(a, token)) {
+            free_place(t, token);
+            continue;
+        }
+        if (turn->seen != number) {
+            turn->seen = number;
+            turn->since = now;
+        }
+        if ((double)(now - turn->since) <= most * 1e9)
+            return 0;
+        (void)atomic_compare_exchange_strong(&t->number, &number, 0); /* it keeps its place until it leaves */
+    }
+    return 1;
+}
+
+void rcv_turn_drop(rcv_arena *a, struct rcv_turn *turn)
+{
+    struct rcv_ticket *t = own_place(a, turn);
+    uint64_t           number = turn->number;
+    turn->number = 0;
+    if (t == NULL)
+        return;
+    uint64_t there = atomic_load(&t->number);
+    if (there != number && there != 0)
+        return; /* a stray store: it is another's by now */
+    atomic_store(&t->number, 0);
+    atomic_store(&t->token, 0);
+}
+
+int rcv_turn_queue(const rcv_arena *a, uint64_t unit)
+{
+    int n = 0;
+    for (uint32_t i = 0; i < RCV_TICKETS; i++) {
+        const struct rcv_ticket *t = &a->board->ticket[i];
+        n += atomic_load_explicit(&t->number, memory_order_relaxed) != 0 && atomic_load_explicit(&t->unit, memory_order_relaxed) == unit &&
+             atomic_load_explicit(&t->token, memory_order_relaxed) != 0;
+    }
+    return n;
+}

@@ -1,0 +1,47 @@
+# turn.pxi -- a place in the queue of those who have lost at a hot spot (src/segment/tickets.c). Part of runtime.pyx.
+
+def unit_of(tuple spot not None) -> int:
+    """Return what stands for a spot."""
+    return rcv_unit(spot[0], spot[1], spot[2])
+
+
+def whole_of(tuple spot not None) -> tuple[int, int, int]:
+    """Return the spot that is all of its container: who uses any of that has read this."""
+    return spot[0], RCV_UNIT_IDENTITY, 0
+
+
+cdef class Turn:
+    """A place in the queue of a spot, in all processes, from now on until drop(), or until it is forgotten.
+
+    Args:
+        arena: the arena.
+        spot: where: the container's id, the kind and the argument of the unit, as a report has them.
+
+    Attributes:
+        unit: what stands for the spot.
+        held: whether it has a place; False where there were none left, too.
+    """
+    cdef NativeArena arena
+    cdef rcv_turn turn
+    cdef readonly uint64_t unit
+    cdef readonly bint held
+
+    def __cinit__(self, NativeArena arena not None, tuple spot not None):
+        if arena.closed:
+            closed_error(arena)
+        self.arena = arena
+        self.unit = rcv_unit(spot[0], spot[1], spot[2])
+        self.held = rcv_turn_draw(arena.a, self.unit, &self.turn) != 0
+
+    def __dealloc__(self):
+        self.drop()
+
+    def has_come(self) -> bool:
+        """Return whether its turn has come; if not, ask again in some milliseconds."""
+        return not self.held or self.arena.closed or rcv_turn_come(self.arena.a, &self.turn) != 0
+
+    cpdef drop(self):
+        """Leave the queue; without effect after the first time."""
+        if self.held and not self.arena.closed:
+            rcv_turn_drop(self.arena.a, &self.turn)
+        self.held = False
