@@ -3,10 +3,6 @@ from libc.stdint cimport int64_t, uint64_t
 from recoverable._native.core cimport rcv_key, rcv_off, rcv_txn, rcv_value
 from recoverable._native.runtime cimport Container, NativeArena
 
-cdef extern from "containers/list.h" nogil:
-    int rcv_list_make(rcv_txn *t, uint64_t n, rcv_off *out)
-    int rcv_list_fill(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value)
-
 cdef extern from "containers/dict.h" nogil:
     struct rcv_item:
         rcv_key key

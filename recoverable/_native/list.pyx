@@ -4,13 +4,15 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
-from recoverable._native.codec cimport decode, describe, encode, put, rcv_list_fill, rcv_list_make
+from recoverable._native.codec cimport decode, describe, encode, put
 from recoverable._native.core cimport *
 from recoverable._native.runtime cimport Container, NativeArena, begin, done, fail, hold, unhold
 
 cdef extern from "containers/list.h" nogil:
     enum:
         RCV_LIST_UNIT
+    int rcv_list_make(rcv_txn *t, uint64_t n, rcv_off *out)
+    int rcv_list_fill(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value)
     int rcv_list_len(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t *out)
     int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, rcv_value *out)
     int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const rcv_value *value)
