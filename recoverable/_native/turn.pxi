@@ -10,6 +10,7 @@ def whole_of(tuple spot not None) -> tuple[int, int, int]:
     return spot[0], RCV_UNIT_IDENTITY, 0
 
 
+@cython.no_gc_clear # __dealloc__ needs what it holds
 cdef class Turn:
     """A place in the queue of a spot, in all processes, from now on until drop(), or until it is forgotten.
 
