@@ -8,8 +8,9 @@ What does: whoever has lost draws a number for that place, in all processes toge
 others' time. Nobody holds the arena's lock meanwhile, and a request whose first run meets nobody never comes by here.
 
 First runs stand there too, where all would lose: of the recent runs of that handler, with these arguments of its route, nine of ten
-have lost at the place, or have waited for it and then used it (`Habit`). That is found out only of handlers that lose often; all
-others pay nothing.
+have lost at the place (`Habit`). Having waited is no evidence, since a queue makes people wait: so one in 32 of those who
+would have to wait does not, and only what becomes of those who did not wait is noted. All this is found out only of handlers that
+lose often; the others pay nothing.
 
 One place a request: what runs inside one that has a place draws none, so that no two can wait for each other. Who is to be
 privileged waits for its turn first. All of it is courtesy: whoever does not wait is right, too, only later.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -29,17 +31,18 @@ from recoverable._native.runtime import Turn, unit_of, whole_of
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from recoverable._native.runtime import Decide, Handler, NativeArena, Report, Transaction
+    from recoverable._native.runtime import Handler, NativeArena, Report, Transaction
 
-__all__ = ["FirstRun", "Place", "Spot", "lost_first", "spot_of"]
+__all__ = ["FirstRun", "Habit", "Place", "Spot", "leave_early", "lost_first", "spot_of"]
 
 #: The container's id, the kind and the argument of a unit.
 Spot: TypeAlias = tuple[int, int, int]
 
-_POLL: Final = 0.005  # seconds between two looks: at other processes, and at one that has its turn for too long
+_POLL: Final = 0.001  # seconds between two looks: at other processes, and at one that has its turn for too long
+_PROBE: Final = 32  # first runs that would have to wait, of which one does not
 _RECENT: Final = 32  # first runs that a habit goes by
 _LEAST: Final = 6  # of them before it says anything
-_OFTEN: Final = 0.9  # of them have lost, or waited
+_OFTEN: Final = 0.9  # of them have lost there
 _VOTES: Final = 4  # that one place is ahead of the others, at most
 _DENSE: Final = 32  # commits between two conflicts of a handler that loses often, at most
 _QUIET: Final = 128  # first runs, none of them held up, after which its handler is watched no more
@@ -50,8 +53,8 @@ _inside: contextvars.ContextVar[Place | None] = contextvars.ContextVar("recovera
 
 def spot_of(report: Report) -> Spot | None:
     """Return where a run has lost; None: nowhere in particular."""
-    if not report["conflict_kind"]:
-        return None
+    if not report["conflict_kind"] or (not report["conflict_id"] and report["conflict_container"]):
+        return None  # or its container is gone
     return report["conflict_id"], report["conflict_kind"], report["conflict_arg"]
 
 
@@ -67,8 +70,9 @@ class _Waiter:
         self.future: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
+        """Have it look again, also from another thread: the collector may end a request anywhere."""
+        if self.future is not None:
+            privilege.wake_all([self.future])
 
 
 class Place:
@@ -85,14 +89,19 @@ class Place:
     async def stand_again(self, spot: Spot | None) -> None:
         """Wait for the turn to run again after it has lost there. Who has lost in one container twice stands for all of that."""
         before, self._lost = self._lost, spot
-        if spot is not None and before is not None and before != spot and before[0] == spot[0]:
+        if spot is not None and before is not None and before != spot and _in_one(before, spot):
             self._lost = spot = whole_of(spot)
         await self.stand(spot)
 
-    async def stand(self, spot: Spot | None) -> None:
-        """Wait for the turn to run at that spot, where it does not have it already; leave another one's queue first."""
+    async def stand(self, spot: Spot | None, habit: Habit | None = None) -> None:
+        """Wait for the turn to run at that spot, where it does not have it already; leave another one's queue first.
+
+        Of those who would have to wait, a habit lets some go on without: `waited` is False then, too.
+        """
         around = _inside.get()
-        if spot is None or (around is not None and around is not self and around.taken):
+        if spot is None or running_loop() is None:  # driven by hand, it can't wait for others to be driven
+            return
+        if around is not None and around is not self and around.is_in_queue_of(self._native):
             return
         turn, self._turn = self._turn, None
         if turn is not None and turn.held and turn.unit == unit_of(spot):
@@ -100,45 +109,48 @@ class Place:
             return
         self._leave(turn)
         turn = Turn(self._native, spot)
+        self.waited = not turn.has_come()
+        if self.waited and habit is not None and habit.probes():
+            self.waited = False
+            self._leave(turn)
+            return
         try:
-            self.waited = await self._wait(turn)
+            if self.waited:
+                await self._wait(turn)
         except BaseException:
             self._leave(turn)
             raise
         self._turn = turn
         _inside.set(self)
 
-    @property
-    def taken(self) -> bool:
-        """Whether it stands somewhere."""
-        return self._turn is not None and self._turn.held
+    def is_in_queue_of(self, native: NativeArena) -> bool:
+        """Return whether it stands somewhere in that arena."""
+        return self._native is native and self._turn is not None and self._turn.held
 
     def leave(self) -> None:
         """The run has ended: the next one's turn."""
         turn, self._turn = self._turn, None
         self._leave(turn)
+        if _inside.get() is self:
+            _inside.set(None)
 
     def _leave(self, turn: Turn | None) -> None:
-        if turn is None or not turn.held:
+        if turn is None:
             return
         turn.drop()
         line = self._native.lines.get((turn.unit, running_loop()))
         if line:
             line[0].wake()
 
-    async def _wait(self, turn: Turn) -> bool:
-        loop = running_loop()
-        if turn.has_come():
-            return False
-        if loop is None:  # driven by hand
-            while not turn.has_come():
-                await privilege.give_others_a_turn()
-            return True
+    async def _wait(self, turn: Turn) -> None:
+        """Wait for it, for `busy_timeout` at most: behind many who hang one goes on without."""
+        loop = asyncio.get_running_loop()
+        end = time.monotonic() + self._native.busy_timeout
         key, me = (turn.unit, loop), _Waiter()
         line: deque[_Waiter] = self._native.lines.setdefault(key, deque())
         line.append(me)
         try:
-            while not turn.has_come():
+            while not turn.has_come() and time.monotonic() < end:
                 me.future = loop.create_future()
                 timer = loop.call_later(_POLL, me.wake) if line[0] is me else None
                 try:
@@ -152,7 +164,13 @@ class Place:
                 line[0].wake()  # it is the one who looks now
             elif self._native.lines.get(key) is line:
                 del self._native.lines[key]
-        return True
+
+
+def leave_early(transaction: Transaction) -> None:
+    """Its handler has committed it, and goes on outside of it, for as long as it likes: the next one's turn."""
+    place = _inside.get()
+    if place is not None and place.is_in_queue_of(transaction.arena):
+        place.leave()
 
 
 # -- who would lose --------------------------------------------------------------------------------------------------------
@@ -161,25 +179,38 @@ class Place:
 class Habit:
     """What became of the recent first runs of a handler, with the same arguments of its route."""
 
-    __slots__ = ("_bits", "_n", "_votes", "spot")
+    __slots__ = ("_bits", "_elsewhere", "_n", "_votes", "_waited", "spot")
 
     def __init__(self) -> None:
-        self._bits = self._n = self._votes = 0
+        self._bits = self._n = 0
+        self._votes = 0  # that this spot is ahead of others
+        self._elsewhere = 0  # losses at other places of its container, one after the other
+        self._waited = 0  # first runs that would have had to wait
         self.spot: Spot | None = None  # where they lose, mostly
 
     def lost(self, spot: Spot) -> None:
         """One has lost there. Votes find the one that has the majority, if there is one (Boyer and Moore, 1981)."""
-        if self.spot is not None and self.spot[0] == spot[0]:
+        if self.covers(spot):
             self._votes = min(self._votes + 1, _VOTES)
-            if self.spot != spot:
+            self._elsewhere = 0 if spot == self.spot else self._elsewhere + 1
+            if self._elsewhere > 1:
                 self.spot = whole_of(spot)
         elif self._votes > 0:
             self._votes -= 1
         else:
             self.spot, self._votes = spot, 1
 
+    def covers(self, spot: Spot) -> bool:
+        """Return whether it lies in the container where they lose, mostly."""
+        return self.spot is not None and _in_one(self.spot, spot)
+
+    def probes(self) -> bool:
+        """Return whether this one, which would have to wait, does not."""
+        self._waited += 1
+        return self._waited % _PROBE == 0
+
     def note(self, held_up: bool) -> None:
-        """One more has ended: it has lost, or it has waited for its turn and then used what it had waited for."""
+        """One more has ended, which had not waited: it has lost there, or not."""
         self._bits = (self._bits << 1 | held_up) & ((1 << _RECENT) - 1)
         self._n = min(self._n + 1, _RECENT)
 
@@ -194,12 +225,16 @@ def _habit_of(transaction: Transaction) -> Habit:
     habits: dict[Hashable, Habit] = transaction.arena.habits
     before = transaction.request
     key = (transaction.handler, None if before is None else before.adapter.arguments(before.request))
-    habit = habits.get(key)
-    if habit is None:
-        if len(habits) >= _HABITS:
-            habits.pop(next(iter(habits)), None)
-        habit = habits[key] = Habit()
+    habit = habits.pop(key, None) or Habit()
+    if len(habits) >= _HABITS:
+        habits.pop(next(iter(habits)), None)
+    habits[key] = habit  # the last one now: the first goes first
     return habit
+
+
+def _in_one(one: Spot, other: Spot) -> bool:
+    """Return whether both are places of one container."""
+    return one == other or (one[0] == other[0] != 0)  # 0: pages of raw memory are of none
 
 
 class _Watch:
@@ -213,47 +248,59 @@ class _Watch:
         self.quiet = 0  # first runs since one was held up
 
 
-def lost_first(transaction: Transaction) -> bool:
-    """Note that a first run has lost. Return whether its handler loses often."""
-    native = transaction.arena
-    watch: _Watch = native.watches.setdefault(transaction.handler, _Watch())
+def _watch_of(transaction: Transaction) -> _Watch:
+    watches: dict[str, _Watch] = transaction.arena.watches
+    watch = watches.get(transaction.handler)
+    if watch is None:
+        if len(watches) >= _HABITS:
+            watches.pop(next(iter(watches)), None)
+        watch = watches[transaction.handler] = _Watch()
+    return watch
+
+
+def lost_first(transaction: Transaction, handler: Handler[Any]) -> None:
+    """Note that a first run has lost. A handler that loses often is watched from now on."""
+    native, watch = transaction.arena, _watch_of(transaction)
     watch.lost = watch.lost + 1 if native.commits - watch.last <= _DENSE else 1
     watch.last = native.commits
     watch.quiet = 0
-    return watch.lost >= _LEAST
+    if watch.lost >= _LEAST:
+        native.watched.add(transaction.handler)
+        handler.watch(True)
 
 
 class FirstRun:
-    """A first run of a handler that is watched: whether it has to wait for its turn, and what became of it."""
+    """A first run of a handler that is watched: whether it has to wait for its turn, and what became of it.
 
-    __slots__ = ("_handler", "_used", "habit", "spot")
+    Args:
+        transaction: Its transaction.
+        handler: The handler.
+        coroutine: What the call of its function has given.
+    """
 
-    def __init__(self, transaction: Transaction, handler: Handler[Any]) -> None:
-        self.habit, self._handler = _habit_of(transaction), handler
-        self.spot = self.habit.spot if self.habit.queues else None
-        self._used = False
+    __slots__ = ("_handler", "coroutine", "habit")
 
-    def watched(self, decide: Decide, transaction: Transaction) -> Decide:
-        """Return the rule, which looks before the end whether the run has used what it has waited for."""
-        spot = self.spot
-        if spot is None:
-            return decide
+    def __init__(self, transaction: Transaction, handler: Handler[Any], coroutine: Any) -> None:
+        self.habit, self._handler, self.coroutine = _habit_of(transaction), handler, coroutine
 
-        def rule(result: Any, error: BaseException | None) -> object:
-            self._used = transaction.noted(spot)
-            return decide(result, error)
+    async def stand(self, place: Place) -> None:
+        """Wait for its turn, if it is a habit of its handler to lose."""
+        if self.habit.queues:
+            await place.stand(self.habit.spot, self.habit)
 
-        return rule
-
-    def ended(self, transaction: Transaction, place: Place | None) -> None:
-        """It has ended. A handler that has not been held up for long is watched no more."""
-        held_up = transaction.conflicted or (self._used and place is not None and place.waited)
-        self.habit.note(held_up)
-        watch = transaction.arena.watches.setdefault(transaction.handler, _Watch())
-        watch.quiet = 0 if held_up else watch.quiet + 1
-        if transaction.conflicted:
-            if (spot := spot_of(transaction.report())) is not None:
-                self.habit.lost(spot)
-        elif watch.quiet >= _QUIET:
+    def ended(self, transaction: Transaction, place: Place, error: BaseException | None) -> None:
+        """It has ended. A handler that is not held up for long is watched no more."""
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            return  # which says nothing
+        lost = spot_of(transaction.report()) if transaction.conflicted else None
+        if lost is not None:
+            self.habit.lost(lost)
+        held_up = lost is not None and self.habit.covers(lost)
+        if not place.waited:
+            self.habit.note(held_up)
+        watch = _watch_of(transaction)
+        watch.quiet = 0 if held_up or place.waited else watch.quiet + 1
+        if watch.quiet >= _QUIET:
             watch.lost = 0
+            transaction.arena.watched.discard(transaction.handler)
             self._handler.watch(False)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from recoverable._native.runtime import Transaction
 
-__all__ = ["give_others_a_turn", "give_way", "take", "wake_all"]
+__all__ = ["give_way", "take", "wake_all"]
 
 _POLL = 0.005  # seconds between two looks: at another process, and at a run that may be lost without having ended
 
@@ -45,7 +45,7 @@ async def _wait(transaction: Transaction, needed: Callable[[], bool]) -> None:
             return
         loop = running_loop()
         if loop is None:  # driven by hand
-            await give_others_a_turn()
+            await _yield()
             continue
         ended = loop.create_future()
         native.give_way.append(ended)
@@ -75,6 +75,5 @@ def wake_all(futures: list[asyncio.Future[None]]) -> None:
 
 
 @types.coroutine
-def give_others_a_turn() -> Generator[None, None, None]:
-    """Suspend once, whoever drives this."""
+def _yield() -> Generator[None, None, None]:
     yield

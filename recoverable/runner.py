@@ -31,7 +31,7 @@ from recoverable._native.runtime import (
     transactions_here,
 )
 from recoverable.callbacks import begin_hooks, run_hooks, run_hooks_now
-from recoverable.contention import FirstRun, Habit, Place, lost_first, spot_of
+from recoverable.contention import FirstRun, Habit, Place, leave_early, lost_first, spot_of
 from recoverable.errors import RecoverableError, TransactionError, _Doomed
 from recoverable.transaction import (
     Lost,
@@ -116,7 +116,7 @@ class _Course:
         """Wait for the turn to run where its handler always loses, or else where it has lost itself."""
         if self.place is None:
             self.place = Place(native)
-        if self.habit is not None and self.habit.queues:
+        if self.habit is not None and self.habit.queues and lost is not None and self.habit.covers(lost):
             await self.place.stand(self.habit.spot)
         else:
             await self.place.stand_again(lost)
@@ -192,16 +192,20 @@ def _again(
     kwargs: dict[str, Any],
     failure: BaseException,
 ) -> Coroutine[Any, Any, T]:
-    if transaction.conflicted and lost_first(transaction):
-        handler.watch(True)
+    if transaction.conflicted:
+        lost_first(transaction, handler)
     return _go_on_after(_Call(handler.name, handler.fn, args, kwargs, handler.options), transaction, failure)
 
 
 def _in_line(
-    transaction: Transaction, handler: NativeHandler[T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    transaction: Transaction,
+    handler: NativeHandler[T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    coroutine: Coroutine[Any, Any, T],
 ) -> Coroutine[Any, Any, T]:
     call = _Call(handler.name, handler.fn, args, kwargs, handler.options)
-    return _go_on_after(call, transaction, None, FirstRun(transaction, handler))
+    return _go_on_after(call, transaction, None, FirstRun(transaction, handler, coroutine))
 
 
 async def _go_on_after(
@@ -257,6 +261,7 @@ async def _go_on(
                 facts = _facts(transaction, failure, options, conflicts, crashes)
                 then, why = outcome.next_action(facts, options), None
                 if then == "end":
+                    course.leave()
                     if transaction.touched or transaction.hooks is not None:
                         await _settle(transaction, options, None, failure, request_id)
                     raise failure
@@ -283,6 +288,7 @@ async def _go_on(
                 if then == "raise":
                     raise failure
                 if then == "fallback":
+                    course.leave()
                     return await _fall_back(call, options, before, failure)  # type: ignore[no-any-return]
 
                 if facts.beaten:
@@ -291,23 +297,27 @@ async def _go_on(
                 if 0 < conflicts == options.max_conflicts:
                     await privilege.take(transaction)
             elif first is not None:
-                course.habit = first.habit
-                if first.spot is not None:
-                    await course.stand(transaction.arena, None)
+                course.habit, course.place = first.habit, Place(transaction.arena)
+                try:
+                    await first.stand(course.place)
+                except BaseException:
+                    first.coroutine.close()  # it has not begun
+                    transaction.rollback()
+                    raise
             try:
-                decide = options.decide if first is None else first.watched(options.decide, transaction)
-                result = await StepDriver(call.fn(*call.args, **call.kwargs), transaction, decide)
-                if first is not None:
-                    first.ended(transaction, course.place)
+                run = call.fn(*call.args, **call.kwargs) if first is None else first.coroutine
+                result: T = await StepDriver(run, transaction, options.decide)
+                if first is not None and course.place is not None:
+                    first.ended(transaction, course.place, None)
                     first = None
                 course.leave()
                 await _settle(transaction, options, result, None, request_id)
                 return result
             except BaseException as error:
                 failure = error
-                if first is not None:
-                    first.ended(transaction, course.place)
-                    first = None
+                if first is not None and course.place is not None:
+                    first.ended(transaction, course.place, failure)
+                first = None
     finally:
         course.leave()
         del failure  # it refers to this frame
@@ -486,6 +496,7 @@ async def commit_early() -> None:
         if transaction.must_wait():
             await privilege.give_way(transaction)
         transaction.commit_early()
+        leave_early(transaction)
         if transaction.limit is not None:
             transaction.limit.end()
         await _ended(transaction, True)

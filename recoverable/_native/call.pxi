@@ -278,8 +278,7 @@ cdef class Call(StepDriver):
             self.limit = t.limit = new_limit(handler.seconds)
         if not handler.special & WATCHED:
             return False
-        coroutine.close() # it has not begun
-        self.rest = _in_line(t, handler, self.given(), self.kwargs or {})
+        self.rest = _in_line(t, handler, self.given(), self.kwargs or {}, coroutine)
         self.stage = JOINED
         return True
 

@@ -74,7 +74,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_turn_queue(const rcv_arena *a, uint64_t unit)
     uint64_t rcv_commits(const rcv_arena *a)
     uint64_t rcv_unit(uint64_t id, unsigned kind, uint64_t arg)
-    int rcv_txn_noted(const rcv_txn *t, uint64_t id, unsigned kind, uint64_t arg)
+    int rcv_turn_stands(rcv_arena *a, const rcv_turn *turn)
     ctypedef struct rcv_hotspot "struct rcv_hotspot":
         uint64_t container, id, kind, arg, count, error
     enum:

@@ -50,6 +50,8 @@ cdef class Handler:
         rcv_name_set(&self.prepared, PyUnicode_AsUTF8(name))
         self.decide = options.decide
         self.special = 0 if options.timeout is None else LIMITED
+        if arena is not None and name in arena.watched: # one that is made for each call: arena.run()
+            self.special |= WATCHED
         self.seconds = options.timeout or 0
         self.function = function
         setattr(self, "__name__", name)

@@ -41,7 +41,8 @@ cdef class NativeArena:
     cdef dict tallies # what meter() has counted: Tally by handler, the rest under None
     cdef readonly dict lines # recoverable.contention: who waits for its turn, by spot and event loop,
     cdef readonly dict habits # what becomes of first runs
-    cdef readonly dict watches # and which handlers lose often
+    cdef readonly dict watches # and which handlers lose often,
+    cdef readonly set watched # the names of those that are watched because of it
     cdef public list give_way # futures of those who wait for the privileged run to end
     cdef bint has_pending(self) noexcept
     cdef int wait(self) noexcept

@@ -48,6 +48,7 @@ class NativeArena:
     lines: dict[Any, Any]
     habits: dict[Any, Any]
     watches: dict[str, Any]
+    watched: set[str]
     @property
     def commits(self) -> int: ...
     @property
@@ -94,7 +95,6 @@ class Transaction:
     def touched(self) -> bool: ...
     @property
     def wrote(self) -> bool: ...
-    def noted(self, spot: tuple[int, int, int]) -> bool: ...
     @property
     def conflicted(self) -> bool: ...
     @property
@@ -153,7 +153,9 @@ def set_upcalls(
     resolve: Callable[[tuple[Any, ...], dict[str, Any], str], NativeArena],
     inside: Callable[[Transaction, Handler[Any], tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]],
     after: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None] | None],
-    in_line: Callable[[Transaction, Handler[Any], tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]],
+    in_line: Callable[
+        [Transaction, Handler[Any], tuple[Any, ...], dict[str, Any], Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]
+    ],
     again: Callable[
         [Transaction, Handler[Any], tuple[Any, ...], dict[str, Any], BaseException], Coroutine[Any, Any, Any]
     ],

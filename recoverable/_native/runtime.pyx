@@ -46,6 +46,7 @@ cdef class NativeArena:
         self.lines = {}
         self.habits = {}
         self.watches = {}
+        self.watched = set()
 
     def __dealloc__(self):
         for i in range(LATE_KEYS):

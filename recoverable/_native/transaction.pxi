@@ -299,10 +299,6 @@ cdef class Transaction:
     def touched(self) -> bool:
         return self.has_touched()
 
-    def noted(self, tuple spot not None) -> bool:
-        """Has it read or written that, so far? What Turn takes."""
-        return self.t != NULL and rcv_txn_noted(self.t, spot[0], spot[1], spot[2]) != 0
-
     cdef bint has_written(self) noexcept:
         return rcv_txn_wrote(self.t) if self.t != NULL else self._wrote
 

@@ -10,6 +10,7 @@ def whole_of(tuple spot not None) -> tuple[int, int, int]:
     return spot[0], RCV_UNIT_IDENTITY, 0
 
 
+@cython.final
 @cython.no_gc_clear # __dealloc__ needs what it holds
 cdef class Turn:
     """A place in the queue of a spot, in all processes, from now on until drop(), or until it is forgotten.
@@ -20,29 +21,33 @@ cdef class Turn:
 
     Attributes:
         unit: what stands for the spot.
-        held: whether it has a place; False where there were none left, too.
+        held: whether it has a place. False where there were none left, and where others have waited for too long.
     """
     cdef NativeArena arena
     cdef rcv_turn turn
     cdef readonly uint64_t unit
-    cdef readonly bint held
+    cdef bint drawn
 
     def __cinit__(self, NativeArena arena not None, tuple spot not None):
         if arena.closed:
             closed_error(arena)
         self.arena = arena
         self.unit = rcv_unit(spot[0], spot[1], spot[2])
-        self.held = rcv_turn_draw(arena.a, self.unit, &self.turn) != 0
+        self.drawn = rcv_turn_draw(arena.a, self.unit, &self.turn) != 0
 
     def __dealloc__(self):
         self.drop()
 
+    @property
+    def held(self) -> bool:
+        return self.drawn and not self.arena.closed and rcv_turn_stands(self.arena.a, &self.turn) != 0
+
     def has_come(self) -> bool:
         """Return whether its turn has come; if not, ask again in some milliseconds."""
-        return not self.held or self.arena.closed or rcv_turn_come(self.arena.a, &self.turn) != 0
+        return not self.drawn or self.arena.closed or rcv_turn_come(self.arena.a, &self.turn) != 0
 
     cpdef drop(self):
         """Leave the queue; without effect after the first time."""
-        if self.held and not self.arena.closed:
+        if self.drawn and not self.arena.closed:
             rcv_turn_drop(self.arena.a, &self.turn)
-        self.held = False
+        self.drawn = False

@@ -23,7 +23,8 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, wake
         resolve: resolve(args, kwargs, handler) finds the arena of a call where it is not plain which.
         inside: inside(transaction, handler, args, kwargs) is a coroutine that runs a call independent of the transaction around it.
         after: after(transaction, options, result) does what follows a run that has returned: a coroutine of the rest, or None.
-        in_line: in_line(transaction, handler, args, kwargs) is a coroutine that does all runs of a handler that is watched.
+        in_line: in_line(transaction, handler, args, kwargs, coroutine) is a coroutine that does all runs of a handler that is watched;
+            `coroutine` is what the handler has returned.
         again: again(transaction, handler, args, kwargs, error) is a coroutine that goes on after a first run that has raised.
         committed_wanted: committed_wanted() returns whether the event of a commit is written anywhere.
         log_settings: structlog's settings, a dict that changes, or None; and a list, of the "default_wrapper_class" in there with

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import time
@@ -16,7 +17,8 @@ import pytest
 import recoverable
 from recoverable import Arena, Array, ConflictError, Counter, Deque
 from recoverable._native.runtime import Turn
-from recoverable.contention import Place
+from recoverable.contention import Place, _inside
+from recoverable.runner import commit_early
 
 REQUESTS, AT_ONCE = 200, 20
 Body = Callable[[Any, int], Awaitable[None]]
@@ -113,29 +115,31 @@ def shop(arena: Arena) -> Arena:
     return arena
 
 
-async def load(body: Body, arena: Arena, requests: int = REQUESTS) -> int:
+async def load(body: Body, arena: Arena, requests: int = REQUESTS, *, by_run: bool = False) -> int:
     """Send so many requests, some at once; return how many runs they took."""
     runs = 0
     enough = asyncio.Semaphore(AT_ONCE)
 
-    @recoverable.recoverable(arena=arena)
-    async def handler(i: int) -> None:
+    async def undecorated(i: int) -> None:
         nonlocal runs
         runs += 1
         await body(arena.root, i)
 
+    decorated = recoverable.recoverable(arena=arena)(undecorated)
+
     async def one(i: int) -> None:
         async with enough:
-            await handler(i)
+            await (arena.run(undecorated, i) if by_run else decorated(i))
 
     await asyncio.gather(*map(one, range(requests)))
     return runs
 
 
+@pytest.mark.parametrize("by_run", [False, True], ids=["decorated", "run"])
 @pytest.mark.parametrize("body", [stock, checked_counter, serial_number, insert_and_len, lru_miss, consumer])
-async def test_a_hot_place_takes_few_runs(shop: Arena, body: Body) -> None:
+async def test_a_hot_place_takes_few_runs(shop: Arena, body: Body, by_run: bool) -> None:
     """The first twenty all lose but one; from then on they stand in a queue."""
-    assert await load(body, shop) <= 1.3 * REQUESTS
+    assert await load(body, shop, by_run=by_run) <= 1.3 * REQUESTS
     if body is stock:
         assert shop.root["stock"] == 10**6 - REQUESTS
     if body is consumer:
@@ -201,6 +205,56 @@ async def test_one_of_ten_does_not_hold_up_the_others(shop: Arena) -> None:
     assert {runs[i] for i in range(REQUESTS) if i % 10} == {1}
 
 
+async def test_a_queue_ends_where_nobody_would_lose(shop: Arena) -> None:
+    """What was hot is only read any more, by many at once: that they wait for each other is no reason to go on with it."""
+    at_once = most = 0
+
+    @recoverable.recoverable(arena=shop)
+    async def handler(i: int) -> None:
+        nonlocal at_once, most
+        left = shop.root["stock"]
+        if left > 10**6 - 60:
+            shop.root["stock"] = left - 1
+        at_once += 1
+        most = max(most, at_once)
+        await wait()
+        at_once -= 1
+
+    for _ in range(2):
+        await asyncio.gather(*map(handler, range(40)))
+    (habit,) = shop.native.habits.values()
+    for _ in range(6):
+        await asyncio.gather(*map(handler, range(40)))
+    assert not habit.queues
+    most = 0
+    await asyncio.gather(*map(handler, range(40)))
+    assert most == 40
+
+
+async def test_what_commits_early_leaves_its_place(shop: Arena) -> None:
+    """A handler that has had its turn, commits and goes on for long (a WebSocket's) is in nobody's way."""
+    hang = asyncio.Event()
+    places: list[Any] = []
+
+    async def body(i: int) -> None:
+        left = shop.root["stock"]
+        shop.root["stock"] = left - 1
+        await wait()
+        await commit_early()
+        places.append(_inside.get())
+        await hang.wait()
+
+    tasks = [asyncio.ensure_future(shop.run(body, i)) for i in range(10)]
+    begun = time.monotonic()
+    while len(places) < 10:  # noqa: ASYNC110 -- ten of them, each waiting for the others
+        await asyncio.sleep(0.005)
+    assert time.monotonic() - begun < 3  # not a second each
+    assert places == [None] * 10
+    assert shop.root["stock"] == 10**6 - 10
+    hang.set()
+    await asyncio.gather(*tasks)
+
+
 # -- who is in the way ---------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +279,28 @@ def test_one_that_is_forgotten_is_left(arena: Arena) -> None:
     assert not second.has_come()
     del first
     assert second.has_come()
+
+
+def test_one_that_the_collector_takes_apart(arena: Arena) -> None:
+    """It is found in a ring that nobody has any more: it leaves its place, and touches nothing that is gone."""
+    ring: list[Any] = [Turn(arena.native, SPOT)]
+    ring.append(ring)
+    second = Turn(arena.native, SPOT)
+    assert not second.has_come()
+    del ring
+    gc.collect()
+    assert second.has_come()
+
+
+def test_one_whose_number_was_taken_away_knows(arena: Arena) -> None:
+    """Others have waited for it for a second: it has no place any more, and its next run draws another."""
+    first, second = Turn(arena.native, SPOT), Turn(arena.native, SPOT)
+    assert not second.has_come()
+    wait_for(second.has_come)
+    assert not first.held
+    assert second.held
+    first.drop()
+    assert second.held
 
 
 def test_when_all_places_are_taken_nobody_waits(arena: Arena) -> None:

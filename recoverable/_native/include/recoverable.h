@@ -309,7 +309,7 @@ RCV_API double rcv_busy_timeout(const rcv_arena *a);
 
 /* A place in the queue of those who have lost at a spot, in all processes: whoever has it asks now and then whether its turn has come.
  * rcv_turn_draw -- 1: it has one, to be dropped; 0: the table is full, and nothing is to be waited for. rcv_turn_come -- 0: ask again.
- * rcv_turn_drop -- without effect after the first time, and in a forked child. rcv_turn_queue -- how many stand there. */
+ * rcv_turn_stands -- is it still there, and nobody has taken its number away? rcv_turn_drop -- without effect after the first time, and in a forked child. rcv_turn_queue -- how many stand there. */
 struct rcv_turn { /* process memory of who waits */
     uint64_t unit, number;
     uint64_t seen, since; /* whom it waits for, and since when */
@@ -318,14 +318,14 @@ struct rcv_turn { /* process memory of who waits */
 };
 RCV_API int  rcv_turn_draw(rcv_arena *a, uint64_t unit, struct rcv_turn *turn);
 RCV_API int  rcv_turn_come(rcv_arena *a, struct rcv_turn *turn);
+RCV_API int  rcv_turn_stands(rcv_arena *a, const struct rcv_turn *turn);
 RCV_API void rcv_turn_drop(rcv_arena *a, struct rcv_turn *turn);
 RCV_API int  rcv_turn_queue(const rcv_arena *a, uint64_t unit);
 
 RCV_API uint64_t rcv_commits(const rcv_arena *a); /* since it was made, in all processes */
 
-/* rcv_unit -- what stands for the place of a conflict, as a report has it. rcv_txn_noted -- has the transaction read or written it? */
+/* rcv_unit -- what stands for the place of a conflict, as a report has it. */
 RCV_API uint64_t rcv_unit(uint64_t id, unsigned kind, uint64_t arg);
-RCV_API int      rcv_txn_noted(const rcv_txn *t, uint64_t id, unsigned kind, uint64_t arg);
 
 struct rcv_hotspot { /* where transactions of this process have lost conflicts */
     uint64_t container, id; /* as in struct rcv_txn_report */

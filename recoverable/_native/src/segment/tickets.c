@@ -26,10 +26,11 @@ static struct rcv_ticket *own_place(rcv_arena *a, const struct rcv_turn *turn)
     return atomic_load(&t->token) == a->token ? t : NULL;
 }
 
-/* free_place -- of a process that is dead, whatever it was about to do here. */
-static void free_place(struct rcv_ticket *t, uint64_t token)
+/* free_place -- of a process that is dead, whatever it was about to do here. Another may have freed it, and a third have taken it
+ * meanwhile: that one's number stays. */
+static void free_place(struct rcv_ticket *t, uint64_t token, uint64_t number)
 {
-    atomic_store(&t->number, 0);
+    (void)atomic_compare_exchange_strong(&t->number, &number, 0);
     (void)atomic_compare_exchange_strong(&t->token, &token, 0);
 }
 
@@ -52,19 +53,24 @@ int rcv_turn_draw(rcv_arena *a, uint64_t unit, struct rcv_turn *turn)
     *turn = (struct rcv_turn){.unit = unit, .forks = a->forks};
     if (a->needs_slot)
         return 0;
-    bool taken = take_place(a, turn);
+    bool     taken = take_place(a, turn);
+    uint64_t alive = 0;
     for (uint32_t i = 0; i < RCV_TICKETS && !taken; i++) { /* the table is full: of the dead, perhaps */
         struct rcv_ticket *t = &a->board->ticket[i];
-        uint64_t           token = atomic_load(&t->token);
-        if (token != 0 && token != a->token && !process_alive(a, token))
-            free_place(t, token);
+        uint64_t           number = atomic_load(&t->number), token = atomic_load(&t->token);
+        if (token != 0 && token != a->token && token != alive && !process_alive(a, token))
+            free_place(t, token, number);
+        else if (token != a->token)
+            alive = token; /* most likely the next one's, too: the kernel is asked once */
         taken = i == RCV_TICKETS - 1 && take_place(a, turn);
     }
     if (!taken)
         return 0;
     struct rcv_ticket *t = &a->board->ticket[turn->place];
     atomic_store(&t->unit, unit);
-    turn->number = atomic_fetch_add(&a->board->tickets, 1) + 1;
+    do /* a later one may be stored before this: both run at once then, and one loses */
+        turn->number = atomic_fetch_add(&a->board->tickets, 1) + 1;
+    while (turn->number == 0);
     atomic_store(&t->number, turn->number);
     CRASHPOINT("ticket.drawn");
     return 1;
@@ -93,8 +99,10 @@ int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
     const double       most = a->busy_timeout < (double)HOLD / 1e9 ? a->busy_timeout : (double)HOLD / 1e9;
     while (own_place(a, turn) != NULL && (t = ahead(a, turn, &number)) != NULL) {
         uint64_t token = atomic_load(&t->token);
+        if (token == 0)
+            continue; /* it has just left */
         if (token != a->token && !process_alive(a, token)) {
-            free_place(t, token);
+            free_place(t, token, number);
             continue;
         }
         if (turn->seen != number) {
@@ -108,16 +116,18 @@ int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
     return 1;
 }
 
+int rcv_turn_stands(rcv_arena *a, const struct rcv_turn *turn)
+{
+    const struct rcv_ticket *t = own_place(a, turn);
+    return t != NULL && atomic_load(&t->number) == turn->number;
+}
+
 void rcv_turn_drop(rcv_arena *a, struct rcv_turn *turn)
 {
     struct rcv_ticket *t = own_place(a, turn);
-    uint64_t           number = turn->number;
     turn->number = 0;
     if (t == NULL)
         return;
-    uint64_t there = atomic_load(&t->number);
-    if (there != number && there != 0)
-        return; /* a stray store: it is another's by now */
     atomic_store(&t->number, 0);
     atomic_store(&t->token, 0);
 }

@@ -70,17 +70,6 @@ uint64_t rcv_commits(const rcv_arena *a) { return atomic_load_explicit(&a->hdr->
 
 uint64_t rcv_unit(uint64_t id, unsigned kind, uint64_t arg) { return stamp_unit(id, kind, arg); }
 
-int rcv_txn_noted(const rcv_txn *t, uint64_t id, unsigned kind, uint64_t arg)
-{
-    uint64_t unit = stamp_unit(id, kind, arg);
-    if (t->overflowed || read_at(t, unit) != UINT64_MAX || written_at(t, unit))
-        return 1;
-    for (uint64_t i = 0; i < t->n_values; i++)
-        if (kind == RCV_UNIT_BYTES && t->values[i].off == arg)
-            return 1;
-    return 0;
-}
-
 bool stamp_wrote(const rcv_txn *t, uint64_t id, unsigned kind, uint64_t arg)
 {
     return id > t->first_id || written_at(t, stamp_unit(id, kind, arg));
