@@ -70,7 +70,7 @@ def goes_straight(app: web.Application) -> bool:
 
 
 class _Shield:
-    """Comes before a View among the bases of a class that is none of the program's: hooks for its subclasses don't hear of it."""
+    """Stands before a View in the bases of a class that we make, so that the View's `__init_subclass__` is not called for it."""
 
     def __init_subclass__(cls) -> None:
         pass

@@ -6,7 +6,7 @@ What it teaches
    on it, nothing is copied, and the library finds out which pages were written.
 2. Raw writes are a part of the request like all others. `learn` below changes the matrix above its diagonal, waits, and
    changes it below: a crash in between undoes the first half, and nobody has ever seen the matrix asymmetric.
-3. The rules that come with it. Get the view anew after each `await` and let go of it soon. Reads through it are not
+3. The rules that come with it. Get a new view after each `await`, and drop it soon. Reads through it are not
    checked for conflicts: fine for a recommendation, not for a balance. Two requests that write to one page may conflict.
 
 Run it, break it, and ask whether the matrix is symmetric:

@@ -34,7 +34,7 @@ async def problems(session: aiohttp.ClientSession, url: str, *, lost_mails: bool
     Args:
         session: Asks the server.
         url: Where it is.
-        lost_mails: The server was restarted, so its list of mails begins anew.
+        lost_mails: The server was restarted, so its list of mails starts empty.
     """
     async with session.get(f"{url}/books") as response:
         books: dict[str, Any] = await response.json()

@@ -167,7 +167,7 @@ class _StatInfo(ctypes.Structure):
 
 
 class Stat(NamedTuple):
-    """A member of `struct rcv_stats`: its metric ("": it is none), that one's help, and whether it only grows."""
+    """A member of `struct rcv_stats`: the metric it becomes ("" for none), the help text of that, and whether it only grows."""
 
     name: str
     metric: str
@@ -471,7 +471,7 @@ def image_open(fd: int, name: str) -> int:
 
 
 def image_take(address: int, seconds: float) -> None:
-    """Fetch all pages that were met, of one moment; raises `ArenaBusyError` where there is none in that time."""
+    """Fetch all pages that were read, as they were at one moment; raises `ArenaBusyError` if it finds no such moment in time."""
     _check(_image_take(address, int(seconds * 1e9)))
 
 

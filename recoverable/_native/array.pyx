@@ -379,7 +379,7 @@ cdef class ArrayHandle(Container):
         return 0
 
     cdef bint packs(self, object value, unsigned char *raw) except -1:
-        """Make an item of a number that needs no conversion. False: it does, or is none, which is numpy's to judge."""
+        """Make an item of a number that needs no conversion. False: it needs one, or is no number: numpy decides."""
         cdef double f8
         cdef float f4
         cdef int64_t q

@@ -4,7 +4,7 @@
 
 cdef extern from *:
     """
-    /* The name of the function that runs, as a borrowed reference; NULL where there is none. */
+    /* The name of the running function, as a borrowed reference; NULL if no function runs. */
     static inline PyObject *rcv_caller(void)
     {
         PyFrameObject *frame = PyEval_GetFrame();
