@@ -95,8 +95,9 @@ def test_doctor_on_this_machine() -> None:
     assert set(findings) >= {"shared memory", "vm.max_map_count", "page size", "SIGSEGV handlers", "container limit"}
     assert "a fault costs" in findings["trial"]["found"]
     text = command("doctor").stdout
-    for what, finding in findings.items():
-        assert (f"{what}: {finding['remedy']}" in text) == bool(finding["remedy"])
+    for what in findings.keys() - {"orphaned arenas"}:  # which come and go between the two
+        remedy = findings[what]["remedy"]
+        assert (f"{what}: {remedy}" in text) == bool(remedy)
 
 
 @pytest.mark.slow
