@@ -15,7 +15,7 @@ import stat
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from recoverable import _options, _registry, _shm, callbacks, events, frameworks, outcome, runner, speculation
+from recoverable import _options, _registry, _shm, callbacks, events, frameworks, outcome, runner, speculation, waits
 from recoverable._native import _core
 from recoverable._native.paths import hot_spots
 from recoverable._native.runtime import ArenaBase, NativeArena, current_transaction
@@ -434,6 +434,7 @@ class Arena(ArenaBase):
             events.write_stray(self.name, [page for page, _ in _core.take_strays(self.native)])
         if _core.take_orphan(self.native):
             events.arena_orphaned(self.name)
+        waits.tell_held_up(self.native)
 
     def _unlink_own(self) -> None:
         """Unlink the name if it still is this arena's."""

@@ -23,10 +23,11 @@ import contextvars
 import time
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from recoverable import privilege
 from recoverable._native.runtime import Turn, unit_of, whole_of
+from recoverable.waits import Spot, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from recoverable._native.runtime import Handler, NativeArena, Report, Transaction
 
 __all__ = ["FirstRun", "Habit", "Place", "Spot", "leave_early", "lost_first", "spot_of"]
-
-#: The container's id, the kind and the argument of a unit.
-Spot: TypeAlias = tuple[int, int, int]
 
 _POLL: Final = 0.001  # seconds between two looks: at other processes, and at one that has its turn for too long
 _PROBE: Final = 32  # first runs that would have to wait, of which one does not
@@ -76,12 +74,18 @@ class _Waiter:
 
 
 class Place:
-    """The one place that a request may have, from its first conflict or its beginning to its end."""
+    """The one place that a request may have, from its first conflict or its beginning to its end.
 
-    __slots__ = ("_lost", "_native", "_turn", "waited")
+    Args:
+        native: The arena.
+        request: The transaction on whose behalf it waits, for those who are told of it.
+    """
 
-    def __init__(self, native: NativeArena) -> None:
+    __slots__ = ("_lost", "_native", "_request", "_turn", "waited")
+
+    def __init__(self, native: NativeArena, request: Transaction | None = None) -> None:
         self._native = native
+        self._request = request
         self._turn: Turn | None = None
         self._lost: Spot | None = None  # where it has lost before
         self.waited = False  # for the turn that it has
@@ -108,7 +112,7 @@ class Place:
             self._turn = turn
             return
         self._leave(turn)
-        turn = Turn(self._native, spot)
+        turn = Turn(self._native, spot, None if self._request is None else self._request.handler)
         self.waited = not turn.has_come()
         if self.waited and habit is not None and habit.probes():
             self.waited = False
@@ -116,7 +120,8 @@ class Place:
             return
         try:
             if self.waited:
-                await self._wait(turn)
+                with waiting(self._request, "turn", turn.holder, turn.unit):
+                    await self._wait(turn)
         except BaseException:
             self._leave(turn)
             raise

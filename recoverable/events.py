@@ -45,6 +45,7 @@ __all__ = [
     "hook_failed",
     "request_committed",
     "request_conflict",
+    "request_held_up",
     "request_rolled_back",
     "settings",
     "traceback_reported",
@@ -354,6 +355,47 @@ def request_conflict(
         attempt=attempt,
         request_id=request_id,
         then=then,
+    )
+
+
+def request_held_up(
+    name: str,
+    handler: str,
+    waits_for: str,
+    milliseconds: int,
+    holder: str | None,
+    pid: int,
+    path: str | None,
+    key: str | None,
+    attempt: int,
+    request_id: str,
+) -> None:
+    """Tell, once a request, that it has waited for others for long.
+
+    Args:
+        name: The arena.
+        handler: The handler's qualified name.
+        waits_for: "turn", "privilege" or "lock".
+        milliseconds: How long it has waited so far, in all of its runs.
+        holder: The handler of whom it waits for, or None: not known.
+        pid: That one's process, 0: not known.
+        path: The container whose hot spot it waits at for its turn.
+        key: The part of it.
+        attempt: Which run of the request it was in, or before, from 1.
+        request_id: The request's id.
+    """
+    _log().info(
+        "request.held_up",
+        arena=name,
+        handler=handler,
+        waits_for=waits_for,
+        milliseconds=milliseconds,
+        holder=holder,
+        pid=pid,
+        path=path,
+        key=key,
+        attempt=attempt,
+        request_id=request_id,
     )
 
 

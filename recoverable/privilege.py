@@ -11,6 +11,8 @@ import types
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
 from typing import TYPE_CHECKING
 
+from recoverable.waits import waiting
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -37,25 +39,30 @@ async def give_way(transaction: Transaction) -> None:
 
 async def _wait(transaction: Transaction, needed: Callable[[], bool]) -> None:
     """Wait while it is needed: for one privileged run as long as the core says, for several at most `busy_timeout`."""
+    if needed():
+        with waiting(transaction, "privilege"):
+            await _wait_while(transaction, needed)
+
+
+async def _wait_while(transaction: Transaction, needed: Callable[[], bool]) -> None:
     native = transaction.arena
     end = time.monotonic() + native.busy_timeout
-    while needed():
-        left = end - time.monotonic()
-        if left <= 0:
-            return
+    while (left := end - time.monotonic()) > 0:
         loop = running_loop()
         if loop is None:  # driven by hand
             await _yield()
-            continue
-        ended = loop.create_future()
-        native.give_way.append(ended)
-        timer = loop.call_later(min(left, _POLL), _wake, ended)
-        try:
-            await ended
-        finally:
-            timer.cancel()
-            if ended in native.give_way:
-                native.give_way.remove(ended)
+        else:
+            ended = loop.create_future()
+            native.give_way.append(ended)
+            timer = loop.call_later(min(left, _POLL), _wake, ended)
+            try:
+                await ended
+            finally:
+                timer.cancel()
+                if ended in native.give_way:
+                    native.give_way.remove(ended)
+        if not needed():
+            return
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from recoverable import _registry, events, outcome, privilege, web
+from recoverable import _registry, events, outcome, privilege, waits, web
 from recoverable._native.runtime import Handler as NativeHandler
 from recoverable._native.runtime import (
     NativeArena,
@@ -112,10 +112,10 @@ class _Course:
     place: Place | None = None
     habit: Habit | None = None
 
-    async def stand(self, native: NativeArena, lost: Spot | None) -> None:
+    async def stand(self, transaction: Transaction, lost: Spot | None) -> None:
         """Wait for the turn to run where its handler always loses, or else where it has lost itself."""
         if self.place is None:
-            self.place = Place(native)
+            self.place = Place(transaction.arena, transaction)
         if self.habit is not None and self.habit.queues and lost is not None and self.habit.covers(lost):
             await self.place.stand(self.habit.spot)
         else:
@@ -276,13 +276,15 @@ async def _go_on(
                 report = transaction.report()
                 lost = where_lost(transaction, report) if transaction.conflicted else None
                 course.runs, course.lost = transaction.attempt, lost or course.lost
+                if lost is not None:
+                    waits.note_spot(transaction.arena, spot_of(report), lost.path, lost.key)
                 if lost is None:
                     report_arena_failure(transaction, failure)
                 elif facts.beaten and then != "rerun":
                     why = why if conflicts <= options.max_conflicts else None
                     failure = conflict_error(call.handler, lost, transaction.attempt, why)
                 if transaction.touched or then != "raise":
-                    request_id = request_id or web.request_id(before)
+                    request_id = request_id or waits.request_id(transaction)
                     _report(transaction, failure, request_id, then, report, lost)
 
                 if then == "raise":
@@ -292,12 +294,12 @@ async def _go_on(
                     return await _fall_back(call, options, before, failure)  # type: ignore[no-any-return]
 
                 if facts.beaten:
-                    await course.stand(transaction.arena, spot_of(report))
+                    await course.stand(transaction, spot_of(report))
                 transaction = transaction.another("rerun" if facts.beaten else "retry")
                 if 0 < conflicts == options.max_conflicts:
                     await privilege.take(transaction)
             elif first is not None:
-                course.habit, course.place = first.habit, Place(transaction.arena)
+                course.habit, course.place = first.habit, Place(transaction.arena, transaction)
                 try:
                     await first.stand(course.place)
                 except BaseException:
@@ -420,7 +422,7 @@ async def _ended(transaction: Transaction, committed: bool, request_id: str | No
             native.owner._report_found()
         if not committed:
             if transaction.touched:
-                request_id = request_id or web.request_id(transaction.request)
+                request_id = request_id or waits.request_id(transaction)
                 _report(transaction, None, request_id, "return", transaction.report())
         elif transaction.wrote and events.committed_wanted():
             events.request_committed(
@@ -428,7 +430,7 @@ async def _ended(transaction: Transaction, committed: bool, request_id: str | No
                 transaction.handler,
                 transaction.report(),
                 transaction.attempt,
-                request_id or web.request_id(transaction.request),
+                request_id or waits.request_id(transaction),
             )
     finally:  # the program's log pipeline may raise
         if committed and transaction.hooks is not None:

@@ -72,6 +72,13 @@ cdef extern from "recoverable.h" nogil:
     int rcv_turn_come(rcv_arena *a, rcv_turn *turn)
     void rcv_turn_drop(rcv_arena *a, rcv_turn *turn)
     int rcv_turn_queue(const rcv_arena *a, uint64_t unit)
+    struct rcv_holder:
+        uint64_t pid
+        char handler[40]
+    int rcv_lock_holder(const rcv_arena *a, rcv_holder *out)
+    int rcv_privilege_holder(const rcv_arena *a, rcv_holder *out)
+    int rcv_turn_holder(rcv_arena *a, const rcv_turn *turn, rcv_holder *out)
+    void rcv_turn_name(rcv_arena *a, const rcv_turn *turn, const char *handler)
     uint64_t rcv_commits(const rcv_arena *a)
     uint64_t rcv_unit(uint64_t id, unsigned kind, uint64_t arg)
     int rcv_turn_stands(rcv_arena *a, const rcv_turn *turn)

@@ -1,7 +1,7 @@
 # runtime.pxd -- what the other Cython modules share of runtime.pyx.
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
-from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_frame, rcv_handle, rcv_hold, rcv_key, rcv_mark, rcv_off, rcv_txn, \
+from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_frame, rcv_handle, rcv_hold, rcv_holder, rcv_key, rcv_mark, rcv_off, rcv_txn, \
     rcv_txn_report, rcv_unhold
 
 cdef extern from *:
@@ -44,8 +44,12 @@ cdef class NativeArena:
     cdef readonly dict watches # and which handlers lose often,
     cdef readonly set watched # the names of those that are watched because of it
     cdef public list give_way # futures of those who wait for the privileged run to end
+    cdef readonly dict waits # recoverable.waits: what requests wait for, by event loop,
+    cdef readonly dict places # and where hot spots are, in words, by unit
+    cdef list held_up # (Transaction, seconds, holder) of requests that have waited for the lock for long, and nobody was told; None
     cdef bint has_pending(self) noexcept
     cdef int wait(self) noexcept
+    cdef void waited(self, Transaction t, double seconds, rcv_holder *holder)
 
 cdef class Container:
     cdef NativeArena arena
@@ -70,6 +74,10 @@ cdef class Transaction:
     cdef public int attempt
     cdef public str rerun # why it was run again, if it was: "rerun" after a conflict, or "retry"
     cdef public object limit # the TimeLimit of all its runs together, if there is one
+    cdef public double wait_time # seconds that its request has waited for others so far, in all runs
+    cdef public bint wait_told # that this is long was told
+    cdef public str request_id # in the events of its request, once there were any
+    cdef readonly double blocked # since when it blocks its thread, for the lock; 0: it does not
     cdef int cause # of its rollback
     cdef public int open_blocks
     cdef readonly bint conflicted

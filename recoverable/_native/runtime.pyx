@@ -33,6 +33,15 @@ cdef int fail(int rc) except -1:
     raise _errors.error_from(rc, text, rcv_error_errno())
 
 
+cdef double LATE = 0.1 # seconds that a request waits for others before that is told
+late = LATE
+
+
+cdef tuple holder_of(const rcv_holder *holder):
+    text = holder.handler.decode("utf-8", "replace") # of the segment: may be anything
+    return holder.pid, "".join([letter if letter.isprintable() else "?" for letter in text])
+
+
 cdef class NativeArena:
     """An open arena's core half: the pointer that ctypes' rcv_open gave, until mark_closed()."""
 
@@ -47,6 +56,8 @@ cdef class NativeArena:
         self.habits = {}
         self.watches = {}
         self.watched = set()
+        self.waits = {}
+        self.places = {}
 
     def __dealloc__(self):
         for i in range(LATE_KEYS):
@@ -63,11 +74,45 @@ cdef class NativeArena:
     cdef int wait(self) noexcept:
         """Wait for the lock, without the GIL; whoever closes the arena meanwhile is refused."""
         cdef int rc
+        cdef Transaction t = request_of(running(), self)
+        cdef rcv_holder holder
+        cdef double begun = rcv_monotonic(), seconds
+        rcv_lock_holder(self.a, &holder)
+        if t is not None:
+            t.blocked = begun
         rcv_use(self.a)
         with nogil:
             rc = rcv_lock_wait(self.a)
         rcv_unuse(self.a)
+        if t is not None:
+            t.blocked = 0
+            self.waited(t, rcv_monotonic() - begun, &holder)
         return rc
+
+    cdef void waited(self, Transaction t, double seconds, rcv_holder *holder):
+        """A request has waited for the lock in the middle of an operation: what there is to tell is told when its step is over."""
+        t.wait_time += seconds
+        if t.wait_told or t.wait_time < LATE:
+            return
+        t.wait_told = True
+        if self.held_up is None:
+            self.held_up = []
+        self.held_up.append((t, t.wait_time, holder_of(holder)))
+
+    def take_held_up(self) -> list:
+        """Return, once, (transaction, seconds, holder) of those that have waited for the lock for long while their threads stood still."""
+        found, self.held_up = self.held_up, None
+        return found or []
+
+    def lock_holder(self) -> tuple[int, str] | None:
+        """Return process and handler of who has the lock, as far as known: 0, "" where not; None: nobody has it."""
+        cdef rcv_holder holder
+        return None if self.closed or not rcv_lock_holder(self.a, &holder) else holder_of(&holder)
+
+    def privilege_holder(self) -> tuple[int, str] | None:
+        """Return the same of the privileged run."""
+        cdef rcv_holder holder
+        return None if self.closed or not rcv_privilege_holder(self.a, &holder) else holder_of(&holder)
 
     def check_open(self) -> None:
         """Raise TransactionClosedError if it is closed."""
@@ -169,7 +214,7 @@ cdef class NativeArena:
         return self.views
 
     cdef bint has_pending(self) noexcept:
-        return not self.closed and rcv_pending(self.a) != 0
+        return not self.closed and (rcv_pending(self.a) != 0 or self.held_up is not None)
 
     def pending(self) -> bool:
         """Return whether a step may have found something that Arena._report_found() has an event for."""
@@ -357,6 +402,15 @@ cdef Transaction running():
     if f.owner == NULL or f.context != rcv_context() or not is_alive(<Transaction>f.owner):
         return None
     return <Transaction>f.owner
+
+
+cdef Transaction request_of(Transaction t, NativeArena arena):
+    """The one around it that is its whole request, or None: it is of another arena."""
+    if t is None or t.arena is not arena:
+        return None
+    while t.parent is not None:
+        t = t.parent
+    return t
 
 
 def current_transaction(arena: NativeArena | None = None):

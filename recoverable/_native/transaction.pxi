@@ -63,11 +63,13 @@ cdef class Transaction:
         self._touched = self._wrote = self.conflicted = self.privileged = self.closed = self.left = self.settled = False
         self.cause = self.open_blocks = self.early = self.parts = 0
         self.thread = 0
+        self.wait_time = 0
+        self.wait_told = False
         self.arena = None
         self.handler = self._ended = None
         self.before = None # which may run anything, as those below
-        if self.hooks is not None or self.limit is not None or self.rerun is not None:
-            self.hooks = self.limit = self.rerun = None
+        if self.hooks is not None or self.limit is not None or self.rerun is not None or self.request_id is not None:
+            self.hooks = self.limit = self.rerun = self.request_id = None
         if self.parent is not None or self.around is not None:
             self.parent = self.around = None
 
@@ -105,6 +107,7 @@ cdef class Transaction:
         cdef Transaction t = begin_run(Transaction.__new__(Transaction), self.arena, self.handler, NULL, self.request, self.parent)
         t.attempt = self.attempt + 1
         t.limit = self.limit
+        t.wait_time, t.wait_told, t.request_id = self.wait_time, self.wait_told, self.request_id
         t.rerun = rerun
         return t
 

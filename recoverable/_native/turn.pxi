@@ -18,6 +18,7 @@ cdef class Turn:
     Args:
         arena: the arena.
         spot: where: the container's id, the kind and the argument of the unit, as a report has them.
+        handler: whose it is, for those who wait behind it.
 
     Attributes:
         unit: what stands for the spot.
@@ -28,12 +29,14 @@ cdef class Turn:
     cdef readonly uint64_t unit
     cdef bint drawn
 
-    def __cinit__(self, NativeArena arena not None, tuple spot not None):
+    def __cinit__(self, NativeArena arena not None, tuple spot not None, str handler=None):
         if arena.closed:
             closed_error(arena)
         self.arena = arena
         self.unit = rcv_unit(spot[0], spot[1], spot[2])
         self.drawn = rcv_turn_draw(arena.a, self.unit, &self.turn) != 0
+        if self.drawn and handler is not None:
+            rcv_turn_name(arena.a, &self.turn, PyUnicode_AsUTF8(handler))
 
     def __dealloc__(self):
         self.drop()
@@ -45,6 +48,13 @@ cdef class Turn:
     def has_come(self) -> bool:
         """Return whether its turn has come; if not, ask again in some milliseconds."""
         return not self.drawn or self.arena.closed or rcv_turn_come(self.arena.a, &self.turn) != 0
+
+    def holder(self) -> tuple[int, str] | None:
+        """Return process and handler of whose turn it is before this one's, as far as known: 0, "" where not; None: nobody's."""
+        cdef rcv_holder holder
+        if not self.drawn or self.arena.closed or not rcv_turn_holder(self.arena.a, &self.turn, &holder):
+            return None
+        return holder_of(&holder)
 
     cpdef drop(self):
         """Leave the queue; without effect after the first time."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
 import time
-import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from recoverable import Arena, Array, ConflictError, Counter, Deque
 from recoverable._native.runtime import Turn
 from recoverable.contention import Place, _inside
 from recoverable.runner import commit_early
+from support.children import child
 
 REQUESTS, AT_ONCE = 200, 20
 Body = Callable[[Any, int], Awaitable[None]]
@@ -79,26 +78,6 @@ async def blind(root: Any, i: int) -> None:
 async def late(root: Any, i: int) -> None:
     await wait()
     root["stock"] -= 1
-
-
-@contextlib.contextmanager
-def child(function: Callable[[], object]) -> Iterator[int]:
-    """Run a function in a forked child meanwhile; gives its id. It has to succeed, unless it was killed by hand."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            function()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    try:
-        yield pid
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (0, -signal.SIGKILL)
 
 
 @pytest.fixture

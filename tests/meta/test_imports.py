@@ -24,7 +24,7 @@ LAYERS = [
     ["errors", "reports", "_options", "codecs"],
     ["_native", "speculation", "_registry", "_shm", "events"],
     ["containers"],
-    ["callbacks", "transaction", "web", "privilege", "tasks"],
+    ["callbacks", "transaction", "web", "waits", "privilege", "tasks"],
     ["outcome", "contention"],
     ["runner"],
     ["middleware", "_aiohttp", "_aiohttp_routes"],

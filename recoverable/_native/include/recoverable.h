@@ -322,6 +322,16 @@ RCV_API int  rcv_turn_stands(rcv_arena *a, const struct rcv_turn *turn);
 RCV_API void rcv_turn_drop(rcv_arena *a, struct rcv_turn *turn);
 RCV_API int  rcv_turn_queue(const rcv_arena *a, uint64_t unit);
 
+/* Whom somebody waits for, as far as it can be told without waiting: a hint. 0: nobody. rcv_turn_name -- whose turn it is. */
+struct rcv_holder {
+    uint64_t pid; /* as its own PID namespace has it; 0: not known */
+    char     handler[RCV_HANDLER_NAME]; /* "": not known */
+};
+RCV_API int  rcv_lock_holder(const rcv_arena *a, struct rcv_holder *out);
+RCV_API int  rcv_privilege_holder(const rcv_arena *a, struct rcv_holder *out);
+RCV_API int  rcv_turn_holder(rcv_arena *a, const struct rcv_turn *turn, struct rcv_holder *out); /* who is next there, before it */
+RCV_API void rcv_turn_name(rcv_arena *a, const struct rcv_turn *turn, const char *handler);
+
 RCV_API uint64_t rcv_commits(const rcv_arena *a); /* since it was made, in all processes */
 
 /* rcv_unit -- what stands for the place of a conflict, as a report has it. */

@@ -168,12 +168,13 @@ struct rcv_ticket {
     _Atomic uint64_t token;  /* of its process; 0: free */
     _Atomic uint64_t number; /* the lower, the longer it has stood there; 0: nobody is to wait for it */
     _Atomic uint64_t unit;   /* the spot */
-    uint64_t         reserved;
+    _Atomic uint64_t row;    /* of its handler on the board, + 1; 0: not known */
 };
 struct rcv_board {
     struct rcv_board_row  row[RCV_BOARD_ROWS];
     struct rcv_board_spot spot[RCV_BOARD_SPOTS];
     _Alignas(64) _Atomic uint64_t tickets; /* the last number that was drawn */
+    _Atomic uint64_t              privileged_row; /* of the privileged run's handler, + 1; 0: not known */
     _Alignas(64) struct rcv_ticket ticket[RCV_TICKETS];
 };
 

@@ -212,6 +212,11 @@ int  queue_wait(rcv_arena *a, bool *dead); /* 0: held; *dead: from a dead owner.
 int  queue_pass(rcv_arena *a);             /* drop a lock that is being waited for. RCV_ERR_BUG: it was not ours */
 bool lock_seize(rcv_arena *a, uint64_t word);  /* take the lock from an owner that is dead */
 
+/* -- tickets.c: who stands at a hot spot ------------------------------------------------------------------------- */
+
+void turn_name(rcv_arena *a, const struct rcv_turn *turn, uint64_t row); /* whose it is: a row of the board, + 1 */
+const struct rcv_ticket *turn_ahead(rcv_arena *a, const struct rcv_turn *turn); /* whose turn comes before it; NULL: nobody's */
+
 /* -- lock.c ------------------------------------------------------------------------------------------------ */
 
 #define RCV_THREAD_ENDED UINT64_MAX

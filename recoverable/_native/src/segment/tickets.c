@@ -68,6 +68,7 @@ int rcv_turn_draw(rcv_arena *a, uint64_t unit, struct rcv_turn *turn)
         return 0;
     struct rcv_ticket *t = &a->board->ticket[turn->place];
     atomic_store(&t->unit, unit);
+    atomic_store(&t->row, 0);
     do /* a later one may be stored before this: both run at once then, and one loses */
         turn->number = atomic_fetch_add(&a->board->tickets, 1) + 1;
     while (turn->number == 0);
@@ -130,6 +131,19 @@ void rcv_turn_drop(rcv_arena *a, struct rcv_turn *turn)
         return;
     atomic_store(&t->number, 0);
     atomic_store(&t->token, 0);
+}
+
+void turn_name(rcv_arena *a, const struct rcv_turn *turn, uint64_t row)
+{
+    struct rcv_ticket *t = own_place(a, turn);
+    if (t != NULL)
+        atomic_store(&t->row, row);
+}
+
+const struct rcv_ticket *turn_ahead(rcv_arena *a, const struct rcv_turn *turn)
+{
+    uint64_t number;
+    return own_place(a, turn) == NULL ? NULL : ahead(a, turn, &number);
 }
 
 int rcv_turn_queue(const rcv_arena *a, uint64_t unit)

@@ -62,6 +62,20 @@ static struct rcv_board_row *row_of(struct rcv_board *board, const char *name)
     return &board->row[NAMED];
 }
 
+uint64_t board_row(rcv_arena *a, const char *name)
+{
+    uint64_t row = (uint64_t)(row_of(a->board, name) - a->board->row);
+    return row < NAMED ? row + 1 : 0;
+}
+
+void board_name(const rcv_arena *a, uint64_t row, char *out)
+{
+    memset(out, 0, RCV_HANDLER_NAME);
+    if (row == 0 || row > NAMED || !atomic_load_explicit(&a->board->row[row - 1].named, memory_order_acquire))
+        return;
+    memcpy(out, a->board->row[row - 1].name, RCV_HANDLER_NAME - 1);
+}
+
 static inline void add(struct rcv_board_row *row, enum rcv_board_count which, uint64_t n)
 {
     if (n != 0)

@@ -48,6 +48,7 @@ int rcv_privilege_take(rcv_txn *t)
         return RCV_AWAIT_PRIVILEGE;
     atomic_store_explicit(&a->hdr->privileged_wrote, 0, memory_order_relaxed);
     atomic_store_explicit(&a->hdr->privileged_until, 0, memory_order_relaxed);
+    atomic_store_explicit(&a->board->privileged_row, board_row(a, t->handler), memory_order_relaxed);
     a->privileged = t;
     t->empty = false;
     return RCV_PRIVILEGED;

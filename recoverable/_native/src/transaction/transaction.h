@@ -238,6 +238,9 @@ void board_count(const rcv_txn *t, bool committed); /* a run has ended, and has 
  * board_rest -- count as if it were so. */
 #define RCV_IDLE_COMMITS 100u
 bool board_idle(const rcv_txn *t);
+/* board_row -- of the handler of that name, which is padded with zeros, + 1; 0: it shares one. board_name -- the name in such a row, "". */
+uint64_t board_row(rcv_arena *a, const char *name);
+void     board_name(const rcv_arena *a, uint64_t row, char *out);
 void board_rest(const rcv_txn *t);
 
 /* -- raw.c: raw writes into Arrays ---------------------------------------------------------------------------------- */

@@ -1,0 +1,54 @@
+/* holder.c -- whom somebody waits for: who has the lock, the privilege, the turn at a hot spot.
+ *
+ * For people who ask why a request takes so long. It is read word by word while others change it, without the lock, so it may name who
+ * has just let go; handlers of other processes are found on the board. Nothing is decided by it.
+ */
+#include "transaction.h"
+
+static void of_process(const rcv_arena *a, uint64_t token, struct rcv_holder *out)
+{
+    const struct rcv_process *p = process_of(a, token);
+    memset(out, 0, sizeof *out);
+    out->pid = p != NULL ? p->pid : 0;
+}
+
+int rcv_lock_holder(const rcv_arena *a, struct rcv_holder *out)
+{
+    uint64_t token = lock_owner(a);
+    of_process(a, token, out);
+    if (token == 0)
+        return 0;
+    memcpy(out->handler, a->hdr->holder_handler, sizeof out->handler - 1);
+    return 1;
+}
+
+int rcv_privilege_holder(const rcv_arena *a, struct rcv_holder *out)
+{
+    uint64_t       token = atomic_load_explicit(&a->hdr->privileged, memory_order_relaxed);
+    const rcv_txn *here = privilege_here(a);
+    of_process(a, token, out);
+    if (token == 0)
+        return 0;
+    if (here != NULL)
+        memcpy(out->handler, here->handler, sizeof out->handler - 1);
+    else
+        board_name(a, atomic_load_explicit(&a->board->privileged_row, memory_order_relaxed), out->handler);
+    return 1;
+}
+
+int rcv_turn_holder(rcv_arena *a, const struct rcv_turn *turn, struct rcv_holder *out)
+{
+    const struct rcv_ticket *t = turn_ahead(a, turn);
+    of_process(a, t != NULL ? atomic_load(&t->token) : 0, out);
+    if (t == NULL)
+        return 0;
+    board_name(a, atomic_load_explicit(&t->row, memory_order_relaxed), out->handler);
+    return 1;
+}
+
+void rcv_turn_name(rcv_arena *a, const struct rcv_turn *turn, const char *handler)
+{
+    struct rcv_name name;
+    rcv_name_set(&name, handler);
+    turn_name(a, turn, board_row(a, name.text));
+}

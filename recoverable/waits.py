@@ -1,0 +1,217 @@
+"""What requests wait for on behalf of others: their turn at a hot spot, a privileged run, the lock.
+
+What we want: whoever runs a server is told which request is held up, by whom, and how long already, while it still waits;
+and can ask at any moment. A request that waits for nobody pays nothing, and no request fails because of what is told of it.
+
+What does: whoever awaits on behalf of a request does it inside `with waiting(...)`, which puts it on a list of its event
+loop. One timer a loop, which is there while somebody waits, looks at that list: a request that has waited for `late`
+seconds, in all of its runs together, has its `request.held_up`, once. It is written by a callback of the loop, in the
+context of the request: an exception of the program's log pipeline is the loop's to report, and no operation of the arena is
+going on.
+
+A thread that stands still for the lock can tell nothing meanwhile. How long it has stood is noted then (`NativeArena.wait`),
+and told where its step or its block ends (`tell_held_up`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+
+from recoverable import events, web
+from recoverable._native.runtime import late, unit_of, whole_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from recoverable._native.runtime import NativeArena, Transaction
+
+__all__ = ["Kind", "Spot", "SpotName", "note_spot", "request_id", "tell_held_up", "waiting", "whole"]
+
+#: What is waited for.
+Kind: TypeAlias = Literal["turn", "privilege", "lock"]
+#: The container's id, the kind and the argument of a unit.
+Spot: TypeAlias = tuple[int, int, int]
+
+_LOOK: Final = 0.025  # seconds between two looks at those who wait
+_SPOTS: Final = 1024  # whose names are kept for an arena; the oldest goes
+
+_Holder: TypeAlias = tuple[int, str]
+
+
+class SpotName(NamedTuple):
+    """Where a hot spot is: the container's path, and the part of it; each may be None."""
+
+    path: str | None
+    key: str | None
+
+
+def whole(transaction: Transaction) -> Transaction:
+    """Return the transaction that is the whole request: the outermost of those that are independent inside each other."""
+    while transaction.parent is not None:
+        transaction = transaction.parent
+    return transaction
+
+
+def request_id(transaction: Transaction) -> str:
+    """Return the id of a transaction's request, the same for all of its runs."""
+    root = whole(transaction)
+    if root.request_id is None:
+        root.request_id = web.request_id(root.request)
+    return root.request_id
+
+
+# -- where -----------------------------------------------------------------------------------------------------------------
+
+
+def note_spot(native: NativeArena, spot: Spot | None, path: str | None, key: str | None) -> None:
+    """Keep what a spot is called: it takes the lock to find that out, which who only tells of it may not do."""
+    if spot is None:
+        return
+    names = native.places
+    for unit, name in ((unit_of(spot), SpotName(path, key)), (unit_of(whole_of(spot)), SpotName(path, None))):
+        if unit not in names and len(names) >= _SPOTS:
+            names.pop(next(iter(names)), None)
+        names[unit] = name
+
+
+# -- who waits ----------------------------------------------------------------------------------------------------------------
+
+
+class waiting:  # noqa: N801 -- reads as a statement
+    """While the block runs, the request of a transaction waits for others.
+
+    Args:
+        transaction: A transaction of that request; it may have ended. None: nobody asks for it.
+        kind: What for.
+        holder: Returns whom it waits for, a process and its handler, at this moment; None for the one who has the lock, or the
+            privilege.
+        unit: The spot whose turn it is for.
+    """
+
+    __slots__ = ("_context", "_holder", "_loop", "kind", "since", "transaction", "unit")
+
+    def __init__(
+        self,
+        transaction: Transaction | None,
+        kind: Kind,
+        holder: Callable[[], _Holder | None] | None = None,
+        unit: int = 0,
+    ) -> None:
+        self.transaction = None if transaction is None else whole(transaction)
+        self.kind = kind
+        self.unit = unit
+        self.since = 0.0
+        self._holder = holder
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._context: contextvars.Context | None = None
+
+    def __enter__(self) -> waiting:
+        if self.transaction is not None:
+            self.since = time.monotonic()
+            self._context = contextvars.copy_context()
+            self._loop = running_loop()
+            _of_loop(self.transaction.arena, self._loop).add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.transaction is None:
+            return
+        waits = self.transaction.arena.waits.get(self._loop)
+        if waits is not None:
+            waits.discard(self)
+            if not waits and self._loop is None:
+                del self.transaction.arena.waits[None]
+        self.transaction.wait_time += time.monotonic() - self.since
+        self._tell_if(self.transaction.wait_time)
+
+    @property
+    def seconds(self) -> float:
+        """How long its request has waited by now, in all."""
+        return 0.0 if self.transaction is None else self.transaction.wait_time + time.monotonic() - self.since
+
+    def holder(self) -> _Holder | None:
+        """Return process and handler of whom it waits for, as far as known: 0, "" where not; None: nobody any more."""
+        assert self.transaction is not None
+        if self._holder is not None:
+            return self._holder()
+        native = self.transaction.arena
+        return native.lock_holder() if self.kind == "lock" else native.privilege_holder()
+
+    def place(self) -> SpotName:
+        """Return the spot whose turn it waits for."""
+        assert self.transaction is not None
+        name: SpotName = self.transaction.arena.places.get(self.unit, SpotName(None, None))
+        return name
+
+    def look(self) -> None:
+        """Have it told if it has waited for long."""
+        self._tell_if(self.seconds)
+
+    def _tell_if(self, seconds: float) -> None:
+        transaction = self.transaction
+        if transaction is None or transaction.wait_told or seconds < late:
+            return
+        transaction.wait_told = True
+        if self._loop is None:  # driven by hand
+            _tell(transaction, self.kind, seconds, None, self.place())
+        else:
+            assert self._context is not None
+            told = (transaction, self.kind, seconds, self.holder(), self.place())
+            self._loop.call_soon(_tell, *told, context=self._context)
+
+
+def _of_loop(native: NativeArena, loop: asyncio.AbstractEventLoop | None) -> set[waiting]:
+    """Return those who wait on an event loop; from the first one on somebody looks at them."""
+    waits: set[waiting] | None = native.waits.get(loop)
+    if waits is None:
+        for other in [each for each in list(native.waits) if each is not None and each.is_closed()]:
+            native.waits.pop(other, None)
+        waits = native.waits.setdefault(loop, set())
+        if loop is not None:
+            loop.call_later(_LOOK, _look, native, loop, context=contextvars.Context())
+    return waits
+
+
+def _look(native: NativeArena, loop: asyncio.AbstractEventLoop) -> None:
+    waits: set[waiting] | None = native.waits.get(loop)
+    if not waits or native.closed:
+        native.waits.pop(loop, None)
+        return
+    for each in list(waits):
+        each.look()
+    loop.call_later(_LOOK, _look, native, loop)
+
+
+# -- telling ----------------------------------------------------------------------------------------------------------------
+
+
+def _tell(
+    transaction: Transaction, kind: Kind, seconds: float, holder: _Holder | None, place: SpotName | None = None
+) -> None:
+    pid, by = holder or (0, "")
+    path, key = place or (None, None)
+    events.request_held_up(
+        transaction.arena.owner.name,
+        transaction.handler,
+        kind,
+        int(seconds * 1000),
+        by or None,
+        pid,
+        path,
+        key,
+        transaction.attempt,
+        request_id(transaction),
+    )
+
+
+def tell_held_up(native: NativeArena) -> None:
+    """Tell of those whose threads have stood still for the lock."""
+    for transaction, seconds, holder in native.take_held_up():
+        _tell(transaction, "lock", seconds, holder)
