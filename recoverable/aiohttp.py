@@ -12,6 +12,7 @@ closed, since the client has half an answer.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Awaitable, Callable, Iterable
@@ -25,7 +26,7 @@ from recoverable import middleware as _middleware
 from recoverable._aiohttp import adapter
 from recoverable._aiohttp_routes import ROUTES_CAN_BE_SERVED, goes_straight, serve
 from recoverable.arena import Arena
-from recoverable.errors import ArenaOptionError, TransactionError
+from recoverable.errors import ArenaBusyError, ArenaOptionError, TransactionError
 
 if TYPE_CHECKING:
     from recoverable.faults import Rule
@@ -101,6 +102,7 @@ def setup(
         app.on_startup.__class__ = _ServingThen
     else:
         app.middlewares.insert(0, outermost)  # type: ignore[arg-type]  # its own alias says the same in other words
+    app.on_startup.append(_try)
     app.on_cleanup.insert(0, _finish)
     app.on_cleanup.__class__ = _ClosingLast
 
@@ -171,6 +173,12 @@ class _ClosingLast(Signal[web.Application]):
             await super().send(app)
         finally:
             await _close(app)
+
+
+async def _try(app: web.Application) -> None:
+    """Read in the arena: a worker that was forked, and may not use it, is not to start, only to answer 500 for ever."""
+    with contextlib.suppress(ArenaBusyError):
+        len(app[arena_key].root)
 
 
 async def _finish(app: web.Application) -> None:

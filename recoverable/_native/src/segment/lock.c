@@ -151,6 +151,10 @@ static int __attribute__((noinline)) join_after_fork(rcv_arena *a)
 {
     int own = -1; /* the arena's description is shared with the parent, and so would be its flock */
     int err = object_open(a, &own);
+    if (err == EACCES || err == EPERM) /* it has changed its user since */
+        return rcv_raise(RCV_ERR_PERMISSION, err,
+                         "arena \"%s\" was opened before a fork, and this process, of user %u, may not open it again; "
+                         "nothing was changed; open it after the fork, as its user", a->name, (unsigned)geteuid());
     if (err != 0)
         return err == EBADF ? object_lost(a) : rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't open it again after a fork", a->name);
     int rc = flock(own, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
