@@ -79,6 +79,17 @@ class _Peer(ctypes.Structure):
     _fields_ = (("pid", _u64), ("attached_at", _u64), ("alive", _u64), ("foreign", _u64))
 
 
+TIME_CLASSES = 24  # RCV_TIME_CLASSES
+
+
+class _Times(ctypes.Structure):
+    _fields_ = (("count", _u64), ("nanos", _u64), ("in_class", _u64 * TIME_CLASSES))
+
+
+class _LockTimes(ctypes.Structure):
+    _fields_ = (("held", _Times), ("waited", _Times))
+
+
 class _Peek(ctypes.Structure):
     _fields_ = (
         *((name, _u64) for name in PEEK),
@@ -87,6 +98,7 @@ class _Peek(ctypes.Structure):
         ("peers", _u64),
         ("peer", _Peer * _PEERS),
         ("handler", ctypes.c_char * _NAME),
+        ("lock", _LockTimes),
     )
 
 
@@ -217,6 +229,7 @@ _image_take = _function("rcv_image_take", _int, _pointer, _u64)
 _image_grew = _function("rcv_image_grew", _u64, _pointer)
 _image_full = _function("rcv_image_full", _int, _pointer)
 _get_stats = _of_arena("rcv_get_stats", _int, ctypes.POINTER(_Stats))
+_get_lock_times = _of_arena("rcv_get_lock_times", None, ctypes.POINTER(_LockTimes))
 _verify = _of_arena("rcv_verify", _int, ctypes.POINTER(_Verify))
 _orphaned = _of_arena("rcv_orphaned", _int)
 _orphan_take = _of_arena("rcv_orphan_take", _int)
@@ -433,6 +446,7 @@ def peek(fd: int, name: str) -> dict[str, Any]:
     report["holder"] = out.holder
     report["backed"] = [tuple(part) for part in out.backed]
     report["handler"] = out.handler.decode("utf-8", "replace")
+    report["lock"] = _lock_times(out.lock)
     report["peers"] = [
         (peer.pid, peer.attached_at, bool(peer.alive), bool(peer.foreign)) for peer in out.peer[: out.peers]
     ]
@@ -490,6 +504,17 @@ def stats(arena: NativeArena) -> dict[str, int]:
     out = _Stats()
     _locked(arena, lambda: int(_get_stats(arena, ctypes.byref(out))))
     return {stat.name: getattr(out, stat.name) for stat in STATS}
+
+
+def _lock_times(times: _LockTimes) -> dict[str, tuple[int, int, tuple[int, ...]]]:
+    return {name: (t.count, t.nanos, tuple(t.in_class)) for name, t in (("held", times.held), ("waited", times.waited))}
+
+
+def lock_times(arena: NativeArena) -> dict[str, tuple[int, int, tuple[int, ...]]]:
+    """Return for how long the lock was `held` and `waited` for: how often, nanoseconds in all, and how often by class of 256 << i."""
+    out = _LockTimes()
+    _get_lock_times(arena, ctypes.byref(out))
+    return _lock_times(out)
 
 
 def verify(arena: NativeArena) -> dict[str, int]:

@@ -114,6 +114,16 @@ struct rcv_peer { /* a slot of the process table that is or was in use */
 };
 #define RCV_PEERS 128u
 
+#define RCV_TIME_CLASSES 24u
+struct rcv_times {
+    uint64_t count, nanos;               /* how many, and all of them together */
+    uint64_t in_class[RCV_TIME_CLASSES]; /* how many took less than 256 ns << class, and not less than that of the class before */
+};
+struct rcv_lock_times { /* by all processes, since the segment was made */
+    struct rcv_times held;   /* how long the lock was: an estimate from a sample, which count is the whole of */
+    struct rcv_times waited; /* how long it was waited for, where it could not be had at once */
+};
+
 struct rcv_peek { /* what can be told of a segment from outside */
     uint64_t size, claimed, used, reserved, overhead; /* as in struct rcv_stats */
     uint64_t commit_seq, recoveries, recovered_at /* seconds since the epoch, 0: never */;
@@ -123,6 +133,7 @@ struct rcv_peek { /* what can be told of a segment from outside */
     uint64_t peers;  /* how many of peer[] */
     struct rcv_peer peer[RCV_PEERS];
     char     handler[RCV_HANDLER_NAME]; /* what the last holder of the lock ran, if it said so */
+    struct rcv_lock_times lock;
 };
 /* rcv_peek -- read header and tables of the segment behind `fd` (open for reading) without attaching: it stores nothing, takes
  * no lock, and nobody notices it. So numbers that belong together may be from different moments. Not-found: half-made. */
@@ -231,6 +242,8 @@ RCV_API int rcv_measure(rcv_arena *a, rcv_off off, uint64_t *bytes);
 /* rcv_lock_wait -- wait for the lock at most busy_timeout, WITHOUT the GIL; the lock is kept for this thread's next
  * call that wants it. Touches no process state. */
 RCV_API int rcv_lock_wait(rcv_arena *a);
+/* rcv_get_lock_times -- for how long it is held and waited for; without the lock, so what is being added may be there by half. */
+RCV_API void rcv_get_lock_times(const rcv_arena *a, struct rcv_lock_times *out);
 
 /* -- transactions: txn.c ------------------------------------------------------------------------------------ */
 

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define RCV_MAGIC UINT64_C(0x314e455241564352) /* "RCVAREN1", little endian in memory */
-#define RCV_FORMAT 6u
+#define RCV_FORMAT 7u
 #define RCV_ENDIAN_MARK 0x01020304u
 
 #define RCV_CHUNK ((uint64_t)64 * 1024)      /* what a process reserves from the heap at a time */
@@ -170,12 +170,17 @@ struct rcv_ticket {
     _Atomic uint64_t unit;   /* the spot */
     _Atomic uint64_t row;    /* of its handler on the board, + 1; 0: not known */
 };
+/* For how long the lock was held, and waited for: held.c. Changed under the lock; struct rcv_lock_times in memory that others read. */
+struct rcv_board_times {
+    _Atomic uint64_t count, nanos, in_class[RCV_TIME_CLASSES];
+};
 struct rcv_board {
     struct rcv_board_row  row[RCV_BOARD_ROWS];
     struct rcv_board_spot spot[RCV_BOARD_SPOTS];
     _Alignas(64) _Atomic uint64_t tickets; /* the last number that was drawn */
     _Atomic uint64_t              privileged_row; /* of the privileged run's handler, + 1; 0: not known */
     _Alignas(64) struct rcv_ticket ticket[RCV_TICKETS];
+    _Alignas(64) struct rcv_board_times held, waited;
 };
 
 /* Heap table: `uint64_t owner[chunk_count]`, then `uint64_t info[chunk_count]`.

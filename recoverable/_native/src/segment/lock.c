@@ -90,6 +90,7 @@ void lock_after_fork(rcv_arena *a)
     atomic_store(&a->step_lost, false);
     atomic_store(&a->prelocked, 0);
     atomic_store(&a->waiters, 0);
+    a->timed_since = 0;
 }
 
 /* hold -- the word is ours: so is the lock, of this thread. Set before: a step of this process was lost. */
@@ -136,8 +137,10 @@ static int __attribute__((noinline)) lock_slow(rcv_arena *a, uint64_t me, bool d
         return no_watch();
     }
     hold(a, me);
-    if (atomic_exchange(&a->step_lost, false))
+    if (atomic_exchange(&a->step_lost, false)) {
+        a->timed_since = 0;
         a->above->step_lost(a);
+    }
     if (dead || atomic_load(&h->phase) != RCV_IDLE || undo_tail(a) != 0 || atomic_load(&h->corrupt) != 0)
         return lock_mend(a);
     return 0;
@@ -210,6 +213,7 @@ int lock_take(rcv_arena *a)
                                                           memory_order_relaxed)))
         return lock_contended(a, me, word);
     CRASHPOINT("lock.taken");
+    held_from_here(a);
     if (unlikely(me == 0 || atomic_load_explicit(&a->lock_thread, memory_order_relaxed) != 0 ||
                  atomic_load_explicit(&h->phase, memory_order_relaxed) != RCV_IDLE || undo_tail(a) != 0 ||
                  atomic_load_explicit(&h->corrupt, memory_order_relaxed) != 0))
@@ -232,6 +236,8 @@ int lock_drop(rcv_arena *a)
     if (unlikely(watched == 0 || atomic_load_explicit(&a->lock_thread, memory_order_relaxed) != watched))
         return not_held(a);
     CRASHPOINT("lock.before_drop");
+    if (unlikely(a->timed_since != 0))
+        held_end(a);
     atomic_store_explicit(&a->lock_thread, 0, memory_order_relaxed);
     if (likely(atomic_compare_exchange_strong_explicit(&a->hdr->lock.owner, &word, 0, memory_order_release,
                                                        memory_order_relaxed)))
@@ -329,6 +335,7 @@ int rcv_lock_wait(rcv_arena *a)
         return no_watch();
     if (atomic_load(&a->prelocked) == me)
         return 0;
+    uint64_t begun = os_nanos();
     atomic_fetch_add(&a->waiters, 1);
     if (a->needs_slot) { /* not in the table yet: hands off the lock; lock_take will join and try it */
         err = flock_wait(a);
@@ -341,6 +348,8 @@ int rcv_lock_wait(rcv_arena *a)
         rc = raise_busy(a);
     } else {
         a->prelocked_dead = dead; /* whoever writes this holds the lock */
+        held_waited(a, os_nanos() - begun);
+        held_from_here(a); /* others wait from here on */
         hold(a, me);
         atomic_store(&a->prelocked, me);
     }

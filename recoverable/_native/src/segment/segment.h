@@ -90,6 +90,11 @@ struct rcv_arena {
     uint64_t            mountings;   /* so far */
     _Atomic uint64_t    prelocked;   /* rcv_lock_wait took the lock for this thread */
     bool                prelocked_dead; /* … from a dead owner */
+    uint32_t            untimed;     /* so many times more the lock is taken before one is timed: held.c */
+    uint32_t            stands_for;  /* how many the next one that is timed stands for */
+    uint32_t            timed_for;   /* … and the one that is */
+    uint32_t            n_timed;     /* so far */
+    uint64_t            timed_since; /* os_nanos() when the lock was taken, 0: this time is not timed */
     _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the lock under them */
     rcv_txn            *in_flight;   /* all live transactions of this process, doubly linked */
     uint64_t            n_in_flight, serial;
@@ -216,6 +221,18 @@ bool lock_seize(rcv_arena *a, uint64_t word);  /* take the lock from an owner th
 
 void turn_name(rcv_arena *a, const struct rcv_turn *turn, uint64_t row); /* whose it is: a row of the board, + 1 */
 const struct rcv_ticket *turn_ahead(rcv_arena *a, const struct rcv_turn *turn); /* whose turn comes before it; NULL: nobody's */
+
+/* -- held.c: for how long ------------------------------------------------------------------------------------------ */
+
+void held_begin(rcv_arena *a);                  /* this one is timed */
+void held_end(rcv_arena *a);                    /* it is over */
+void held_waited(rcv_arena *a, uint64_t nanos); /* the lock is held, for which this thread has waited so long */
+void held_times(const struct rcv_board *board, struct rcv_lock_times *out);
+static inline void held_from_here(rcv_arena *a) /* the lock has just been taken */
+{
+    if (unlikely(a->untimed-- == 0))
+        held_begin(a);
+}
 
 /* -- lock.c ------------------------------------------------------------------------------------------------ */
 
