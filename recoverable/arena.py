@@ -29,6 +29,7 @@ from recoverable.errors import (
     TransactionClosedError,
     TransactionError,
 )
+from recoverable.lock_times import LockTimes
 from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport, WorkingSet
 from recoverable.transaction import SavepointBlock
 
@@ -367,7 +368,8 @@ class Arena(ArenaBase):
         numbers["orphaned"] = bool(numbers["orphaned"])
         self._report_found()
         spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
-        return Stats(**numbers, hot_spots=spots, faults=_core.fault_struck())
+        lock = LockTimes.of(_core.lock_times(self.native))
+        return Stats(**numbers, hot_spots=spots, lock=lock, faults=_core.fault_struck())
 
     @property
     def profiles(self) -> bool:

@@ -28,6 +28,8 @@ except ImportError as error:
 from recoverable import _registry, events
 from recoverable._native import _core
 from recoverable._native.runtime import BOUNDS, meter
+from recoverable.lock_times import BOUNDS as LOCK_BOUNDS
+from recoverable.lock_times import LockTimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,6 +46,7 @@ OTHER: Final = "(other)"
 
 _BY_HANDLER: Final = ["arena", "handler"]
 _LE: Final = [*(format(bound / 1e9, "g") for bound in BOUNDS), "+Inf"]
+_LOCK_LE: Final = [*(format(bound, ".9g") for bound in LOCK_BOUNDS), "+Inf"]
 
 # By handler: name, key of the tally, help.
 _COUNTS: Final = (
@@ -84,6 +87,16 @@ class _Families:
             "Pages that a handler's next run is expected to write raw: its part of the working set.",
             labels=_BY_HANDLER,
         )
+        self.held = HistogramMetricFamily(
+            "recoverable_lock_hold_seconds",
+            "For how long the arena's lock was held, by all processes; the sum grows by 1 a second where it is full.",
+            labels=["arena"],
+        )
+        self.waited = HistogramMetricFamily(
+            "recoverable_lock_wait_seconds",
+            "For how long the arena's lock was waited for by those who had to, in all processes.",
+            labels=["arena"],
+        )
         self.arenas = {
             stat.name: (CounterMetricFamily if stat.total else GaugeMetricFamily)(
                 f"recoverable_arena_{stat.metric}", stat.help, labels=["arena"]
@@ -95,12 +108,16 @@ class _Families:
     def __iter__(self) -> Iterator[Metric]:
         yield from self.counts.values()
         yield from (self.rollbacks, self.conflicts, self.reruns, self.checkpoints, self.predicted)
+        yield from (self.held, self.waited)
         yield from self.arenas.values()
 
-    def add_arena(self, name: str, stats: dict[str, int]) -> None:
+    def add_arena(self, name: str, stats: dict[str, int], lock: LockTimes) -> None:
         """Add what an arena tells about itself."""
         for field, family in self.arenas.items():
             family.add_metric([name], stats[field])
+        for histogram, times in ((self.held, lock.held), (self.waited, lock.waited)):
+            buckets = list(zip(_LOCK_LE, itertools.accumulate(times.classes), strict=True))
+            histogram.add_metric([name], buckets, times.seconds)
 
     def add_handler(self, labels: list[str], tally: TallyReport) -> None:
         """Add what came of a handler's runs."""
@@ -137,7 +154,8 @@ class _Collector:
         families = _Families()
         with _registry.lock:  # a scrape in another thread: no arena is closed meanwhile
             for segment in _registry.all_open():
-                families.add_arena(segment.name, _core.stats(segment.native))
+                lock = LockTimes.of(_core.lock_times(segment.native))
+                families.add_arena(segment.name, _core.stats(segment.native), lock)
                 if _core.take_orphan(segment.native):
                     events.arena_orphaned(segment.name)
                 tallies = segment.native.read_tallies()

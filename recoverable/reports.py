@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recoverable.lock_times import LockTimes
 
 __all__ = ["HotSpot", "Recovery", "Stats", "VerifyReport", "WorkingSet"]
 
@@ -97,6 +101,7 @@ class Stats:
         cost_compare_ns: Measured cost of comparing a page, nanoseconds.
         cost_copy_ns: Measured cost of copying a page, nanoseconds.
         hot_spots: Where conflicts were lost more often than elsewhere, the most frequent first.
+        lock: For how long the lock was held and waited for, by all processes since the arena was made.
         faults: Faults injected into this process, in all of its arenas: 0 unless somebody has asked for some.
     """
 
@@ -139,6 +144,7 @@ class Stats:
     cost_compare_ns: int
     cost_copy_ns: int
     hot_spots: tuple[HotSpot, ...]
+    lock: LockTimes
     faults: int
 
     @property

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recoverable._native import load
 from recoverable.errors import ArenaOptionError, TransactionError, error_from
+from recoverable.lock_times import CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,11 +80,8 @@ class _Peer(ctypes.Structure):
     _fields_ = (("pid", _u64), ("attached_at", _u64), ("alive", _u64), ("foreign", _u64))
 
 
-TIME_CLASSES = 24  # RCV_TIME_CLASSES
-
-
 class _Times(ctypes.Structure):
-    _fields_ = (("count", _u64), ("nanos", _u64), ("in_class", _u64 * TIME_CLASSES))
+    _fields_ = (("count", _u64), ("nanos", _u64), ("in_class", _u64 * CLASSES))
 
 
 class _LockTimes(ctypes.Structure):
@@ -511,7 +509,7 @@ def _lock_times(times: _LockTimes) -> dict[str, tuple[int, int, tuple[int, ...]]
 
 
 def lock_times(arena: NativeArena) -> dict[str, tuple[int, int, tuple[int, ...]]]:
-    """Return for how long the lock was `held` and `waited` for: how often, nanoseconds in all, and how often by class of 256 << i."""
+    """Return for how long the lock was `held`, and `waited` for: how often, nanoseconds in all, how often by class."""
     out = _LockTimes()
     _get_lock_times(arena, ctypes.byref(out))
     return _lock_times(out)

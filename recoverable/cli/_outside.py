@@ -12,6 +12,7 @@ from recoverable import _shm
 from recoverable._native import _core
 from recoverable._options import parse_name
 from recoverable.errors import ArenaNotFoundError, ArenaPermissionError, ArenaSystemError
+from recoverable.lock_times import LockTimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,7 @@ class Peek:
         handler: What ran last in a step, as far as known.
         alive: Ids of the attached processes.
         dead: Ids of those that ended without closing it.
+        lock: For how long its lock was held and waited for.
         backed: Offset and length of the parts of its object that have to have memory behind them.
         attached_at: When each of `alive` attached, in seconds since the epoch.
         foreign: Whether the id of each of `alive` is of another PID namespace than ours, where it means another process.
@@ -68,6 +70,7 @@ class Peek:
     dead: tuple[int, ...]
     attached_at: tuple[int, ...]
     foreign: tuple[bool, ...]
+    lock: LockTimes
     backed: tuple[tuple[int, int], ...]
 
 
@@ -97,6 +100,7 @@ def peek_fd(fd: int, name: str) -> Peek:
         attached_at=tuple(at for _, at, alive, _ in peers if alive),
         foreign=tuple(foreign for _, _, alive, foreign in peers if alive),
         backed=backed,
+        lock=LockTimes.of(found.pop("lock")),
         **found,
     )
 

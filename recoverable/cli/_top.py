@@ -30,6 +30,7 @@ from recoverable.cli import _outside
 from recoverable.cli._live import live
 from recoverable.cli._render import ago, console
 from recoverable.errors import RecoverableError
+from recoverable.lock_times import LockTimes, Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -154,6 +155,7 @@ class Sample:
         together: All of them.
         spots: Where conflicts are lost most.
         workers: The attached processes.
+        lock: For how long the lock was held and waited for since the sample before; the first sample's is of nothing.
     """
 
     at: float
@@ -163,11 +165,12 @@ class Sample:
     together: Handler
     spots: tuple[Spot, ...]
     workers: tuple[Worker, ...]
+    lock: LockTimes
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         peek = asdict(self.peek)
-        for name in ("backed", "alive", "attached_at", "foreign", "cuts"):
+        for name in ("backed", "alive", "attached_at", "foreign", "cuts", "lock"):
             del peek[name]
         together = asdict(self.together)
         for name in ("handler", "commits"):
@@ -176,6 +179,13 @@ class Sample:
             "at": self.at,
             **peek,
             **together,
+            "lock": {
+                "busy": self.lock.busy,
+                **{
+                    name: {"times": t.count, "mean_us": t.mean * 1e6, "p99_us": t.quantile(0.99) * 1e6}
+                    for name, t in (("held", self.lock.held), ("waited", self.lock.waited))
+                },
+            },
             "handlers": [asdict(handler) for handler in self.handlers],
             "hot_spots": [asdict(spot) for spot in self.spots],
             "processes": [asdict(worker) for worker in self.workers],
@@ -235,6 +245,7 @@ def _sample(name: str, before: Sample | None, places: dict[tuple[int, ...], tupl
         together=Handler.between("", _added(earlier), _added(board), passed),
         spots=_spots(name, spots[:_SPOTS], places),
         workers=tuple(workers),
+        lock=peek.lock - before.peek.lock if before is not None else LockTimes(Times(), Times(), 0.0),
     )
 
 
@@ -271,6 +282,21 @@ def _process(pid: int) -> tuple[float, int, str]:
     return (int(fields[11]) + int(fields[12])) / _TICK, resident, printable
 
 
+def _lock(lock: LockTimes) -> str:
+    """Return how full the lock is."""
+    if not lock.held.count:
+        return "not taken"
+    text = f"{100 * lock.busy:.0f} % busy, held {lock.held.count / lock.over:.0f} times/s for {1e6 * lock.held.mean:.1f} µs"
+    if not lock.waited.count:
+        return text
+    mean, most = _duration(lock.waited.mean), _duration(lock.waited.quantile(0.99))
+    return f"{text}, {lock.waited.count / lock.over:.0f} waits/s of {mean}, 99 % below {most}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f} µs" if seconds < 0.001 else f"{seconds * 1e3:.1f} ms"
+
+
 def _optional(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
@@ -282,6 +308,7 @@ def line(sample: Sample) -> str:
         f"{time.strftime('%H:%M:%S', time.localtime(sample.at))} {all_.requests_per_second:.0f} requests/s, "
         f"{all_.commits_per_second:.0f} commits/s, {all_.rollbacks_per_second:.0f} rollbacks/s, "
         f"{all_.conflicts_per_second:.0f} conflicts/s, {_optional(all_.checkpoint_us, '{:.1f}')} µs/checkpoint, "
+        f"lock {100 * sample.lock.busy:.0f} % busy, "
         f"{all_.traps_per_second:.0f} traps/s, {peek.hot_pages} hot pages, {peek.commits} commits in all, "
         f"{human_size(peek.used)} of {human_size(peek.size)}, {peek.recoveries} recoveries, "
         f"processes {' '.join(map(str, peek.alive)) or 'none'}"
@@ -305,6 +332,7 @@ def screen(sample: Sample, *, hint: bool = True, width: int | None = None) -> Gr
         ("overhead", human_size(peek.overhead)),
         ("hot pages", str(peek.hot_pages)),
         ("recoveries", f"{peek.recoveries}, last {ago(peek.recovered_at)}"),
+        ("lock", _lock(sample.lock)),
         ("in a step", f"process {peek.holder}" if peek.holder else "nobody at this moment"),
         ("last handler", peek.handler or "-"),
     ):

@@ -21,6 +21,8 @@ STRUCTURES = {
     "rcv_open_options": _core._Options,
     "rcv_recovery": _core._Recovery,
     "rcv_peer": _core._Peer,
+    "rcv_times": _core._Times,
+    "rcv_lock_times": _core._LockTimes,
     "rcv_peek": _core._Peek,
     "rcv_stat_info": _core._StatInfo,
     "rcv_handler_counts": _core._HandlerCounts,
@@ -38,6 +40,7 @@ CONSTANTS = {
     "_NAME": "RCV_HANDLER_NAME",
     "_STAT_TOTAL": "RCV_STAT_TOTAL",
     "_PEERS": "RCV_PEERS",
+    "CLASSES": "RCV_TIME_CLASSES",
     "_PROFILES": "RCV_PROFILES",
 }
 SIZES = {"char": 1, "int": 4, "int32_t": 4, "uint32_t": 4, "uint64_t": 8, "double": 8, "rcv_off": 8}

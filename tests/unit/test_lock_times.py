@@ -1,0 +1,130 @@
+"""For how long the lock is held and waited for: `arena.stats().lock`, and its metrics."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from recoverable.lock_times import BOUNDS, LockTimes, Times
+from support.forks import in_child
+
+if TYPE_CHECKING:
+    from recoverable import Arena
+
+
+def hold(arena: Arena, times: int, seconds: float = 0.0) -> None:
+    """Hold the lock that often, for so long."""
+    for n in range(times):
+        with arena.transaction():
+            arena.root["n"] = n
+            if seconds:
+                time.sleep(seconds)
+
+
+def test_every_time_that_it_is_held_counts(arena: Arena) -> None:
+    """The count is that of all holds, give or take those that the next sample will stand for."""
+    before = arena.stats().lock
+    hold(arena, 1000)
+    since = arena.stats().lock - before
+    assert since.held.count == pytest.approx(1000, abs=64)
+    assert sum(since.held.classes) == since.held.count
+    assert since.waited == Times()
+
+
+def test_how_full_it_is_does_not_depend_on_a_rhythm(arena: Arena) -> None:
+    """Long holds in turn with short ones: the sample sees both, so that the sum is about what it was."""
+    before = arena.stats().lock
+    for _ in range(250):
+        hold(arena, 1, 0.0005)
+        hold(arena, 1)
+    since = arena.stats().lock - before
+    assert since.held.count == pytest.approx(500, abs=64)
+    assert 0.3 < since.busy <= 1.0
+    assert (
+        0.3 < sum(since.held.classes[11:]) / since.held.count < 0.7
+    )  # 0.5 ms and above: half of them, of a sample of 20
+
+
+def test_waiting_is_counted_by_those_who_had_to(arena: Arena) -> None:
+    """Whoever finds the lock taken counts how long it waited."""
+    inside = threading.Event()
+
+    def keep() -> None:
+        with arena.transaction():
+            arena.root["other"] = 1
+            inside.set()
+            time.sleep(0.03)
+
+    before = arena.stats().lock
+    other = threading.Thread(target=keep)
+    other.start()
+    inside.wait()
+    hold(arena, 1)
+    other.join()
+    waited = (arena.stats().lock - before).waited
+    assert waited.count == 1
+    assert 0.01 < waited.seconds < 5
+    assert waited.quantile(0.99) == pytest.approx(waited.seconds, rel=1.0)
+
+
+def test_it_is_that_of_all_processes(arena: Arena) -> None:
+    """What a forked child does is counted with its parent's, and stays when it has ended."""
+    hold(arena, 100)
+    before = arena.stats().lock
+    assert not in_child(lambda: hold(arena, 500)).signal
+    assert (arena.stats().lock - before).held.count == pytest.approx(500, abs=64)
+
+
+def test_a_step_that_ends_with_its_thread_is_no_endless_hold(arena: Arena) -> None:
+    """What is timed begins again where the step of a thread that has ended is taken over."""
+    block = None
+
+    def leave() -> None:
+        nonlocal block
+        block = arena.transaction()
+        block.__enter__()
+        arena.root["n"] = 1
+
+    before = arena.stats().lock
+    for _ in range(40):  # one of them is timed
+        thread = threading.Thread(target=leave)
+        thread.start()
+        thread.join()
+        time.sleep(0.002)
+        hold(arena, 1)
+    assert (arena.stats().lock - before).held.seconds < 0.04
+
+
+def test_quantiles_lie_in_the_class_that_they_are_in() -> None:
+    """Between the bounds of a class it is interpolated, and nothing has none."""
+    classes = [0] * (len(BOUNDS) + 1)
+    classes[3], classes[5] = 90, 10
+    times = Times(100, 1e-4, tuple(classes))
+    assert BOUNDS[2] < times.quantile(0.5) < BOUNDS[3]
+    assert times.quantile(0.9) == BOUNDS[3]
+    assert BOUNDS[4] < times.quantile(0.99) < BOUNDS[5]
+    assert times.mean == pytest.approx(1e-6)
+    assert (Times().quantile(0.5), Times().mean) == (0.0, 0.0)
+    assert LockTimes(times, Times(), 0.0).busy == 0.0
+
+
+def test_metrics_show_both_as_histograms(arena: Arena) -> None:
+    """Their buckets add up, and their sums are those of `stats()`."""
+    pytest.importorskip("prometheus_client")
+    from recoverable import metrics
+
+    hold(arena, 200)
+    lock = arena.stats().lock
+    found = {
+        (sample.name, sample.labels.get("le")): sample.value
+        for family in metrics._Collector().collect()
+        for sample in family.samples
+        if sample.name.startswith("recoverable_lock") and sample.labels["arena"] == arena.name
+    }
+    name = "recoverable_lock_hold_seconds"
+    assert found[f"{name}_bucket", "+Inf"] == found[f"{name}_count", None] == lock.held.count
+    assert found[f"{name}_sum", None] == pytest.approx(lock.held.seconds)
+    assert found["recoverable_lock_wait_seconds_count", None] == 0
