@@ -65,9 +65,10 @@ async def transfer(request: web.Request) -> web.Response:
     await fraud_check(hangs=crash == "timeout")  # ... while other requests are served
     if crash == "500":
         return web.json_response({"error": "injected: a response of 500 rolls back, too"}, status=500)
+    answer = web.json_response({"id": order["id"], "done": "now"})  # first: from the next access to the end others wait
     accounts[target] += amount
     audit[order["id"]] = {"from": source, "to": target, "amount": amount}
-    return web.json_response({"id": order["id"], "done": "now"})
+    return answer
 
 
 @recoverable
