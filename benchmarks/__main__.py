@@ -17,7 +17,7 @@ from benchmarks.harness import OUT, Settings, machine_line
 ALL = [
     "compare", "instructions", "checkpoint", "step", "timelimit", "suspend", "read", "transaction", "operations", "memory",
     "ycsb", "flight", "faults", "hello", "metrics", "workers", "size", "evaluation", "profiles", "streams", "preimages",
-    "scattered", "servers", "parts",
+    "scattered", "servers", "parts", "hold", "scale",
 ]  # fmt: skip
 
 
