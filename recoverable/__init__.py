@@ -34,6 +34,7 @@ from recoverable.errors import (
     TransactionClosedError,
     TransactionError,
 )
+from recoverable.lock_times import LockTimes
 from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport, WorkingSet
 from recoverable.tasks import TaskGroup, gather, wait_for
 from recoverable.transaction import after_commit, attempt
@@ -54,6 +55,7 @@ __all__ = [
     "FaultsNotAllowedError",
     "HotSpot",
     "InternalError",
+    "LockTimes",
     "NoTransactionError",
     "RecoverableError",
     "Recovery",

@@ -361,3 +361,23 @@ async def test_a_bank_under_load(name: str) -> None:
 def test_an_arena_that_is_not_there() -> None:
     """3, as for every command."""
     assert command("top", "no-such-arena").returncode == 3
+
+
+def test_how_full_the_lock_is(arena: Arena) -> None:
+    """Between two looks: the share of the time that it was held, how often and for how long; nothing at the first look."""
+    looks = _top.samples(arena.name, 0.05, 2)
+    first = next(looks)
+    commit(arena, 300)
+    second = next(looks)
+    assert first.lock.held.count == 0
+    assert second.lock.held.count == pytest.approx(300, abs=64)
+    assert 0 < second.lock.busy < 1
+    shown = Console(width=120)
+    with shown.capture() as text:
+        shown.print(_top.screen(second))
+    assert "% busy, held " in text.get()
+    assert "% busy" in _top.line(second)
+    told = second.as_json()["lock"]
+    assert told["busy"] == second.lock.busy
+    assert told["held"]["times"] == second.lock.held.count
+    assert told["waited"] == {"times": 0, "mean_us": 0.0, "p99_us": 0.0}
