@@ -135,18 +135,15 @@ def restore(before: AiohttpBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
     if _is_over(request):
         return None
 
-    writer = request._payload_writer
-    prepared = getattr(writer, "_headers_buf", None) is not before.head
-    if getattr(writer, "output_size", None) != before.sent or (prepared and before.head is not None):
+    prepared = _is_prepared(before)
+    if _has_sent(before) or (prepared and before.head is not None):
         return _SENT
     relatives = _relatives(request)
     consumed = _consumed(before)
     body = _kept(request, relatives, consumed)
     if consumed and body is None:
         return _PARSED if any(map(_has_form, relatives)) else _STREAMED
-    files = [
-        field.file for each in relatives for field in (each._post or {}).values() if isinstance(field, web.FileField)
-    ]
+    files = _files(relatives)
     if any(file.closed for file in files):
         return _CLOSED
     if not own:
@@ -162,6 +159,34 @@ def restore(before: AiohttpBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
     for file in files:
         file.seek(0)
     return None
+
+
+def can_restore(before: AiohttpBefore) -> bool:
+    """Return whether it could be made as it was before a run, without a doubt; change nothing."""
+    request = before.request
+    if _is_over(request):
+        return True
+    if _is_prepared(before) or _has_sent(before):
+        return False
+    relatives, consumed = _relatives(request), _consumed(before)
+    if consumed and _kept(request, relatives, consumed) is None:
+        return False
+    return not any(file.closed or file.tell() for file in _files(relatives))
+
+
+def _is_prepared(before: AiohttpBefore) -> bool:
+    """Return whether the head of another answer waits to be sent than then."""
+    return getattr(before.request._payload_writer, "_headers_buf", None) is not before.head
+
+
+def _has_sent(before: AiohttpBefore) -> bool:
+    return getattr(before.request._payload_writer, "output_size", None) != before.sent
+
+
+def _files(requests: list[web.BaseRequest]) -> list[Any]:
+    """Return the files that their forms brought along."""
+    fields = (field for each in requests for field in (each._post or {}).values())
+    return [field.file for field in fields if isinstance(field, web.FileField)]
 
 
 def _put(mapping: Any, items: dict[Any, Any] | None) -> None:
@@ -366,6 +391,7 @@ class _Adapter(WebAdapter):
         return given if 0 < len(given) <= 128 and given.isprintable() else None
 
     restore = staticmethod(restore)
+    can_restore = staticmethod(can_restore)
     answered = staticmethod(is_sent)
     same = staticmethod(same)
     drop_answer = staticmethod(drop_answer)

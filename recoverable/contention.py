@@ -20,12 +20,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import time
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable import privilege
+from recoverable import lines
 from recoverable._native.runtime import Turn, unit_of, whole_of
 from recoverable.waits import Spot, waiting
 
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FirstRun", "Habit", "Place", "Spot", "leave_early", "lost_first", "spot_of"]
 
-_POLL: Final = 0.001  # seconds between two looks: at other processes, and at one that has its turn for too long
 _PROBE: Final = 32  # first runs that would have to wait, of which one does not
 _RECENT: Final = 32  # first runs that a habit goes by
 _LEAST: Final = 6  # of them before it says anything
@@ -57,20 +54,6 @@ def spot_of(report: Report) -> Spot | None:
 
 
 # -- waiting ------------------------------------------------------------------------------------------------------------
-
-
-class _Waiter:
-    """Who waits; only the first of a loop looks now and then."""
-
-    __slots__ = ("future",)
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        """Have it look again, also from another thread: the collector may end a request anywhere."""
-        if self.future is not None:
-            privilege.wake_all([self.future])
 
 
 class Place:
@@ -119,9 +102,9 @@ class Place:
             self._leave(turn)
             return
         try:
-            if self.waited:
+            if self.waited:  # behind many who hang one goes on without
                 with waiting(self._request, "turn", turn.holder, turn.unit):
-                    await self._wait(turn)
+                    await lines.wait(self._native, turn.unit, turn.has_come, self._native.busy_timeout)
         except BaseException:
             self._leave(turn)
             raise
@@ -143,32 +126,7 @@ class Place:
         if turn is None:
             return
         turn.drop()
-        line = self._native.lines.get((turn.unit, running_loop()))
-        if line:
-            line[0].wake()
-
-    async def _wait(self, turn: Turn) -> None:
-        """Wait for it, for `busy_timeout` at most: behind many who hang one goes on without."""
-        loop = asyncio.get_running_loop()
-        end = time.monotonic() + self._native.busy_timeout
-        key, me = (turn.unit, loop), _Waiter()
-        line: deque[_Waiter] = self._native.lines.setdefault(key, deque())
-        line.append(me)
-        try:
-            while not turn.has_come() and time.monotonic() < end:
-                me.future = loop.create_future()
-                timer = loop.call_later(_POLL, me.wake) if line[0] is me else None
-                try:
-                    await me.future
-                finally:
-                    if timer is not None:
-                        timer.cancel()
-        finally:
-            line.remove(me)
-            if line:
-                line[0].wake()  # it is the one who looks now
-            elif self._native.lines.get(key) is line:
-                del self._native.lines[key]
+        lines.look(self._native, turn.unit)
 
 
 def leave_early(transaction: Transaction) -> None:
@@ -295,7 +253,7 @@ class FirstRun:
 
     def ended(self, transaction: Transaction, place: Place, error: BaseException | None) -> None:
         """It has ended. A handler that is not held up for long is watched no more."""
-        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        if transaction.held_up or isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             return  # which says nothing
         lost = spot_of(transaction.report()) if transaction.conflicted else None
         if lost is not None:

@@ -189,7 +189,7 @@ def without_doomed(error: BaseException) -> BaseException:
 
 # `enum rcv_error` in recoverable.h, in its order.
 _NOTFOUND, _FULL, _CORRUPT, _VERSION, _PERMISSION, _BUSY, _CONFLICT = -1, -2, -3, -4, -5, -6, -7
-_STALE, _CLOSED, _NOTXN, _MISUSE, _OS, _AGAIN, _BUG, _STRAY = -8, -9, -10, -11, -12, -13, -14, -15
+_STALE, _CLOSED, _NOTXN, _MISUSE, _OS, _AGAIN, _BUG, _STRAY, _HELD = -8, -9, -10, -11, -12, -13, -14, -15, -16
 
 _KINDS: dict[int, type[BaseException]] = {
     _NOTFOUND: ArenaNotFoundError,
@@ -204,6 +204,7 @@ _KINDS: dict[int, type[BaseException]] = {
     _NOTXN: NoTransactionError,
     _MISUSE: TransactionError,
     _STRAY: StrayWriteError,
+    _HELD: _Doomed,
 }
 
 

@@ -6,7 +6,7 @@ The rules, in the order in which they are asked (docs/guarantees.md has them for
    is returned either way.
 2. It raised an *answer*, a web exception below 500: below 400 (a redirect) commits; either way it is raised on, and
    neither retried nor replaced by the fallback.
-3. It met a conflict: run again, up to `max_conflicts` times.
+3. It met a conflict: run again, up to `max_conflicts` times. It was held up by others with the lock: run again.
 4. It raised something in `retry_on`: run again, up to `retries` times. Cancellation and the like (`BaseException`s that
    are no `Exception`s) are never retried and have no fallback.
 5. Otherwise the fallback's value is returned, where there is one, and else the exception raised.
@@ -127,18 +127,20 @@ class Facts(NamedTuple):
         closed: Its coroutine was closed, or finalised, before its end.
         stopped: It was found lost while it was being cancelled or closed, or met a conflict then, in a `finally` say.
         conflicted: It lost a conflict.
+        held_up: It was ended because others held the arena's lock for long.
         cancelled: Somebody has asked the task to end.
         ordinary: It raised an `Exception` that is no answer.
         retriable: It raised something in `retry_on`.
         spoilt: The request can't be made as it was before.
         conflicts: How many runs have lost one, this one included.
-        crashes: How many have raised otherwise, this one included.
+        crashes: How many have raised otherwise, this one included. A run that was held up is in neither.
     """
 
     chosen: bool = False
     closed: bool = False
     stopped: bool = False
     conflicted: bool = False
+    held_up: bool = False
     cancelled: bool = False
     ordinary: bool = True
     retriable: bool = False
@@ -148,8 +150,8 @@ class Facts(NamedTuple):
 
     @property
     def beaten(self) -> bool:
-        """Whether it lost a conflict, and that is why it has ended."""
-        return self.conflicted and not self.chosen and not self.closed and not self.stopped
+        """Whether it lost a conflict, or was held up, and that is why it has ended."""
+        return (self.conflicted or self.held_up) and not self.chosen and not self.closed and not self.stopped
 
 
 def next_action(facts: Facts, chosen: Options) -> Action:

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from recoverable import _registry, events, outcome, privilege, waits, web
+from recoverable import _registry, events, lockwait, outcome, privilege, waits, web
 from recoverable._native.runtime import Handler as NativeHandler
 from recoverable._native.runtime import (
     NativeArena,
@@ -257,7 +257,7 @@ async def _go_on(
         while True:
             if failure is not None:
                 conflicts += transaction.conflicted
-                crashes += not transaction.conflicted
+                crashes += not (transaction.conflicted or transaction.held_up)
                 facts = _facts(transaction, failure, options, conflicts, crashes)
                 then, why = outcome.next_action(facts, options), None
                 if then == "end":
@@ -278,12 +278,13 @@ async def _go_on(
                 course.runs, course.lost = transaction.attempt, lost or course.lost
                 if lost is not None:
                     waits.note_spot(transaction.arena, spot_of(report), lost.path, lost.key)
-                if lost is None:
+                goes_on = facts.held_up and then == "rerun"
+                if lost is None and not goes_on:
                     report_arena_failure(transaction, failure)
-                elif facts.beaten and then != "rerun":
+                elif lost is not None and facts.beaten and then != "rerun":
                     why = why if conflicts <= options.max_conflicts else None
                     failure = conflict_error(call.handler, lost, transaction.attempt, why)
-                if transaction.touched or then != "raise":
+                if (transaction.touched or then != "raise") and not goes_on:
                     request_id = request_id or waits.request_id(transaction)
                     _report(transaction, failure, request_id, then, report, lost)
 
@@ -293,9 +294,9 @@ async def _go_on(
                     course.leave()
                     return await _fall_back(call, options, before, failure)  # type: ignore[no-any-return]
 
-                if facts.beaten:
+                if facts.conflicted:
                     await course.stand(transaction, spot_of(report))
-                transaction = transaction.another("rerun" if facts.beaten else "retry")
+                transaction = transaction.another("rerun" if facts.conflicted else "held" if goes_on else "retry")
                 if 0 < conflicts == options.max_conflicts:
                     await privilege.take(transaction)
             elif first is not None:
@@ -307,6 +308,8 @@ async def _go_on(
                     transaction.rollback()
                     raise
             try:
+                if transaction.rerun == "held":
+                    await lockwait.at_entry(transaction)
                 run = call.fn(*call.args, **call.kwargs) if first is None else first.coroutine
                 result: T = await StepDriver(run, transaction, options.decide)
                 if first is not None and course.place is not None:
@@ -338,8 +341,9 @@ def _facts(
             or (not transaction.touched and answer)
         ),
         closed=transaction.closed,
-        stopped=_stopped_by(failure) is not None or (transaction.conflicted and cancelled),
+        stopped=_stopped_by(failure) is not None or ((transaction.conflicted or transaction.held_up) and cancelled),
         conflicted=transaction.conflicted,
+        held_up=transaction.held_up,
         cancelled=cancelled,
         ordinary=isinstance(failure, Exception) and not answer,
         retriable=isinstance(failure, options.retry_on),
@@ -495,8 +499,7 @@ async def commit_early() -> None:
         TransactionError: This is inside a block, a part or an independent transaction. Nothing was committed.
     """
     for transaction in transactions_here():
-        if transaction.must_wait():
-            await privilege.give_way(transaction)
+        await lockwait.before_commit(transaction)
         transaction.commit_early()
         leave_early(transaction)
         if transaction.limit is not None:
@@ -509,7 +512,9 @@ set_upcalls(
     nest_block=Nested,
     end_block=end_block,
     run_hooks=run_hooks_now,
-    give_way=privilege.give_way,
+    give_way=lockwait.before_commit,
+    await_lock=lockwait.stand,
+    may_rerun=lockwait.may_rerun,
     wake=privilege.wake_all,
     is_answer=web.is_answer,
     commits=web.commits,

@@ -73,6 +73,9 @@ class WebAdapter(Protocol):
     def restore(self, before: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Make a request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
 
+    def can_restore(self, before: Any) -> bool:
+        """Return whether restore() would do so now, without a doubt; change nothing."""
+
     def answered(self, before: Any) -> bool:
         """Return whether an answer has begun to be sent since."""
 
@@ -179,6 +182,11 @@ def why_no_rerun(before: Before | None, args: tuple[Any, ...], kwargs: dict[str,
         kwargs: Its keyword arguments.
     """
     return None if before is None else before.adapter.restore(before, args, kwargs)
+
+
+def may_rerun(before: Before | None) -> bool:
+    """Return whether a run that ended now could begin again, without a doubt."""
+    return before is None or before.adapter.can_restore(before)
 
 
 def comes_too_late(value: Any, before: Before | None) -> bool:

@@ -262,6 +262,7 @@ cdef class Call(StepDriver):
             before = self.here if self.here is not None and self.here.says_later() else request_before(self.given(), self.kwargs)
             t = begin_run(self.t if self.has_spare() else Transaction.__new__(Transaction), arena, handler.name, &handler.prepared,
                           before, handler.parent)
+            t.reruns = handler.reruns
             if handler.special != 0 and self.begin_special(t, coroutine):
                 return 0
             self.drive(coroutine, t, handler.decide)

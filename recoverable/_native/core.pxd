@@ -15,10 +15,15 @@ cdef extern from "recoverable.h" nogil:
         RCV_ERR_MISUSE
         RCV_ERR_AGAIN
         RCV_ERR_STRAY
+        RCV_ERR_HELD
     const char *rcv_error_text()
     int rcv_error_errno()
 
     int rcv_lock_wait(rcv_arena *a)
+    int rcv_lock_wait_briefly(rcv_arena *a)
+    int rcv_lock_busy(rcv_arena *a)
+    int rcv_lock_is_free(rcv_arena *a)
+    void rcv_lock_waited(rcv_arena *a, uint64_t nanos)
     void rcv_use(rcv_arena *a)
     void rcv_unuse(rcv_arena *a)
     void rcv_wait_over(rcv_arena *a)
@@ -51,6 +56,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_txn_touched(const rcv_txn *t)
     int rcv_txn_wrote(const rcv_txn *t)
     int rcv_txn_mounted(const rcv_txn *t)
+    int rcv_txn_lock_held(const rcv_txn *t)
     int rcv_txn_mount(rcv_txn *t)
     int rcv_txn_suspend(rcv_txn *t)
     int rcv_txn_commit(rcv_txn *t)

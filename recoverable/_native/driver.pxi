@@ -88,6 +88,7 @@ cdef class StepDriver:
     """
     cdef object coroutine, decide, cancelled
     cdef object result, answer # how the handler ended, while its commit gives way
+    cdef tuple held # while a step waits for the lock: the handler's coroutine, and what is to be sent or thrown into it
     cdef Transaction t
     cdef bint finished, running, part, giving_way
 
@@ -146,10 +147,17 @@ cdef class StepDriver:
             rcv_txn_rollback(self.t.t)
         rcv_frame_init(&frame, &self.t.t, rcv_context(), <void *>self.t)
         try:
-            close_inside(self.coroutine, &frame)
+            close_inside(self.let_go(), &frame)
         finally:
             self.t.rollback()
         return 0
+
+    cdef object let_go(self):
+        """The coroutine to close; what waits for the lock in its place is closed."""
+        if self.held is not None:
+            self.coroutine.close()
+            self.coroutine, self.held = self.held[0], None
+        return self.coroutine
 
     # -- one step --------------------------------------------------------------------------------------------------------
 
@@ -176,7 +184,11 @@ cdef class StepDriver:
             self.t.around = <Transaction>frame.below.owner
         self.t.parts += self.part
         try:
-            error = self.prepare(error)
+            if self.held is None and not self.giving_way and self.t.lock_is_held():
+                self.held = (self.coroutine, value, error)
+                self.coroutine, value, error = _await_lock(self.t), None, None
+            elif self.held is None:
+                error = self.prepare(error)
             while True:
                 outcome = resume(self.coroutine, value, error, &how)
                 if how == PYGEN_NEXT:
@@ -188,6 +200,11 @@ cdef class StepDriver:
                     error = _errors.TransactionError(
                         "await inside a savepoint, an edit or a transaction block: these are part of one step; "
                         "the block is rolled back: await before or after it")
+                    continue
+                if self.held is not None:
+                    self.coroutine, value, error = self.held
+                    self.held = None
+                    error = self.prepare(error if how == PYGEN_RETURN else outcome)
                     continue
                 self.finished = True
                 outcome = self.ended(outcome, None) if how == PYGEN_RETURN else self.ended(None, outcome)
@@ -247,10 +264,9 @@ cdef class StepDriver:
             return gave_way(self, failed)
         if not (ended_with_result(self, result) if failed is None else ended_with_error(self, failed)):
             return result
-        if self.t.has_to_wait():
+        if self.t.has_to_wait() or not finish_commit(self):
             give_way(self, result, failed)
             return None
-        finish_commit(self)
         if failed is not None:
             raise failed
         return result
@@ -267,7 +283,7 @@ cdef class PartDriver(StepDriver):
         if self.t.t != NULL: # the rest of the transaction goes on, and may not keep half of what this part was to do
             rcv_txn_doom(self.t.t, RCV_ERR_CLOSED)
         rcv_frame_init(&nobody, NULL, rcv_context(), NULL)
-        return close_inside(self.coroutine, &nobody)
+        return close_inside(self.let_go(), &nobody)
 
     cdef object prepare(self, object error):
         if self.t.t == NULL and error is None:

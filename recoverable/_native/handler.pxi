@@ -38,7 +38,7 @@ cdef class Handler:
     cdef NativeArena arena
     cdef Transaction parent
     cdef rcv_name prepared # its name, for the core
-    cdef bint joins
+    cdef bint joins, reruns
     cdef int special # LIMITED, WATCHED
     cdef double seconds
     cdef dict __dict__ # what functools.wraps() gives it: its name, its module, what it says of itself
@@ -49,6 +49,7 @@ cdef class Handler:
         self.fn, self.name, self.options, self.arena, self.joins, self.parent = fn, name, options, arena, joins, parent
         rcv_name_set(&self.prepared, PyUnicode_AsUTF8(name))
         self.decide = options.decide
+        self.reruns = options.max_conflicts > 0
         self.special = 0 if options.timeout is None else LIMITED
         if arena is not None and name in arena.watched: # one that is made for each call: arena.run()
             self.special |= WATCHED

@@ -17,7 +17,9 @@ cdef object gave_way(StepDriver d, object failed):
         raise failed
     result, answer = d.result, d.answer
     d.result = d.answer = None
-    finish_commit(d)
+    if not finish_commit(d):
+        give_way(d, result, answer)
+        return None
     if answer is not None:
         raise answer
     return result
@@ -27,6 +29,7 @@ cdef int lost(StepDriver d, object cause) except -1:
     """The transaction was doomed, whatever the handler made of it: roll back and say why."""
     cdef int doom = d.t.early or rcv_txn_doom_code(d.t.t)
     d.t.conflicted = doom == RCV_ERR_CONFLICT
+    d.t.held_up = doom == RCV_ERR_HELD
     if isinstance(cause, BaseExceptionGroup): # of a TaskGroup whose tasks were stopped
         cause = cause.split(_errors._Doomed)[1]
     if interrupts(cause):
@@ -40,6 +43,8 @@ cdef int lost(StepDriver d, object cause) except -1:
         cause = None
     if d.t.conflicted:
         raise _errors.ConflictError() from cause
+    if d.t.held_up:
+        raise _errors.ArenaBusyError("others hold the arena's lock for long; the run was rolled back") from cause
     if doom == RCV_ERR_FULL:
         raise _errors.error_from(doom, "the arena ran out of room while the handler ran", 0) from cause
     if rcv_doom_text(doom) != NULL:
@@ -50,7 +55,7 @@ cdef int lost(StepDriver d, object cause) except -1:
 cdef int stay_cancelled(StepDriver d) except -1:
     """A cancellation (or KeyboardInterrupt) must not turn into a conflict, which would run the handler again."""
     if d.cancelled is not None and (isinstance(d.cancelled, (KeyboardInterrupt, SystemExit)) or is_cancelled()):
-        d.t.conflicted = False
+        d.t.conflicted = d.t.held_up = False
         raise d.cancelled
     return 0
 
@@ -98,11 +103,14 @@ cdef int decided(StepDriver d, object failed) except -1:
     return 0
 
 
-cdef int finish_commit(StepDriver d) except -1:
+cdef bint finish_commit(StepDriver d) except -1:
+    """Commit. False: another one holds the lock for long, so that it is to be tried again."""
     d.t.check()
-    cdef int rc = d.t.try_commit()
+    cdef int rc = d.t.try_commit(_running_loop() is None)
     if rc == 0:
-        return 0
+        return True
+    if rc == RCV_ERR_AGAIN:
+        return False
     try:
         d.t.commit_failed(rc)
     except _errors._Doomed as doomed:

@@ -50,6 +50,8 @@ cdef class NativeArena:
     cdef bint has_pending(self) noexcept
     cdef int wait(self) noexcept
     cdef void waited(self, Transaction t, double seconds, rcv_holder *holder)
+    cdef int wait_here(self) except? -100
+    cdef int wait_briefly(self) noexcept
 
 cdef class Container:
     cdef NativeArena arena
@@ -81,6 +83,9 @@ cdef class Transaction:
     cdef int cause # of its rollback
     cdef public int open_blocks
     cdef readonly bint conflicted
+    cdef readonly bint held_up # it was ended because others hold the lock for long: neither a conflict nor a crash
+    cdef public double lock_time # seconds that its steps have waited for the lock, one after the other
+    cdef bint reruns # after a conflict its handler is run again, and so it may be after this
     cdef readonly bint privileged
     cdef readonly bint closed # its coroutine was, before the end: nobody waits for what might follow
     cdef readonly Transaction parent
@@ -106,7 +111,8 @@ cdef class Transaction:
     cdef bint has_written(self) noexcept
     cdef void end(self, str how) noexcept
     cdef int undo(self, object error) except -1
-    cdef int try_commit(self) except? -100
+    cdef int try_commit(self, bint waits=*) except? -100
+    cdef bint lock_is_held(self) noexcept
     cdef int commit_failed(self, int rc) except -1
     cdef bint has_to_wait(self) noexcept
     cdef void wake(self) noexcept

@@ -113,6 +113,57 @@ cdef class NativeArena:
         """Return the same of the privileged run."""
         cdef rcv_holder holder
         return None if self.closed or not rcv_privilege_holder(self.a, &holder) else holder_of(&holder)
+    cdef int wait_here(self) except? -100:
+        """wait(), but where an event loop runs, and what runs here can begin again, only briefly: its transaction is doomed then,
+        and its next access says so."""
+        cdef int rc
+        if _running_loop() is None:
+            return self.wait()
+        rc = self.wait_briefly()
+        if rc != RCV_ERR_AGAIN:
+            return rc
+        t = rerunnable(self)
+        if t is None:
+            return self.wait()
+        if t.t != NULL: # _may_rerun() may do anything
+            rcv_txn_doom(t.t, RCV_ERR_HELD)
+        return 0
+
+    cdef int wait_briefly(self) noexcept:
+        cdef int rc
+        rcv_use(self.a)
+        with nogil:
+            rc = rcv_lock_wait_briefly(self.a)
+        rcv_unuse(self.a)
+        return rc
+
+    def lock_is_free(self) -> bool:
+        """Return whether the lock could be taken now, as far as a look at it tells."""
+        return self.closed or rcv_lock_is_free(self.a) != 0
+
+    def try_lock(self) -> bool:
+        """Wait for the lock for some milliseconds, on the spot, and let go of it: return whether that went well.
+
+        False at once where somebody here has tried in vain just now.
+        """
+        self.check_open()
+        cdef int rc = self.wait_briefly()
+        if rc == RCV_ERR_AGAIN:
+            return False
+        if rc:
+            fail(rc)
+        rcv_wait_over(self.a)
+        return True
+
+    def note_lock_wait(self, double seconds) -> None:
+        """Count that somebody has waited for the lock for so long while an event loop went on."""
+        if not self.closed:
+            rcv_lock_waited(self.a, <uint64_t>(seconds * 1e9))
+
+    def raise_busy(self) -> None:
+        """Raise the ArenaBusyError of one that has waited for the lock for `busy_timeout`."""
+        self.check_open()
+        fail(rcv_lock_busy(self.a))
 
     def check_open(self) -> None:
         """Raise TransactionClosedError if it is closed."""
@@ -266,7 +317,7 @@ cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1:
     cdef void *context = rcv_context()
     cdef int rc = rcv_access(arena.a, context, write, t)
     while rc == RCV_ERR_AGAIN:
-        rc = arena.wait()
+        rc = arena.wait_here()
         if rc == 0:
             rc = rcv_access(arena.a, context, write, t)
             if rc: # it may be for something else, and the lock was kept for us
@@ -411,6 +462,17 @@ cdef Transaction request_of(Transaction t, NativeArena arena):
     while t.parent is not None:
         t = t.parent
     return t
+cdef Transaction rerunnable(NativeArena arena):
+    """The Transaction of that arena that runs in this thread and context, if its run may be ended here and begin again; or None."""
+    cdef rcv_frame *f = settle()
+    cdef void *context = rcv_context()
+    cdef Transaction t
+    while f.owner != NULL and f.context == context:
+        t = <Transaction>f.owner
+        if t.arena is arena:
+            return t if t.reruns and t.t != NULL and is_alive(t) and rcv_txn_state(t.t) == RCV_ACTIVE and _may_rerun(t) else None
+        f = f.below
+    return None
 
 
 def current_transaction(arena: NativeArena | None = None):

@@ -67,7 +67,7 @@ cdef void count(Transaction t, bint committed) noexcept:
     if t.rerun is not None:
         if t.rerun == "retry":
             tally.retries += 1
-        else:
+        elif t.rerun == "rerun":
             tally.conflict_reruns += 1
     if not t._touched:
         return

@@ -60,11 +60,12 @@ cdef class Transaction:
         """Make it what a new one is: it has ended, and nobody has it but the Call that uses it again."""
         if self._touched:
             memset(&self.kept, 0, sizeof(self.kept))
-        self._touched = self._wrote = self.conflicted = self.privileged = self.closed = self.left = self.settled = False
+        self._touched = self._wrote = self.conflicted = self.held_up = self.privileged = self.closed = self.left = self.settled = False
         self.cause = self.open_blocks = self.early = self.parts = 0
         self.thread = 0
         self.wait_time = 0
         self.wait_told = False
+        self.lock_time = 0
         self.arena = None
         self.handler = self._ended = None
         self.before = None # which may run anything, as those below
@@ -103,12 +104,15 @@ cdef class Transaction:
         return self.has_to_wait()
 
     def another(self, str rerun not None) -> Transaction:
-        """Return a fresh one for the next run of its handler, which it is run again for: "rerun" or "retry"."""
+        """Return a fresh one for the next run of its handler, which it is run again for: "rerun", "retry" or "held"."""
         cdef Transaction t = begin_run(Transaction.__new__(Transaction), self.arena, self.handler, NULL, self.request, self.parent)
         t.attempt = self.attempt + 1
         t.limit = self.limit
         t.wait_time, t.wait_told, t.request_id = self.wait_time, self.wait_told, self.request_id
         t.rerun = rerun
+        t.reruns = self.reruns
+        if rerun == "held":
+            t.lock_time = self.lock_time
         return t
 
     def remount(self) -> None:
@@ -166,7 +170,7 @@ cdef class Transaction:
         self.check()
         cdef int rc = rcv_txn_mount(self.t)
         while rc == RCV_ERR_AGAIN:
-            rc = self.arena.wait()
+            rc = self.arena.wait_here()
             if rc == 0:
                 rc = rcv_txn_mount(self.t) if self.t != NULL else RCV_ERR_CLOSED # another thread has ended it meanwhile
                 if rc:
@@ -182,11 +186,14 @@ cdef class Transaction:
         if rc:
             fail(rc)
 
-    cdef int try_commit(self) except? -100:
-        """Commit; what the core says. On anything but 0, commit_failed() is next."""
+    cdef int try_commit(self, bint waits=True) except? -100:
+        """Commit; what the core says. On anything but 0, commit_failed() is next; RCV_ERR_AGAIN only where it is not to wait for the
+        lock for long."""
         cdef int rc = rcv_txn_commit(self.t)
         while rc == RCV_ERR_AGAIN:
-            rc = self.arena.wait()
+            rc = self.arena.wait() if waits else self.arena.wait_briefly()
+            if rc == RCV_ERR_AGAIN:
+                return rc
             if rc == 0:
                 rc = rcv_txn_commit(self.t) if self.t != NULL else RCV_ERR_CLOSED
                 if rc:
@@ -194,6 +201,10 @@ cdef class Transaction:
         if rc == 0:
             self.end(COMMITTED)
         return rc
+
+    cdef bint lock_is_held(self) noexcept: # what each step asks
+        """Has another one the lock, which this will want again? Not where it is driven by hand, and so can't wait for others."""
+        return self.t != NULL and rcv_txn_lock_held(self.t) and _running_loop() is not None
 
     cdef int commit_failed(self, int rc) except -1:
         """Roll back and raise."""

@@ -1,14 +1,14 @@
 # upcalls.pxi -- what native code calls in Python: the Python half imports the native one, so it says here who does what.
 # Part of runtime.pyx.
 
-cdef object _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _wake, _is_answer
+cdef object _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
 cdef object _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted
 cdef dict _log_settings
 cdef list _silent
 
 
-def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, wake, is_answer, commits, resolve, inside, after,
-                in_line, again, committed_wanted, log_settings) -> None:
+def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, await_lock, may_rerun, wake, is_answer, commits, resolve,
+                inside, after, in_line, again, committed_wanted, log_settings) -> None:
     """Say who does what few requests need. recoverable.runner does, when it is imported.
 
     Args:
@@ -16,7 +16,9 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, wake
         nest_block: nest_block(transaction) opens a savepoint for a block that is a part of a transaction.
         end_block: end_block(block, savepoint, error, failed) ends a block in any way but by a commit that succeeds.
         run_hooks: run_hooks(transaction) calls the callbacks of a committed block, which can't await.
-        give_way: give_way(transaction) is a coroutine that waits until a privileged run has ended.
+        give_way: give_way(transaction) is a coroutine that waits until a privileged run has ended, and the lock is free.
+        await_lock: await_lock(transaction) is a coroutine that waits until the lock is free.
+        may_rerun: may_rerun(transaction) returns whether its request can still be made what it was before its run.
         wake: wake(futures) wakes those who wait for one.
         is_answer: is_answer(error) returns whether an exception is an answer, not a crash.
         commits: commits(result, error) is the default rule, of which native code answers the common cases itself.
@@ -30,10 +32,10 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, wake
         log_settings: structlog's settings, a dict that changes, or None; and a list, of the "default_wrapper_class" in there with
             which that event is never written.
     """
-    global _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _wake, _is_answer
+    global _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
     global _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _log_settings, _silent
     _watch_block, _nest_block, _end_block, _run_hooks = watch_block, nest_block, end_block, run_hooks
-    _give_way, _wake, _is_answer = give_way, wake, is_answer
+    _give_way, _await_lock, _may_rerun, _wake, _is_answer = give_way, await_lock, may_rerun, wake, is_answer
     _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted = commits, resolve, inside, after, in_line, again, committed_wanted
     _log_settings, _silent = log_settings
 

@@ -42,7 +42,8 @@ enum rcv_error {
     RCV_ERR_OS = -12,        /* a system call failed; rcv_error_errno() */
     RCV_ERR_AGAIN = -13,     /* the lock is held by another: call rcv_lock_wait() without the GIL, then again */
     RCV_ERR_BUG = -14,       /* an invariant of ours is broken: please report */
-    RCV_ERR_STRAY = -15      /* a thread stored through a raw view of the transaction while it waited; it is doomed */
+    RCV_ERR_STRAY = -15,     /* a thread stored through a raw view of the transaction while it waited; it is doomed */
+    RCV_ERR_HELD = -16       /* others hold the lock for long; the transaction is doomed, and its run is to begin again later */
 };
 
 RCV_API const char *rcv_error_text(void);
@@ -244,6 +245,13 @@ RCV_API int rcv_measure(rcv_arena *a, rcv_off off, uint64_t *bytes);
 RCV_API int rcv_lock_wait(rcv_arena *a);
 /* rcv_get_lock_times -- for how long it is held and waited for; without the lock, so what is being added may be there by half. */
 RCV_API void rcv_get_lock_times(const rcv_arena *a, struct rcv_lock_times *out);
+RCV_API int rcv_lock_busy(rcv_arena *a); /* the RCV_ERR_BUSY of one that has waited for that long otherwise */
+
+/* Where an event loop must go on: brief.c. rcv_lock_wait_briefly -- rcv_lock_wait(), but RCV_ERR_AGAIN after some milliseconds, or at
+ * once where the lock is known to be stuck. rcv_lock_is_free -- a hint. rcv_lock_waited -- somebody has waited for it otherwise. */
+RCV_API int rcv_lock_wait_briefly(rcv_arena *a);
+RCV_API int rcv_lock_is_free(rcv_arena *a);
+RCV_API void rcv_lock_waited(rcv_arena *a, uint64_t nanos);
 
 /* -- transactions: txn.c ------------------------------------------------------------------------------------ */
 
@@ -269,6 +277,8 @@ RCV_API int  rcv_txn_state(const rcv_txn *t);
 RCV_API int  rcv_txn_touched(const rcv_txn *t); /* has it ever been mounted */
 RCV_API int  rcv_txn_wrote(const rcv_txn *t);
 RCV_API int  rcv_txn_mounted(const rcv_txn *t);
+/* rcv_txn_lock_held -- has it been here before, so that it will want the lock again, which another one has now? */
+RCV_API int  rcv_txn_lock_held(const rcv_txn *t);
 
 /* rcv_txn_mount -- make its writes visible to this thread: lock, validate, put the stash back. No-op if mounted.
  * RCV_ERR_AGAIN: wait. RCV_ERR_CONFLICT: it is doomed now. A transaction of this thread that is mounted is suspended. */

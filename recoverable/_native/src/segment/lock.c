@@ -282,7 +282,7 @@ void lock_give_back(rcv_arena *a)
 /* -- waiting for it --------------------------------------------------------------------------------------------------- */
 
 /* flock_wait -- until nobody is attaching (a forked child's join): 0 or ETIMEDOUT, or another errno. Keeps nothing. */
-static int flock_wait(rcv_arena *a)
+static int flock_wait(rcv_arena *a, double seconds)
 {
     uint64_t begun = os_nanos();
     int      own = -1, err = object_open(a, &own);
@@ -293,7 +293,7 @@ static int flock_wait(rcv_arena *a)
         if (err != EWOULDBLOCK && err != EINTR)
             break;
         err = 0;
-        if ((double)(os_nanos() - begun) > a->busy_timeout * 1e9) {
+        if ((double)(os_nanos() - begun) > seconds * 1e9) {
             err = ETIMEDOUT;
             break;
         }
@@ -303,8 +303,8 @@ static int flock_wait(rcv_arena *a)
     return err;
 }
 
-/* raise_busy -- RCV_ERR_BUSY that says who holds it, as far as that can be told. */
-static int raise_busy(rcv_arena *a)
+/* rcv_lock_busy -- RCV_ERR_BUSY that says who holds it, as far as that can be told. */
+int rcv_lock_busy(rcv_arena *a)
 {
     uint64_t                  token = lock_owner(a);
     const struct rcv_process *p = process_of(a, token);
@@ -324,9 +324,7 @@ static int raise_busy(rcv_arena *a)
                      handler[0] != '\0' ? "; its last step was of " : "", handler);
 }
 
-/* rcv_lock_wait -- wait for the lock and keep it for this thread's next lock_take. Without the GIL; may be called again.
- * RCV_ERR_BUSY: not held. */
-int rcv_lock_wait(rcv_arena *a)
+int lock_wait(rcv_arena *a, double seconds)
 {
     uint64_t me = this_thread();
     int      rc = 0, err;
@@ -338,14 +336,14 @@ int rcv_lock_wait(rcv_arena *a)
     uint64_t begun = os_nanos();
     atomic_fetch_add(&a->waiters, 1);
     if (a->needs_slot) { /* not in the table yet: hands off the lock; lock_take will join and try it */
-        err = flock_wait(a);
+        err = flock_wait(a, seconds);
         if (err == ETIMEDOUT)
             rc = rcv_raise(RCV_ERR_BUSY, 0, "arena \"%s\": another process has been attaching to it for %.3g s; nothing was "
-                           "changed", a->name, a->busy_timeout);
+                           "changed", a->name, seconds);
         else if (err != 0)
             rc = rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't lock its object", a->name);
-    } else if (queue_wait(a, &dead) != 0) {
-        rc = raise_busy(a);
+    } else if (queue_wait(a, seconds, &dead) != 0) {
+        rc = rcv_lock_busy(a);
     } else {
         a->prelocked_dead = dead; /* whoever writes this holds the lock */
         held_waited(a, os_nanos() - begun);
@@ -356,3 +354,7 @@ int rcv_lock_wait(rcv_arena *a)
     atomic_fetch_sub(&a->waiters, 1);
     return rc;
 }
+
+/* rcv_lock_wait -- wait for the lock and keep it for this thread's next lock_take. Without the GIL; may be called again.
+ * RCV_ERR_BUSY: not held. */
+int rcv_lock_wait(rcv_arena *a) { return lock_wait(a, a->busy_timeout); }

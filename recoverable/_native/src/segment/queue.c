@@ -222,10 +222,10 @@ static uint64_t pause_for(const rcv_arena *a, const struct waiting *w, uint64_t 
     return most < left ? most : left;
 }
 
-/* queue_wait -- at most busy_timeout. A signal does not cut it short. */
-int queue_wait(rcv_arena *a, bool *dead)
+/* queue_wait -- at most that long. A signal does not cut it short. */
+int queue_wait(rcv_arena *a, double seconds, bool *dead)
 {
-    double         seconds = a->busy_timeout > 0 ? a->busy_timeout : 0; /* NaN, too */
+    seconds = seconds > 0 ? seconds : 0; /* NaN, too */
     uint64_t       most = (uint64_t)((seconds < WAIT_MAX ? seconds : WAIT_MAX) * 1e9);
     struct waiting w = {.ticket = atomic_fetch_add(&a->hdr->lock.tickets, 1) + 1, .begun = os_nanos()};
     static _Atomic uint32_t no_bell;

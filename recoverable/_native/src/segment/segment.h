@@ -95,6 +95,7 @@ struct rcv_arena {
     uint32_t            timed_for;   /* … and the one that is */
     uint32_t            n_timed;     /* so far */
     uint64_t            timed_since; /* os_nanos() when the lock was taken, 0: this time is not timed */
+    _Atomic uint64_t    stuck_until; /* brief.c: os_nanos(); the lock has been held for long, and nobody tries to wait for it briefly */
     _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the lock under them */
     rcv_txn            *in_flight;   /* all live transactions of this process, doubly linked */
     uint64_t            n_in_flight, serial;
@@ -213,7 +214,7 @@ void lock_note_lost(rcv_arena *a, uint64_t word);  /* we have taken the lock fro
 
 /* -- queue.c: who waits for the lock, and who is next ----------------------------------------------------------- */
 
-int  queue_wait(rcv_arena *a, bool *dead); /* 0: held; *dead: from a dead owner. ETIMEDOUT */
+int  queue_wait(rcv_arena *a, double seconds, bool *dead); /* 0: held; *dead: from a dead owner. ETIMEDOUT */
 int  queue_pass(rcv_arena *a);             /* drop a lock that is being waited for. RCV_ERR_BUG: it was not ours */
 bool lock_seize(rcv_arena *a, uint64_t word);  /* take the lock from an owner that is dead */
 
@@ -244,6 +245,8 @@ int  lock_once(void);           /* 0 or errno: what this process needs before an
 int  lock_take(rcv_arena *a);
 /* lock_drop -- 0; RCV_ERR_MISUSE: this thread does not hold it; RCV_ERR_BUG: it was taken from us. Nothing was changed then. */
 int  lock_drop(rcv_arena *a);
+/* lock_wait -- rcv_lock_wait(), for at most that many seconds. */
+int  lock_wait(rcv_arena *a, double seconds);
 /* lock_give_back -- what rcv_lock_wait has kept for this thread, if the thread does not want it after all. */
 void lock_give_back(rcv_arena *a);
 /* lock_adopt -- the step, or the read, that another thread of this process is inside of is from now on this thread's to end. With

@@ -73,6 +73,13 @@ int rcv_txn_touched(const rcv_txn *t) { return t->touched; }
 int rcv_txn_wrote(const rcv_txn *t) { return t->wrote; }
 int rcv_txn_mounted(const rcv_txn *t) { return t->mounted; }
 
+int rcv_txn_lock_held(const rcv_txn *t)
+{
+    if (t->empty || t->mounted || likely(atomic_load_explicit(&t->arena->hdr->lock.owner, memory_order_relaxed) == 0))
+        return 0;
+    return t->touched && t->state == RCV_ACTIVE && !rcv_lock_is_free(t->arena);
+}
+
 void rcv_txn_get_report(const rcv_txn *t, struct rcv_txn_report *out) { *out = t->report; }
 
 /* -- mounting -------------------------------------------------------------------------------------------- */

@@ -1,0 +1,59 @@
+/* brief.c -- waiting for the lock where an event loop must go on.
+ *
+ * What we want: a lock that is held for microseconds is waited for on the spot, since anything else takes longer; one that is held
+ * by a handler that does not come back stops nobody's event loop, which has others to serve.
+ *
+ * What does not work: waiting on the spot alone (a loop stands still for as long as the holder likes); looking now and then alone
+ * (whoever stands in the queue goes ahead each time).
+ *
+ * What does: look for SPIN, then stand in the queue for BRIEF, which is fair and long enough wherever steps are short. If even that
+ * was in vain the lock counts as stuck for STUCK: who comes meanwhile does not try again, so that hundreds of requests stop their
+ * loop once, not each of them. What they do instead is the bindings' affair: look now and then, while the loop goes on.
+ */
+#include "segment.h"
+
+#define SPIN UINT64_C(50000)      /* ns */
+#define BRIEF 0.005               /* seconds */
+#define STUCK UINT64_C(100000000) /* ns */
+#define LOOKS 64u                 /* between two readings of the clock */
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+int rcv_lock_is_free(rcv_arena *a)
+{
+    uint64_t word = atomic_load_explicit(&a->hdr->lock.owner, memory_order_relaxed), me = os_thread_id();
+    if (word == 0 || a->needs_slot || word & RCV_ORPHAN)
+        return 1;
+    if (word & RCV_OFFERED)
+        return 0;
+    if ((word & RCV_TOKEN) == a->token)
+        return atomic_load(&a->lock_thread) == me || atomic_load(&a->lock_thread) == RCV_THREAD_ENDED;
+    return process_gone(a, word & RCV_TOKEN);
+}
+
+void rcv_lock_waited(rcv_arena *a, uint64_t nanos) { held_waited(a, nanos); }
+
+int rcv_lock_wait_briefly(rcv_arena *a)
+{
+    uint64_t begun = os_nanos();
+    unsigned looks = 0;
+    while (atomic_load_explicit(&a->hdr->lock.owner, memory_order_relaxed) != 0) {
+        if (++looks % LOOKS == 0 && os_nanos() - begun >= SPIN)
+            break;
+        relax();
+    }
+    if (looks != 0 && os_nanos() < atomic_load_explicit(&a->stuck_until, memory_order_relaxed) && !rcv_lock_is_free(a))
+        return RCV_ERR_AGAIN;
+    int rc = lock_wait(a, a->busy_timeout < BRIEF ? a->busy_timeout : BRIEF);
+    if (rc != RCV_ERR_BUSY)
+        return rc;
+    atomic_store(&a->stuck_until, os_nanos() + STUCK);
+    return RCV_ERR_AGAIN;
+}

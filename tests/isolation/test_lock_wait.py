@@ -1,0 +1,453 @@
+"""Who holds the arena's lock for long stops no event loop: what needs the arena waits, the rest is served."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+
+import recoverable
+from recoverable import Arena, ArenaBusyError, Counter
+
+HELD, GAP = 0.5, 0.25  # seconds: for how long the lock is held; more, and the loop has stood still for it
+
+Holder = Callable[[], Any]
+
+
+class Thread:
+    """Holds the lock of an arena, in a thread of this process, as a plain block does that takes long."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.begin, self.held, self.end = threading.Event(), threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.begin.wait(10)
+        with self.arena.transaction():
+            self.arena.root["held"] = 1
+            self.held.set()
+            self.end.wait(10)
+
+    def take(self) -> None:
+        """Have the lock held from now on."""
+        self.begin.set()
+        assert self.held.wait(10)
+
+    def drop(self) -> None:
+        """Have it free again."""
+        self.begin.set()
+        self.end.set()
+        self.thread.join()
+
+
+class Child:
+    """The same in another process."""
+
+    def __init__(self, arena: Arena) -> None:
+        (begin, self.begin), (self.held, held), (end, self.end) = os.pipe(), os.pipe(), os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.close(self.begin)
+                os.close(self.end)
+                os.read(begin, 1)
+                with arena.transaction():
+                    arena.root["held"] = 1
+                    os.write(held, b".")
+                    os.read(end, 1)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)
+        for theirs in (begin, held, end):
+            os.close(theirs)
+
+    def take(self) -> None:
+        os.write(self.begin, b".")
+        assert os.read(self.held, 1)
+
+    def kill(self) -> None:
+        """It dies with the lock."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def drop(self) -> None:
+        os.close(self.end)
+        os.close(self.begin)
+        os.close(self.held)
+        os.waitpid(self.pid, 0)
+
+
+@pytest.fixture(params=[Thread, Child], ids=["thread", "process"])
+def holder(arena: Arena, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Give who holds the lock from take() to drop()."""
+    with arena.transaction():
+        arena.root["n"] = 0
+    made = request.param(arena)
+    dropped = False
+    drop = made.drop
+
+    def once() -> None:
+        nonlocal dropped
+        if not dropped:
+            dropped = True
+            drop()
+
+    made.drop = once
+    try:
+        yield made
+    finally:
+        once()
+
+
+@asynccontextmanager
+async def ticking() -> AsyncIterator[list[float]]:
+    """Give the pauses between turns of the loop, which has something to do every two milliseconds."""
+    pauses: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.002)
+            pauses.append(time.monotonic() - before)
+
+    task = asyncio.create_task(tick())
+    await asyncio.sleep(0.01)
+    try:
+        yield pauses
+    finally:
+        await asyncio.sleep(0.01)
+        task.cancel()
+
+
+async def held_meanwhile(holder: Any, *requests: Any) -> list[Any]:
+    """Await these while the lock is held, and for as long as they like after that; no loop may stand still."""
+    async with ticking() as pauses:
+        tasks = [asyncio.ensure_future(each) for each in requests]
+        await asyncio.sleep(HELD)
+        holder.drop()
+        ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+    assert max(pauses) < GAP
+    return ends
+
+
+async def test_a_later_step_waits_outside_the_loop(arena: Arena, holder: Any, log: list[Any]) -> None:
+    """A handler that has been in the arena before awaits the lock in front of its next step; it runs once."""
+    runs = []
+
+    @recoverable.recoverable(arena=arena)
+    async def handler() -> int:
+        runs.append(1)
+        arena.root["n"] += 1
+        await asyncio.sleep(0.02)
+        return arena.root["n"]  # type: ignore[no-any-return]
+
+    request = asyncio.ensure_future(handler())
+    await asyncio.sleep(0.005)
+    holder.take()
+    assert await held_meanwhile(holder, request) == [1]
+    assert runs == [1]
+    assert not [event for event in log if event["event"] != "request.committed"]
+
+
+async def test_a_first_access_ends_its_run_which_begins_again(arena: Arena, holder: Any, log: list[Any]) -> None:
+    """In the middle of synchronous code nobody can await: the run begins again once the lock is free, which is no conflict."""
+    runs = []
+
+    @recoverable.recoverable(arena=arena, max_conflicts=1)
+    async def handler() -> int:
+        runs.append(1)
+        try:
+            arena.root["n"] += 1
+        except Exception:
+            pytest.fail("a handler's own except clause is not to see it")
+        return arena.root["n"]  # type: ignore[no-any-return]
+
+    conflicts = arena.stats().conflicts
+    holder.take()
+    assert await held_meanwhile(holder, handler()) == [1]
+    assert runs == [1, 1]
+    assert arena.stats().conflicts == conflicts
+    assert not [event for event in log if event["event"] not in ("request.committed", "request.held_up")]
+
+
+async def test_a_commit_waits_outside_the_loop(arena: Arena, holder: Any) -> None:
+    """A handler that returns after its last await has its commit wait for the lock, too."""
+    runs = []
+
+    @recoverable.recoverable(arena=arena)
+    async def handler() -> str:
+        runs.append(1)
+        arena.root["n"] += 1
+        await asyncio.sleep(0)
+        holder.take()
+        return "done"
+
+    assert await held_meanwhile(holder, handler()) == ["done"]
+    assert runs == [1]
+    assert arena.root["n"] == 1
+
+
+async def test_parts_of_a_request_wait_so_too(arena: Arena, holder: Any) -> None:
+    """Parts that gather() runs wait outside the loop, or end the run of the whole."""
+
+    async def part(i: int) -> None:
+        arena.root[f"part {i}"] = 1
+        await asyncio.sleep(0.02)
+        arena.root[f"part {i}"] = 2
+
+    @recoverable.recoverable(arena=arena)
+    async def later() -> None:
+        await recoverable.gather(*map(part, range(3)))
+
+    @recoverable.recoverable(arena=arena)
+    async def first() -> None:
+        await recoverable.gather(*map(part, range(3, 6)))
+
+    request = asyncio.ensure_future(later())
+    await asyncio.sleep(0.005)
+    holder.take()
+    assert await held_meanwhile(holder, request, first()) == [None, None]
+    assert [arena.root[f"part {i}"] for i in range(6)] == [2] * 6
+
+
+async def test_an_independent_one_waits_so_too(arena: Arena, holder: Any) -> None:
+    """What is independent inside a request begins again alone; the request around it does not."""
+    runs: list[str] = []
+
+    @recoverable.recoverable(arena=arena, nested="independent")
+    async def inner() -> None:
+        runs.append("inner")
+        arena.root["inner"] = 1
+
+    @recoverable.recoverable(arena=arena)
+    async def outer() -> None:
+        runs.append("outer")
+        arena.root["n"] += 1
+        await asyncio.sleep(0)
+        holder.take()
+        await inner()
+
+    assert await held_meanwhile(holder, outer()) == [None]
+    assert runs.count("outer") == 1
+    assert runs.count("inner") == 2
+    assert arena.root["n"] == arena.root["inner"] == 1
+
+
+@pytest.mark.parametrize("where", ["entry", "step", "commit"])
+@pytest.mark.parametrize("end", ["cancelled", "timeout", "closed"])
+async def test_whoever_waits_can_be_stopped(arena: Arena, holder: Any, where: str, end: str) -> None:
+    """A cancellation, a time limit and close() end a wait for the lock at once; nothing is committed, and others go on."""
+    closing: list[BaseException] = []
+
+    @recoverable.recoverable(arena=arena, timeout=0.1 if end == "timeout" else None)
+    async def handler() -> None:
+        if where == "entry":
+            arena.root["n"] += 1
+        else:
+            arena.root["n"] += 1
+            try:
+                await asyncio.sleep(0)
+                if not closing:
+                    holder.take()
+                await asyncio.sleep(0)
+            except BaseException as error:
+                closing.append(error)
+                raise
+            if where == "step":
+                arena.root["n"] += 1
+
+    if where == "entry":
+        holder.take()
+    begun = time.monotonic()
+    call = handler()
+    task = asyncio.ensure_future(call)
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    if end == "timeout":
+        with pytest.raises(TimeoutError):
+            await task
+    else:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert time.monotonic() - begun < HELD
+    holder.drop()
+    assert arena.root["n"] == 0
+
+    @recoverable.recoverable(arena=arena)
+    async def next_one() -> None:
+        arena.root["n"] += 10
+
+    await next_one()
+    assert arena.root["n"] == 10
+
+
+async def test_a_waiting_call_can_be_closed(arena: Arena, holder: Any) -> None:
+    """close() of a call that waits for the lock closes the handler's coroutine, and what waits in its place."""
+    closed = []
+
+    @recoverable.recoverable(arena=arena)
+    async def handler() -> None:
+        arena.root["n"] += 1
+        try:
+            await asyncio.sleep(0)
+        except GeneratorExit:
+            closed.append(1)
+            raise
+
+    call = handler()
+    call.send(None)
+    holder.take()
+    waits = call.send(None)
+    assert waits is not None  # a future of the line of those who wait
+    call.close()
+    assert closed == [1]
+    holder.drop()
+    assert arena.root["n"] == 0
+
+
+async def test_the_wait_is_bounded_by_busy_timeout(name: str, log: list[Any]) -> None:
+    """Who has waited for busy_timeout in all gets an ArenaBusyError that names who holds the lock; one event says so."""
+    with Arena.temporary("16 MiB", name=name, busy_timeout=0.3) as arena:
+        runs = []
+
+        @recoverable.recoverable(arena=arena)
+        async def handler() -> None:
+            runs.append(1)
+            arena.root["n"] = 1
+
+        for made in (Thread(arena), Child(arena)):
+            runs.clear()
+            made.take()
+            try:
+                begun = time.monotonic()
+                async with ticking() as pauses:
+                    with pytest.raises(ArenaBusyError, match="holds it"):
+                        await handler()
+                assert 0.2 < time.monotonic() - begun < 1.5
+                assert max(pauses) < 0.15
+            finally:
+                made.drop()
+        assert [event["event"] for event in log if event["event"] == "arena.busy"] == ["arena.busy"] * 2
+
+
+async def test_a_dead_holder_is_not_waited_for(arena: Arena) -> None:
+    """The lock of a process that was killed is taken at the next look."""
+    arena.root  # noqa: B018 - made before the fork
+    child = Child(arena)
+    try:
+        child.take()
+
+        @recoverable.recoverable(arena=arena)
+        async def handler() -> None:
+            arena.root["n"] = 1
+
+        task = asyncio.ensure_future(handler())
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        child.kill()
+        await asyncio.wait_for(task, 2)
+        assert arena.root["n"] == 1
+        assert "held" not in arena.root
+    finally:
+        child.drop()
+
+
+async def test_hundreds_who_wait_stop_the_loop_once(arena: Arena, holder: Any) -> None:
+    """A stuck lock costs the loop some milliseconds, however many requests want it."""
+
+    @recoverable.recoverable(arena=arena)
+    async def handler(i: int) -> None:
+        arena.root[f"made {i}"] = 1
+
+    holder.take()
+    assert await held_meanwhile(holder, *map(handler, range(200))) == [None] * 200
+    assert all(f"made {i}" in arena.root for i in range(200))
+
+
+async def test_a_run_that_may_not_begin_again_waits_on_the_spot(arena: Arena, holder: Any) -> None:
+    """With max_conflicts=0 a handler runs once, whatever that costs its loop; so does a block."""
+    runs = []
+
+    @recoverable.recoverable(arena=arena, max_conflicts=0)
+    async def handler() -> None:
+        runs.append(1)
+        arena.root["n"] += 1
+
+    holder.take()
+    timer = threading.Timer(0.2, holder.drop)
+    timer.start()
+    await handler()
+    with arena.transaction():
+        arena.root["n"] += 1
+    timer.join()
+    assert runs == [1]
+    assert arena.root["n"] == 2
+
+
+def test_by_hand_it_waits_on_the_spot(arena: Arena, holder: Any) -> None:
+    """Who drives a handler without a loop waits where the lock is needed."""
+    runs = []
+
+    @recoverable.recoverable(arena=arena)
+    async def handler() -> None:
+        runs.append(1)
+        arena.root["n"] += 1
+
+    holder.take()
+    timer = threading.Timer(0.2, holder.drop)
+    timer.start()
+    with pytest.raises(StopIteration):
+        handler().send(None)
+    timer.join()
+    assert runs == [1]
+    assert arena.root["n"] == 1
+
+
+@contextmanager
+def busy(arena: Arena, threads: int) -> Iterator[None]:
+    """Have some threads in the arena without a pause, each for two milliseconds."""
+    stop = threading.Event()
+
+    def work(i: int) -> None:
+        counter = arena.root[f"c{i}"]
+        while not stop.is_set():
+            with arena.transaction():
+                counter.add(1)
+                time.sleep(0.002)
+
+    with arena.transaction():
+        arena.root.update({f"c{i}": Counter() for i in range(threads)})
+    running = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
+    for thread in running:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in running:
+            thread.join()
+
+
+async def test_it_is_not_starved_by_those_who_stand_in_the_queue(arena: Arena) -> None:
+    """Beside threads that want the lock all the time requests get it as well, before busy_timeout is over."""
+
+    @recoverable.recoverable(arena=arena)
+    async def handler(i: int) -> None:
+        arena.root[f"made {i}"] = 1
+        await asyncio.sleep(0)
+        arena.root[f"made {i}"] = 2
+
+    with busy(arena, 2):
+        for i in range(10):
+            await asyncio.wait_for(handler(i), 4)
+    assert all(arena.root[f"made {i}"] == 2 for i in range(10))
