@@ -90,6 +90,8 @@ class Place:
             return
         if around is not None and around is not self and around.is_in_queue_of(self._native):
             return
+        if _is_inside_privileged(self._request):  # those ahead may be waiting for that one
+            return
         turn, self._turn = self._turn, None
         if turn is not None and turn.held and turn.unit == unit_of(spot):
             self._turn = turn
@@ -127,6 +129,15 @@ class Place:
             return
         turn.drop()
         lines.look(self._native, turn.unit)
+
+
+def _is_inside_privileged(transaction: Transaction | None) -> bool:
+    """Return whether a transaction around it is the one that others give way to."""
+    while transaction is not None:
+        transaction = transaction.parent
+        if transaction is not None and transaction.privileged:
+            return True
+    return False
 
 
 def leave_early(transaction: Transaction) -> None:

@@ -472,3 +472,52 @@ async def test_items_of_an_array(shop: Arena) -> None:
 
     assert await load(fenwick, shop) <= 2 * REQUESTS
     assert shop.root["tree"][1024] == REQUESTS
+
+
+async def test_an_independent_one_inside_a_privileged_run_waits_for_no_turn(
+    shop: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those ahead of it may be waiting for the privileged run, which waits for it: it runs again at once."""
+    drawn: list[Any] = []
+
+    def draw(native: Any, spot: Any, handler: str | None = None) -> Turn:
+        drawn.append(spot)
+        return Turn(native, spot, handler)
+
+    monkeypatch.setattr("recoverable.contention.Turn", draw)
+
+    def disturb(key: str) -> None:
+        with shop.transaction():
+            shop.root[key] += 1
+
+    @recoverable.recoverable(arena=shop, nested="independent")
+    async def inner(runs: list[int]) -> None:
+        runs.append(1)
+        n = shop.root["stock"]
+        if len(runs) == 1:
+            await asyncio.to_thread(disturb, "stock")
+        shop.root["stock"] = n - 1
+
+    await inner([])
+    (spot,) = drawn
+    outer_runs: list[int] = []
+    inner_runs: list[int] = []
+
+    @recoverable.recoverable(arena=shop, max_conflicts=1)
+    async def outer() -> None:
+        outer_runs.append(1)
+        n = shop.root["other"]
+        if len(outer_runs) == 1:
+            await asyncio.to_thread(disturb, "other")
+        else:
+            hanging.append(Turn(shop.native, spot))
+            await inner(inner_runs)
+        shop.root["other"] = n + 1
+
+    with shop.transaction():
+        shop.root["other"] = 0
+    hanging: list[Turn] = []
+    begun = time.monotonic()
+    await outer()
+    assert time.monotonic() - begun < 0.9  # it is a second that one who hangs is waited for
+    assert (len(outer_runs), len(inner_runs)) == (2, 2)

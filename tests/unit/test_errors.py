@@ -37,6 +37,7 @@ KINDS = {
     "RCV_ERR_AGAIN": errors.InternalError,
     "RCV_ERR_BUG": errors.InternalError,
     "RCV_ERR_STRAY": errors.StrayWriteError,
+    "RCV_ERR_HELD": errors._Doomed,
 }
 
 
