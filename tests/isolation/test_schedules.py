@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
+import pickle
 import random
+import signal
+import time
+import traceback
 from collections import Counter as Tally
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import structlog
 
 import recoverable
 from recoverable import Arena, ConflictError
@@ -153,3 +160,65 @@ async def test_every_request_ends(arena: Arena, seed: int, log: list[Any]) -> No
     assert arena.stats().conflicts > SCHEDULES
     assert set(ends) >= {"yes", "no", "ConflictError", "Crash", "TimeoutError", "CancelledError"} or SCHEDULES < 100
     assert overtaken <= 3 * MOST  # each of those in flight commits once, and once more what is independent inside
+
+
+def work(arena: Arena, seed: int, schedules: int, out: int) -> None:
+    """In a child: run some schedules; tell what they have added, and how often the worst was overtaken here."""
+    expected: Tally[str] = Tally()
+    overtaken = 0
+    with structlog.testing.capture_logs():
+        for number in range(schedules):
+            schedule = Schedule(arena, random.Random(seed + number))
+            asyncio.run(schedule.run())
+            expected.update(schedule.expected)
+            overtaken = max(overtaken, schedule.overtaken)
+    os.write(out, pickle.dumps((dict(expected), overtaken)))
+
+
+def start(function: Callable[[], None]) -> int:
+    """Run a function in a forked child; return its id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            function()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    return pid
+
+
+@pytest.mark.crash
+def test_every_request_ends_beside_other_processes(arena: Arena, seed: int) -> None:
+    """Two processes at once, beside others that are killed with their turns, privileges and locks: the same holds in both."""
+    schedules = max(1, SCHEDULES // 5)
+    with arena.transaction():
+        arena.root.update({f"{kind}{i}": 0 for kind in "kpi" for i in range(KEYS)})
+    pipes = [os.pipe(), os.pipe()]
+    rng = random.Random(seed)
+    workers = [start(functools.partial(work, arena, seed + 10**6 * i, schedules, pipes[i][1])) for i in range(2)]
+    victims = 0
+    try:
+        while any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None for pid in workers):
+            victim = start(functools.partial(work, arena, seed - 1000 * victims, 1000, pipes[0][1]))
+            time.sleep(rng.uniform(0.05, 0.2))
+            os.kill(victim, signal.SIGKILL)
+            os.waitpid(victim, 0)
+            victims += 1
+    finally:
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers]
+    assert codes == [0, 0]
+    told: Tally[str] = Tally()
+    for reader, writer in pipes:
+        os.close(writer)
+        expected, overtaken = pickle.loads(os.read(reader, 1 << 16))
+        os.close(reader)
+        told.update(expected)
+        assert overtaken <= 3 * MOST
+    added = sum(arena.root.values())
+    print(f"{victims} killed; {sum(told.values())} of {added} additions by those who lived")
+    assert all(arena.root[key] >= count for key, count in told.items())
+    arena.verify()
+    turns = [Turn(arena.native, (1, 1, i)) for i in range(512)]
+    assert all(turn.held for turn in turns)
