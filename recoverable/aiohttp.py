@@ -46,6 +46,7 @@ def setup(
     arena: Arena,
     *,
     protect: Literal["decorated", "all"] = "decorated",
+    step_limit: float | None = None,
     faults: str | Iterable[Rule] | None = None,
     allow_faults: bool = False,
     faults_seed: int | None = None,
@@ -65,13 +66,15 @@ def setup(
         protect: "decorated" runs as transactions only what is decorated with `@recoverable`. "all" does so with every
             request, other middlewares included. A WebSocket's transaction ends in `WebSocketResponse.prepare()`, which
             commits it: a connection lives long, and a message is the unit.
+        step_limit: Seconds that a step may hold the arena, which is set as `arena.step_limit`. Default: what the arena was opened
+            with.
         faults: What is to go wrong at random, as text or as rules (docs/faults.md); by default what the environment variable
             `RECOVERABLE_FAULTS` says, if anything.
         allow_faults: Whether that may be: this is not production.
         faults_seed: Repeats a random choice; by default `RECOVERABLE_FAULTS_SEED`, or a new one, which is told at the start.
 
     Raises:
-        ArenaOptionError: `protect` is neither, or the application has an arena already.
+        ArenaOptionError: `protect` is neither, `step_limit` is no limit, or the application has an arena already.
         FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
         FaultSyntaxError: The text of `faults` is wrong.
     """
@@ -80,6 +83,8 @@ def setup(
             f"the application has an arena already: {app[arena_key]!r}. Nothing was changed. Call setup() once; a "
             "handler on another arena says so with @recoverable(arena=...)."
         )
+    if step_limit is not None:
+        arena.step_limit = step_limit
     if protect == "decorated" and ROUTES_CAN_BE_SERVED and isinstance(app.router, web.UrlDispatcher):
         _middleware.adopt(adapter, arena)
         outermost = None

@@ -15,7 +15,19 @@ import stat
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from recoverable import _options, _registry, _shm, callbacks, events, frameworks, outcome, runner, speculation, waits
+from recoverable import (
+    _options,
+    _registry,
+    _shm,
+    callbacks,
+    events,
+    frameworks,
+    outcome,
+    runner,
+    speculation,
+    waits,
+    watchdog,
+)
 from recoverable._native import _core
 from recoverable._native.paths import hot_spots
 from recoverable._native.runtime import ArenaBase, NativeArena, current_transaction
@@ -75,8 +87,11 @@ class Segment:
                 "memoryviews). It stays open and nothing was lost. Delete them (del view; memoryview.release()), then "
                 "close it."
             )
+        watched = watchdog.limit_of(self.native) is not None
         self.native.close()
         _registry.remove(self)
+        if watched:
+            watchdog.settle()
 
 
 class Arena(ArenaBase):
@@ -110,6 +125,7 @@ class Arena(ArenaBase):
         policy: str = speculation.DEFAULT,
         policy_options: Mapping[str, Any] | None = None,
         busy_timeout: float = 5.0,
+        step_limit: float | None = None,
     ) -> Arena:
         """Create the arena of that name, or attach to it and undo what a dead process left half-done.
 
@@ -125,6 +141,7 @@ class Arena(ArenaBase):
             policy: How hot pages are chosen: one of `recoverable.speculation.POLICIES`.
             policy_options: Its options by name, as in `recoverable.speculation.OPTIONS`.
             busy_timeout: Seconds to wait for the arena's lock before `ArenaBusyError`.
+            step_limit: Seconds that a step of this process may hold the arena, as `Arena.step_limit`. Default: it is not watched.
 
         Returns:
             The arena. Opening a name again in one process shares the mapping and its options; close each.
@@ -146,6 +163,7 @@ class Arena(ArenaBase):
         speculation.checked(policy)
         numbers, recording = speculation.checked_options(policy, policy_options)
         timeout = _options.parse_timeout(busy_timeout)
+        watchdog.parse_limit(step_limit)
 
         with _registry.lock:
             with _shm.locked(name, create=create, timeout=timeout) as fd:
@@ -167,6 +185,8 @@ class Arena(ArenaBase):
                 else:
                     segment = shared
             arena = cls(segment)
+            if shared is None and step_limit is not None:
+                watchdog.set_limit(segment.native, step_limit)
         arena._announce(asked, opened=shared is None)
         return arena
 
@@ -277,6 +297,22 @@ class Arena(ArenaBase):
     def size(self) -> int:
         """The ceiling of its data, in bytes."""
         return self._segment.size
+
+    @property
+    def step_limit(self) -> float | None:
+        """How many seconds a step of this process may hold the arena; None: as long as it likes.
+
+        At half of it `step.slow` tells where the step is. At the limit it is stopped: its transaction is rolled back, and it
+        ends by a `StepTooLongError`. Where its code can't be stopped or does not come back, the process ends by SIGABRT
+        at twice the limit, and what the step has written is undone by the next process. docs/howto/stuck-handlers.md has all of it.
+        """
+        self._check()
+        return watchdog.limit_of(self.native)
+
+    @step_limit.setter
+    def step_limit(self, seconds: float | None) -> None:
+        self._check()
+        watchdog.set_limit(self.native, seconds)
 
     @property
     def root(self) -> Dict[Any, Any]:
@@ -523,6 +559,7 @@ def _close_all() -> None:
         for arena in list(segment.arenas):
             with contextlib.suppress(RecoverableError):
                 arena.close()
+    watchdog.stop()
 
 
 atexit.register(_close_all)

@@ -32,6 +32,7 @@ __all__ = [
     "RecoverableError",
     "SchemaError",
     "StaleReferenceError",
+    "StepTooLongError",
     "StrayWriteError",
     "TransactionClosedError",
     "TransactionError",
@@ -131,6 +132,32 @@ class ConflictError(TransactionError):
         self.runs = runs
 
 
+class StepTooLongError(TransactionError):
+    """Raised where a step held its arena for longer than `step_limit` and was stopped; its transaction has been rolled back.
+
+    Attributes:
+        handler: The handler's name.
+        seconds: How long the step had taken.
+        where: The line of code that it was at, as in `shop.py:41 in checkout: time.sleep(60)`; or "".
+        stack: The frames around that, the innermost first, a line each.
+    """
+
+    def __init__(
+        self,
+        message: str = "a step of the transaction took longer than step_limit and was stopped; it has been rolled back",
+        *,
+        handler: str = "",
+        seconds: float = 0.0,
+        where: str = "",
+        stack: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.handler = handler
+        self.seconds = seconds
+        self.where = where
+        self.stack = stack
+
+
 class FaultsNotAllowedError(RecoverableError):
     """Reports faults that were asked for in an application that has not said that it may have some. None was armed."""
 
@@ -174,9 +201,15 @@ class _Doomed(BaseException):
     """
 
 
+class _TooLong(_Doomed):
+    """Stops a handler whose step has taken too long: set by the watchdog, and raised by what uses the arena afterwards."""
+
+
 def without_doomed(error: BaseException) -> BaseException:
     """Return what is raised in place of an exception that is, or has in it, a `_Doomed` of another run."""
     rest: BaseException | None = error
+    if isinstance(error, _TooLong):
+        return StepTooLongError()
     if isinstance(error, BaseExceptionGroup):
         rest = error.split(_Doomed)[1]
     elif isinstance(error, _Doomed):
@@ -190,6 +223,7 @@ def without_doomed(error: BaseException) -> BaseException:
 # `enum rcv_error` in recoverable.h, in its order.
 _NOTFOUND, _FULL, _CORRUPT, _VERSION, _PERMISSION, _BUSY, _CONFLICT = -1, -2, -3, -4, -5, -6, -7
 _STALE, _CLOSED, _NOTXN, _MISUSE, _OS, _AGAIN, _BUG, _STRAY, _HELD = -8, -9, -10, -11, -12, -13, -14, -15, -16
+_TOO_LONG = -17
 
 _KINDS: dict[int, type[BaseException]] = {
     _NOTFOUND: ArenaNotFoundError,
@@ -205,6 +239,7 @@ _KINDS: dict[int, type[BaseException]] = {
     _MISUSE: TransactionError,
     _STRAY: StrayWriteError,
     _HELD: _Doomed,
+    _TOO_LONG: _TooLong,
 }
 
 

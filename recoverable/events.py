@@ -48,6 +48,9 @@ __all__ = [
     "request_held_up",
     "request_rolled_back",
     "settings",
+    "step_ends_process",
+    "step_slow",
+    "step_stopped",
     "traceback_reported",
     "write_stray",
 ]
@@ -161,9 +164,17 @@ def arena_full(name: str, handler: str, detail: str) -> None:
     _log().error("arena.full", arena=name, handler=handler, detail=detail)
 
 
-def arena_busy(name: str, handler: str, detail: str) -> None:
-    """Tell that the lock could not be acquired within `busy_timeout`; nothing was done. `detail` names who holds it."""
-    _log().warning("arena.busy", arena=name, handler=handler, detail=detail)
+def arena_busy(name: str, handler: str, detail: str, stack: str | None = None) -> None:
+    """Tell that the lock could not be acquired within `busy_timeout`; nothing was done. `detail` names who holds it.
+
+    Args:
+        name: The arena.
+        handler: Who wanted it.
+        detail: What happened.
+        stack: Of the step that holds it, in whatever process, where its watchdog has said so.
+    """
+    more = {} if stack is None else {"stack": stack}
+    _log().warning("arena.busy", arena=name, handler=handler, detail=detail, **more)
 
 
 def arena_corrupt(name: str, handler: str, detail: str) -> None:
@@ -192,6 +203,59 @@ def arena_orphaned(name: str) -> None:
 def write_stray(name: str, offsets: list[int]) -> None:
     """Tell that raw writes outside any transaction were taken back. `offsets`: of their pages in the segment."""
     _log().warning("write.stray", arena=name, writes=len(offsets), offsets=offsets[:8])
+
+
+# -- steps that take too long ------------------------------------------------------------------------------------
+
+
+def step_slow(name: str, handler: str, request_id: str | None, milliseconds: int, where: str, stack: str) -> None:
+    """Tell that a step has held the arena for half of its limit: nobody else can use it.
+
+    Args:
+        name: The arena.
+        handler: The handler's name.
+        request_id: The request's id, where that could be found out.
+        milliseconds: How long so far.
+        where: The line of the program's code that it is at.
+        stack: The frames around that, the innermost first.
+    """
+    _log().warning(
+        "step.slow",
+        arena=name,
+        handler=handler,
+        request_id=request_id,
+        milliseconds=milliseconds,
+        where=where,
+        stack=stack,
+    )
+
+
+def step_stopped(name: str, handler: str, request_id: str | None, milliseconds: int, where: str, stack: str) -> None:
+    """Tell that a step has reached its limit: its transaction can only roll back, and an exception is raised in its code."""
+    _log().error(
+        "step.stopped",
+        arena=name,
+        handler=handler,
+        request_id=request_id,
+        milliseconds=milliseconds,
+        where=where,
+        stack=stack,
+    )
+
+
+def step_ends_process(
+    name: str, handler: str, request_id: str | None, milliseconds: int, where: str, stack: str
+) -> None:
+    """Tell that a step could not be stopped, and that this process ends in a moment, as by a crash."""
+    _log().error(
+        "step.ends_process",
+        arena=name,
+        handler=handler,
+        request_id=request_id,
+        milliseconds=milliseconds,
+        where=where,
+        stack=stack,
+    )
 
 
 # -- requests -------------------------------------------------------------------------------------------------

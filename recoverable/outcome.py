@@ -7,7 +7,8 @@ The rules, in the order in which they are asked (docs/guarantees.md has them for
 2. It raised an *answer*, a web exception below 500: below 400 (a redirect) commits; either way it is raised on, and
    neither retried nor replaced by the fallback.
 3. It met a conflict: run again, up to `max_conflicts` times. It was held up by others with the lock: run again.
-4. It raised something in `retry_on`: run again, up to `retries` times. Cancellation and the like (`BaseException`s that
+4. It raised something in `retry_on`: run again, up to `retries` times; a step that took too long only where that is
+   named. Cancellation and the like (`BaseException`s that
    are no `Exception`s) are never retried and have no fallback.
 5. Otherwise the fallback's value is returned, where there is one, and else the exception raised.
 
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from recoverable import web
-from recoverable.errors import ArenaOptionError
+from recoverable.errors import ArenaOptionError, StepTooLongError
 
 __all__ = ["DEFAULT", "NAMES", "Action", "Facts", "Options", "next_action", "options"]
 
@@ -111,6 +112,16 @@ def options(
 
 DEFAULT: Final = options()
 NAMES: Final = frozenset(options.__kwdefaults__ or ())
+
+
+def is_retriable(failure: BaseException, retry_on: tuple[type[BaseException], ...]) -> bool:
+    """Return whether a run that raised this may be tried again.
+
+    A step that took too long would do so again, and nobody else could use the arena meanwhile: only who names its error wants that.
+    """
+    if isinstance(failure, StepTooLongError):
+        return any(issubclass(kind, StepTooLongError) for kind in retry_on)
+    return isinstance(failure, retry_on)
 
 
 # -- run again, fall back or raise --------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from recoverable.transaction import (
     watch_block,
     where_lost,
 )
+from recoverable.watchdog import too_long
 
 if TYPE_CHECKING:
     from recoverable._native.runtime import Before, Report
@@ -346,7 +347,7 @@ def _facts(
         held_up=transaction.held_up,
         cancelled=cancelled,
         ordinary=isinstance(failure, Exception) and not answer,
-        retriable=isinstance(failure, options.retry_on),
+        retriable=outcome.is_retriable(failure, options.retry_on),
         conflicts=conflicts,
         crashes=crashes,
     )
@@ -525,4 +526,5 @@ set_upcalls(
     again=_again,
     committed_wanted=events.committed_wanted,
     log_settings=events.settings(),
+    too_long=too_long,
 )

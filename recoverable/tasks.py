@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recoverable._native.runtime import Transaction, current_transaction, part
-from recoverable.errors import ConflictError, _Doomed
+from recoverable.errors import ConflictError, StepTooLongError, _Doomed, _TooLong
 
 __all__ = ["TaskGroup", "gather", "wait_for"]
 
@@ -66,7 +66,9 @@ async def gather(*aws: Awaitable[Any], return_exceptions: bool = False) -> list[
 
 def _stop(transaction: Transaction, ends: Iterable[Any]) -> None:
     """Stop the handler, too, where a part has ended with the conflict that has doomed their transaction."""
-    if transaction.state == "doomed" and any(isinstance(end, (ConflictError, _Doomed)) for end in ends):
+    if transaction.state == "doomed" and any(
+        isinstance(end, (ConflictError, StepTooLongError, _Doomed)) for end in ends
+    ):
         raise _Doomed("a part of this transaction has met a conflict; it can only roll back") from None
 
 
@@ -86,6 +88,8 @@ def _closed_at_its_end(task: asyncio.Task[T], aw: object) -> asyncio.Task[T]:
 async def _run(aw: Awaitable[T], transaction: Transaction) -> T:
     try:
         return await part(aw if asyncio.iscoroutine(aw) else _await(aw), transaction)
+    except _TooLong as stopped:
+        raise StepTooLongError().with_traceback(stopped.__traceback__) from None
     except _Doomed:  # the task may be awaited by anybody
         raise ConflictError(
             "this task was a part of a transaction that has read what another has changed since; the transaction is rolled "

@@ -21,6 +21,7 @@ from asyncio import _get_running_loop as running_loop  # None where there is non
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recoverable import events
+from recoverable._native import watchdog
 from recoverable._native.paths import describe_conflict
 from recoverable._native.runtime import (
     Mark,
@@ -38,10 +39,12 @@ from recoverable.errors import (
     NoTransactionError,
     TransactionError,
     _Doomed,
+    _TooLong,
     as_raised,
     outside_by_wait_for,
     without_doomed,
 )
+from recoverable.watchdog import too_long
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,8 +167,8 @@ def end_block(
     except (ArenaFullError, ArenaBusyError, ArenaCorruptError) as trouble:
         report_arena_failure(transaction, trouble)
         raise
-    except _Doomed:
-        raise _conflict_of_block(transaction) from None
+    except _Doomed as doomed:
+        raise _lost_block(transaction, doomed) from None
     finally:
         transaction.leave()
         if native.pending():
@@ -173,14 +176,16 @@ def end_block(
     if error is None:
         run_hooks_now(transaction)
     elif ours:
-        raise _conflict_of_block(transaction) from None
+        raise _lost_block(transaction, error) from None
     elif stopped:
         raise without_doomed(error) from None
     else:
         report_arena_failure(transaction, error)
 
 
-def _conflict_of_block(transaction: Transaction) -> BaseException:
+def _lost_block(transaction: Transaction, doomed: BaseException) -> BaseException:
+    if isinstance(doomed, _TooLong):
+        return too_long(transaction, doomed)
     return conflict_error(transaction.handler, where_lost(transaction, transaction.report()), 1)
 
 
@@ -190,7 +195,8 @@ def report_arena_failure(transaction: Transaction, error: BaseException) -> None
     if isinstance(error, ArenaFullError):
         events.arena_full(name, handler, str(error))
     elif isinstance(error, ArenaBusyError):
-        events.arena_busy(name, handler, str(error))
+        holder = watchdog.slow_step(transaction.arena)
+        events.arena_busy(name, handler, str(error), None if holder is None else holder.text.partition("\n")[2])
     elif isinstance(error, ArenaCorruptError):
         events.arena_corrupt(name, handler, str(error))
 

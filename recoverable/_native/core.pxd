@@ -16,6 +16,7 @@ cdef extern from "recoverable.h" nogil:
         RCV_ERR_AGAIN
         RCV_ERR_STRAY
         RCV_ERR_HELD
+        RCV_ERR_TOO_LONG
     const char *rcv_error_text()
     int rcv_error_errno()
 

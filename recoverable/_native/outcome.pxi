@@ -37,6 +37,8 @@ cdef int lost(StepDriver d, object cause) except -1:
     d.t.cause = cause_of_code(doom)
     d.t.rollback()
     stay_cancelled(d)
+    if doom == RCV_ERR_TOO_LONG:
+        raise _too_long(d.t, cause)
     if isinstance(cause, _errors._Doomed):
         cause = cause.__cause__
     elif isinstance(cause, _cancelled_error): # of a part, say: nobody has cancelled this task, so it is no end
@@ -117,6 +119,8 @@ cdef bint finish_commit(StepDriver d) except -1:
         stay_cancelled(d)
         if d.t.conflicted:
             raise _errors.ConflictError() from doomed.__cause__
+        if isinstance(doomed, _errors._TooLong):
+            raise _too_long(d.t, doomed)
         raise
     return 0
 

@@ -184,6 +184,7 @@ def set_upcalls(
     ],
     committed_wanted: Callable[[], bool],
     log_settings: tuple[dict[str, Any] | None, list[object]],
+    too_long: Callable[[Transaction, BaseException | None], BaseException],
 ) -> None: ...
 
 class OpenArenas:

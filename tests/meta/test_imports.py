@@ -24,7 +24,7 @@ LAYERS = [
     ["errors", "reports", "lock_times", "_options", "codecs"],
     ["_native", "speculation", "_registry", "_shm", "events"],
     ["containers"],
-    ["callbacks", "transaction", "web", "lines", "waits", "privilege", "tasks"],
+    ["callbacks", "transaction", "web", "lines", "waits", "watchdog", "privilege", "tasks"],
     ["outcome", "contention", "lockwait"],
     ["runner"],
     ["middleware", "_aiohttp", "_aiohttp_routes"],

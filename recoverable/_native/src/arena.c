@@ -7,6 +7,7 @@
  *     or overwritten by the next attach.
  */
 #include "transaction/transaction.h"
+#include "watch.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -26,6 +27,7 @@ static void forget_parent(rcv_arena *a)
     tracker_after_fork(a);
     heap_after_fork(a);
     process_after_fork(a);
+    watch_after_fork(a);
 }
 
 static void in_forked_child(void)
@@ -230,6 +232,7 @@ static const struct rcv_above above = {
     .step_lost = txn_step_lost,
     .holds = intent_holds,
     .zeroed = tracker_zero,
+    .stopped_step_over = watch_stopped_step_over,
 };
 
 /* rcv_open -- see recoverable.h. A failure after formatting leaves a sound, empty segment. */

@@ -57,17 +57,21 @@ static inline uint64_t os_ticks(void)
 #endif
 }
 #define OS_TICKS_HALF_SECOND UINT64_C(500000000)
+int      os_random(void *out, size_t len);
+void    *os_malloc(size_t len); /* NULL when it fails (or is made to) */
+void    *os_calloc(size_t count, size_t len);
+void    *os_realloc(void *p, size_t len);
+void     os_free(void *p);
+
+/* -- thread.c ------------------------------------------------------------------------------------------------ */
+
 extern _Thread_local uint64_t os_thread __attribute__((tls_model("initial-exec")));
 uint64_t os_thread_number(void);
 static inline uint64_t os_thread_id(void) /* of this process, never 0, never given again */
 {
     return likely(os_thread != 0) ? os_thread : os_thread_number();
 }
-int      os_random(void *out, size_t len);
-void    *os_malloc(size_t len); /* NULL when it fails (or is made to) */
-void    *os_calloc(size_t count, size_t len);
-void    *os_realloc(void *p, size_t len);
-void     os_free(void *p);
+bool os_thread_find(uint64_t number, uint64_t *ident, int32_t *tid);
 
 /* -- vec.c ------------------------------------------------------------------------------------------------- */
 

@@ -263,13 +263,6 @@ uint64_t os_nanos(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* The number lies in static TLS: the trap handler reads it, and lazily allocated TLS is not async-signal-safe. */
-_Thread_local uint64_t os_thread __attribute__((tls_model("initial-exec")));
-static _Atomic uint64_t threads;
-
-/* os_thread_number -- for os_thread_id(): the next number. Not the kernel's id of the thread, which a later thread may get. */
-uint64_t os_thread_number(void) { return os_thread = atomic_fetch_add(&threads, 1) + 1; }
-
 /* os_random -- unpredictable bytes from the kernel. */
 int os_random(void *out, size_t len)
 {

@@ -174,6 +174,14 @@ struct rcv_ticket {
 struct rcv_board_times {
     _Atomic uint64_t count, nanos, in_class[RCV_TIME_CLASSES];
 };
+/* What the step that holds the lock is at, where that takes long: stuck.c. For messages. */
+struct rcv_stuck {
+    _Atomic uint64_t version; /* odd while it is being written */
+    _Atomic uint64_t token;   /* of the holder's process; 0: nothing is said */
+    uint64_t         pid;     /* … and its id */
+    _Atomic uint64_t millis;  /* for how long it has held it */
+    char             text[RCV_STUCK_TEXT]; /* the line of code, then its stack, the innermost frame first */
+};
 struct rcv_board {
     struct rcv_board_row  row[RCV_BOARD_ROWS];
     struct rcv_board_spot spot[RCV_BOARD_SPOTS];
@@ -181,6 +189,7 @@ struct rcv_board {
     _Atomic uint64_t              privileged_row; /* of the privileged run's handler, + 1; 0: not known */
     _Alignas(64) struct rcv_ticket ticket[RCV_TICKETS];
     _Alignas(64) struct rcv_board_times held, waited;
+    _Alignas(64) struct rcv_stuck  stuck;
 };
 
 /* Heap table: `uint64_t owner[chunk_count]`, then `uint64_t info[chunk_count]`.

@@ -308,7 +308,8 @@ int rcv_lock_busy(rcv_arena *a)
 {
     uint64_t                  token = lock_owner(a);
     const struct rcv_process *p = process_of(a, token);
-    char                      who[80] = "it changed hands all the time", handler[RCV_HANDLER_NAME];
+    char                      who[80] = "it changed hands all the time", handler[RCV_HANDLER_NAME], where[200] = "";
+    struct rcv_slow_step      at;
     memcpy(handler, a->hdr->holder_handler, sizeof handler); /* it may change under us: a hint, cut to its room */
     handler[sizeof handler - 1] = '\0';
     if (token != 0 && token == a->token)
@@ -318,10 +319,13 @@ int rcv_lock_busy(rcv_arena *a)
                  p->space == process_space() || p->space == 0 ? "" : " of another PID namespace");
     else if (token != 0)
         snprintf(who, sizeof who, "a process that is not in its table holds it");
+    if (stuck_read(a, &at))
+        snprintf(where, sizeof where, ", for %.3g s now, at %.*s", (double)at.millis / 1000,
+                 at.text[0] != '\0' ? (int)strcspn(at.text, "\n") : 14, at.text[0] != '\0' ? at.text : "an unknown line");
     return rcv_raise(RCV_ERR_BUSY, 0,
-                     "arena \"%s\" could not be acquired within %.3g s: %s%s%s; nothing was changed; a step must not block: move "
+                     "arena \"%s\" could not be acquired within %.3g s: %s%s%s%s; nothing was changed; a step must not block: move "
                      "slow work behind an await, or raise busy_timeout", a->name, a->busy_timeout, who,
-                     handler[0] != '\0' ? "; its last step was of " : "", handler);
+                     handler[0] != '\0' ? "; its last step was of " : "", handler, where);
 }
 
 int lock_wait(rcv_arena *a, double seconds)

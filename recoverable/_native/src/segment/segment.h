@@ -45,6 +45,20 @@ struct rcv_above {
     void (*step_lost)(rcv_arena *a);    /* … and what is known of that step is to be forgotten. With the GIL */
     bool (*holds)(const rcv_arena *a, uint32_t page); /* is it an Array's that the mounted transaction has taken back, and a buffer may point to? */
     void (*zeroed)(const rcv_arena *a, rcv_off off, uint32_t len); /* memory that nobody's data lies in was cleared */
+    void (*stopped_step_over)(rcv_arena *a); /* a step ends that the watchdog has stopped. With the GIL */
+};
+
+/* What the watchdog knows of the step that holds an arena: watch.c. Its thread's, but where something else is said. */
+struct rcv_watch {
+    _Atomic uint64_t limit;    /* nanoseconds; 0: nobody watches. Set with the GIL */
+    _Atomic bool     spares;   /* the process is not ended: for tests. Set with the GIL */
+    _Atomic uint64_t mounting; /* of that step: rcv_arena.mountings */
+    _Atomic uint64_t age;      /* for how long it has been seen, nanoseconds */
+    _Atomic uint32_t stage;    /* enum rcv_watch_stage that it has come to */
+    _Atomic uint64_t told;     /* mounting << 3 | the last stage that Python has done what is to be done for. Set with the GIL */
+    bool             dumped;   /* its stack has been asked for by a signal */
+    char             handler[RCV_HANDLER_NAME];
+    uint64_t         stopped;  /* the thread that an exception was set in, which may not have been raised yet; 0. With the GIL */
 };
 
 struct rcv_arena {
@@ -116,6 +130,7 @@ struct rcv_arena {
     bool                unreported;    /* … of which rcv_repair_take has not told yet */
     struct rcv_counters n;
     struct rcv_hotspot  hotspots[RCV_HOTSPOTS];
+    struct rcv_watch    watch;
     rcv_arena          *next; /* registry of open arenas (fork, trap) */
     struct rcv_image   *image; /* this is no attached arena but an image of one: image.c */
 };
@@ -255,6 +270,14 @@ void lock_give_back(rcv_arena *a);
 int  lock_adopt(rcv_arena *a);
 void lock_after_fork(rcv_arena *a); /* in the child: the parent's lock is not ours */
 void lock_forget_thread(void);      /* in the child: its one thread is another one */
+
+/* -- stuck.c: what the step that holds the lock is at --------------------------------------------------------- */
+
+/* stuck_say -- we hold the lock, and this is where. Given up where somebody else is writing. stuck_age -- for how long by now. */
+void stuck_say(rcv_arena *a, uint64_t millis, const char *text);
+void stuck_age(rcv_arena *a, uint64_t millis);
+void stuck_take_back(rcv_arena *a); /* it was of ours, and has moved on */
+bool stuck_read(const rcv_arena *a, struct rcv_slow_step *out); /* false: nothing is known of who holds the lock */
 
 /* -- recover.c ---------------------------------------------------------------------------------------------- */
 

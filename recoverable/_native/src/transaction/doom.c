@@ -34,6 +34,7 @@ int txn_doomed_error(const rcv_txn *t)
                          : t->doom == RCV_ERR_FULL   ? "the arena has no room for this transaction's undo log; it can only roll back"
                          : t->doom == RCV_ERR_STRAY  ? STRAY_TEXT
                          : t->doom == RCV_ERR_HELD   ? "others hold the arena's lock for long; this run is rolled back, and begins again"
+                         : t->doom == RCV_ERR_TOO_LONG ? "a step of it took longer than step_limit; it can only roll back"
                                                      : "the transaction was stopped; it can only roll back");
     if (t->forked)
         return rcv_raise(RCV_ERR_CLOSED, 0,

@@ -54,6 +54,7 @@ void txn_step_lost(rcv_arena *a)
     a->mounted = NULL;
     a->step_thread = a->reader_thread = 0;
     a->readers = a->held = 0;
+    a->watch.stopped = 0; /* with its thread */
     tracker_step_lost(a);
     if (t == NULL)
         return;
@@ -220,6 +221,14 @@ int rcv_txn_mount(rcv_txn *t)
     return rc;
 }
 
+/* stopped_step_over -- the watchdog may have stopped the step that ends here: what it has set must not find who runs next in this
+ * thread. A step that was stopped is doomed, so none that commits asks. */
+static void stopped_step_over(rcv_arena *a)
+{
+    if (unlikely(a->watch.stopped != 0))
+        a->above->stopped_step_over(a);
+}
+
 /* -- the end of a step ----------------------------------------------------------------------------------- */
 
 /* step_doomed -- 0, or what the trap handler could not raise. */
@@ -255,6 +264,8 @@ int rcv_txn_suspend(rcv_txn *t)
             rc = stash_fill(t);
         if (rc)
             rcv_txn_doom(t, rc);
+    } else {
+        stopped_step_over(a);
     }
     PHASE("suspend.after_stash");
     back_to_committed(t, &report);
@@ -403,6 +414,7 @@ void rcv_txn_rollback(rcv_txn *t)
         if (unlikely(a->trap_mode))
             tracker_observe(a);
         back_to_committed(t, &report);
+        stopped_step_over(a);
         (void)unmount(t); /* it has ended, whatever became of the lock */
     }
     stash_count_lost(t, !mounted, &report);

@@ -1,0 +1,44 @@
+/* thread.c -- the threads of this process: a number for each, and which of the kernel's threads has it.
+ *
+ * The number is what the lock knows a thread by: it is never given again, the kernel's ids are. The watchdog needs those too, to send a
+ * signal to the thread that holds an arena, and Python's, which is the C library's. So whoever gets a number leaves its ids
+ * in a table, of the last RCV_THREADS threads: a thread that is not found there is one that nothing can be sent to.
+ */
+#include "base.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#define RCV_THREADS 512u
+
+/* The number lies in static TLS: the trap handler reads it, and lazily allocated TLS is not async-signal-safe. */
+_Thread_local uint64_t os_thread __attribute__((tls_model("initial-exec")));
+static _Atomic uint64_t threads;
+
+static struct {
+    _Atomic uint64_t number; /* 0: being written */
+    _Atomic uint64_t ident;
+    _Atomic int32_t  tid;
+} known[RCV_THREADS];
+
+/* os_thread_number -- for os_thread_id(): the next number. */
+uint64_t os_thread_number(void)
+{
+    uint64_t number = atomic_fetch_add(&threads, 1) + 1, at = number % RCV_THREADS;
+    atomic_store(&known[at].number, 0);
+    atomic_store(&known[at].ident, (uint64_t)pthread_self());
+    atomic_store(&known[at].tid, (int32_t)gettid());
+    atomic_store(&known[at].number, number);
+    return os_thread = number;
+}
+
+/* os_thread_find -- the ids of a thread. It may have ended, and another have its kernel id. false: not known any more. */
+bool os_thread_find(uint64_t number, uint64_t *ident, int32_t *tid)
+{
+    uint64_t at = number % RCV_THREADS;
+    if (number == 0 || atomic_load(&known[at].number) != number)
+        return false;
+    *ident = atomic_load(&known[at].ident);
+    *tid = atomic_load(&known[at].tid);
+    return atomic_load(&known[at].number) == number;
+}

@@ -1,0 +1,274 @@
+"""The watchdog, as far as it needs Python: what is told of a step that takes long, and the error that it is stopped by.
+
+`_native/src/watch.c` looks, and says what to do about what it has seen; its top has all of it. Here are the words: the line of
+code that a step is at, its stack, the events, the error. `_look` runs in a thread that is made for it, with the GIL, while the
+step's own thread waits for that or for something outside of Python.
+
+Where a C extension keeps the GIL, `_look` comes too late, and the stack is found out by a signal, which faulthandler handles:
+it writes the stack of the thread that gets it to a file in memory. That file belongs to one process, so a forked child makes
+another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import linecache
+import math
+import os
+import signal
+import sys
+import sysconfig
+import threading
+import traceback
+import weakref
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from recoverable import _registry, events, waits
+from recoverable._native import watchdog as native
+from recoverable.errors import ArenaOptionError, StepTooLongError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from recoverable._native.runtime import NativeArena, Transaction
+
+__all__ = ["VARIABLE", "At", "limit_of", "parse_limit", "set_limit", "settle", "stop", "too_long"]
+
+#: Overrules what the program says: seconds, or "off", for whoever debugs it.
+VARIABLE: Final = "RECOVERABLE_STEP_LIMIT"
+
+_SHORTEST: Final = 0.01  # seconds
+_FRAMES: Final = 24
+_LIBRARY: Final = tuple(
+    {path for key in ("stdlib", "platstdlib", "purelib", "platlib") if (path := sysconfig.get_paths().get(key))}
+)
+_DEBUGGERS: Final = frozenset({"bdb", "pdb", "pydevd", "debugpy"})
+_AROUND: Final = frozenset({"asyncio.events", "asyncio.base_events", "asyncio.runners"})  # what runs a step
+
+
+class At(NamedTuple):
+    """Where a step is.
+
+    Attributes:
+        where: The line of the program's code: `file:line in function: source`; "" where it is not known.
+        stack: A line a frame, as faulthandler writes them, the innermost first.
+    """
+
+    where: str
+    stack: str
+
+
+class _Stopped(NamedTuple):
+    at: At
+    seconds: float
+    limit: float
+
+
+_stopped: weakref.WeakKeyDictionary[Transaction, _Stopped] = weakref.WeakKeyDictionary()
+
+
+# -- whether to watch ---------------------------------------------------------------------------------------------------
+
+
+def parse_limit(seconds: object) -> float:
+    """Return a limit of a step in seconds, 0 for None: no limit.
+
+    Raises:
+        ArenaOptionError: It can't be one. Also a `ValueError`.
+    """
+    if seconds is None:
+        return 0.0
+    if (
+        isinstance(seconds, (int, float))
+        and not isinstance(seconds, bool)
+        and math.isfinite(seconds)
+        and _SHORTEST <= seconds <= 86400
+    ):
+        return float(seconds)
+    raise ArenaOptionError(
+        f"step_limit={seconds!r} is not a limit: give seconds from {_SHORTEST} to 86400, or None. Nothing was changed."
+    )
+
+
+def _overruled(limit: float) -> float:
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return limit
+    if text.lower() in {"off", "none", "0"}:
+        return 0.0
+    try:
+        return parse_limit(float(text))
+    except ValueError:
+        raise ArenaOptionError(
+            f"{VARIABLE}={text!r} is not a limit: seconds from {_SHORTEST} to 86400, or off. Nothing was changed."
+        ) from None
+
+
+def limit_of(arena: NativeArena) -> float | None:
+    """Return how long a step may hold it, or None."""
+    return native.limit(arena) or None
+
+
+def set_limit(arena: NativeArena, seconds: object) -> None:
+    """Say how long a step may hold it; None: as long as it likes.
+
+    Raises:
+        ArenaOptionError: That is no limit.
+    """
+    native.set_limit(arena, _overruled(parse_limit(seconds)))
+    settle()
+
+
+def settle() -> None:
+    """Watch if there is an open arena whose steps have a limit, else don't."""
+    if any(native.limit(segment.native) for segment in _registry.all_open() if not segment.native.closed):
+        _dumps.get_ready()
+        native.begin(_look)
+    else:
+        native.end()
+
+
+def stop() -> None:
+    """Watch nothing any more: the interpreter ends."""
+    native.end()
+
+
+def _forked() -> None:
+    native.forget(threading.get_ident())
+    _dumps.forget()
+    settle()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class _Dumps:
+    """The file to which faulthandler writes the stack of a thread that keeps the GIL, and the signal for it.
+
+    The handler stays for good: a signal that is on its way must not find none.
+    """
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self.key: tuple[int, int] | None = None
+        self.signal: int | None = None
+
+    def get_ready(self) -> None:
+        """Make the file, if the program has not left it alone; choose a signal that nobody uses. Without either, do without."""
+        if self._is_ours():
+            return
+        if self.signal is None:
+            free = (n for n in range(signal.SIGRTMAX - 1, signal.SIGRTMIN, -1) if native.signal_is_free(n))
+            self.signal = next(free, None)
+        if self.signal is None:
+            return
+        with contextlib.suppress(OSError):  # it may be forbidden
+            self.fd = os.memfd_create("recoverable-stack")
+            status = os.fstat(self.fd)
+            self.key = status.st_dev, status.st_ino
+            faulthandler.register(self.signal, file=self.fd, all_threads=False, chain=False)
+            native.use_signal(self.fd, self.signal)
+
+    def forget(self) -> None:
+        """What there is belongs to the process that this one was forked from."""
+        if self._is_ours():
+            os.close(self.fd)
+        self.fd, self.key = -1, None
+
+    def _is_ours(self) -> bool:
+        if self.key is None:
+            return False
+        try:
+            status = os.fstat(self.fd)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self.key
+
+
+_dumps = _Dumps()
+
+
+# -- where a step is ------------------------------------------------------------------------------------------------
+
+
+def _at(frame: FrameType | None) -> At:
+    """Say where a thread is whose innermost frame that is."""
+    lines: list[str] = []
+    where, debugged = "", False
+    while frame is not None and len(lines) < _FRAMES:
+        code, module = frame.f_code, str(frame.f_globals.get("__name__", ""))
+        if module in _AROUND and lines:
+            break
+        debugged = debugged or module.partition(".")[0] in _DEBUGGERS
+        lines.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}')
+        if not where and not code.co_filename.startswith((*_LIBRARY, "<frozen")):
+            source = "breakpoint()" if debugged else linecache.getline(code.co_filename, frame.f_lineno).strip()
+            where = f"{code.co_filename}:{frame.f_lineno} in {code.co_name}" + (f": {source}" if source else "")
+        frame = frame.f_back
+    return At(where or (lines[0].strip() if lines else ""), "\n".join(lines))
+
+
+# -- what there is to do --------------------------------------------------------------------------------------------
+
+
+def _look() -> None:
+    """Do what is to be done about steps of this process. In a thread of its own."""
+    for segment in _registry.all_open():
+        overdue = None if segment.native.closed else native.due(segment.native)
+        if overdue is not None:
+            try:
+                _do(overdue)
+            except Exception:  # the program's log pipeline may raise, and nobody is there to whom it could
+                traceback.print_exc()
+
+
+def _do(overdue: native.Overdue) -> None:
+    stage, told, transaction = overdue.stage, overdue.told, overdue.transaction
+    if overdue.current:
+        at = _at(sys._current_frames().get(overdue.thread))
+    else:  # it has kept the GIL until its end
+        where, _, stack = overdue.text.partition("\n")
+        at = At(where, stack)
+    seconds = overdue.seconds
+    stopped = stage >= native.STOP and overdue.stop()  # before anything is written: a log may be slow
+    if stopped and transaction is not None and told < native.STOP:
+        _stopped[transaction] = _Stopped(at, seconds, native.limit(overdue.arena))
+    not_now = native.STOP <= stage < native.ENDING and told < native.STOP and overdue.current and not stopped
+    overdue.done(native.SLOW if not_now else stage)  # which is asked for again
+
+    handler = overdue.handler if transaction is None else transaction.handler
+    request_id = None if transaction is None else waits.request_id(transaction)
+    facts = (overdue.arena.owner.name, handler, request_id, round(seconds * 1000), at.where, at.stack)
+    if told < native.SLOW:
+        overdue.say(f"{at.where}\n{at.stack}")
+        events.step_slow(*facts)
+    if stopped and told < native.STOP:
+        events.step_stopped(*facts)
+    if overdue.current and stage >= native.ENDING:
+        events.step_ends_process(*facts)
+
+
+def too_long(transaction: Transaction, stopped: BaseException | None = None) -> StepTooLongError:
+    """Build the error of a run whose step was stopped.
+
+    Args:
+        transaction: Its transaction.
+        stopped: What stopped it, whose traceback says where, if that has come to us.
+    """
+    at, seconds, limit = _stopped.pop(transaction, _Stopped(At("", ""), 0.0, 0.0))
+    took = (
+        f"a step of {transaction.handler} held the arena for {seconds:.3g} s, more than its step_limit of {limit:g} s"
+    )
+    if not seconds:
+        took = f"a step of {transaction.handler} held the arena for longer than its step_limit"
+    error = StepTooLongError(
+        f"{took}{f', at {at.where}' if at.where else ''}. It was stopped and rolled back, and nothing of it was committed. Nobody "
+        "else could use the arena meanwhile: put what takes long behind an await (asyncio.to_thread, an asynchronous client) or "
+        "outside of the transaction, or raise step_limit.",
+        handler=transaction.handler,
+        seconds=seconds,
+        where=at.where,
+        stack=at.stack,
+    )
+    return error if stopped is None else error.with_traceback(stopped.__traceback__)
