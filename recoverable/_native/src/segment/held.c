@@ -8,7 +8,8 @@
  * over a second is how full the lock was in that second. The distance to the next one changes, lest it fall into step with
  * requests that take the lock in a rhythm. Waits are timed all: whoever waits has the time.
  *
- * Both are added under the lock, so nothing is lost between processes; who is killed meanwhile leaves one sample half-counted.
+ * Holds are added under the lock, waits atomically, since an event loop waits without ever having the lock: nothing is lost between
+ * processes. Who is killed meanwhile leaves one sample half-counted.
  * What is no hold: the time that a lock is free, on offer to who sleeps.
  */
 #include "segment.h"
@@ -53,7 +54,13 @@ void __attribute__((noinline)) held_end(rcv_arena *a)
     a->timed_since = 0;
 }
 
-void held_waited(rcv_arena *a, uint64_t nanos) { add(&a->board->waited, nanos, 1); }
+void held_waited(rcv_arena *a, uint64_t nanos)
+{
+    struct rcv_board_times *to = &a->board->waited;
+    atomic_fetch_add(&to->count, 1);
+    atomic_fetch_add(&to->nanos, nanos);
+    atomic_fetch_add(&to->in_class[class_of(nanos)], 1);
+}
 
 static void copy(struct rcv_times *to, const struct rcv_board_times *from)
 {
