@@ -35,13 +35,13 @@ def path_of(NativeArena arena not None, unsigned long long offset, unsigned long
 
 
 def describe_conflict(NativeArena arena not None, report: dict) -> tuple[str | None, str | None]:
-    """Return the path and the place in it (both text or None) of a report's conflict."""
+    """Return the path and the place in it (both text or None) of a report's conflict; None also where the lock is stuck."""
     cdef rcv_txn *t
     cdef Container lost
     unit, container, arg = report["conflict_kind"], report["conflict_container"], report["conflict_arg"]
     if unit == RCV_UNIT_PAGE:
         return None, f"page {arg} of array memory"
-    if not container:
+    if not container or not arena.may_look():
         return None, None
     path = path_of(arena, container, report["conflict_id"])
     gate(arena, False, &t)

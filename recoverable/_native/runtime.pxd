@@ -52,6 +52,7 @@ cdef class NativeArena:
     cdef void waited(self, Transaction t, double seconds, rcv_holder *holder)
     cdef int wait_here(self) except? -100
     cdef int wait_briefly(self) noexcept
+    cdef bint may_look(self) noexcept
 
 cdef class Container:
     cdef NativeArena arena

@@ -137,6 +137,10 @@ cdef class NativeArena:
         rcv_unuse(self.a)
         return rc
 
+    cdef bint may_look(self) noexcept:
+        """Can what is only good to know be read now? Not in an event loop that would stand still for it: the lock may be stuck."""
+        return _running_loop() is None or rcv_lock_is_free(self.a) or self.wait_briefly() == 0
+
     def lock_is_free(self) -> bool:
         """Return whether the lock could be taken now, as far as a look at it tells."""
         return self.closed or rcv_lock_is_free(self.a) != 0

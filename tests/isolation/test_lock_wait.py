@@ -452,3 +452,22 @@ async def test_it_is_not_starved_by_those_who_stand_in_the_queue(arena: Arena) -
         for i in range(10):
             await asyncio.wait_for(handler(i), 4)
     assert all(arena.root[f"made {i}"] == 2 for i in range(10))
+
+
+async def test_what_is_only_good_to_know_does_not_wait(arena: Arena, holder: Any) -> None:
+    """stats() in an event loop leaves out where hot spots are, rather than stand still for a stuck lock."""
+
+    @recoverable.recoverable(arena=arena)
+    async def handler() -> None:
+        n = arena.root["n"]
+        await asyncio.sleep(0.001)
+        arena.root["n"] = n + 1
+
+    await asyncio.gather(*(handler() for _ in range(5)))
+    assert [(spot.path, spot.key) for spot in arena.stats().hot_spots] == [("root", "'n'")]
+    holder.take()
+    begun = time.monotonic()
+    assert [(spot.path, spot.key) for spot in arena.stats().hot_spots] == [(None, None)]
+    assert time.monotonic() - begun < GAP
+    holder.drop()
+    assert [(spot.path, spot.key) for spot in arena.stats().hot_spots] == [("root", "'n'")]
