@@ -36,7 +36,7 @@ from recoverable.errors import (
     TransactionError,
 )
 from recoverable.lock_times import LockTimes
-from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport, WorkingSet
+from recoverable.reports import HotSpot, Recovery, Request, Stats, VerifyReport, WorkingSet
 from recoverable.tasks import TaskGroup, gather, wait_for
 from recoverable.transaction import after_commit, attempt
 
@@ -60,6 +60,7 @@ __all__ = [
     "NoTransactionError",
     "RecoverableError",
     "Recovery",
+    "Request",
     "SchemaError",
     "StaleReferenceError",
     "Stats",

@@ -103,6 +103,7 @@ def setup(
 
         app.on_cleanup.append(end_faults)
     app[arena_key] = arena
+    app.on_startup.append(_listen)
     if outermost is None:
         app.on_startup.__class__ = _ServingThen
     else:
@@ -184,6 +185,10 @@ async def _try(app: web.Application) -> None:
     """Read in the arena: a worker that was forked, and may not use it, is not to start, only to answer 500 for ever."""
     with contextlib.suppress(ArenaBusyError):
         len(app[arena_key].root)
+
+
+async def _listen(app: web.Application) -> None:
+    app[arena_key].listen()
 
 
 async def _finish(app: web.Application) -> None:

@@ -22,6 +22,7 @@ from recoverable import (
     callbacks,
     events,
     frameworks,
+    inflight,
     outcome,
     runner,
     speculation,
@@ -42,7 +43,7 @@ from recoverable.errors import (
     TransactionError,
 )
 from recoverable.lock_times import LockTimes
-from recoverable.reports import HotSpot, Recovery, Stats, VerifyReport, WorkingSet
+from recoverable.reports import HotSpot, Recovery, Request, Stats, VerifyReport, WorkingSet
 from recoverable.transaction import SavepointBlock
 
 if TYPE_CHECKING:
@@ -88,7 +89,14 @@ class Segment:
                 "close it."
             )
         watched = watchdog.limit_of(self.native) is not None
-        self.native.close()
+        listens = inflight.stop(self.native)
+        try:
+            self.native.close()
+        except BaseException:
+            if listens:
+                with contextlib.suppress(RuntimeError):  # the interpreter ends
+                    inflight.listen(self.native)
+            raise
         _registry.remove(self)
         if watched:
             watchdog.settle()
@@ -406,6 +414,33 @@ class Arena(ArenaBase):
         spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
         lock = LockTimes.of(_core.lock_times(self.native))
         return Stats(**numbers, hot_spots=spots, lock=lock, faults=_core.fault_struck())
+
+    def requests(self) -> list[Request]:
+        """Return the requests in flight, of all processes, the oldest first: where each is, and what it waits for.
+
+        Other processes are asked, for which they have 200 ms: those whose applications were `setup()`, or that have called
+        `listen()`. There is room for 64 of their requests, the oldest of each.
+        """
+        self._check()
+        found = inflight.here(self.native)
+        native = self.native
+
+        def look(ask: bool) -> list[_core.Teller]:
+            if ask:
+                native.ask()
+            return _core.notes(native)
+
+        found += inflight.answer_of(look).requests
+        return sorted(found, key=lambda request: -request.age)
+
+    def listen(self) -> None:
+        """Answer when other processes ask for this one's requests: `requests()` there, `recoverable top --waiting`.
+
+        Starts a thread that sleeps until somebody asks, and ends when the arena is closed. `recoverable.aiohttp.setup` does it when
+        the application starts; a forked process does it for itself.
+        """
+        self._check()
+        inflight.listen(self.native)
 
     @property
     def profiles(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from recoverable.lock_times import LockTimes
 
-__all__ = ["HotSpot", "Recovery", "Stats", "VerifyReport", "WorkingSet"]
+__all__ = ["HotSpot", "Recovery", "Request", "Stats", "VerifyReport", "WorkingSet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,44 @@ class Recovery:
     microseconds: int
     handler: str
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request in flight: from the moment when its handler is first awaited until its transaction has ended.
+
+    Attributes:
+        handler: The handler's name.
+        process: The id of its process, as that one's PID namespace has it.
+        age: Seconds since it began, all of its runs included.
+        request_id: Its id, as its events have it; None: it is a `with` block.
+        run: Which run of the handler it is in, or was in last, from 1.
+        step: Which of that run's steps that use the arena it is in, or before, from 1; 0: it is between two runs.
+        line: Where its code is, as `file:line in function`: the innermost line that it awaits at, or runs, which is neither in
+            Python's library nor in this one; None: it is between two runs, or about to commit.
+        running: Whether that code runs, and does not await.
+        waits_for: What it waits for: "turn", at a hot spot; "privilege", the end of a privileged run; "lock"; None: for nobody.
+        waited: Seconds that it has waited for others so far, in all.
+        holder: The handler of whom it waits for, or None: not known.
+        holder_process: That one's process, 0: not known.
+        path: The container whose hot spot it waits at, or None.
+        key: The part of it, or None.
+    """
+
+    handler: str
+    process: int
+    age: float
+    request_id: str | None
+    run: int
+    step: int
+    line: str | None
+    running: bool
+    waits_for: str | None
+    waited: float
+    holder: str | None
+    holder_process: int
+    path: str | None
+    key: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,18 @@ class _HandlerCounts(ctypes.Structure):
     _fields_ = (("count", _u64 * len(BOARD)), ("rest", _u64), ("handler", ctypes.c_char * _NAME))
 
 
+class _NoteSeen(ctypes.Structure):
+    _fields_ = (("teller", _u32), ("size", _u32), ("text", ctypes.c_char * 488))  # RCV_NOTE_TEXT
+
+
+class _Teller(ctypes.Structure):
+    _fields_ = tuple((name, _u64) for name in ("pid", "answers", "in_flight", "foreign", "own"))
+
+
+class _NotesSeen(ctypes.Structure):
+    _fields_ = (("tellers", _u64), ("notes", _u64), ("teller", _Teller * _PEERS), ("note", _NoteSeen * 64))
+
+
 class _BoardSeen(ctypes.Structure):
     _fields_ = (("rows", _u64), ("spots", _u64), ("row", _HandlerCounts * 64), ("spot", _HotSpot * 32))
 
@@ -222,6 +234,8 @@ _created = _of_arena("rcv_created", _int)
 _processes = _of_arena("rcv_processes", _int, ctypes.POINTER(_u64), _int)
 _peek = _function("rcv_peek", _int, _int, ctypes.c_char_p, ctypes.POINTER(_Peek))
 _peek_board = _function("rcv_peek_board", _int, _int, ctypes.c_char_p, ctypes.POINTER(_BoardSeen))
+_peek_notes = _function("rcv_peek_notes", _int, _int, ctypes.c_char_p, _int, ctypes.POINTER(_NotesSeen))
+_notes_see = _of_arena("rcv_notes_see", None, ctypes.POINTER(_NotesSeen))
 _image_open = _function("rcv_image_open", _int, _int, ctypes.c_char_p, ctypes.POINTER(_pointer))
 _image_take = _function("rcv_image_take", _int, _pointer, _u64)
 _image_grew = _function("rcv_image_grew", _u64, _pointer)
@@ -467,6 +481,51 @@ def peek_board(fd: int, name: str) -> tuple[dict[str | None, dict[str, int]], li
         handlers[None if row.rest else printable] = dict(zip(BOARD, row.count, strict=True))
     spots = [{field: getattr(spot, field) for field, _ in spot._fields_} for spot in out.spot[: out.spots]]
     return handlers, sorted(spots, key=lambda spot: spot["error"] - spot["count"])
+
+
+class Teller(NamedTuple):
+    """A process that tells of its requests in flight when it is asked.
+
+    Attributes:
+        pid: Its id, as its own PID namespace has it.
+        answers: Moves with each answer.
+        in_flight: How many there were at its last one.
+        foreign: Whether that id is of another PID namespace than ours.
+        own: Whether it is this process.
+        notes: Its last answer: texts, which may be anything, the oldest request first.
+    """
+
+    pid: int
+    answers: int
+    in_flight: int
+    foreign: bool
+    own: bool
+    notes: list[bytes]
+
+
+def _tellers(seen: _NotesSeen) -> list[Teller]:
+    found = [
+        Teller(each.pid, each.answers, each.in_flight, bool(each.foreign), bool(each.own), [])
+        for each in seen.teller[: seen.tellers]
+    ]
+    for note in seen.note[: seen.notes]:
+        text = ctypes.string_at(ctypes.addressof(note) + _NoteSeen.text.offset, note.size)
+        found[note.teller].notes.append(text)
+    return found
+
+
+def peek_notes(fd: int, name: str, *, ask: bool) -> list[Teller]:
+    """Read what the processes that have the segment behind `fd` open have told of their requests; have them asked before that."""
+    seen = _NotesSeen()
+    _check(_peek_notes(fd, name.encode(), ask, ctypes.byref(seen)))
+    return _tellers(seen)
+
+
+def notes(arena: NativeArena) -> list[Teller]:
+    """Read the same of an arena that is open."""
+    seen = _NotesSeen()
+    _notes_see(arena, ctypes.byref(seen))
+    return _tellers(seen)
 
 
 #: image_forget(address): forget which pages were met. image_close(address): give its memory back.

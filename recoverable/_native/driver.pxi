@@ -101,6 +101,8 @@ cdef class StepDriver:
     cdef int drive(self, object coroutine, Transaction transaction, object decide) except -1:
         self.coroutine = _fault_run(coroutine, transaction) if fault_hooked(_fault_run) else coroutine
         self.t = transaction
+        if transaction.coroutine is None: # else this one is a part
+            transaction.coroutine = coroutine
         self.decide = decide
         self.finished = False
         return 0

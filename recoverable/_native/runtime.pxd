@@ -45,6 +45,7 @@ cdef class NativeArena:
     cdef readonly set watched # the names of those that are watched because of it
     cdef public list give_way # futures of those who wait for the privileged run to end
     cdef readonly dict waits # recoverable.waits: what requests wait for, by event loop,
+    cdef public object listener # recoverable.inflight: what tells others of its requests, or None
     cdef readonly dict places # and where hot spots are, in words, by unit
     cdef list held_up # (Transaction, seconds, holder) of requests that have waited for the lock for long, and nobody was told; None
     cdef bint has_pending(self) noexcept
@@ -80,6 +81,8 @@ cdef class Transaction:
     cdef public double wait_time # seconds that its request has waited for others so far, in all runs
     cdef public bint wait_told # that this is long was told
     cdef public str request_id # in the events of its request, once there were any
+    cdef double begun # when its request began, by rcv_coarse()
+    cdef object coroutine # the handler's, until it has ended
     cdef readonly double blocked # since when it blocks its thread, for the lock; 0: it does not
     cdef int cause # of its rollback
     cdef public int open_blocks

@@ -19,6 +19,7 @@ from recoverable import errors as _errors
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8(object text) except NULL
+    Py_ssize_t Py_REFCNT(PyObject *o)
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
 
@@ -103,6 +104,41 @@ cdef class NativeArena:
         """Return, once, (transaction, seconds, holder) of those that have waited for the lock for long while their threads stood still."""
         found, self.held_up = self.held_up, None
         return found or []
+
+    def transactions(self) -> list:
+        """Return the Transactions in flight of this process, the youngest first."""
+        return transactions_of(self)
+
+    def listen(self, on: bool) -> None:
+        """Say that this process tells of its requests when it is asked, or that it does not."""
+        cdef rcv_txn *reader
+        if not self.closed and not rcv_notes_listen(self.a, on) and on:
+            gate(self, False, &reader) # a forked child is in the process table from its first use of the arena on
+            done(self, reader)
+            rcv_notes_listen(self.a, on)
+
+    def await_question(self, goes_on) -> bool:
+        """Sleep, without the GIL, until somebody asks for this process's requests, or goes_on() has become false: False."""
+        cdef uint32_t seen
+        if self.closed:
+            return False
+        seen = rcv_notes_seen(self.a)
+        if not goes_on():
+            return False
+        rcv_use(self.a)
+        with nogil:
+            rcv_notes_await(self.a, seen)
+        rcv_unuse(self.a)
+        return not self.closed and goes_on()
+
+    def ask(self) -> None:
+        """Ask all processes for their requests."""
+        if not self.closed:
+            rcv_notes_ask(self.a)
+
+    def tell(self, list texts not None, in_all: int) -> int:
+        """Answer with these texts, bytes, the most important first, and how many requests there are; how many had room."""
+        return 0 if self.closed else tell_notes(self, texts, in_all)
 
     def lock_holder(self) -> tuple[int, str] | None:
         """Return process and handler of who has the lock, as far as known: 0, "" where not; None: nobody has it."""
@@ -413,6 +449,7 @@ cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1:
 
 
 include "transaction.pxi"
+include "inflight.pxi"
 
 
 cdef class OpenArenas:

@@ -45,6 +45,7 @@ cdef class Transaction:
             self._wrote = rcv_txn_wrote(self.t)
             rcv_txn_get_report(self.t, &self.kept)
         rcv_txn_free(self.t) # stores NULL there
+        self.coroutine = None
         if metered:
             count(self, how is COMMITTED)
         if self.privileged:
@@ -67,7 +68,7 @@ cdef class Transaction:
         self.wait_told = False
         self.lock_time = 0
         self.arena = None
-        self.handler = self._ended = None
+        self.handler = self._ended = self.coroutine = None
         self.before = None # which may run anything, as those below
         if self.hooks is not None or self.limit is not None or self.rerun is not None or self.request_id is not None:
             self.hooks = self.limit = self.rerun = self.request_id = None
@@ -108,6 +109,7 @@ cdef class Transaction:
         cdef Transaction t = begin_run(Transaction.__new__(Transaction), self.arena, self.handler, NULL, self.request, self.parent)
         t.attempt = self.attempt + 1
         t.limit = self.limit
+        t.begun = self.begun
         t.wait_time, t.wait_told, t.request_id = self.wait_time, self.wait_told, self.request_id
         t.rerun = rerun
         t.reruns = self.reruns
@@ -301,6 +303,30 @@ cdef class Transaction:
         return self.before
 
     @property
+    def age(self) -> float:
+        """How many seconds ago its request began."""
+        return max(0.0, rcv_coarse() - self.begun)
+
+    @property
+    def step(self) -> int:
+        """Which of its steps that use the arena it is in, or before, from 1."""
+        return rcv_txn_step(self.t) if self.t != NULL else 0
+
+    @property
+    def driven(self):
+        """The handler's coroutine while the run goes on, or None."""
+        return self.coroutine
+
+    @property
+    def answers(self):
+        """(adapter, request) of the request that it answers, as that is now, or None: for a look at it, in whatever thread."""
+        before = self.before
+        if isinstance(before, Running):
+            request = (<Running>before).request
+            return None if request is None else ((<Running>before).requests.adapter, request)
+        return None if before is None else (before.adapter, before.request)
+
+    @property
     def state(self) -> str:
         if self.t == NULL:
             return self._ended or "rolled_back" # by closing its arena
@@ -339,6 +365,7 @@ cdef int begin_transaction(Transaction t, NativeArena arena, str handler, const 
     t.handler = handler
     t.one_step = one_step
     t.attempt = 1
+    t.begun = rcv_coarse()
     return 0
 
 

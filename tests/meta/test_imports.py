@@ -25,7 +25,7 @@ LAYERS = [
     ["_native", "speculation", "_registry", "_shm", "events"],
     ["containers"],
     ["callbacks", "transaction", "web", "lines", "waits", "watchdog", "privilege", "tasks"],
-    ["outcome", "contention", "lockwait"],
+    ["outcome", "contention", "lockwait", "inflight"],
     ["runner"],
     ["middleware", "_aiohttp", "_aiohttp_routes"],
     ["frameworks"],

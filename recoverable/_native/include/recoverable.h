@@ -273,6 +273,11 @@ RCV_API int  rcv_txn_new_named(rcv_arena *a, unsigned flags, const struct rcv_na
 RCV_API void rcv_txn_free(rcv_txn *t); /* rolls back first if need be; in the middle of an operation: at the end of that */
 /* rcv_txn_owned -- where its owner keeps the pointer: NULL is stored there when it is freed, by whomever. */
 RCV_API void rcv_txn_owned(rcv_txn *t, rcv_txn **place);
+/* rcv_txn_each -- the transactions in flight, the youngest first: the first after `t`, or of all (NULL). rcv_txn_place -- what
+ * rcv_txn_owned has said. rcv_txn_step -- which of its steps that use the arena, from 1. */
+RCV_API rcv_txn  *rcv_txn_each(const rcv_arena *a, const rcv_txn *t);
+RCV_API rcv_txn **rcv_txn_place(const rcv_txn *t);
+RCV_API uint32_t  rcv_txn_step(const rcv_txn *t);
 RCV_API int  rcv_txn_forked(const rcv_txn *t); /* the process was forked from the one that it goes on in */
 RCV_API int  rcv_txn_state(const rcv_txn *t);
 RCV_API int  rcv_txn_touched(const rcv_txn *t); /* has it ever been mounted */
@@ -380,6 +385,32 @@ struct rcv_board_seen {
     struct rcv_handler_counts row[64];
     struct rcv_hotspot        spot[32];
 };
+#define RCV_NOTE_TEXT 488u
+struct rcv_note_seen { /* of a request in flight: text of its process, which may be anything */
+    uint32_t teller, size;
+    char     text[RCV_NOTE_TEXT];
+};
+struct rcv_teller {
+    uint64_t pid, answers, in_flight;
+    uint64_t foreign, own; /* 1: that id is of another PID namespace; 1: it is this process */
+};
+struct rcv_notes_seen {
+    uint64_t             tellers, notes;
+    struct rcv_teller    teller[RCV_PEERS];
+    struct rcv_note_seen note[64];
+};
+/* rcv_peek_notes -- the last answers of the processes that tell of their requests; with `ask`, after having asked them to. As rcv_peek.
+ * rcv_notes_ask, rcv_notes_see -- the same for who is attached. */
+RCV_API int  rcv_peek_notes(int fd, const char *name, int ask, struct rcv_notes_seen *out);
+RCV_API void rcv_notes_ask(rcv_arena *a);
+RCV_API void rcv_notes_see(const rcv_arena *a, struct rcv_notes_seen *out);
+/* A thread that answers: rcv_notes_listen(1); then again and again rcv_notes_seen(); rcv_notes_await() without the GIL, between rcv_use
+ * and rcv_unuse: returns when somebody has asked, at some time after rcv_notes_seen(); rcv_notes_tell(): how many of them had room. */
+RCV_API int      rcv_notes_listen(rcv_arena *a, int on); /* 0: a forked child that has not used the arena yet */
+RCV_API uint32_t rcv_notes_seen(const rcv_arena *a);
+RCV_API void     rcv_notes_await(rcv_arena *a, uint32_t seen);
+RCV_API int      rcv_notes_tell(rcv_arena *a, const char *const *texts, const uint32_t *sizes, uint32_t n, uint64_t in_all);
+
 /* rcv_peek_board -- what came of each handler's runs and where conflicts were lost, read as rcv_peek does. */
 RCV_API int rcv_peek_board(int fd, const char *name, struct rcv_board_seen *out);
 

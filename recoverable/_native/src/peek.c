@@ -144,6 +144,22 @@ int rcv_peek_board(int fd, const char *name, struct rcv_board_seen *out)
     return 0;
 }
 
+/* rcv_peek_notes -- see recoverable.h. To wake who sleeps on a word it need not be writable. */
+int rcv_peek_notes(int fd, const char *name, int ask, struct rcv_notes_seen *out)
+{
+    struct stat st;
+    rcv_arena  *a;
+    memset(out, 0, sizeof *out);
+    int rc = look(fd, name, &st, &a);
+    if (rc != 0)
+        return rc;
+    if (ask)
+        os_futex_wake_all(&a->board->asked);
+    notes_see(a, out);
+    unlook(a);
+    return 0;
+}
+
 const char *rcv_board_name(unsigned i)
 {
     static const char *const names[] = {

@@ -45,6 +45,7 @@ int      os_witness(int fd, uint64_t off, void **out);       /* a lock that goes
 int      os_bytes_locked(int fd, uint64_t off, uint64_t len, bool *locked); /* by any *other* description */
 void     os_futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t nanos);
 bool     os_futex_wake(_Atomic uint32_t *word);
+void     os_futex_wake_all(const _Atomic uint32_t *word);
 uint64_t os_nanos(void);                                     /* monotonic */
 /* os_ticks -- a counter for "has it been a while?": no system call, no memory, and no promise of its rate, which differs
  * between machines; OS_TICKS_HALF_SECOND takes 0.1 to 0.5 s. */

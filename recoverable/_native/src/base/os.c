@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -254,6 +255,9 @@ void os_futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t nanos)
 
 /* os_futex_wake -- wake one who sleeps there; was there one? */
 bool os_futex_wake(_Atomic uint32_t *word) { return syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0) == 1; }
+
+/* os_futex_wake_all -- wake all who sleep there. The word may lie in a mapping that can only be read. */
+void os_futex_wake_all(const _Atomic uint32_t *word) { (void)syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0); }
 
 /* os_nanos -- monotonic nanoseconds. */
 uint64_t os_nanos(void)

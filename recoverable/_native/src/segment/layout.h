@@ -135,7 +135,9 @@ struct rcv_process {
     uint64_t         pid;   /* as its own PID namespace has it: for messages */
     uint64_t         attached_at; /* seconds since the epoch */
     uint64_t         space;       /* inode of that namespace, 0: unknown: for messages */
-    char             reserved[32];
+    _Atomic uint64_t answers; /* how often it has told of its requests, + 1; 0: nobody there does: notes.c */
+    _Atomic uint64_t in_flight; /* how many it had then */
+    char             reserved[16];
 };
 
 /* The board: what came of the runs of each handler, and where conflicts were lost, since the segment was made. For those who
@@ -182,14 +184,25 @@ struct rcv_stuck {
     _Atomic uint64_t millis;  /* for how long it has held it */
     char             text[RCV_STUCK_TEXT]; /* the line of code, then its stack, the innermost frame first */
 };
+/* What a request in flight is at, as its process has told last: notes.c. */
+#define RCV_NOTES 64u
+struct rcv_note {
+    _Atomic uint64_t token;  /* of that process; 0: free */
+    _Atomic uint64_t answer; /* its token and the number of its answer, mixed */
+    _Atomic uint32_t seq;    /* odd: it is being written */
+    uint32_t         size;
+    char             text[RCV_NOTE_TEXT];
+};
 struct rcv_board {
     struct rcv_board_row  row[RCV_BOARD_ROWS];
     struct rcv_board_spot spot[RCV_BOARD_SPOTS];
     _Alignas(64) _Atomic uint64_t tickets; /* the last number that was drawn */
     _Atomic uint64_t              privileged_row; /* of the privileged run's handler, + 1; 0: not known */
+    _Atomic uint32_t              asked; /* the futex: moves when processes are to tell of their requests, or else is only rung */
     _Alignas(64) struct rcv_ticket ticket[RCV_TICKETS];
     _Alignas(64) struct rcv_board_times held, waited;
     _Alignas(64) struct rcv_stuck  stuck;
+    struct rcv_note                note[RCV_NOTES];
 };
 
 /* Heap table: `uint64_t owner[chunk_count]`, then `uint64_t info[chunk_count]`.

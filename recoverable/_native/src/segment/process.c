@@ -99,6 +99,7 @@ static void fill_slot(rcv_arena *a, uint32_t slot)
     atomic_store_explicit(&p->token, 0, memory_order_release); /* the dead one's token must not name our pid */
     p->pid = (uint64_t)getpid();
     p->space = process_space();
+    atomic_store(&p->answers, 0);
     p->attached_at = (uint64_t)time(NULL);
     atomic_store_explicit(&p->token, token, memory_order_release);
     CRASHPOINT("join.after_token");

@@ -250,6 +250,10 @@ static inline void held_from_here(rcv_arena *a) /* the lock has just been taken 
         held_begin(a);
 }
 
+/* -- notes.c: what processes tell of their requests ------------------------------------------------------------------- */
+
+void notes_see(const rcv_arena *a, struct rcv_notes_seen *out); /* signal- and lock-free; the mapping may be read-only */
+
 /* -- lock.c ------------------------------------------------------------------------------------------------ */
 
 #define RCV_THREAD_ENDED UINT64_MAX

@@ -133,6 +133,12 @@ int rcv_txn_new_named(rcv_arena *a, unsigned flags, const struct rcv_name *handl
 
 void rcv_txn_owned(rcv_txn *t, rcv_txn **place) { t->place = place; }
 
+rcv_txn *rcv_txn_each(const rcv_arena *a, const rcv_txn *t) { return t == NULL ? a->in_flight : t->next; }
+
+rcv_txn **rcv_txn_place(const rcv_txn *t) { return t->place; }
+
+uint32_t rcv_txn_step(const rcv_txn *t) { return t->steps + 1; }
+
 void rcv_txn_route(rcv_txn *t, const char *route) { set_name(t->route, route); }
 
 void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)

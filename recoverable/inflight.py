@@ -1,0 +1,349 @@
+"""Requests in flight, of all processes: what each is at, and what it waits for.
+
+What we want: whoever runs a server sees which request hangs, where in its code, and who is in its way; at any moment, without
+having prepared for it, and although the event loop that it runs on may hang itself. A server that nobody asks pays nothing.
+
+What does: of this process's requests the core has a list, their coroutines say where they await, their threads' frames where
+they run, and `waits` what they wait for. Other processes are asked: a thread in each (`Listener`) sleeps in the kernel until
+somebody does, has the interpreter for the moment that it takes to look, and writes what it has found into a table in the segment
+(`notes.c`). Where that thread does not get the interpreter, because code that holds the GIL does not come back, there is no
+answer: that process is told apart as silent.
+
+What is read there may be anything, since the segment may be damaged: it is checked, and what is not as expected is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import sysconfig
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from recoverable import _registry
+from recoverable.errors import RecoverableError
+from recoverable.reports import Request
+from recoverable.waits import SpotName, waiting, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from recoverable._native._core import Teller
+    from recoverable._native.runtime import NativeArena, Transaction
+
+__all__ = ["Answer", "answer_of", "here", "listen", "stop"]
+
+_PATIENCE: Final = 0.2  # seconds that an answer is waited for
+_LOOK: Final = 0.002  # seconds between two looks for it
+_AGAIN: Final = 10  # looks, after which who has not answered is asked again: it was awake just then
+_MOST: Final = 64  # notes
+_SIZE: Final = 488  # bytes of one
+_DEEPEST: Final = 200  # coroutines that await each other
+_LIBRARY: Final = (sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep)
+_OTHERS: Final = os.sep + "site-packages" + os.sep
+_OURS: Final = os.path.dirname(__file__) + os.sep  # noqa: PTH120 -- as frames have it
+
+
+# -- where code is ---------------------------------------------------------------------------------------------------------
+
+
+def _awaited(coroutine: Any) -> Iterator[FrameType]:
+    """Yield the frames of a suspended coroutine, and of what it awaits."""
+    for _ in range(_DEEPEST):
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+        if coroutine is None:
+            return
+
+
+def _calls(frames: dict[int, FrameType], found: Callable[[FrameType], bool]) -> list[FrameType]:
+    """Return, of the thread in which such a frame runs, that one and those that it has called; none: it runs nowhere."""
+    for top in frames.values():
+        calls: list[FrameType] = []
+        frame: FrameType | None = top
+        while frame is not None:
+            calls.append(frame)
+            if found(frame):
+                return calls[::-1]
+            frame = frame.f_back
+    return []
+
+
+def _line(frames: list[FrameType]) -> str | None:
+    """Return the innermost line that is neither in Python's own library nor in this one; of those alone, the innermost."""
+    for frame in reversed(frames):
+        file = frame.f_code.co_filename
+        if not file.startswith((_OURS, "<frozen")) and not (file.startswith(_LIBRARY) and _OTHERS not in file):
+            break
+    else:
+        if not frames:
+            return None
+        frame = frames[-1]
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+
+
+def _where(transaction: Transaction, threads: dict[int, FrameType]) -> tuple[str | None, bool]:
+    """Return the line at which a transaction's code is, and whether it runs just now."""
+    coroutine, name = transaction.driven, transaction.handler
+    if coroutine is None:  # a block, whose frame has its name
+        frames = _calls(threads, lambda frame: frame.f_code.co_qualname == name) if transaction.one_step else []
+        return _line(frames), bool(frames)
+    if getattr(coroutine, "cr_running", False):
+        own = coroutine.cr_frame
+        frames = _calls(threads, lambda frame: frame is own)
+        return _line(frames), True
+    return _line(list(_awaited(coroutine))), False
+
+
+# -- of this process --------------------------------------------------------------------------------------------------------
+
+
+def _name(transaction: Transaction) -> str | None:
+    """Return the id of its request, the one that its events will have; a block has none."""
+    if transaction.one_step:
+        return None
+    if transaction.request_id is None:
+        found = transaction.answers
+        given = None if found is None else found[0].request_id(found[1])
+        if transaction.request_id is None:
+            transaction.request_id = given or uuid.uuid4().hex
+    return transaction.request_id
+
+
+def _request(transaction: Transaction, waits: waiting | None, threads: dict[int, FrameType]) -> Request:
+    line, running = _where(transaction, threads)
+    kind: str | None
+    kind, seconds, holder, place = None, transaction.wait_time, None, SpotName(None, None)
+    if waits is not None:
+        kind, seconds, holder, place = waits.kind, waits.seconds, waits.holder(), waits.place()
+    elif since := transaction.blocked:
+        kind, seconds, holder = "lock", seconds + time.monotonic() - since, transaction.arena.lock_holder()
+    return Request(
+        handler=transaction.handler,
+        process=os.getpid(),
+        age=transaction.age,
+        request_id=_name(transaction),
+        run=transaction.attempt,
+        step=transaction.step,
+        line=line,
+        running=running,
+        waits_for=kind,
+        waited=seconds,
+        holder=None if holder is None else holder[1] or None,
+        holder_process=0 if holder is None else holder[0],
+        path=place.path,
+        key=place.key,
+    )
+
+
+def here(native: NativeArena) -> list[Request]:
+    """Return this process's requests in flight, the oldest first. From any thread."""
+    waits: dict[int, tuple[Transaction, waiting]] = {}
+    for each in list(native.waits.values()):
+        for wait in list(each):
+            if wait.transaction is not None:
+                waits[id(wait.transaction)] = (wait.transaction, wait)
+    found = {
+        id(each): each for each in map(whole, reversed(native.transactions()))
+    }  # of one age they stay in this order
+    found |= {key: transaction for key, (transaction, _) in waits.items()}  # between two runs it has none in flight
+    threads = sys._current_frames()
+    requests = []
+    for key, transaction in found.items():
+        if (transaction.handler or "(").startswith("("):  # ended just now; the library's own
+            continue
+        wait = waits[key][1] if key in waits else None
+        with contextlib.suppress(Exception):  # it may have ended meanwhile, in its own thread
+            requests.append(_request(transaction, wait, threads))
+    requests.sort(key=lambda request: -request.age)
+    return requests
+
+
+def ages(native: NativeArena) -> list[float]:
+    """Return the ages of this process's requests in flight: less than `here` does, for metrics."""
+    found = {id(each): each for each in map(whole, native.transactions())}
+    for each in list(native.waits.values()):
+        found |= {id(wait.transaction): wait.transaction for wait in list(each) if wait.transaction is not None}
+    return [each.age for each in found.values() if not (each.handler or "(").startswith("(")]
+
+
+# -- what is told to others -------------------------------------------------------------------------------------------------------
+
+
+def _cut(text: str | None, room: int) -> str | None:
+    """Return the end of a text: of a path or a name it says more than the beginning."""
+    return text if text is None or len(text) <= room else f"…{text[1 - room :]}"
+
+
+def _written(request: Request) -> bytes:
+    """Return a request as a note has it, its texts cut until it fits."""
+    note = b""
+    for room in (160, 80, 40, 16):
+        fields = (_cut(value, room) if isinstance(value, str) else value for value in _fields(request))
+        note = json.dumps(list(fields), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        if len(note) <= _SIZE:
+            break
+    return note
+
+
+def _fields(request: Request) -> tuple[Any, ...]:
+    return (
+        *(
+            request.handler,
+            round(request.age, 3),
+            request.request_id,
+            request.run,
+            request.step,
+            request.line,
+            request.running,
+        ),
+        *(
+            request.waits_for,
+            round(request.waited, 3),
+            request.holder,
+            request.holder_process,
+            request.path,
+            request.key,
+        ),
+    )
+
+
+def _read(note: bytes, process: int) -> Request | None:
+    """Return what a note says, or None: it is none."""
+    try:
+        handler, age, request_id, run, step, line, running, kind, waited, holder, pid, path, key = json.loads(note)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    texts = [_text(value) for value in (request_id, line, kind, holder, path, key)]
+    numbers = [_number(value) for value in (age, waited)]
+    counts = [value if type(value) is int and 0 <= value < 1 << 63 else 0 for value in (run, step, pid)]
+    return Request(
+        handler=_text(handler) or "?",
+        process=process,
+        age=numbers[0],
+        request_id=texts[0],
+        run=counts[0],
+        step=counts[1],
+        line=texts[1],
+        running=running is True,
+        waits_for=texts[2],
+        waited=numbers[1],
+        holder=texts[3],
+        holder_process=counts[2],
+        path=texts[4],
+        key=texts[5],
+    )
+
+
+def _text(value: object) -> str | None:
+    if not isinstance(value, str):
+        return None
+    return "".join(letter if letter.isprintable() else "?" for letter in value)
+
+
+def _number(value: object) -> float:
+    return float(value) if type(value) in (int, float) and 0 <= value < 1e12 else 0.0  # type: ignore[operator,arg-type]
+
+
+class Listener:
+    """The thread that tells others of this process's requests when they ask."""
+
+    def __init__(self, native: NativeArena) -> None:
+        self._native = native
+        self._on = True
+        self._thread = threading.Thread(target=self._run, name="recoverable-requests", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        native = self._native
+        with contextlib.suppress(RecoverableError):
+            native.listen(True)
+        try:
+            while native.await_question(self._goes_on):
+                requests: list[Request] = []
+                with contextlib.suppress(Exception):  # a look at what changes meanwhile
+                    requests = here(native)
+                native.tell([_written(each) for each in requests[:_MOST]], len(requests))
+        finally:
+            native.listen(False)
+
+    def _goes_on(self) -> bool:
+        return self._on
+
+    def end(self) -> None:
+        """End it, and wait until it has ended; in a finaliser that runs in it, it ends by itself."""
+        self._on = False
+        self._native.ask()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=2.0)
+
+
+def listen(native: NativeArena) -> None:
+    """Tell others of this process's requests from now on, when they ask. Twice is fine."""
+    if native.listener is None and not native.closed:
+        native.listener = Listener(native)
+
+
+def stop(native: NativeArena) -> bool:
+    """Tell nobody any more, since the arena is about to be closed; return whether somebody was told before."""
+    listener, native.listener = native.listener, None
+    if listener is not None:
+        listener.end()
+    return listener is not None
+
+
+def _forked() -> None:
+    """Who waits, and the thread, are the parent's."""
+    for segment in _registry.all_open():
+        segment.native.listener = None
+        segment.native.waits.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+# -- asking ----------------------------------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """What other processes have told.
+
+    Attributes:
+        requests: Their requests in flight, the oldest first.
+        in_flight: How many there are, if more than there was room to tell of.
+        silent: Ids of processes that should have answered and have not: code in them holds the GIL, or they are stopped.
+    """
+
+    requests: list[Request]
+    in_flight: int
+    silent: list[int]
+
+
+def answer_of(look: Callable[[bool], list[Teller]]) -> Answer:
+    """Ask the processes that tell of their requests, and wait for their answers, 200 ms at most.
+
+    Args:
+        look: look(ask) returns what they have told last, having asked them before that if it is told so.
+    """
+    before = {teller.pid: teller.answers for teller in look(False) if not teller.own}
+    end = time.monotonic() + _PATIENCE
+    looks = 0
+    while True:
+        now = [teller for teller in look(looks % _AGAIN == 0) if not teller.own]
+        late = [teller for teller in now if teller.answers <= before.get(teller.pid, 0)]
+        if (looks and not late) or time.monotonic() > end:
+            break
+        looks += 1
+        time.sleep(_LOOK)
+    silent = {teller.pid for teller in late}
+    told = [teller for teller in now if teller.pid not in silent]
+    requests = [read for teller in told for note in teller.notes if (read := _read(note, teller.pid)) is not None]
+    requests.sort(key=lambda request: -request.age)
+    return Answer(requests, sum(teller.in_flight for teller in told), sorted(silent))
