@@ -103,12 +103,12 @@ def setup(
 
         app.on_cleanup.append(end_faults)
     app[arena_key] = arena
-    app.on_startup.append(_listen)
     if outermost is None:
         app.on_startup.__class__ = _ServingThen
     else:
         app.middlewares.insert(0, outermost)  # type: ignore[arg-type]  # its own alias says the same in other words
     app.on_startup.append(_try)
+    app.on_startup.append(_listen)
     app.on_cleanup.insert(0, _finish)
     app.on_cleanup.__class__ = _ClosingLast
 
