@@ -163,7 +163,7 @@ def make_app(
     app[ACCOUNTS] = arena.root["accounts"]
     app[AUDIT] = arena.root["audit"]
     app[CRASH_RATE] = crash_rate
-    setup(app, arena, allow_faults=allow_faults)
+    setup(app, arena, step_limit=2.0, allow_faults=allow_faults)
     app.add_routes(
         [
             web.post("/transfer", transfer),

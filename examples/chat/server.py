@@ -132,7 +132,7 @@ def make_app(arena: Arena, *, crash_rate: float = 0.0) -> web.Application:
     app[MEMBERS] = defaultdict(dict)
     app[CRASH_RATE] = crash_rate
     app.on_shutdown.append(hang_up)
-    setup(app, arena)
+    setup(app, arena, step_limit=2.0)
     app.add_routes([web.get("/rooms/{room}", chat), web.get("/rooms/{room}/history", history)])
     return app
 

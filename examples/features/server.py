@@ -109,7 +109,7 @@ def make_app(arena: Arena, *, crash_rate: float = 0.0) -> web.Application:
 
     app = web.Application()
     app[CRASH_RATE] = crash_rate
-    setup(app, arena)
+    setup(app, arena, step_limit=2.0)
     app.add_routes(
         [web.post("/baskets", learn), web.get(r"/similar/{item:\d{1,9}}", similar), web.get("/check", check)]
     )

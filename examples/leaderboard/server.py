@@ -122,7 +122,7 @@ def make_app(arena: Arena, *, crash_rate: float = 0.0, limit: int = 50, window: 
     app[CRASH_RATE] = crash_rate
     app[LIMIT] = limit
     app[WINDOW] = window
-    setup(app, arena)
+    setup(app, arena, step_limit=2.0)
     app.add_routes([web.post("/play/{player}", play), web.get("/top", best), web.get("/books", books)])
     return app
 

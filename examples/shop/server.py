@@ -166,7 +166,7 @@ def make_app(arena: Arena, *, crash_rate: float = 0.0) -> web.Application:
     app = web.Application()
     app[SENT] = []
     app[CRASH_RATE] = crash_rate
-    setup(app, arena)
+    setup(app, arena, step_limit=2.0)
     app.add_routes(
         [web.put("/cart/{sku}", put), web.post("/checkout", checkout), web.get("/books", books)],
     )

@@ -159,7 +159,7 @@ def test_a_child_that_is_forked_in_a_step_is_not_in_it(arena: Arena) -> None:
 
 
 def test_descriptors_that_the_program_closed_are_not_written_to(arena: Arena, tmp_path: Path) -> None:
-    """A daemon closes all, and gets the number of our file for one of its own: it ends all the same, and its file stays as it is."""
+    """A daemon closes all, and gets the number of our file for one of its own: it ends all the same, and its file is untouched."""
     files = [tmp_path / f"data{n}" for n in range(40)]
 
     def daemon() -> None:
