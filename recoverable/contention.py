@@ -7,10 +7,11 @@ What does: whoever has lost draws a number for that place, in all processes toge
 (`segment/tickets.c` has the queue, `Turn` is a place in it). It stands there until that run has ended, or for one second of the
 others' time. Nobody holds the arena's lock meanwhile, and a request whose first run meets nobody never comes by here.
 
-First runs stand there too, where all would lose: of the recent runs of that handler, with these arguments of its route, nine of ten
-have lost at the place (`Habit`). Having waited is no evidence, since a queue makes people wait: so one in 32 of those who
-would have to wait does not, and only what becomes of those who did not wait is noted. All this is found out only of handlers that
-lose often; the others pay nothing.
+First runs stand there too, where all would lose: of the recent runs of that handler, with these arguments of its route, nine
+of ten have lost at the place, and no more than two others committed in the time of such a run: where several do, in a storm
+over ten keys, one queue for all would be slower (`Habit`). Having waited is no evidence, since a queue makes people wait: so
+one in 32 of those who would have to wait does not, and only what becomes of those who did not wait is noted. All this is found
+out only of handlers that lose often; the others pay nothing.
 
 One place a request: what runs inside one that has a place draws none, so that no two can wait for each other. Who is to be
 privileged waits for its turn first. All of it is courtesy: whoever does not wait is right, too, only later.
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
 
     from recoverable._native.runtime import Handler, NativeArena, Report, Transaction
 
-__all__ = ["FirstRun", "Habit", "Place", "Spot", "leave_early", "lost_first", "spot_of"]
+__all__ = ["FirstRun", "Habit", "Place", "Spot", "leave_early", "lost_first", "note_commit", "spot_of"]
 
 _PROBE: Final = 32  # first runs that would have to wait, of which one does not
 _RECENT: Final = 32  # first runs that a habit goes by
 _LEAST: Final = 6  # of them before it says anything
 _OFTEN: Final = 0.9  # of them have lost there
+_PACE: Final = 8  # of them that the pace is a mean of
+_ABREAST: Final = 2  # commits in the time of a first run; where there are more, one queue would be slower than losing
 _VOTES: Final = 4  # that one place is ahead of the others, at most
 _DENSE: Final = 32  # commits between two conflicts of a handler that loses often, at most
 _QUIET: Final = 128  # first runs, none of them held up, after which its handler is watched no more
@@ -153,10 +156,14 @@ def leave_early(transaction: Transaction) -> None:
 class Habit:
     """What became of the recent first runs of a handler, with the same arguments of its route."""
 
-    __slots__ = ("_bits", "_elsewhere", "_n", "_votes", "_waited", "spot")
+    __slots__ = ("_bits", "_elsewhere", "_n", "_pace", "_votes", "_waited", "commits", "spot")
 
     def __init__(self) -> None:
         self._bits = self._n = 0
+        self._pace = (
+            0.0  # commits of others while a first run went on that lost: 1 where one after another is what can be had
+        )
+        self.commits = 0  # of all their runs
         self._votes = 0  # that this spot is ahead of others
         self._elsewhere = 0  # losses at other places of its container, one after the other
         self._waited = 0  # first runs that would have had to wait
@@ -183,15 +190,18 @@ class Habit:
         self._waited += 1
         return self._waited % _PROBE == 0
 
-    def note(self, held_up: bool) -> None:
-        """One more has ended, which had not waited: it has lost there, or not."""
+    def note(self, held_up: bool, meanwhile: int) -> None:
+        """One more has ended, which had not waited: it has lost there, or not, and so many others have committed meanwhile."""
         self._bits = (self._bits << 1 | held_up) & ((1 << _RECENT) - 1)
         self._n = min(self._n + 1, _RECENT)
+        if held_up:
+            self._pace += (meanwhile - self._pace) / min(self._n, _PACE)
 
     @property
     def queues(self) -> bool:
         """Whether the next first run is to wait for its turn."""
-        return self._n >= _LEAST and self._bits.bit_count() >= _OFTEN * self._n
+        often = self._n >= _LEAST and self._bits.bit_count() >= _OFTEN * self._n
+        return often and self._pace <= _ABREAST
 
 
 def _habit_of(transaction: Transaction) -> Habit:
@@ -243,6 +253,12 @@ def lost_first(transaction: Transaction, handler: Handler[Any]) -> None:
         handler.watch(True)
 
 
+def note_commit(transaction: Transaction) -> None:
+    """Note that a run has committed, if its handler is watched."""
+    if transaction.handler in transaction.arena.watched:
+        _habit_of(transaction).commits += 1
+
+
 class FirstRun:
     """A first run of a handler that is watched: whether it has to wait for its turn, and what became of it.
 
@@ -252,10 +268,11 @@ class FirstRun:
         coroutine: What the call of its function has given.
     """
 
-    __slots__ = ("_handler", "coroutine", "habit")
+    __slots__ = ("_before", "_handler", "coroutine", "habit")
 
     def __init__(self, transaction: Transaction, handler: Handler[Any], coroutine: Any) -> None:
         self.habit, self._handler, self.coroutine = _habit_of(transaction), handler, coroutine
+        self._before = self.habit.commits
 
     async def stand(self, place: Place) -> None:
         """Wait for its turn, if it is a habit of its handler to lose."""
@@ -271,7 +288,7 @@ class FirstRun:
             self.habit.lost(lost)
         held_up = lost is not None and self.habit.covers(lost)
         if not place.waited:
-            self.habit.note(held_up)
+            self.habit.note(held_up, self.habit.commits - self._before)
         watch = _watch_of(transaction)
         watch.quiet = 0 if held_up or place.waited else watch.quiet + 1
         if watch.quiet >= _QUIET:

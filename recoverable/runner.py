@@ -31,7 +31,7 @@ from recoverable._native.runtime import (
     transactions_here,
 )
 from recoverable.callbacks import begin_hooks, run_hooks, run_hooks_now
-from recoverable.contention import FirstRun, Habit, Place, leave_early, lost_first, spot_of
+from recoverable.contention import FirstRun, Habit, Place, leave_early, lost_first, note_commit, spot_of
 from recoverable.errors import RecoverableError, TransactionError, _Doomed
 from recoverable.transaction import (
     Lost,
@@ -316,6 +316,8 @@ async def _go_on(
                 if first is not None and course.place is not None:
                     first.ended(transaction, course.place, None)
                     first = None
+                if transaction.wrote:
+                    note_commit(transaction)
                 course.leave()
                 await _settle(transaction, options, result, None, request_id)
                 return result

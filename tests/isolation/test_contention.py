@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import recoverable
-from recoverable import Arena, Array, ConflictError, Counter, Deque
+from recoverable import Arena, Array, ConflictError, Counter, Deque, attempt
 from recoverable._native.runtime import Turn
-from recoverable.contention import Place, _inside
+from recoverable.contention import Habit, Place, _inside
 from recoverable.runner import commit_early
 from support.children import child
 
@@ -208,6 +208,41 @@ async def test_a_queue_ends_where_nobody_would_lose(shop: Arena) -> None:
     most = 0
     await asyncio.gather(*map(handler, range(40)))
     assert most == 40
+
+
+def test_a_habit_of_losing_where_several_commit_abreast() -> None:
+    """First runs that all lose wait where one after another is all that can be had, and not where several commit meanwhile."""
+    habit, spot = Habit(), (7, 2, 1)
+    for abreast, queues in ((1, True), (6, False), (1, True)):
+        for _ in range(32):
+            habit.lost(spot)
+            habit.note(True, abreast)
+        assert habit.queues is queues
+
+
+async def test_a_storm_over_several_keys_is_not_put_in_one_queue(shop: Arena) -> None:
+    """Transfers among ten accounts lose nearly all their first runs, but not one after another: these go on running at once."""
+    with shop.transaction():
+        shop.root["ten"] = dict.fromkeys(range(10), 0)
+    first_waits = 0
+
+    async def transfer(i: int) -> None:
+        nonlocal first_waits
+        place = _inside.get()
+        first_waits += attempt() == 1 and place is not None and place.waited
+        shop.root["ten"][i * 7 % 10] -= 1
+        await wait()
+        shop.root["ten"][i * 3 % 10] += 1
+
+    handler = recoverable.recoverable(arena=shop)(transfer)
+
+    async def client(number: int) -> None:
+        for turn in range(4):
+            await handler(number + 13 * turn)
+
+    await asyncio.gather(*map(client, range(100)))
+    assert sum(shop.root["ten"].values()) == 0
+    assert first_waits < 40
 
 
 async def test_what_commits_early_leaves_its_place(shop: Arena) -> None:
