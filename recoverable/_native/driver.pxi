@@ -154,6 +154,10 @@ cdef class StepDriver:
             self.t.rollback()
         return 0
 
+    cdef bint can_wait(self) except -1:
+        """Can the step wait for the lock first? Not if that is what it does, nor where nobody drives others meanwhile."""
+        return self.held is None and not self.giving_way and _running_loop() is not None
+
     cdef object let_go(self):
         """The coroutine to close; what waits for the lock in its place is closed."""
         if self.held is not None:
@@ -186,7 +190,7 @@ cdef class StepDriver:
             self.t.around = <Transaction>frame.below.owner
         self.t.parts += self.part
         try:
-            if self.held is None and not self.giving_way and self.t.lock_is_held():
+            if self.t.t != NULL and rcv_txn_lock_held(self.t.t) and self.can_wait():
                 self.held = (self.coroutine, value, error)
                 self.coroutine, value, error = _await_lock(self.t), None, None
             elif self.held is None:

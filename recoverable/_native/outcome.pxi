@@ -108,7 +108,7 @@ cdef int decided(StepDriver d, object failed) except -1:
 cdef bint finish_commit(StepDriver d) except -1:
     """Commit. False: another one holds the lock for long, so that it is to be tried again."""
     d.t.check()
-    cdef int rc = d.t.try_commit(_running_loop() is None)
+    cdef int rc = d.t.try_commit(True)
     if rc == 0:
         return True
     if rc == RCV_ERR_AGAIN:

@@ -115,8 +115,7 @@ cdef class Transaction:
     cdef bint has_written(self) noexcept
     cdef void end(self, str how) noexcept
     cdef int undo(self, object error) except -1
-    cdef int try_commit(self, bint waits=*) except? -100
-    cdef bint lock_is_held(self) noexcept
+    cdef int try_commit(self, bint awaits=*) except? -100
     cdef int commit_failed(self, int rc) except -1
     cdef bint has_to_wait(self) noexcept
     cdef void wake(self) noexcept

@@ -188,12 +188,12 @@ cdef class Transaction:
         if rc:
             fail(rc)
 
-    cdef int try_commit(self, bint waits=True) except? -100:
-        """Commit; what the core says. On anything but 0, commit_failed() is next; RCV_ERR_AGAIN only where it is not to wait for the
-        lock for long."""
+    cdef int try_commit(self, bint awaits=False) except? -100:
+        """Commit; what the core says. On anything but 0, commit_failed() is next; RCV_ERR_AGAIN only where the lock is another's for
+        long, and who calls can await that."""
         cdef int rc = rcv_txn_commit(self.t)
         while rc == RCV_ERR_AGAIN:
-            rc = self.arena.wait() if waits else self.arena.wait_briefly()
+            rc = self.arena.wait_briefly() if awaits and _running_loop() is not None else self.arena.wait()
             if rc == RCV_ERR_AGAIN:
                 return rc
             if rc == 0:
@@ -203,10 +203,6 @@ cdef class Transaction:
         if rc == 0:
             self.end(COMMITTED)
         return rc
-
-    cdef bint lock_is_held(self) noexcept: # what each step asks
-        """Has another one the lock, which this will want again? Not where it is driven by hand, and so can't wait for others."""
-        return self.t != NULL and rcv_txn_lock_held(self.t) and _running_loop() is not None
 
     cdef int commit_failed(self, int rc) except -1:
         """Roll back and raise."""
