@@ -25,7 +25,7 @@ except ImportError as error:
         "recoverable.metrics needs prometheus_client, which is not installed: pip install 'recoverable[prometheus]'"
     ) from error
 
-from recoverable import _registry, events
+from recoverable import _registry, events, inflight
 from recoverable._native import _core
 from recoverable._native.runtime import BOUNDS, meter
 from recoverable.lock_times import BOUNDS as LOCK_BOUNDS
@@ -54,6 +54,20 @@ _COUNTS: Final = (
     ("undone_bytes", "bytes", "Bytes put back by rollbacks."),
     ("undone_pages", "pages", "Pages put back by rollbacks."),
     ("traps", "traps", "First raw writes to a page that faulted."),
+)
+
+# By arena, in this order.
+_REQUESTS: Final = (
+    ("requests_in_flight", "Requests of this process that have not ended."),
+    (
+        "request_oldest_age_seconds",
+        "For how long the oldest of them has been going on, all of its runs included; 0: there is none.",
+    ),
+    (
+        "requests_in_queues",
+        "Requests that stand at hot spots, of all processes: those whose turn it is, and those that wait.",
+    ),
+    ("longest_queue", "Those of them in the longest queue."),
 )
 
 
@@ -97,6 +111,9 @@ class _Families:
             "For how long the arena's lock was waited for by those who had to, in all processes.",
             labels=["arena"],
         )
+        self.requests = {
+            name: GaugeMetricFamily(f"recoverable_{name}", text, labels=["arena"]) for name, text in _REQUESTS
+        }
         self.arenas = {
             stat.name: (CounterMetricFamily if stat.total else GaugeMetricFamily)(
                 f"recoverable_arena_{stat.metric}", stat.help, labels=["arena"]
@@ -109,6 +126,7 @@ class _Families:
         yield from self.counts.values()
         yield from (self.rollbacks, self.conflicts, self.reruns, self.checkpoints, self.predicted)
         yield from (self.held, self.waited)
+        yield from self.requests.values()
         yield from self.arenas.values()
 
     def add_arena(self, name: str, stats: dict[str, int], lock: LockTimes) -> None:
@@ -118,6 +136,12 @@ class _Families:
         for histogram, times in ((self.held, lock.held), (self.waited, lock.waited)):
             buckets = list(zip(_LOCK_LE, itertools.accumulate(times.classes), strict=True))
             histogram.add_metric([name], buckets, times.seconds)
+
+    def add_requests(self, name: str, ages: list[float], queues: tuple[int, int]) -> None:
+        """Add what is in flight, by its ages, and how many wait for their turns: in all, and in the longest queue."""
+        numbers = (len(ages), max(ages, default=0.0), *queues)
+        for family, number in zip(self.requests.values(), numbers, strict=True):
+            family.add_metric([name], number)
 
     def add_handler(self, labels: list[str], tally: TallyReport) -> None:
         """Add what came of a handler's runs."""
@@ -156,6 +180,7 @@ class _Collector:
             for segment in _registry.all_open():
                 lock = LockTimes.of(_core.lock_times(segment.native))
                 families.add_arena(segment.name, _core.stats(segment.native), lock)
+                families.add_requests(segment.name, inflight.ages(segment.native), segment.native.queues())
                 if _core.take_orphan(segment.native):
                     events.arena_orphaned(segment.name)
                 tallies = segment.native.read_tallies()

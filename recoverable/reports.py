@@ -87,12 +87,15 @@ class HotSpot:
         key: The key, item or other part of it, or None.
         conflicts: How many, at most.
         error: How much too high that may be: there were at least `conflicts - error`.
+        queue: Requests that stand there now, of all processes, for that place or for all of its container: the one whose turn it
+            is, and those that wait.
     """
 
     path: str | None
     key: str | None
     conflicts: int
     error: int = 0
+    queue: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,13 @@ class _NotesSeen(ctypes.Structure):
 
 
 class _BoardSeen(ctypes.Structure):
-    _fields_ = (("rows", _u64), ("spots", _u64), ("row", _HandlerCounts * 64), ("spot", _HotSpot * 32))
+    _fields_ = (
+        ("rows", _u64),
+        ("spots", _u64),
+        ("row", _HandlerCounts * 64),
+        ("spot", _HotSpot * 32),
+        ("queue", _u64 * 32),
+    )
 
 
 _error_text = _function("rcv_error_text", ctypes.c_char_p)
@@ -470,7 +476,7 @@ def peek_board(fd: int, name: str) -> tuple[dict[str | None, dict[str, int]], li
 
     Returns:
         Counts by BOARD's names, by handler (None: those that were too many to tell apart); and the places of conflicts
-        that stand out, with their counts and how much too high these may be, certainly most frequent first.
+        that stand out, with their counts, how much too high these may be and how many stand there, certainly most frequent first.
     """
     out = _BoardSeen()
     _check(_peek_board(fd, name.encode(), ctypes.byref(out)))
@@ -479,7 +485,10 @@ def peek_board(fd: int, name: str) -> tuple[dict[str | None, dict[str, int]], li
         text = row.handler.decode("utf-8", "replace")
         printable = "".join(letter if letter.isprintable() else "?" for letter in text)
         handlers[None if row.rest else printable] = dict(zip(BOARD, row.count, strict=True))
-    spots = [{field: getattr(spot, field) for field, _ in spot._fields_} for spot in out.spot[: out.spots]]
+    spots = [
+        {field: getattr(spot, field) for field, _ in spot._fields_} | {"queue": queue}
+        for spot, queue in zip(out.spot[: out.spots], out.queue, strict=False)
+    ]
     return handlers, sorted(spots, key=lambda spot: spot["error"] - spot["count"])
 
 

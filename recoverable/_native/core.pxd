@@ -86,7 +86,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_turn_draw(rcv_arena *a, uint64_t unit, rcv_turn *turn)
     int rcv_turn_come(rcv_arena *a, rcv_turn *turn)
     void rcv_turn_drop(rcv_arena *a, rcv_turn *turn)
-    int rcv_turn_queue(const rcv_arena *a, uint64_t unit)
+    int rcv_turn_queues(const rcv_arena *a, int *longest)
     struct rcv_holder:
         uint64_t pid
         char handler[40]
@@ -102,6 +102,7 @@ cdef extern from "recoverable.h" nogil:
     enum:
         RCV_HOTSPOTS
     int rcv_measure(rcv_arena *a, rcv_off off, uint64_t *bytes)
+    int rcv_spot_queue(const rcv_arena *a, const rcv_hotspot *spot)
     int rcv_hotspots(const rcv_arena *a, rcv_hotspot *out, int room)
     void rcv_raw_viewed(rcv_arena *a, rcv_off array)
     int rcv_txn_doom_code(const rcv_txn *t)

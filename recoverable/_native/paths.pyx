@@ -58,8 +58,8 @@ def describe_conflict(NativeArena arena not None, report: dict) -> tuple[str | N
             done(arena, t)
 
 
-def hot_spots(NativeArena arena not None) -> list[tuple[str | None, str | None, int, int]]:
-    """Return path, place, count and its error of where conflicts were lost, those that stand out, certainly most frequent first."""
+def hot_spots(NativeArena arena not None) -> list[tuple[str | None, str | None, int, int, int]]:
+    """Return path, place, count, its error and the length of the queue of where conflicts were lost, those that stand out, certainly most frequent first."""
     cdef rcv_hotspot spots[RCV_HOTSPOTS]
     if arena.closed:
         return []
@@ -68,7 +68,7 @@ def hot_spots(NativeArena arena not None) -> list[tuple[str | None, str | None, 
     for i in range(n):
         where = {"conflict_kind": spots[i].kind, "conflict_container": spots[i].container, "conflict_id": spots[i].id,
                  "conflict_arg": spots[i].arg}
-        found.append((*describe_conflict(arena, where), spots[i].count, spots[i].error))
+        found.append((*describe_conflict(arena, where), spots[i].count, spots[i].error, rcv_spot_queue(arena.a, &spots[i])))
     found.sort(key=lambda spot: spot[3] - spot[2])
     return found
 

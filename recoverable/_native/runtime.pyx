@@ -105,6 +105,13 @@ cdef class NativeArena:
         found, self.held_up = self.held_up, None
         return found or []
 
+    def queues(self) -> tuple[int, int]:
+        """Return how many requests stand at hot spots, of all processes, and how many of them in the longest queue."""
+        cdef int longest = 0, in_all = 0
+        if not self.closed:
+            in_all = rcv_turn_queues(self.a, &longest)
+        return in_all, longest
+
     def transactions(self) -> list:
         """Return the Transactions in flight of this process, the youngest first."""
         return transactions_of(self)
@@ -167,10 +174,16 @@ cdef class NativeArena:
 
     cdef int wait_briefly(self) noexcept:
         cdef int rc
+        cdef Transaction t = request_of(running(), self)
+        cdef rcv_holder holder
+        cdef double begun = rcv_monotonic()
+        rcv_lock_holder(self.a, &holder)
         rcv_use(self.a)
         with nogil:
             rc = rcv_lock_wait_briefly(self.a)
         rcv_unuse(self.a)
+        if t is not None:
+            self.waited(t, rcv_monotonic() - begun, &holder)
         return rc
 
     cdef bint may_look(self) noexcept:

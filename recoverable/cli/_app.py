@@ -16,7 +16,7 @@ import click
 from recoverable import _shm
 from recoverable._options import human_size, parse_name
 from recoverable.arena import open_copy
-from recoverable.cli import _doctor, _file, _image, _inspect, _outside, _top
+from recoverable.cli import _doctor, _file, _image, _inspect, _outside, _top, _waiting
 from recoverable.cli._live import Copy, Live, live
 from recoverable.cli._render import ago, say, show, table, write_json
 from recoverable.errors import (
@@ -301,14 +301,18 @@ def import_(name: str, file: Path) -> None:
 )
 @click.option("--count", default=0, type=click.IntRange(0), help="Looks, after which it ends; 0: until Ctrl-C.")
 @click.option("--once", is_flag=True, help="One table, of what happened within one interval.")
+@click.option("--waiting", is_flag=True, help="The requests in flight, the oldest first, and what they wait for.")
 @_json
-def top(name: str, interval: float, count: int, once: bool, as_json: bool) -> None:
+def top(name: str, interval: float, count: int, once: bool, waiting: bool, as_json: bool) -> None:
     """Watch an arena: requests, commits, rollbacks, conflicts a second and what checkpoints cost, by handler.
 
     On a terminal it is one screen that is kept up to date, until q or Ctrl-C; in a pipe a line a look, or with --json an
     object a line.
     """
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        if waiting:
+            _top_waiting(name, interval, 1 if once else count, once, as_json)
+            return
         if once:
             *_, last = _top.samples(name, interval, 2)
             if as_json:
@@ -317,10 +321,23 @@ def top(name: str, interval: float, count: int, once: bool, as_json: bool) -> No
                 show(_top.screen(last, hint=False))
             return
         if sys.stdout.isatty() and not as_json:
-            _top.watch(name, interval, count)
+            _top.watch(lambda pause: map(_top.screen, _top.samples(name, interval, count, pause)), count)
             return
         for sample in _top.samples(name, interval, count):
             say(json.dumps(sample.as_json(), ensure_ascii=False) if as_json else _top.line(sample))
+
+
+def _top_waiting(name: str, interval: float, count: int, once: bool, as_json: bool) -> None:
+    if sys.stdout.isatty() and not as_json and not once:
+        _top.watch(lambda pause: map(_waiting.screen, _waiting.looks(name, interval, count, pause)), count)
+        return
+    for look in _waiting.looks(name, interval, count):
+        if not as_json:
+            show(_waiting.screen(look, hint=False))
+        elif once:
+            write_json(look.as_json())
+        else:
+            say(json.dumps(look.as_json(), ensure_ascii=False))
 
 
 @group.command()

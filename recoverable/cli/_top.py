@@ -135,12 +135,14 @@ class Spot:
         key: The part of it, or None.
         conflicts: How often, at most.
         error: How much too high that may be.
+        queue: Requests that stand there now, for it or for all of the container.
     """
 
     path: str | None
     key: str | None
     conflicts: int
     error: int
+    queue: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +266,7 @@ def _spots(
             for key in unknown:
                 places[key] = source.place(*key)
     return tuple(
-        Spot(*places.get(key, (None, None)), conflicts=spot["count"], error=spot["error"])
+        Spot(*places.get(key, (None, None)), conflicts=spot["count"], error=spot["error"], queue=spot["queue"])
         for key, spot in zip(keys, found, strict=True)
     )
 
@@ -387,11 +389,13 @@ def _cut(text: str, room: int) -> Text:
 
 
 def _table_of_spots(sample: Sample, width: int) -> Table:
-    out = _plain_table(("CONFLICTS",), ("LOST AT", ""))
+    out = _plain_table(("CONFLICTS", "QUEUE"), ("LOST AT", ""))
     for spot in sample.spots:
         path = spot.path or "what is gone, or has no name"
         least = f"{spot.conflicts - spot.error} to " if spot.error else ""
-        out.add_row(f"{least}{spot.conflicts}", _cut(path, width // 2), _cut(spot.key or "", width // 3))
+        out.add_row(
+            f"{least}{spot.conflicts}", str(spot.queue or "-"), _cut(path, width // 2), _cut(spot.key or "", width // 3)
+        )
     return out
 
 
@@ -444,11 +448,16 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def watch(name: str, interval: float, count: int) -> None:
-    """Show samples on the terminal, one in the place of the other, until q or Ctrl-C."""
+def watch(screens: Callable[[Callable[[float], bool]], Iterator[RenderableType]], count: int) -> None:
+    """Show screens on the terminal, one in the place of the other, until q or Ctrl-C.
+
+    Args:
+        screens: Gives them, when it is given what waits so many seconds between two and returns whether to go on.
+        count: How many there will be; 0: no end.
+    """
     signal.signal(signal.SIGTERM, _interrupt)  # the terminal is to be left as it was
     signal.signal(signal.SIGHUP, _interrupt)
     whole = count == 0 and sys.stdout.isatty()
     with _keys() as pause, Live(console=console(), auto_refresh=False, screen=whole) as shown:
-        for sample in samples(name, interval, count, pause):
-            shown.update(screen(sample), refresh=True)
+        for each in screens(pause):
+            shown.update(each, refresh=True)

@@ -147,7 +147,7 @@ async def test_conflicts_are_counted_and_named(arena: Arena) -> None:
     rows = {row.handler.rpartition(".")[2]: row for row in sample.handlers}
     assert (rows["slow"].conflicts, rows["slow"].commits, rows["slow"].rollbacks) == (1, 1, 0)
     assert (rows["change"].conflicts, rows["change"].commits) == (0, 1)
-    assert sample.spots == (_top.Spot("root['stock']", "'tea'", 1, 0),)
+    assert sample.spots == (_top.Spot("root['stock']", "'tea'", 1, 0, 0),)
 
 
 @pytest.mark.slow

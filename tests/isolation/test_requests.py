@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import inspect
 import json
@@ -12,7 +11,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from recoverable import Arena, Array, Request, TransactionError, attempt
 from recoverable._native import _core
 from recoverable.inflight import _read, _written, answer_of
 from support.children import child
+from support.hanging import helper, running, serving
 from support.segments import path_of
 
 
@@ -31,24 +31,6 @@ def line_of(function: Callable[..., Any], text: str) -> str:
     lines, first = inspect.getsourcelines(function)
     (at,) = (n for n, line in enumerate(lines) if text in line)
     return f"{inspect.getsourcefile(function)}:{first + at} in {function.__qualname__}"
-
-
-async def helper() -> None:
-    """Await for somebody."""
-    await asyncio.sleep(30)  # here
-
-
-@contextlib.asynccontextmanager
-async def running(*coroutines: Any) -> Any:
-    """Have them run as tasks, up to where they wait; they are cancelled in the end."""
-    tasks = [asyncio.ensure_future(each) for each in coroutines]
-    await asyncio.sleep(0.02)
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_one_that_awaits(arena: Arena) -> None:
@@ -270,32 +252,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
-
-
-def serve(arena: Arena, writer: int, requests: int = 1) -> None:
-    """Hang with so many requests, and tell others of them."""
-
-    async def hang() -> None:
-        arena.listen()
-        async with running(*(arena.run(helper) for _ in range(requests))):
-            os.write(writer, b".")
-            await asyncio.sleep(60)
-
-    asyncio.run(hang())
-
-
-@contextlib.contextmanager
-def serving(arena: Arena, requests: int = 1) -> Iterator[int]:
-    """Have a forked child serve meanwhile; gives its id."""
-    reader, writer = os.pipe()
-    with child(lambda: serve(arena, writer, requests)) as pid:
-        try:
-            os.read(reader, 1)
-            yield pid
-        finally:
-            os.kill(pid, signal.SIGKILL)
-            os.close(reader)
-            os.close(writer)
 
 
 @pytest.mark.crash

@@ -338,7 +338,8 @@ RCV_API double rcv_busy_timeout(const rcv_arena *a);
 
 /* A place in the queue of those who have lost at a spot, in all processes: whoever has it asks now and then whether its turn has come.
  * rcv_turn_draw -- 1: it has one, to be dropped; 0: the table is full, and nothing is to be waited for. rcv_turn_come -- 0: ask again.
- * rcv_turn_stands -- is it still there, and nobody has taken its number away? rcv_turn_drop -- without effect after the first time, and in a forked child. rcv_turn_queue -- how many stand there. */
+ * rcv_turn_stands -- is it still there, and nobody has taken its number away? rcv_turn_drop -- without effect after the first time, and in a forked child. rcv_turn_queue -- how many of the living
+ * stand there. rcv_turn_queues -- … anywhere, and in the longest queue. */
 struct rcv_turn { /* process memory of who waits */
     uint64_t unit, number;
     uint64_t seen, since; /* whom it waits for, and since when */
@@ -350,6 +351,7 @@ RCV_API int  rcv_turn_come(rcv_arena *a, struct rcv_turn *turn);
 RCV_API int  rcv_turn_stands(rcv_arena *a, const struct rcv_turn *turn);
 RCV_API void rcv_turn_drop(rcv_arena *a, struct rcv_turn *turn);
 RCV_API int  rcv_turn_queue(const rcv_arena *a, uint64_t unit);
+RCV_API int  rcv_turn_queues(const rcv_arena *a, int *longest);
 
 /* Whom somebody waits for, as far as it can be told without waiting: a hint. 0: nobody. rcv_turn_name -- whose turn it is. */
 struct rcv_holder {
@@ -372,6 +374,8 @@ struct rcv_hotspot { /* where transactions of this process have lost conflicts *
     uint64_t count, error; /* at most count conflicts, at least count - error */
 };
 #define RCV_HOTSPOTS 64u
+/* rcv_spot_queue -- how many stand there, for that place or for all of its container. */
+RCV_API int rcv_spot_queue(const rcv_arena *a, const struct rcv_hotspot *spot);
 RCV_API int rcv_hotspots(const rcv_arena *a, struct rcv_hotspot *out, int room); /* how many stand out; unsorted */
 
 RCV_API const char *rcv_board_name(unsigned i); /* of the i-th count of a handler; NULL: there are no more */
@@ -384,6 +388,7 @@ struct rcv_board_seen {
     uint64_t                  rows, spots;
     struct rcv_handler_counts row[64];
     struct rcv_hotspot        spot[32];
+    uint64_t                  queue[32]; /* rcv_spot_queue() of each */
 };
 #define RCV_NOTE_TEXT 488u
 struct rcv_note_seen { /* of a request in flight: text of its process, which may be anything */

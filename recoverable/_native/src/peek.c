@@ -87,6 +87,8 @@ static void peek_board(const rcv_arena *a, struct rcv_board_seen *out)
         out->rows++;
     }
     out->spots = hotspot_shown((const struct rcv_hotspot *)a->board->spot, RCV_BOARD_SPOTS, out->spot, RCV_BOARD_SPOTS);
+    for (uint64_t i = 0; i < out->spots; i++)
+        out->queue[i] = (uint64_t)rcv_spot_queue(a, &out->spot[i]);
 }
 
 /* look -- what both begin with: a handle that can only read. */

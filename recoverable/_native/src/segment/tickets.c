@@ -146,13 +146,41 @@ const struct rcv_ticket *turn_ahead(rcv_arena *a, const struct rcv_turn *turn)
     return own_place(a, turn) == NULL ? NULL : ahead(a, turn, &number);
 }
 
+/* standing -- does somebody stand in that place who is alive? *alive: a token that is known to be. */
+static bool standing(const rcv_arena *a, const struct rcv_ticket *t, uint64_t *alive)
+{
+    uint64_t token = atomic_load_explicit(&t->token, memory_order_relaxed);
+    if (token == 0 || atomic_load_explicit(&t->number, memory_order_relaxed) == 0)
+        return false;
+    if (token != *alive && !process_alive(a, token))
+        return false;
+    *alive = token;
+    return true;
+}
+
 int rcv_turn_queue(const rcv_arena *a, uint64_t unit)
 {
-    int n = 0;
+    int      n = 0;
+    uint64_t alive = 0;
     for (uint32_t i = 0; i < RCV_TICKETS; i++) {
         const struct rcv_ticket *t = &a->board->ticket[i];
-        n += atomic_load_explicit(&t->number, memory_order_relaxed) != 0 && atomic_load_explicit(&t->unit, memory_order_relaxed) == unit &&
-             atomic_load_explicit(&t->token, memory_order_relaxed) != 0;
+        n += atomic_load_explicit(&t->unit, memory_order_relaxed) == unit && standing(a, t, &alive);
+    }
+    return n;
+}
+
+int rcv_turn_queues(const rcv_arena *a, int *longest)
+{
+    int      n = 0;
+    uint64_t alive = 0;
+    *longest = 0;
+    for (uint32_t i = 0; i < RCV_TICKETS; i++) {
+        const struct rcv_ticket *t = &a->board->ticket[i];
+        if (!standing(a, t, &alive))
+            continue;
+        int there = rcv_turn_queue(a, atomic_load_explicit(&t->unit, memory_order_relaxed));
+        *longest = there > *longest ? there : *longest;
+        n++;
     }
     return n;
 }

@@ -66,3 +66,11 @@ int rcv_hotspots(const rcv_arena *a, struct rcv_hotspot *out, int room)
 {
     return (int)hotspot_shown(a->hotspots, RCV_HOTSPOTS, out, room > 0 ? (uint32_t)room : 0);
 }
+
+int rcv_spot_queue(const rcv_arena *a, const struct rcv_hotspot *spot)
+{
+    int n = rcv_turn_queue(a, rcv_unit(spot->id, (unsigned)spot->kind, spot->arg));
+    if (spot->kind != RCV_UNIT_IDENTITY && spot->id != 0) /* pages of raw memory are of no container */
+        n += rcv_turn_queue(a, rcv_unit(spot->id, RCV_UNIT_IDENTITY, 0));
+    return n;
+}
