@@ -103,3 +103,25 @@ async def test_stop_lets_requests_end(tmp_path: Path, name: str) -> None:
         assert (await quick, await slow) == (200, 0)
         with Arena.open(name, create=False) as arena:
             assert arena.root["audit"] == {"slow": "1"}
+
+
+@pytest.mark.parametrize(("step_limit", "timeout"), [("off", "3"), ("1", "60")], ids=["by gunicorn", "by its watchdog"])
+async def test_stuck_worker_is_ended_alone(
+    step_limit: str, timeout: str, tmp_path: Path, name: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is stuck while it has the arena's lock is ended, by the arbiter or before that, and no other one with it."""
+    monkeypatch.setenv("RECOVERABLE_STEP_LIMIT", step_limit)
+    settings = ["--worker-class", UVLOOP, "--preload", "--timeout", timeout]
+    async with serving(tmp_path, name, *settings) as gunicorn:
+        before = gunicorn.workers()
+        load = Load(gunicorn, seed)
+        async with load.running():
+            await load.goes_on()
+            await gunicorn.post("/stuck", 0.2)
+            await gunicorn.until(lambda: set(before) - set(gunicorn.workers()))
+            await load.goes_on()
+            await gunicorn.answers(2)
+            assert len(set(before) & set(gunicorn.workers())) == 1
+        assert gunicorn.log().count("WORKER TIMEOUT") == (step_limit == "off")
+        await gunicorn.stop()
+        load.check()
