@@ -171,7 +171,8 @@ class Arena(ArenaBase):
         speculation.checked(policy)
         numbers, recording = speculation.checked_options(policy, policy_options)
         timeout = _options.parse_timeout(busy_timeout)
-        watchdog.parse_limit(step_limit)
+        if step_limit is not None:
+            watchdog.parse_limit(step_limit)
 
         with _registry.lock:
             with _shm.locked(name, create=create, timeout=timeout) as fd:
@@ -193,8 +194,12 @@ class Arena(ArenaBase):
                 else:
                     segment = shared
             arena = cls(segment)
-            if shared is None and step_limit is not None:
+        if shared is None and step_limit is not None:
+            try:
                 watchdog.set_limit(segment.native, step_limit)
+            except BaseException:  # no thread can be made
+                arena.close()
+                raise
         arena._announce(asked, opened=shared is None)
         return arena
 

@@ -72,11 +72,15 @@ _stopped: weakref.WeakKeyDictionary[Transaction, _Stopped] = weakref.WeakKeyDict
 
 
 def parse_limit(seconds: object) -> float:
-    """Return a limit of a step in seconds, 0 for None: no limit.
+    """Return the limit of a step in seconds that is asked for, or the one that the environment has in its place; 0: none.
 
     Raises:
-        ArenaOptionError: It can't be one. Also a `ValueError`.
+        ArenaOptionError: One of them is no limit. Also a `ValueError`.
     """
+    return _overruled(_parse(seconds))
+
+
+def _parse(seconds: object) -> float:
     if seconds is None:
         return 0.0
     if (
@@ -98,7 +102,7 @@ def _overruled(limit: float) -> float:
     if text.lower() in {"off", "none", "0"}:
         return 0.0
     try:
-        return parse_limit(float(text))
+        return _parse(float(text))
     except ValueError:
         raise ArenaOptionError(
             f"{VARIABLE}={text!r} is not a limit: seconds from {_SHORTEST} to 86400, or off. Nothing was changed."
@@ -116,22 +120,24 @@ def set_limit(arena: NativeArena, seconds: object) -> None:
     Raises:
         ArenaOptionError: That is no limit.
     """
-    native.set_limit(arena, _overruled(parse_limit(seconds)))
+    native.set_limit(arena, parse_limit(seconds))
     settle()
 
 
 def settle() -> None:
     """Watch if there is an open arena whose steps have a limit, else don't."""
-    if any(native.limit(segment.native) for segment in _registry.all_open() if not segment.native.closed):
-        _dumps.get_ready()
-        native.begin(_look)
-    else:
-        native.end()
+    with _registry.lock:  # one at a time
+        if any(native.limit(segment.native) for segment in _registry.all_open() if not segment.native.closed):
+            _dumps.get_ready()
+            native.begin(_look)
+        else:
+            native.end()
 
 
 def stop() -> None:
     """Watch nothing any more: the interpreter ends."""
-    native.end()
+    with _registry.lock:
+        native.end()
 
 
 def _forked() -> None:

@@ -346,6 +346,10 @@ def test_a_limit_that_is_none_is_refused(
     monkeypatch.setenv("RECOVERABLE_STEP_LIMIT", "soon")
     with pytest.raises(ArenaOptionError, match="RECOVERABLE_STEP_LIMIT"):
         arena.step_limit = 3
+    unopened = new_name()
+    with pytest.raises(ArenaOptionError, match="RECOVERABLE_STEP_LIMIT"):
+        Arena.open(unopened, step_limit=3)
+    assert not Path(f"/dev/shm/recoverable.{unopened}").exists()
 
 
 def test_a_step_that_waits_at_an_await_is_not_watched(arena: Arena, log: list[dict[str, Any]]) -> None:
