@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -158,6 +159,33 @@ def test_a_thread_that_stood_still_for_the_lock(arena: Arena, decorated: bool) -
     )
     assert (event["waits_for"], event["holder"], event["pid"]) == ("lock", "hold_the_lock", pid)
     assert event["milliseconds"] >= 100
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.crash
+def test_whose_turn_it_is_in_another_process(arena: Arena) -> None:
+    """A place in a queue, and the privilege, name their handler to those in other processes."""
+    reader, writer = os.pipe()
+
+    def stands() -> None:
+        with arena.transaction():  # which makes it a process of its own
+            arena.root["other"] = 1
+        turn = Turn(arena.native, (1, 1, 7), "seller")
+        transaction = Transaction(arena.native, "reporter", False)
+        assert transaction.take_privilege()
+        os.write(writer, b".")
+        time.sleep(60)
+        turn.drop()
+
+    with child(stands) as pid:
+        os.read(reader, 1)
+        mine = Turn(arena.native, (1, 1, 7))
+        assert (mine.has_come(), mine.holder()) == (False, (pid, "seller"))
+        assert arena.native.privilege_holder() == (pid, "reporter")
+        os.kill(pid, signal.SIGKILL)
+    assert mine.has_come()
+    assert mine.holder() is None
     os.close(reader)
     os.close(writer)
 

@@ -257,6 +257,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 @pytest.mark.crash
 async def test_of_another_process_until_it_is_killed(arena: Arena) -> None:
     """They are told at once, with their lines; a child that was forked off tells of its own alone; the dead are not shown."""
+    arena.listen()  # which the child is not to inherit
     async with running(arena.run(helper)):
         with serving(arena) as pid:
             begun = time.monotonic()
@@ -267,7 +268,9 @@ async def test_of_another_process_until_it_is_killed(arena: Arena) -> None:
                 (pid, line_of(helper, "# here")),
             }
             os.kill(pid, signal.SIGKILL)
-            await asyncio.get_running_loop().run_in_executor(None, wait_for, lambda: not _core.notes(arena.native))
+            await asyncio.get_running_loop().run_in_executor(
+                None, wait_for, lambda: len(_core.notes(arena.native)) == 1
+            )
             assert [request.process for request in arena.requests()] == [os.getpid()]
 
 
@@ -296,6 +299,7 @@ def test_one_that_can_not_answer_is_silent(arena: Arena) -> None:
 
     with child(inside) as pid:
         os.read(reader, 1)
+        time.sleep(0.1)  # it holds the GIL now
         begun = time.monotonic()
         answer = answer_of(lambda ask: (arena.native.ask() if ask else None, _core.notes(arena.native))[1])
         assert time.monotonic() - begun < 0.5
