@@ -84,6 +84,8 @@ class Handler:
         traps_per_second: First raw writes to a page that faulted, since the last look.
         checkpoint_us: Microseconds of a run's checkpoints, the mean of a sample (one run in 32) since the last look, or since
             the arena was made where there was none; None where there never was.
+        held_us: Microseconds that a run held the lock, all its steps together, of the same sample.
+        lock_percent: The share of the time since the last look that its runs held the lock, by that.
         hit_rate: Of the pages that raw writes changed, the share that did not fault; over the same time.
     """
 
@@ -98,6 +100,8 @@ class Handler:
     conflicts_per_second: float
     traps_per_second: float
     checkpoint_us: float | None
+    held_us: float | None
+    lock_percent: float
     hit_rate: float | None
 
     @classmethod
@@ -110,6 +114,7 @@ class Handler:
 
         timed = since if since["timed"] else new
         written = since if since["pages"] else new
+        held = timed["held"] / timed["timed"] / 1000 if timed["timed"] else None
         return cls(
             handler=name,
             requests=new["commits"] + new["rollbacks"],
@@ -122,6 +127,8 @@ class Handler:
             conflicts_per_second=rate("conflicts"),
             traps_per_second=rate("traps"),
             checkpoint_us=timed["nanos"] / timed["timed"] / 1000 if timed["timed"] else None,
+            held_us=held,
+            lock_percent=(held or 0.0) * rate("commits", "rollbacks", "conflicts") / 1e4,
             hit_rate=max(0.0, 1 - written["traps"] / written["pages"]) if written["pages"] else None,
         )
 
@@ -361,7 +368,8 @@ def _plain_table(numbers: tuple[str, ...], texts: tuple[str, ...]) -> Table:
 
 def _handlers(sample: Sample) -> Table:
     out = _plain_table(
-        ("REQ/S", "COMMIT/S", "ROLLB/S", "CONFL/S", "CHKPT µS", "TRAP/S", "HIT %", "REQUESTS"), ("HANDLER",)
+        ("REQ/S", "COMMIT/S", "ROLLB/S", "CONFL/S", "CHKPT µS", "HELD µS", "LOCK %", "TRAP/S", "HIT %", "REQUESTS"),
+        ("HANDLER",),
     )
     shown = sample.handlers[:_LINES]
     for row, name in ((sample.together, "all"), *((row, row.handler) for row in shown)):
@@ -371,6 +379,8 @@ def _handlers(sample: Sample) -> Table:
             f"{row.rollbacks_per_second:.0f}",
             f"{row.conflicts_per_second:.0f}",
             _optional(row.checkpoint_us, "{:.1f}"),
+            _optional(row.held_us, "{:.1f}"),
+            f"{row.lock_percent:.0f}",
             f"{row.traps_per_second:.0f}",
             _optional(None if row.hit_rate is None else 100 * row.hit_rate, "{:.0f}"),
             str(row.requests),
@@ -378,7 +388,7 @@ def _handlers(sample: Sample) -> Table:
             style="dim" if row is sample.together else "",
         )
     if len(sample.handlers) > len(shown):
-        out.add_row(*[""] * 8, Text(f"{len(sample.handlers) - len(shown)} more", style="dim"))
+        out.add_row(*[""] * 10, Text(f"{len(sample.handlers) - len(shown)} more", style="dim"))
     return out
 
 

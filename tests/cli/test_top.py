@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 
 import aiohttp
 import pytest
@@ -381,3 +382,24 @@ def test_how_full_the_lock_is(arena: Arena) -> None:
     assert told["busy"] == second.lock.busy
     assert told["held"]["times"] == second.lock.held.count
     assert told["waited"] == {"times": 0, "mean_us": 0.0, "p99_us": 0.0}
+
+
+def test_which_handler_fills_the_lock(arena: Arena) -> None:
+    """Of a sample of runs: how long one holds the lock, and what share of the time that comes to."""
+
+    def slow() -> None:
+        with arena.transaction():
+            arena.root["n"] = 0
+            time.sleep(0.001)
+
+    looks = _top.samples(arena.name, 0.0, 2)
+    next(looks)
+    for _ in range(96):
+        slow()
+        commit(arena, 1)
+    rows = {row.handler: row for row in next(looks).handlers}
+    name = next(handler for handler in rows if handler.endswith("slow"))
+    assert rows[name].held_us is not None
+    assert rows[name].held_us > 1000
+    assert 30 < rows[name].lock_percent < 130
+    assert rows["commit"].lock_percent < 30

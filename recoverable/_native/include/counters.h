@@ -65,6 +65,7 @@
     X(NANOS, nanos)          /* what the checkpoints of those took */ \
     X(TRAPS, traps)          /* first raw writes that faulted */ \
     X(PAGES, pages)          /* pages that raw writes had changed when runs ended */ \
-    X(UNDONE, undone_bytes)  /* bytes put back */
+    X(UNDONE, undone_bytes)  /* bytes put back */ \
+    X(HELD, held)            /* nanoseconds that the timed ones held the lock */
 
 #endif

@@ -303,6 +303,7 @@ struct rcv_txn_report { /* of an ended or doomed transaction */
     uint64_t pages, bytes, records; /* undone or committed */
     uint64_t micros;                /* the rollback itself; the commit itself where rcv_meter() is on */
     uint64_t nanos;                 /* all its checkpoints: entering its steps, leaving them, its end; where rcv_meter() is on */
+    uint64_t held;                  /* nanoseconds that its steps held the lock; of those that are timed */
     uint64_t traps;                 /* first raw writes of its steps that faulted */
     /* a conflict: where */
     uint64_t conflict_container; /* offset, 0 = unknown */
@@ -380,7 +381,7 @@ RCV_API int rcv_hotspots(const rcv_arena *a, struct rcv_hotspot *out, int room);
 
 RCV_API const char *rcv_board_name(unsigned i); /* of the i-th count of a handler; NULL: there are no more */
 struct rcv_handler_counts { /* of all processes, since the segment was made; what they are says enum rcv_board_count */
-    uint64_t count[8];
+    uint64_t count[9];
     uint64_t rest;        /* 1: of all those handlers that found no row of their own */
     char     handler[RCV_HANDLER_NAME]; /* as the segment has it: may be anything */
 };

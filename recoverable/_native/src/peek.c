@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-_Static_assert(RCV_BOARD_COUNTS == 8 && RCV_BOARD_ROWS == 64 && RCV_BOARD_SPOTS == 32, "as in recoverable.h");
+_Static_assert(RCV_BOARD_COUNTS == 9 && RCV_BOARD_ROWS == 64 && RCV_BOARD_SPOTS == 32, "as in recoverable.h");
 
 /* peek_peers -- the slots that are in use, or were until their process died. */
 static void peek_peers(const rcv_arena *a, struct rcv_peek *out)

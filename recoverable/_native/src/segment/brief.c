@@ -51,7 +51,7 @@ int rcv_lock_wait_briefly(rcv_arena *a)
     }
     if (looks != 0 && os_nanos() < atomic_load_explicit(&a->stuck_until, memory_order_relaxed) && !rcv_lock_is_free(a))
         return RCV_ERR_AGAIN;
-    int rc = lock_wait(a, a->busy_timeout < BRIEF ? a->busy_timeout : BRIEF);
+    int rc = lock_wait(a, a->busy_timeout < BRIEF ? a->busy_timeout : BRIEF, begun);
     if (rc != RCV_ERR_BUSY)
         return rc;
     atomic_store(&a->stuck_until, os_nanos() + STUCK);

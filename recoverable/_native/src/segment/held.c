@@ -31,13 +31,6 @@ static inline void grow(_Atomic uint64_t *n, uint64_t by)
     atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + by, memory_order_relaxed);
 }
 
-static void add(struct rcv_board_times *to, uint64_t nanos, uint64_t times)
-{
-    grow(&to->count, times);
-    grow(&to->nanos, nanos * times);
-    grow(&to->in_class[class_of(nanos)], times);
-}
-
 void __attribute__((noinline)) held_begin(rcv_arena *a)
 {
     if (a->image != NULL) /* its lock is its own, and nobody waits for it */
@@ -50,7 +43,11 @@ void __attribute__((noinline)) held_begin(rcv_arena *a)
 
 void __attribute__((noinline)) held_end(rcv_arena *a)
 {
-    add(&a->board->held, os_nanos() - a->timed_since, a->timed_for + (a->timed_for == 0)); /* 0: the first of all */
+    struct rcv_board_times *held = &a->board->held;
+    const uint64_t          nanos = os_nanos() - a->timed_since, times = a->timed_for + (a->timed_for == 0); /* 0: the first of all */
+    grow(&held->count, times);
+    grow(&held->nanos, nanos * times);
+    grow(&held->in_class[class_of(nanos)], times);
     a->timed_since = 0;
 }
 

@@ -156,7 +156,6 @@ struct rcv_board_row {
     _Atomic uint32_t idle;  /* commits since the last that wrote; see privilege.c */
     char             name[RCV_HANDLER_NAME];
     _Atomic uint64_t count[RCV_BOARD_COUNTS];
-    uint64_t         reserved;
 };
 struct rcv_board_spot { /* as struct rcv_hotspot; changed under the arena's lock */
     uint64_t container, id;

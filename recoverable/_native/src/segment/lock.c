@@ -328,7 +328,7 @@ int rcv_lock_busy(rcv_arena *a)
                      handler[0] != '\0' ? "; its last step was of " : "", handler, where);
 }
 
-int lock_wait(rcv_arena *a, double seconds)
+int lock_wait(rcv_arena *a, double seconds, uint64_t begun)
 {
     uint64_t me = this_thread();
     int      rc = 0, err;
@@ -337,7 +337,6 @@ int lock_wait(rcv_arena *a, double seconds)
         return no_watch();
     if (atomic_load(&a->prelocked) == me)
         return 0;
-    uint64_t begun = os_nanos();
     atomic_fetch_add(&a->waiters, 1);
     if (a->needs_slot) { /* not in the table yet: hands off the lock; lock_take will join and try it */
         err = flock_wait(a, seconds);
@@ -361,4 +360,4 @@ int lock_wait(rcv_arena *a, double seconds)
 
 /* rcv_lock_wait -- wait for the lock and keep it for this thread's next lock_take. Without the GIL; may be called again.
  * RCV_ERR_BUSY: not held. */
-int rcv_lock_wait(rcv_arena *a) { return lock_wait(a, a->busy_timeout); }
+int rcv_lock_wait(rcv_arena *a) { return lock_wait(a, a->busy_timeout, os_nanos()); }

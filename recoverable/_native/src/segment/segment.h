@@ -242,7 +242,7 @@ const struct rcv_ticket *turn_ahead(rcv_arena *a, const struct rcv_turn *turn); 
 
 void held_begin(rcv_arena *a);                  /* this one is timed */
 void held_end(rcv_arena *a);                    /* it is over */
-void held_waited(rcv_arena *a, uint64_t nanos); /* the lock is held, for which this thread has waited so long */
+void held_waited(rcv_arena *a, uint64_t nanos); /* this thread has waited so long for the lock, and has it, or tries again */
 void held_times(const struct rcv_board *board, struct rcv_lock_times *out);
 static inline void held_from_here(rcv_arena *a) /* the lock has just been taken */
 {
@@ -264,8 +264,8 @@ int  lock_once(void);           /* 0 or errno: what this process needs before an
 int  lock_take(rcv_arena *a);
 /* lock_drop -- 0; RCV_ERR_MISUSE: this thread does not hold it; RCV_ERR_BUG: it was taken from us. Nothing was changed then. */
 int  lock_drop(rcv_arena *a);
-/* lock_wait -- rcv_lock_wait(), for at most that many seconds. */
-int  lock_wait(rcv_arena *a, double seconds);
+/* lock_wait -- rcv_lock_wait(), for at most that many seconds, of a thread that has wanted it since os_nanos() was `begun`. */
+int  lock_wait(rcv_arena *a, double seconds, uint64_t begun);
 /* lock_give_back -- what rcv_lock_wait has kept for this thread, if the thread does not want it after all. */
 void lock_give_back(rcv_arena *a);
 /* lock_adopt -- the step, or the read, that another thread of this process is inside of is from now on this thread's to end. With

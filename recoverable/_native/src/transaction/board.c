@@ -111,6 +111,7 @@ void board_count(const rcv_txn *t, bool committed)
     if (unlikely(t->timed)) {
         add(row, RCV_B_TIMED, 1);
         add(row, RCV_B_NANOS, t->report.nanos);
+        add(row, RCV_B_HELD, t->report.held);
     }
     add(row, RCV_B_TRAPS, t->report.traps);
     add(row, RCV_B_PAGES, t->raw.n_pages);

@@ -170,6 +170,7 @@ struct rcv_txn {
     unsigned   flags;
     int        state; /* enum rcv_txn_state */
     int        doom;  /* the error that doomed it */
+    uint64_t   mounted_at; /* os_nanos(), if it is timed */
     bool       timed; /* somebody wants to know what its checkpoints cost, or it is in the board's sample */
     bool       mounted, touched, wrote, overflowed /* read set gave up: valid only while nobody commits */;
     bool       record_reads;

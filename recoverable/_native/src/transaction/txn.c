@@ -100,6 +100,8 @@ static int unmount(rcv_txn *t)
     a->held = 0;
     heap_boundary(a);
     undo_maybe_trim(a);
+    if (unlikely(t->timed))
+        t->report.held += os_nanos() - t->mounted_at;
     int rc = lock_drop(a);
     PHASE("step.left");
     return rc;
@@ -173,7 +175,7 @@ int rcv_txn_mount(rcv_txn *t)
         rc = lock_take(a);
     if (rc)
         return rc;
-    uint64_t begun = clock_begin(t);
+    uint64_t begun = t->mounted_at = clock_begin(t);
     for (rcv_txn *p = t; p != NULL; p = p->parent)
         if (!still_valid(p)) {
             (void)lock_drop(a);
