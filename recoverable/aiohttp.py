@@ -188,7 +188,9 @@ async def _try(app: web.Application) -> None:
 
 
 async def _listen(app: web.Application) -> None:
-    app[arena_key].listen()
+    """Tell of its requests, if there may be one more thread: who is out of them is to serve all the same."""
+    with contextlib.suppress(RuntimeError):
+        app[arena_key].listen()
 
 
 async def _finish(app: web.Application) -> None:
