@@ -16,8 +16,8 @@ from benchmarks.harness import OUT, Settings, machine_line
 # allocator or the page tables, is not the next one's.
 ALL = [
     "compare", "instructions", "checkpoint", "step", "timelimit", "suspend", "read", "transaction", "operations", "memory",
-    "ycsb", "flight", "faults", "hello", "metrics", "workers", "size", "evaluation", "profiles", "streams", "preimages",
-    "scattered", "servers", "parts", "hold", "scale",
+    "ycsb", "flight", "contention", "faults", "hello", "metrics", "workers", "size", "evaluation", "profiles", "streams",
+    "preimages", "scattered", "servers", "parts", "hold", "scale",
 ]  # fmt: skip
 
 
