@@ -206,9 +206,10 @@ def _at(frame: FrameType | None) -> At:
         code, module = frame.f_code, str(frame.f_globals.get("__name__", ""))
         if module in _AROUND and lines:
             break
-        debugged = debugged or module.partition(".")[0] in _DEBUGGERS
+        package = module.partition(".")[0]
+        debugged = debugged or package in _DEBUGGERS
         lines.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}')
-        if not where and not code.co_filename.startswith((*_LIBRARY, "<frozen")):
+        if not where and package != "recoverable" and not code.co_filename.startswith((*_LIBRARY, "<frozen")):
             source = "breakpoint()" if debugged else linecache.getline(code.co_filename, frame.f_lineno).strip()
             where = f"{code.co_filename}:{frame.f_lineno} in {code.co_name}" + (f": {source}" if source else "")
         frame = frame.f_back

@@ -125,6 +125,18 @@ def test_a_blocking_call_is_named(arena: Arena, log: list[dict[str, Any]]) -> No
     assert "socket.py" in slow["stack"].splitlines()[0]
 
 
+def test_the_line_is_the_programs_own(arena: Arena) -> None:
+    """Code of this library, in which a loop over state spends most of its time, is not what a step is at."""
+
+    def loop() -> None:
+        while "n" in arena.root:
+            for _ in range(100):
+                arena.size  # noqa: B018 -- Python of ours
+
+    error = stopped(arena, loop)
+    assert " in loop: " in error.where
+
+
 def test_except_exception_does_not_keep_it(arena: Arena) -> None:
     """What stops a handler is no Exception; and what a handler makes of it, its transaction can't commit."""
 
