@@ -6,12 +6,12 @@
  * What does not work: a timer for each step, which costs as much as the step; a signal, whose handler in Python only the main thread
  * runs, when it comes back; anything in Python, which a C extension that keeps the GIL keeps from running.
  *
- * What does: this thread has no Python. Each eighth of the limit it looks at what is there anyway, the number of the last mounting
- * and whether that goes on. How long it has seen the same one is how long that step has taken; the time in which this
- * thread itself did not run (SIGSTOP, a suspended machine, no processor) does not count. What needs the GIL, `tell` does in a thread
- * that is made for it, and that may wait for the GIL for ever: an event, the exception. If that one has not come to it after an eighth, the
- * stack is read without the GIL: a signal to the thread itself, whose handler is faulthandler's. Where the signal interrupts a system call, that is
- * begun again, and it is sent to nobody who lets others have the GIL.
+ * What does: this thread has no Python. Each eighth of the limit it looks at what is there anyway, the number of the last
+ * mounting and whether that goes on. How long it has seen the same one is how long that step has taken; time in which this
+ * thread itself did not run (SIGSTOP, a suspended machine, no processor) does not count. What needs the GIL, an event and the
+ * exception, `tell` does in a thread that is made for it, and that may wait for the GIL for ever. If that one has not come to it
+ * after an eighth, the stack is read without the GIL: a signal goes to the step's thread, whose handler is faulthandler's. It
+ * is sent to nobody who lets others have the GIL, so it interrupts no call that waits.
  *
  *   of the limit   RCV_W_
  *   1/2            SLOW     told, with the stack, which is put into the segment as well
@@ -42,7 +42,8 @@
 #define SHORTEST_PAUSE UINT64_C(1000000)
 #define DUMP_TRIES 50 /* of 2 ms: how long a signal may take to arrive */
 
-static const unsigned eighths[] = {[RCV_W_FINE] = 0, [RCV_W_SLOW] = 4, [RCV_W_STOP] = 8, [RCV_W_AGAIN] = 12, [RCV_W_ENDING] = 15, [RCV_W_END] = 16};
+static const unsigned eighths[] = {[RCV_W_FINE] = 0, [RCV_W_SLOW] = 4, [RCV_W_STOP] = 8, [RCV_W_AGAIN] = 12,
+                                   [RCV_W_ENDING] = 15, [RCV_W_END] = 16}; /* of the limit */
 
 static pthread_t        thread;
 static bool             running; /* with the GIL */
