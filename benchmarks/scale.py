@@ -29,7 +29,7 @@ from benchmarks.queueing import Costs, Request, around, measured, simulate
 ACCOUNTS = 100_000
 OWN = 120e-6  # seconds of a request's own work: what aiohttp would take
 STRETCHED = 45e-6  # seconds that a hold is made longer by
-SPIN = 0.0  # a worker that finds it taken sleeps
+SPIN = 50e-6  # seconds, as in brief.c
 WORKERS = (1, 2, 4, 6, 8, 12, 16, 32, 64)
 
 

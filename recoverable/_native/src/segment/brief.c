@@ -40,16 +40,33 @@ int rcv_lock_is_free(rcv_arena *a)
 
 void rcv_lock_waited(rcv_arena *a, uint64_t nanos) { held_waited(a, nanos); }
 
-int rcv_lock_wait_briefly(rcv_arena *a)
+/* spin -- look until it is free, for SPIN at most; how often. */
+static unsigned spin(rcv_arena *a, uint64_t begun)
 {
-    uint64_t begun = os_nanos();
     unsigned looks = 0;
     while (atomic_load_explicit(&a->hdr->lock.owner, memory_order_relaxed) != 0) {
         if (++looks % LOOKS == 0 && os_nanos() - begun >= SPIN)
             break;
         relax();
     }
-    if (looks != 0 && os_nanos() < atomic_load_explicit(&a->stuck_until, memory_order_relaxed) && !rcv_lock_is_free(a))
+    return looks;
+}
+
+static bool is_stuck(rcv_arena *a) { return os_nanos() < atomic_load_explicit(&a->stuck_until, memory_order_relaxed); }
+
+bool lock_is_free_soon(rcv_arena *a)
+{
+    if (rcv_lock_is_free(a) || is_stuck(a))
+        return rcv_lock_is_free(a);
+    (void)spin(a, os_nanos());
+    return rcv_lock_is_free(a);
+}
+
+int rcv_lock_wait_briefly(rcv_arena *a)
+{
+    uint64_t begun = os_nanos();
+    unsigned looks = spin(a, begun);
+    if (looks != 0 && is_stuck(a) && !rcv_lock_is_free(a))
         return RCV_ERR_AGAIN;
     int rc = lock_wait(a, a->busy_timeout < BRIEF ? a->busy_timeout : BRIEF, begun);
     if (rc != RCV_ERR_BUSY)

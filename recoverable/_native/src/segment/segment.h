@@ -266,6 +266,8 @@ int  lock_take(rcv_arena *a);
 int  lock_drop(rcv_arena *a);
 /* lock_wait -- rcv_lock_wait(), for at most that many seconds, of a thread that has wanted it since os_nanos() was `begun`. */
 int  lock_wait(rcv_arena *a, double seconds, uint64_t begun);
+/* lock_is_free_soon -- is it free, or will it be when it has been looked at for some 50 µs? A loop that turns takes longer. brief.c */
+bool lock_is_free_soon(rcv_arena *a);
 /* lock_give_back -- what rcv_lock_wait has kept for this thread, if the thread does not want it after all. */
 void lock_give_back(rcv_arena *a);
 /* lock_adopt -- the step, or the read, that another thread of this process is inside of is from now on this thread's to end. With

@@ -78,7 +78,7 @@ int rcv_txn_lock_held(const rcv_txn *t)
 {
     if (t->empty || t->mounted || likely(atomic_load_explicit(&t->arena->hdr->lock.owner, memory_order_relaxed) == 0))
         return 0;
-    return t->touched && t->state == RCV_ACTIVE && !rcv_lock_is_free(t->arena);
+    return t->touched && t->state == RCV_ACTIVE && !lock_is_free_soon(t->arena);
 }
 
 void rcv_txn_get_report(const rcv_txn *t, struct rcv_txn_report *out) { *out = t->report; }
