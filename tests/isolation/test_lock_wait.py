@@ -17,7 +17,7 @@ import pytest
 import recoverable
 from recoverable import Arena, ArenaBusyError, Counter
 
-HELD, GAP = 0.4, 0.2  # seconds: for how long the lock is held; more, and the loop has stood still for it
+HELD, GAP = 0.5, 0.4  # seconds: for how long the lock is held; more, and the loop has stood still for it
 
 Holder = Callable[[], Any]
 
