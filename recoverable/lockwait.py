@@ -73,11 +73,8 @@ async def before_commit(transaction: Transaction) -> None:
 
 
 def may_rerun(transaction: Transaction) -> bool:
-    """Return whether its run can be ended now and begin again."""
+    """Return whether its run can be ended now and begin again, or end as cancelled if it is."""
     try:
-        task = asyncio.current_task()
-        return (
-            task is not None and not task.cancelling() and not transaction.closed and web.may_rerun(transaction.request)
-        )
+        return asyncio.current_task() is not None and not transaction.closed and web.may_rerun(transaction.request)
     except Exception:  # of a request of a class of the program's own
         return False

@@ -88,7 +88,7 @@ cdef class StepDriver:
     """
     cdef object coroutine, decide, cancelled
     cdef object result, answer # how the handler ended, while its commit gives way
-    cdef tuple held # while a step waits for the lock: the handler's coroutine, and what is to be sent or thrown into it
+    cdef tuple held # while a step waits for the lock: the handler's coroutine, and what is to be sent into it
     cdef Transaction t
     cdef bint finished, running, part, giving_way
 
@@ -190,9 +190,9 @@ cdef class StepDriver:
             self.t.around = <Transaction>frame.below.owner
         self.t.parts += self.part
         try:
-            if self.t.t != NULL and rcv_txn_lock_held(self.t.t) and self.can_wait():
-                self.held = (self.coroutine, value, error)
-                self.coroutine, value, error = _await_lock(self.t), None, None
+            if error is None and self.t.t != NULL and rcv_txn_lock_held(self.t.t) and self.can_wait(): # a cancellation does not wait
+                self.held = (self.coroutine, value)
+                self.coroutine, value = _await_lock(self.t), None
             elif self.held is None:
                 error = self.prepare(error)
             while True:
@@ -208,9 +208,9 @@ cdef class StepDriver:
                         "the block is rolled back: await before or after it")
                     continue
                 if self.held is not None:
-                    self.coroutine, value, error = self.held
+                    self.coroutine, value = self.held
                     self.held = None
-                    error = self.prepare(error if how == PYGEN_RETURN else outcome)
+                    error = self.prepare(None if how == PYGEN_RETURN else outcome)
                     continue
                 self.finished = True
                 outcome = self.ended(outcome, None) if how == PYGEN_RETURN else self.ended(None, outcome)

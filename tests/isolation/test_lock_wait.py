@@ -292,6 +292,35 @@ async def test_whoever_waits_can_be_stopped(arena: Arena, holder: Any, where: st
     assert arena.root["n"] == 10
 
 
+@pytest.mark.parametrize("cleans_up", [False, True], ids=["", "cleans up"])
+@pytest.mark.parametrize("end", ["cancelled", "timeout"])
+async def test_a_cancellation_does_not_wait_for_the_lock(arena: Arena, holder: Any, end: str, cleans_up: bool) -> None:
+    """Whoever is stopped at an await while others hold the lock ends at once, and stops no loop by what it does then."""
+
+    @recoverable.recoverable(arena=arena, timeout=0.1 if end == "timeout" else None)
+    async def handler() -> None:
+        arena.root["n"] += 1
+        try:
+            await asyncio.sleep(10)
+        finally:
+            if cleans_up:
+                arena.root["n"] += 1
+
+    task = asyncio.ensure_future(handler())
+    await asyncio.sleep(0.01)
+    holder.take()
+    async with ticking() as pauses:
+        begun = time.monotonic()
+        if end == "cancelled":
+            task.cancel()
+        with pytest.raises(TimeoutError if end == "timeout" else asyncio.CancelledError):
+            await asyncio.wait_for(task, 3)
+        assert time.monotonic() - begun < HELD
+    assert max(pauses) < GAP
+    holder.drop()
+    assert arena.root["n"] == 0
+
+
 async def test_a_waiting_call_can_be_closed(arena: Arena, holder: Any) -> None:
     """close() of a call that waits for the lock closes the handler's coroutine, and what waits in its place."""
     closed = []
