@@ -111,9 +111,9 @@ def _name(transaction: Transaction) -> str | None:
         return None
     if transaction.request_id is None:
         found = transaction.answers
-        given = None if found is None else found[0].request_id(found[1])
-        if transaction.request_id is None:
-            transaction.request_id = given or uuid.uuid4().hex
+        given = (None if found is None else found[0].request_id(found[1])) or uuid.uuid4().hex
+        if transaction.request_id is None:  # still: its own thread may have named it meanwhile
+            transaction.request_id = given
     return transaction.request_id
 
 
@@ -332,18 +332,17 @@ def answer_of(look: Callable[[bool], list[Teller]]) -> Answer:
     Args:
         look: look(ask) returns what they have told last, having asked them before that if it is told so.
     """
-    before = {teller.pid: teller.answers for teller in look(False) if not teller.own}
+    before = {teller.token: teller.answers for teller in look(False) if not teller.own}
     end = time.monotonic() + _PATIENCE
     looks = 0
     while True:
         now = [teller for teller in look(looks % _AGAIN == 0) if not teller.own]
-        late = [teller for teller in now if teller.answers <= before.get(teller.pid, 0)]
+        late = [teller for teller in now if teller.answers <= before.get(teller.token, 0)]
         if (looks and not late) or time.monotonic() > end:
             break
         looks += 1
         time.sleep(_LOOK)
-    silent = {teller.pid for teller in late}
-    told = [teller for teller in now if teller.pid not in silent]
+    told = [teller for teller in now if teller not in late]
     requests = [read for teller in told for note in teller.notes if (read := _read(note, teller.pid)) is not None]
     requests.sort(key=lambda request: -request.age)
-    return Answer(requests, sum(teller.in_flight for teller in told), sorted(silent))
+    return Answer(requests, sum(teller.in_flight for teller in told), sorted(teller.pid for teller in late))

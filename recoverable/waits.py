@@ -127,7 +127,7 @@ class waiting:  # noqa: N801 -- reads as a statement
         if waits is not None:
             waits.discard(self)
             if not waits and self._loop is None:
-                del self.transaction.arena.waits[None]
+                self.transaction.arena.waits.pop(None, None)  # another thread may have done so
         self.transaction.wait_time += time.monotonic() - self.since
         self._tell_if(self.transaction.wait_time)
 
@@ -213,5 +213,5 @@ def _tell(
 
 def tell_held_up(native: NativeArena) -> None:
     """Tell of those whose threads have stood still for the lock."""
-    for transaction, seconds, holder in native.take_held_up():
+    for transaction, seconds, holder in native.take_untold():
         _tell(transaction, "lock", seconds, holder)

@@ -213,7 +213,7 @@ class _NoteSeen(ctypes.Structure):
 
 
 class _Teller(ctypes.Structure):
-    _fields_ = tuple((name, _u64) for name in ("pid", "answers", "in_flight", "foreign", "own"))
+    _fields_ = tuple((name, _u64) for name in ("pid", "token", "answers", "in_flight", "foreign", "own"))
 
 
 class _NotesSeen(ctypes.Structure):
@@ -497,6 +497,7 @@ class Teller(NamedTuple):
 
     Attributes:
         pid: Its id, as its own PID namespace has it.
+        token: What tells it from all others, also of one that has the same id in another namespace.
         answers: Moves with each answer.
         in_flight: How many there were at its last one.
         foreign: Whether that id is of another PID namespace than ours.
@@ -505,6 +506,7 @@ class Teller(NamedTuple):
     """
 
     pid: int
+    token: int
     answers: int
     in_flight: int
     foreign: bool
@@ -514,7 +516,7 @@ class Teller(NamedTuple):
 
 def _tellers(seen: _NotesSeen) -> list[Teller]:
     found = [
-        Teller(each.pid, each.answers, each.in_flight, bool(each.foreign), bool(each.own), [])
+        Teller(each.pid, each.token, each.answers, each.in_flight, bool(each.foreign), bool(each.own), [])
         for each in seen.teller[: seen.tellers]
     ]
     for note in seen.note[: seen.notes]:

@@ -47,7 +47,7 @@ cdef class NativeArena:
     cdef readonly dict waits # recoverable.waits: what requests wait for, by event loop,
     cdef public object listener # recoverable.inflight: what tells others of its requests, or None
     cdef readonly dict places # and where hot spots are, in words, by unit
-    cdef list held_up # (Transaction, seconds, holder) of requests that have waited for the lock for long, and nobody was told; None
+    cdef list untold # (Transaction, seconds, holder) of those that have waited for the lock for long, and nobody was told of; or None
     cdef bint has_pending(self) noexcept
     cdef int wait(self) noexcept
     cdef void waited(self, Transaction t, double seconds, rcv_holder *holder)

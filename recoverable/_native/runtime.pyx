@@ -96,13 +96,14 @@ cdef class NativeArena:
         if t.wait_told or t.wait_time < LATE:
             return
         t.wait_told = True
-        if self.held_up is None:
-            self.held_up = []
-        self.held_up.append((t, t.wait_time, holder_of(holder)))
+        if self.untold is None:
+            self.untold = []
+        self.untold.append((t, t.wait_time, holder_of(holder)))
 
-    def take_held_up(self) -> list:
-        """Return, once, (transaction, seconds, holder) of those that have waited for the lock for long while their threads stood still."""
-        found, self.held_up = self.held_up, None
+    def take_untold(self) -> list:
+        """Return, once, (transaction, seconds, holder) of those that have waited for the lock for long while their threads stood still,
+        which nobody was told of."""
+        found, self.untold = self.untold, None
         return found or []
 
     def queues(self) -> tuple[int, int]:
@@ -156,6 +157,7 @@ cdef class NativeArena:
         """Return the same of the privileged run."""
         cdef rcv_holder holder
         return None if self.closed or not rcv_privilege_holder(self.a, &holder) else holder_of(&holder)
+
     cdef int wait_here(self) except? -100:
         """wait(), but where an event loop runs, and what runs here can begin again, only briefly: its transaction is doomed then,
         and its next access says so."""
@@ -318,7 +320,7 @@ cdef class NativeArena:
         return self.views
 
     cdef bint has_pending(self) noexcept:
-        return not self.closed and (rcv_pending(self.a) != 0 or self.held_up is not None)
+        return not self.closed and (rcv_pending(self.a) != 0 or self.untold is not None)
 
     def pending(self) -> bool:
         """Return whether a step may have found something that Arena._report_found() has an event for."""
@@ -516,6 +518,8 @@ cdef Transaction request_of(Transaction t, NativeArena arena):
     while t.parent is not None:
         t = t.parent
     return t
+
+
 cdef Transaction rerunnable(NativeArena arena):
     """The Transaction of that arena that runs in this thread and context, if its run may be ended here and begin again; or None."""
     cdef rcv_frame *f = settle()

@@ -342,6 +342,24 @@ def test_notes_are_read_as_they_were_written() -> None:
         assert _read(note, 7) is None or isinstance(_read(note, 7), Request)
 
 
+def test_processes_with_one_id_are_told_apart() -> None:
+    """In containers each process may be number 1: one's answer is not taken for another's silence."""
+    note = _written(Request("h", 1, 1.5, "id", 1, 1, None, False, None, 0.0, None, 0, None, None))
+
+    def look(ask: bool) -> list[_core.Teller]:
+        asked.append(ask)
+        new = len(asked) > 1
+        return [
+            _core.Teller(1, 10, 3 + new, 1, True, False, [note]),
+            _core.Teller(1, 20, 90 + new, 1, True, False, [note]),
+            _core.Teller(1, 30, 7, 1, True, False, [note]),  # says nothing
+        ]
+
+    asked: list[bool] = []
+    answer = answer_of(look)
+    assert (len(answer.requests), answer.in_flight, answer.silent) == (2, 2, [1])
+
+
 # -- the thread that tells -------------------------------------------------------------------------------------------------------
 
 

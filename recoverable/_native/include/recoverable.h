@@ -397,7 +397,7 @@ struct rcv_note_seen { /* of a request in flight: text of its process, which may
     char     text[RCV_NOTE_TEXT];
 };
 struct rcv_teller {
-    uint64_t pid, answers, in_flight;
+    uint64_t pid, token, answers, in_flight; /* the token tells apart those that have one id, each in its own PID namespace */
     uint64_t foreign, own; /* 1: that id is of another PID namespace; 1: it is this process */
 };
 struct rcv_notes_seen {

@@ -137,7 +137,8 @@ void notes_see(const rcv_arena *a, struct rcv_notes_seen *out)
         uint64_t answers = atomic_load_explicit(&p->answers, memory_order_acquire), token = atomic_load(&p->token);
         if (answers == 0 || token == 0 || !process_slot_alive(a, slot))
             continue;
-        *teller = (struct rcv_teller){p->pid, answers, atomic_load(&p->in_flight), p->space != 0 && p->space != here, !a->needs_slot && token == a->token};
+        *teller = (struct rcv_teller){.pid = p->pid, .token = token, .answers = answers, .in_flight = atomic_load(&p->in_flight),
+                                      .foreign = p->space != 0 && p->space != here, .own = !a->needs_slot && token == a->token};
         for (uint32_t i = 0; i < RCV_NOTES && out->notes < RCV_NOTES; i++) {
             struct rcv_note_seen *to = &out->note[out->notes];
             if (atomic_load(&a->board->note[i].token) == token &&
