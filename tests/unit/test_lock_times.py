@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
+from recoverable import Arena, ArenaBusyError
 from recoverable.lock_times import BOUNDS, LockTimes, Times
 from support.forks import in_child
-
-if TYPE_CHECKING:
-    from recoverable import Arena
 
 
 def hold(arena: Arena, times: int, seconds: float = 0.0) -> None:
@@ -68,6 +65,31 @@ def test_waiting_is_counted_by_those_who_had_to(arena: Arena) -> None:
     assert waited.count == 1
     assert 0.01 < waited.seconds < 5
     assert waited.quantile(0.99) == pytest.approx(waited.seconds, rel=1.0)
+
+
+def test_waiting_in_vain_is_counted_too(name: str) -> None:
+    """A thread that gives up after `busy_timeout` has waited for so long."""
+    inside, enough = threading.Event(), threading.Event()
+
+    with Arena.temporary("4 MiB", name=name, busy_timeout=0.05) as arena:
+
+        def keep() -> None:
+            with arena.transaction():
+                arena.root["other"] = 1
+                inside.set()
+                enough.wait(10)
+
+        before = arena.stats().lock
+        other = threading.Thread(target=keep)
+        other.start()
+        inside.wait()
+        with pytest.raises(ArenaBusyError):
+            hold(arena, 1)
+        enough.set()
+        other.join()
+        waited = (arena.stats().lock - before).waited
+    assert waited.count == 1
+    assert waited.seconds >= 0.05
 
 
 def test_it_is_that_of_all_processes(arena: Arena) -> None:

@@ -360,4 +360,11 @@ int lock_wait(rcv_arena *a, double seconds, uint64_t begun)
 
 /* rcv_lock_wait -- wait for the lock and keep it for this thread's next lock_take. Without the GIL; may be called again.
  * RCV_ERR_BUSY: not held. */
-int rcv_lock_wait(rcv_arena *a) { return lock_wait(a, a->busy_timeout, os_nanos()); }
+int rcv_lock_wait(rcv_arena *a)
+{
+    uint64_t begun = os_nanos();
+    int      rc = lock_wait(a, a->busy_timeout, begun);
+    if (rc == RCV_ERR_BUSY)
+        held_waited(a, os_nanos() - begun); /* in vain, but it has waited */
+    return rc;
+}
