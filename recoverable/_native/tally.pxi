@@ -11,9 +11,10 @@ cdef enum: # why a run was rolled back; the order of CAUSES
     BY_CONFLICT
     BY_FULL
     BY_AWAIT
+    BY_LOCK
     N_CAUSES
 
-CAUSES = ("closed", "error", "response", "answer", "cancelled", "timeout", "conflict", "full", "await")
+CAUSES = ("closed", "error", "response", "answer", "cancelled", "timeout", "conflict", "full", "await", "lock")
 
 cdef enum:
     N_BOUNDS = 12
@@ -99,4 +100,6 @@ cdef int cause_of(Transaction t, object error) except -1:
 
 
 cdef int cause_of_code(int rc) noexcept:
+    if rc == RCV_ERR_HELD:
+        return BY_LOCK
     return BY_CONFLICT if rc == RCV_ERR_CONFLICT else BY_FULL if rc == RCV_ERR_FULL else BY_CLOSE if rc == RCV_ERR_CLOSED else BY_ERROR

@@ -60,7 +60,7 @@ def value(registry: CollectorRegistry, arena: Arena) -> Callable[..., Any]:
 
 def causes(value: Callable[..., Any], handler: str) -> dict[str, float]:
     """Return how often a handler was rolled back, by cause, where that is not 0."""
-    every = ("closed", "error", "response", "answer", "cancelled", "timeout", "conflict", "full", "await")
+    every = ("closed", "error", "response", "answer", "cancelled", "timeout", "conflict", "full", "await", "lock")
     counts = {cause: value("rollbacks_total", handler, cause=cause) for cause in every}
     return {cause: times for cause, times in counts.items() if times}
 
