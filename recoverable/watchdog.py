@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VARIABLE", "At", "limit_of", "parse_limit", "set_limit", "settle", "stop", "too_long"]
 
-#: Overrules what the program says: seconds, or "off", for whoever debugs it.
+#: Replaces the limit that the program sets: seconds, or "off", for whoever debugs it.
 VARIABLE: Final = "RECOVERABLE_STEP_LIMIT"
 
 _SHORTEST: Final = 0.01  # seconds
@@ -72,12 +72,13 @@ _stopped: weakref.WeakKeyDictionary[Transaction, _Stopped] = weakref.WeakKeyDict
 
 
 def parse_limit(seconds: object) -> float:
-    """Return the limit of a step in seconds that is asked for, or the one that the environment has in its place; 0: none.
+    """Return the limit of a step in seconds that is asked for, or what the environment has in its place; 0: none, as for None.
 
     Raises:
         ArenaOptionError: One of them is no limit. Also a `ValueError`.
     """
-    return _overruled(_parse(seconds))
+    limit = _parse(seconds)
+    return _overruled(limit) if limit else limit
 
 
 def _parse(seconds: object) -> float:

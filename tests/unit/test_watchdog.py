@@ -355,6 +355,9 @@ def test_a_limit_that_is_none_is_refused(
     monkeypatch.setenv("RECOVERABLE_STEP_LIMIT", "7.5")
     arena.step_limit = 3
     assert arena.step_limit == 7.5
+    arena.step_limit = None
+    assert arena.step_limit is None
+    arena.step_limit = 3
     monkeypatch.setenv("RECOVERABLE_STEP_LIMIT", "soon")
     with pytest.raises(ArenaOptionError, match="RECOVERABLE_STEP_LIMIT"):
         arena.step_limit = 3
