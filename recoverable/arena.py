@@ -423,8 +423,9 @@ class Arena(ArenaBase):
     def requests(self) -> list[Request]:
         """Return the requests in flight, of all processes, the oldest first: where each is, and what it waits for.
 
-        Other processes are asked, for which they have 200 ms: those whose applications were `setup()`, or that have called
-        `listen()`. There is room for 64 of their requests, the oldest of each.
+        Other processes are asked, and this waits for their answers for up to 200 ms: in an event loop, call it by
+        `asyncio.to_thread`. Those answer whose applications were `setup()`, or that have called `listen()`. There is room for 64
+        of their requests, the oldest of each.
         """
         self._check()
         found = inflight.here(self.native)

@@ -43,7 +43,7 @@ _PACE: Final = 8  # of them that the pace is a mean of
 _ABREAST: Final = 2  # commits in the time of a first run; where there are more, one queue would be slower than losing
 _VOTES: Final = 4  # that one place is ahead of the others, at most
 _DENSE: Final = 32  # commits between two conflicts of a handler that loses often, at most
-_QUIET: Final = 128  # first runs, none of them held up, after which its handler is watched no more
+_QUIET: Final = 128  # first runs, none of which has lost there, after which its handler is watched no more
 _HABITS: Final = 1024  # kept for an arena; the oldest goes
 
 _inside: contextvars.ContextVar[Place | None] = contextvars.ContextVar("recoverable.contention", default=None)
@@ -161,7 +161,7 @@ class Habit:
     def __init__(self) -> None:
         self._bits = self._n = 0
         self._pace = (
-            0.0  # commits of others while a first run went on that lost: 1 where one after another is what can be had
+            0.0  # commits of others while a first run that lost went on; 1: one after another is the best there is
         )
         self.commits = 0  # of all their runs
         self._votes = 0  # that this spot is ahead of others
@@ -190,11 +190,11 @@ class Habit:
         self._waited += 1
         return self._waited % _PROBE == 0
 
-    def note(self, held_up: bool, meanwhile: int) -> None:
+    def note(self, lost: bool, meanwhile: int) -> None:
         """One more has ended, which had not waited: it has lost there, or not, and so many others have committed meanwhile."""
-        self._bits = (self._bits << 1 | held_up) & ((1 << _RECENT) - 1)
+        self._bits = (self._bits << 1 | lost) & ((1 << _RECENT) - 1)
         self._n = min(self._n + 1, _RECENT)
-        if held_up:
+        if lost:
             self._pace += (meanwhile - self._pace) / min(self._n, _PACE)
 
     @property
@@ -229,7 +229,7 @@ class _Watch:
     def __init__(self) -> None:
         self.lost = 0  # first runs, one soon after the other
         self.last = 0  # commits in the arena until then
-        self.quiet = 0  # first runs since one was held up
+        self.quiet = 0  # first runs since one has lost
 
 
 def _watch_of(transaction: Transaction) -> _Watch:
@@ -280,17 +280,17 @@ class FirstRun:
             await place.stand(self.habit.spot, self.habit)
 
     def ended(self, transaction: Transaction, place: Place, error: BaseException | None) -> None:
-        """It has ended. A handler that is not held up for long is watched no more."""
+        """It has ended. A handler that has not lost for long is watched no more."""
         if transaction.held_up or isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             return  # which says nothing
         lost = spot_of(transaction.report()) if transaction.conflicted else None
         if lost is not None:
             self.habit.lost(lost)
-        held_up = lost is not None and self.habit.covers(lost)
+        lost_there = lost is not None and self.habit.covers(lost)
         if not place.waited:
-            self.habit.note(held_up, self.habit.commits - self._before)
+            self.habit.note(lost_there, self.habit.commits - self._before)
         watch = _watch_of(transaction)
-        watch.quiet = 0 if held_up or place.waited else watch.quiet + 1
+        watch.quiet = 0 if lost_there or place.waited else watch.quiet + 1
         if watch.quiet >= _QUIET:
             watch.lost = 0
             transaction.arena.watched.discard(transaction.handler)
