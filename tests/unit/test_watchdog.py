@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 
 from recoverable import Arena, ArenaBusyError, ArenaOptionError, StepTooLongError, recoverable, watchdog
 from recoverable._native import watchdog as native
@@ -58,6 +59,17 @@ def stopped(arena: Arena, work: Callable[[], object], **options: Any) -> StepToo
     with pytest.raises(StepTooLongError) as error:
         asyncio.run(main())
     return error.value
+
+
+@contextlib.contextmanager
+def configured(processor: Any) -> Iterator[None]:
+    """Have events go to this processor alone."""
+    before = structlog.get_config()
+    structlog.configure(processors=[processor])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def threads_of_process() -> int:
@@ -109,6 +121,27 @@ def test_a_block_that_spins_is_stopped(arena: Arena) -> None:
     thread.start()
     thread.join(10)
     assert len(found) == 1
+    assert arena.root["n"] == 0
+
+
+def test_a_log_that_waits_for_the_arena_keeps_no_step_from_being_stopped(arena: Arena) -> None:
+    """A program that writes its events into the arena has the slow one wait for the very step that it is about."""
+    told: list[str] = []
+
+    def audit(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+        told.append(event["event"])
+        if event["event"] == "step.slow":
+            with arena.transaction():
+                arena.root["audited"] = True
+        raise structlog.DropEvent
+
+    with configured(audit):
+        stopped(arena, spin)
+        deadline = time.monotonic() + 5
+        while "audited" not in arena.root and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert told[:2] == ["step.slow", "step.stopped"]
+    assert arena.root["audited"]
     assert arena.root["n"] == 0
 
 

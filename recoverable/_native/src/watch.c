@@ -199,7 +199,7 @@ static void end_process(const rcv_arena *a)
 
 static struct {
     uint64_t passed; /* since the last look */
-    bool     due;    /* there is something to tell */
+    unsigned due;    /* the highest stage that there is something to tell of; RCV_W_FINE: nothing */
     uint64_t pause;  /* until the next one */
 } look;
 
@@ -253,7 +253,8 @@ static void look_at(rcv_arena *a)
     if (stage == RCV_W_END && !atomic_load(&w->spares))
         end_process(a);
     atomic_store(&w->stage, stage);
-    look.due |= stage > told;
+    if (stage > told && stage > look.due)
+        look.due = stage;
 }
 
 static void *tell_of_it(void *unused)
@@ -263,17 +264,25 @@ static void *tell_of_it(void *unused)
     return unused;
 }
 
-/* call_teller -- one at a time; where a thread can't be made, the next look tries again. */
+/* call_teller -- one for each stage, since the one before may stand in the program's log pipeline, which may wait for this very arena;
+ * where a thread can't be made, the next look tries again. */
 static void call_teller(void)
 {
-    pthread_t      teller;
-    pthread_attr_t detached;
-    if (atomic_load(&tellers) != 0 || pthread_attr_init(&detached) != 0)
+    static unsigned called_for;
+    pthread_t       teller;
+    pthread_attr_t  detached;
+    if (atomic_load(&tellers) == 0)
+        called_for = RCV_W_FINE;
+    if (look.due <= called_for || pthread_attr_init(&detached) != 0)
         return;
+    unsigned before = called_for;
+    called_for = look.due;
     atomic_fetch_add(&tellers, 1);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    if (pthread_create(&teller, &detached, tell_of_it, NULL) != 0)
+    if (pthread_create(&teller, &detached, tell_of_it, NULL) != 0) {
         atomic_fetch_sub(&tellers, 1);
+        called_for = before;
+    }
     pthread_attr_destroy(&detached);
 }
 
@@ -290,10 +299,10 @@ static void *watch(void *unused)
         uint64_t now = os_nanos();
         look.passed = now - last < 2 * pause ? now - last : 2 * pause;
         look.pause = LONGEST_PAUSE;
-        look.due = false;
+        look.due = RCV_W_FINE;
         last = now;
         registry_hold(look_at);
-        if (look.due)
+        if (look.due != RCV_W_FINE)
             call_teller();
     }
 }
