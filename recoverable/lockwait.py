@@ -9,8 +9,8 @@ until the loop comes by again, which has everybody else wait for this loop.
 What does: nobody keeps the lock for later. The driver looks before a step of what has been in the arena before, and before a
 commit; where the lock is another's, it awaits `stand` first. Between that look and the access it may be taken: an access waits
 for some milliseconds on the spot (`brief.c`), and then ends its run, which begins again after `stand` (`may_rerun` says whether
-that can be). All this only looks: whoever is unlucky each time, in front of steps that are short, waits briefly on the spot,
-where the queue is fair.
+that can be). All this only looks: whoever is unlucky each time waits on the spot, where the queue is fair: briefly, and where
+it sees that the lock goes from one long step to the next, for some more milliseconds at its access, so that it gets in at all.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from recoverable import lines, privilege, web
+from recoverable._native.runtime import unlucky
 from recoverable.waits import waiting
 
 if TYPE_CHECKING:
     from recoverable._native.runtime import Transaction
 
 __all__ = ["at_entry", "before_commit", "may_rerun", "stand"]
-
-_UNLUCKY: Final = 0.02  # seconds of looking alone
 
 
 async def stand(transaction: Transaction) -> None:
@@ -42,10 +41,19 @@ async def stand(transaction: Transaction) -> None:
         return
     if native.lock_is_free():
         return
-    begun = time.monotonic()
+    begun, moves = time.monotonic(), native.lock_moves()
 
     def is_over() -> bool:
-        return native.lock_is_free() or (time.monotonic() - begun > _UNLUCKY and native.try_lock())
+        if native.lock_is_free():
+            return True
+        if (now := time.monotonic()) - begun <= unlucky:
+            return False
+        if native.lock_moves() == moves:
+            return native.try_lock()
+        if native.lock_is_stuck() or now - native.let_in < unlucky:
+            return False
+        native.let_in = now  # one after the other: each may have the loop wait
+        return True
 
     try:
         with waiting(transaction, "lock"):

@@ -21,7 +21,9 @@ cdef extern from "recoverable.h" nogil:
     int rcv_error_errno()
 
     int rcv_lock_wait(rcv_arena *a)
-    int rcv_lock_wait_briefly(rcv_arena *a)
+    int rcv_lock_wait_briefly(rcv_arena *a, bint patient)
+    uint64_t rcv_lock_moves(const rcv_arena *a)
+    bint rcv_lock_is_stuck(const rcv_arena *a)
     int rcv_lock_busy(rcv_arena *a)
     int rcv_lock_is_free(rcv_arena *a)
     void rcv_lock_waited(rcv_arena *a, uint64_t nanos)

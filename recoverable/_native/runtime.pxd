@@ -46,6 +46,7 @@ cdef class NativeArena:
     cdef public list give_way # futures of those who wait for the privileged run to end
     cdef readonly dict waits # recoverable.waits: what requests wait for, by event loop,
     cdef public object listener # recoverable.inflight: what tells others of its requests, or None
+    cdef public double let_in # when one who had looked at the lock in vain was last let go on, to wait where the lock is needed
     cdef readonly dict places # and where hot spots are, in words, by unit
     cdef list untold # (Transaction, seconds, holder) of those that have waited for the lock for long, and nobody was told of; or None
     cdef bint has_pending(self) noexcept
@@ -89,6 +90,7 @@ cdef class Transaction:
     cdef readonly bint conflicted
     cdef readonly bint held_up # it was ended because others hold the lock for long: neither a conflict nor a crash
     cdef public double lock_time # seconds that its steps have waited for the lock, one after the other
+    cdef int helds # runs of its request that were ended because of the lock
     cdef bint reruns # after a conflict its handler is run again, and so it may be after this
     cdef readonly bint privileged
     cdef readonly bint closed # its coroutine was, before the end: nobody waits for what might follow

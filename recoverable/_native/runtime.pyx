@@ -34,6 +34,12 @@ cdef int fail(int rc) except -1:
     raise _errors.error_from(rc, text, rcv_error_errno())
 
 
+cdef enum:
+    HELDS = 5 # runs of a request that end because others hold the lock; the next one waits on the spot, lest it never ends
+
+cdef double UNLUCKY = 0.02 # seconds of looking at the lock alone, after which one stands in its queue for longer
+unlucky = UNLUCKY
+
 cdef double LATE = 0.1 # seconds that a request waits for others before that is told
 late = LATE
 
@@ -176,13 +182,15 @@ cdef class NativeArena:
 
     cdef int wait_briefly(self) noexcept:
         cdef int rc
-        cdef Transaction t = request_of(running(), self)
+        cdef Transaction t = running()
+        cdef bint patient = t is not None and t.arena is self and t.lock_time > UNLUCKY
+        t = request_of(t, self)
         cdef rcv_holder holder
         cdef double begun = rcv_monotonic()
         rcv_lock_holder(self.a, &holder)
         rcv_use(self.a)
         with nogil:
-            rc = rcv_lock_wait_briefly(self.a)
+            rc = rcv_lock_wait_briefly(self.a, patient)
         rcv_unuse(self.a)
         if t is not None:
             self.waited(t, rcv_monotonic() - begun, &holder)
@@ -195,6 +203,14 @@ cdef class NativeArena:
     def lock_is_free(self) -> bool:
         """Return whether the lock could be taken now, as far as a look at it tells."""
         return self.closed or rcv_lock_is_free(self.a) != 0
+
+    def lock_moves(self) -> int:
+        """Return a number that changes when steps that write end, and when the lock goes to another process."""
+        return 0 if self.closed else rcv_lock_moves(self.a)
+
+    def lock_is_stuck(self) -> bool:
+        """Return whether somebody here has waited for it in vain just now."""
+        return not self.closed and rcv_lock_is_stuck(self.a) != 0
 
     def try_lock(self) -> bool:
         """Wait for the lock for some milliseconds, on the spot, and let go of it: return whether that went well.

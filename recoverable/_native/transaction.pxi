@@ -67,6 +67,7 @@ cdef class Transaction:
         self.wait_time = 0
         self.wait_told = False
         self.lock_time = 0
+        self.helds = 0
         self.arena = None
         self.handler = self._ended = self.coroutine = None
         self.before = None # which may run anything, as those below
@@ -112,7 +113,8 @@ cdef class Transaction:
         t.begun = self.begun
         t.wait_time, t.wait_told, t.request_id = self.wait_time, self.wait_told, self.request_id
         t.rerun = rerun
-        t.reruns = self.reruns
+        t.helds = self.helds + (rerun == "held")
+        t.reruns = self.reruns and t.helds < HELDS
         if rerun == "held":
             t.lock_time = self.lock_time
         return t

@@ -16,6 +16,7 @@ import pytest
 
 import recoverable
 from recoverable import Arena, ArenaBusyError, Counter
+from support.children import child
 
 HELD, GAP = 0.5, 0.4  # seconds: for how long the lock is held; more, and the loop has stood still for it
 
@@ -481,6 +482,63 @@ async def test_it_is_not_starved_by_those_who_stand_in_the_queue(arena: Arena) -
         for i in range(10):
             await asyncio.wait_for(handler(i), 4)
     assert all(arena.root[f"made {i}"] == 2 for i in range(10))
+
+
+@pytest.mark.slow
+async def test_nor_by_a_process_whose_steps_are_long_one_after_the_other(name: str) -> None:
+    """Who holds the lock for long, and has it again at once, keeps no request out; and a loop goes on meanwhile."""
+    runs = []
+
+    def work() -> None:
+        while True:
+            with arena.transaction():
+                arena.root["n"] += 1
+                time.sleep(0.03)
+
+    with Arena.temporary("16 MiB", name=name, busy_timeout=2) as arena:
+        with arena.transaction():
+            arena.root["n"] = 0
+
+        @recoverable.recoverable(arena=arena)
+        async def handler(i: int) -> None:
+            runs.append(i)
+            arena.root[f"made {i}"] = 1
+            await asyncio.sleep(0)
+            arena.root[f"made {i}"] = 2
+
+        with child(work) as pid:
+            try:
+                async with ticking() as pauses:
+                    await asyncio.sleep(0.05)
+                    for i in range(2):
+                        await handler(i)
+            finally:
+                os.kill(pid, signal.SIGKILL)
+        assert all(arena.root[f"made {i}"] == 2 for i in range(2))
+    assert max(pauses) < GAP
+    assert len(runs) < 2 * 6
+
+
+async def test_a_request_does_not_begin_again_for_ever(arena: Arena) -> None:
+    """One that has the lock held against itself, in each of its runs, waits on the spot in the end."""
+    runs = []
+
+    def audit() -> None:
+        with arena.transaction():
+            arena.root["audited"] = True
+            time.sleep(0.03)
+
+    @recoverable.recoverable(arena=arena)
+    async def handler() -> None:
+        runs.append(1)
+        job = asyncio.get_running_loop().run_in_executor(None, audit)
+        await asyncio.sleep(0.002)
+        arena.root["n"] = 1
+        await job
+
+    await handler()
+    assert arena.root["n"] == 1
+    assert len(runs) <= 6
 
 
 async def test_what_is_only_good_to_know_does_not_wait(arena: Arena, holder: Any) -> None:

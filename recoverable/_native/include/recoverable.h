@@ -249,8 +249,11 @@ RCV_API void rcv_get_lock_times(const rcv_arena *a, struct rcv_lock_times *out);
 RCV_API int rcv_lock_busy(rcv_arena *a); /* the RCV_ERR_BUSY of one that has waited for that long otherwise */
 
 /* Where an event loop must go on: brief.c. rcv_lock_wait_briefly -- rcv_lock_wait(), but RCV_ERR_AGAIN after some milliseconds, or at
- * once where the lock is known to be stuck. rcv_lock_is_free -- a hint. rcv_lock_waited -- somebody has waited for it otherwise. */
-RCV_API int rcv_lock_wait_briefly(rcv_arena *a);
+ * once where the lock is known to be stuck; `patient`: some more of them. rcv_lock_is_free -- a hint. rcv_lock_moves -- changes when
+ * a step that has written ends. rcv_lock_is_stuck -- somebody here has waited in vain just now. rcv_lock_waited -- somebody has waited for it otherwise. */
+RCV_API int rcv_lock_wait_briefly(rcv_arena *a, int patient);
+RCV_API uint64_t rcv_lock_moves(const rcv_arena *a);
+RCV_API int rcv_lock_is_stuck(const rcv_arena *a);
 RCV_API int rcv_lock_is_free(rcv_arena *a);
 RCV_API void rcv_lock_waited(rcv_arena *a, uint64_t nanos);
 

@@ -9,11 +9,15 @@
  * What does: look for SPIN, then stand in the queue for BRIEF, which is fair and long enough wherever steps are short. If even that
  * was in vain the lock counts as stuck for STUCK: who comes meanwhile does not try again, so that hundreds of requests stop their
  * loop once, not each of them. What they do instead is the bindings' affair: look now and then, while the loop goes on.
+ *
+ * Where each holder's step takes longer than BRIEF, and the next one has the lock at once, neither looking nor BRIEF ever finds it
+ * free. So who has looked for long in vain, and sees that it moves from holder to holder, stands in the queue for PATIENT.
  */
 #include "segment.h"
 
 #define SPIN UINT64_C(50000)      /* ns */
 #define BRIEF 0.005               /* seconds */
+#define PATIENT 0.025             /* seconds */
 #define STUCK UINT64_C(100000000) /* ns */
 #define LOOKS 64u                 /* between two readings of the clock */
 
@@ -52,7 +56,15 @@ static unsigned spin(rcv_arena *a, uint64_t begun)
     return looks;
 }
 
-static bool is_stuck(rcv_arena *a) { return os_nanos() < atomic_load_explicit(&a->stuck_until, memory_order_relaxed); }
+static bool is_stuck(const rcv_arena *a) { return os_nanos() < atomic_load_explicit(&a->stuck_until, memory_order_relaxed); }
+
+int rcv_lock_is_stuck(const rcv_arena *a) { return is_stuck(a); }
+
+uint64_t rcv_lock_moves(const rcv_arena *a)
+{
+    return atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed) + atomic_load_explicit(&a->hdr->cuts, memory_order_relaxed) +
+           (atomic_load_explicit(&a->hdr->lock.owner, memory_order_relaxed) & RCV_TOKEN);
+}
 
 bool lock_is_free_soon(rcv_arena *a)
 {
@@ -62,13 +74,14 @@ bool lock_is_free_soon(rcv_arena *a)
     return rcv_lock_is_free(a);
 }
 
-int rcv_lock_wait_briefly(rcv_arena *a)
+int rcv_lock_wait_briefly(rcv_arena *a, int patient)
 {
+    const double most = patient ? PATIENT : BRIEF;
     uint64_t begun = os_nanos();
     unsigned looks = spin(a, begun);
     if (looks != 0 && is_stuck(a) && !rcv_lock_is_free(a))
         return RCV_ERR_AGAIN;
-    int rc = lock_wait(a, a->busy_timeout < BRIEF ? a->busy_timeout : BRIEF, begun);
+    int rc = lock_wait(a, a->busy_timeout < most ? a->busy_timeout : most, patient, begun);
     if (rc != RCV_ERR_BUSY)
         return rc;
     atomic_store(&a->stuck_until, os_nanos() + STUCK);

@@ -328,7 +328,7 @@ int rcv_lock_busy(rcv_arena *a)
                      handler[0] != '\0' ? "; its last step was of " : "", handler, where);
 }
 
-int lock_wait(rcv_arena *a, double seconds, uint64_t begun)
+int lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun)
 {
     uint64_t me = this_thread();
     int      rc = 0, err;
@@ -345,7 +345,7 @@ int lock_wait(rcv_arena *a, double seconds, uint64_t begun)
                            "changed", a->name, seconds);
         else if (err != 0)
             rc = rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't lock its object", a->name);
-    } else if (queue_wait(a, seconds, &dead) != 0) {
+    } else if (queue_wait(a, seconds, before, &dead) != 0) {
         rc = rcv_lock_busy(a);
     } else {
         a->prelocked_dead = dead; /* whoever writes this holds the lock */
@@ -363,7 +363,7 @@ int lock_wait(rcv_arena *a, double seconds, uint64_t begun)
 int rcv_lock_wait(rcv_arena *a)
 {
     uint64_t begun = os_nanos();
-    int      rc = lock_wait(a, a->busy_timeout, begun);
+    int      rc = lock_wait(a, a->busy_timeout, false, begun);
     if (rc == RCV_ERR_BUSY)
         held_waited(a, os_nanos() - begun); /* in vain, but it has waited */
     return rc;

@@ -37,6 +37,7 @@ struct waiting {
     uint64_t          begun, now, looked;
     uint64_t          offer, offer_seen; /* an offer to another, as the word has it, and since when */
     bool              dead;
+    bool              before; /* it has stood here before, for as long as it may, in vain */
 };
 
 /* -- places ------------------------------------------------------------------------------------------------------ */
@@ -63,8 +64,8 @@ static void stand(rcv_arena *a, struct waiting *w)
         if (atomic_load_explicit(&p->ticket, memory_order_relaxed) != 0 ||
             !atomic_compare_exchange_strong(&p->ticket, &nobody, w->ticket))
             continue;
-        atomic_store(&p->hungry, 0);
-        atomic_store(&p->passed, 0);
+        atomic_store(&p->hungry, w->before);
+        atomic_store(&p->passed, w->before);
         w->place = p;
         return;
     }
@@ -222,12 +223,13 @@ static uint64_t pause_for(const rcv_arena *a, const struct waiting *w, uint64_t 
     return most < left ? most : left;
 }
 
-/* queue_wait -- at most that long. A signal does not cut it short. */
-int queue_wait(rcv_arena *a, double seconds, bool *dead)
+/* queue_wait -- at most that long. `before`: it has waited in vain already, and is offered the lock at the end of one step. A signal does
+ * not cut it short. */
+int queue_wait(rcv_arena *a, double seconds, bool before, bool *dead)
 {
     seconds = seconds > 0 ? seconds : 0; /* NaN, too */
     uint64_t       most = (uint64_t)((seconds < WAIT_MAX ? seconds : WAIT_MAX) * 1e9);
-    struct waiting w = {.ticket = atomic_fetch_add(&a->hdr->lock.tickets, 1) + 1, .begun = os_nanos()};
+    struct waiting w = {.ticket = atomic_fetch_add(&a->hdr->lock.tickets, 1) + 1, .begun = os_nanos(), .before = before};
     static _Atomic uint32_t no_bell;
     bool                    held;
     w.now = w.looked = w.begun;

@@ -229,7 +229,7 @@ void lock_note_lost(rcv_arena *a, uint64_t word);  /* we have taken the lock fro
 
 /* -- queue.c: who waits for the lock, and who is next ----------------------------------------------------------- */
 
-int  queue_wait(rcv_arena *a, double seconds, bool *dead); /* 0: held; *dead: from a dead owner. ETIMEDOUT */
+int  queue_wait(rcv_arena *a, double seconds, bool before, bool *dead); /* 0: held; *dead: from a dead owner. ETIMEDOUT */
 int  queue_pass(rcv_arena *a);             /* drop a lock that is being waited for. RCV_ERR_BUG: it was not ours */
 bool lock_seize(rcv_arena *a, uint64_t word);  /* take the lock from an owner that is dead */
 
@@ -264,8 +264,9 @@ int  lock_once(void);           /* 0 or errno: what this process needs before an
 int  lock_take(rcv_arena *a);
 /* lock_drop -- 0; RCV_ERR_MISUSE: this thread does not hold it; RCV_ERR_BUG: it was taken from us. Nothing was changed then. */
 int  lock_drop(rcv_arena *a);
-/* lock_wait -- rcv_lock_wait(), for at most that many seconds, of a thread that has wanted it since os_nanos() was `begun`. */
-int  lock_wait(rcv_arena *a, double seconds, uint64_t begun);
+/* lock_wait -- rcv_lock_wait(), for at most that many seconds, of a thread that has wanted it since os_nanos() was `begun`.
+ * `before`: it has stood in the queue before, in vain. */
+int  lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun);
 /* lock_is_free_soon -- is it free, or will it be when it has been looked at for some 50 µs? A loop that turns takes longer. brief.c */
 bool lock_is_free_soon(rcv_arena *a);
 /* lock_give_back -- what rcv_lock_wait has kept for this thread, if the thread does not want it after all. */
