@@ -159,15 +159,18 @@ class Habit:
     __slots__ = ("_bits", "_elsewhere", "_n", "_pace", "_votes", "_waited", "commits", "spot")
 
     def __init__(self) -> None:
-        self._bits = self._n = 0
-        self._pace = (
-            0.0  # commits of others while a first run that lost went on; 1: one after another is the best there is
-        )
+        self._forget()
         self.commits = 0  # of all their runs
         self._votes = 0  # that this spot is ahead of others
         self._elsewhere = 0  # losses at other places of its container, one after the other
         self._waited = 0  # first runs that would have had to wait
         self.spot: Spot | None = None  # where they lose, mostly
+
+    def _forget(self) -> None:
+        self._bits = self._n = 0
+        self._pace = (
+            0.0  # commits of others while a first run that lost went on; 1: one after another is the best there is
+        )
 
     def lost(self, spot: Spot) -> None:
         """One has lost there. Votes find the one that has the majority, if there is one (Boyer and Moore, 1981)."""
@@ -179,6 +182,8 @@ class Habit:
         elif self._votes > 0:
             self._votes -= 1
         else:
+            if self.spot is not None:
+                self._forget()  # what was found out about another place says nothing about this one
             self.spot, self._votes = spot, 1
 
     def covers(self, spot: Spot) -> bool:

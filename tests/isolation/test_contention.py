@@ -220,6 +220,21 @@ def test_a_habit_of_losing_where_several_commit_abreast() -> None:
         assert habit.queues is queues
 
 
+def test_a_habit_moves_with_its_place() -> None:
+    """Where another place is hot now, that is found out as soon as it was the first time."""
+    habit = Habit()
+    for spot in ((7, 2, 1), (8, 2, 1), (9, 2, 1)):
+        runs = 0
+        while not (habit.queues and habit.covers(spot)):
+            habit.lost(spot)
+            habit.note(habit.covers(spot), 1)
+            runs += 1
+        for _ in range(40):
+            habit.lost(spot)
+            habit.note(True, 1)
+        assert runs <= 10
+
+
 async def test_a_storm_over_several_keys_is_not_put_in_one_queue(shop: Arena) -> None:
     """Transfers among ten accounts lose nearly all their first runs, but not one after another: these go on running at once."""
     with shop.transaction():
