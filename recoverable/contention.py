@@ -185,6 +185,8 @@ class Habit:
             if self.spot is not None:
                 self._forget()  # what was found out about another place says nothing about this one
             self.spot, self._votes = spot, 1
+            self._bits = self._n = self._elsewhere = 0  # what was of another place says nothing of this one
+            self._pace = 0.0
 
     def covers(self, spot: Spot) -> bool:
         """Return whether it lies in the container where they lose, mostly."""
@@ -300,3 +302,6 @@ class FirstRun:
             watch.lost = 0
             transaction.arena.watched.discard(transaction.handler)
             self._handler.watch(False)
+            habits = transaction.arena.habits  # when it loses again, it may be for another reason
+            for key in [key for key in habits if key[0] == transaction.handler]:
+                habits.pop(key, None)
