@@ -109,7 +109,9 @@ class Place:
         try:
             if self.waited:  # behind many who hang one goes on without
                 with waiting(self._request, "turn", turn.holder, turn.unit):
-                    await lines.wait(self._native, turn.unit, turn.has_come, self._native.busy_timeout)
+                    await lines.wait(
+                        self._native, turn.unit, turn.has_come, self._native.busy_timeout, turn.is_behind_others
+                    )
         except BaseException:
             self._leave(turn)
             raise

@@ -5,24 +5,43 @@ What we want: hundreds may wait for one thing, and one timer runs; the loop goes
 What does not work: having the first who waits look, whenever it wakes up. It may be a part of a task whose outer part waits as
 well, in the same line, behind it.
 
-What does: the line itself looks, every millisecond, on behalf of the first; whoever may go makes room for the next one. Who
-knows better has it look at once.
+What does: the line itself looks on behalf of the first; whoever may go makes room for the next one. Who knows better has it look
+at once. Otherwise it looks every millisecond, and less often where only those could be waited for who will say so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import time
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
     from recoverable._native.runtime import NativeArena
 
 __all__ = ["look", "wait"]
 
-_POLL: Final = 0.001  # seconds between two looks
+_OFTEN: Final = 0.001  # seconds between two looks
+_SELDOM: Final = (
+    0.016  # where who is waited for is of this process, and does not say so only if it hangs, or was forgotten
+)
+
+
+class Wait(NamedTuple):
+    """What somebody waits for.
+
+    Attributes:
+        is_over: Returns whether it is there.
+        end: By `time.monotonic()`: when it is not waited for any longer.
+        is_elsewhere: Returns whether it depends on others than this process.
+    """
+
+    is_over: Callable[[], bool]
+    end: float
+    is_elsewhere: Callable[[], bool]
 
 
 class _Line:
@@ -33,25 +52,31 @@ class _Line:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self.waiting: dict[asyncio.Future[bool], Callable[[], bool]] = {}
+        self.waiting: dict[asyncio.Future[bool], Wait] = {}
 
     def look(self) -> None:
-        """Wake those who need not wait any longer, up to the first who must; come back while there is one."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for future, is_over in list(self.waiting.items()):
+        """Wake those who need not wait any longer, up to the first who must; come back while there is one.
+
+        Who has waited for long enough is woken when it is the first: those before it came earlier.
+        """
+        for future, what in list(self.waiting.items()):
             if future.done():
                 continue
             try:
-                over = is_over()
+                over = what.is_over()
             except Exception as error:
                 future.set_exception(error)
                 continue
-            if not over:
-                self._timer = self._loop.call_later(_POLL, self.look)
+            if not over and time.monotonic() < what.end:
+                if self._timer is None:
+                    pause = _OFTEN if what.is_elsewhere() else _SELDOM
+                    self._timer = self._loop.call_later(pause, self._look_again, context=contextvars.Context())
                 return
-            future.set_result(True)
+            future.set_result(over)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self.look()
 
     def stop(self) -> None:
         """Nobody waits any longer."""
@@ -59,37 +84,45 @@ class _Line:
             self._timer.cancel()
 
 
-async def wait(native: NativeArena, what: Hashable, is_over: Callable[[], bool], seconds: float) -> bool:
-    """Wait in the running loop's line for that thing, at most so long: return whether it is over."""
+async def wait(
+    native: NativeArena,
+    what: Hashable,
+    is_over: Callable[[], bool],
+    seconds: float,
+    is_elsewhere: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Wait in the running loop's line for that thing, for about so long at most: return whether it is over."""
     if is_over():
         return True
     loop = asyncio.get_running_loop()
-    key = what, loop
-    line: _Line = native.lines.get(key) or native.lines.setdefault(key, _Line(loop))
+    lines: dict[asyncio.AbstractEventLoop, _Line] = native.lines.setdefault(what, {})
+    line = lines.get(loop) or lines.setdefault(loop, _Line(loop))
     future: asyncio.Future[bool] = loop.create_future()
-    limit = loop.call_later(seconds, _give_up, future)
-    line.waiting[future] = is_over
+    line.waiting[future] = Wait(is_over, time.monotonic() + seconds, is_elsewhere)
     try:
         if len(line.waiting) == 1:
             line.look()
         return await future
     finally:
-        limit.cancel()
         del line.waiting[future]
         if line.waiting:
             line.look()
-        elif native.lines.get(key) is line:
+        else:
             line.stop()
-            del native.lines[key]
-
-
-def _give_up(future: asyncio.Future[bool]) -> None:
-    if not future.done():
-        future.set_result(False)
+            lines.pop(loop, None)
+            if not lines:
+                native.lines.pop(what, None)
 
 
 def look(native: NativeArena, what: Hashable) -> None:
-    """Have the running loop's line for that thing look now."""
-    line = native.lines.get((what, running_loop()))
-    if line is not None:
-        line.look()
+    """Have the lines for that thing look now, those of other event loops as well."""
+    lines: dict[asyncio.AbstractEventLoop, _Line] | None = native.lines.get(what)
+    if lines is None:
+        return
+    here = running_loop()
+    for loop, line in list(lines.items()):
+        if loop is here:
+            line.look()
+        elif not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                loop.call_soon_threadsafe(line.look)

@@ -49,6 +49,10 @@ cdef class Turn:
         """Return whether its turn has come; if not, ask again in some milliseconds."""
         return not self.drawn or self.arena.closed or rcv_turn_come(self.arena.a, &self.turn) != 0
 
+    def is_behind_others(self) -> bool:
+        """Return whether who stood before it at the last look is of another process."""
+        return self.turn.elsewhere != 0
+
     def holder(self) -> tuple[int, str] | None:
         """Return process and handler of whose turn it is before this one's, as far as known: 0, "" where not; None: nobody's."""
         cdef rcv_holder holder

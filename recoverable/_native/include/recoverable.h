@@ -349,6 +349,7 @@ struct rcv_turn { /* process memory of who waits */
     uint64_t seen, since; /* whom it waits for, and since when */
     uint64_t forks;
     uint32_t place;
+    uint32_t elsewhere; /* the one that it waits for is of another process */
 };
 RCV_API int  rcv_turn_draw(rcv_arena *a, uint64_t unit, struct rcv_turn *turn);
 RCV_API int  rcv_turn_come(rcv_arena *a, struct rcv_turn *turn);

@@ -106,6 +106,7 @@ int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
             free_place(t, token, number);
             continue;
         }
+        turn->elsewhere = token != a->token;
         if (turn->seen != number) {
             turn->seen = number;
             turn->since = now;
