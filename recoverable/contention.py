@@ -170,9 +170,7 @@ class Habit:
 
     def _forget(self) -> None:
         self._bits = self._n = 0
-        self._pace = (
-            0.0  # commits of others while a first run that lost went on; 1: one after another is the best there is
-        )
+        self._pace = 0.0  # commits of others while a first run that lost went on; 1: one after another is the best
 
     def lost(self, spot: Spot) -> None:
         """One has lost there. Votes find the one that has the majority, if there is one (Boyer and Moore, 1981)."""
@@ -187,8 +185,6 @@ class Habit:
             if self.spot is not None:
                 self._forget()  # what was found out about another place says nothing about this one
             self.spot, self._votes = spot, 1
-            self._bits = self._n = self._elsewhere = 0  # what was of another place says nothing of this one
-            self._pace = 0.0
 
     def covers(self, spot: Spot) -> bool:
         """Return whether it lies in the container where they lose, mostly."""
