@@ -122,6 +122,10 @@ class Place:
         """Return whether it stands somewhere in that arena."""
         return self._native is native and self._turn is not None and self._turn.held
 
+    def is_waited_for(self) -> bool:
+        """Return whether others of this process wait for its turn to end."""
+        return self._turn is not None and self._turn.unit in self._native.lines
+
     def leave(self) -> None:
         """The run has ended: the next one's turn."""
         turn, self._turn = self._turn, None
@@ -292,10 +296,11 @@ class FirstRun:
         if lost is not None:
             self.habit.lost(lost)
         lost_there = lost is not None and self.habit.covers(lost)
-        if not place.waited:
+        in_queue = place.waited or place.is_waited_for()  # that the first of a queue does not lose says nothing
+        if not in_queue:
             self.habit.note(lost_there, self.habit.commits - self._before)
         watch = _watch_of(transaction)
-        watch.quiet = 0 if lost_there or place.waited else watch.quiet + 1
+        watch.quiet = 0 if lost_there or in_queue else watch.quiet + 1
         if watch.quiet >= _QUIET:
             watch.lost = 0
             transaction.arena.watched.discard(transaction.handler)

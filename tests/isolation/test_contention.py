@@ -571,3 +571,20 @@ async def test_an_independent_one_inside_a_privileged_run_waits_for_no_turn(
     await outer()
     assert time.monotonic() - begun < 0.9  # it is a second that one who hangs is waited for
     assert (len(outer_runs), len(inner_runs)) == (2, 2)
+
+
+async def test_waves_of_requests_keep_their_queue(shop: Arena) -> None:
+    """Who finds the queue empty, as the first of each wave does, is no evidence against it: no later wave loses its first runs."""
+    runs = 0
+
+    @recoverable.recoverable(arena=shop)
+    async def sell() -> None:
+        nonlocal runs
+        runs += 1
+        await stock(shop.root, 0)
+
+    await asyncio.gather(*(sell() for _ in range(15)))
+    runs = 0
+    for _ in range(12):
+        await asyncio.gather(*(sell() for _ in range(15)))
+    assert runs <= 180 * 1.15
