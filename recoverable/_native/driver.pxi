@@ -190,7 +190,8 @@ cdef class StepDriver:
             self.t.around = <Transaction>frame.below.owner
         self.t.parts += self.part
         try:
-            if error is None and self.t.t != NULL and rcv_txn_lock_held(self.t.t) and self.can_wait(): # a cancellation does not wait
+            # A cancellation does not wait.
+            if error is None and self.t.t != NULL and rcv_txn_lock_held(self.t.t) and self.can_wait():
                 self.held = (self.coroutine, value)
                 self.coroutine, value = _await_lock(self.t), None
             elif self.held is None:

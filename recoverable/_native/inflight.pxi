@@ -1,7 +1,7 @@
 # inflight.pxi -- the transactions of this process that have not ended, for whoever asks what they are at. Part of runtime.pyx.
 #
-# When a request began costs each of them a look at the kernel's coarse clock, which is a load from a page that is there already: it is
-# right to some milliseconds.
+# When a request began costs each of them a look at the kernel's coarse clock, a load from a page that is there already: it
+# is right to some milliseconds.
 
 cdef extern from *:
     """

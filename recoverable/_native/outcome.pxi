@@ -47,8 +47,8 @@ cdef int lost(StepDriver d, object cause) except -1:
         raise _errors.ConflictError() from cause
     if d.t.held_up:
         raise _errors.ArenaBusyError(
-            f"{d.t.handler} needed the arena while others held its lock for long, and could not begin again; it was rolled back, and "
-            "nothing of it was committed; send the request again") from cause
+            f"{d.t.handler} needed the arena while others held its lock for long, and could not begin again; it was rolled back, "
+            "and nothing of it was committed; send the request again") from cause
     if doom == RCV_ERR_FULL:
         raise _errors.error_from(doom, "the arena ran out of room while the handler ran", 0) from cause
     if rcv_doom_text(doom) != NULL:

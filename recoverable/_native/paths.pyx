@@ -59,7 +59,8 @@ def describe_conflict(NativeArena arena not None, report: dict) -> tuple[str | N
 
 
 def hot_spots(NativeArena arena not None) -> list[tuple[str | None, str | None, int, int, int]]:
-    """Return path, place, count, its error and the length of the queue of where conflicts were lost, those that stand out, certainly most frequent first."""
+    """Return where conflicts were lost, those places that stand out: path, place, count, its error and the length of the queue
+    there; certainly most frequent first."""
     cdef rcv_hotspot spots[RCV_HOTSPOTS]
     if arena.closed:
         return []

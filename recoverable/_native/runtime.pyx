@@ -107,8 +107,8 @@ cdef class NativeArena:
         self.untold.append((t, t.wait_time, holder_of(holder)))
 
     def take_untold(self) -> list:
-        """Return, once, (transaction, seconds, holder) of those that have waited for the lock for long while their threads stood still,
-        which nobody was told of."""
+        """Return, once, (transaction, seconds, holder) of those whose threads have stood still for the lock for long, and which
+        nobody was told of."""
         found, self.untold = self.untold, None
         return found or []
 

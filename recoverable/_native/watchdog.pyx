@@ -85,7 +85,8 @@ cdef void withdraw(uint64_t ident) noexcept:
 
 
 cdef Transaction _probe = Transaction.__new__(Transaction)
-cdef Py_ssize_t _to_owner = <char *>&_probe.t - <char *><PyObject *>_probe # from a Transaction to what its core half knows as its place
+# From a Transaction to what its core half knows as its place.
+cdef Py_ssize_t _to_owner = <char *>&_probe.t - <char *><PyObject *>_probe
 
 
 cdef class Overdue:

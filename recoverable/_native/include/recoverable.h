@@ -103,7 +103,8 @@ RCV_API int rcv_repair_take(rcv_arena *a);
 RCV_API int rcv_orphaned(rcv_arena *a);
 /* rcv_orphan_take -- 1: that was found, by this process, and has not been asked for since. */
 RCV_API int rcv_orphan_take(rcv_arena *a);
-/* rcv_pending -- is there anything that rcv_repair_take, rcv_orphan_take or rcv_take_strays would tell? Looks at the name from time to time. */
+/* rcv_pending -- is there anything that rcv_repair_take, rcv_orphan_take or rcv_take_strays would tell? Looks at the name from
+ * time to time. */
 RCV_API int rcv_pending(rcv_arena *a);
 RCV_API int rcv_created(const rcv_arena *a); /* 1: this open made the segment */
 /* rcv_processes -- processes attached to the segment: writes up to `max` pids, returns how many are alive. */
@@ -248,9 +249,10 @@ RCV_API int rcv_lock_wait(rcv_arena *a);
 RCV_API void rcv_get_lock_times(const rcv_arena *a, struct rcv_lock_times *out);
 RCV_API int rcv_lock_busy(rcv_arena *a); /* the RCV_ERR_BUSY of one that has waited for that long otherwise */
 
-/* Where an event loop must go on: brief.c. rcv_lock_wait_briefly -- rcv_lock_wait(), but RCV_ERR_AGAIN after some milliseconds, or at
- * once where the lock is known to be stuck; `patient`: some more of them. rcv_lock_is_free -- a hint. rcv_lock_moves -- changes when
- * a step that has written ends. rcv_lock_is_stuck -- somebody here has waited in vain just now. rcv_lock_waited -- somebody has waited for it otherwise. */
+/* Where an event loop must go on: brief.c. rcv_lock_wait_briefly -- rcv_lock_wait(), but RCV_ERR_AGAIN after some
+ * milliseconds, or at once where the lock is known to be stuck; `patient`: some more of them. rcv_lock_is_free -- a hint.
+ * rcv_lock_moves -- changes when a step that has written ends. rcv_lock_is_stuck -- somebody here has waited in vain just now.
+ * rcv_lock_waited -- somebody has waited for it otherwise. */
 RCV_API int rcv_lock_wait_briefly(rcv_arena *a, int patient);
 RCV_API uint64_t rcv_lock_moves(const rcv_arena *a);
 RCV_API int rcv_lock_is_stuck(const rcv_arena *a);
@@ -340,10 +342,11 @@ RCV_API int rcv_must_wait(rcv_txn *t);
 RCV_API int rcv_privileged_here(const rcv_arena *a); /* is it one of this process? */
 RCV_API double rcv_busy_timeout(const rcv_arena *a);
 
-/* A place in the queue of those who have lost at a spot, in all processes: whoever has it asks now and then whether its turn has come.
- * rcv_turn_draw -- 1: it has one, to be dropped; 0: the table is full, and nothing is to be waited for. rcv_turn_come -- 0: ask again.
- * rcv_turn_stands -- is it still there, and nobody has taken its number away? rcv_turn_drop -- without effect after the first time, and in a forked child. rcv_turn_queue -- how many of the living
- * stand there. rcv_turn_queues -- … anywhere, and in the longest queue. */
+/* A place in the queue of those who have lost at a spot, in all processes: whoever has it asks now and then whether its turn
+ * has come. rcv_turn_draw -- 1: it has one, to be dropped; 0: the table is full, and nothing is to be waited for.
+ * rcv_turn_come -- 0: ask again. rcv_turn_stands -- is it still there, and nobody has taken its number away? rcv_turn_drop --
+ * without effect after the first time, and in a forked child. rcv_turn_queue -- how many of the living stand there.
+ * rcv_turn_queues -- … anywhere, and in the longest queue. */
 struct rcv_turn { /* process memory of who waits */
     uint64_t unit, number;
     uint64_t seen, since; /* whom it waits for, and since when */
@@ -409,13 +412,14 @@ struct rcv_notes_seen {
     struct rcv_teller    teller[RCV_PEERS];
     struct rcv_note_seen note[64];
 };
-/* rcv_peek_notes -- the last answers of the processes that tell of their requests; with `ask`, after having asked them to. As rcv_peek.
- * rcv_notes_ask, rcv_notes_see -- the same for who is attached. */
+/* rcv_peek_notes -- the last answers of the processes that tell of their requests; with `ask`, after having asked them to. As
+ * rcv_peek. rcv_notes_ask, rcv_notes_see -- the same for who is attached. */
 RCV_API int  rcv_peek_notes(int fd, const char *name, int ask, struct rcv_notes_seen *out);
 RCV_API void rcv_notes_ask(rcv_arena *a);
 RCV_API void rcv_notes_see(const rcv_arena *a, struct rcv_notes_seen *out);
-/* A thread that answers: rcv_notes_listen(1); then again and again rcv_notes_seen(); rcv_notes_await() without the GIL, between rcv_use
- * and rcv_unuse: returns when somebody has asked, at some time after rcv_notes_seen(); rcv_notes_tell(): how many of them had room. */
+/* A thread that answers: rcv_notes_listen(1); then again and again rcv_notes_seen(); rcv_notes_await() without the GIL,
+ * between rcv_use and rcv_unuse: returns when somebody has asked, at some time after rcv_notes_seen(); rcv_notes_tell(): how
+ * many of them had room. */
 RCV_API int      rcv_notes_listen(rcv_arena *a, int on); /* 0: a forked child that has not used the arena yet */
 RCV_API uint32_t rcv_notes_seen(const rcv_arena *a);
 RCV_API void     rcv_notes_await(rcv_arena *a, uint32_t seen);
@@ -577,15 +581,17 @@ struct rcv_overdue { /* a step of this process that has taken long */
     char      text[RCV_STUCK_TEXT]; /* as of a slow step, if it had to be found out without the GIL */
 };
 
-/* rcv_watch_limit -- how long a step may hold that arena; 0: as long as it likes; at twice that the process `ends`. rcv_watch_begin -- start the thread that watches, or
- * have it look again. tell() is called without the GIL, in a thread of its own, when rcv_watch_due has something for an arena;
- * withdraw(ident) with the GIL, when a step ends that rcv_watch_stop has stopped. rcv_watch_end -- stop it; without the GIL. */
+/* rcv_watch_limit -- how long a step may hold that arena; 0: as long as it likes; at twice that the process `ends`.
+ * rcv_watch_begin -- start the thread that watches, or have it look again. tell() is called without the GIL, in a thread of
+ * its own, when rcv_watch_due has something for an arena; withdraw(ident) with the GIL, when a step ends that rcv_watch_stop
+ * has stopped. rcv_watch_end -- stop it; without the GIL. */
 RCV_API void   rcv_watch_limit(rcv_arena *a, double seconds, int ends);
 RCV_API double rcv_watch_limit_of(const rcv_arena *a);
 RCV_API int    rcv_watch_begin(void (*tell)(void), void (*withdraw)(uint64_t ident));
 RCV_API void   rcv_watch_end(void);
-/* rcv_watch_due -- is there something to do about the step that holds it, or has held it? rcv_watch_told -- all up to that stage is done.
- * rcv_watch_say -- put what it is at into the segment. rcv_watch_stop -- doom it, if it still goes on: 1, and set an exception. */
+/* rcv_watch_due -- is there something to do about the step that holds it, or has held it? rcv_watch_told -- all up to that
+ * stage is done. rcv_watch_say -- put what it is at into the segment. rcv_watch_stop -- doom it, if it still goes on: 1, and
+ * set an exception. */
 RCV_API int    rcv_watch_due(rcv_arena *a, struct rcv_overdue *out);
 RCV_API void   rcv_watch_told(rcv_arena *a, const struct rcv_overdue *what, unsigned stage);
 RCV_API void   rcv_watch_say(rcv_arena *a, const struct rcv_overdue *what, const char *text);

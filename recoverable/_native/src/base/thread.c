@@ -1,8 +1,8 @@
 /* thread.c -- the threads of this process: a number for each, and which of the kernel's threads has it.
  *
- * The number is what the lock knows a thread by: it is never given again, the kernel's ids are. The watchdog needs those too, to send a
- * signal to the thread that holds an arena, and Python's, which is the C library's. So whoever gets a number leaves its ids
- * in a table, of the last RCV_THREADS threads: a thread that is not found there is one that nothing can be sent to.
+ * The number is what the lock knows a thread by: it is never given again, the kernel's ids are. The watchdog needs those too,
+ * to send a signal to the thread that holds an arena, and Python's, which is the C library's. So whoever gets a number leaves
+ * its ids in a table, of the last RCV_THREADS threads: a thread that is not found there is one that nothing can be sent to.
  */
 #include "base.h"
 

@@ -1,12 +1,12 @@
 /* held.c -- for how long the lock is held, and waited for.
  *
- * What we want: to know how full the lock is, which is what says how many cores one arena carries, from any process and from outside;
- * and that a step pays a few instructions for it.
+ * What we want: to know how full the lock is, which is what says how many cores one arena carries, from any process and from
+ * outside; and that a step pays a few instructions for it.
  *
- * What does: a histogram on the board, over all processes. Of the times that a process takes the lock, one in 17 to 32 is timed, and
- * counted as often as there were since the last one: so the count is that of all, the sum is an estimate of all, and its growth
- * over a second is how full the lock was in that second. The distance to the next one changes, lest it fall into step with
- * requests that take the lock in a rhythm. Waits are timed all: whoever waits has the time.
+ * What does: a histogram on the board, over all processes. Of the times that a process takes the lock, one in 17 to 32 is
+ * timed, and counted as often as there were since the last one: so the count is that of all, the sum is an estimate of all,
+ * and its growth over a second is how full the lock was in that second. The distance to the next one changes, lest it fall
+ * into step with requests that take the lock in a rhythm. Waits are timed all: whoever waits has the time.
  *
  * Holds are added under the lock, waits atomically, since an event loop waits without ever having the lock: nothing is lost between
  * processes. Who is killed meanwhile leaves one sample half-counted.

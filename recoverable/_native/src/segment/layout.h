@@ -326,8 +326,8 @@ struct rcv_entries {
     struct rcv_table table;   /* buckets, linear hashing; never fewer than RCV_TABLE_INLINE */
 };
 
-/* What a Dict is made of at once lies in its own block: rows, each 8-aligned, in insertion order, before all that is inserted later.
- * They never move, and none is ever added. Where a Dict's code names an entry, a row's offset has the lowest bit set. */
+/* What a Dict is made of at once lies in its own block: rows, each 8-aligned, in insertion order, before all that is inserted
+ * later. They never move, and none is ever added. Where a Dict's code names an entry, a row's offset has the lowest bit set. */
 struct rcv_rows {
     rcv_off  rest;    /* struct rcv_entries, in a block of its own, for all that is inserted later; 0: nothing has been */
     uint32_t version; /* instead of the other one */
@@ -385,8 +385,8 @@ struct rcv_array {
 
 #define RCV_LEAF 32u /* cells in a List's chunk */
 
-/* What a List is made of at once lies in its own block: the cells of the first positions, which stay there. What they would take of the
- * first chunk is not used. */
+/* What a List is made of at once lies in its own block: the cells of the first positions, which stay there. What they would
+ * take of the first chunk is not used. */
 struct rcv_first {
     rcv_off  rest; /* struct rcv_table, in a block of its own, for all positions from `n` on; 0: there have been none */
     uint64_t n;    /* cells, which follow here; at most RCV_LEAF */

@@ -5,13 +5,13 @@
  *
  * What does not work: writing it down as it happens (a request would pay for it); asking by a signal (a program's own).
  *
- * What does: a thread in each server sleeps on a word of the segment. To be woken is to be asked, so that who can't change that
- * word asks by waking alone; who was awake just then is woken again. The thread writes a note for each request, the oldest first, into a
- * table that all processes share, and then the number of its answer into its process's slot: who has asked waits for that to move.
- * What a note says is text, of whoever reads it to make sense of (recoverable/inflight.py).
+ * What does: a thread in each server sleeps on a word of the segment. To be woken is to be asked, so that who can't change
+ * that word asks by waking alone; who was awake just then is woken again. The thread writes a note for each request, the
+ * oldest first, into a table that all processes share, and then the number of its answer into its process's slot: who has
+ * asked waits for that to move. What a note says is text, of whoever reads it to make sense of (recoverable/inflight.py).
  *
- * Each note is of its writer's process alone, and has a sequence number, odd while it is written. What the dead have left is not shown,
- * and its place is taken when there is no other.
+ * Each note is of its writer's process alone, and has a sequence number, odd while it is written. What the dead have left is
+ * not shown, and its place is taken when there is no other.
  */
 #include "segment.h"
 

@@ -13,9 +13,9 @@
  * are PAUSE apart, so that many who wait cost little more than one.
  *
  * Places are drawn from a small table in the segment, and tickets say who came first; a place that its owner was late for is
- * taken away, and it stands again in another with its old ticket. All of it is a hint: what a killed process or a stray store leaves
- * here costs at most a wake that does not come, and who sleeps looks every LOOK by itself. That is also when it notices that the
- * owner has died, of which nobody tells.
+ * taken away, and it stands again in another with its old ticket. All of it is a hint: what a killed process or a stray store
+ * leaves here costs at most a wake that does not come, and who sleeps looks every LOOK by itself. That is also when it notices
+ * that the owner has died, of which nobody tells.
  *
  * No clock is compared with another process's, which may be set back against ours (time namespaces), but for PAUSE, where
  * it does not matter.
@@ -223,8 +223,8 @@ static uint64_t pause_for(const rcv_arena *a, const struct waiting *w, uint64_t 
     return most < left ? most : left;
 }
 
-/* queue_wait -- at most that long. `before`: it has waited in vain already, and is offered the lock at the end of one step. A signal does
- * not cut it short. */
+/* queue_wait -- at most that long. `before`: it has waited in vain already, and is offered the lock at the end of one step. A
+ * signal does not cut it short. */
 int queue_wait(rcv_arena *a, double seconds, bool before, bool *dead)
 {
     seconds = seconds > 0 ? seconds : 0; /* NaN, too */

@@ -315,8 +315,8 @@ struct undo_record {
 /* undo_prev -- the record that ends at *at; moves *at to its start. 1, 0 at the log's beginning, RCV_ERR_CORRUPT. Checks everything
  * about the record against the claimed marks. */
 int  undo_prev(rcv_arena *a, uint64_t *at, struct undo_record *out);
-/* A walk over what this step has written, the newest first: `for (struct undo_walk w = undo_walk(a, kinds); undo_next(&w);)`. Damage
- * ends it, too: then w.error is RCV_ERR_CORRUPT, else 0. */
+/* A walk over what this step has written, the newest first: `for (struct undo_walk w = undo_walk(a, kinds); undo_next(&w);)`.
+ * Damage ends it, too: then w.error is RCV_ERR_CORRUPT, else 0. */
 #define UNDO_KIND(kind) (1u << (kind))
 #define UNDO_ANNOUNCED (UNDO_KIND(RCV_U_DATA) | UNDO_KIND(RCV_U_STRUCT))
 #define UNDO_ALL (UNDO_ANNOUNCED | UNDO_KIND(RCV_U_PAGE))

@@ -1,7 +1,7 @@
 /* holder.c -- whom somebody waits for: who has the lock, the privilege, the turn at a hot spot.
  *
- * For people who ask why a request takes so long. It is read word by word while others change it, without the lock, so it may name who
- * has just let go; handlers of other processes are found on the board. Nothing is decided by it.
+ * For people who ask why a request takes so long. It is read word by word while others change it, without the lock, so it may
+ * name who has just let go; handlers of other processes are found on the board. Nothing is decided by it.
  */
 #include "transaction.h"
 

@@ -239,7 +239,8 @@ void board_count(const rcv_txn *t, bool committed); /* a run has ended, and has 
  * board_rest -- count as if it were so. */
 #define RCV_IDLE_COMMITS 100u
 bool board_idle(const rcv_txn *t);
-/* board_row -- of the handler of that name, which is padded with zeros, + 1; 0: it shares one. board_name -- the name in such a row, "". */
+/* board_row -- of the handler of that name, which is padded with zeros, + 1; 0: it shares one. board_name -- the name in such
+ * a row, "". */
 uint64_t board_row(rcv_arena *a, const char *name);
 void     board_name(const rcv_arena *a, uint64_t row, char *out);
 void board_rest(const rcv_txn *t);
@@ -320,7 +321,8 @@ static inline uint64_t lineage_epoch(const rcv_arena *a, const rcv_txn *t)
 {
     return t != NULL ? t->epoch : atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
 }
-/* handle_known -- has who asks found the handle's container there before? The offset needs no check then: memory that was claimed stays. */
+/* handle_known -- has who asks found the handle's container there before? The offset needs no check then: memory that was
+ * claimed stays. */
 static inline bool handle_known(const rcv_arena *a, const rcv_txn *t, const struct rcv_handle *h)
 {
     return h->serial == lineage_serial(t) && h->epoch == lineage_epoch(a, t) &&
