@@ -246,7 +246,9 @@ def _watch_of(transaction: Transaction) -> _Watch:
     watch = watches.get(transaction.handler)
     if watch is None:
         if len(watches) >= _HABITS:
-            watches.pop(next(iter(watches)), None)
+            oldest = next(iter(watches))
+            watches.pop(oldest, None)
+            transaction.arena.watched.discard(oldest)
         watch = watches[transaction.handler] = _Watch()
     return watch
 

@@ -59,6 +59,8 @@ class _Line:
 
         Who has waited for long enough is woken when it is the first: those before it came earlier.
         """
+        if self._loop.is_closed():  # the collector closes those who waited when it ended
+            return
         for future, what in list(self.waiting.items()):
             if future.done():
                 continue
@@ -76,7 +78,12 @@ class _Line:
 
     def _look_again(self) -> None:
         self._timer = None
-        self.look()
+        try:
+            self.look()
+        except BaseException:  # a signal's handler has raised, which the loop may survive
+            self.stop()
+            self._timer = self._loop.call_later(_SELDOM, self._look_again, context=contextvars.Context())
+            raise
 
     def stop(self) -> None:
         """Nobody waits any longer."""
@@ -96,7 +103,7 @@ async def wait(
         return True
     loop = asyncio.get_running_loop()
     lines: dict[asyncio.AbstractEventLoop, _Line] = native.lines.setdefault(what, {})
-    line = lines.get(loop) or lines.setdefault(loop, _Line(loop))
+    line = lines.get(loop) or _new_line(native, lines, loop)
     future: asyncio.Future[bool] = loop.create_future()
     line.waiting[future] = Wait(is_over, time.monotonic() + seconds, is_elsewhere)
     try:
@@ -110,8 +117,17 @@ async def wait(
         else:
             line.stop()
             lines.pop(loop, None)
-            if not lines:
+            if not lines and native.lines.get(what) is lines:
                 native.lines.pop(what, None)
+
+
+def _new_line(
+    native: NativeArena, lines: dict[asyncio.AbstractEventLoop, _Line], loop: asyncio.AbstractEventLoop
+) -> _Line:
+    for each in list(native.lines.values()):
+        for other in [one for one in list(each) if one.is_closed()]:
+            each.pop(other, None)  # lest those who waited when it ended wait for ever, in memory
+    return lines.setdefault(loop, _Line(loop))
 
 
 def look(native: NativeArena, what: Hashable) -> None:

@@ -161,7 +161,7 @@ class waiting:  # noqa: N801 -- reads as a statement
         transaction.wait_told = True
         if self._loop is None:  # driven by hand
             _tell(transaction, self.kind, seconds, None, self.place())
-        else:
+        elif not self._loop.is_closed():  # else the collector closes what waited when it ended
             assert self._context is not None
             told = (transaction, self.kind, seconds, self.holder(), self.place())
             self._loop.call_soon(_tell, *told, context=self._context)

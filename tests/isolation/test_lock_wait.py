@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -558,3 +559,36 @@ async def test_what_is_only_good_to_know_does_not_wait(arena: Arena, holder: Any
     assert time.monotonic() - begun < GAP
     holder.drop()
     assert [(spot.path, spot.key) for spot in arena.stats().hot_spots] == [("root", "'n'")]
+
+
+def test_who_waits_when_its_loop_ends_is_closed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that wait in a loop that is closed are closed by the collector, without an error, once others wait."""
+    errors: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda unraisable: errors.append(unraisable.exc_value))
+    with Arena.temporary("16 MiB", name=name) as arena:
+        with arena.transaction():
+            arena.root["n"] = 0
+        holder = Thread(arena)
+        holder.take()
+
+        @recoverable.recoverable(arena=arena)
+        async def handler() -> None:
+            arena.root["n"] += 1
+
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)  # "Task was destroyed but it is pending!"
+        tasks = [loop.create_task(handler()) for _ in range(3)]
+        loop.run_until_complete(asyncio.sleep(0.15))  # long enough to be told of
+        loop.close()
+        del tasks, loop
+
+        async def another() -> None:
+            waits = asyncio.ensure_future(handler())
+            await asyncio.sleep(0.02)
+            gc.collect()
+            holder.drop()
+            await waits
+
+        asyncio.run(another())
+        assert errors == []
+        assert (arena.root["n"], arena.native.lines, arena.native.transactions()) == (1, {}, [])
