@@ -16,6 +16,7 @@ and told where its step or its block ends (`tell_held_up`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import time
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
@@ -213,5 +214,8 @@ def _tell(
 
 def tell_held_up(native: NativeArena) -> None:
     """Tell of those whose threads have stood still for the lock."""
-    for transaction, seconds, holder in native.take_untold():
-        _tell(transaction, "lock", seconds, holder)
+    with (
+        contextlib.ExitStack() as rest
+    ):  # an exception of the program's log pipeline keeps none of the others from being told of
+        for transaction, seconds, holder in reversed(native.take_untold()):
+            rest.callback(_tell, transaction, "lock", seconds, holder)
