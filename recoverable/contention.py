@@ -67,11 +67,12 @@ class Place:
         request: The transaction on whose behalf it waits, for those who are told of it.
     """
 
-    __slots__ = ("_lost", "_native", "_request", "_turn", "waited")
+    __slots__ = ("_lost", "_native", "_request", "_turn", "around", "waited")
 
     def __init__(self, native: NativeArena, request: Transaction | None = None) -> None:
         self._native = native
         self._request = request
+        self.around = _inside.get()  # of a request around it, of another arena perhaps
         self._turn: Turn | None = None
         self._lost: Spot | None = None  # where it has lost before
         self.waited = False  # for the turn that it has
@@ -88,10 +89,10 @@ class Place:
 
         Of those who would have to wait, a habit lets some go on without: `waited` is False then, too.
         """
-        around = _inside.get()
+        around = _place_in(self._native)
         if spot is None or running_loop() is None:  # driven by hand, it can't wait for others to be driven
             return
-        if around is not None and around is not self and around.is_in_queue_of(self._native):
+        if around is not None and around is not self:
             return
         if _is_inside_privileged(self._request):  # those ahead may be waiting for that one
             return
@@ -131,13 +132,21 @@ class Place:
         turn, self._turn = self._turn, None
         self._leave(turn)
         if _inside.get() is self:
-            _inside.set(None)
+            _inside.set(self.around)
 
     def _leave(self, turn: Turn | None) -> None:
         if turn is None:
             return
         turn.drop()
         lines.look(self._native, turn.unit)
+
+
+def _place_in(native: NativeArena) -> Place | None:
+    """Return the place of the running request, or of one around it, in that arena."""
+    place = _inside.get()
+    while place is not None and not place.is_in_queue_of(native):
+        place = place.around
+    return place
 
 
 def _is_inside_privileged(transaction: Transaction | None) -> bool:
@@ -151,8 +160,8 @@ def _is_inside_privileged(transaction: Transaction | None) -> bool:
 
 def leave_early(transaction: Transaction) -> None:
     """Its handler has committed it, and goes on outside of it, for as long as it likes: the next one's turn."""
-    place = _inside.get()
-    if place is not None and place.is_in_queue_of(transaction.arena):
+    place = _place_in(transaction.arena)
+    if place is not None:
         place.leave()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -56,3 +58,47 @@ def test_two_that_hold_each_other_up_do_not_hang(arena: Arena, second: Arena) ->
     assert sorted(ended) == ["done", "refused"]
     assert arena.verify()
     assert second.verify()
+
+
+async def test_a_turn_in_one_arena_is_known_inside_a_request_on_another(arena: Arena, second: Arena) -> None:
+    """Who has its turn at a hot spot does not wait for itself, although it has had one in another arena meanwhile."""
+
+    def bump(which: Arena) -> None:
+        with which.transaction():
+            which.root["n"] += 1
+
+    def loses_once(which: Arena) -> Callable[[], Awaitable[None]]:
+        runs: list[int] = []
+
+        async def handler() -> None:
+            runs.append(1)
+            n = which.root["n"]
+            if len(runs) == 1:
+                await asyncio.to_thread(bump, which)
+            which.root["m"] = n
+
+        return handler
+
+    for each in (arena, second):
+        with each.transaction():
+            each.root["n"] = each.root["m"] = 0
+    runs: list[int] = []
+    inner = loses_once(arena)
+
+    async def outer() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            n = arena.root["n"]
+            await asyncio.to_thread(bump, arena)
+        else:
+            await second.run(loses_once(second))
+            begun = time.monotonic()
+            await arena.run(inner, nested="independent")
+            took.append(time.monotonic() - begun)
+            n = arena.root["n"]
+        arena.root["o"] = n
+
+    took: list[float] = []
+    await arena.run(outer, max_conflicts=10)
+    assert max(took) < 0.9  # it is a second that one who hangs is waited for
+    assert arena.root["o"] == arena.root["n"]
