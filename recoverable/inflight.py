@@ -25,6 +25,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from recoverable import _registry
+from recoverable._native.runtime import own_thread, own_threads_forked
 from recoverable.errors import RecoverableError
 from recoverable.reports import Request
 from recoverable.waits import SpotName, waiting, whole
@@ -259,7 +260,12 @@ class Listener:
         self._native = native
         self._on = True
         self._thread = threading.Thread(target=self._run, name="recoverable-requests", daemon=True)
-        self._thread.start()
+        own_thread(1)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            own_thread(-1)
+            raise
 
     def _run(self) -> None:
         native = self._native
@@ -272,6 +278,7 @@ class Listener:
                     requests = here(native)
                 native.tell([_written(each) for each in requests[:_MOST]], len(requests))
         finally:
+            own_thread(-1)
             native.listen(False)
 
     def _goes_on(self) -> bool:
@@ -301,6 +308,7 @@ def stop(native: NativeArena) -> bool:
 
 def _forked() -> None:
     """Who waits, and the thread, are the parent's."""
+    own_threads_forked()
     for segment in _registry.all_open():
         segment.native.listener = None
         segment.native.waits.clear()

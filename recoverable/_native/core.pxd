@@ -58,6 +58,8 @@ cdef extern from "recoverable.h" nogil:
     rcv_txn *rcv_txn_each(const rcv_arena *a, const rcv_txn *t)
     rcv_txn **rcv_txn_place(const rcv_txn *t)
     uint32_t rcv_txn_step(const rcv_txn *t)
+    int rcv_own_threads(int change)
+    void rcv_own_threads_forked()
     int rcv_notes_listen(rcv_arena *a, int on)
     uint32_t rcv_notes_seen(const rcv_arena *a)
     void rcv_notes_await(rcv_arena *a, uint32_t seen)

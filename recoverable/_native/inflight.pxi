@@ -47,3 +47,13 @@ cdef int tell_notes(NativeArena arena, list texts, uint64_t in_all) except -1:
         sizes[n] = <uint32_t>len(text)
         n += 1
     return rcv_notes_tell(arena.a, at, sizes, n, in_all)
+
+
+def own_thread(int change) -> None:
+    """Say that the library has one thread more, or less, that stores nothing through raw buffers."""
+    rcv_own_threads(change)
+
+
+def own_threads_forked() -> None:
+    """Say that this process was forked, and has none of those."""
+    rcv_own_threads_forked()

@@ -2,10 +2,15 @@
 
 cdef extern from *:
     """
-    /* Does Python have other threads? Those of native libraries don't count: they are done when a call returns. */
+    /* Does Python have other threads? Those of native libraries don't count: they are done when a call returns; nor those of this
+     * library, which store nothing here. */
     static inline int rcv_has_threads(void)
     {
-        return PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) != NULL;
+        int            n = rcv_own_threads(0) + 1;
+        PyThreadState *state = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+        while (state != NULL && n-- > 0)
+            state = PyThreadState_Next(state);
+        return state != NULL;
     }
     """
     bint rcv_has_threads() noexcept

@@ -420,6 +420,9 @@ RCV_API void rcv_notes_see(const rcv_arena *a, struct rcv_notes_seen *out);
 /* A thread that answers: rcv_notes_listen(1); then again and again rcv_notes_seen(); rcv_notes_await() without the GIL,
  * between rcv_use and rcv_unuse: returns when somebody has asked, at some time after rcv_notes_seen(); rcv_notes_tell(): how
  * many of them had room. */
+/* rcv_own_threads -- how many threads of the library's Python has, after a change: they store nothing through raw buffers. */
+RCV_API int      rcv_own_threads(int change);
+RCV_API void     rcv_own_threads_forked(void); /* in the child: none */
 RCV_API int      rcv_notes_listen(rcv_arena *a, int on); /* 0: a forked child that has not used the arena yet */
 RCV_API uint32_t rcv_notes_seen(const rcv_arena *a);
 RCV_API void     rcv_notes_await(rcv_arena *a, uint32_t seen);

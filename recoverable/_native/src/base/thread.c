@@ -42,3 +42,9 @@ bool os_thread_find(uint64_t number, uint64_t *ident, int32_t *tid)
     *tid = atomic_load(&known[at].tid);
     return atomic_load(&known[at].number) == number;
 }
+
+static _Atomic int own_threads;
+
+int rcv_own_threads(int change) { return atomic_fetch_add(&own_threads, change) + change; }
+
+void rcv_own_threads_forked(void) { atomic_store(&own_threads, 0); }
