@@ -366,7 +366,7 @@ async def test_the_wait_is_bounded_by_busy_timeout(name: str, log: list[Any]) ->
                     with pytest.raises(ArenaBusyError, match="holds it"):
                         await handler()
                 assert 0.2 < time.monotonic() - begun < 1.5
-                assert max(pauses) < 0.15
+                assert max(pauses) < 0.25
             finally:
                 made.drop()
         assert [event["event"] for event in log if event["event"] == "arena.busy"] == ["arena.busy"] * 2

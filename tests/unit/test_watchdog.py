@@ -359,6 +359,7 @@ def test_each_of_two_loops_is_stopped_for_itself(arena: Arena, new_name: Callabl
 def test_nobody_watches_where_no_arena_has_a_limit(new_name: Callable[[], str]) -> None:
     """The thread is there from the first arena with a limit to the last one, and no longer."""
     gc.collect()
+    time.sleep(0.05)  # those of earlier tests have gone
     before = threads_of_process()
     for _ in range(3):
         with (
