@@ -20,7 +20,7 @@ cdef inline bint no_container(object value):
 
 
 cdef inline bint plain_value(object value, rcv_value *out) except -1:
-    """encode() of a number, ASCII text or bytes; False: it is none of these."""
+    """encode() of a number, ASCII text or bytes; False for anything else."""
     cdef int overflow = 0
     cdef double number
     if _by_type and type(value) in _by_type:
@@ -49,7 +49,7 @@ cdef inline bint plain_value(object value, rcv_value *out) except -1:
 
 
 cdef int plain_items(dict items, rcv_item *item) except -1:
-    """Describe a small dict of ASCII keys and plain values, as most are: how many items it has; 0: it is none.
+    """Describe a small dict of ASCII keys and plain values, as most are: how many items it has; 0 for any other dict.
 
     Nothing is allocated, so that no code of users runs: nobody can change the dict before it is stored."""
     cdef PyObject *key

@@ -113,7 +113,7 @@ cdef class Handler:
 
 
 cdef object called(PyObject *handler, PyObject *args, PyObject *kwargs):
-    """Handler's tp_call: without a dict of keywords where there are none."""
+    """Handler's tp_call: builds no dict of keywords for a call without any."""
     return (<Handler>handler).call(<tuple>args, None if kwargs == NULL or not <dict>kwargs else (<dict>kwargs).copy())
 
 
