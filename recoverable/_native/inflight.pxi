@@ -21,6 +21,11 @@ cdef Transaction outline = Transaction.__new__(Transaction)
 cdef Py_ssize_t place_in = <Py_ssize_t>(<size_t>&outline.t - <size_t><void *>outline)
 
 
+cdef PyObject *owner_of(rcv_txn **place) noexcept:
+    """The Transaction that a core half lies in, by what that knows as its place."""
+    return <PyObject *>(<char *>place - place_in)
+
+
 cdef list transactions_of(NativeArena arena):
     cdef list found = []
     cdef rcv_txn *t
@@ -30,7 +35,7 @@ cdef list transactions_of(NativeArena arena):
     t = rcv_txn_each(arena.a, NULL)
     while t != NULL: # nothing in here lets go of the GIL, or ends one
         if rcv_txn_place(t) != NULL and not rcv_txn_forked(t):
-            o = <PyObject *>(<char *>rcv_txn_place(t) - place_in)
+            o = owner_of(rcv_txn_place(t))
             if Py_REFCNT(o) > 0: # it is not being taken apart
                 found.append(<object>o)
         t = rcv_txn_each(arena.a, t)

@@ -2,7 +2,7 @@
 """Where in an arena something is, in words: the path of a container, the place of a conflict."""
 from libc.stdint cimport uint64_t
 from recoverable._native.core cimport *
-from recoverable._native.runtime cimport Container, NativeArena, done, fail, gate, handle_at, hold, unhold
+from recoverable._native.runtime cimport Container, NativeArena, done, fail, gate, handle_at, hold, may_look, unhold
 
 cdef enum:
     DEEPEST = 100 # levels of nesting that a path shows
@@ -41,7 +41,7 @@ def describe_conflict(NativeArena arena not None, report: dict) -> tuple[str | N
     unit, container, arg = report["conflict_kind"], report["conflict_container"], report["conflict_arg"]
     if unit == RCV_UNIT_PAGE:
         return None, f"page {arg} of array memory"
-    if not container or not arena.may_look():
+    if not container or not may_look(arena):
         return None, None
     path = path_of(arena, container, report["conflict_id"])
     gate(arena, False, &t)

@@ -1,7 +1,7 @@
 # runtime.pxd -- what the other Cython modules share of runtime.pyx.
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
-from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_frame, rcv_handle, rcv_hold, rcv_holder, rcv_key, rcv_mark, rcv_off, rcv_txn, \
+from recoverable._native.core cimport rcv_arena, rcv_begin, rcv_frame, rcv_handle, rcv_hold, rcv_key, rcv_mark, rcv_off, rcv_txn, \
     rcv_txn_report, rcv_unhold
 
 cdef extern from *:
@@ -50,11 +50,6 @@ cdef class NativeArena:
     cdef readonly dict places # and where hot spots are, in words, by unit
     cdef list untold # (Transaction, seconds, holder) of those that have waited for the lock for long, and nobody was told of; or None
     cdef bint has_pending(self) noexcept
-    cdef int wait(self) noexcept
-    cdef void waited(self, Transaction t, double seconds, rcv_holder *holder)
-    cdef int wait_here(self) except? -100
-    cdef int wait_briefly(self) noexcept
-    cdef bint may_look(self) noexcept
 
 cdef class Container:
     cdef NativeArena arena
@@ -127,6 +122,8 @@ cdef int fail(int rc) except -1
 cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1
 cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1
 cdef int done(NativeArena arena, rcv_txn *t) except -1
+cdef bint may_look(NativeArena arena) noexcept
+cdef PyObject *owner_of(rcv_txn **place) noexcept
 cdef inline uint64_t hold(NativeArena arena) noexcept:
     """User code may run from here to unhold(), in the middle of an operation."""
     return rcv_hold(arena.a)

@@ -174,7 +174,7 @@ cdef class Transaction:
         self.check()
         cdef int rc = rcv_txn_mount(self.t)
         while rc == RCV_ERR_AGAIN:
-            rc = self.arena.wait_here()
+            rc = wait_here(self.arena)
             if rc == 0:
                 rc = rcv_txn_mount(self.t) if self.t != NULL else RCV_ERR_CLOSED # another thread has ended it meanwhile
                 if rc:
@@ -195,7 +195,7 @@ cdef class Transaction:
         long, and who calls can await that."""
         cdef int rc = rcv_txn_commit(self.t)
         while rc == RCV_ERR_AGAIN:
-            rc = self.arena.wait_briefly() if awaits and _running_loop() is not None else self.arena.wait()
+            rc = wait_briefly(self.arena) if awaits and _running_loop() is not None else wait_for_lock(self.arena)
             if rc == RCV_ERR_AGAIN:
                 return rc
             if rc == 0:

@@ -3,7 +3,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 from recoverable._native.core cimport rcv_arena, rcv_txn
-from recoverable._native.runtime cimport NativeArena, Transaction, fail
+from recoverable._native.runtime cimport NativeArena, Transaction, fail, owner_of
 
 from typing import NamedTuple
 
@@ -84,11 +84,6 @@ cdef void withdraw(uint64_t ident) noexcept:
     rcv_withdraw_from(ident, _TooLong)
 
 
-cdef Transaction _probe = Transaction.__new__(Transaction)
-# From a Transaction to what its core half knows as its place.
-cdef Py_ssize_t _to_owner = <char *>&_probe.t - <char *><PyObject *>_probe
-
-
 cdef class Overdue:
     """A step that has held its arena for long, as it was when due() was called.
 
@@ -167,7 +162,7 @@ def due(NativeArena arena not None):
         return None
     found.arena = arena
     if found.o.current and found.o.place != NULL: # now: it lives as long as nothing else runs
-        found.transaction = <Transaction><PyObject *>(<char *>found.o.place - _to_owner)
+        found.transaction = <Transaction>owner_of(found.o.place)
     return found
 
 

@@ -1,0 +1,48 @@
+# running.pxi -- whose code is running in this thread and context. Part of runtime.pyx.
+
+cdef bint is_alive(Transaction t) noexcept:
+    """False: its coroutine goes on without it, or it goes on in the process that this one was forked from."""
+    return not t.left and (t.t == NULL or not rcv_txn_forked(t.t))
+
+
+cdef void take_off(rcv_frame *f) noexcept:
+    """Take whatever lies above a frame off this thread's stack: blocks that were left elsewhere, or not at all."""
+    cdef rcv_frame **top = rcv_current()
+    cdef rcv_frame *gone
+    while top[0] != f:
+        gone = top[0]
+        top[0] = gone.below
+        if gone.owner != NULL and gone == &(<Transaction>gone.owner).frame:
+            (<Transaction>gone.owner).off_stack()
+
+
+cdef rcv_frame *settle() noexcept:
+    """The top of this thread's stack, once what was left in other threads is off it."""
+    cdef rcv_frame *f = rcv_current()[0]
+    while f.left:
+        f = f.below
+    take_off(f)
+    return f
+
+
+cdef Transaction running():
+    """The Transaction that runs in this thread and context, or None."""
+    cdef rcv_frame *f = settle()
+    if f.owner == NULL or f.context != rcv_context() or not is_alive(<Transaction>f.owner):
+        return None
+    return <Transaction>f.owner
+
+
+cdef Transaction request_of(Transaction t, NativeArena arena):
+    """The one around it that is its whole request, or None: it is of another arena."""
+    if t is None or t.arena is not arena:
+        return None
+    while t.parent is not None:
+        t = t.parent
+    return t
+
+
+def current_transaction(arena: NativeArena | None = None):
+    """Return the Transaction that runs in this thread and context (on that arena), or None."""
+    t = running()
+    return t if arena is None or t is None or t.arena is arena else None
