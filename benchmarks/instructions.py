@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks import callgrind
 from benchmarks.counted import COUNTED, FAMILIES, PLAIN
 from benchmarks.harness import Report, Settings, Spread, progress
-from recoverable._native import _core
+from recoverable._native import _core, _switches
 
 REACHED = Path(__file__).with_name("data") / "instructions.json"
 PROFILES = REACHED.with_suffix(".xz")  # JSON: the functions of each row
@@ -235,7 +235,7 @@ def gate() -> int:
     """Count, show and judge; return 1 if a ceiling is exceeded."""
     stored, counting = Stored.load(), Counting()
     counting.count(ROWS)
-    why = "this build has crash points" if _core.test_build() else elsewhere(stored, counting, build())
+    why = "this build has crash points" if _switches.test_build() else elsewhere(stored, counting, build())
     exceeded = {} if why else verdict(counting, stored)
     if exceeded:
         counting.count(exceeded)

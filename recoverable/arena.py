@@ -29,7 +29,7 @@ from recoverable import (
     waits,
     watchdog,
 )
-from recoverable._native import _core
+from recoverable._native import _core, _counts, _faults, _notes, _policies
 from recoverable._native.paths import hot_spots
 from recoverable._native.runtime import ArenaBase, NativeArena, current_transaction
 from recoverable.containers import Dict  # importing it makes the containers known to the core
@@ -71,7 +71,7 @@ class Segment:
         self.native = NativeArena(address)
         self.root: Dict[Any, Any] = self.native.root()
         self.arenas: list[Arena] = []
-        self.size = _core.stats(self.native)["size"]
+        self.size = _counts.stats(self.native)["size"]
 
     def close(self) -> None:
         """Roll back what is in flight and unmap; refused while raw buffers live."""
@@ -413,12 +413,12 @@ class Arena(ArenaBase):
     def stats(self) -> Stats:
         """Return the counters of the arena and of this process's use of it."""
         self._check()
-        numbers: dict[str, Any] = _core.stats(self.native)
+        numbers: dict[str, Any] = _counts.stats(self.native)
         numbers["orphaned"] = bool(numbers["orphaned"])
         self._report_found()
         spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
-        lock = LockTimes.of(_core.lock_times(self.native))
-        return Stats(**numbers, hot_spots=spots, lock=lock, faults=_core.fault_struck())
+        lock = LockTimes.of(_counts.lock_times(self.native))
+        return Stats(**numbers, hot_spots=spots, lock=lock, faults=_faults.fault_struck())
 
     def requests(self) -> list[Request]:
         """Return the requests in flight, of all processes, the oldest first: where each is, and what it waits for.
@@ -431,10 +431,10 @@ class Arena(ArenaBase):
         found = inflight.here(self.native)
         native = self.native
 
-        def look(ask: bool) -> list[_core.Teller]:
+        def look(ask: bool) -> list[_notes.Teller]:
             if ask:
                 native.ask()
-            return _core.notes(native)
+            return _notes.notes(native)
 
         found += inflight.answer_of(look).requests
         return sorted(found, key=lambda request: -request.age)
@@ -455,17 +455,17 @@ class Arena(ArenaBase):
         Can be switched while the arena is open; off, what was learned is forgotten.
         """
         self._check()
-        return _core.profiles(self.native)
+        return _policies.profiles(self.native)
 
     @profiles.setter
     def profiles(self, on: bool) -> None:
         self._check()
-        _core.profiles(self.native, bool(on))
+        _policies.profiles(self.native, bool(on))
 
     def working_sets(self) -> list[WorkingSet]:
         """Return what is known about each handler's raw writes, those with most captured pages first."""
         self._check()
-        found = [WorkingSet(**profile) for profile in _core.read_profiles(self.native)]
+        found = [WorkingSet(**profile) for profile in _policies.read_profiles(self.native)]
         return sorted(found, key=lambda each: (-each.captured, each.handler, each.step))
 
     def verify(self) -> VerifyReport:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from recoverable._native._core import Teller
+    from recoverable._native._notes import Teller
     from recoverable._native.runtime import NativeArena, Transaction
 
 __all__ = ["Answer", "answer_of", "here", "listen", "stop"]

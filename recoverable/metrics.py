@@ -26,7 +26,7 @@ except ImportError as error:
     ) from error
 
 from recoverable import _registry, events, inflight
-from recoverable._native import _core
+from recoverable._native import _core, _counts, _policies
 from recoverable._native.runtime import BOUNDS, meter
 from recoverable.lock_times import BOUNDS as LOCK_BOUNDS
 from recoverable.lock_times import LockTimes
@@ -118,7 +118,7 @@ class _Families:
             stat.name: (CounterMetricFamily if stat.total else GaugeMetricFamily)(
                 f"recoverable_arena_{stat.metric}", stat.help, labels=["arena"]
             )
-            for stat in _core.STATS
+            for stat in _counts.STATS
             if stat.metric
         }
 
@@ -178,8 +178,8 @@ class _Collector:
         families = _Families()
         with _registry.lock:  # a scrape in another thread: no arena is closed meanwhile
             for segment in _registry.all_open():
-                lock = LockTimes.of(_core.lock_times(segment.native))
-                families.add_arena(segment.name, _core.stats(segment.native), lock)
+                lock = LockTimes.of(_counts.lock_times(segment.native))
+                families.add_arena(segment.name, _counts.stats(segment.native), lock)
                 families.add_requests(segment.name, inflight.ages(segment.native), segment.native.queues())
                 if _core.take_orphan(segment.native):
                     events.arena_orphaned(segment.name)
@@ -187,7 +187,7 @@ class _Collector:
                 for handler, tally in tallies.items():
                     families.add_handler([segment.name, OTHER if handler is None else handler], tally)
                 told_apart = [handler for handler in tallies if handler is not None]
-                families.add_predictions(segment.name, told_apart, _core.read_profiles(segment.native))
+                families.add_predictions(segment.name, told_apart, _policies.read_profiles(segment.native))
         return families
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable._native import _core
+from recoverable._native import _policies
 from recoverable.errors import ArenaOptionError, RecoverableError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Recorder:
         self._arena: NativeArena | None = arena
         self._kept = Recording.of([])
         try:
-            _core.record(arena, announced=announced)
+            _policies.record(arena, announced=announced)
         except RecoverableError as error:
             raise ArenaOptionError(f"{error}. Nothing has changed. One recording at a time.") from None
 
@@ -143,7 +143,7 @@ class Recorder:
     def recording(self) -> Recording:
         """Everything recorded so far."""
         if self._arena is not None:
-            ends, pages, handlers, truncated = _core.recorded(self._arena)
+            ends, pages, handlers, truncated = _policies.recorded(self._arena)
             self._kept = Recording(ends, pages, tuple(handlers), truncated)
         return self._kept
 
@@ -151,7 +151,7 @@ class Recorder:
         """Keep what was recorded and stop; where the arena is not `mapped` any more, keep what was asked for last."""
         if mapped and self._arena is not None:
             _ = self.recording
-            _core.record_end(self._arena)
+            _policies.record_end(self._arena)
         self._arena = None
 
 
@@ -264,7 +264,7 @@ def evaluate(
             options.setdefault("recording", recording)
         numbers, _ = checked_options(name, options)
         try:
-            counts, by_step = _core.replay(
+            counts, by_step = _policies.replay(
                 recording.ends,
                 recording.pages,
                 costs=prices,
@@ -277,7 +277,7 @@ def evaluate(
             raise ArenaOptionError(str(error)) from None
         outcomes[name] = Outcome(**counts, by_step=by_step)
     best = [
-        _core.optimum(recording.ends, recording.pages, costs=prices, comparisons=comparisons, on_demand=on_demand)
+        _policies.optimum(recording.ends, recording.pages, costs=prices, comparisons=comparisons, on_demand=on_demand)
         for on_demand in (False, True)
     ]
     return Evaluation(outcomes, *best)

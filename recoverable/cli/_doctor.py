@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from recoverable._native import _core
+from recoverable._native import _switches
 from recoverable._options import human_size
 from recoverable.arena import Arena
 from recoverable.cli import _outside
@@ -222,7 +222,7 @@ def trial() -> Finding:
     if left:
         return Finding("bad", what, "a rollback left something behind", "please report it, with the kernel's version")
     found = f"a fault costs {stats.cost_trap_ns / 1000:.1f} µs, copying a page {stats.cost_copy_ns / 1000:.2f} µs"
-    if _core.test_build():
+    if _switches.test_build():
         remedy = "install the release: pip install --force-reinstall recoverable"
         return Finding("note", what, f"{found}; a build for tests, which is slower", remedy)
     return Finding("ok", what, found)

@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from recoverable._native import _core
+from recoverable._native import _peek
 from recoverable._native.paths import describe_conflict, memory_of
 from recoverable._native.runtime import NativeArena
 from recoverable.cli import _outside
@@ -63,7 +63,7 @@ class Live:
     def close(self) -> None:
         """Give the image's memory back; containers that came from it can't be used any more."""
         self._native.mark_closed()
-        _core.image_close(self._address)
+        _peek.image_close(self._address)
 
     def at_one_moment(self, read: Callable[[], T], *, patience: float = _PATIENCE) -> T:
         """Return what `read` returns when all that it reads is of one moment. It may be called several times.
@@ -84,18 +84,18 @@ class Live:
             self._inside = False
 
     def _attempts(self, read: Callable[[], T], end: float) -> T:
-        _core.image_forget(self._address)
+        _peek.image_forget(self._address)
         while True:
-            _core.image_take(self._address, max(0.0, end - time.monotonic()))
+            _peek.image_take(self._address, max(0.0, end - time.monotonic()))
             try:
                 result = read()
             except Exception:
-                if not _core.image_grew(self._address):  # what it raised is true
+                if not _peek.image_grew(self._address):  # what it raised is true
                     raise
             else:
-                if not _core.image_grew(self._address):
+                if not _peek.image_grew(self._address):
                     return result
-            if _core.image_full(self._address) or time.monotonic() > end:
+            if _peek.image_full(self._address) or time.monotonic() > end:
                 raise ArenaBusyError(
                     f"arena {self._name!r}: this is too much to be read between two commits of the processes that work in "
                     "it. Nothing was changed, and nobody waited. Ask for less (--limit, --offset, a longer path), or for "
@@ -122,11 +122,11 @@ class Live:
 def live(name: str) -> Iterator[Live]:
     """Open an image of the arena of that name. Raises what `_outside.opened` raises, and where it is damaged."""
     with _outside.opened(name) as fd:
-        address = _core.image_open(fd, name)
+        address = _peek.image_open(fd, name)
         try:
             image: Any = Live(name, address)
         except BaseException:
-            _core.image_close(address)
+            _peek.image_close(address)
             raise
         try:
             yield image

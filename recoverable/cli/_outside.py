@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from recoverable import _shm
-from recoverable._native import _core
+from recoverable._native import _peek
 from recoverable._options import parse_name
 from recoverable.errors import ArenaNotFoundError, ArenaPermissionError, ArenaSystemError
 from recoverable.lock_times import LockTimes
@@ -87,7 +87,7 @@ def peek_fd(fd: int, name: str) -> Peek:
         ArenaCorruptError: It is damaged.
         ArenaVersionError: Another format has made it.
     """
-    found: dict[str, Any] = _core.peek(fd, name)
+    found: dict[str, Any] = _peek.peek(fd, name)
     peers = found.pop("peers")
     backed = tuple(found.pop("backed"))
     phases = ("idle", "step", "publish")

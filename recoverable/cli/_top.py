@@ -24,7 +24,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from recoverable._native import _core
+from recoverable._native import _counts
 from recoverable._options import human_size
 from recoverable.cli import _outside
 from recoverable.cli._live import live
@@ -231,7 +231,7 @@ def samples(name: str, interval: float, count: int, pause: Callable[[float], boo
 def _sample(name: str, before: Sample | None, places: dict[tuple[int, ...], tuple[str | None, str | None]]) -> Sample:
     with _outside.opened(name) as fd:
         peek, now = _outside.peek_fd(fd, name), time.time()
-        rows, spots = _core.peek_board(fd, name)
+        rows, spots = _counts.peek_board(fd, name)
     passed = now - before.at if before is not None else 0.0
     old = {worker.pid: worker.cpu for worker in before.workers} if before is not None else {}
     workers = []
@@ -242,7 +242,7 @@ def _sample(name: str, before: Sample | None, places: dict[tuple[int, ...], tupl
     board = {REST if handler is None else handler: counts for handler, counts in rows.items()}
     for own in [handler for handler in board if handler.startswith("(") and handler != REST]:
         del board[own]  # the library's own
-    nothing = dict.fromkeys(_core.BOARD, 0)
+    nothing = dict.fromkeys(_counts.BOARD, 0)
     earlier: Mapping[str, Mapping[str, int]] = before.board if before is not None else {}
     handlers = [Handler.between(handler, earlier.get(handler, nothing), board[handler], passed) for handler in board]
     handlers.sort(key=lambda row: (-row.requests_per_second, -row.requests, row.handler))
@@ -259,7 +259,7 @@ def _sample(name: str, before: Sample | None, places: dict[tuple[int, ...], tupl
 
 
 def _added(board: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    return {key: sum(counts[key] for counts in board.values()) for key in _core.BOARD}
+    return {key: sum(counts[key] for counts in board.values()) for key in _counts.BOARD}
 
 
 def _spots(

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recoverable import inflight
-from recoverable._native import _core
+from recoverable._native import _notes
 from recoverable.cli import _outside
 from recoverable.cli._render import console
 
@@ -85,7 +85,7 @@ def looks(name: str, interval: float, count: int, pause: Callable[[float], bool]
 def _look(name: str) -> Look:
     with _outside.opened(name) as fd:
         peek = _outside.peek_fd(fd, name)
-        answer = inflight.answer_of(lambda ask: _core.peek_notes(fd, name, ask=ask))
+        answer = inflight.answer_of(lambda ask: _notes.peek_notes(fd, name, ask=ask))
     return Look(
         at=time.time(),
         name=name,

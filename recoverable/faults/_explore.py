@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from recoverable import events
-from recoverable._native import _core
+from recoverable._native import _faults, _switches
 from recoverable.arena import Arena
 from recoverable.errors import ArenaOptionError, RecoverableError
 from recoverable.faults import _children, _state, _watch
@@ -87,7 +87,7 @@ def faults_at(
     for group in points:
         if group not in GROUPS:
             raise ArenaOptionError(f"there are no points {group!r}; there are {', '.join(GROUPS)}. Nothing was run.")
-        if group == "store" and not _core.test_build():
+        if group == "store" and not _switches.test_build():
             raise ArenaOptionError("points 'store' are only in builds with -Dcrashpoints=true. Nothing was run.")
     for group in dict.fromkeys(points):
         for place, usual in GROUPS[group].items():
@@ -489,7 +489,7 @@ class _Explorer:
         if self.before is not None:
             call(self.before, arena=self.arena)
         trace = Trace(plan, lines="line" in self.chosen, files=self.files)
-        outcome, struck = Outcome(), _core.fault_struck()
+        outcome, struck = Outcome(), _faults.fault_struck()
         with watching(trace, [self.arena.native], stores="store" in self.chosen):
             try:
                 result = self._target(trace, outcome, states)
@@ -504,7 +504,7 @@ class _Explorer:
             else:
                 outcome.result = comparable(result)
                 outcome.ended = f"returned {outcome.result}" if outcome.result is not None else "returned"
-        outcome.missed = _core.fault_struck() - struck < len(plan.steps) - len(plan.recovery.steps)
+        outcome.missed = _faults.fault_struck() - struck < len(plan.steps) - len(plan.recovery.steps)
         return outcome, trace
 
     _late = False

@@ -13,7 +13,7 @@ import selectors
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recoverable._native import _core
+from recoverable._native import _faults
 from recoverable.arena import Arena
 from recoverable.errors import RecoverableError, TransactionError
 from recoverable.faults import _children, _state
@@ -65,15 +65,15 @@ def _start(judge: Judge, nth: int) -> tuple[list[str], list[str], str]:
     Returns:
         The phases of the recovery, what does not hold, the state's fingerprint.
     """
-    _core.fault_clear()
-    _core.fault_watch(_core.FAULT_PHASE)
+    _faults.fault_clear()
+    _faults.fault_watch(_faults.FAULT_PHASE)
     if nth:
-        _core.fault_at(_core.FAULT_PHASE, nth, _core.FAULT_KILL)
+        _faults.fault_at(_faults.FAULT_PHASE, nth, _faults.FAULT_KILL)
     arena = _reattach(judge.arena)
     with contextlib.suppress(RecoverableError):
         arena.root.get(None)  # the lock of one who died is taken over by whoever comes first
-    names = [name for name in _core.fault_names(_core.FAULT_PHASE) if name.startswith("recover.")]
-    _core.fault_clear()
+    names = [name for name in _faults.fault_names(_faults.FAULT_PHASE) if name.startswith("recover.")]
+    _faults.fault_clear()
     seen = Outcome()
     now = judge.elsewhere(arena).look(seen)
     return names, seen.problems, "" if now is None else _state.digest(now)

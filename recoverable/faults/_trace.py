@@ -10,7 +10,7 @@ from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Final
 
-from recoverable._native import _core
+from recoverable._native import _faults
 from recoverable.faults import _watch
 from recoverable.faults._points import NATIVE, PLACES, Disconnect, Fault, Plan, Point
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["Trace", "armed", "short", "watching"]
 
 _KINDS: Final = {
-    "alloc": _core.FAULT_ROOM,
-    "phase": _core.FAULT_PHASE,
-    "recover": _core.FAULT_PHASE,
-    "store": _core.FAULT_STORE,
+    "alloc": _faults.FAULT_ROOM,
+    "phase": _faults.FAULT_PHASE,
+    "recover": _faults.FAULT_PHASE,
+    "store": _faults.FAULT_STORE,
 }
 _ALL: Final = frozenset(PLACES)
 _ACTIONS: Final = {
-    "full": _core.FAULT_FULL,
-    "kill": _core.FAULT_KILL,
-    "oom": _core.FAULT_KILL,
-    "segv": _core.FAULT_SEGV,
+    "full": _faults.FAULT_FULL,
+    "kill": _faults.FAULT_KILL,
+    "oom": _faults.FAULT_KILL,
+    "segv": _faults.FAULT_SEGV,
 }
 
 
@@ -87,7 +87,7 @@ class Trace:
         if self.since is None:
             self.since = len(self.points)
             self.native = _passed()
-        _core.fault_count()
+        _faults.fault_count()
 
     def follow(self, code: CodeType) -> None:
         """Note a handler that runs; its file's lines are points."""
@@ -106,12 +106,12 @@ class Trace:
 
     def native_points(self, place: str) -> list[Point]:
         """Return the points of a native place; ask before the next run is watched."""
-        names = _core.fault_names(_KINDS[place])
+        names = _faults.fault_names(_KINDS[place])
         return [Point(place, nth, name) for nth, name in enumerate(names, 1)]
 
 
 def _passed() -> dict[str, int]:
-    return {place: len(_core.fault_names(kind)) for place, kind in _KINDS.items() if place != "recover"}
+    return {place: len(_faults.fault_names(kind)) for place, kind in _KINDS.items() if place != "recover"}
 
 
 @contextlib.contextmanager
@@ -123,16 +123,16 @@ def watching(trace: Trace, arenas: list[NativeArena], *, stores: bool = False) -
         arenas: The arenas whose writes are points.
         stores: Whether a test build's crash points are as well.
     """
-    _core.fault_clear()
+    _faults.fault_clear()
     _watch.arm(trace, arenas)
     try:
-        _core.fault_watch(_core.FAULT_ROOM)
-        _core.fault_watch(_core.FAULT_PHASE)
+        _faults.fault_watch(_faults.FAULT_ROOM)
+        _faults.fault_watch(_faults.FAULT_PHASE)
         if stores:
-            _core.fault_watch(_core.FAULT_STORE)
+            _faults.fault_watch(_faults.FAULT_STORE)
         for point, fault in trace.plan:
             if point.place in NATIVE and point.place != "recover":
-                _core.fault_at(_KINDS[point.place], point.nth, _ACTIONS[fault.name])
+                _faults.fault_at(_KINDS[point.place], point.nth, _ACTIONS[fault.name])
         yield
     finally:
         _watch.disarm()

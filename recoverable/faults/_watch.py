@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from recoverable import middleware
-from recoverable._native import _core
+from recoverable._native import _faults
 from recoverable._native.linetrace import LineTracer
 from recoverable._native.runtime import Container, NativeArena, Transaction, set_fault_hooks
 from recoverable.callbacks import name_of
@@ -138,7 +138,7 @@ def disarm() -> None:
     for native in _arenas:
         native.watch_writes(False)
     _arenas.clear()
-    _core.fault_stop()
+    _faults.fault_stop()
 
 
 # -- lines --------------------------------------------------------------------------------------------------------
@@ -511,7 +511,7 @@ def strike(fault: Fault, where: str) -> None:
             "rolled back. Make room, or make the arena with a larger size."
         )
     if fault.deadly:
-        _core.fault_die(_core.FAULT_SEGV if fault.name == "segv" else _core.FAULT_KILL)
+        _faults.fault_die(_faults.FAULT_SEGV if fault.name == "segv" else _faults.FAULT_KILL)
     raise AssertionError(f"{fault.name} can't strike at {where}")
 
 

@@ -16,7 +16,7 @@ from types import CodeType, TracebackType
 from typing import Final
 
 from recoverable import _registry, events
-from recoverable._native import _core
+from recoverable._native import _faults
 from recoverable.arena import Arena
 from recoverable.errors import ArenaOptionError, FaultsNotAllowedError, FaultSyntaxError
 from recoverable.faults import _watch
@@ -269,13 +269,13 @@ class Chaos:
         return False
 
     def _strike(self, rule: Rule, where: str, handler: str) -> Fault | None:
-        _core.fault_count()
+        _faults.fault_count()
         self._tell(rule, where, handler)
         if rule.fault.deadly and rule.at == "commit":
             phase = self._random.randrange(_PHASES + 1)
             if phase > 0:
-                _core.fault_clear()
-                _core.fault_in_commit(phase, _core.FAULT_SEGV if rule.fault.name == "segv" else _core.FAULT_KILL)
+                _faults.fault_clear()
+                _faults.fault_in_commit(phase, _faults.FAULT_SEGV if rule.fault.name == "segv" else _faults.FAULT_KILL)
                 return None  # the core kills, inside the commit
         return rule.fault
 
@@ -309,8 +309,8 @@ class Chaos:
         nearest += [(injection.left, injection) for injection in self._waiting(handler)]
         if nearest:
             self._alloc_at, self._alloc = min(nearest, key=lambda one: one[0])
-            _core.fault_clear()
-            _core.fault_at(_core.FAULT_ROOM, self._alloc_at, _core.FAULT_FULL)
+            _faults.fault_clear()
+            _faults.fault_at(_faults.FAULT_ROOM, self._alloc_at, _faults.FAULT_FULL)
 
     def _draw(self, rate: float) -> int:
         """Draw at which allocation a rate strikes first."""
@@ -329,8 +329,8 @@ class Chaos:
         armed, self._alloc = self._alloc, None
         if armed is None:
             return
-        handler, passed = self._steps[-1], _core.fault_passed(_core.FAULT_ROOM)
-        _core.fault_clear()
+        handler, passed = self._steps[-1], _faults.fault_passed(_faults.FAULT_ROOM)
+        _faults.fault_clear()
         for injection in self._waiting(handler):
             injection.left = max(1, injection.left - passed)
         if passed >= self._alloc_at:

@@ -165,9 +165,9 @@ class Faults:
         return self._struck() > 0
 
     def _struck(self) -> int:
-        from recoverable._native import _core
+        from recoverable._native import _faults
 
-        return _core.fault_struck() - self._exploration.struck_before
+        return _faults.fault_struck() - self._exploration.struck_before
 
     def _leave(self, error: BaseException | None) -> bool:
         """End the block: true where what left it goes no further."""
@@ -406,11 +406,11 @@ class _Exploration:
         """Set up, run and tear down the test once."""
         from _pytest.runner import runtestprotocol  # as other plugins that run tests again do
 
-        from recoverable._native import _core
+        from recoverable._native import _faults
 
         self.plan, self.entered, self.ended, self.problems = plan, False, "did not enter the block", ()
         self.missed = True
-        self.struck_before = _core.fault_struck()
+        self.struck_before = _faults.fault_struck()
         self.report.runs += 1
         item: Any = self.item
         return runtestprotocol(item, log=False, nextitem=nextitem)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from recoverable import Arena
-from recoverable._native import _core
+from recoverable._native import _peek
 from recoverable.cli import _file, _image
 from recoverable.errors import ArenaFullError
 from support.commands import child, command
@@ -139,7 +139,7 @@ def test_memory_is_there_before_the_name_is_used(filled: str, new_name: Callable
     with _image.capture(filled) as copy:
         assert _image.publish(copy, other)
     with path_of(other).open("rb") as object_:
-        report = _core.peek(object_.fileno(), other)
+        report = _peek.peek(object_.fileno(), other)
     assert path_of(other).stat().st_blocks * 512 >= sum(length for _, length in report["backed"])
 
 

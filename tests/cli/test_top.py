@@ -19,7 +19,7 @@ from rich.console import Console
 
 from examples.bank.load import Bank, Customers, Ledger
 from recoverable import Arena, Array, attempt
-from recoverable._native import _core
+from recoverable._native import _counts
 from recoverable._native.runtime import meter
 from recoverable.cli import _outside, _top
 from support.commands import child, command, command_json
@@ -97,7 +97,7 @@ def test_checkpoints_are_timed_by_sample(arena: Arena) -> None:
         commit(arena, 1)
         fail(arena, 1)
     with _outside.opened(arena.name) as fd:
-        rows, _ = _core.peek_board(fd, arena.name)
+        rows, _ = _counts.peek_board(fd, arena.name)
     assert rows["commit"]["timed"] == pytest.approx(25, abs=8)
     assert rows["fail"]["timed"] == pytest.approx(25, abs=8)
     took = only(arena)["commit"].checkpoint_us

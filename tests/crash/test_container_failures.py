@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from recoverable import Arena, ArenaFullError, Array, Counter, Deque, List, Record, Set
-from recoverable._native import _core
+from recoverable._native import _switches
 from support.forks import in_child
 from support.workers import Request, pause
 
-pytestmark = pytest.mark.skipif(not _core.test_build(), reason="needs -Dcrashpoints=true")
+pytestmark = pytest.mark.skipif(not _switches.test_build(), reason="needs -Dcrashpoints=true")
 
 LONG = "long " * 30
 
@@ -82,7 +82,7 @@ OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "r.migrate": lambda root: setattr(root["old"][0], "items", [LONG]),
     "replace all": lambda root: root.__setitem__("l", {"r": Row(text=LONG), "s": Set([LONG]), "a": Array((3,), "f8")}),
 }
-KINDS = {"malloc": _core.FAIL_MALLOC, "heap": _core.FAIL_HEAP, "fallocate": _core.FAIL_FALLOCATE}
+KINDS = {"malloc": _switches.FAIL_MALLOC, "heap": _switches.FAIL_HEAP, "fallocate": _switches.FAIL_FALLOCATE}
 
 
 def failing_at(arena: Arena, kind: int, nth: int, operation: Callable[[Any], Any]) -> tuple[bool, bool]:
@@ -91,15 +91,15 @@ def failing_at(arena: Arena, kind: int, nth: int, operation: Callable[[Any], Any
     with arena.transaction():
         root["before"] = nth  # there is something to keep
         state = root.to_python()
-        _core.fail_at(kind, nth)
+        _switches.fail_at(kind, nth)
         try:
             operation(root)
             failed = False
         except (ArenaFullError, MemoryError):
             failed = True
         finally:
-            reached = _core.fail_count(kind) >= nth
-            _core.fail_at(kind, 0)
+            reached = _switches.fail_count(kind) >= nth
+            _switches.fail_at(kind, 0)
         if failed:
             assert root.to_python() == state, "a failed operation has left something"
             root["after"] = nth  # and the transaction goes on
@@ -152,7 +152,7 @@ def test_failure_at_a_suspension_or_resumption_loses_only_its_own_transaction(ki
 
             request = Request(arena, run)
             request.step()
-            _core.fail_at(KINDS[kind], nth)
+            _switches.fail_at(KINDS[kind], nth)
             try:
                 request.finish()
             except (ArenaFullError, MemoryError):
@@ -160,8 +160,8 @@ def test_failure_at_a_suspension_or_resumption_loses_only_its_own_transaction(ki
             else:
                 assert "more" in arena.root
             finally:
-                reached = _core.fail_count(KINDS[kind]) >= nth
-                _core.fail_at(KINDS[kind], 0)
+                reached = _switches.fail_count(KINDS[kind]) >= nth
+                _switches.fail_at(KINDS[kind], 0)
             assert arena.verify().leaked_blocks == 0
         if not reached:
             return
@@ -268,12 +268,12 @@ def test_a_kill_at_any_point_of_reclaiming_a_tree_loses_and_leaks_nothing(new_na
             with Arena.open(name, create=False) as arena:
                 with arena.transaction():
                     arena.root["tree"] = big_tree()
-                _core.crash_note(address, 64)
+                _switches.crash_note(address, 64)
                 with arena.transaction():
                     del arena.root["tree"]
-                _core.crash_at(nth)
+                _switches.crash_at(nth)
                 drain(arena)
-                _core.crash_at(0)
+                _switches.crash_at(0)
                 return True
 
         note[:] = b"\0" * 64

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from recoverable import Arena
-from recoverable._native import _core
+from recoverable._native import _switches
 from support.forks import in_child
 from support.scenarios import OPTIONS, SCENARIOS, closed, state_of
 from support.segments import Saved, path_of
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.crash,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(not _core.test_build(), reason="needs a build with -Dcrashpoints=true"),
+    pytest.mark.skipif(not _switches.test_build(), reason="needs a build with -Dcrashpoints=true"),
 ]
 
 reached: dict[str, set[str]] = {}  # scenario -> names of the points that killed it
@@ -50,8 +50,8 @@ class Board:
 
     def arm(self, nth: int) -> None:
         """In the child: die at the nth point from now."""
-        _core.crash_note(self.address, self.NAME)
-        _core.crash_at(nth)
+        _switches.crash_note(self.address, self.NAME)
+        _switches.crash_at(nth)
 
     def advance(self) -> None:
         """In the child: one commit more."""
@@ -129,7 +129,7 @@ def loop(label: str, put: Callable[[], None], child: Callable[[], None], check: 
         def run(nth: int = nth) -> None:
             board.arm(nth)
             child()
-            _core.crash_at(0)
+            _switches.crash_at(0)
 
         ending = in_child(run)
         if ending.returned:
@@ -202,7 +202,7 @@ def crashed_at(point: str, nth: int, name: str, base: Saved, label: str) -> tupl
     """Kill a scenario where it meets that point the nth time: what that leaves, and after how many commits."""
 
     def run() -> None:
-        _core.crash_only(point)
+        _switches.crash_only(point)
         board.arm(nth)
         with Arena.open(name, create=False, **OPTIONS.get(label, {})) as arena:
             for _ in SCENARIOS[label](arena):
@@ -252,7 +252,7 @@ def test_a_survivor_that_recovers_in_place_can_be_killed_at_any_point(name: str,
     nth = 0
 
     def child() -> None:
-        _core.crash_at(0)
+        _switches.crash_at(0)
         with Arena.open(name, create=False) as arena:
             victim = os.fork()
             if victim == 0:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from recoverable import Arena, Array
-from recoverable._native import _core
+from recoverable._native import _switches
 from support.forks import in_child
 from support.segments import path_of
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.crash,
-    pytest.mark.skipif(not _core.test_build(), reason="needs a build with -Dcrashpoints=true"),
+    pytest.mark.skipif(not _switches.test_build(), reason="needs a build with -Dcrashpoints=true"),
 ]
 
 PAGES, ITEMS = 640, 512
@@ -30,8 +30,8 @@ def test_killed_while_memory_is_given_back(point: str) -> None:
     def child() -> None:
         with Arena.open(name, create=False) as arena:
             a = arena.root["a"]
-            _core.crash_only(point)
-            _core.crash_at(1)
+            _switches.crash_only(point)
+            _switches.crash_at(1)
             for step in range(6):
                 with arena.transaction():
                     a.view[:, 0] = step

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from recoverable import Arena, RecoverableError
-from recoverable._native import _core
+from recoverable._native import _switches
 from support.forks import in_child
 from support.scenarios import OPTIONS, SCENARIOS, closed, state_of
 from support.segments import Saved, path_of
@@ -21,15 +21,15 @@ from support.workers import Request, pause
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(not _core.test_build(), reason="needs a build with -Dcrashpoints=true"),
+    pytest.mark.skipif(not _switches.test_build(), reason="needs a build with -Dcrashpoints=true"),
 ]
 
 KINDS = {
-    "malloc": _core.FAIL_MALLOC,
-    "mprotect": _core.FAIL_MPROTECT,
-    "fallocate": _core.FAIL_FALLOCATE,
-    "mmap": _core.FAIL_MMAP,
-    "heap": _core.FAIL_HEAP,
+    "malloc": _switches.FAIL_MALLOC,
+    "mprotect": _switches.FAIL_MPROTECT,
+    "fallocate": _switches.FAIL_FALLOCATE,
+    "mmap": _switches.FAIL_MMAP,
+    "heap": _switches.FAIL_HEAP,
 }
 USED = {  # what each scenario must have called, so that its loop is not empty
     "attach": {"malloc", "mmap"},
@@ -73,7 +73,7 @@ def use(arena: Arena) -> None:
 def off() -> None:
     """Let nothing fail any more."""
     for kind in KINDS.values():
-        _core.fail_at(kind, 0)
+        _switches.fail_at(kind, 0)
 
 
 def attempts(put: Callable[[], None], child: Callable[[int], Any], timeout: float = 20.0) -> list[Any]:
@@ -109,12 +109,12 @@ def test_a_failing_call_is_an_error_of_ours_and_changes_nothing(label: str, kind
 
     def child(nth: int) -> tuple[int, str, bool]:
         commits, failure = 0, ""
-        _core.fail_at(number, nth)
+        _switches.fail_at(number, nth)
         try:
             arena = Arena.open(name, create=False, **options)
         except (RecoverableError, MemoryError) as error:
             failure = f"{type(error).__name__} in open"
-            failed = _core.fail_count(number) >= nth
+            failed = _switches.fail_count(number) >= nth
             off()
             arena = Arena.open(name, create=False, **options)
         else:
@@ -125,7 +125,7 @@ def test_a_failing_call_is_an_error_of_ours_and_changes_nothing(label: str, kind
                 failure = type(error).__name__
             except AssertionError as error:  # the scenario's own: a page that did not become hot, say
                 failure = str(error)
-            failed = _core.fail_count(number) >= nth
+            failed = _switches.fail_count(number) >= nth
         off()
         if failure and "scenario" not in failure:
             assert state_of(arena) == states[commits], f"{failure} after {commits} commits, but not the state before"
@@ -151,13 +151,13 @@ def test_a_failure_while_creating_leaves_no_half_made_arena(kind: str, name: str
 
     def child(nth: int) -> tuple[str, bool]:
         failure = ""
-        _core.fail_at(number, nth)
+        _switches.fail_at(number, nth)
         try:
             with Arena.open(name, size="1 MiB") as arena, arena.transaction():
                 arena.root["a"] = {"b": 1}
         except (RecoverableError, MemoryError) as error:
             failure = type(error).__name__
-        failed = _core.fail_count(number) >= nth
+        failed = _switches.fail_count(number) >= nth
         off()
         with Arena.open(name, size="1 MiB") as arena:
             assert arena.root == ({} if failure else {"a": {"b": 1}})
@@ -185,7 +185,7 @@ def test_a_failing_call_in_recovery_is_mended_by_the_next_attempt(name: str, bas
                 arena.root["n"]["m"]["x"] = 9
                 arena.root["a"].view[[0, 700, 1400]] += 1
                 del arena.root["blob"]
-                _core.crash_at(1)
+                _switches.crash_at(1)
                 arena.root["lost"] = 1
 
     base.put(name)
@@ -206,12 +206,12 @@ def test_a_failing_call_in_recovery_is_mended_by_the_next_attempt(name: str, bas
 
         def child(nth: int, number: int = number) -> tuple[str, bool]:
             failure = ""
-            _core.fail_at(number, nth)
+            _switches.fail_at(number, nth)
             try:
                 Arena.open(name, create=False).close()
             except (RecoverableError, MemoryError) as error:
                 failure = type(error).__name__
-            failed = _core.fail_count(number) >= nth
+            failed = _switches.fail_count(number) >= nth
             off()
             with Arena.open(name, create=False) as arena:
                 assert state_of(arena) == want
@@ -253,7 +253,7 @@ def test_an_operation_that_fails_is_undone_alone(kind: str, suspended: bool, nam
 
         async def work() -> None:
             nonlocal failures
-            _core.fail_at(number, nth)
+            _switches.fail_at(number, nth)
             for operation in OPERATIONS:
                 try:
                     operation(arena.root)
@@ -273,7 +273,7 @@ def test_an_operation_that_fails_is_undone_alone(kind: str, suspended: bool, nam
         except (RecoverableError, MemoryError):  # the transaction as a whole: a suspension, say
             model = dict(before)
             failures += 1
-        failed = _core.fail_count(number) >= nth
+        failed = _switches.fail_count(number) >= nth
         off()
         assert state_of(arena) == list(model.items())
         use(arena)

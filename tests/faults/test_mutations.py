@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from recoverable import Arena, ArenaFullError, Array, Counter, recoverable
-from recoverable._native import _core
+from recoverable._native import _switches
 from recoverable.faults import InjectedFault, explore
 from support.forks import in_child
 
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.crash,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(not _core.test_build(), reason="needs a build with -Dcrashpoints=true"),
+    pytest.mark.skipif(not _switches.test_build(), reason="needs a build with -Dcrashpoints=true"),
 ]
 
 arena: Arena
@@ -243,11 +243,11 @@ def explored(scenario: str, mutation: str | None, **more: Any) -> tuple[int, str
         with Arena.temporary("16 MiB", policy=policy) as opened:
             fill(opened)
             assert (opened.stats().hot_pages > 0) == (policy == "adaptive")
-            _core.mutate(mutation)
+            _switches.mutate(mutation)
             try:
                 report = explore(target, arena=opened, check=False, max_failures=1 if mutation else None, **options)
             finally:
-                _core.mutate(None)
+                _switches.mutate(None)
             return len(report.failures), str(report)
 
     ending = in_child(run, timeout=120)
@@ -259,10 +259,10 @@ def explored(scenario: str, mutation: str | None, **more: Any) -> tuple[int, str
 
 def test_each_mistake_is_looked_for() -> None:
     """The list here names every mutation that the core knows, ten or more need a fault, and the core refuses others."""
-    assert FOUND_BY.keys() == set(_core.mutations())
+    assert FOUND_BY.keys() == set(_switches.mutations())
     assert len(FOUND_BY.keys() - SHOW_BY_THEMSELVES) >= 10
     with pytest.raises(ValueError, match=r"there is no mutation 'undo\.skip'"):
-        _core.mutate("undo.skip")
+        _switches.mutate("undo.skip")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -8,7 +8,7 @@ import pytest
 
 import recoverable
 from recoverable import Arena
-from recoverable._native import _core
+from recoverable._native import _counts
 from recoverable._native.runtime import Turn, whole_of
 from recoverable.cli import _outside, _top
 from recoverable.inflight import ages
@@ -53,7 +53,7 @@ def test_how_many_stand_at_a_hot_spot(arena: Arena) -> None:
     (spot,) = arena.stats().hot_spots
     assert spot.queue == 0
     with _outside.opened(arena.name) as fd:
-        _, ((place),) = _core.peek_board(fd, arena.name)
+        _, ((place),) = _counts.peek_board(fd, arena.name)
     where = (place["id"], place["kind"], place["arg"])
     turns = [Turn(arena.native, where), Turn(arena.native, where), Turn(arena.native, whole_of(where))]
     assert arena.native.queues() == (3, 2)

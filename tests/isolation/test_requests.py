@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 import recoverable
 from recoverable import Arena, Array, Request, TransactionError, attempt
-from recoverable._native import _core
+from recoverable._native import _notes
 from recoverable.inflight import _read, _written, answer_of
 from support.children import child
 from support.hanging import helper, running, serving
@@ -269,7 +269,7 @@ async def test_of_another_process_until_it_is_killed(arena: Arena) -> None:
             }
             os.kill(pid, signal.SIGKILL)
             await asyncio.get_running_loop().run_in_executor(
-                None, wait_for, lambda: len(_core.notes(arena.native)) == 1
+                None, wait_for, lambda: len(_notes.notes(arena.native)) == 1
             )
             assert [request.process for request in arena.requests()] == [os.getpid()]
 
@@ -283,7 +283,7 @@ def test_more_than_there_is_room_for(arena: Arena) -> None:
             found = arena.requests()
             assert [request.process for request in found].count(first) == 32
             assert [request.process for request in found].count(second) == 10
-            assert sorted(teller.in_flight for teller in _core.notes(arena.native)) == [10, 100]
+            assert sorted(teller.in_flight for teller in _notes.notes(arena.native)) == [10, 100]
 
 
 @pytest.mark.crash
@@ -293,7 +293,7 @@ def test_one_that_can_not_answer_is_silent(arena: Arena) -> None:
 
     def inside() -> None:
         arena.listen()
-        wait_for(lambda: bool(_core.notes(arena.native)))
+        wait_for(lambda: bool(_notes.notes(arena.native)))
         os.write(writer, b".")
         ctypes.PyDLL(None).usleep(900_000)
 
@@ -301,7 +301,7 @@ def test_one_that_can_not_answer_is_silent(arena: Arena) -> None:
         os.read(reader, 1)
         time.sleep(0.1)  # it holds the GIL now
         begun = time.monotonic()
-        answer = answer_of(lambda ask: (arena.native.ask() if ask else None, _core.notes(arena.native))[1])
+        answer = answer_of(lambda ask: (arena.native.ask() if ask else None, _notes.notes(arena.native))[1])
         assert time.monotonic() - begun < 0.5
         assert (answer.requests, answer.silent) == ([], [pid])
         assert arena.requests() == []
@@ -322,7 +322,7 @@ def test_bytes_that_are_no_note_harm_nobody(name: str, seed: int) -> None:
                 file.seek(at - 8)
                 file.write(rng.randbytes(rng.choice([4, 8, 40, 400])))
                 file.flush()
-                for teller in _core.notes(arena.native):
+                for teller in _notes.notes(arena.native):
                     assert all(
                         each is None or isinstance(each, Request) for each in (_read(n, 1) for n in teller.notes)
                     )
@@ -346,13 +346,13 @@ def test_processes_with_one_id_are_told_apart() -> None:
     """In containers each process may be number 1: one's answer is not taken for another's silence."""
     note = _written(Request("h", 1, 1.5, "id", 1, 1, None, False, None, 0.0, None, 0, None, None))
 
-    def look(ask: bool) -> list[_core.Teller]:
+    def look(ask: bool) -> list[_notes.Teller]:
         asked.append(ask)
         new = len(asked) > 1
         return [
-            _core.Teller(1, 10, 3 + new, 1, True, False, [note]),
-            _core.Teller(1, 20, 90 + new, 1, True, False, [note]),
-            _core.Teller(1, 30, 7, 1, True, False, [note]),  # says nothing
+            _notes.Teller(1, 10, 3 + new, 1, True, False, [note]),
+            _notes.Teller(1, 20, 90 + new, 1, True, False, [note]),
+            _notes.Teller(1, 30, 7, 1, True, False, [note]),  # says nothing
         ]
 
     asked: list[bool] = []

@@ -11,41 +11,42 @@ from pathlib import Path
 import pytest
 
 from recoverable import errors
-from recoverable._native import _core
+from recoverable._native import _binding, _core, _counts, _faults, _notes, _peek, _policies, _switches
 
 INCLUDE = Path(__file__).parents[2] / "recoverable" / "_native" / "include"
 
 STRUCTURES = {
-    "rcv_policy_option": _core._PolicyOption,
-    "rcv_stream": _core._Stream,
+    "rcv_policy_option": _policies.PolicyOption,
+    "rcv_stream": _policies.Stream,
     "rcv_open_options": _core._Options,
     "rcv_recovery": _core._Recovery,
-    "rcv_peer": _core._Peer,
-    "rcv_times": _core._Times,
-    "rcv_lock_times": _core._LockTimes,
-    "rcv_peek": _core._Peek,
-    "rcv_note_seen": _core._NoteSeen,
-    "rcv_teller": _core._Teller,
-    "rcv_notes_seen": _core._NotesSeen,
-    "rcv_stat_info": _core._StatInfo,
-    "rcv_handler_counts": _core._HandlerCounts,
-    "rcv_hotspot": _core._HotSpot,
-    "rcv_board_seen": _core._BoardSeen,
+    "rcv_peer": _peek._Peer,
+    "rcv_times": _counts._Times,
+    "rcv_lock_times": _counts.LockTimes,
+    "rcv_peek": _peek._Peek,
+    "rcv_note_seen": _notes._NoteSeen,
+    "rcv_teller": _notes._Teller,
+    "rcv_notes_seen": _notes._NotesSeen,
+    "rcv_stat_info": _counts._StatInfo,
+    "rcv_handler_counts": _counts._HandlerCounts,
+    "rcv_hotspot": _counts._HotSpot,
+    "rcv_board_seen": _counts._BoardSeen,
     "rcv_verify_report": _core._Verify,
-    "rcv_replay_setup": _core._ReplaySetup,
-    "rcv_replay": _core._Replay,
-    "rcv_profile": _core._Profile,
+    "rcv_replay_setup": _policies._ReplaySetup,
+    "rcv_replay": _policies._Replay,
+    "rcv_profile": _policies._Profile,
     "rcv_stray": _core._Stray,
 }
-#: Of _core.py and errors.py: its name there, and in the header.
+#: Of the modules below and errors.py: its name there, and in the header.
 CONSTANTS = {
-    "_AGAIN": "RCV_ERR_AGAIN",
-    "_NAME": "RCV_HANDLER_NAME",
-    "_STAT_TOTAL": "RCV_STAT_TOTAL",
-    "_PEERS": "RCV_PEERS",
-    "CLASSES": "RCV_TIME_CLASSES",
-    "_PROFILES": "RCV_PROFILES",
+    (_binding, "_AGAIN"): "RCV_ERR_AGAIN",
+    (_binding, "NAME"): "RCV_HANDLER_NAME",
+    (_binding, "PEERS"): "RCV_PEERS",
+    (_counts, "_STAT_TOTAL"): "RCV_STAT_TOTAL",
+    (_counts, "CLASSES"): "RCV_TIME_CLASSES",
+    (_policies, "_PROFILES"): "RCV_PROFILES",
 }
+MODULES = (_binding, _core, _counts, _faults, _notes, _peek, _policies, _switches)
 SIZES = {"char": 1, "int": 4, "int32_t": 4, "uint32_t": 4, "uint64_t": 8, "double": 8, "rcv_off": 8}
 #: Written by macros from one list, which the core reads out to Python.
 LISTED = {"rcv_stats"}
@@ -102,21 +103,22 @@ def test_structures_are_the_headers(structure: str) -> None:
 
 
 def test_every_structure_is_compared() -> None:
-    """No structure of _core.py is left out here."""
+    """No structure of these modules is left out here."""
     there = {
         cls
-        for _, cls in inspect.getmembers(_core, inspect.isclass)
-        if issubclass(cls, ctypes.Structure) and cls.__module__ == _core.__name__
+        for module in MODULES
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        if issubclass(cls, ctypes.Structure) and cls.__module__ == module.__name__
     }
-    assert there - set(STRUCTURES.values()) == {_core._Stats}
+    assert there - set(STRUCTURES.values()) == {_counts._Stats}
     assert not LISTED & set(STRUCTURES)
 
 
 def test_constants_are_the_headers() -> None:
     """Numbers that Python repeats are those of the header."""
     numbers = constants()
-    assert {name: getattr(_core, name) for name in CONSTANTS} == {
-        name: numbers[there] for name, there in CONSTANTS.items()
+    assert {(module, name): getattr(module, name) for module, name in CONSTANTS} == {
+        key: numbers[there] for key, there in CONSTANTS.items()
     }
 
 
@@ -135,6 +137,6 @@ def test_functions_take_as_many_arguments() -> None:
         name: 0 if parameters.strip() == "void" else parameters.count(",") + 1
         for name, parameters in re.findall(r"RCV_API [^;(]*?\b(rcv_\w+)\(([^;]*?)\)\s*;", header())
     }
-    used = {name: f for name, f in vars(_core._library).items() if name.startswith("rcv_") and f.argtypes is not None}
+    used = {name: f for name, f in vars(_binding.library).items() if name.startswith("rcv_") and f.argtypes is not None}
     assert len(used) > 30
     assert {name: len(f.argtypes) for name, f in used.items()} == {name: declared[name] for name in used}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from recoverable._native import _core
+from recoverable._native import _counts
 from recoverable._native.runtime import meter
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def test_the_page_has_every_cause(arena: Arena) -> None:
 
 def test_what_an_arena_counts_is_a_metric_or_left_out_for_a_reason(arena: Arena) -> None:
     """A new figure of `arena.stats()` is shown to Prometheus, unless this test says why not."""
-    stats: dict[str, Any] = _core.stats(arena.native.address)
-    shown = {stat.name for stat in _core.STATS if stat.metric}
+    stats: dict[str, Any] = _counts.stats(arena.native.address)
+    shown = {stat.name for stat in _counts.STATS if stat.metric}
     left = set().union(*LEFT_OUT.values())
     assert shown | left == stats.keys()
     assert not shown & left

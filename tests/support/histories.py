@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recoverable import Arena, ConflictError
-from recoverable._native import _core
+from recoverable._native import _switches
 from support.operations import Dice, Operation, Undone, fill, look, run
 from support.serial import Event, NotSerialisableError, Replay
 from support.workers import Request, pause
@@ -126,7 +126,7 @@ class Site:
 
     def _arm(self, nth: int) -> None:
         """Die at the nth crash point from now."""
-        _core.crash_at(nth)
+        _switches.crash_at(nth)
 
     def _verify(self) -> None:
         """With nothing in flight: all adds up, and nothing is left."""
@@ -300,7 +300,7 @@ def script(seed: int, length: int = 60, sites: int = 1, deaths: int = 0) -> list
         how = rng.randrange(3)
         if how == 0:
             actions.insert(at, Action(rng.randrange(sites), 0, "kill"))
-        elif how == 1 and _core.test_build():
+        elif how == 1 and _switches.test_build():
             actions.insert(at, Action(rng.randrange(sites), 0, "arm", number=rng.randrange(1, 120)))
         else:  # between two operations
             one = actions[at]
@@ -349,7 +349,7 @@ class Play:
         assert not self.names, "requests that do not end"
         for number in range(len(self.sites)):
             self._command(number, ("hold", False))
-            self._command(number, ("arm", 0)) if _core.test_build() else None
+            self._command(number, ("arm", 0)) if _switches.test_build() else None
         for number in range(len(self.sites)):
             self._command(number, ("state",))
             self._command(number, ("verify",))

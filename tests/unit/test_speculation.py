@@ -16,7 +16,7 @@ import pytest
 from benchmarks.served import NAMES
 from benchmarks.streams import load
 from recoverable import Arena, Array, Counter, Deque
-from recoverable._native import _core
+from recoverable._native import _policies
 from recoverable.errors import ArenaOptionError
 from recoverable.speculation import OPTIONS, POLICIES, Costs, Recording, evaluate
 from support.segments import path_of
@@ -101,9 +101,9 @@ def test_the_documented_defaults_are_those_of_the_core() -> None:
     for policy, options in OPTIONS.items():
         for name, (default, _) in options.items():
             if default is not None:
-                assert _core.policy_default(policy, name) == default, (policy, name)
+                assert _policies.policy_default(policy, name) == default, (policy, name)
     with pytest.raises(Exception, match='"patience", "window"'):
-        _core.policy_default("adaptive", "nothing")
+        _policies.policy_default("adaptive", "nothing")
 
 
 def test_a_recording_is_its_steps() -> None:

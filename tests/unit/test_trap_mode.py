@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recoverable import Arena, ArenaFullError, Array, Counter
-from recoverable._native import _core
+from recoverable._native import _switches
 from support.workers import Request, pause
 
 TRAP: dict[str, Any] = {"tracking": "trap", "policy": "incremental"}
@@ -47,7 +47,7 @@ def plain(arena: Arena) -> Any:
 
 
 @pytest.mark.parametrize("policy", ["incremental", "adaptive", "full"])
-@pytest.mark.skipif(not _core.test_build(), reason="needs a build with -Dcrashpoints=true")
+@pytest.mark.skipif(not _switches.test_build(), reason="needs a build with -Dcrashpoints=true")
 def test_a_rollback_needs_no_announced_write(policy: str, request: pytest.FixtureRequest) -> None:
     """With all undo records of announced writes left out, the pages and shadows alone bring every byte back."""
     with Arena.temporary("4 MiB", tracking="trap", policy=policy) as arena:
@@ -58,12 +58,12 @@ def test_a_rollback_needs_no_announced_write(policy: str, request: pytest.Fixtur
                 arena.root["d"].clear()
                 arena.root["d"].update({i: f"a text that has a block of its own, number {i}" for i in range(300)})
         before = plain(arena)
-        request.addfinalizer(lambda: _core.mutate(None))
-        _core.mutate("undo.skip_record")
+        request.addfinalizer(lambda: _switches.mutate(None))
+        _switches.mutate("undo.skip_record")
         with pytest.raises(Undone), arena.transaction():
             change(arena)
             raise Undone
-        _core.mutate(None)
+        _switches.mutate(None)
         assert plain(arena) == before
         assert arena.verify().leaked_blocks == 0
 
