@@ -1,9 +1,4 @@
-"""The events that the library writes, one function each, over structlog's logger named "recoverable".
-
-What we want: whoever configures structlog gets every event in their own pipeline; a healthy request pays nothing for
-it; and a program that never heard of structlog is not flooded. structlog's own default prints everything, debug
-included, to standard output, which would put a line there for each request. So, as the standard library's logging does
-for libraries, an unconfigured structlog gets warnings and errors only, on standard error.
+"""The events that the library writes, one function each, over structlog's logger named "recoverable" (event_log.py).
 
 Events name containers and keys where a conflict was, never values. What an exception says is its author's.
 
@@ -16,10 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from typing import TYPE_CHECKING, Any
 
-import structlog
+from recoverable.event_log import log, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +32,6 @@ __all__ = [
     "arena_not_closed",
     "arena_orphaned",
     "arena_recovered",
-    "committed_wanted",
     "fault_injected",
     "fault_not_injected",
     "faults_armed",
@@ -47,7 +40,6 @@ __all__ = [
     "request_conflict",
     "request_held_up",
     "request_rolled_back",
-    "settings",
     "step_ends_process",
     "step_slow",
     "step_stopped",
@@ -55,63 +47,12 @@ __all__ = [
     "write_stray",
 ]
 
-_configured = structlog.get_logger("recoverable")  # a proxy: it takes up the configuration at each use
-
-
-class _Unconfigured:
-    """Writes warnings and errors to standard error, for programs that have not configured structlog."""
-
-    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        logger = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr),
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso"),
-                structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
-            ],
-            wrapper_class=structlog.BoundLogger,
-        )
-        getattr(logger, level)(event, **fields)
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """Write it."""
-        self._write("warning", event, fields)
-
-    def error(self, event: str, **fields: Any) -> None:
-        """Write it."""
-        self._write("error", event, fields)
-
-    def info(self, event: str, **fields: Any) -> None:
-        """Drop it."""
-
-    debug = info
-
-
-class _Nobody(_Unconfigured):
-    """Writes nothing."""
-
-    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        """Drop it."""
-
-
-_unconfigured, _nobody = _Unconfigured(), _Nobody()
-
-#: Write nothing: while faults are explored, most of what is told is what they did.
-quiet = False
-
-
-def _log() -> Any:
-    if quiet:
-        return _nobody
-    return _configured if structlog.is_configured() else _unconfigured
-
-
 # -- arenas ---------------------------------------------------------------------------------------------------
 
 
 def arena_created(name: str, size: int) -> None:
     """Tell that a new arena was made. `size`: its ceiling in bytes."""
-    _log().info("arena.created", arena=name, size=size)
+    log().info("arena.created", arena=name, size=size)
 
 
 def arena_attached(name: str, size: int, processes: int, asked_size: int | None) -> None:
@@ -124,9 +65,9 @@ def arena_attached(name: str, size: int, processes: int, asked_size: int | None)
         asked_size: The size asked for where it differs; it was ignored.
     """
     if asked_size is None:
-        _log().info("arena.attached", arena=name, size=size, processes=processes)
+        log().info("arena.attached", arena=name, size=size, processes=processes)
     else:
-        _log().warning(
+        log().warning(
             "arena.attached",
             arena=name,
             size=size,
@@ -144,7 +85,7 @@ def arena_recovered(name: str, report: Recovery, *, found: str) -> None:
         report: What that was.
         found: How it was noticed: "attaching", or "running": this process had the arena open already.
     """
-    _log().warning(
+    log().warning(
         "arena.recovered",
         arena=name,
         found=found,
@@ -161,7 +102,7 @@ def arena_recovered(name: str, report: Recovery, *, found: str) -> None:
 
 def arena_full(name: str, handler: str, detail: str) -> None:
     """Tell that a transaction was rolled back because there was no room."""
-    _log().error("arena.full", arena=name, handler=handler, detail=detail)
+    log().error("arena.full", arena=name, handler=handler, detail=detail)
 
 
 def arena_busy(name: str, handler: str, detail: str, stack: str | None = None) -> None:
@@ -174,22 +115,22 @@ def arena_busy(name: str, handler: str, detail: str, stack: str | None = None) -
         stack: Of the step that holds it, in whatever process, where its watchdog has said so.
     """
     more = {} if stack is None else {"stack": stack}
-    _log().warning("arena.busy", arena=name, handler=handler, detail=detail, **more)
+    log().warning("arena.busy", arena=name, handler=handler, detail=detail, **more)
 
 
 def arena_corrupt(name: str, handler: str, detail: str) -> None:
     """Tell that the segment is damaged: nobody can use it, and nothing was done."""
-    _log().error("arena.corrupt", arena=name, handler=handler, detail=detail)
+    log().error("arena.corrupt", arena=name, handler=handler, detail=detail)
 
 
 def arena_not_closed(name: str, detail: str) -> None:
     """Tell that an arena could not be closed at shutdown; its state is safe, its memory stays mapped."""
-    _log().warning("arena.not_closed", arena=name, detail=detail)
+    log().warning("arena.not_closed", arena=name, detail=detail)
 
 
 def arena_orphaned(name: str) -> None:
     """Tell, once in a process, that the arena's name does not lead to it any more."""
-    _log().error(
+    log().error(
         "arena.orphaned",
         arena=name,
         detail=(
@@ -202,7 +143,7 @@ def arena_orphaned(name: str) -> None:
 
 def write_stray(name: str, offsets: list[int]) -> None:
     """Tell that raw writes outside any transaction were taken back. `offsets`: of their pages in the segment."""
-    _log().warning("write.stray", arena=name, writes=len(offsets), offsets=offsets[:8])
+    log().warning("write.stray", arena=name, writes=len(offsets), offsets=offsets[:8])
 
 
 # -- steps that take too long ------------------------------------------------------------------------------------
@@ -219,98 +160,27 @@ def step_slow(name: str, handler: str, request_id: str | None, milliseconds: int
         where: The line of the program's code that it is at.
         stack: The frames around that, the innermost first.
     """
-    _log().warning(
-        "step.slow",
-        arena=name,
-        handler=handler,
-        request_id=request_id,
-        milliseconds=milliseconds,
-        where=where,
-        stack=stack,
-    )
+    _step(log().warning, "step.slow", name, handler, request_id, milliseconds, where, stack)
 
 
 def step_stopped(name: str, handler: str, request_id: str | None, milliseconds: int, where: str, stack: str) -> None:
     """Tell that a step has reached its limit: its transaction can only roll back, and an exception is raised in its code."""
-    _log().error(
-        "step.stopped",
-        arena=name,
-        handler=handler,
-        request_id=request_id,
-        milliseconds=milliseconds,
-        where=where,
-        stack=stack,
-    )
+    _step(log().error, "step.stopped", name, handler, request_id, milliseconds, where, stack)
 
 
 def step_ends_process(
     name: str, handler: str, request_id: str | None, milliseconds: int, where: str, stack: str
 ) -> None:
     """Tell that a step could not be stopped, and that this process ends in a moment, as by a crash."""
-    _log().error(
-        "step.ends_process",
-        arena=name,
-        handler=handler,
-        request_id=request_id,
-        milliseconds=milliseconds,
-        where=where,
-        stack=stack,
-    )
+    _step(log().error, "step.ends_process", name, handler, request_id, milliseconds, where, stack)
+
+
+def _step(write: Callable[..., None], event: str, name: str, *where: Any) -> None:
+    fields = ("handler", "request_id", "milliseconds", "where", "stack")
+    write(event, arena=name, **dict(zip(fields, where, strict=True)))
 
 
 # -- requests -------------------------------------------------------------------------------------------------
-
-_asked: object = None  # the wrapper class that _enabled was asked of
-_enabled: Callable[[], bool] = bool
-_silent: list[object] = []  # that class, if its loggers never write `request.committed`
-
-
-def committed_wanted() -> bool:
-    """Tell, cheaply, whether `request.committed` (debug) would be written anywhere."""
-    global _asked, _enabled
-    if not structlog.is_configured():
-        return False
-    wrapper = structlog.get_config()["wrapper_class"]
-    if wrapper is not _asked:
-        _asked, _enabled = wrapper, _level_check(_configured.bind(), logging.DEBUG)
-        _silent[:] = [wrapper] if _enabled is _never else []
-    return _enabled()
-
-
-def settings() -> tuple[dict[str, Any] | None, list[object]]:
-    """Return structlog's own settings, and the "default_wrapper_class" in there with which `request.committed` is never written.
-
-    For native code, which asks for each request that has written, and can't afford a call. The settings are a dict that has
-    what was ever configured; None where they can't be had: structlog has no public name for them.
-    """
-    found: dict[str, Any] | None = getattr(
-        getattr(getattr(structlog, "_config", None), "_CONFIG", None), "__dict__", None
-    )
-    had = found is not None and found.get("is_configured", False) is structlog.is_configured()
-    return found if had else None, _silent
-
-
-def _level_check(logger: Any, level: int) -> Callable[[], bool]:
-    """Find out how this kind of logger tells whether a level is enabled."""
-    if isinstance(logger, structlog.stdlib.BoundLogger):  # the standard library's levels may change at any time
-        standard = logging.getLogger("recoverable")
-        return lambda: standard.isEnabledFor(level)
-    # Its class: structlog.BoundLogger itself takes any name that it is asked for as an event's method.
-    ask = getattr(type(logger), "is_enabled_for", None)
-    return _always if ask is None or ask(logger, level) else _never  # fixed in the class of a filtering logger
-
-
-def _always() -> bool:
-    return True
-
-
-def _never() -> bool:
-    return False
-
-
-def _shown(level: int) -> bool:
-    """Return whether an event of that level goes where the program wants its events; not to our own fallback."""
-    return not quiet and structlog.is_configured() and _level_check(_configured.bind(), level)()
 
 
 def _from_handler(trace: TracebackType | None) -> TracebackType | None:
@@ -330,15 +200,17 @@ def traceback_reported(error: BaseException) -> str | None:
     return reported
 
 
+def _extent(report: Report) -> dict[str, int]:
+    return {"pages": report["pages"], "bytes": report["bytes"], "microseconds": report["micros"]}
+
+
 def request_committed(name: str, handler: str, report: Report, attempt: int, request_id: str) -> None:
     """Tell that a request's writes were committed."""
-    _log().debug(
+    log().debug(
         "request.committed",
         arena=name,
         handler=handler,
-        pages=report["pages"],
-        bytes=report["bytes"],
-        microseconds=report["micros"],
+        **_extent(report),
         attempt=attempt,
         request_id=request_id,
     )
@@ -369,9 +241,9 @@ def request_rolled_back(
         expected: An answer or a cancellation, not a crash: written as info instead of as a warning.
         then: What comes next: "raise", "retry", "fallback" or "return".
     """
-    write = _log().info if expected else _log().warning
+    write = log().info if expected else log().warning
     more: dict[str, Any] = {}
-    if error is not None and (then != "raise" or _shown(logging.INFO if expected else logging.WARNING)):
+    if error is not None and (then != "raise" or shown(logging.INFO if expected else logging.WARNING)):
         more["exc_info"] = (type(error), error, _from_handler(error.__traceback__))
         if then == "raise":
             with contextlib.suppress(AttributeError, TypeError):  # a class of exceptions may refuse attributes
@@ -381,9 +253,7 @@ def request_rolled_back(
         arena=name,
         handler=handler,
         exception_type=exception,
-        pages=report["pages"],
-        bytes=report["bytes"],
-        microseconds=report["micros"],
+        **_extent(report),
         attempt=attempt,
         request_id=request_id,
         then=then,
@@ -405,7 +275,7 @@ def request_conflict(
         request_id: The request's id.
         then: What comes next: "rerun", "raise" or "fallback".
     """
-    write = _log().info if then == "rerun" else _log().warning
+    write = log().info if then == "rerun" else log().warning
     write(
         "request.conflict",
         arena=name,
@@ -413,9 +283,7 @@ def request_conflict(
         path=lost.path,
         key=lost.key,
         winner=lost.winner,
-        pages=report["pages"],
-        bytes=report["bytes"],
-        microseconds=report["micros"],
+        **_extent(report),
         attempt=attempt,
         request_id=request_id,
         then=then,
@@ -448,7 +316,7 @@ def request_held_up(
         attempt: Which run of the request it was in, or before, from 1.
         request_id: The request's id.
     """
-    _log().info(
+    log().info(
         "request.held_up",
         arena=name,
         handler=handler,
@@ -465,7 +333,7 @@ def request_held_up(
 
 def hook_failed(name: str, handler: str, hook: str, error: BaseException) -> None:
     """Tell that an `after_commit` callback raised; the commit stands."""
-    _log().error("after_commit.failed", arena=name, handler=handler, hook=hook, exc_info=error)
+    log().error("after_commit.failed", arena=name, handler=handler, hook=hook, exc_info=error)
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------
@@ -479,7 +347,7 @@ def faults_armed(rules: list[str], seed: int, source: str) -> None:
         seed: Of the randomness.
         source: Who has asked for it.
     """
-    _log().warning(
+    log().warning(
         "faults.armed",
         note="FAULTS ARE ARMED: this process fails on purpose, and may kill itself. Never in production.",
         rules=rules,
@@ -498,7 +366,7 @@ def fault_injected(fault_id: str, fault: str, at: str, where: str, handler: str)
         where: The line of code, where it is known.
         handler: Whose request it is.
     """
-    _log().warning("fault.injected", fault_id=fault_id, fault=fault, at=at, where=where, handler=handler)
+    log().warning("fault.injected", fault_id=fault_id, fault=fault, at=at, where=where, handler=handler)
 
 
 def fault_not_injected(rule: str, handler: str, why: str) -> None:
@@ -509,4 +377,4 @@ def fault_not_injected(rule: str, handler: str, why: str) -> None:
         handler: Whose point was reached.
         why: What is missing there.
     """
-    _log().warning("fault.not_injected", rule=rule, handler=handler, why=why)
+    log().warning("fault.not_injected", rule=rule, handler=handler, why=why)

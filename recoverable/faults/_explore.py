@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final
 
-from recoverable import events
+from recoverable import event_log
 from recoverable._native import _faults, _switches
 from recoverable.arena import Arena
 from recoverable.errors import ArenaOptionError, RecoverableError
@@ -255,13 +255,13 @@ def quietly() -> Iterator[None]:
     """Keep what faults make others write out of the way: hundreds of tracebacks tell nothing."""
     loggers = [logging.getLogger(name) for name in ("aiohttp.server", "asyncio")]
     were = [logger.disabled for logger in loggers]
-    quiet, events.quiet = events.quiet, True
+    quiet, event_log.quiet = event_log.quiet, True
     for logger in loggers:
         logger.disabled = True
     try:
         yield
     finally:
-        events.quiet = quiet
+        event_log.quiet = quiet
         for logger, was in zip(loggers, were, strict=True):
             logger.disabled = was
 

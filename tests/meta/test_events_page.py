@@ -40,7 +40,7 @@ VALUES: dict[str, list[Any]] = {
 THEN = ["raise", "rerun"]
 
 #: Functions that write no event: they answer questions.
-ASKED = {"committed_wanted", "settings", "traceback_reported"}
+ASKED = {"traceback_reported"}
 
 TYPES = {
     "text": str,

@@ -27,6 +27,7 @@ from recoverable import (
     Array,
     ConflictError,
     attempt,
+    event_log,
     events,
     recoverable,
     transaction,
@@ -486,15 +487,15 @@ async def test_a_crash_that_touched_nothing_is_no_event(arena: Arena, log: list[
 
 def test_committed_is_only_wanted_where_it_would_be_written() -> None:
     """The cheap check follows structlog's configuration, each kind of logger in its way."""
-    assert not events.committed_wanted()  # not configured
+    assert not event_log.committed_wanted()  # not configured
     for level, wanted in ((logging.DEBUG, True), (logging.INFO, False)):
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
-        assert events.committed_wanted() is wanted
+        assert event_log.committed_wanted() is wanted
     structlog.configure(wrapper_class=structlog.stdlib.BoundLogger, logger_factory=structlog.stdlib.LoggerFactory())
     standard = logging.getLogger("recoverable")
     for level, wanted in ((logging.DEBUG, True), (logging.INFO, False)):
         standard.setLevel(level)
-        assert events.committed_wanted() is wanted
+        assert event_log.committed_wanted() is wanted
     standard.setLevel(logging.NOTSET)
 
 
@@ -554,14 +555,14 @@ async def test_a_logger_that_takes_any_name_for_an_events_is_not_asked(arena: Ar
 
 def test_structlog_tells_natively_whether_it_is_configured() -> None:
     """Its settings are a dict that follows what it is told; without one, each request that has written calls a function."""
-    found, _ = events.settings()
+    found, _ = event_log.settings()
     assert found is not None
     for _ in range(2):
         assert not found.get("is_configured", False)
         structlog.configure()
         assert found["is_configured"] is True
         structlog.reset_defaults()
-    assert events.settings()[0] is found
+    assert event_log.settings()[0] is found
 
 
 async def test_nothing_is_built_for_a_healthy_request_that_nobody_listens_to(
@@ -572,7 +573,7 @@ async def test_nothing_is_built_for_a_healthy_request_that_nobody_listens_to(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("built for nobody")
 
-    for function in ("request_committed", "request_rolled_back", "request_conflict", "_log"):
+    for function in ("request_committed", "request_rolled_back", "request_conflict", "log"):
         monkeypatch.setattr(events, function, never)
     monkeypatch.setattr("recoverable.web.request_id", never)
 
