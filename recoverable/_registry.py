@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from recoverable._native.runtime import NativeArena
-    from recoverable.arena import Arena, Segment
+    from recoverable._segment import Segment
+    from recoverable.arena import Arena
 
 __all__ = ["add", "all_open", "bind", "find", "lock", "remove", "resolve", "state"]
 

@@ -1,17 +1,10 @@
-"""The arena: open, close, unlink, root, and what it tells about itself.
-
-One segment is mapped once in a process, however often it is opened: its lock belongs to a thread, and a second mapping
-would wait for the first. So `Arena.open` of a name that is open already gives another `Arena` on the same mapping, with
-the options of the first; each is closed for itself, and the mapping goes with the last.
-"""
+"""The arena: open, close, unlink, root, and what it tells about itself."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import os
-import stat
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -29,15 +22,13 @@ from recoverable import (
     waits,
     watchdog,
 )
-from recoverable._native import _core, _counts, _faults, _notes, _policies
+from recoverable._native import _core, _counts, _faults, _policies
 from recoverable._native.paths import hot_spots
-from recoverable._native.runtime import ArenaBase, NativeArena, current_transaction
-from recoverable.containers import Dict  # importing it makes the containers known to the core
+from recoverable._native.runtime import ArenaBase
+from recoverable._segment import map_segment
 from recoverable.errors import (
-    ArenaFullError,
     ArenaNotFoundError,
     ArenaOptionError,
-    ArenaPermissionError,
     RecoverableError,
     TransactionClosedError,
     TransactionError,
@@ -50,56 +41,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
     from types import TracebackType
 
+    from recoverable._segment import Segment
+    from recoverable.containers import Dict
+
 __all__ = ["Arena"]
 
 T = TypeVar("T")
 
-_DEFAULT_SIZE: Final = 256 * 1024**2
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _ROUNDED_UP: Final = 1024**2  # the core rounds a size up to whole chunks, and a tiny one to the least that works
-_PHASES: Final = ("idle", "step", "publish")
-
-
-class Segment:
-    """One mapped segment of this process, and the arenas that use it."""
-
-    __slots__ = ("arenas", "key", "name", "native", "root", "size")
-
-    def __init__(self, name: str, key: tuple[int, int], address: int) -> None:
-        self.name = name
-        self.key = key
-        self.native = NativeArena(address)
-        self.root: Dict[Any, Any] = self.native.root()
-        self.arenas: list[Arena] = []
-        self.size = _counts.stats(self.native)["size"]
-
-    def close(self) -> None:
-        """Roll back what is in flight and unmap; refused while raw buffers live."""
-        if current_transaction(self.native) is not None:
-            raise TransactionError(
-                f"arena {self.name!r} can't be closed inside one of its own transactions. It stays open and nothing "
-                "was rolled back. Close it after the transaction has ended."
-            )
-        if self.native.raw_count():
-            gc.collect()  # views that only a reference cycle keeps
-        if views := self.native.raw_count():
-            raise TransactionError(
-                f"arena {self.name!r} can't be closed: {views} raw buffer(s) of its memory are alive (array views, "
-                "memoryviews). It stays open and nothing was lost. Delete them (del view; memoryview.release()), then "
-                "close it."
-            )
-        watched = watchdog.limit_of(self.native) is not None
-        listens = inflight.stop(self.native)
-        try:
-            self.native.close()
-        except BaseException:
-            if listens:
-                with contextlib.suppress(RuntimeError):  # the interpreter ends
-                    inflight.listen(self.native)
-            raise
-        _registry.remove(self)
-        if watched:
-            watchdog.settle()
 
 
 class Arena(ArenaBase):
@@ -179,7 +128,7 @@ class Arena(ArenaBase):
                 status = os.fstat(fd)
                 shared = _registry.find((status.st_dev, status.st_ino))
                 if shared is None:
-                    segment = _map(
+                    segment = map_segment(
                         name,
                         fd,
                         asked,
@@ -396,19 +345,7 @@ class Arena(ArenaBase):
         """What was undone of a dead process's work, by attaching or since; None where there was nothing."""
         self._check()
         found = _core.recovered(self.native)
-        if found is None:
-            return None
-        phase = found["phase"]
-        return Recovery(
-            phase=_PHASES[phase] if phase < len(_PHASES) else str(phase),
-            records=found["records"],
-            bytes=found["bytes"],
-            pages=found["pages"],
-            chunks=found["chunks"],
-            microseconds=found["micros"],
-            handler=found["handler"],
-            pid=found["pid"],
-        )
+        return None if found is None else Recovery(**found)
 
     def stats(self) -> Stats:
         """Return the counters of the arena and of this process's use of it."""
@@ -428,16 +365,7 @@ class Arena(ArenaBase):
         of their requests, the oldest of each.
         """
         self._check()
-        found = inflight.here(self.native)
-        native = self.native
-
-        def look(ask: bool) -> list[_notes.Teller]:
-            if ask:
-                native.ask()
-            return _notes.notes(native)
-
-        found += inflight.answer_of(look).requests
-        return sorted(found, key=lambda request: -request.age)
+        return inflight.everywhere(self.native)
 
     def listen(self) -> None:
         """Answer when other processes ask for this one's requests: `requests()` there, `recoverable top --waiting`.
@@ -541,7 +469,7 @@ def open_copy(name: str, fd: int) -> Arena:
     numbers, _ = speculation.checked_options(speculation.DEFAULT, None)
     with _registry.lock:
         return Arena(
-            _map(
+            map_segment(
                 name,
                 fd,
                 None,
@@ -554,43 +482,6 @@ def open_copy(name: str, fd: int) -> Arena:
                 busy_timeout=5.0,
             )
         )
-
-
-def _map(name: str, fd: int, asked: int | None, create: bool, **options: Any) -> Segment:
-    """Make or attach the segment behind `fd`, whose file lock is held. A failure leaves no object that it made."""
-    status = os.fstat(fd)
-    if status.st_uid != os.geteuid():  # first: what failed below is unlinked where it is empty
-        raise ArenaPermissionError(
-            f"arena {name!r} belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}. Nothing was "
-            "opened or changed. Run as that user, or choose another name."
-        )
-    if stat.S_IMODE(status.st_mode) != _shm.MODE:
-        os.fchmod(fd, _shm.MODE)
-    empty = create and status.st_size == 0  # new, or of somebody who died before giving it a size: nobody's data
-    try:
-        size = asked or 0
-        if empty:
-            room = _shm.capacity(fd)
-            size = asked or min(_DEFAULT_SIZE, room // _PAGE * _PAGE)
-            if size > room:
-                raise ArenaFullError(
-                    f"arena {name!r} with size {_options.human_size(size)} can't be made: /dev/shm holds "
-                    f"{_options.human_size(room)} in all. Nothing was made. Ask for less, or enlarge it "
-                    "(mount -o remount,size=...; docker run --shm-size=...)."
-                )
-        address = _core.open_segment(fd, name=name, size=size, create=create, **options)
-        try:
-            segment = Segment(name, (status.st_dev, status.st_ino), address)
-        except BaseException:
-            empty = empty or (create and _core.created(address))
-            _core.close_segment(address)  # it has no transaction and no handle yet
-            raise
-    except BaseException:
-        if empty:
-            _shm.unlink(name)
-        raise
-    _registry.add(segment)
-    return segment
 
 
 def _close_all() -> None:

@@ -25,6 +25,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from recoverable import _registry
+from recoverable._native import _notes
 from recoverable._native.runtime import own_thread, own_threads_forked
 from recoverable.errors import RecoverableError
 from recoverable.reports import Request
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from recoverable._native._notes import Teller
     from recoverable._native.runtime import NativeArena, Transaction
 
-__all__ = ["Answer", "answer_of", "here", "listen", "stop"]
+__all__ = ["Answer", "answer_of", "everywhere", "here", "listen", "stop"]
 
 _PATIENCE: Final = 0.2  # seconds that an answer is waited for
 _LOOK: Final = 0.002  # seconds between two looks for it
@@ -354,3 +355,16 @@ def answer_of(look: Callable[[bool], list[Teller]]) -> Answer:
     requests = [read for teller in told for note in teller.notes if (read := _read(note, teller.pid)) is not None]
     requests.sort(key=lambda request: -request.age)
     return Answer(requests, sum(teller.in_flight for teller in told), sorted(teller.pid for teller in late))
+
+
+def everywhere(native: NativeArena) -> list[Request]:
+    """Return the requests in flight on an open arena, of all processes, the oldest first."""
+    found = here(native)
+
+    def look(ask: bool) -> list[Teller]:
+        if ask:
+            native.ask()
+        return _notes.notes(native)
+
+    found += answer_of(look).requests
+    return sorted(found, key=lambda request: -request.age)

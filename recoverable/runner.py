@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from recoverable import _registry, events, lockwait, outcome, privilege, waits, web
+from recoverable import _registry, completion, event_log, lockwait, outcome, privilege, waits, web
 from recoverable._native.runtime import Handler as NativeHandler
 from recoverable._native.runtime import (
     NativeArena,
@@ -30,9 +30,9 @@ from recoverable._native.runtime import (
     set_upcalls,
     transactions_here,
 )
-from recoverable.callbacks import begin_hooks, run_hooks, run_hooks_now
+from recoverable.callbacks import run_hooks_now
 from recoverable.contention import FirstRun, Habit, Place, leave_early, lost_first, note_commit, spot_of
-from recoverable.errors import RecoverableError, TransactionError, _Doomed
+from recoverable.errors import RecoverableError, TransactionError
 from recoverable.transaction import (
     Lost,
     Nested,
@@ -46,7 +46,7 @@ from recoverable.transaction import (
 from recoverable.watchdog import too_long
 
 if TYPE_CHECKING:
-    from recoverable._native.runtime import Before, Report
+    from recoverable._native.runtime import Before
     from recoverable.contention import Spot
 
 __all__ = [
@@ -264,7 +264,7 @@ async def _go_on(
                 if then == "end":
                     course.leave()
                     if transaction.touched or transaction.hooks is not None:
-                        await _settle(transaction, options, None, failure, request_id)
+                        await completion.settle(transaction, options, None, failure, request_id)
                     raise failure
                 if (
                     then in ("rerun", "retry") or facts.beaten
@@ -287,7 +287,7 @@ async def _go_on(
                     failure = conflict_error(call.handler, lost, transaction.attempt, why)
                 if (transaction.touched or then != "raise") and not goes_on:
                     request_id = request_id or waits.request_id(transaction)
-                    _report(transaction, failure, request_id, then, report, lost)
+                    completion.rolled_back(transaction, failure, request_id, then, report, lost)
 
                 if then == "raise":
                     raise failure
@@ -319,7 +319,7 @@ async def _go_on(
                 if transaction.wrote:
                     note_commit(transaction)
                 course.leave()
-                await _settle(transaction, options, result, None, request_id)
+                await completion.settle(transaction, options, result, None, request_id)
                 return result
             except BaseException as error:
                 failure = error
@@ -379,108 +379,6 @@ async def _end_of(failure: BaseException) -> BaseException:
     return asyncio.CancelledError()
 
 
-def _after(transaction: Transaction, options: outcome.Options, result: Any) -> Coroutine[Any, Any, None] | None:
-    """Do what follows a first run that has returned, up to where there is something to await: the rest of it, or None."""
-    native = transaction.arena
-    if (
-        transaction.hooks is None
-        or transaction.left
-        or transaction.settled
-        or not transaction.touched
-        or transaction.state != "committed"
-        or native.pending()
-        or (transaction.wrote and events.committed_wanted())
-    ):
-        return _settle(transaction, options, result)
-    if transaction.limit is not None:
-        transaction.limit.end()
-    transaction.settled = True
-    return begin_hooks(transaction)
-
-
-async def _settle(
-    transaction: Transaction,
-    options: outcome.Options,
-    result: Any,
-    answer: BaseException | None = None,
-    request_id: str | None = None,
-) -> None:
-    """Do what follows a run that ended by its own choice: callbacks and events, after the time limit."""
-    if transaction.left or transaction.settled:  # that was done when it was committed
-        if transaction.hooks is not None:
-            await run_hooks(transaction)
-        return
-    if transaction.limit is not None:
-        transaction.limit.end()
-    if transaction.touched:
-        committed = transaction.state == "committed"
-    else:
-        committed = transaction.hooks is not None and bool(options.decide(result, answer))
-    if not committed:
-        transaction.hooks = None
-    transaction.settled = True
-    await _ended(transaction, committed, request_id)
-
-
-async def _ended(transaction: Transaction, committed: bool, request_id: str | None = None) -> None:
-    native = transaction.arena
-    try:
-        if native.pending():
-            native.owner._report_found()
-        if not committed:
-            if transaction.touched:
-                request_id = request_id or waits.request_id(transaction)
-                _report(transaction, None, request_id, "return", transaction.report())
-        elif transaction.wrote and events.committed_wanted():
-            events.request_committed(
-                native.owner.name,
-                transaction.handler,
-                transaction.report(),
-                transaction.attempt,
-                request_id or waits.request_id(transaction),
-            )
-    finally:  # the program's log pipeline may raise
-        if committed and transaction.hooks is not None:
-            await run_hooks(transaction)
-
-
-def _report(
-    transaction: Transaction,
-    failure: BaseException | None,
-    request_id: str,
-    then: str,
-    report: Report,
-    lost: Lost | None = None,
-) -> None:
-    """Write the event of a run that was rolled back; `lost`: where, if it was a conflict."""
-    native, attempt = transaction.arena, transaction.attempt
-    name, handler = native.owner.name, transaction.handler
-    if native.pending():
-        native.owner._report_found()
-    if lost is not None:
-        events.request_conflict(name, handler, report, lost, attempt, request_id, then=then)
-        return
-    if failure is None:
-        kind = None
-    elif transaction.limit is not None and transaction.limit.expired and isinstance(failure, asyncio.CancelledError):
-        kind = "TimeoutError"
-    elif isinstance(failure, _Doomed):
-        kind = "ConflictError"  # of the transaction around it
-    else:
-        kind = type(failure).__qualname__
-    expected = (
-        failure is None
-        or isinstance(failure, (asyncio.CancelledError, GeneratorExit, _Doomed))  # or finalised while suspended
-        or web.is_answer(failure)
-    )
-    # Who cancels or answers knows why. What leaves an independent part is in the event of the whole, or caught on its way.
-    untold = (expected and kind != "TimeoutError") or (transaction.parent is not None and then == "raise")
-    error = None if untold else failure
-    events.request_rolled_back(
-        name, handler, kind, report, attempt, request_id, error=error, expected=expected, then=then
-    )
-
-
 async def _fall_back(call: _Call[Any], options: outcome.Options, before: Before | None, failure: BaseException) -> Any:
     assert options.fallback is not None
     web.why_no_rerun(before, call.args, call.kwargs)
@@ -507,7 +405,7 @@ async def commit_early() -> None:
         leave_early(transaction)
         if transaction.limit is not None:
             transaction.limit.end()
-        await _ended(transaction, True)
+        await completion.ended(transaction, True)
 
 
 set_upcalls(
@@ -523,10 +421,10 @@ set_upcalls(
     commits=web.commits,
     resolve=_resolve,
     inside=_inside,
-    after=_after,
+    after=completion.after,
     in_line=_in_line,
     again=_again,
-    committed_wanted=events.committed_wanted,
-    log_settings=events.settings(),
+    committed_wanted=event_log.committed_wanted,
+    log_settings=event_log.settings(),
     too_long=too_long,
 )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from recoverable._native.runtime import NativeArena
 
+_PHASES = ("idle", "step", "publish")
+
 
 class _Options(ctypes.Structure):
     _fields_ = (
@@ -117,14 +119,18 @@ def created(arena: NativeArena | int) -> bool:
 
 
 def recovered(arena: NativeArena) -> dict[str, Any] | None:
-    """Return what recovery undid, or None where there was nothing to undo."""
+    """Return what recovery undid, as the fields of `Recovery`, or None where there was nothing to undo."""
     found = _Recovery()
     _recovered(arena, ctypes.byref(found))
     if not found.happened:
         return None
-    report = {name: getattr(found, name) for name, *_ in _Recovery._fields_}
-    report["handler"] = report["handler"].decode("utf-8", "replace")
-    return report
+    names = ("records", "bytes", "pages", "chunks", "pid")
+    return {
+        **{name: getattr(found, name) for name in names},
+        "phase": _PHASES[found.phase] if found.phase < len(_PHASES) else str(found.phase),
+        "microseconds": found.micros,
+        "handler": found.handler.decode("utf-8", "replace"),
+    }
 
 
 def processes(arena: NativeArena) -> list[int]:

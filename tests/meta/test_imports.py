@@ -21,11 +21,11 @@ PACKAGE = Path(recoverable.__file__).parent
 #: The layers of the Python half, the lowest first: a file imports from its own layer's files and from lower layers; never
 #: from higher ones.
 LAYERS = [
-    ["errors", "reports", "lock_times", "_options", "codecs"],
+    ["errors", "reports", "event_log", "lock_times", "_options", "codecs"],
     ["_native", "speculation", "_registry", "_shm", "events"],
     ["containers"],
     ["callbacks", "transaction", "web", "lines", "waits", "watchdog", "privilege", "tasks"],
-    ["outcome", "contention", "lockwait", "inflight"],
+    ["outcome", "completion", "contention", "lockwait", "inflight", "_segment"],
     ["runner"],
     ["middleware", "_aiohttp", "_aiohttp_routes"],
     ["frameworks"],

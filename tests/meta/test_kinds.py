@@ -31,6 +31,7 @@ RAW = "raw writes go into the memory of Arrays"
 #: Who else knows which container, and why.
 KNOWN = {
     "dict": {
+        "_segment.py": ROOT_IS_ONE,
         "arena.py": ROOT_IS_ONE,
         "_native/src/check.c": ROOT_IS_ONE,
         "_native/src/containers/roots.c": ROOT_IS_ONE,

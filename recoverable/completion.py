@@ -1,0 +1,122 @@
+"""What follows the end of a run: its events, and the callbacks of `after_commit`, after the time limit."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from recoverable import event_log, events, waits, web
+from recoverable.callbacks import begin_hooks, run_hooks
+from recoverable.errors import _Doomed
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from recoverable import outcome
+    from recoverable._native.runtime import Report, Transaction
+    from recoverable.transaction import Lost
+
+__all__ = ["after", "ended", "rolled_back", "settle"]
+
+
+def after(transaction: Transaction, options: outcome.Options, result: Any) -> Coroutine[Any, Any, None] | None:
+    """Do what follows a first run that has returned, up to where there is something to await: the rest of it, or None."""
+    native = transaction.arena
+    if (
+        transaction.hooks is None
+        or transaction.left
+        or transaction.settled
+        or not transaction.touched
+        or transaction.state != "committed"
+        or native.pending()
+        or (transaction.wrote and event_log.committed_wanted())
+    ):
+        return settle(transaction, options, result)
+    if transaction.limit is not None:
+        transaction.limit.end()
+    transaction.settled = True
+    return begin_hooks(transaction)
+
+
+async def settle(
+    transaction: Transaction,
+    options: outcome.Options,
+    result: Any,
+    answer: BaseException | None = None,
+    request_id: str | None = None,
+) -> None:
+    """Do what follows a run that ended by its own choice: callbacks and events, after the time limit."""
+    if transaction.left or transaction.settled:  # that was done when it was committed
+        if transaction.hooks is not None:
+            await run_hooks(transaction)
+        return
+    if transaction.limit is not None:
+        transaction.limit.end()
+    if transaction.touched:
+        committed = transaction.state == "committed"
+    else:
+        committed = transaction.hooks is not None and bool(options.decide(result, answer))
+    if not committed:
+        transaction.hooks = None
+    transaction.settled = True
+    await ended(transaction, committed, request_id)
+
+
+async def ended(transaction: Transaction, committed: bool, request_id: str | None = None) -> None:
+    """Write the events of a run that ended by its own choice, then run its callbacks."""
+    native = transaction.arena
+    try:
+        if native.pending():
+            native.owner._report_found()
+        if not committed:
+            if transaction.touched:
+                request_id = request_id or waits.request_id(transaction)
+                rolled_back(transaction, None, request_id, "return", transaction.report())
+        elif transaction.wrote and event_log.committed_wanted():
+            events.request_committed(
+                native.owner.name,
+                transaction.handler,
+                transaction.report(),
+                transaction.attempt,
+                request_id or waits.request_id(transaction),
+            )
+    finally:  # the program's log pipeline may raise
+        if committed and transaction.hooks is not None:
+            await run_hooks(transaction)
+
+
+def rolled_back(
+    transaction: Transaction,
+    failure: BaseException | None,
+    request_id: str,
+    then: str,
+    report: Report,
+    lost: Lost | None = None,
+) -> None:
+    """Write the event of a run that was rolled back; `lost`: where, if it was a conflict."""
+    native, attempt = transaction.arena, transaction.attempt
+    name, handler = native.owner.name, transaction.handler
+    if native.pending():
+        native.owner._report_found()
+    if lost is not None:
+        events.request_conflict(name, handler, report, lost, attempt, request_id, then=then)
+        return
+    if failure is None:
+        kind = None
+    elif transaction.limit is not None and transaction.limit.expired and isinstance(failure, asyncio.CancelledError):
+        kind = "TimeoutError"
+    elif isinstance(failure, _Doomed):
+        kind = "ConflictError"  # of the transaction around it
+    else:
+        kind = type(failure).__qualname__
+    expected = (
+        failure is None
+        or isinstance(failure, (asyncio.CancelledError, GeneratorExit, _Doomed))  # or finalised while suspended
+        or web.is_answer(failure)
+    )
+    # Who cancels or answers knows why. What leaves an independent part is in the event of the whole, or caught on its way.
+    untold = (expected and kind != "TimeoutError") or (transaction.parent is not None and then == "raise")
+    error = None if untold else failure
+    events.request_rolled_back(
+        name, handler, kind, report, attempt, request_id, error=error, expected=expected, then=then
+    )
