@@ -1,5 +1,5 @@
 /* test_lock.c -- whose is the lock, who is dead, and who is next: whatever threads, forks, descriptors and kills do to it. */
-#include "scratch.h"
+#include "children.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -10,85 +10,7 @@
 
 extern char **environ;
 
-/* -- children ------------------------------------------------------------------------------------------------- */
-
-static int fd;      /* the object of the running test */
-static int said[2]; /* child -> parent */
-static int go[2];   /* parent -> child */
-
-static bool says(const char *part) { return strstr(rcv_error_text(), part) != NULL; }
-static void tell(int to) { CHECK(write(to, "x", 1) == 1); }
-static void hear(int from)
-{
-    char c;
-    CHECK(read(from, &c, 1) == 1);
-}
-
-static void begin(void)
-{
-    fd = scratch_object();
-    CHECK(pipe(said) == 0 && pipe(go) == 0);
-}
-
-static void end(rcv_arena *a)
-{
-    CHECK(rcv_close(a) == 0);
-    close(said[0]), close(said[1]), close(go[0]), close(go[1]), close(fd);
-}
-
-static pid_t start(void (*fn)(rcv_arena *))
-{
-    fflush(stdout);
-    pid_t pid = fork();
-    CHECK(pid >= 0);
-    if (pid == 0) {
-        fn(scratch_arena(fd, 0));
-        _exit(0);
-    }
-    return pid;
-}
-
-static int reap(pid_t pid)
-{
-    int status;
-    CHECK(waitpid(pid, &status, 0) == pid);
-    return status;
-}
-
-static void kill_and_reap(pid_t pid)
-{
-    CHECK(kill(pid, SIGKILL) == 0);
-    CHECK(was_killed(reap(pid)));
-}
-
-static void nap(uint64_t micros) { nanosleep(&(struct timespec){0, (long)micros * 1000}, NULL); }
-
-/* step_from -- step_begin() of a process that waits as long as it takes. */
-static void full_step(rcv_arena *a)
-{
-    step_begin(a);
-    uint64_t n = *nth_word(a, 0) + 1;
-    put(a, 0, n);
-    put(a, 1, n);
-    step_commit(a);
-}
-
-static void leave_half_a_step(rcv_arena *a)
-{
-    step_begin(a);
-    put(a, 0, 99);
-}
-
 /* -- witnesses: who is alive -------------------------------------------------------------------------------------- */
-
-static void hold_a_step(rcv_arena *a)
-{
-    leave_half_a_step(a);
-    tell(said[1]);
-    hear(go[0]);
-    put(a, 1, 99);
-    step_commit(a);
-}
 
 static void hold_a_step_without_descriptors(rcv_arena *a)
 {
@@ -435,17 +357,6 @@ static uint64_t occupied(const rcv_arena *a)
     return n;
 }
 
-/* wait_until_hungry -- so many wait, and have for long. */
-static void wait_until_hungry(const rcv_arena *a, unsigned want)
-{
-    for (unsigned n = 0; n < want; nap(100)) {
-        n = 0;
-        for (unsigned i = 0; i < RCV_PLACES; i++)
-            n += atomic_load(&a->hdr->queue[i].ticket) != 0 && atomic_load(&a->hdr->queue[i].hungry) != 0;
-    }
-    nap(2000); /* asleep again */
-}
-
 static void wait_for_one_step(rcv_arena *a)
 {
     a->busy_timeout = 20;
@@ -560,109 +471,6 @@ static void test_recovery_starts_soon_after_a_kill(void)
     end(a);
 }
 
-/* -- killed anywhere -------------------------------------------------------------------------------------------------- */
-
-static const char *point;
-static uint64_t    nth;
-
-static void step_until_killed(rcv_arena *a)
-{
-    a->busy_timeout = 20;
-    rcv_crash_only(point);
-    rcv_crash_at(nth);
-    for (uint64_t begun = os_nanos(); os_nanos() - begun < 5000000000u;) {
-        full_step(a);
-        if (nth % 2 == 0) {
-            uint64_t until = os_nanos() + 300000;
-            step_begin(a);
-            while (os_nanos() < until)
-                continue;
-            step_commit(a);
-        }
-    }
-}
-
-static void step_beside(rcv_arena *a)
-{
-    a->busy_timeout = 20;
-    for (;;) {
-        uint64_t until = os_nanos() + 300000;
-        step_begin(a);
-        uint64_t n = *nth_word(a, 2) + 1;
-        put(a, 2, n);
-        while (os_nanos() < until)
-            continue;
-        put(a, 3, n);
-        step_commit(a);
-    }
-}
-
-/* plant -- a place of somebody who has waited for long, and does not sleep there. */
-static void plant(rcv_arena *a)
-{
-    atomic_store(&a->hdr->queue[7].ticket, 3);
-    atomic_store(&a->hdr->queue[7].hungry, 1);
-    atomic_store(&a->hdr->queue[7].passed, 2);
-}
-
-/* victim_of -- one that is going to die at `point`, in the company that it takes to get there. */
-static pid_t victim_of(rcv_arena *a, pid_t *beside)
-{
-    pid_t victim;
-    *beside = 0;
-    if (strstr(point, "seize") != NULL || strstr(point, "mended") != NULL) {
-        pid_t owner = start(hold_a_step);
-        hear(said[0]);
-        victim = start(step_until_killed);
-        wait_until_hungry(a, 1);
-        kill_and_reap(owner);
-    } else if (strstr(point, "expired") != NULL) {
-        CHECK(lock_take(a) == 0); /* until it waits */
-        victim = start(step_until_killed);
-        wait_until_hungry(a, 1);
-        plant(a);
-        atomic_store(&a->lock_thread, 0);
-        atomic_store(&a->hdr->lock.owner, RCV_OFFERED | 3 << 8 | 8);
-    } else {
-        plant(a);
-        *beside = start(step_beside);
-        victim = start(step_until_killed);
-    }
-    return victim;
-}
-
-static void test_killed_at_every_point(void)
-{
-    static const char *const points[] = {"lock.taken",        "lock.before_drop", "lock.offered", "lock.offer_taken_back",
-                                         "lock.free",         "lock.expired",     "lock.before_seize", "lock.seized",
-                                         "lock.mended"};
-    if (!rcv_test_build()) {
-        puts("skip: needs -Dcrashpoints=true: killed at every point of the lock");
-        return;
-    }
-    begin();
-    rcv_arena *a = scratch_arena(fd, MIB);
-    a->busy_timeout = 20;
-    for (unsigned i = 0; i < sizeof points / sizeof *points; i++)
-        for (nth = 1; nth <= (i < 5 ? 2u : 1u); nth++) {
-            point = points[i];
-            pid_t beside, victim = victim_of(a, &beside);
-            int   status = reap(victim);
-            if (!was_killed(status))
-                fprintf(stderr, "not reached: %s, %llu: status %x\n", point, (unsigned long long)nth, (unsigned)status);
-            CHECK(was_killed(status));
-            for (int k = 0; k < 20; k++) /* everybody else goes on */
-                full_step(a);
-            if (beside != 0)
-                kill_and_reap(beside);
-            CHECK(rcv_lock_wait(a) == 0 && lock_take(a) == 0);
-            CHECK(*nth_word(a, 0) == *nth_word(a, 1) && *nth_word(a, 2) == *nth_word(a, 3) && undo_tail(a) == 0);
-            CHECK(lock_drop(a) == 0 && !process_others(a));
-            memset(a->hdr->queue, 0, sizeof a->hdr->queue);
-        }
-    end(a);
-}
-
 int main(void)
 {
     alarm(55);
@@ -680,7 +488,6 @@ int main(void)
     test_the_dead_in_the_queue_hold_nobody_up();
     test_an_offer_that_is_not_taken_expires();
     test_recovery_starts_soon_after_a_kill();
-    test_killed_at_every_point();
     CHECKS_DONE();
     return 0;
 }
