@@ -308,11 +308,12 @@ def stop(native: NativeArena) -> bool:
 
 
 def _forked() -> None:
-    """Who waits, and the thread, are the parent's."""
+    """Who waits, and the thread, are the parent's. To wake its loops would write to descriptors that may be another's by then."""
     own_threads_forked()
     for segment in _registry.all_open():
         segment.native.listener = None
-        segment.native.waits.clear()
+        for theirs in (segment.native.waits, segment.native.lines, segment.native.give_way):
+            theirs.clear()
 
 
 os.register_at_fork(after_in_child=_forked)

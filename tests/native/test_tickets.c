@@ -56,6 +56,23 @@ static void test_who_stays_too_long_loses_its_turn(void)
     end(a);
 }
 
+static void test_all_of_one_that_hangs_lose_their_turns_soon(void)
+{
+    rcv_arena      *a = begin();
+    struct rcv_turn theirs[8], mine;
+    for (unsigned i = 0; i < 8; i++)
+        CHECK(rcv_turn_draw(a, UNIT, &theirs[i]));
+    CHECK(rcv_turn_draw(a, UNIT, &mine));
+    uint64_t begun = os_nanos();
+    CHECK(comes_within(a, &mine, 5) && os_nanos() - begun >= 90000000u && os_nanos() - begun < 300000000u);
+    for (unsigned i = 0; i < 8; i++) {
+        CHECK(!rcv_turn_stands(a, &theirs[i]));
+        rcv_turn_drop(a, &theirs[i]);
+    }
+    rcv_turn_drop(a, &mine);
+    end(a);
+}
+
 static void test_a_full_table_lets_everybody_through(void)
 {
     static struct rcv_turn turns[RCV_TICKETS];
@@ -155,6 +172,7 @@ int main(void)
 {
     test_first_come_first_served();
     test_who_stays_too_long_loses_its_turn();
+    test_all_of_one_that_hangs_lose_their_turns_soon();
     test_a_full_table_lets_everybody_through();
     test_the_dead_are_in_nobodys_way();
     test_a_forked_child_has_none_of_its_parents();

@@ -12,7 +12,8 @@
  *
  * The dead are found by their tokens. One that has had its turn for HOLD is not waited for any longer: whoever is next takes its
  * number away. He goes by his own clock, since another's may be set otherwise (time namespaces), and by how long he has seen that
- * number.
+ * number. A process that is stopped, or whose event loop hangs, may have many who stand there: each further one of it gets half as
+ * long as the one before, so that all of them together are in the way for two HOLD at most.
  */
 #include "segment.h"
 
@@ -93,11 +94,17 @@ static struct rcv_ticket *ahead(rcv_arena *a, const struct rcv_turn *turn, uint6
     return first;
 }
 
+/* patience -- for how long, in ns, who stands before it may have its turn. */
+static double patience(const rcv_arena *a, const struct rcv_turn *turn, uint64_t token)
+{
+    double most = a->busy_timeout * 1e9 < (double)HOLD ? a->busy_timeout * 1e9 : (double)HOLD;
+    return token == turn->hangs ? most / (double)(UINT64_C(1) << (turn->times < 63 ? turn->times : 63)) : most;
+}
+
 int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
 {
     uint64_t           number, now = os_nanos();
     struct rcv_ticket *t;
-    const double       most = a->busy_timeout < (double)HOLD / 1e9 ? a->busy_timeout : (double)HOLD / 1e9;
     while (own_place(a, turn) != NULL && (t = ahead(a, turn, &number)) != NULL) {
         uint64_t token = atomic_load(&t->token);
         if (token == 0)
@@ -111,8 +118,10 @@ int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
             turn->seen = number;
             turn->since = now;
         }
-        if ((double)(now - turn->since) <= most * 1e9)
+        if ((double)(now - turn->since) <= patience(a, turn, token))
             return 0;
+        turn->times = token == turn->hangs ? turn->times + 1 : 1;
+        turn->hangs = token;
         (void)atomic_compare_exchange_strong(&t->number, &number, 0); /* it keeps its place until it leaves */
     }
     return 1;
