@@ -64,7 +64,9 @@ with arena.transaction():
 def program(text: str, *args: str, namespace: bool = False) -> subprocess.Popen[str]:
     """Start a Python program, in a PID namespace of its own if asked for."""
     own = ["unshare", "-fp", "--kill-child", "--mount-proc"] if namespace else []
-    return subprocess.Popen([*own, sys.executable, "-P", "-c", text, *args], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*own, sys.executable, "-P", "-c", text, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 @contextlib.contextmanager
@@ -76,8 +78,10 @@ def ended(*programs: subprocess.Popen[str]) -> Iterator[None]:
         for one in programs:
             one.kill()
             one.wait()
-            assert one.stdout is not None
-            one.stdout.close()
+            for pipe in (one.stdin, one.stdout):
+                assert pipe is not None
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 @pytest.fixture
@@ -130,6 +134,72 @@ def test_a_kill_in_another_namespace_is_noticed(pair: Arena) -> None:
             assert other.root["x"] == 0
             assert other.recovered is not None
             assert other.recovered.pid == 1
+
+
+WAITS = """
+import asyncio, sys, time
+from recoverable import Arena, StepTooLongError, attempt
+from recoverable._native import watchdog
+arena = Arena.open(sys.argv[1], create=False, busy_timeout=20)
+async def sell():
+    left = arena.root["x"]
+    arena.root["x"] = left - 1
+    await asyncio.sleep(0.02 if attempt() == 1 else 0.2)
+async def main():
+    arena.listen()
+    tasks = [asyncio.ensure_future(arena.run(sell)) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    print("stands", flush=True)
+    await asyncio.gather(*tasks)
+sys.stdin.readline()
+asyncio.run(main())
+arena.step_limit = float(sys.argv[2]) or None
+print("done", flush=True)
+sys.stdin.readline()
+if arena.step_limit:
+    try:
+        with arena.transaction():
+            arena.root["y"] = 5
+            while True: pass
+    except StepTooLongError as error:
+        print("stopped", flush=True)
+else:
+    end = time.monotonic() + 10
+    while (slow := watchdog.slow_step(arena.native)) is None and time.monotonic() < end:
+        time.sleep(0.002)
+    with arena.transaction():
+        arena.root["y"] += 1
+    print(slow.pid, slow.handler, arena.root["y"], flush=True)
+"""
+
+
+def test_what_waits_and_what_is_slow_is_told_apart_across_namespaces(pair: Arena) -> None:
+    """Two processes 1 stand in one queue, answer for themselves, and read whose step is slow; it alone is stopped."""
+    if no_namespaces():
+        pytest.skip(f"no PID namespaces here: {no_namespaces()}")
+    both = [program(WAITS, pair.name, limit, namespace=True) for limit in ("0.3", "0")]
+
+    def go_on() -> None:
+        for one in reversed(both):
+            assert one.stdin is not None
+            one.stdin.write("\n")
+            one.stdin.flush()
+
+    def said() -> list[str]:
+        return [one.stdout.readline().strip() for one in both if one.stdout is not None]
+
+    with ended(*both):
+        go_on()
+        assert said() == ["stands"] * 2
+        seen = pair.requests()
+        assert {(request.process, request.handler) for request in seen} == {(1, "sell")}
+        assert len(seen) > 3  # of both
+        assert sorted(str(request.waits_for) for request in seen) == ["None"] + ["turn"] * (len(seen) - 1)
+        assert pair.native.queues()[1] == len(seen)
+        assert said() == ["done"] * 2
+        go_on()
+        assert said() == ["stopped", "1 <module> 1"]
+    assert (pair.root["x"], pair.root["y"]) == (-6, 1)
 
 
 def holder(arena: Arena, then: str) -> tuple[int, int]:

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from recoverable import Arena, ArenaBusyError, ArenaOptionError, StepTooLongError, recoverable, watchdog
+from recoverable import (
+    Arena,
+    ArenaBusyError,
+    ArenaOptionError,
+    StepTooLongError,
+    TaskGroup,
+    gather,
+    recoverable,
+    watchdog,
+)
 from recoverable._native import watchdog as native
 from recoverable.aiohttp import setup
 
@@ -198,6 +207,53 @@ def test_except_exception_does_not_keep_it(arena: Arena) -> None:
     with pytest.raises(StepTooLongError):
         asyncio.run(swallows())
     assert arena.root["n"] == 0
+
+
+@pytest.mark.parametrize("inside", ["part", "task of a group", "independent"])
+def test_of_what_is_inside_a_request_the_one_that_spins_is_stopped(arena: Arena, log: list[Any], inside: str) -> None:
+    """A part ends the whole that it is of, an independent one itself alone; others that take steps meanwhile commit."""
+
+    async def careful() -> str:
+        for _ in range(5):
+            arena.root["n"] += 1
+            await asyncio.sleep(0.005)
+        return "well"
+
+    async def careless() -> None:
+        arena.root["m"] = 1
+        await asyncio.sleep(0.01)
+        arena.root["m"] = 2
+        spin()
+
+    @recoverable(arena=arena, nested="independent")
+    async def audit() -> None:
+        await careless()
+
+    @recoverable(arena=arena)
+    async def whole() -> str:
+        arena.root["w"] = 1
+        if inside == "part":
+            await gather(careful(), careless())
+        elif inside == "independent":
+            with pytest.raises(StepTooLongError, match=r"a step of .*audit held"):
+                await audit()
+        else:
+            async with TaskGroup() as group:
+                group.create_task(careful())
+                group.create_task(careless())
+        return "well"
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(whole(), arena.run(careful), return_exceptions=True)
+
+    ends = asyncio.run(main())
+    name = (audit if inside == "independent" else whole).__qualname__
+    told = [event["handler"] for event in log if event["event"] in {"step.slow", "step.stopped"}]
+    assert told == [name] * 2
+    assert ends[1] == "well"
+    assert (ends[0] == "well") is (inside == "independent")
+    assert inside == "independent" or isinstance(ends[0], StepTooLongError)
+    assert dict(arena.root) == {"n": 5, **({"w": 1} if inside == "independent" else {})}
 
 
 def test_it_is_not_run_again_unless_that_is_asked_for(arena: Arena) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from aiohttp import web
 
-from recoverable import Arena, recoverable
+from recoverable import Arena, contention, recoverable
 from support.web import application, ok, serving
 
 if TYPE_CHECKING:
@@ -44,6 +45,33 @@ async def test_first_runs_queue_by_the_arguments_of_the_route(arena: Arena) -> N
         queues = {key[1]: habit.queues for key, habit in arena.native.habits.items()}
         assert queues.pop(("hot",))
         assert not any(queues.values())
+
+
+async def test_what_is_learned_of_ever_new_arguments_is_bounded(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of one handler that lose, each with another argument: the oldest habits are forgotten, and nothing else is kept."""
+    monkeypatch.setattr(contention, "_HABITS", 8)
+
+    @recoverable
+    async def sell(request: web.Request) -> web.Response:
+        left = arena.root["stock"]
+        arena.root["stock"] = left - 1
+        await asyncio.sleep(0.001)
+        return ok()
+
+    with arena.transaction():
+        arena.root["stock"] = 1000
+    async with serving(application(arena, {"/sell/{name}": sell})) as client:
+
+        async def buy(name: int) -> None:
+            async with client.get(f"/sell/{name}") as answer:
+                assert answer.status == 200
+
+        for n in range(0, 60, 12):
+            await asyncio.gather(*(buy(name) for name in range(n, n + 12)))
+        native = arena.native
+        assert arena.root["stock"] == 940
+        assert [len(each) for each in (native.habits, native.watches, native.watched, native.lines)] == [8, 1, 1, 0]
+        assert {int(key[1][0]) for key in native.habits} <= set(range(48, 60))
 
 
 def made_body(arena: Arena, streamed: bool) -> Callable[[web.Request], Any]:
