@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import random
@@ -72,6 +73,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left:
         items[:] = [item for item in items if item.path.parent.name not in folders]
         config.hook.pytest_deselected(items=left)
+
+
+def pytest_collection_finish() -> None:
+    """Have no collection look at the tests themselves: it took a tenth of a second, and closing an arena may ask for one."""
+    gc.collect()
+    gc.freeze()
 
 
 def _is_there(python: str) -> bool:

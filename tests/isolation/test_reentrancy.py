@@ -445,7 +445,7 @@ def test_a_collection_at_every_allocation(arena: Arena, way: Callable[..., Any])
     intruder = Intruder(arena, way)
     threshold = gc.get_threshold()
     gc.collect()
-    gc.freeze()  # what pytest has need not be looked at each time
+    gc.freeze()  # what other tests have left need not be looked at each time
     try:
         for name, operation in WRITES.items():
             try:
@@ -472,6 +472,7 @@ def test_a_collection_at_every_allocation(arena: Arena, way: Callable[..., Any])
         gc.unfreeze()
         with arena.transaction():  # else one that is left could close the arena rightly
             gc.collect()
+        gc.freeze()
     assert all(isinstance(error, TransactionError) for error in intruder.errors), intruder.errors
     if way in (independent, elsewhere, driven):
         assert arena.root["intruded"] == intruder.done
