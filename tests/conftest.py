@@ -65,7 +65,7 @@ _seed = pytest.StashKey[int]()
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave folders of tests to another Python where tox says which, and that one is there (see tox.ini)."""
     folders = set()
-    for folder in ("crash", "faults", "property", "web"):
+    for folder in ("faults", "property"):
         others = os.environ.get(f"RECOVERABLE_{folder.upper()}_TESTS_RUN_ON", "").split()
         if any(_is_there(python) for python in others):
             folders.add(folder)
