@@ -118,6 +118,11 @@ def created(arena: NativeArena | int) -> bool:
     return bool(_created(arena))
 
 
+def phase_name(phase: int) -> str:
+    """Return what a phase of the segment is called; of a number that is none, that number."""
+    return _PHASES[phase] if phase < len(_PHASES) else str(phase)
+
+
 def recovered(arena: NativeArena) -> dict[str, Any] | None:
     """Return what recovery undid, as the fields of `Recovery`, or None where there was nothing to undo."""
     found = _Recovery()
@@ -127,7 +132,7 @@ def recovered(arena: NativeArena) -> dict[str, Any] | None:
     names = ("records", "bytes", "pages", "chunks", "pid")
     return {
         **{name: getattr(found, name) for name in names},
-        "phase": _PHASES[found.phase] if found.phase < len(_PHASES) else str(found.phase),
+        "phase": phase_name(found.phase),
         "microseconds": found.micros,
         "handler": found.handler.decode("utf-8", "replace"),
     }

@@ -6,6 +6,7 @@ import ctypes
 from typing import Any
 
 from recoverable._native._binding import NAME, PEERS, c_int, check, core_function, u64, void_p
+from recoverable._native._core import phase_name
 from recoverable._native._counts import LockTimes, lock_times_of
 
 PEEK = (
@@ -52,6 +53,7 @@ def peek(fd: int, name: str) -> dict[str, Any]:
     check(_peek(fd, name.encode(), ctypes.byref(out)))
     report: dict[str, Any] = {name: getattr(out, name) for name in PEEK}
     report["holder"] = out.holder
+    report["phase"] = phase_name(out.phase)
     report["backed"] = [tuple(part) for part in out.backed]
     report["handler"] = out.handler.decode("utf-8", "replace")
     report["lock"] = lock_times_of(out.lock)

@@ -16,7 +16,7 @@ import click
 from recoverable import _shm
 from recoverable._options import human_size, parse_name
 from recoverable.arena import open_copy
-from recoverable.cli import _doctor, _file, _image, _inspect, _outside, _top, _waiting
+from recoverable.cli import _doctor, _file, _image, _inspect, _outside, _top, _waiting, _watch
 from recoverable.cli._live import Copy, Live, live
 from recoverable.cli._render import ago, say, show, table, write_json
 from recoverable.errors import (
@@ -321,7 +321,7 @@ def top(name: str, interval: float, count: int, once: bool, waiting: bool, as_js
                 show(_top.screen(last, hint=False))
             return
         if sys.stdout.isatty() and not as_json:
-            _top.watch(lambda pause: map(_top.screen, _top.samples(name, interval, count, pause)), count)
+            _watch.watch(lambda pause: map(_top.screen, _top.samples(name, interval, count, pause)), count)
             return
         for sample in _top.samples(name, interval, count):
             say(json.dumps(sample.as_json(), ensure_ascii=False) if as_json else _top.line(sample))
@@ -329,7 +329,7 @@ def top(name: str, interval: float, count: int, once: bool, waiting: bool, as_js
 
 def _top_waiting(name: str, interval: float, count: int, once: bool, as_json: bool) -> None:
     if sys.stdout.isatty() and not as_json and not once:
-        _top.watch(lambda pause: map(_waiting.screen, _waiting.looks(name, interval, count, pause)), count)
+        _watch.watch(lambda pause: map(_waiting.screen, _waiting.looks(name, interval, count, pause)), count)
         return
     for look in _waiting.looks(name, interval, count):
         if not as_json:

@@ -90,11 +90,9 @@ def peek_fd(fd: int, name: str) -> Peek:
     found: dict[str, Any] = _peek.peek(fd, name)
     peers = found.pop("peers")
     backed = tuple(found.pop("backed"))
-    phases = ("idle", "step", "publish")
     return Peek(
         name=name,
         commits=found.pop("commit_seq"),
-        phase=phases[found.pop("phase")],
         alive=tuple(pid for pid, _, alive, _ in peers if alive),
         dead=tuple(pid for pid, _, alive, _ in peers if not alive),
         attached_at=tuple(at for _, at, alive, _ in peers if alive),

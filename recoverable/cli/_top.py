@@ -9,24 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
-import sys
-import termios
 import time
-import tty
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from recoverable._native import _counts
 from recoverable._options import human_size
-from recoverable.cli import _outside
+from recoverable.cli import _outside, _watch
 from recoverable.cli._live import live
 from recoverable.cli._render import ago, console
 from recoverable.errors import RecoverableError
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-__all__ = ["Handler", "Sample", "Spot", "Worker", "line", "samples", "screen", "watch"]
+__all__ = ["Handler", "Sample", "Spot", "Worker", "line", "samples", "screen"]
 
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -215,17 +209,9 @@ def samples(name: str, interval: float, count: int, pause: Callable[[float], boo
     """
     before: Sample | None = None
     places: dict[tuple[int, ...], tuple[str | None, str | None]] = {}
-    taken = 0
-    while True:
+    for _ in _watch.paced(interval, count, pause):
         before = _sample(name, before, places)
         yield before
-        taken += 1
-        if taken == count:
-            return
-        if pause is None:
-            time.sleep(interval)
-        elif not pause(interval):
-            return
 
 
 def _sample(name: str, before: Sample | None, places: dict[tuple[int, ...], tuple[str | None, str | None]]) -> Sample:
@@ -418,56 +404,3 @@ def _processes(sample: Sample, width: int) -> Table:
     for pid in sample.peek.dead:
         out.add_row(str(pid), "", "", "dead", "")
     return out
-
-
-@contextlib.contextmanager
-def _keys() -> Iterator[Callable[[float], bool]]:
-    """Read single keys while the block runs; the terminal is as before after it, also when we are told to end.
-
-    Yields:
-        What waits that many seconds, and returns False as soon as q is typed.
-    """
-    if not sys.stdin.isatty():
-        yield _sleep
-        return
-    keyboard = sys.stdin.fileno()
-
-    def go_on(seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            if select.select([keyboard], [], [], left)[0]:
-                typed = os.read(keyboard, 64)
-                if not typed or typed.lower().startswith(b"q"):  # or nobody is at the keyboard any more
-                    return False
-        return True
-
-    before = termios.tcgetattr(keyboard)
-    tty.setcbreak(keyboard, termios.TCSANOW)
-    try:
-        yield go_on
-    finally:
-        termios.tcsetattr(keyboard, termios.TCSANOW, before)
-
-
-def _sleep(seconds: float) -> bool:
-    time.sleep(seconds)
-    return True
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def watch(screens: Callable[[Callable[[float], bool]], Iterator[RenderableType]], count: int) -> None:
-    """Show screens on the terminal, one in the place of the other, until q or Ctrl-C.
-
-    Args:
-        screens: Gives them, when it is given what waits so many seconds between two and returns whether to go on.
-        count: How many there will be; 0: no end.
-    """
-    signal.signal(signal.SIGTERM, _interrupt)  # the terminal is to be left as it was
-    signal.signal(signal.SIGHUP, _interrupt)
-    whole = count == 0 and sys.stdout.isatty()
-    with _keys() as pause, Live(console=console(), auto_refresh=False, screen=whole) as shown:
-        for each in screens(pause):
-            shown.update(each, refresh=True)

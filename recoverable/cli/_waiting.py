@@ -16,7 +16,7 @@ from rich.text import Text
 
 from recoverable import inflight
 from recoverable._native import _notes
-from recoverable.cli import _outside
+from recoverable.cli import _outside, _watch
 from recoverable.cli._render import console
 
 if TYPE_CHECKING:
@@ -70,16 +70,8 @@ def looks(name: str, interval: float, count: int, pause: Callable[[float], bool]
     Raises:
         ArenaNotFoundError: There is none, or it is gone.
     """
-    taken = 0
-    while True:
+    for _ in _watch.paced(interval, count, pause):
         yield _look(name)
-        taken += 1
-        if taken == count:
-            return
-        if pause is None:
-            time.sleep(interval)
-        elif not pause(interval):
-            return
 
 
 def _look(name: str) -> Look:
