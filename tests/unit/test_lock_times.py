@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from recoverable import Arena, ArenaBusyError
 from recoverable.lock_times import BOUNDS, LockTimes, Times
 from support.forks import in_child
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def hold(arena: Arena, times: int, seconds: float = 0.0) -> None:
@@ -45,22 +50,32 @@ def test_how_full_it_is_does_not_depend_on_a_rhythm(arena: Arena) -> None:
     )  # 0.5 ms and above: half of them, of a sample of 20
 
 
-def test_waiting_is_counted_by_those_who_had_to(arena: Arena) -> None:
-    """Whoever finds the lock taken counts how long it waited."""
-    inside = threading.Event()
+@contextlib.contextmanager
+def held_by_another(arena: Arena, seconds: float) -> Iterator[None]:
+    """Run the block while another thread holds the lock, for so long at most, and end that with it."""
+    inside, enough = threading.Event(), threading.Event()
 
     def keep() -> None:
         with arena.transaction():
             arena.root["other"] = 1
             inside.set()
-            time.sleep(0.03)
+            enough.wait(seconds)
 
-    before = arena.stats().lock
     other = threading.Thread(target=keep)
     other.start()
     inside.wait()
-    hold(arena, 1)
-    other.join()
+    try:
+        yield
+    finally:
+        enough.set()
+        other.join()
+
+
+def test_waiting_is_counted_by_those_who_had_to(arena: Arena) -> None:
+    """Whoever finds the lock taken counts how long it waited."""
+    before = arena.stats().lock
+    with held_by_another(arena, 0.03):
+        hold(arena, 1)
     waited = (arena.stats().lock - before).waited
     assert waited.count == 1
     assert 0.01 < waited.seconds < 5
@@ -69,24 +84,10 @@ def test_waiting_is_counted_by_those_who_had_to(arena: Arena) -> None:
 
 def test_waiting_in_vain_is_counted_too(name: str) -> None:
     """A thread that gives up after `busy_timeout` has waited for so long."""
-    inside, enough = threading.Event(), threading.Event()
-
     with Arena.temporary("4 MiB", name=name, busy_timeout=0.05) as arena:
-
-        def keep() -> None:
-            with arena.transaction():
-                arena.root["other"] = 1
-                inside.set()
-                enough.wait(10)
-
         before = arena.stats().lock
-        other = threading.Thread(target=keep)
-        other.start()
-        inside.wait()
-        with pytest.raises(ArenaBusyError):
+        with held_by_another(arena, 10), pytest.raises(ArenaBusyError):
             hold(arena, 1)
-        enough.set()
-        other.join()
         waited = (arena.stats().lock - before).waited
     assert waited.count == 1
     assert waited.seconds >= 0.05
