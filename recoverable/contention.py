@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
+from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from typing import TYPE_CHECKING, Any, Final
 
 from recoverable import lines
@@ -301,7 +301,7 @@ class FirstRun:
 
     def ended(self, transaction: Transaction, place: Place, error: BaseException | None) -> None:
         """It has ended. A handler that has not lost for long is watched no more."""
-        if transaction.held_up or isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        if transaction.locked_out or isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             return  # which says nothing
         lost = spot_of(transaction.report()) if transaction.conflicted else None
         if lost is not None:

@@ -138,7 +138,7 @@ class Facts(NamedTuple):
         closed: Its coroutine was closed, or finalised, before its end.
         stopped: It was found lost while it was being cancelled or closed, or met a conflict then, in a `finally` say.
         conflicted: It lost a conflict.
-        held_up: It was ended because others held the arena's lock for long.
+        locked_out: It was ended because others held the arena's lock for long.
         cancelled: Somebody has asked the task to end.
         ordinary: It raised an `Exception` that is no answer.
         retriable: It raised something in `retry_on`.
@@ -151,7 +151,7 @@ class Facts(NamedTuple):
     closed: bool = False
     stopped: bool = False
     conflicted: bool = False
-    held_up: bool = False
+    locked_out: bool = False
     cancelled: bool = False
     ordinary: bool = True
     retriable: bool = False
@@ -162,7 +162,7 @@ class Facts(NamedTuple):
     @property
     def beaten(self) -> bool:
         """Whether it lost a conflict, or was held up, and that is why it has ended."""
-        return (self.conflicted or self.held_up) and not self.chosen and not self.closed and not self.stopped
+        return (self.conflicted or self.locked_out) and not self.chosen and not self.closed and not self.stopped
 
 
 def next_action(facts: Facts, chosen: Options) -> Action:

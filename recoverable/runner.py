@@ -258,7 +258,7 @@ async def _go_on(
         while True:
             if failure is not None:
                 conflicts += transaction.conflicted
-                crashes += not (transaction.conflicted or transaction.held_up)
+                crashes += not (transaction.conflicted or transaction.locked_out)
                 facts = _facts(transaction, failure, options, conflicts, crashes)
                 then, why = outcome.next_action(facts, options), None
                 if then == "end":
@@ -279,7 +279,7 @@ async def _go_on(
                 course.runs, course.lost = transaction.attempt, lost or course.lost
                 if lost is not None:
                     waits.note_spot(transaction.arena, spot_of(report), lost.path, lost.key)
-                goes_on = facts.held_up and then == "rerun"
+                goes_on = facts.locked_out and then == "rerun"
                 if lost is None and not goes_on:
                     report_arena_failure(transaction, failure)
                 elif lost is not None and facts.beaten and then != "rerun":
@@ -344,9 +344,9 @@ def _facts(
             or (not transaction.touched and answer)
         ),
         closed=transaction.closed,
-        stopped=_stopped_by(failure) is not None or ((transaction.conflicted or transaction.held_up) and cancelled),
+        stopped=_stopped_by(failure) is not None or ((transaction.conflicted or transaction.locked_out) and cancelled),
         conflicted=transaction.conflicted,
-        held_up=transaction.held_up,
+        locked_out=transaction.locked_out,
         cancelled=cancelled,
         ordinary=isinstance(failure, Exception) and not answer,
         retriable=outcome.is_retriable(failure, options.retry_on),

@@ -29,7 +29,7 @@ cdef int lost(StepDriver d, object cause) except -1:
     """The transaction was doomed, whatever the handler made of it: roll back and say why."""
     cdef int doom = d.t.early or rcv_txn_doom_code(d.t.t)
     d.t.conflicted = doom == RCV_ERR_CONFLICT
-    d.t.held_up = doom == RCV_ERR_HELD
+    d.t.locked_out = doom == RCV_ERR_HELD
     if isinstance(cause, BaseExceptionGroup): # of a TaskGroup whose tasks were stopped
         cause = cause.split(_errors._Doomed)[1]
     if interrupts(cause):
@@ -45,7 +45,7 @@ cdef int lost(StepDriver d, object cause) except -1:
         cause = None
     if d.t.conflicted:
         raise _errors.ConflictError() from cause
-    if d.t.held_up:
+    if d.t.locked_out:
         raise _errors.ArenaBusyError(
             f"{d.t.handler} needed the arena while others held its lock for long, and could not begin again; it was rolled back, "
             "and nothing of it was committed; send the request again") from cause
@@ -59,7 +59,7 @@ cdef int lost(StepDriver d, object cause) except -1:
 cdef int stay_cancelled(StepDriver d) except -1:
     """A cancellation (or KeyboardInterrupt) must not turn into a conflict, which would run the handler again."""
     if d.cancelled is not None and (isinstance(d.cancelled, (KeyboardInterrupt, SystemExit)) or is_cancelled()):
-        d.t.conflicted = d.t.held_up = False
+        d.t.conflicted = d.t.locked_out = False
         raise d.cancelled
     return 0
 

@@ -83,7 +83,7 @@ cdef class Transaction:
     cdef int cause # of its rollback
     cdef public int open_blocks
     cdef readonly bint conflicted
-    cdef readonly bint held_up # it was ended because others hold the lock for long: neither a conflict nor a crash
+    cdef readonly bint locked_out # it was ended because others hold the lock for long: neither a conflict nor a crash
     cdef public double lock_time # seconds that its steps have waited for the lock, one after the other
     cdef int helds # runs of its request that were ended because of the lock
     cdef bint reruns # after a conflict its handler is run again, and so it may be after this

@@ -61,7 +61,7 @@ cdef class Transaction:
         """Make it what a new one is: it has ended, and nobody has it but the Call that uses it again."""
         if self._touched:
             memset(&self.kept, 0, sizeof(self.kept))
-        self._touched = self._wrote = self.conflicted = self.held_up = self.privileged = self.closed = self.left = self.settled = False
+        self._touched = self._wrote = self.conflicted = self.locked_out = self.privileged = self.closed = self.left = self.settled = False
         self.cause = self.open_blocks = self.early = self.parts = 0
         self.thread = 0
         self.wait_time = 0
