@@ -29,7 +29,7 @@ cdef bint is_reported(object error) noexcept:
 
 
 cdef object _running_loop
-from asyncio import _get_running_loop as _running_loop # None where there is none; documented for this use
+from asyncio import _get_running_loop as _running_loop # returns None outside a loop; documented for this use
 
 
 cdef int refuse_blocks(Transaction outer) except -1:

@@ -53,8 +53,9 @@ LISTED = {"rcv_stats"}
 
 
 def header() -> str:
-    """Return recoverable.h without comments."""
-    return re.sub(r"/\*.*?\*/", " ", (INCLUDE / "recoverable.h").read_text(), flags=re.DOTALL)
+    """Return recoverable.h and its parts without comments."""
+    text = "".join(path.read_text() for path in sorted(INCLUDE.glob("*.h")))
+    return re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
 
 
 def constants() -> dict[str, int]:

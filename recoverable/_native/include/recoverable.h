@@ -50,18 +50,9 @@ enum rcv_error {
 RCV_API const char *rcv_error_text(void);
 RCV_API int         rcv_error_errno(void);
 
+#include "policies.h"
+
 /* -- arenas: arena.c, process.c, recover.c -------------------------------------------------------------- */
-
-struct rcv_policy_option { /* of a working-set policy: which there are says wse_*.c, and the error for a wrong name */
-    const char *name;
-    double      value;
-};
-
-struct rcv_stream { /* a recorded run: which pages of the data region were written, step by step */
-    uint32_t        n;     /* steps */
-    const uint32_t *ends;  /* by step: where its pages end; those of the first begin at 0 */
-    const uint32_t *pages; /* each page once a step */
-};
 
 struct rcv_open_options {
     uint64_t    size;      /* ceiling of the data region in bytes; 0 when attaching: take what is there */
@@ -110,135 +101,7 @@ RCV_API int rcv_created(const rcv_arena *a); /* 1: this open made the segment */
 /* rcv_processes -- processes attached to the segment: writes up to `max` pids, returns how many are alive. */
 RCV_API int rcv_processes(rcv_arena *a, uint64_t *pids, int max);
 
-struct rcv_peer { /* a slot of the process table that is or was in use */
-    uint64_t pid, attached_at; /* seconds since the epoch */
-    uint64_t alive;            /* 0: it died without closing, and nobody has taken the slot since */
-    uint64_t foreign;          /* 1: `pid` is of another PID namespace than ours */
-};
-#define RCV_PEERS 128u
-
-#define RCV_TIME_CLASSES 24u
-struct rcv_times {
-    uint64_t count, nanos;               /* how many, and all of them together */
-    uint64_t in_class[RCV_TIME_CLASSES]; /* how many took less than 256 ns << class, and not less than that of the class before */
-};
-struct rcv_lock_times { /* by all processes, since the segment was made */
-    struct rcv_times held;   /* how long the lock was: an estimate from a sample, which count is the whole of */
-    struct rcv_times waited; /* how long it was waited for, where it could not be had at once */
-};
-
-struct rcv_peek { /* what can be told of a segment from outside */
-    uint64_t size, claimed, used, reserved, overhead; /* as in struct rcv_stats */
-    uint64_t commit_seq, recoveries, recovered_at /* seconds since the epoch, 0: never */;
-    uint64_t hot_pages, uid, phase, cuts;
-    uint64_t backed[4][2]; /* offset and length of what has to have memory behind it */
-    uint64_t holder; /* pid of the process inside a step at this moment, or 0 */
-    uint64_t peers;  /* how many of peer[] */
-    struct rcv_peer peer[RCV_PEERS];
-    char     handler[RCV_HANDLER_NAME]; /* what the last holder of the lock ran, if it said so */
-    struct rcv_lock_times lock;
-};
-/* rcv_peek -- read header and tables of the segment behind `fd` (open for reading) without attaching: it stores nothing, takes
- * no lock, and nobody notices it. So numbers that belong together may be from different moments. Not-found: half-made. */
-RCV_API int rcv_peek(int fd, const char *name, struct rcv_peek *out);
-
-/* An image: the committed state of a segment that others may be working in, for reading only. It takes no lock and no slot
- * and stores nothing, so nobody notices it. `fd` is open for reading and stays the caller's, open until rcv_image_close. What
- * comes out serves as an arena to whatever reads outside a transaction, and to rcv_image_* alone otherwise.
- *
- * A read is an attempt: take; read; if the image grew meanwhile, what was read may be of two moments and counts for nothing
- * (an error of it neither): take and read again. If it did not, all that was read is of the moment of the take. */
-RCV_API int      rcv_image_open(int fd, const char *name, rcv_arena **out); /* not-found: half-made */
-RCV_API void     rcv_image_close(rcv_arena *a);
-/* rcv_image_take -- fetch every page that has been met, all of one moment. RCV_ERR_BUSY: there was none within `nanos`. */
-RCV_API int      rcv_image_take(rcv_arena *a, uint64_t nanos);
-RCV_API uint64_t rcv_image_grew(const rcv_arena *a); /* pages met since the take */
-RCV_API int      rcv_image_full(const rcv_arena *a); /* 1: there were more than it can hold; the rest reads as zero */
-RCV_API void     rcv_image_forget(rcv_arena *a);     /* forget which pages were met: the next read is of something else */
-
-struct rcv_stats {
-#define X(name, type, metric, help) uint64_t name;
-    RCV_STATS(X)
-#undef X
-};
-enum rcv_stat_type { RCV_STAT_HIDDEN, RCV_STAT_GAUGE, RCV_STAT_TOTAL };
-struct rcv_stat_info { /* of a member of struct rcv_stats */
-    const char *name, *metric, *help; /* metric "": it is none */
-    int         type;                 /* enum rcv_stat_type */
-};
-RCV_API const struct rcv_stat_info *rcv_stat_info(unsigned i); /* of the i-th; NULL: there are no more */
-
-/* -- recordings, and policies in shadow: recording.c, replay.c -- */
-
-struct rcv_recording {
-    struct rcv_stream stream;    /* steps that had to do with raw writes, and the pages that each wrote */
-    const uint32_t   *handlers;  /* by step: the number of its handler's name */
-    const char       *names;     /* RCV_HANDLER_NAME bytes each, ended by 0 */
-    uint32_t          n_names;
-    uint32_t          truncated; /* 1: no memory, or too long: the steps after it are missing */
-};
-/* Recording costs some nanoseconds a written page. Like the other calls on an arena: not while another thread of this process
- * is inside a step. RCV_ERR_MISUSE: it is being recorded already. */
-RCV_API int rcv_recording_begin(rcv_arena *a, int announced); /* `announced`: also the pages that announced writes change, and fresh memory */
-RCV_API const struct rcv_recording *rcv_recording_get(rcv_arena *a); /* so far, until the next step; NULL: not recording */
-RCV_API void rcv_recording_end(rcv_arena *a);
-
-struct rcv_costs { /* nanoseconds, of one page */
-    uint64_t trap, protect, compare, copy;
-};
-
-struct rcv_replay_setup {
-    const char                     *policy;
-    const struct rcv_policy_option *options;
-    const struct rcv_stream        *stream;
-    struct rcv_costs                costs;
-    uint32_t                        n_options;
-    uint32_t                        pages;       /* those of the stream are below it */
-    uint32_t                        comparisons; /* of a hot page in a step: 2 while raw buffers live on between steps, else 1 */
-    const uint32_t                 *handlers;    /* by step: a number; NULL: no profiles */
-};
-
-struct rcv_replay {
-    uint64_t traps, protects, compares, copies;
-    uint64_t vain;                  /* hot pages that a step did not write, over all steps */
-    uint64_t promotions, demotions, most_hot;
-    uint64_t ns;                    /* what that costs */
-    uint64_t policy_ns;             /* measured: the policy itself and the counting */
-    uint64_t captures, captures_vain; /* pages captured by profiles, and those that were not written */
-};
-/* rcv_replay -- let a policy decide on a recorded run. `by_step`: NULL, or room for each step's ns. */
-RCV_API int rcv_replay(const struct rcv_replay_setup *setup, struct rcv_replay *out, uint64_t *by_step);
-/* rcv_optimum -- what the run costs at best, in the same model; the policy and its options are not looked at. `on_demand`: where a
- * page becomes hot only at the end of a step that wrote it. */
-RCV_API int rcv_optimum(const struct rcv_replay_setup *setup, int on_demand, uint64_t *ns);
-
-struct rcv_profile { /* of a handler: capture.c, profile.c */
-    char     handler[RCV_HANDLER_NAME], route[RCV_HANDLER_NAME];
-    uint64_t step;                         /* which of its requests' steps, from 0; 3: all from there */
-    uint64_t steps, known, predicted;      /* learned from; pages known, and those that the next one will capture */
-    uint64_t captured, vain;               /* so far: pages made writable ahead, and those of them that were not written */
-};
-/* rcv_profiles -- keep profiles of handlers, or (0) forget them and capture nothing; negative: only tell. 1: they are kept. Not
- * while another thread is inside a step. RCV_ERR_FULL: no memory, and none are kept. */
-RCV_API int rcv_profiles(rcv_arena *a, int on);
-/* rcv_profiles_ask -- does it matter which route a transaction came by (rcv_txn_route)? Not where nothing can trap: containers
- * announce what they write. */
-RCV_API int rcv_profiles_ask(const rcv_arena *a);
-#define RCV_PROFILES 128u
-RCV_API int rcv_profiles_read(rcv_arena *a, struct rcv_profile *out, int max); /* writes up to `max`, returns how many there are */
-
-/* rcv_policy_default -- of a policy's option; RCV_ERR_MISUSE: there is no such policy or option, the text lists those there are. */
-RCV_API int rcv_policy_default(const char *policy, const char *option, double *out);
-RCV_API int rcv_get_stats(rcv_arena *a, struct rcv_stats *out);
-
-struct rcv_verify_report {
-    uint64_t containers, entries, blocks, bytes, leaked_blocks, leaked_bytes, hot_pages;
-};
-/* rcv_verify -- walk everything under the lock; RCV_ERR_CORRUPT with the path of the first damage in the text. */
-RCV_API int rcv_verify(rcv_arena *a, struct rcv_verify_report *out);
-/* rcv_measure -- bytes of the blocks that a container and all that it holds take. Under rcv_access, outside transactions; as
- * long as the container is large, so rather on a copy. */
-RCV_API int rcv_measure(rcv_arena *a, rcv_off off, uint64_t *bytes);
+#include "reports.h"
 
 /* -- the lock: lock.c --------------------------------------------------------------------------------------- */
 
@@ -378,61 +241,6 @@ RCV_API uint64_t rcv_commits(const rcv_arena *a); /* since it was made, in all p
 /* rcv_unit -- what stands for the place of a conflict, as a report has it. */
 RCV_API uint64_t rcv_unit(uint64_t id, unsigned kind, uint64_t arg);
 
-struct rcv_hotspot { /* where transactions of this process have lost conflicts */
-    uint64_t container, id; /* as in struct rcv_txn_report */
-    uint64_t kind, arg;
-    uint64_t count, error; /* at most count conflicts, at least count - error */
-};
-#define RCV_HOTSPOTS 64u
-/* rcv_spot_queue -- how many stand there, for that place or for all of its container. */
-RCV_API int rcv_spot_queue(const rcv_arena *a, const struct rcv_hotspot *spot);
-RCV_API int rcv_hotspots(const rcv_arena *a, struct rcv_hotspot *out, int room); /* how many stand out; unsorted */
-
-RCV_API const char *rcv_board_name(unsigned i); /* of the i-th count of a handler; NULL: there are no more */
-struct rcv_handler_counts { /* of all processes, since the segment was made; what they are says enum rcv_board_count */
-    uint64_t count[9];
-    uint64_t rest;        /* 1: of all those handlers that found no row of their own */
-    char     handler[RCV_HANDLER_NAME]; /* as the segment has it: may be anything */
-};
-struct rcv_board_seen {
-    uint64_t                  rows, spots;
-    struct rcv_handler_counts row[64];
-    struct rcv_hotspot        spot[32];
-    uint64_t                  queue[32]; /* rcv_spot_queue() of each */
-};
-#define RCV_NOTE_TEXT 488u
-struct rcv_note_seen { /* of a request in flight: text of its process, which may be anything */
-    uint32_t teller, size;
-    char     text[RCV_NOTE_TEXT];
-};
-struct rcv_teller {
-    uint64_t pid, token, answers, in_flight; /* the token tells apart those that have one id, each in its own PID namespace */
-    uint64_t foreign, own; /* 1: that id is of another PID namespace; 1: it is this process */
-};
-struct rcv_notes_seen {
-    uint64_t             tellers, notes;
-    struct rcv_teller    teller[RCV_PEERS];
-    struct rcv_note_seen note[64];
-};
-/* rcv_peek_notes -- the last answers of the processes that tell of their requests; with `ask`, after having asked them to. As
- * rcv_peek. rcv_notes_ask, rcv_notes_see -- the same for who is attached. */
-RCV_API int  rcv_peek_notes(int fd, const char *name, int ask, struct rcv_notes_seen *out);
-RCV_API void rcv_notes_ask(rcv_arena *a);
-RCV_API void rcv_notes_see(const rcv_arena *a, struct rcv_notes_seen *out);
-/* A thread that answers: rcv_notes_listen(1); then again and again rcv_notes_seen(); rcv_notes_await() without the GIL,
- * between rcv_use and rcv_unuse: returns when somebody has asked, at some time after rcv_notes_seen(); rcv_notes_tell(): how
- * many of them had room. */
-/* rcv_own_threads -- how many threads of the library's Python has, after a change: they store nothing through raw buffers. */
-RCV_API int      rcv_own_threads(int change);
-RCV_API void     rcv_own_threads_forked(void); /* in the child: none */
-RCV_API int      rcv_notes_listen(rcv_arena *a, int on); /* 0: a forked child that has not used the arena yet */
-RCV_API uint32_t rcv_notes_seen(const rcv_arena *a);
-RCV_API void     rcv_notes_await(rcv_arena *a, uint32_t seen);
-RCV_API int      rcv_notes_tell(rcv_arena *a, const char *const *texts, const uint32_t *sizes, uint32_t n, uint64_t in_all);
-
-/* rcv_peek_board -- what came of each handler's runs and where conflicts were lost, read as rcv_peek does. */
-RCV_API int rcv_peek_board(int fd, const char *name, struct rcv_board_seen *out);
-
 struct rcv_mark { /* a savepoint */
     uint64_t undo_tail, intents;
     uint64_t mounting; /* good for this one only */
@@ -565,84 +373,7 @@ RCV_API int rcv_strays_pending(const rcv_arena *a);
 RCV_API int rcv_handler_mend(void);
 RCV_API int rcv_handler_installed(void);
 
-/* -- faults on demand: fault.c ------------------------------------------------------------------------------- */
-/* -- the watchdog: watch.c, stuck.c ---------------------------------------------------------------------------------- */
-
-enum rcv_watch_stage { RCV_W_FINE, RCV_W_SLOW, RCV_W_STOP, RCV_W_AGAIN, RCV_W_ENDING, RCV_W_END };
-#define RCV_STUCK_TEXT 2016u
-
-struct rcv_slow_step { /* what the step that holds an arena is at, in whatever process */
-    uint64_t pid, millis;
-    char     handler[RCV_HANDLER_NAME];
-    char     text[RCV_STUCK_TEXT]; /* the line of code, then the stack, the innermost frame first; "": not known */
-};
-struct rcv_overdue { /* a step of this process that has taken long */
-    uint64_t  mounting, millis;
-    uint64_t  thread; /* as Python knows it, 0: it can't be found */
-    rcv_txn **place;  /* of the transaction's owner, where `current` */
-    unsigned  stage, told; /* what it has come to; what has been done of it */
-    int       current;     /* 0: it is over */
-    char      handler[RCV_HANDLER_NAME];
-    char      text[RCV_STUCK_TEXT]; /* as of a slow step, if it had to be found out without the GIL */
-};
-
-/* rcv_watch_limit -- how long a step may hold that arena; 0: as long as it likes; at twice that the process `ends`.
- * rcv_watch_begin -- start the thread that watches, or have it look again. tell() is called without the GIL, in a thread of
- * its own, when rcv_watch_due has something for an arena; withdraw(ident) with the GIL, when a step ends that rcv_watch_stop
- * has stopped. rcv_watch_end -- stop it; without the GIL. */
-RCV_API void   rcv_watch_limit(rcv_arena *a, double seconds, int ends);
-RCV_API double rcv_watch_limit_of(const rcv_arena *a);
-RCV_API int    rcv_watch_begin(void (*tell)(void), void (*withdraw)(uint64_t ident));
-RCV_API void   rcv_watch_end(void);
-/* rcv_watch_due -- is there something to do about the step that holds it, or has held it? rcv_watch_told -- all up to that
- * stage is done. rcv_watch_say -- put what it is at into the segment. rcv_watch_stop -- doom it, if it still goes on: 1, and
- * set an exception. */
-RCV_API int    rcv_watch_due(rcv_arena *a, struct rcv_overdue *out);
-RCV_API void   rcv_watch_told(rcv_arena *a, const struct rcv_overdue *what, unsigned stage);
-RCV_API void   rcv_watch_say(rcv_arena *a, const struct rcv_overdue *what, const char *text);
-RCV_API int    rcv_watch_stop(rcv_arena *a, const struct rcv_overdue *what);
-/* rcv_watch_signal -- a thread that gets this signal writes its stack to this file, which nobody else has: 1; 0: it can't be used. */
-RCV_API int    rcv_watch_signal(int fd, int number);
-RCV_API int    rcv_signal_is_free(int number); /* nobody handles or ignores it */
-RCV_API int    rcv_slow_step(const rcv_arena *a, struct rcv_slow_step *out); /* 0: nothing is known of who holds the lock */
-
-/* What recoverable.faults is made of. Process state; off, it costs nothing. Points of a kind are counted from 1 while the
- * kind is watched. */
-
-enum rcv_fault_kind {
-    RCV_FAULT_PHASE = 1, /* a step, a commit or a recovery goes from one phase to the next */
-    RCV_FAULT_ROOM,      /* room is asked for: a block of the heap, a record of the undo log */
-    RCV_FAULT_STORE      /* any crash point; only test builds have them */
-};
-enum rcv_fault_action {
-    RCV_FAULT_NONE = 0,
-    RCV_FAULT_KILL, /* SIGKILL: the OOM killer's, too */
-    RCV_FAULT_SEGV, /* a store to where nothing is mapped */
-    RCV_FAULT_FULL  /* RCV_FAULT_ROOM only: there is none */
-};
-RCV_API void        rcv_fault_stop(void);           /* nothing is armed or watched any more; what was counted stays */
-RCV_API void        rcv_fault_clear(void);          /* that goes, too */
-RCV_API void        rcv_fault_watch(int kind);      /* count the points of that kind, from now */
-RCV_API int         rcv_fault_at(int kind, uint64_t nth, int action); /* and do this at the nth; RCV_ERR_MISUSE: too many */
-RCV_API int         rcv_fault_in_commit(uint64_t nth, int action);   /* die at the nth phase, or where a transaction ends before */
-RCV_API uint64_t    rcv_fault_passed(int kind);
-RCV_API const char *rcv_fault_name(int kind, uint64_t nth); /* of the nth that was passed; "": not kept */
-RCV_API uint64_t    rcv_fault_struck(void);         /* faults that have happened in this process */
-RCV_API void        rcv_fault_count(void);          /* … one more, made elsewhere */
-RCV_API void        rcv_fault_die(int action);      /* now */
-
-/* -- test builds only (-Dcrashpoints=true): crashpoint.c ----------------------------------------------------- */
-
-RCV_API int         rcv_test_build(void);
-RCV_API void        rcv_crash_at(uint64_t nth);   /* SIGKILL ourselves at the nth point from now; 0 = never */
-RCV_API uint64_t    rcv_crash_count(void);        /* points passed since rcv_crash_at */
-RCV_API void        rcv_crash_only(const char *name); /* count only the points of that name; NULL: all */
-RCV_API const char *rcv_crash_last(void);         /* name of the last point passed */
-RCV_API void        rcv_crash_note(char *buffer, size_t size); /* where the point that kills writes its name: shared memory */
-enum rcv_fail_kind { RCV_FAIL_MALLOC = 1, RCV_FAIL_MPROTECT, RCV_FAIL_FALLOCATE, RCV_FAIL_MMAP, RCV_FAIL_HEAP };
-RCV_API void     rcv_fail_at(int kind, uint64_t nth); /* the nth call of that kind from now fails once; 0 = never */
-RCV_API uint64_t rcv_fail_count(int kind);
-RCV_API const char *rcv_mutation(unsigned i);      /* name of the i-th defect that can be asked for; NULL: no more */
-RCV_API int         rcv_mutate(const char *name);  /* have that defect from now, NULL: none. 1, or 0: there is no such */
+#include "faults.h"
+#include "watchdog.h"
 
 #endif

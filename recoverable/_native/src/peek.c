@@ -91,75 +91,73 @@ static void peek_board(const rcv_arena *a, struct rcv_board_seen *out)
         out->queue[i] = (uint64_t)rcv_spot_queue(a, &out->spot[i]);
 }
 
-/* look -- what both begin with: a handle that can only read. */
-static int look(int fd, const char *name, struct stat *st, rcv_arena **out)
+typedef void reader(rcv_arena *a, const struct stat *st, void *out);
+
+/* look -- have the segment behind fd read by a handle that can do nothing else. */
+static int look(int fd, const char *name, reader *read, void *out)
 {
-    rcv_arena *a = os_calloc(1, sizeof *a);
+    struct stat st;
+    rcv_arena  *a = os_calloc(1, sizeof *a);
     if (a == NULL)
         return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
     a->fd = -1;
     snprintf(a->name, sizeof a->name, "%s", name);
-    int err = object_borrow(a, fd, st);
-    int rc = err == 0 ? seg_map_readonly(a, (uint64_t)st->st_size)
+    int err = object_borrow(a, fd, &st);
+    int rc = err == 0 ? seg_map_readonly(a, (uint64_t)st.st_size)
                       : rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't ask for its length", a->name);
-    if (rc == 0)
-        *out = a;
-    else
-        os_free(a);
+    if (rc == 0) {
+        read(a, &st, out);
+        seg_unmap(a);
+    }
+    os_free(a);
     return rc;
 }
 
-static void unlook(rcv_arena *a)
+static void read_all(rcv_arena *a, const struct stat *st, void *to)
 {
-    seg_unmap(a);
-    os_free(a);
-}
-
-/* rcv_peek -- see recoverable.h. */
-int rcv_peek(int fd, const char *name, struct rcv_peek *out)
-{
-    struct stat st;
-    rcv_arena  *a;
-    memset(out, 0, sizeof *out);
-    int rc = look(fd, name, &st, &a);
-    if (rc != 0)
-        return rc;
-    out->uid = st.st_uid;
+    struct rcv_peek *out = to;
+    out->uid = st->st_uid;
     peek_header(a, out);
     out->hot_pages = peek_hot(a);
     peek_peers(a, out);
-    unlook(a);
-    return 0;
 }
 
-/* rcv_peek_board -- see recoverable.h. */
+static void read_board(rcv_arena *a, const struct stat *st, void *out)
+{
+    (void)st;
+    peek_board(a, out);
+}
+
+static void read_notes(rcv_arena *a, const struct stat *st, void *out)
+{
+    (void)st;
+    notes_see(a, out);
+}
+
+/* ask_for_notes -- to wake who sleeps on a word it need not be writable. */
+static void ask_for_notes(rcv_arena *a, const struct stat *st, void *out)
+{
+    os_futex_wake_all(&a->board->asked);
+    read_notes(a, st, out);
+}
+
+/* rcv_peek, rcv_peek_board, rcv_peek_notes -- see reports.h. */
+int rcv_peek(int fd, const char *name, struct rcv_peek *out)
+{
+    memset(out, 0, sizeof *out);
+    return look(fd, name, read_all, out);
+}
+
 int rcv_peek_board(int fd, const char *name, struct rcv_board_seen *out)
 {
-    struct stat st;
-    rcv_arena  *a;
     memset(out, 0, sizeof *out);
-    int rc = look(fd, name, &st, &a);
-    if (rc != 0)
-        return rc;
-    peek_board(a, out);
-    unlook(a);
-    return 0;
+    return look(fd, name, read_board, out);
 }
 
-/* rcv_peek_notes -- see recoverable.h. To wake who sleeps on a word it need not be writable. */
 int rcv_peek_notes(int fd, const char *name, int ask, struct rcv_notes_seen *out)
 {
-    struct stat st;
-    rcv_arena  *a;
     memset(out, 0, sizeof *out);
-    int rc = look(fd, name, &st, &a);
-    if (rc != 0)
-        return rc;
-    if (ask)
-        os_futex_wake_all(&a->board->asked);
-    notes_see(a, out);
-    unlook(a);
-    return 0;
+    return look(fd, name, ask ? ask_for_notes : read_notes, out);
 }
 
 const char *rcv_board_name(unsigned i)
