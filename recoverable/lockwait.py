@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
+from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from typing import TYPE_CHECKING
 
 from recoverable import lines, privilege, web

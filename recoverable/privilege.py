@@ -1,6 +1,9 @@
 """How runs wait for the privileged one: the last run of a request, which others give way to.
 
 The core says who is to wait (`privilege.c`); here is how, without stopping the event loop.
+
+No line (`lines.py`) serves for this: a line looks on behalf of its first alone, while each of these waits for something of its
+own: one commit may go ahead where the one before it still has to wait. And the core says when the privileged run has ended.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import types
-from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
+from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from typing import TYPE_CHECKING
 
 from recoverable.waits import waiting

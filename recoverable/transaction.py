@@ -17,7 +17,7 @@ import inspect
 import os
 import threading
 from asyncio import AbstractEventLoop
-from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
+from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recoverable import events

@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import contextvars
 import time
-from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
+from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from recoverable import events, web
