@@ -17,7 +17,7 @@ __all__ = ["ROUTES_CAN_BE_SERVED", "goes_straight", "serve"]
 
 
 def serve(route: web.AbstractRoute, arena: Arena, known: dict[Any, Any], straight_from: web.Application | None) -> bool:
-    """Have a route call its handler by way of us. Return False where it can't be had.
+    """Have a route call its handler by way of us. Return False if it can't be replaced.
 
     aiohttp asks `route.handler` for each request, and so do the program's middlewares; there is no public way to set it. What
     stands there now calls the handler, and is like it in whatever else it is asked. A View stays a class.

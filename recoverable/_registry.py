@@ -27,7 +27,7 @@ __all__ = ["add", "all_open", "bind", "find", "lock", "remove", "resolve", "stat
 
 state = open_arenas_state
 lock = threading.RLock()
-_segments: dict[tuple[int, int], Segment] = {}  # by device and inode: a name may be unlinked and made anew
+_segments: dict[tuple[int, int], Segment] = {}  # by device and inode: a name may be unlinked and made again
 _bound: weakref.WeakSet[Arena] = weakref.WeakSet()
 
 

@@ -2,10 +2,10 @@
 
 Creating, attaching and unlinking an arena happen while holding an `flock` on the object itself. The object that was
 locked may have been unlinked by whoever held the lock before; then its name belongs to nobody, or to a newer object,
-and the whole step starts anew. That is read off its link count, so no path is looked up twice.
+and the whole step starts again. That is read off its link count, so no path is looked up twice.
 
 Anybody may write into /dev/shm, so what has an arena's name need not be one. Only a regular file is opened: a FIFO would
-block, and opening a device is an act of its own. A file that was made before us, empty and open to others, is made anew,
+block, and opening a device is an act of its own. A file that was made before us, empty and open to others, is made again,
 since whoever opened it then could write into the arena.
 """
 

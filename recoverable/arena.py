@@ -90,7 +90,7 @@ class Arena(ArenaBase):
             name: 1 to 100 of `A-Z a-z 0-9 . _ -`.
             size: The ceiling of its data, in bytes or as text ("256 MiB"); memory is only taken as it is needed. The
                 default is 256 MiB, or less where `/dev/shm` is smaller. An arena that exists keeps its own size.
-            create: Whether to make it where there is none.
+            create: Create the arena if it does not exist.
             undo_size: The ceiling of the undo log, which bounds what one step may change. Default: chosen from `size`.
             tracking: How writes are found. "hybrid": containers announce theirs, raw ones fault. "trap": containers fault,
                 too, so that page protection alone tracks all state, as in the paper that this project builds on: slower,
@@ -104,8 +104,8 @@ class Arena(ArenaBase):
             The arena. Opening a name again in one process shares the mapping and its options; close each.
 
         Raises:
-            ArenaOptionError: A name, size or option that can't be. Also a `ValueError`.
-            ArenaNotFoundError: There is none, and `create` is false.
+            ArenaOptionError: The name, the size or an option is invalid. Also a `ValueError`.
+            ArenaNotFoundError: It does not exist, and `create` is false.
             ArenaFullError: `/dev/shm` is too small or has no room.
             ArenaPermissionError: It belongs to another user.
             ArenaSystemError: Something else than a file has its place in `/dev/shm`.
@@ -157,7 +157,7 @@ class Arena(ArenaBase):
         """Remove the arena of that name and, once the last process has closed it, its memory.
 
         Raises:
-            ArenaNotFoundError: There is none.
+            ArenaNotFoundError: It does not exist.
             ArenaPermissionError: It belongs to another user.
         """
         _options.parse_name(name)

@@ -79,7 +79,7 @@ _silent: list[object] = []  # that class, if its loggers never write `request.co
 
 
 def committed_wanted() -> bool:
-    """Tell, cheaply, whether `request.committed` (debug) would be written anywhere."""
+    """Return, cheaply, whether `request.committed` (debug) would be written anywhere."""
     global _asked, _enabled
     if not structlog.is_configured():
         return False
@@ -94,7 +94,7 @@ def settings() -> tuple[dict[str, Any] | None, list[object]]:
     """Return structlog's own settings, and the "default_wrapper_class" in there with which `request.committed` is never written.
 
     For native code, which asks for each request that has written, and can't afford a call. The settings are a dict that has
-    what was ever configured; None where they can't be had: structlog has no public name for them.
+    what was ever configured; None where they can't be found: structlog has no public name for them.
     """
     found: dict[str, Any] | None = getattr(
         getattr(getattr(structlog, "_config", None), "_CONFIG", None), "__dict__", None

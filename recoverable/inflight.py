@@ -218,7 +218,7 @@ def _fields(request: Request) -> tuple[Any, ...]:
 
 
 def _read(note: bytes, process: int) -> Request | None:
-    """Return what a note says, or None: it is none."""
+    """Return what a note says, or None: it is not one."""
     try:
         handler, age, request_id, run, step, line, running, kind, waited, holder, pid, path, key = json.loads(note)
     except (ValueError, TypeError, RecursionError):

@@ -61,7 +61,7 @@ _REQUESTS: Final = (
     ("requests_in_flight", "Requests of this process that have not ended."),
     (
         "request_oldest_age_seconds",
-        "For how long the oldest of them has been going on, all of its runs included; 0: there is none.",
+        "How long ago the oldest of them began, all of its runs included; 0 without any.",
     ),
     (
         "requests_in_queues",

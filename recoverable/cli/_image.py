@@ -96,7 +96,7 @@ def capture(name: str) -> Iterator[int]:
         The file descriptor of the copy, closed afterwards.
 
     Raises:
-        ArenaNotFoundError: There is none.
+        ArenaNotFoundError: It does not exist.
         ArenaBusyError: Its lock could not be acquired within five seconds.
         ArenaCorruptError: It is damaged.
     """

@@ -112,7 +112,7 @@ def opened(name: str) -> Iterator[int]:
 
     Raises:
         ArenaOptionError: It can't be the name of one.
-        ArenaNotFoundError: There is none.
+        ArenaNotFoundError: It does not exist.
         ArenaPermissionError: It belongs to another user.
         ArenaSystemError: What has its place is no regular file.
     """

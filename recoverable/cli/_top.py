@@ -205,7 +205,7 @@ def samples(name: str, interval: float, count: int, pause: Callable[[float], boo
         pause: Waits that many seconds, and returns whether to go on. The default sleeps.
 
     Raises:
-        ArenaNotFoundError: There is none, or it is gone.
+        ArenaNotFoundError: It does not exist, or is gone.
     """
     before: Sample | None = None
     places: dict[tuple[int, ...], tuple[str | None, str | None]] = {}

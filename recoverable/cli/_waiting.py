@@ -68,7 +68,7 @@ def looks(name: str, interval: float, count: int, pause: Callable[[float], bool]
         pause: Waits that many seconds, and returns whether to go on. The default sleeps.
 
     Raises:
-        ArenaNotFoundError: There is none, or it is gone.
+        ArenaNotFoundError: It does not exist, or is gone.
     """
     for _ in _watch.paced(interval, count, pause):
         yield _look(name)
