@@ -4,26 +4,31 @@ After each death a new process attaches, everything adds up, the state is that o
 the first after it, and the arena can be used. Children are forked from this one warm process: hundreds of deaths take
 seconds. The core counts its points (CRASHPOINT in the C files); the one that kills leaves its name in shared
 memory, and the last test here checks that the points which matter were really reached.
+
+Where a step passes one point again and again, as for each record of its undo log, only some of those deaths are died; with
+RECOVERABLE_POINTS=1 all of them.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import os
 import signal
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from recoverable import Arena
-from recoverable._native import _switches
+from recoverable._native import _faults, _switches
 from support.forks import in_child
 from support.scenarios import OPTIONS, SCENARIOS, closed, state_of
 from support.segments import Saved, path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,6 +36,9 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(not _switches.test_build(), reason="needs a build with -Dcrashpoints=true"),
 ]
+
+#: A step is killed twice at a point that it passes again and again, and then every so many times.
+EVERY = int(os.environ.get("RECOVERABLE_POINTS", "5"))
 
 reached: dict[str, set[str]] = {}  # scenario -> names of the points that killed it
 
@@ -49,9 +57,12 @@ class Board:
         self.memory[: self.NAME + 8] = bytes(self.NAME + 8)
 
     def arm(self, nth: int) -> None:
-        """In the child: die at the nth point from now."""
+        """In the child: die at the nth point from now; 0: never, but keep their names."""
+        self.nth = nth
         _switches.crash_note(self.address, self.NAME)
         _switches.crash_at(nth)
+        if nth == 0:
+            _faults.fault_watch(_faults.FAULT_STORE)
 
     def advance(self) -> None:
         """In the child: one commit more."""
@@ -117,12 +128,37 @@ def look(name: str, use: bool = True) -> Any:
     return ending.value
 
 
+def points_of(put: Callable[[], None], child: Callable[[], None]) -> list[str]:
+    """Run it untouched: the names of the points it passes."""
+
+    def run() -> list[str]:
+        board.arm(0)
+        child()
+        return _faults.fault_names(_faults.FAULT_STORE)
+
+    put()
+    board.clear()
+    ending = in_child(run)
+    assert ending.returned, ending
+    return ending.value
+
+
+def chosen(points: list[str]) -> Iterator[int]:
+    """Number those to die at, and go on with as many as there are, should a child pass more."""
+    passed: Counter[str] = Counter()
+    for nth, name in enumerate(points, 1):
+        if name == "step.entered":
+            passed.clear()
+        passed[name] += 1
+        if passed[name] <= 2 or passed[name] % EVERY == 0:
+            yield nth
+    yield from itertools.count(len(points) + 1)
+
+
 def loop(label: str, put: Callable[[], None], child: Callable[[], None], check: Callable[[], None]) -> int:
-    """Kill `child` at every point it passes; `check` what it leaves. Returns how many points there were."""
+    """Kill `child` at the points it passes; `check` what it leaves. Returns how many points there were."""
     names = reached.setdefault(label, set())
-    nth = 0
-    while True:
-        nth += 1
+    for nth in chosen(points_of(put, child)):
         put()
         board.clear()
 
@@ -134,10 +170,11 @@ def loop(label: str, put: Callable[[], None], child: Callable[[], None], check: 
         ending = in_child(run)
         if ending.returned:
             check()
-            return nth - 1
+            break
         assert ending.signal == signal.SIGKILL, f"at point {nth}, {board.point!r}: {ending}"
         names.add(board.point)
         check()
+    return nth - 1
 
 
 @pytest.mark.parametrize("label", SCENARIOS)
@@ -249,9 +286,9 @@ def test_recovery_can_itself_be_killed_at_any_point(label: str, point: str, time
 
 def test_a_survivor_that_recovers_in_place_can_be_killed_at_any_point(name: str, base: Saved) -> None:
     """The owner of the lock dies inside a step; another live process takes over, and is killed while it does."""
-    nth = 0
 
     def child() -> None:
+        nth = board.nth
         _switches.crash_at(0)
         with Arena.open(name, create=False) as arena:
             victim = os.fork()
@@ -272,15 +309,10 @@ def test_a_survivor_that_recovers_in_place_can_be_killed_at_any_point(name: str,
     before = look(name)
     after = [*before, ("kept", 1)]
 
-    def put() -> None:
-        nonlocal nth
-        nth += 1
-        base.put(name)
-
     def check() -> None:
         assert look(name) in ([before, after] if not board.commits else [after])
 
-    print(loop("survivor", put, child, check), "points")
+    print(loop("survivor", lambda: base.put(name), child, check), "points")
 
 
 NAMED = {

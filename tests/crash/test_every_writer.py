@@ -29,7 +29,7 @@ from recoverable import Arena, Array, ConflictError, TransactionError, codecs, r
 
 np = pytest.importorskip("numpy")
 
-KILLS = int(os.environ.get("RECOVERABLE_KILLS", "60")) // 2  # for each way of tracking
+KILLS = int(os.environ.get("RECOVERABLE_KILLS", "36")) // 2  # for each way of tracking
 PLACES, IN_FLIGHT, THREADS = 4, 3, 3
 ACCOUNTS, ROWS, WIDTH, CELLS = 12, 6, 5 * 4096, 64
 NEW_PID_NAMESPACE = 0x20000000  # CLONE_NEWPID

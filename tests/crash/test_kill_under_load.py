@@ -15,7 +15,7 @@ import pytest
 from examples.bank.load import Bank, BankError, Customers, Fate, Ledger
 from recoverable import Arena, ArenaNotFoundError
 
-KILLS = int(os.environ.get("RECOVERABLE_KILLS", "60"))
+KILLS = int(os.environ.get("RECOVERABLE_KILLS", "36"))
 ACCOUNTS = 40  # few: many conflicts
 CLIENTS = 12
 pytestmark = [pytest.mark.slow, pytest.mark.crash, pytest.mark.timeout(300)]
