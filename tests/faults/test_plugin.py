@@ -86,7 +86,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "test_it.py"],
             cwd=tmp_path,
-            env={**os.environ, **environment},
+            # Without this, each of them would rewrite the asserts of all plugins anew.
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
