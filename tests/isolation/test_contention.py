@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import recoverable
-from recoverable import Arena, Array, ConflictError, Counter, Deque, attempt
+from recoverable import Arena, Array, ConflictError, Counter, Deque, attempt, contention
 from recoverable._native.runtime import Turn
 from recoverable.contention import Habit, Place, _inside
 from recoverable.runner import commit_early
@@ -588,3 +588,17 @@ async def test_waves_of_requests_keep_their_queue(shop: Arena) -> None:
     for _ in range(12):
         await asyncio.gather(*(sell() for _ in range(15)))
     assert runs <= 180 * 1.15
+
+
+async def test_of_many_handlers_those_that_lost_last_are_watched(shop: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, a bounded number is known by name; the oldest are forgotten."""
+    monkeypatch.setattr(contention, "_HABITS", 3)
+    for n in range(5):
+
+        async def handler() -> None:
+            await stock(shop.root, 0)
+
+        handler.__qualname__ = f"handler {n}"
+        await asyncio.gather(*(shop.run(handler) for _ in range(12)))
+    assert set(shop.native.watches) == {"handler 2", "handler 3", "handler 4"}
+    assert shop.native.watched == set(shop.native.watches)
