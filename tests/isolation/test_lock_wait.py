@@ -155,9 +155,11 @@ async def test_a_later_step_waits_outside_the_loop(arena: Arena, holder: Any, lo
 
     request = asyncio.ensure_future(handler())
     await asyncio.sleep(0.005)
+    before = arena.stats().lock.waited
     holder.take()
     assert await held_meanwhile(holder, request) == [1]
     assert runs == [1]
+    assert (arena.stats().lock.waited - before).seconds > GAP  # it is in the histogram, too
     assert [event["event"] for event in log if event["event"] != "request.committed"] == ["request.held_up"]
 
 
@@ -370,6 +372,30 @@ async def test_the_wait_is_bounded_by_busy_timeout(name: str, log: list[Any]) ->
             finally:
                 made.drop()
         assert [event["event"] for event in log if event["event"] == "arena.busy"] == ["arena.busy"] * 2
+
+
+async def test_all_waits_of_a_request_are_bounded_together(name: str) -> None:
+    """One that has waited for nearly so long before does not begin to count again."""
+    with Arena.temporary("4 MiB", name=name, busy_timeout=1.0) as arena:
+        made = Thread(arena)
+
+        async def handler() -> None:
+            arena.root["n"] = 1
+            (transaction,) = arena.native.transactions()
+            transaction.lock_time = 0.95
+            await asyncio.sleep(0.02)
+            arena.root["n"] = 2
+
+        request = asyncio.ensure_future(arena.run(handler))
+        await asyncio.sleep(0.005)
+        made.take()
+        try:
+            begun = time.monotonic()
+            with pytest.raises(ArenaBusyError):
+                await request
+            assert time.monotonic() - begun < 0.9
+        finally:
+            made.drop()
 
 
 async def test_a_dead_holder_is_not_waited_for(arena: Arena) -> None:

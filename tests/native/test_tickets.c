@@ -73,6 +73,18 @@ static void test_all_of_one_that_hangs_lose_their_turns_soon(void)
     end(a);
 }
 
+static void test_where_numbers_begin_again_none_is_0(void)
+{
+    rcv_arena      *a = begin();
+    struct rcv_turn mine;
+    atomic_store(&a->board->tickets, UINT64_MAX);
+    CHECK(rcv_turn_draw(a, UNIT, &mine) && rcv_turn_stands(a, &mine) && rcv_turn_queue(a, UNIT) == 1);
+    uint32_t place = mine.place;
+    rcv_turn_drop(a, &mine);
+    CHECK(atomic_load(&a->board->ticket[place].token) == 0);
+    end(a);
+}
+
 static void test_a_full_table_lets_everybody_through(void)
 {
     static struct rcv_turn turns[RCV_TICKETS];
@@ -135,6 +147,20 @@ static void use_the_parents_turn(void *arg)
     rcv_turn_drop((rcv_arena *)((void **)arg)[0], ((void **)arg)[1]);
 }
 
+static void have_a_place_that_was_the_parents(void *arg)
+{
+    rcv_arena      *a = ((void **)arg)[0];
+    struct rcv_turn theirs = *(struct rcv_turn *)((void **)arg)[1], own;
+    step_begin(a); /* a process of its own from here on */
+    step_commit(a);
+    atomic_store(&a->board->ticket[theirs.place].number, 0); /* the parent leaves it */
+    atomic_store(&a->board->ticket[theirs.place].token, 0);
+    CHECK(rcv_turn_draw(a, UNIT, &own) && own.place == theirs.place);
+    rcv_turn_drop(a, &theirs);
+    CHECK(rcv_turn_stands(a, &own));
+    rcv_turn_drop(a, &own);
+}
+
 static void test_a_forked_child_has_none_of_its_parents(void)
 {
     rcv_arena      *a = begin();
@@ -142,6 +168,8 @@ static void test_a_forked_child_has_none_of_its_parents(void)
     CHECK(rcv_turn_draw(a, UNIT, &one));
     CHECK(went_well(child(use_the_parents_turn, (void *[]){a, &one})));
     CHECK(rcv_turn_stands(a, &one) && rcv_turn_queue(a, UNIT) == 1);
+    CHECK(went_well(child(have_a_place_that_was_the_parents, (void *[]){a, &one})));
+    CHECK(!rcv_turn_stands(a, &one));
     rcv_turn_drop(a, &one);
     end(a);
 }
@@ -173,6 +201,7 @@ int main(void)
     test_first_come_first_served();
     test_who_stays_too_long_loses_its_turn();
     test_all_of_one_that_hangs_lose_their_turns_soon();
+    test_where_numbers_begin_again_none_is_0();
     test_a_full_table_lets_everybody_through();
     test_the_dead_are_in_nobodys_way();
     test_a_forked_child_has_none_of_its_parents();
