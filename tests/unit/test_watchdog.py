@@ -187,6 +187,18 @@ def test_the_line_is_the_programs_own(arena: Arena) -> None:
     assert " in loop: " in error.where
 
 
+@pytest.mark.parametrize(
+    ("module", "told"), [("pdb", "in call: breakpoint()"), ("recoverable.shop", " in test_whose_code_it_is: at")]
+)
+def test_whose_code_it_is(module: str, told: str) -> None:
+    """A debugger's prompt is named as such, and of this library's own code, who has called it."""
+    names: dict[str, Any] = {"__name__": module}
+    exec("def call(back):\n    return back()", names)
+    at = names["call"](lambda: watchdog._at(sys._getframe(1)))
+    assert told in at.where
+    assert "in call" in at.stack.splitlines()[0]
+
+
 def test_except_exception_does_not_keep_it(arena: Arena) -> None:
     """What stops a handler is no Exception; and what a handler makes of it, its transaction can't commit."""
 
