@@ -5,6 +5,7 @@ Each mutation is tried in a forked child, so that a signal or a hang is seen for
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import struct
@@ -149,6 +150,29 @@ def test_no_bytes_crash_or_hang_who_opens_them(die: bool, name: str, seed: int) 
         assert ending.returned, f"seed {seed}, mutation {number}, {what}: {ending}"
         ends[ending.value] += 1
     print(dict(ends))
+
+
+@pytest.mark.parametrize("word", range(4))
+@pytest.mark.parametrize("cost", [0, 2**63, 2**64 - 1])
+def test_costs_that_can_not_be_are_measured_again(word: int, cost: int, name: str) -> None:
+    """What page faults cost, as the segment says, may be anything: nobody divides by it, and no sum of it runs over."""
+
+    def run() -> tuple[int, ...]:
+        with contextlib.closing(Arena.open(name, "1 MiB")) as arena:
+            stats = arena.stats()
+        costs = [stats.cost_trap_ns, stats.cost_protect_ns, stats.cost_compare_ns, stats.cost_copy_ns]
+        with path_of(name).open("r+b") as file:
+            at = file.read(4096).index(struct.pack("=4Q", *costs))
+            file.seek(at + 8 * word)
+            file.write(struct.pack("=Q", cost))
+        with contextlib.closing(Arena.open(name)) as arena:
+            stats = arena.stats()
+        return stats.cost_trap_ns, stats.cost_protect_ns, stats.cost_compare_ns, stats.cost_copy_ns
+
+    ending = in_child(run)
+    path_of(name).unlink(missing_ok=True)
+    assert ending.returned, ending
+    assert max(ending.value) < 10**9
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 64, 4095, 4096, 10_000, 1 << 20])

@@ -60,11 +60,19 @@ static bool run(struct wse_costs *best)
     return best->trap != UINT64_MAX;
 }
 
+#define MOST UINT64_C(1000000000) /* nothing of it takes a second */
+
+/* can_be -- can these words of the segment be costs? Products of them must not run over. */
+static bool can_be(const uint64_t kept[4])
+{
+    return kept[0] != 0 && kept[2] != 0 && kept[0] <= MOST && kept[1] <= MOST && kept[2] <= MOST && kept[3] <= MOST;
+}
+
 /* calibrate -- from the header, or measured and put there. Cannot fail: what can't be measured is guessed. */
 int calibrate(rcv_arena *a, struct wse_costs *out)
 {
     uint64_t *kept = a->hdr->calibration;
-    if (kept[0] != 0 && kept[2] != 0) {
+    if (can_be(kept)) {
         *out = (struct wse_costs){.trap = kept[0], .protect = kept[1], .compare = kept[2], .copy = kept[3]};
         return 0;
     }
