@@ -18,12 +18,17 @@ from recoverable import Arena, StepTooLongError, recoverable
 LIMIT = 0.15  # seconds
 
 
+def eager_task(loop: Any, coroutine: Any, *, name: str | None = None, context: Any = None, **_: Any) -> Any:
+    """Make a task that begins at once. uvloop says `eager_start` as well, which a Python before 3.13.3 does not know."""
+    return asyncio.eager_task_factory(loop, coroutine, name=name, context=context)  # type: ignore[attr-defined,unused-ignore]
+
+
 def eager(make: Callable[[], asyncio.AbstractEventLoop]) -> Callable[[], asyncio.AbstractEventLoop]:
     """Return what makes such loops, whose tasks begin at once."""
 
     def made() -> asyncio.AbstractEventLoop:
         loop = make()
-        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+        loop.set_task_factory(eager_task)
         return loop
 
     return made
