@@ -57,6 +57,7 @@ cdef class Call(StepDriver):
     cdef Running here # what was set for this call alone, by who called it: told of its beginning and its end
     cdef int stage
     cdef bint busy
+    cdef bint closing
     cdef object __weakref__
 
     # -- what is asked of a coroutine --------------------------------------------------------------------------------------
@@ -84,10 +85,15 @@ cdef class Call(StepDriver):
         if self.stage == CALLED:
             self.end(None)
             return
+        if self.closing: # by the collector, say, which closes what it finds in any order: whoever awaits this from inside it, too
+            return
+        self.closing = True
         try:
             self.advance(None, GeneratorExit(), &how)
         except GeneratorExit:
             return
+        finally:
+            self.closing = False
         if how == PYGEN_NEXT:
             raise RuntimeError("coroutine ignored GeneratorExit")
 

@@ -587,3 +587,25 @@ def test_the_ends_of_a_thousand_calls_leak_nothing(arena: Arena) -> None:
     asyncio.run(main(400))
     gc.collect()
     assert len(gc.get_objects()) - before < 200
+
+
+def test_closing_it_again_while_it_is_being_closed(arena: Arena) -> None:
+    """The collector closes what it finds in any order, so it may come by twice: the second time is no error."""
+    calls: list[Any] = []
+    ends: list[str] = []
+
+    @recoverable(arena=arena)
+    async def handler() -> None:
+        arena.root["n"] = 1
+        try:
+            await pause()
+        finally:
+            calls[0].close()
+            ends.append("closed")
+
+    calls.append(handler())
+    calls[0].send(None)
+    calls[0].close()
+    assert ends == ["closed"]
+    assert "n" not in arena.root
+    calls.clear()
