@@ -25,6 +25,9 @@ from recoverable.errors import (
     ConflictError,
     FaultsNotAllowedError,
     FaultSyntaxError,
+    FeedFullError,
+    FeedMissingError,
+    FeedOverrunError,
     InternalError,
     NoTransactionError,
     RecoverableError,
@@ -35,6 +38,7 @@ from recoverable.errors import (
     TransactionClosedError,
     TransactionError,
 )
+from recoverable.feed import Commit
 from recoverable.lock_times import LockTimes
 from recoverable.reports import HotSpot, Recovery, Request, Stats, VerifyReport, WorkingSet
 from recoverable.tasks import TaskGroup, gather, wait_for
@@ -51,9 +55,13 @@ __all__ = [
     "ArenaSystemError",
     "ArenaVersionError",
     "CodecError",
+    "Commit",
     "ConflictError",
     "FaultSyntaxError",
     "FaultsNotAllowedError",
+    "FeedFullError",
+    "FeedMissingError",
+    "FeedOverrunError",
     "HotSpot",
     "InternalError",
     "LockTimes",

@@ -13,7 +13,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable import _options, _registry, _shm, inflight, watchdog
+from recoverable import _options, _registry, _shm, bell, inflight, watchdog
 from recoverable._native import _core, _counts
 from recoverable._native.runtime import NativeArena, current_transaction
 from recoverable.containers import Dict  # importing it makes the containers known to the core
@@ -58,6 +58,7 @@ class Segment:
             )
         watched = watchdog.limit_of(self.native) is not None
         listens = inflight.stop(self.native)
+        bell.stop(self.native)
         try:
             self.native.close()
         except BaseException:

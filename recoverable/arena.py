@@ -33,6 +33,7 @@ from recoverable.errors import (
     TransactionClosedError,
     TransactionError,
 )
+from recoverable.feed import Feed
 from recoverable.lock_times import LockTimes
 from recoverable.reports import HotSpot, Recovery, Request, Stats, VerifyReport, WorkingSet
 from recoverable.transaction import SavepointBlock
@@ -78,6 +79,7 @@ class Arena(ArenaBase):
         create: bool = True,
         *,
         undo_size: int | str | None = None,
+        feed: int | str | None = None,
         tracking: str = "hybrid",
         policy: str = speculation.DEFAULT,
         policy_options: Mapping[str, Any] | None = None,
@@ -92,6 +94,8 @@ class Arena(ArenaBase):
                 default is 256 MiB, or less where `/dev/shm` is smaller. An arena that exists keeps its own size.
             create: Create the arena if it does not exist.
             undo_size: The ceiling of the undo log, which bounds what one step may change. Default: chosen from `size`.
+            feed: Bytes of its commit feed, a ring of what each commit has changed (`Arena.feed`), rounded up to a power of two;
+                they are taken at once. Default: there is none. An arena that exists keeps what it was made with.
             tracking: How writes are found. "hybrid": containers announce theirs, raw ones fault. "trap": containers fault,
                 too, so that page protection alone tracks all state, as in the paper that this project builds on: slower,
                 there to measure against. All processes that have the arena open must agree.
@@ -116,6 +120,7 @@ class Arena(ArenaBase):
         _options.parse_name(name)
         asked = None if size is None else _options.parse_size(size)
         undo = 0 if undo_size is None else _options.parse_size(undo_size, "undo_size")
+        ring = 0 if feed is None else _options.parse_size(feed, "feed")
         trap_mode = _options.parse_tracking(tracking)
         speculation.checked(policy)
         numbers, recording = speculation.checked_options(policy, policy_options)
@@ -134,6 +139,7 @@ class Arena(ArenaBase):
                         asked,
                         create,
                         undo_size=undo,
+                        feed_size=ring,
                         trap_mode=trap_mode,
                         policy=policy,
                         policy_options=numbers,
@@ -357,6 +363,20 @@ class Arena(ArenaBase):
         lock = LockTimes.of(_counts.lock_times(self.native))
         return Stats(**numbers, hot_spots=spots, lock=lock, faults=_faults.fault_struck())
 
+    def feed(self, after: int | None = None, *, follow: bool = True) -> Feed:
+        """Return an iterator of the commits, of all processes, the oldest first, for `for` and for `async for`.
+
+        Args:
+            after: The number of the commit that it begins behind: 0 for the first of all. Default: with the next one.
+            follow: Whether it waits for further commits when it has given all there are, or ends.
+
+        Raises:
+            FeedMissingError: The arena was made without a feed.
+            FeedOverrunError: That commit is overwritten by now. Raised, too, while iterating, by one that is too slow.
+        """
+        self._check()
+        return Feed(self, after, follow)
+
     def requests(self) -> list[Request]:
         """Return the requests in flight, of all processes, the oldest first: where each is, and what it waits for.
 
@@ -475,6 +495,7 @@ def open_copy(name: str, fd: int) -> Arena:
                 None,
                 create=False,
                 undo_size=0,
+                feed_size=0,
                 trap_mode=False,
                 policy=speculation.DEFAULT,
                 policy_options=numbers,

@@ -27,6 +27,9 @@ __all__ = [
     "ConflictError",
     "FaultSyntaxError",
     "FaultsNotAllowedError",
+    "FeedFullError",
+    "FeedMissingError",
+    "FeedOverrunError",
     "InternalError",
     "NoTransactionError",
     "RecoverableError",
@@ -69,6 +72,29 @@ class ArenaPermissionError(RecoverableError, PermissionError):
 
 class ArenaBusyError(RecoverableError):
     """Reports that the arena's lock could not be acquired within `busy_timeout`."""
+
+
+class FeedMissingError(RecoverableError):
+    """Reports an arena that was made without a commit feed."""
+
+
+class FeedFullError(RecoverableError):
+    """Reports that a commit would overwrite what a sink of the feed, which may not miss anything, has not taken yet.
+
+    What was begun has been undone. Whoever keeps the sink is too slow, or does not run.
+    """
+
+
+class FeedOverrunError(RecoverableError):
+    """Reports that the feed has overwritten what was asked for. The arena is as it was.
+
+    Attributes:
+        oldest: The number of the oldest commit that the feed still has, or None.
+    """
+
+    def __init__(self, message: str, *, oldest: int | None = None) -> None:
+        super().__init__(message)
+        self.oldest = oldest
 
 
 class ArenaSystemError(RecoverableError, OSError):
@@ -223,7 +249,7 @@ def without_doomed(error: BaseException) -> BaseException:
 # `enum rcv_error` in recoverable.h, in its order.
 _NOTFOUND, _FULL, _CORRUPT, _VERSION, _PERMISSION, _BUSY, _CONFLICT = -1, -2, -3, -4, -5, -6, -7
 _STALE, _CLOSED, _NOTXN, _MISUSE, _OS, _AGAIN, _BUG, _STRAY, _HELD = -8, -9, -10, -11, -12, -13, -14, -15, -16
-_TOO_LONG = -17
+_TOO_LONG, _FEED = -17, -18
 
 _KINDS: dict[int, type[BaseException]] = {
     _NOTFOUND: ArenaNotFoundError,
@@ -240,6 +266,7 @@ _KINDS: dict[int, type[BaseException]] = {
     _STRAY: StrayWriteError,
     _HELD: _Doomed,
     _TOO_LONG: _TooLong,
+    _FEED: FeedFullError,
 }
 
 
@@ -282,7 +309,7 @@ def error_from(code: int, text: str, errno: int = 0) -> BaseException:
     kind = _KINDS.get(code)
     if kind is not None:
         error = kind(text + outside_by_wait_for() if code == _NOTXN else text)
-        return as_raised(error) if code in (_FULL, _BUSY) else error
+        return as_raised(error) if code in (_FULL, _BUSY, _FEED) else error
     name = {_AGAIN: "RCV_ERR_AGAIN", _BUG: "RCV_ERR_BUG"}.get(code, f"code {code}")
     return InternalError(
         f"{text} ({name}). This is a bug in recoverable: the transaction has not been committed. "

@@ -307,7 +307,7 @@ def request_held_up(
     Args:
         name: The arena.
         handler: The handler's qualified name.
-        waits_for: "turn", "privilege" or "lock".
+        waits_for: "turn", "privilege", "lock" or "feed".
         milliseconds: How long it has waited so far, in all of its runs.
         holder: The handler of whom it waits for, or None: not known.
         pid: That one's process, 0: not known.

@@ -20,7 +20,7 @@ import time
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from typing import TYPE_CHECKING
 
-from recoverable import lines, privilege, web
+from recoverable import feedwait, lines, privilege, web
 from recoverable._native.runtime import unlucky
 from recoverable.waits import waiting
 
@@ -75,8 +75,9 @@ async def at_entry(transaction: Transaction) -> None:
 
 
 async def before_commit(transaction: Transaction) -> None:
-    """Wait while the commit would make a privileged run invalid, and while the lock is another's."""
+    """Wait while the commit would make a privileged run invalid, while the feed has no room, and while the lock is another's."""
     await privilege.give_way(transaction)
+    await feedwait.room(transaction)
     await stand(transaction)
 
 

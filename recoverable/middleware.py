@@ -6,7 +6,7 @@ responses of our failures:
 | what | response |
 |---|---|
 | `ArenaFullError` | 507 Insufficient Storage |
-| `ConflictError` after the last run, `ArenaBusyError` | 503 Service Unavailable, with `Retry-After` |
+| `ConflictError` after the last run, `ArenaBusyError`, `FeedFullError` | 503 Service Unavailable, with `Retry-After` |
 
 Everything else passes as it is. There are two places to stand. A middleware (`of`) is the outermost one: a transaction may
 be all of a request, and a failure becomes a response whatever other middlewares make of exceptions. In the place of a
@@ -29,7 +29,7 @@ from recoverable._native.runtime import (
     set_boundary,
     watch_routes,
 )
-from recoverable.errors import ArenaBusyError, ArenaFullError, ArenaOptionError, ConflictError
+from recoverable.errors import ArenaBusyError, ArenaFullError, ArenaOptionError, ConflictError, FeedFullError
 from recoverable.web import WebAdapter
 
 __all__ = ["adopt", "leaving", "of", "refusal", "watch"]
@@ -38,7 +38,7 @@ Handler: TypeAlias = Callable[[Any], Awaitable[Any]]
 
 _RETRY_AFTER: Final = "1"  # seconds
 
-_FAILURES: Final = (ArenaFullError, ConflictError, ArenaBusyError)
+_FAILURES: Final = (ArenaFullError, ConflictError, ArenaBusyError, FeedFullError)
 
 #: What is to be called in the place of a handler, (request, its function, the handler) to that; None: the handler.
 watch_handler: Callable[[Any, Any, Handler], Handler] | None = None

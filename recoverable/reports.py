@@ -50,7 +50,8 @@ class Request:
         line: Where its code is, as `file:line in function`: the innermost line that it awaits at, or runs, which is neither in
             Python's library nor in this one; None: it is between two runs, or about to commit.
         running: Whether that code runs, and does not await.
-        waits_for: What it waits for: "turn", at a hot spot; "privilege", the end of a privileged run; "lock"; None: for nobody.
+        waits_for: What it waits for: "turn", at a hot spot; "privilege", the end of a privileged run; "lock"; "feed", room in it;
+            None: for nobody.
         waited: Seconds that it has waited for others so far, in all.
         holder: The handler of whom it waits for, or None: not known.
         holder_process: That one's process, 0: not known.

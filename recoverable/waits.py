@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Kind", "Spot", "SpotName", "note_spot", "request_id", "tell_held_up", "waiting", "whole"]
 
 #: What is waited for.
-Kind: TypeAlias = Literal["turn", "privilege", "lock"]
+Kind: TypeAlias = Literal["turn", "privilege", "lock", "feed"]
 #: The container's id, the kind and the argument of a unit.
 Spot: TypeAlias = tuple[int, int, int]
 

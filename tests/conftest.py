@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 from recoverable import Arena
+from recoverable._native import feed as native_feed
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs so, and children inherit it: those that a test interrupts would not notice.
@@ -39,6 +40,17 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 for option in ("tracking", "policy"):  # the whole suite another way: tests/README.md
     if (value := os.environ.get(f"RECOVERABLE_{option.upper()}")) is not None:
         Arena.open.__func__.__kwdefaults__[option] = value  # type: ignore[attr-defined]
+
+if os.environ.get("RECOVERABLE_MIRROR"):  # each commit is compared with what the feed tells of it
+    _open = Arena.open.__func__  # type: ignore[attr-defined]
+
+    def _opened(cls: type[Arena], *args: Any, **options: Any) -> Arena:
+        arena: Arena = _open(cls, *args, **{"feed": "32 MiB"} | options)
+        if native_feed.state(arena.native) is not None:
+            native_feed.mirror(arena.native)
+        return arena
+
+    Arena.open = classmethod(_opened)  # type: ignore[assignment]
 
 _numbers = itertools.count()
 

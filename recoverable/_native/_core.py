@@ -22,6 +22,7 @@ class _Options(ctypes.Structure):
     _fields_ = (
         ("size", u64),
         ("undo_size", u64),
+        ("feed_size", u64),
         ("create", c_int),
         ("trap_mode", c_int),
         ("policy", ctypes.c_char_p),
@@ -79,6 +80,7 @@ def open_segment(
     name: str,
     size: int,
     undo_size: int,
+    feed_size: int,
     create: bool,
     trap_mode: bool,
     policy: str,
@@ -90,6 +92,7 @@ def open_segment(
     options = _Options(
         size=size,
         undo_size=undo_size,
+        feed_size=feed_size,
         create=create,
         trap_mode=trap_mode,
         policy=policy.encode(),

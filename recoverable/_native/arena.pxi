@@ -9,6 +9,7 @@ cdef class NativeArena:
 
     def __init__(self, address: int) -> None:
         self.a = <rcv_arena *><size_t>address
+        self.has_feed = rcv_has_feed(self.a)
         self.closed = False
         self.views = 0
         self.owner = None

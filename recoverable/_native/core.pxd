@@ -16,6 +16,7 @@ cdef extern from "recoverable.h" nogil:
         RCV_ERR_AGAIN
         RCV_ERR_STRAY
         RCV_ERR_HELD
+        RCV_ERR_FEED
         RCV_ERR_TOO_LONG
     const char *rcv_error_text()
     int rcv_error_errno()
@@ -203,3 +204,10 @@ cdef extern from "../src/segment/layout.h" nogil:
         RCV_T_BIGINT
         RCV_T_CUSTOM
         RCV_T_REF
+
+cdef extern from "feed.h" nogil:
+    bint rcv_has_feed(const rcv_arena *a)
+    void rcv_txn_name_request(rcv_txn *t, const char *id)
+    uint64_t rcv_txn_position(const rcv_txn *t)
+    bint rcv_feed_room(const rcv_txn *t)
+    int rcv_feed_full(const rcv_txn *t)

@@ -108,12 +108,12 @@ cdef int decided(StepDriver d, object failed) except -1:
 
 
 cdef bint finish_commit(StepDriver d) except -1:
-    """Commit. False: another one holds the lock for long, so that it is to be tried again."""
+    """Commit. False: another one holds the lock for long, or the feed has no room, so that it is to be tried again."""
     d.t.check()
     cdef int rc = d.t.try_commit(True)
     if rc == 0:
         return True
-    if rc == RCV_ERR_AGAIN:
+    if rc == RCV_ERR_AGAIN or (rc == RCV_ERR_FEED and d.t.t != NULL and rcv_txn_state(d.t.t) == RCV_ACTIVE):
         return False
     try:
         d.t.commit_failed(rc)

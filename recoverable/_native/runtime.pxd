@@ -45,6 +45,8 @@ cdef class NativeArena:
     cdef readonly set watched # the names of those that are watched because of it
     cdef public list give_way # futures of those who wait for the privileged run to end
     cdef readonly dict waits # recoverable.waits: what requests wait for, by event loop,
+    cdef readonly bint has_feed
+    cdef public object bell # recoverable.bell: who waits for its feed, or None
     cdef public object listener # recoverable.inflight: what tells others of its requests, or None
     cdef public double let_in # when one who had looked at the lock in vain was last let go on, to wait where the lock is needed
     cdef readonly dict places # and where hot spots are, in words, by unit
@@ -84,6 +86,7 @@ cdef class Transaction:
     cdef public int open_blocks
     cdef readonly bint conflicted
     cdef readonly bint locked_out # it was ended because others hold the lock for long: neither a conflict nor a crash
+    cdef public double feed_time # seconds that this run has waited for room in the feed
     cdef public double lock_time # seconds that its steps have waited for the lock, one after the other
     cdef int helds # runs of its request that were ended because of the lock
     cdef bint reruns # after a conflict its handler is run again, and so it may be after this
@@ -119,6 +122,7 @@ cdef class Transaction:
     cdef void renew(self) noexcept
 
 cdef int fail(int rc) except -1
+cdef int closed_error(NativeArena arena) except -1
 cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1
 cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1
 cdef int done(NativeArena arena, rcv_txn *t) except -1

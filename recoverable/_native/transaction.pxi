@@ -66,7 +66,7 @@ cdef class Transaction:
         self.thread = 0
         self.wait_time = 0
         self.wait_told = False
-        self.lock_time = 0
+        self.lock_time = self.feed_time = 0
         self.helds = 0
         self.arena = None
         self.handler = self._ended = self.coroutine = None
@@ -192,7 +192,9 @@ cdef class Transaction:
 
     cdef int try_commit(self, bint awaits=False) except? -100:
         """Commit; what the core says. On anything but 0, commit_failed() is next; RCV_ERR_AGAIN only where the lock is another's for
-        long, and who calls can await that."""
+        long, and who calls can await that. RCV_ERR_FEED where it is still active: it may await room in the feed, too."""
+        if self.arena.has_feed:
+            name_request(self)
         cdef int rc = rcv_txn_commit(self.t)
         while rc == RCV_ERR_AGAIN:
             rc = wait_briefly(self.arena) if awaits and _running_loop() is not None else wait_for_lock(self.arena)
@@ -245,6 +247,15 @@ cdef class Transaction:
         rcv_txn_rollback(self.t)
         self.end("rolled_back")
         return 0
+
+    def has_feed_room(self) -> bool:
+        """Return whether the feed has room for what it would commit, as far as can be told before; or it has ended."""
+        return self.t == NULL or rcv_feed_room(self.t)
+
+    def raise_feed_full(self) -> None:
+        """Raise the FeedFullError of one that has waited for that long enough."""
+        self.check()
+        fail(rcv_feed_full(self.t))
 
     def doom(self, *, conflict: bool = False) -> None:
         """It can only roll back from now on; as by a conflict, or as one that was ended."""
@@ -343,6 +354,20 @@ cdef class Transaction:
     @property
     def wrote(self) -> bool:
         return self.has_written()
+
+
+cdef int name_request(Transaction t) except -1:
+    """Let its record in the feed have the id that its request was sent with."""
+    cdef Transaction root = request_of(t, t.arena)
+    if t.t == NULL or not rcv_txn_touched(t.t):
+        return 0
+    given = root.request_id if root is not None else None
+    if given is None and root is not None and root.before is not None:
+        answers = root.answers
+        given = None if answers is None else answers[0].request_id(answers[1])
+    if given is not None:
+        rcv_txn_name_request(t.t, PyUnicode_AsUTF8(given))
+    return 0
 
 
 cdef int begin_transaction(Transaction t, NativeArena arena, str handler, const rcv_name *name, bint one_step) except -1:

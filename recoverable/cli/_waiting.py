@@ -154,7 +154,7 @@ def _waits(request: Request) -> str:
     """Say what it waits for, in words."""
     if request.waits_for is None:
         return ""
-    what = {"turn": "its turn", "privilege": "a privileged run", "lock": "the lock"}.get(
+    what = {"turn": "its turn", "privilege": "a privileged run", "lock": "the lock", "feed": "room in the feed"}.get(
         request.waits_for, request.waits_for
     )
     if request.path is not None:

@@ -31,7 +31,7 @@ def make(name: str, die: bool) -> Saved:
     """Make a segment with some of everything, closed well or left by a process that died inside a step."""
 
     def run() -> None:
-        arena = Arena.open(name, size=SIZE)
+        arena = Arena.open(name, size=SIZE, feed="256 KiB")
         prepare(arena)
         for number, _ in enumerate(raw_pages(arena)):
             if number == 4:
@@ -85,9 +85,14 @@ def examine(name: str) -> str:
             with arena.transaction():
                 arena.root[i] = bytes(i * 100)
 
+    def told() -> None:
+        for commit in arena.feed(0, follow=False):
+            commit.places()
+
     attempt(arena.verify)
     damaged = "ArenaCorruptError" in answers
-    for function in (lambda: state_of(arena), lambda: arena.root["a"].view.sum(), write, delete, more, arena.verify):
+    look = (told, lambda: state_of(arena), lambda: arena.root["a"].view.sum())
+    for function in (*look, write, delete, more, told, arena.verify):
         attempt(function)
     attempt(arena.close)
     if not damaged and answers:

@@ -1,9 +1,10 @@
 """Killed at every point: a child dies at crash point 1, 2, 3 … of a scenario, until it survives.
 
 After each death a new process attaches, everything adds up, the state is that of the last commit before the death or of
-the first after it, and the arena can be used. Children are forked from this one warm process: hundreds of deaths take
-seconds. The core counts its points (CRASHPOINT in the C files); the one that kills leaves its name in shared
-memory, and the last test here checks that the points which matter were really reached.
+the first after it, what the feed has told by then leads a copy to the same state, and the arena can be used. Children are
+forked from this one warm process: hundreds of deaths take seconds. The core counts its points (CRASHPOINT in the C files);
+the one that kills leaves its name in shared memory, and the last test here checks that the points which matter were really
+reached.
 
 Where a step passes one point again and again, as for each record of its undo log, only some of those deaths are died; with
 RECOVERABLE_POINTS=1 all of them.
@@ -11,6 +12,7 @@ RECOVERABLE_POINTS=1 all of them.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import mmap
@@ -24,6 +26,7 @@ import pytest
 from recoverable import Arena
 from recoverable._native import _faults, _switches
 from support.forks import in_child
+from support.replica import Replica
 from support.scenarios import OPTIONS, SCENARIOS, closed, state_of
 from support.segments import Saved, path_of
 
@@ -105,13 +108,19 @@ def states_of(name: str, base: Saved, label: str) -> list[Any]:
     return ending.value
 
 
-def look(name: str, use: bool = True) -> Any:
-    """In a new process: attach, verify, read everything, and use it."""
+def look(name: str, base: Saved | None = None, use: bool = True) -> Any:
+    """In a new process: attach, verify, read everything, and use it. `base`: what its feed led from."""
 
     def run() -> Any:
         with Arena.open(name, create=False) as arena:
             arena.verify()
             state = state_of(arena)
+            if base is not None:
+                with contextlib.closing(Replica(name, base)) as replica:
+                    replica.follow(arena)
+                    with replica.opened() as copy:
+                        copy.verify()
+                        assert state_of(copy) == state, "the feed leads elsewhere"
             if use:
                 with arena.transaction():
                     arena.root["used"] = {"after": b"x" * 100}
@@ -189,7 +198,7 @@ def test_a_kill_at_any_point_leaves_the_state_of_a_commit(label: str, name: str,
 
     def check() -> None:
         k = board.commits
-        state = look(name)
+        state = look(name, base)
         assert state in states[k : k + 2], f"killed at {board.point!r} after {k} commits: neither before nor after"
 
     points = loop(label, lambda: base.put(name), child, check)
@@ -209,7 +218,9 @@ def test_a_kill_at_any_point_in_trap_mode_does_too(label: str, name: str, base: 
 
     def check() -> None:
         k = board.commits
-        assert look(name) in states[k : k + 2], f"killed at {board.point!r} after {k} commits: neither before nor after"
+        assert look(name, base) in states[k : k + 2], (
+            f"killed at {board.point!r} after {k} commits: neither before nor after"
+        )
 
     print(label, loop(f"trap mode: {label}", lambda: base.put(name), child, check), "points")
 
@@ -272,14 +283,14 @@ def test_recovery_can_itself_be_killed_at_any_point(label: str, point: str, time
     states = states_of(name, base, label)
     broken, commits = crashed_at(point, time, name, base, label)
     broken.put(name)
-    first = look(name)
+    first = look(name, base)
     assert first in states[commits : commits + 2]
 
     def child() -> None:
         Arena.open(name, create=False).close()
 
     def check() -> None:
-        assert look(name) == first, f"recovery killed at {board.point!r} came to another state"
+        assert look(name, base) == first, f"recovery killed at {board.point!r} came to another state"
 
     print(loop("recovery", lambda: broken.put(name), child, check), "points")
 
@@ -310,7 +321,7 @@ def test_a_survivor_that_recovers_in_place_can_be_killed_at_any_point(name: str,
     after = [*before, ("kept", 1)]
 
     def check() -> None:
-        assert look(name) in ([before, after] if not board.commits else [after])
+        assert look(name, base) in ([before, after] if not board.commits else [after])
 
     print(loop("survivor", lambda: base.put(name), child, check), "points")
 
@@ -323,8 +334,8 @@ NAMED = {
     },
     "inserts": {
         "undo.append.before_tail", "undo.append.after_tail", "heap.reserve.after_owner", "heap.reserve.after_kind",
-        "commit.applied", "commit.after_seq", "commit.after_stamps", "commit.before_publish", "commit.after_publish",
-        "commit.after_shadows", "commit.after_tail",
+        "commit.applied", "commit.after_seq", "commit.after_stamps", "feed.record", "feed.next", "commit.before_publish",
+        "commit.after_publish", "feed.head", "commit.after_shadows", "commit.after_tail",
     },
     "deletes": {"reclaim.applied", "reclaim.before_publish", "reclaim.after_publish", "reclaim.after_tail"},
     "array_items": {"undo.append.before_tail"},

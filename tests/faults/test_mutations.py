@@ -259,7 +259,9 @@ def explored(scenario: str, mutation: str | None, **more: Any) -> tuple[int, str
 
 def test_each_mistake_is_looked_for() -> None:
     """The list here names every mutation that the core knows, ten or more need a fault, and the core refuses others."""
-    assert FOUND_BY.keys() == set(_switches.mutations())
+    assert FOUND_BY.keys() == {
+        name for name in _switches.mutations() if not name.startswith("feed.")
+    }  # tests/property/test_replica.py
     assert len(FOUND_BY.keys() - SHOW_BY_THEMSELVES) >= 10
     with pytest.raises(ValueError, match=r"there is no mutation 'undo\.skip'"):
         _switches.mutate("undo.skip")

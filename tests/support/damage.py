@@ -46,11 +46,11 @@ def fill(arena: Arena) -> None:
 
 def targets(data: bytes) -> tuple[list[int], list[int], list[int]]:
     """Offsets of words worth changing: those in the data that lead somewhere, all that are not zero, header and heap table."""
-    regions = [struct.unpack_from("<QQ", data, 32 + 16 * i) for i in range(9)]
-    first, size = regions[8]
+    regions = [struct.unpack_from("<QQ", data, 32 + 16 * i) for i in range(10)]
+    first, size = regions[9]
     assert first + size <= len(data)
     assert first % PAGE == 0
-    heap = regions[7][0]
+    heap = regions[8][0]
     words = struct.unpack_from(f"<{(len(data) - heap) // 8}Q", data, heap)
     live = [heap + 8 * i for i, word in enumerate(words) if word]
     data_words = [at for at in live if at >= first]

@@ -39,6 +39,7 @@ KINDS = {
     "RCV_ERR_STRAY": errors.StrayWriteError,
     "RCV_ERR_HELD": errors._Doomed,
     "RCV_ERR_TOO_LONG": errors._TooLong,
+    "RCV_ERR_FEED": errors.FeedFullError,
 }
 
 

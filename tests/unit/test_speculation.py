@@ -168,7 +168,7 @@ async def test_a_recording_names_the_handlers() -> None:
 def data_of(arena: Arena) -> bytes:
     """Return the data region of an arena, as far as it has memory."""
     header = path_of(arena.name).read_bytes()[:4096]
-    (offset,) = struct.unpack_from("<Q", header, 32 + 8 * 16)  # the regions; data is the last
+    (offset,) = struct.unpack_from("<Q", header, 32 + 9 * 16)  # the regions; data is the last
     with path_of(arena.name).open("rb") as file:
         file.seek(offset)
         return file.read(arena.stats().claimed)

@@ -38,6 +38,9 @@ RCV_API void        rcv_crash_note(char *buffer, size_t size); /* where the poin
 enum rcv_fail_kind { RCV_FAIL_MALLOC = 1, RCV_FAIL_MPROTECT, RCV_FAIL_FALLOCATE, RCV_FAIL_MMAP, RCV_FAIL_HEAP };
 RCV_API void     rcv_fail_at(int kind, uint64_t nth); /* the nth call of that kind from now fails once; 0 = never */
 RCV_API uint64_t rcv_fail_count(int kind);
+/* rcv_mirror_begin -- keep a copy of the arena that only its feed brings forward, and compare the two after each commit of this
+ * process: a difference ends it. Under the lock. RCV_ERR_MISUSE: another build, or no feed. */
+RCV_API int         rcv_mirror_begin(rcv_arena *a);
 RCV_API const char *rcv_mutation(unsigned i);      /* name of the i-th defect that can be asked for; NULL: no more */
 RCV_API int         rcv_mutate(const char *name);  /* have that defect from now, NULL: none. 1, or 0: no defect has that name */
 

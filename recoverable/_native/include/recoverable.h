@@ -44,6 +44,7 @@ enum rcv_error {
     RCV_ERR_BUG = -14,       /* an invariant of ours is broken: please report */
     RCV_ERR_STRAY = -15,     /* a thread stored through a raw view of the transaction while it waited; it is doomed */
     RCV_ERR_HELD = -16,      /* others hold the lock for long; the transaction is doomed, and its run is to begin again later */
+    RCV_ERR_FEED = -18,      /* the feed is full of what a sink has not taken yet */
     RCV_ERR_TOO_LONG = -17   /* the watchdog has stopped its step; it is doomed */
 };
 
@@ -57,6 +58,7 @@ RCV_API int         rcv_error_errno(void);
 struct rcv_open_options {
     uint64_t    size;      /* ceiling of the data region in bytes; 0 when attaching: take what is there */
     uint64_t    undo_size; /* ceiling of the undo log; 0: chosen from size */
+    uint64_t    feed_size; /* of the commit feed's ring, at least; 0: a new segment has none */
     int         create;    /* may format an object that has no magic */
     int         trap_mode; /* containers write through the tracked view (tracking="trap") */
     const char *policy;    /* "adaptive", "incremental", "full", "active-rnd", "active-cks", "genetic", "oracle" */
@@ -159,8 +161,8 @@ RCV_API int  rcv_txn_lock_held(const rcv_txn *t);
 RCV_API int rcv_txn_mount(rcv_txn *t);
 /* rcv_txn_suspend -- the end of a step: stash its writes, undo them, unlock. No-op if not mounted. A failure dooms it. */
 RCV_API int rcv_txn_suspend(rcv_txn *t);
-/* rcv_txn_commit -- the end of the last step. Mounts if it must (so RCV_ERR_AGAIN is possible). On any other failure it
- * has been rolled back. */
+/* rcv_txn_commit -- the end of the last step. Mounts if it must (so RCV_ERR_AGAIN is possible). RCV_ERR_FEED where it can be suspended:
+ * it is, until rcv_feed_room() says that it may try again. On any other failure it has been rolled back. */
 RCV_API int rcv_txn_commit(rcv_txn *t);
 /* rcv_txn_rollback -- cannot fail; legal in every state, and in any thread. May need the lock: RCV_ERR_AGAIN never, it holds it
  * already whenever it has anything in the arena. In the middle of one of its operations it can only roll back from now on,

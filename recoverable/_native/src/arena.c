@@ -79,7 +79,7 @@ static int fill(rcv_arena *a, struct rcv_header *fixed)
     atomic_store(&h->undo_claimed, at_most(a->undo_size, RCV_SLICE));
     lock_init(a);
     CRASHPOINT("open.format.lock");
-    if ((rc = heap_format(a)) != 0)
+    if ((rc = heap_format(a)) != 0 || (rc = feed_format(a)) != 0)
         return rc;
     CRASHPOINT("open.format.before_magic");
     store_fence();
@@ -89,30 +89,30 @@ static int fill(rcv_arena *a, struct rcv_header *fixed)
     return 0;
 }
 
-/* format -- make a segment in an object that is empty or half-made. A failure leaves an empty object. */
-static int format(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid)
+/* format -- make a segment in an object that is empty or half-made; *fixed: room for its header's fixed part. A failure leaves an empty
+ * object. */
+static int format(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, struct rcv_header *fixed)
 {
-    struct rcv_header fixed;
-    struct statvfs    fs;
-    memset(&fixed, 0, sizeof fixed);
-    int rc = header_plan(a, o, uid, &fixed);
+    struct statvfs fs;
+    memset(fixed, 0, sizeof *fixed);
+    int rc = header_plan(a, o, uid, fixed);
     if (rc != 0)
         return rc;
-    if (fstatvfs(object_fd(a), &fs) == 0 && fs.f_blocks != 0 && fixed.region[RCV_R_DATA].size / fs.f_frsize > fs.f_blocks) {
+    if (fstatvfs(object_fd(a), &fs) == 0 && fs.f_blocks != 0 && fixed->region[RCV_R_DATA].size / fs.f_frsize > fs.f_blocks) {
         char what[80];
         snprintf(what, sizeof what, "its size of %llu MiB is more than there can be",
-                 (unsigned long long)(fixed.region[RCV_R_DATA].size >> 20));
+                 (unsigned long long)(fixed->region[RCV_R_DATA].size >> 20));
         return seg_full(a, 0, what);
     }
     /* To nothing first: a half-made object may hold anything, and what grows back reads as zero. */
     if (ftruncate(object_fd(a), 0) != 0)
         return seg_os(a, errno, "emptying it");
     CRASHPOINT("open.format.empty");
-    if (ftruncate(object_fd(a), (off_t)fixed.total_size) != 0) {
+    if (ftruncate(object_fd(a), (off_t)fixed->total_size) != 0) {
         rc = seg_os(a, errno, "setting its length");
     } else {
         CRASHPOINT("open.format.sized");
-        rc = fill(a, &fixed);
+        rc = fill(a, fixed);
     }
     if (rc != 0) {
         seg_unmap(a);
@@ -149,6 +149,7 @@ static int enter(rcv_arena *a)
     CRASHPOINT("open.joined");
     if (!others) {
         lock_init(a);
+        feed_alone(a);
         CRASHPOINT("open.lock");
         if (!a->created && (rc = recover(a, &a->recovered)) != 0)
             return rc;
@@ -190,17 +191,18 @@ static void dispose(rcv_arena *a)
         tracker_close(a);
     if (a->hdr != NULL)
         process_leave(a);
+    mirror_free(a);
+    redo_free(a);
     seg_unmap(a);
     object_drop(a);
     os_free(a);
 }
 
-/* open_segment -- rcv_open with `a` allocated; the caller disposes of it on failure. */
-static int open_segment(rcv_arena *a, int fd, const struct rcv_open_options *o)
+/* open_segment -- rcv_open with `a` allocated, and room for a header, which is large for a stack; the caller disposes of both. */
+static int open_segment(rcv_arena *a, int fd, const struct rcv_open_options *o, struct rcv_header *fixed)
 {
-    struct stat       st;
-    struct rcv_header fixed;
-    int               err = object_adopt(a, fd, &st);
+    struct stat st;
+    int         err = object_adopt(a, fd, &st);
     if (err != 0)
         return rcv_raise(err == EACCES || err == EPERM ? RCV_ERR_PERMISSION : RCV_ERR_OS, err,
                          "arena \"%s\": can't open its object", a->name);
@@ -208,17 +210,17 @@ static int open_segment(rcv_arena *a, int fd, const struct rcv_open_options *o)
         return rcv_raise(RCV_ERR_PERMISSION, 0,
                          "arena \"%s\" belongs to user %u, this process runs as user %u; nothing was touched; use another name",
                          a->name, (unsigned)st.st_uid, (unsigned)geteuid());
-    int rc = seg_inspect(a, (uint64_t)st.st_size, &fixed);
+    int rc = seg_inspect(a, (uint64_t)st.st_size, fixed);
     if (rc < 0)
         return rc;
     if (rc == 1 && !o->create)
         return rcv_raise(RCV_ERR_NOTFOUND, 0, "there is no arena \"%s\": its making was not finished; open it with create",
                          a->name);
-    if (rc == 0 && fixed.owner_uid != st.st_uid)
+    if (rc == 0 && fixed->owner_uid != st.st_uid)
         return rcv_raise(RCV_ERR_PERMISSION, 0, "arena \"%s\" was made by user %u, and its object belongs to user %u", a->name,
-                         fixed.owner_uid, (unsigned)st.st_uid);
+                         fixed->owner_uid, (unsigned)st.st_uid);
     CRASHPOINT("open.inspected");
-    rc = rc == 1 ? format(a, o, (uint32_t)st.st_uid) : seg_map(a, &fixed, PROT_READ | PROT_WRITE);
+    rc = rc == 1 ? format(a, o, (uint32_t)st.st_uid, fixed) : seg_map(a, fixed, PROT_READ | PROT_WRITE);
     if (rc == 0)
         rc = enter(a);
     if (rc == 0)
@@ -241,16 +243,21 @@ int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out)
     pthread_once(&fork_once, register_fork);
     if (fork_error != 0)
         return rcv_raise(RCV_ERR_OS, fork_error, "can't register what a fork and the end of a thread must do");
-    rcv_arena *a = os_calloc(1, sizeof *a);
-    if (a == NULL)
+    rcv_arena         *a = os_calloc(1, sizeof *a);
+    struct rcv_header *fixed = os_malloc(sizeof *fixed);
+    if (a == NULL || fixed == NULL) {
+        os_free(a);
+        os_free(fixed);
         return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
+    }
     a->fd = -1;
     a->above = &above;
     a->busy_timeout = options->busy_timeout;
     a->trap_mode = options->trap_mode != 0;
     snprintf(a->name, sizeof a->name, "%s", options->name != NULL ? options->name : "?");
     snprintf(a->policy, sizeof a->policy, "%s", options->policy != NULL ? options->policy : "adaptive");
-    int rc = open_segment(a, fd, options);
+    int rc = open_segment(a, fd, options, fixed);
+    os_free(fixed);
     if (rc != 0) {
         dispose(a);
         return rc;

@@ -30,6 +30,7 @@ uint64_t os_page_size(void);
 int      os_map_shared(int fd, uint64_t off, uint64_t len, int prot, void **out);
 int      os_remap_shared(int fd, uint64_t off, void *at, uint64_t len, int prot); /* over what is there */
 int      os_remap_private(int fd, uint64_t off, void *at, uint64_t len);          /* writable; signal-safe */
+int      os_map_twice(int fd, uint64_t off, uint64_t len, int prot, void **out); /* two times in a row */
 int      os_map_nothing(uint64_t len, void **out); /* addresses: private memory once they may be touched */
 int      os_unmap(void *at, uint64_t len);
 int      os_forget(void *at, uint64_t len);                  /* private memory: its content goes, it reads as zero */
@@ -47,6 +48,7 @@ void     os_futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t nanos);
 bool     os_futex_wake(_Atomic uint32_t *word);
 void     os_futex_wake_all(const _Atomic uint32_t *word);
 uint64_t os_nanos(void);                                     /* monotonic */
+uint64_t os_clock(void);                                     /* since the epoch */
 /* os_ticks -- a counter for "has it been a while?": no system call, no memory, and no promise of its rate, which differs
  * between machines; OS_TICKS_HALF_SECOND takes 0.1 to 0.5 s. */
 static inline uint64_t os_ticks(void)
@@ -132,6 +134,7 @@ static inline bool fault_watched(void)
 void rcv_crashpoint(const char *name);
 int  rcv_fail_now(int kind); /* 1: this call is to fail */
 bool rcv_mutated(const char *name);
+bool rcv_undo_mutated(void); /* any but those of the feed */
 #define CRASHPOINT(name) rcv_crashpoint(name)
 #define FAIL_NOW(kind) rcv_fail_now(kind)
 #define MUTATED(name) unlikely(rcv_mutated(name)) /* a defect that a test has asked for: does exploration find it? */

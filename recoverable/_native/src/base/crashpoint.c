@@ -51,7 +51,8 @@ static const char *const mutations[] = {
     "undo.skip_record",    "commit.publish_first", "undo.skip_pages",   "commit.keep_tail",    "rollback.others",
     "rollback.skip_pages", "stamp.drop",           "validate.skip",     "stash.miss_range",    "intent.twice",
     "resume.no_relink",    "heap.leak",            "heap.no_mark",      "recover.half",        "savepoint.keep",
-    "operation.keep_half", "shadow.forget",
+    "operation.keep_half", "shadow.forget",        "feed.split",        "feed.bitmap",         "feed.page",
+    "feed.hot",            "feed.fresh",           "feed.counters",     "feed.hot_table",
 };
 static const char *mutation;
 
@@ -65,6 +66,8 @@ int rcv_mutate(const char *name)
             mutation = rcv_mutation(i);
     return name == NULL || mutation != NULL;
 }
+
+bool rcv_undo_mutated(void) { return unlikely(mutation != NULL) && strncmp(mutation, "feed.", 5) != 0; }
 
 bool rcv_mutated(const char *name) { return unlikely(mutation != NULL) && strcmp(mutation, name) == 0; }
 

@@ -57,6 +57,22 @@ int os_remap_private(int fd, uint64_t off, void *at, uint64_t len)
     return p == MAP_FAILED ? errno : 0;
 }
 
+/* os_map_twice -- [off, off+len) of the object, twice in a row: what runs over the end goes on at the beginning. */
+int os_map_twice(int fd, uint64_t off, uint64_t len, int prot, void **out)
+{
+    void *p;
+    int   err = os_map_nothing(2 * len, &p);
+    if (err != 0)
+        return err;
+    for (uint64_t i = 0; err == 0 && i < 2; i++)
+        err = os_remap_shared(fd, off, (uint8_t *)p + i * len, len, prot);
+    if (err != 0)
+        os_unmap(p, 2 * len);
+    else
+        *out = p;
+    return err;
+}
+
 /* os_map_nothing -- addresses that fault until os_protect gives them memory, which is private and reads as zero. */
 int os_map_nothing(uint64_t len, void **out)
 {
@@ -264,6 +280,14 @@ uint64_t os_nanos(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* os_clock -- nanoseconds since the epoch. */
+uint64_t os_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 

@@ -204,8 +204,13 @@ static int split_one(rcv_txn *t, rcv_off off, rcv_off in)
             return no_chain(a, off);
         at = next;
     }
-    *word_at(a, to) = moved; /* not logged: it has no meaning while `used` does not count it */
-    return dict_set_word(t, in + offsetof(struct rcv_entries, table.used), b + 1);
+    if (likely(a->feed == NULL) || MUTATED("feed.split")) {
+        *word_at(a, to) = moved; /* it has no meaning while `used` does not count it: undoing needs no record, but the feed does */
+        rc = 0;
+    } else {
+        rc = dict_set_word(t, to, moved);
+    }
+    return rc ? rc : dict_set_word(t, in + offsetof(struct rcv_entries, table.used), b + 1);
 }
 
 /* grow -- one more bucket when there are more entries than buckets. Growing is never needed: a failure (no room) is undone

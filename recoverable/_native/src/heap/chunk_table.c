@@ -248,3 +248,15 @@ int heap_walk(rcv_arena *a, int (*fn)(void *ctx, rcv_off off, uint64_t size), vo
     }
     return 0;
 }
+
+bool heap_chunk_taken(const rcv_arena *a, rcv_off off, const uint8_t *was, rcv_off *chunk)
+{
+    const uint64_t words = a->hdr->region[RCV_R_HEAP].off + (uint64_t)chunk_count(a) * 8, i = (off - words) / 8;
+    uint64_t       before;
+    memcpy(&before, was, sizeof before);
+    if (off < words || i >= chunks_claimed(a))
+        return false;
+    const uint64_t now = info_of(a, (uint32_t)i);
+    *chunk = chunk_off(a, (uint32_t)i);
+    return RCV_INFO_USED(before) == 0 && RCV_INFO_USED(now) != 0 && RCV_INFO_KIND(now) == RCV_CHUNK_SMALL;
+}

@@ -16,6 +16,9 @@ int  heap_reserve(rcv_arena *a, uint64_t size, unsigned space, rcv_off *out);
 void heap_unreserve(rcv_arena *a, rcv_off off);    /* process memory only: no lock needed */
 int  heap_commit_alloc(rcv_arena *a, rcv_off off); /* mark it in the shared table (undo-logged) */
 int  heap_commit_free(rcv_arena *a, rcv_off off);  /* unmark it (undo-logged). RCV_ERR_CORRUPT if it was not allocated */
+/* heap_chunk_taken -- the table's word at `off`, which was `was`, says now that an unused chunk has small blocks: then its bitmap, at
+ * *chunk, was cleared without a log. */
+bool heap_chunk_taken(const rcv_arena *a, rcv_off off, const uint8_t *was, rcv_off *chunk);
 void heap_settle(rcv_arena *a, rcv_off off);       /* after PUBLISH: what heap_commit_alloc marked is no longer pending */
 /* heap_block -- size of the block that starts at `off`, and whether it is marked or pending here. RCV_ERR_CORRUPT if no
  * block starts there. */

@@ -144,6 +144,23 @@ static inline bool of_containers(const rcv_arena *a, uint32_t page)
     return a->trap_mode && !heap_page_live(a, page) && !a->above->holds(a, page);
 }
 
+bool tracker_is_raw(const rcv_arena *a, rcv_off off) { return !of_containers(a, page_of_off(a, off)); }
+
+bool tracker_raw_hot(const rcv_arena *a, uint32_t *i, rcv_off *off, const uint8_t **shadow)
+{
+    const struct rcv_tracker *t = a->tracker;
+    for (; *i < t->n_raw; ++*i) {
+        const uint32_t page = t->raw[*i], slot = t->slot_of[page];
+        if (slot == 0)
+            continue;
+        *off = page_off(a, page);
+        *shadow = hot_shadow(a, slot - 1);
+        ++*i;
+        return true;
+    }
+    return false;
+}
+
 /* collect_hot -- listed pages that could have been written here. */
 static int collect_hot(rcv_arena *a)
 {

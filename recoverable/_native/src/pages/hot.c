@@ -296,13 +296,37 @@ static void maybe_trim(rcv_arena *a)
     os_punch(a->core + a->hdr->region[RCV_R_SHADOW].off + ((uint64_t)keep << t->shift), (uint64_t)(backed - keep) << t->shift);
 }
 
+void tracker_refresh(rcv_arena *a, rcv_off off, const uint8_t *bytes, uint64_t len)
+{
+    struct rcv_tracker *t = a->tracker;
+    const uint32_t      seq = (uint32_t)atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
+    uint64_t            next;
+    for (rcv_off end = off + len; t->n_hot != 0 && off < end; off = next) {
+        const uint32_t page = page_of_off(a, off), slot = t->slot_of[page];
+        next = page_off(a, page) + t->page_size;
+        const uint64_t here = (next < end ? next : end) - off;
+        if (slot != 0) {
+            uint8_t *to = hot_shadow(a, slot - 1) + (off - page_off(a, page));
+            if (bytes != NULL)
+                memcpy(to, bytes, here);
+            else
+                memset(to, 0, here);
+            a->n.pages_copied += here == t->page_size;
+            t->stamp_of[slot - 1] = seq;
+            atomic_store_explicit(&hot_table(a)[slot - 1], HOT_ENTRY(page, seq), memory_order_release);
+            CRASHPOINT("hot.refreshed");
+        }
+        bytes = bytes != NULL ? bytes + here : NULL;
+    }
+}
+
 /* hot_publish -- shadows first: what is demoted or promoted after that is right already. */
 void hot_publish(rcv_arena *a)
 {
     struct rcv_tracker *t = a->tracker;
     uint32_t            seq = (uint32_t)atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed);
     bool                changed = false;
-    if (t->n_hot != 0) {
+    if (t->n_hot != 0 && (a->feed == NULL || a->trap_mode)) {
         for (uint32_t i = 0; i < t->n_raw; i++)
             if (listed(t, t->raw[i]))
                 refresh(a, t->raw[i], 0, t->page_size, seq);

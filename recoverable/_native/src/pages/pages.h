@@ -30,6 +30,10 @@ void tracker_shut(rcv_arena *a);
  * or shadow) outside the announced ranges. Fills `pages` with page numbers in the data region; *n of them. Memory belongs
  * to the tracker until the next call. */
 int  tracker_collect(rcv_arena *a, const uint32_t **pages, uint32_t *n);
+/* Of what tracker_collect has found: tracker_is_raw -- may the page at `off` have raw writes, so that announced ones are not all
+ * there is? tracker_raw_hot -- the next changed page from *i on that is hot, with its shadow; false: there are no more. */
+bool tracker_is_raw(const rcv_arena *a, rcv_off off);
+bool tracker_raw_hot(const rcv_arena *a, uint32_t *i, rcv_off *off, const uint8_t **shadow);
 /* tracker_savepoint -- protect trapped and hot pages so that later raw writes log again in this step, above `mark`. */
 int  tracker_savepoint(rcv_arena *a, uint64_t *mark);
 /* tracker_rollback_to -- undo down to `mark`, and cut the log there. tracker_retract -- the same for announced writes only. */
@@ -50,6 +54,9 @@ void tracker_settle(rcv_arena *a); /* shut, before PUBLISH: what has it changed?
 /* tracker_publish -- between PUBLISH and IDLE: refresh the shadows of listed pages that the undo log says changed, or that
  * tracker_collect found; feed the policy; promote and demote. Only pages of Arrays (heap_page_live), but in trap mode. */
 void tracker_publish(rcv_arena *a);
+/* tracker_refresh -- with a feed, in hybrid mode: what its record says is what the shadows become, so that a store that a stray has made
+ * in between is in neither, and is taken back. `bytes` NULL: zeros. */
+void tracker_refresh(rcv_arena *a, rcv_off off, const uint8_t *bytes, uint64_t len);
 void tracker_leave(rcv_arena *a); /* the step is over: no trap of this thread is ours any more; mend what strays left */
 /* tracker_capture -- raw writes are possible from here on: make ready what this step of the handler's requests will probably
  * write. Lock held, phase STEP, its stash was put back. Cannot fail. */

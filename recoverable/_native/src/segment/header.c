@@ -12,6 +12,8 @@
 #define BYTES_A_STAMP 1024u /* of data, to each entry of the one table and of the other */
 #define MIN_RECENT 16384u
 #define MAX_RECENT 262144u /* a request that may have lost walks them all, under the lock: half a millisecond */
+#define MIN_RING RCV_SLICE
+#define MAX_RING ((uint64_t)1 << 31) /* a record's length has 32 bits */
 #define MIN_HOT 16u
 #define MAX_HOT 65536u
 #define PAGES_A_HOT_SLOT 16u /* so shadows take at most a sixteenth of the ceiling */
@@ -19,7 +21,7 @@
 _Static_assert(offsetof(struct rcv_header, format) == 8, "the checksum begins behind the magic");
 
 static const char *const region_name[RCV_REGIONS] = {"header", "process table", "stamps", "hot-page table", "board",
-                                                     "undo log", "shadows", "heap table", "data"};
+                                                     "undo log", "shadows", "feed", "heap table", "data"};
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 static uint64_t clamp(uint64_t n, uint64_t low, uint64_t high) { return n < low ? low : n > high ? high : n; }
@@ -42,6 +44,15 @@ static uint64_t stamps_size(const struct rcv_header *h)
 
 static bool power_of_two(uint32_t n) { return n != 0 && (n & (n - 1)) == 0; }
 
+/* ring_size -- of a feed that is to have at least that much: a power of two. 0: none was asked for. */
+static uint64_t ring_size(uint64_t asked)
+{
+    uint64_t size = MIN_RING;
+    while (size < asked && size < MAX_RING)
+        size *= 2;
+    return asked == 0 ? 0 : size;
+}
+
 /* header_plan -- the fixed part of a new header. RCV_ERR_MISUSE for a size that can't be. */
 int header_plan(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, struct rcv_header *h)
 {
@@ -51,7 +62,7 @@ int header_plan(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, st
                          (unsigned long long)(o->size > MAX_DATA ? o->size : o->undo_size), (unsigned long long)MAX_DATA);
     uint64_t data = round_up(o->size < MIN_DATA ? MIN_DATA : o->size, RCV_CHUNK);
     uint64_t undo = o->undo_size != 0 ? clamp(o->undo_size, 4 * page, MAX_DATA) : clamp(data / 2, MIN_UNDO, MAX_UNDO);
-    uint64_t stamps = MIN_STAMPS;
+    uint64_t stamps = MIN_STAMPS, ring = ring_size(o->feed_size);
     while (stamps < MAX_STAMPS && stamps * BYTES_A_STAMP < data)
         stamps *= 2;
     h->format = RCV_FORMAT;
@@ -70,6 +81,7 @@ int header_plan(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, st
         [RCV_R_BOARD] = sizeof(struct rcv_board),
         [RCV_R_UNDO] = undo,
         [RCV_R_SHADOW] = h->hot_slots * page,
+        [RCV_R_FEED] = ring != 0 ? page + ring : 0,
         [RCV_R_HEAP] = h->chunk_count * 2 * sizeof(uint64_t),
         [RCV_R_DATA] = data,
     };
@@ -117,6 +129,7 @@ static int check_regions(rcv_arena *a, const struct rcv_header *h, uint64_t leng
         [RCV_R_BOARD] = sizeof(struct rcv_board),
         [RCV_R_UNDO] = page,
         [RCV_R_SHADOW] = (uint64_t)h->hot_slots * page,
+        [RCV_R_FEED] = 0,
         [RCV_R_HEAP] = (uint64_t)h->chunk_count * 2 * sizeof(uint64_t),
         [RCV_R_DATA] = RCV_CHUNK,
     };
@@ -132,6 +145,9 @@ static int check_regions(rcv_arena *a, const struct rcv_header *h, uint64_t leng
                                (unsigned long long)r->off);
         end = r->off + r->size;
     }
+    const uint64_t feed = h->region[RCV_R_FEED].size, ring = feed > page ? feed - page : 0;
+    if (feed != 0 && (ring < MIN_RING || ring > MAX_RING || (ring & (ring - 1)) != 0))
+        return seg_corrupt(a, "its feed takes %llu bytes, which can't be", (unsigned long long)feed);
     if (!power_of_two(h->stamp_count) || !power_of_two(h->recent_count))
         return seg_corrupt(a, "its stamps have %u entries, and room for %u units", h->stamp_count, h->recent_count);
     if ((uint64_t)h->chunk_count * RCV_CHUNK != h->region[RCV_R_DATA].size)

@@ -3,7 +3,7 @@
  *
  * One POSIX shared-memory object, regions at page-aligned offsets kept in the header:
  *
- *   header | process table | stamps | hot-page table | board | undo log | shadows | heap table | data
+ *   header | process table | stamps | hot-page table | board | undo log | shadows | feed | heap table | data
  *
  * Rules
  *   - Only offsets from the start of the segment are stored, never pointers: the mapping address is free.
@@ -13,13 +13,14 @@
 #ifndef RCV_LAYOUT_H
 #define RCV_LAYOUT_H
 
+#include "feed.h"
 #include "recoverable.h"
 
 #include <stdatomic.h>
 #include <stdint.h>
 
 #define RCV_MAGIC UINT64_C(0x314e455241564352) /* "RCVAREN1", little endian in memory */
-#define RCV_FORMAT 7u
+#define RCV_FORMAT 8u
 #define RCV_ENDIAN_MARK 0x01020304u
 
 #define RCV_CHUNK ((uint64_t)64 * 1024)      /* what a process reserves from the heap at a time */
@@ -40,6 +41,7 @@ enum rcv_region_id {
     RCV_R_BOARD,
     RCV_R_UNDO,
     RCV_R_SHADOW,
+    RCV_R_FEED, /* of size 0 unless it was asked for: a page of words, then the ring */
     RCV_R_HEAP,
     RCV_R_DATA,
     RCV_REGIONS
@@ -202,6 +204,31 @@ struct rcv_board {
     _Alignas(64) struct rcv_board_times held, waited;
     _Alignas(64) struct rcv_stuck  stuck;
     struct rcv_note                note[RCV_NOTES];
+};
+
+/* The commit feed: feed.c. Positions are bytes since it was made; a record lies at its position modulo the ring's size, a power of two. */
+struct rcv_sink {
+    _Atomic uint32_t state;  /* enum rcv_sink_kind */
+    _Atomic uint32_t lost;   /* 1: it has missed something */
+    _Atomic uint64_t token;  /* of the process that serves it, 0: nobody does */
+    _Atomic uint64_t cursor; /* it has taken all before this */
+    _Atomic uint64_t seq;    /* … which is up to this commit */
+    char             name[RCV_SINK_NAME];
+    char             reserved[8];
+};
+enum rcv_sink_kind { RCV_SINK_FREE = 0, RCV_SINK_OPTIONAL = 1, RCV_SINK_REQUIRED = 2 };
+struct rcv_feed {
+    uint64_t         id[2];
+    _Atomic uint64_t epoch;
+    char             reserved[40];
+    _Alignas(64) _Atomic uint64_t head; /* behind the last record that is committed */
+    _Atomic uint64_t next;              /* behind the one that is being committed: what head becomes with PUBLISH */
+    _Atomic uint64_t tail;              /* of the oldest that is whole. Never undone: it moves before anything is overwritten */
+    _Atomic uint64_t tail_seq;          /* of the one before that */
+    _Atomic uint64_t seq, at;           /* of the last record that was written, committed or not */
+    _Atomic uint64_t head_seq;          /* of the last that is committed */
+    _Atomic uint32_t bell, waiters;     /* the futex: moves with each commit, and is rung where somebody waits */
+    _Alignas(64) struct rcv_sink sink[RCV_SINKS];
 };
 
 /* Heap table: `uint64_t owner[chunk_count]`, then `uint64_t info[chunk_count]`.

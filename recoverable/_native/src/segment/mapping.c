@@ -63,11 +63,12 @@ int seg_map(rcv_arena *a, const struct rcv_header *h, int protection)
     a->undo_off = h->region[RCV_R_UNDO].off;
     a->undo_size = h->region[RCV_R_UNDO].size;
     a->undo = a->core + a->undo_off;
-    return 0;
+    return feed_map(a, h, protection);
 }
 
 void seg_unmap(rcv_arena *a)
 {
+    feed_unmap(a);
     if (a->core != NULL)
         os_unmap(a->core, a->total_size);
     a->core = NULL;

@@ -7,8 +7,9 @@
  *
  *      IDLE      data is; the log is empty. But a raw store may have hit a hot page, which is writable without a trap:
  *                shadows -> data for the listed pages.
- *      STEP      the log and the shadows are: undo backwards, then shadows -> data.
- *      PUBLISH   data is, since the store of this phase: data -> shadows for the listed pages, and drop the log.
+ *      STEP      the log and the shadows are: undo backwards, then shadows -> data. A record in the feed is nothing.
+ *      PUBLISH   data is, since the store of this phase: the feed has one record more; data -> shadows for the listed pages, and
+ *                drop the log.
  *
  * Then tail = 0, and only then IDLE: a kill between them finds STEP or PUBLISH with an empty log, and nothing to do twice.
  * Each step only writes what a second run would write again, so there is no record of how far it got.
@@ -68,7 +69,7 @@ static int repair(rcv_arena *a, struct rcv_recovery *report)
         return seg_corrupt(a, "its phase is %u", phase);
     if (phase == RCV_IDLE && tail != 0)
         return seg_corrupt(a, "its undo log is not empty (%llu bytes) though no step was running", (unsigned long long)tail);
-    if ((rc = check_log(a)) < 0)
+    if ((rc = check_log(a)) < 0 || (rc = feed_recover(a, phase)) < 0)
         return rc;
     PHASE("recover.checked");
     struct undo_record newest;

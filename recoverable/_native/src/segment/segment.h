@@ -19,6 +19,8 @@ struct rcv_image;   /* image.c */
 struct rcv_tracker; /* pages/ */
 struct rcv_heap;    /* heap/ */
 struct rcv_viewed;  /* pages/viewed.c */
+struct rcv_mirror;  /* transaction/mirror.c */
+struct rcv_redo;    /* transaction/redo.c */
 
 struct rcv_counters { /* this process's share of struct rcv_stats */
 #define X(name, type, metric, help) uint64_t name;
@@ -73,6 +75,11 @@ struct rcv_arena {
     struct rcv_board   *board;
     uint8_t            *undo; /* base of the undo log */
     uint64_t            undo_size, undo_off;
+    struct rcv_feed    *feed; /* the commit feed's words, NULL: it has none */
+    uint8_t            *ring; /* … and its records: mapped twice in a row, so that each lies in one piece */
+    uint64_t            ring_size;
+    struct rcv_mirror  *mirror; /* tests: a copy that the feed alone brings forward, and that is compared with each commit */
+    struct rcv_redo    *redo; /* what the commit that goes on tells it: redo.c */
     uint64_t            undo_bias;   /* added to what is appended: not 0 sends every append to append_slow() */
     bool                undo_shared; /* other threads append, too */
     uint64_t            undo_seen;  /* n.undo_bytes when undo_maybe_trim() looked last */
@@ -226,6 +233,32 @@ static inline uint64_t lock_owner(const rcv_arena *a) /* token of who holds it, 
 void lock_init(rcv_arena *a);                      /* make the lock anew: only while nobody else is attached */
 void lock_orphan(rcv_arena *a, uint32_t slot);     /* the slot has another owner: if the last one held the lock, it is dead */
 void lock_note_lost(rcv_arena *a, uint64_t word);  /* we have taken the lock from a dead owner: keep who it was */
+
+/* -- feed.c: the commit feed's ring. Lock held ------------------------------------------------------------------- */
+
+int  feed_map(rcv_arena *a, const struct rcv_header *h, int protection); /* 0 too where it has none */
+void feed_unmap(rcv_arena *a);
+int  feed_format(rcv_arena *a); /* of a new segment */
+void feed_alone(rcv_arena *a);  /* nobody is attached: nobody waits for it */
+/* feed_is_short -- would so many bytes more overwrite what a sink needs that may not miss anything? */
+bool feed_is_short(const rcv_arena *a, uint64_t bytes);
+int  feed_too_short(const rcv_arena *a, uint64_t bytes); /* RCV_ERR_FEED that says so, or 0 */
+/* feed_reserve -- room for a record behind the head, at *out; old records and slow sinks lose theirs. RCV_ERR_FEED: a sink needs it.
+ * RCV_ERR_FULL: there will never be so much. */
+int  feed_reserve(rcv_arena *a, uint64_t bytes, uint8_t **out);
+uint64_t feed_now(rcv_arena *a); /* the time for a record */
+void feed_written(rcv_arena *a, const struct rcv_commit *r); /* the record is there: with PUBLISH it is committed */
+void feed_publish(rcv_arena *a);                /* … and is seen */
+void feed_ring_bell(rcv_arena *a);              /* who waits for it looks again */
+int  feed_recover(rcv_arena *a, unsigned phase); /* RCV_ERR_CORRUPT: its words do not fit each other */
+const struct rcv_commit *feed_record(const rcv_arena *a, uint64_t at, uint64_t end); /* NULL: none that ends before `end` begins there */
+
+/* -- restore.c: a copy is brought forward ------------------------------------------------------------------------ */
+
+/* restore_ranges -- the ranges of a record that can be the next commit of `a`, whose core need not be attached; NULL: it can't.
+ * restore_put -- its bytes, into memory that is there. */
+const uint64_t *restore_ranges(const rcv_arena *a, const struct rcv_commit *head, uint64_t room);
+void            restore_put(rcv_arena *a, const struct rcv_commit *head, const uint64_t *ranges);
 
 /* -- queue.c: who waits for the lock, and who is next ----------------------------------------------------------- */
 

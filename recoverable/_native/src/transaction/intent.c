@@ -240,6 +240,8 @@ int txn_alloc(rcv_txn *t, uint64_t size, unsigned space, unsigned flags, rcv_off
         heap_unreserve(t->arena, *out);
     else
         tracker_note_fresh(t->arena, *out, size);
+    if (unlikely(t->arena->feed != NULL))
+        t->fresh_bytes += size + size / 4 + (size > RCV_SLICE / 64 ? RCV_CHUNK : 64); /* as the heap rounds it */
     t->wrote = true;
     return rc;
 }

@@ -25,13 +25,17 @@ void pool_reset(rcv_txn *t)
     t->content_of = 0;
     t->holds = false;
     t->raw.n_pages = t->n_runs = t->stash_items = t->n_stash = 0;
+    if (unlikely(t->arena->feed != NULL)) {
+        t->n_units = t->fresh_bytes = t->feed_need = 0;
+        t->request[0] = '\0';
+    }
 }
 
 /* is_small -- are its buffers what any transaction may need? Else they are given back: a pool of them would hold memory for good.
  * All that may be kept is 70 KB. */
 static bool is_small(const rcv_txn *t)
 {
-    return (t->cap_reads | t->cap_writes | t->cap_values | t->cap_intents | t->cap_summaries | t->cap_runs | t->raw.cap_pages) < KEPT &&
+    return (t->cap_reads | t->cap_writes | t->cap_units | t->cap_values | t->cap_intents | t->cap_summaries | t->cap_runs | t->raw.cap_pages) < KEPT &&
            t->cap_stash <= 32 * KEPT;
 }
 
@@ -41,6 +45,7 @@ static void destroy(rcv_txn *t)
     os_free(t->read_index.slots);
     os_free(t->writes);
     os_free(t->write_index.slots);
+    os_free(t->units);
     os_free(t->values);
     os_free(t->intents);
     os_free(t->summaries);

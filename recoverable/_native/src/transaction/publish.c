@@ -1,9 +1,9 @@
 /* publish.c -- the one way to a new committed state: a request's commit, and a slice of reclaiming, which is a small one.
  *
- *   intentions applied -> stamps -> what has it changed? -> PUBLISH -> shadows -> the log is dropped -> IDLE
+ *   intentions applied -> stamps -> what has it changed? -> its record -> PUBLISH -> shadows -> the log is dropped -> IDLE
  *
  * Killed before the phase PUBLISH is stored, recovery undoes all of it; after it, all of it is there. Whatever else must know of
- * a commit, does so here.
+ * a commit learns of it from its record in the feed (redo.c).
  */
 #include "transaction.h"
 
@@ -26,6 +26,8 @@ int publish(rcv_txn *t, bool request)
     int rc = intent_apply(t);
     if (rc == 0 && !request && a->trap_mode)
         rc = tracker_doomed(a); /* its own stores trap, and may find the log full */
+    if (rc == 0 && unlikely(a->feed != NULL))
+        rc = redo_collect(t); /* the last thing that may fail */
     if (rc)
         return rc;
     POINT("applied");
@@ -34,9 +36,13 @@ int publish(rcv_txn *t, bool request)
         stamp_publish(t);
     if (tracked)
         tracker_settle(a);
+    if (unlikely(a->feed != NULL))
+        redo_write(t, request);
     POINT("before_publish");
     phase_set(a, RCV_PUBLISH);
     POINT("after_publish");
+    if (unlikely(a->feed != NULL))
+        redo_publish(a);
     if (tracked)
         tracker_publish(a);
     POINT("after_shadows");
@@ -45,6 +51,8 @@ int publish(rcv_txn *t, bool request)
         undo_cut(a, 0);
     POINT("after_tail");
     phase_set(a, RCV_IDLE);
+    if (unlikely(a->mirror != NULL))
+        mirror_compare(a);
     if (request)
         a->n.commits++;
     t->report.pages = t->raw.n_pages;

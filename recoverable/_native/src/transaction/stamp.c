@@ -227,6 +227,8 @@ int stamp_write(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t ar
     t->writes[t->n_writes++] = unit;
     *slot = (uint32_t)t->n_writes;
     t->wrote = true;
+    if (unlikely(t->arena->feed != NULL))
+        redo_note(t, off, id, kind, arg);
     return 0;
 }
 

@@ -197,6 +197,11 @@ struct rcv_txn {
     uint64_t        *writes; /* units */
     uint64_t         n_writes, cap_writes;
     struct rcv_index write_index;
+    struct rcv_commit_unit *units; /* what was written, by name: only where there is a feed */
+    uint64_t         n_units, cap_units;
+    uint64_t         feed_need;   /* the feed had no room for so much when it was to commit */
+    uint64_t         fresh_bytes; /* at most so many bytes of new blocks, with a feed */
+    uint64_t         position;    /* of the feed: behind all that it has seen */
     struct rcv_value_read *values;
     uint64_t         n_values, cap_values, n_captured;
 
@@ -216,6 +221,7 @@ struct rcv_txn {
     struct rcv_txn_report report;
     uint64_t  traps_before; /* a->n.traps when it was mounted */
     char      handler[RCV_HANDLER_NAME], route[RCV_HANDLER_NAME]; /* filled up with zeros */
+    char      request[RCV_REQUEST_ID]; /* its request's id, as far as it is known; filled up with zeros */
     rcv_txn  *prev, *next;
 };
 
@@ -336,6 +342,23 @@ void lineage_cut(rcv_txn *t, rcv_off parent); /* what lay in `parent` has been c
 /* -- publish.c: the one way to a new committed state ------------------------------------------------------------ */
 
 int publish(rcv_txn *t, bool request); /* a failure leaves the caller to undo the step */
+
+/* -- redo.c: what a commit tells the feed. a->feed is there ----------------------------------------------------------- */
+
+/* redo_note -- a unit has joined its write set. Kept out of line, and out of the way of those that have no feed. */
+void     redo_note(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg) __attribute__((noinline, cold));
+bool redo_is_short(rcv_txn *t); /* it is about to commit: may its record be longer than what the feed has room for? */
+/* redo_collect -- the intentions are applied: find what it has written, and reserve room for it. A failure leaves the caller to undo
+ * the step. redo_write -- the record, once its number is known. */
+int  redo_collect(rcv_txn *t);
+void redo_write(rcv_txn *t, bool request);
+void redo_publish(rcv_arena *a); /* it is committed: the record is seen, and the shadows are what it says */
+void redo_free(rcv_arena *a);
+
+/* -- mirror.c: for tests ----------------------------------------------------------------------------------------------- */
+
+void mirror_compare(rcv_arena *a); /* IDLE, lock held: is the copy what the arena is? Ends the process if it isn't */
+void mirror_free(rcv_arena *a);
 
 /* -- reclaim.c: freeing detached containers in slices ---------------------------------------------------------- */
 

@@ -135,6 +135,8 @@ static bool still_valid(rcv_txn *t)
         return false;
     }
     t->seq = seq;
+    if (unlikely(a->feed != NULL))
+        t->position = atomic_load_explicit(&a->feed->head, memory_order_relaxed);
     t->written = atomic_load_explicit(&a->hdr->units_written, memory_order_relaxed);
     return true;
 }
@@ -345,6 +347,11 @@ int rcv_txn_commit(rcv_txn *t)
         finish(t, RCV_COMMITTED);
         return rc;
     }
+    if (rc == 0 && unlikely(a->feed != NULL) && t->record_reads && redo_is_short(t)) {
+        clock_end(t, begun);
+        rc = rcv_txn_suspend(t);
+        return rc ? rc : rcv_raise(RCV_ERR_FEED, 0, "arena \"%s\": its feed has no room for this commit yet", a->name);
+    }
     if (rc == 0)
         rc = publish(t, true);
     if (rc) {
@@ -353,6 +360,8 @@ int rcv_txn_commit(rcv_txn *t)
         return rc;
     }
     rc = unmount(t);
+    if (unlikely(a->feed != NULL))
+        feed_ring_bell(a);
     t->report.micros = clock_end(t, begun) / 1000;
     finish(t, RCV_COMMITTED);
     return rc; /* not 0: our lock was taken from us, which is a bug, and to be told */

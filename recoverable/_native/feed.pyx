@@ -1,0 +1,257 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The commit feed: its records as Python sees them, and a segment that is brought forward by them."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from recoverable._native.core cimport *
+from recoverable._native.runtime cimport NativeArena, closed_error, done, fail, gate
+
+from recoverable import errors as _errors
+
+cdef extern from "feed.h" nogil:
+    enum:
+        RCV_COMMIT_SLICE
+        RCV_COMMIT_UNITS_CUT
+        RCV_SINKS
+    struct rcv_commit:
+        uint16_t flags
+        uint32_t length
+        uint64_t seq, at, containers, claimed, token, serial
+        uint32_t ranges
+        uint16_t units
+        uint8_t name, id
+    struct rcv_commit_unit:
+        uint64_t container, id, arg, kind
+    const uint64_t *rcv_commit_ranges(const rcv_commit *head, uint64_t room)
+    uint64_t RCV_RANGE_OFF(uint64_t)
+    uint64_t RCV_RANGE_LEN(uint64_t)
+    bint RCV_RANGE_ZEROS(uint64_t)
+    struct rcv_feed_state:
+        uint64_t id[2]
+        uint64_t epoch, size, tail, head, seq, at
+    bint rcv_feed_get(const rcv_arena *a, rcv_feed_state *out)
+    int64_t rcv_feed_read(rcv_arena *a, uint64_t at, void *to, uint64_t room, uint64_t *need)
+    int rcv_feed_seek(rcv_arena *a, uint64_t seq, uint64_t *at)
+    uint32_t rcv_feed_bell(const rcv_arena *a)
+    void rcv_feed_wait(rcv_arena *a, uint32_t seen, uint64_t nanos)
+    void rcv_feed_wake(rcv_arena *a)
+    struct rcv_sink_state:
+        char name[24]
+        uint64_t cursor, seq, pid
+        bint required, lost
+    int rcv_sink_open(rcv_arena *a, const char *name, bint required, uint32_t *sink)
+    int rcv_sink_close(rcv_arena *a, uint32_t sink)
+    bint rcv_sink_get(const rcv_arena *a, uint32_t sink, rcv_sink_state *out)
+    bint rcv_sink_serve(rcv_arena *a, uint32_t sink)
+    void rcv_sink_taken(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq)
+    void rcv_sink_renew(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq)
+    int rcv_mirror_begin(rcv_arena *a)
+    ctypedef struct rcv_restore:
+        pass
+    int rcv_restore_open(int fd, const char *name, rcv_restore **out)
+    int rcv_restore_apply(rcv_restore *r, const void *records, uint64_t length, uint64_t *at)
+    void rcv_restore_close(rcv_restore *r)
+
+
+cdef rcv_arena *open_one(NativeArena arena) except NULL:
+    if arena is None or arena.closed:
+        closed_error(arena)
+    return arena.a
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+def state(NativeArena arena not None) -> tuple | None:
+    """Return (identity, epoch, size of the ring, tail, head, number and time of the newest commit), or None: it has no feed."""
+    cdef rcv_feed_state s
+    if not rcv_feed_get(open_one(arena), &s):
+        return None
+    return f"{s.id[0]:016x}{s.id[1]:016x}", s.epoch, s.size, s.tail, s.head, s.seq, s.at
+
+
+def seek(NativeArena arena not None, unsigned long long seq) -> int:
+    """Return the position of the first record behind a commit, or where it will be."""
+    cdef uint64_t at = 0
+    cdef int rc = rcv_feed_seek(open_one(arena), seq, &at)
+    if rc:
+        fail(rc)
+    return at
+
+
+def read(NativeArena arena not None, unsigned long long at, Py_ssize_t room) -> bytes:
+    """Return whole records from a position on, as bytes: of `room` at most, but for one that is longer; b"": there is none yet."""
+    cdef rcv_arena *a = open_one(arena)
+    cdef uint64_t need = 0
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, room)
+    cdef int64_t n = rcv_feed_read(a, at, PyBytes_AS_STRING(out), <uint64_t>room, &need)
+    if n == 0 and need > <uint64_t>room:
+        out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>need)
+        n = rcv_feed_read(open_one(arena), at, PyBytes_AS_STRING(out), need, &need) # another thread may have closed it meanwhile
+    if n < 0:
+        fail(<int>n)
+    return out[:n]
+
+
+def parse(bytes records not None, make) -> list:
+    """Return make(seq, at, handler, request_id, units, ranges, slice, cut, length) of each record.
+
+    `units`: (container, id, kind, arg) of each; `ranges`: (offset, bytes), or (offset, how many zeros).
+
+    Raises:
+        ArenaCorruptError: One of them is no record.
+    """
+    cdef const char *at = PyBytes_AS_STRING(records)
+    cdef const char *end = at + len(records)
+    cdef const char *p
+    cdef const char *data
+    cdef rcv_commit head
+    cdef rcv_commit_unit unit
+    cdef uint64_t word
+    cdef uint32_t i
+    found = []
+    while at < end:
+        if rcv_commit_ranges(<const rcv_commit *>at, <uint64_t>(end - at)) == NULL:
+            raise _errors.ArenaCorruptError("a record of a feed does not add up; what was read before it is sound; begin with a copy of the state")
+        memcpy(&head, at, sizeof(head))
+        p = at + sizeof(head)
+        handler = PyUnicode_DecodeUTF8(p, head.name, "replace")
+        p += (head.name + 7) & ~7
+        request = PyUnicode_DecodeUTF8(p, head.id, "replace") if head.id else None
+        p += (head.id + 7) & ~7
+        units = []
+        for i in range(head.units):
+            memcpy(&unit, p, sizeof(unit))
+            units.append((unit.container, unit.id, unit.kind & 0xff, unit.arg))
+            p += sizeof(unit)
+        ranges = []
+        data = p + 8 * <size_t>head.ranges
+        for i in range(head.ranges):
+            memcpy(&word, p, 8)
+            p += 8
+            if RCV_RANGE_ZEROS(word):
+                ranges.append((RCV_RANGE_OFF(word), RCV_RANGE_LEN(word)))
+            else:
+                ranges.append((RCV_RANGE_OFF(word), PyBytes_FromStringAndSize(data, <Py_ssize_t>RCV_RANGE_LEN(word))))
+                data += RCV_RANGE_LEN(word)
+        found.append(make(head.seq, head.at, handler, request, tuple(units), tuple(ranges), (head.flags & RCV_COMMIT_SLICE) != 0,
+                          (head.flags & RCV_COMMIT_UNITS_CUT) != 0, head.length))
+        at += head.length
+    return found
+
+
+def bell(NativeArena arena not None) -> int:
+    """Return what moves with each commit, and whenever a sink has taken something; 0 of a closed arena."""
+    return 0 if arena.closed else rcv_feed_bell(arena.a)
+
+
+def wait(NativeArena arena not None, uint32_t seen, double seconds) -> None:
+    """Sleep, without the GIL, until the bell is not `seen` any more, for so long at most."""
+    cdef rcv_arena *a = open_one(arena)
+    cdef uint64_t nanos = <uint64_t>(seconds * 1e9)
+    rcv_use(a)
+    with nogil:
+        rcv_feed_wait(a, seen, nanos)
+    rcv_unuse(a)
+
+
+def wake(NativeArena arena not None) -> None:
+    """Have all who sleep in wait() look again."""
+    if not arena.closed:
+        rcv_feed_wake(arena.a)
+
+
+# -- sinks -------------------------------------------------------------------------------------------------------------
+
+def open_sink(NativeArena arena not None, str name not None, bint required) -> int:
+    """Return the number of the sink of that name, made if need be."""
+    cdef uint32_t sink = 0
+    raw = name.encode()
+    cdef int rc = rcv_sink_open(open_one(arena), raw, required, &sink)
+    while rc == RCV_ERR_AGAIN:
+        arena.wait_for_lock()
+        rc = rcv_sink_open(open_one(arena), raw, required, &sink)
+    if rc:
+        fail(rc)
+    return sink
+
+
+def close_sink(NativeArena arena not None, uint32_t sink) -> None:
+    """Have nobody wait for it any more."""
+    cdef int rc = rcv_sink_close(open_one(arena), sink)
+    if rc:
+        fail(rc)
+
+
+def sinks(NativeArena arena not None) -> list:
+    """Return (number, name, cursor, seq, pid of who serves it or 0, required, lost) of each."""
+    cdef rcv_sink_state s
+    cdef uint32_t i
+    found = []
+    for i in range(RCV_SINKS):
+        if rcv_sink_get(open_one(arena), i, &s):
+            found.append((i, s.name.decode("utf-8", "replace"), s.cursor, s.seq, s.pid, bool(s.required), bool(s.lost)))
+    return found
+
+
+def serve_sink(NativeArena arena not None, uint32_t sink) -> bool:
+    """Take it over, unless another process that lives has it: say whether it is ours."""
+    return rcv_sink_serve(open_one(arena), sink)
+
+
+def sink_taken(NativeArena arena not None, uint32_t sink, unsigned long long cursor, unsigned long long seq) -> None:
+    """Say that it has taken all before a position, which is up to commit `seq`."""
+    rcv_sink_taken(open_one(arena), sink, cursor, seq)
+
+
+def renew_sink(NativeArena arena not None, uint32_t sink, unsigned long long cursor, unsigned long long seq) -> None:
+    """The same of one that was lost and has begun anew."""
+    rcv_sink_renew(open_one(arena), sink, cursor, seq)
+
+
+def mirror(NativeArena arena not None) -> None:
+    """Builds for tests: have each commit of this process compared with a copy that only the feed brings forward."""
+    cdef rcv_txn *t
+    open_one(arena)
+    gate(arena, False, &t)
+    cdef int rc = rcv_mirror_begin(arena.a)
+    done(arena, t)
+    if rc:
+        fail(rc)
+
+
+# -- bringing a copy forward ---------------------------------------------------------------------------------------------
+
+cdef class Restore:
+    """A segment that nobody is attached to, behind a descriptor on which the caller holds an flock.
+
+    Raises:
+        ArenaBusyError: Somebody is attached to it.
+        ArenaCorruptError: It is damaged.
+    """
+    cdef rcv_restore *r
+
+    def __cinit__(self, int fd, str name not None):
+        raw = name.encode()
+        cdef int rc = rcv_restore_open(fd, raw, &self.r)
+        if rc:
+            fail(rc)
+
+    def __dealloc__(self):
+        rcv_restore_close(self.r)
+
+    def apply(self, bytes records not None) -> None:
+        """Apply whole records.
+
+        Raises:
+            ArenaCorruptError: One of them is none that can follow; those before it are applied.
+        """
+        cdef uint64_t at = 0
+        cdef int rc = rcv_restore_apply(self.r, PyBytes_AS_STRING(records), <uint64_t>len(records), &at)
+        if rc:
+            fail(rc)
+
+    def close(self) -> None:
+        """Unmap it; closing twice is fine."""
+        rcv_restore_close(self.r)
+        self.r = NULL

@@ -1,0 +1,107 @@
+/* feed.h -- the commit feed: what each commit has changed, as bytes, in the order of the commits. docs/adr/0017-commit-feed.md
+ *
+ * A ring in the segment, if it was asked for when the arena was made. Positions count the bytes that were ever put into it, and only
+ * grow. All but rcv_feed_wait() with the GIL; none takes the arena's lock, but where it says so.
+ */
+#ifndef RCV_FEED_H
+#define RCV_FEED_H
+
+#include "recoverable.h"
+
+#define RCV_COMMIT_MARK 0x4652u /* "RF" */
+enum rcv_commit_flags {
+    RCV_COMMIT_SLICE = 1,    /* a slice of reclaiming: no request's, and has no number of its own: `seq` is the last that was given */
+    RCV_COMMIT_UNITS_CUT = 2 /* it has written more units than are named */
+};
+
+/* One commit: this, then the handler's name and the request's id (each filled up to 8 bytes), `units` struct rcv_commit_unit,
+ * `ranges` words, and the bytes of those ranges that are not zeros. */
+struct rcv_commit {
+    uint16_t mark;
+    uint16_t flags;
+    uint32_t length;     /* of all of it: a multiple of 8 */
+    uint64_t seq;        /* the commit's number: grows, but not always by 1 */
+    uint64_t at;         /* nanoseconds since the epoch; never less than that of the record before */
+    uint64_t containers; /* the counters of the arena, as they are after it */
+    uint64_t claimed;
+    uint64_t token;  /* of the process */
+    uint64_t serial; /* of the transaction in it */
+    uint32_t ranges;
+    uint16_t units;
+    uint8_t  name; /* bytes of the handler's name, and of the request's id */
+    uint8_t  id;
+};
+struct rcv_commit_unit { /* what was written: as in a conflict */
+    uint64_t container; /* its offset then; 0: not known */
+    uint64_t id, arg;
+    uint64_t kind; /* enum rcv_unit */
+};
+/* A range: offset / 8 (40 bits), zeros (1), length / 8 (23). */
+#define RCV_RANGE(off, len, zeros) ((uint64_t)(off) >> 3 << 24 | (uint64_t)(zeros) << 23 | (uint64_t)(len) >> 3)
+#define RCV_RANGE_OFF(r) ((r) >> 24 << 3)
+#define RCV_RANGE_LEN(r) (((r) & 0x7fffff) << 3)
+#define RCV_RANGE_ZEROS(r) ((r) >> 23 & 1)
+#define RCV_RANGE_MOST (UINT64_C(0x7fffff) << 3)
+
+/* rcv_commit_ranges -- where the ranges of a record begin that lies in so many bytes; NULL: what lies there is none. */
+RCV_API const uint64_t *rcv_commit_ranges(const struct rcv_commit *head, uint64_t room);
+
+struct rcv_feed_state {
+    uint64_t id[2];      /* of the arena, whatever its name is */
+    uint64_t epoch;      /* how often its state was restored */
+    uint64_t size;       /* of the ring */
+    uint64_t tail, head; /* positions: of the oldest whole record, and behind the newest */
+    uint64_t seq, at;    /* of the newest */
+};
+RCV_API int rcv_has_feed(const rcv_arena *a);
+RCV_API int rcv_feed_get(const rcv_arena *a, struct rcv_feed_state *out); /* 0: it has no feed */
+/* rcv_feed_read -- copy whole records from position `at` on; returns how many bytes, 0: there is nothing new, or the first does not
+ * fit, and *need says how much it takes. RCV_ERR_STALE: it is overwritten by now. RCV_ERR_CORRUPT: no record is there. */
+RCV_API int64_t rcv_feed_read(rcv_arena *a, uint64_t at, void *to, uint64_t room, uint64_t *need);
+/* rcv_feed_seek -- where the first record behind commit `seq` begins, or will. RCV_ERR_STALE: it was overwritten. */
+RCV_API int rcv_feed_seek(rcv_arena *a, uint64_t seq, uint64_t *at);
+/* rcv_feed_bell -- moves with each commit, and whenever a sink has taken something. rcv_feed_wait -- until it is not `seen` any more,
+ * for so long at most. Without the GIL; between rcv_use and rcv_unuse. */
+RCV_API uint32_t rcv_feed_bell(const rcv_arena *a);
+RCV_API void     rcv_feed_wait(rcv_arena *a, uint32_t seen, uint64_t nanos);
+RCV_API void     rcv_feed_wake(rcv_arena *a); /* have all who wait look again */
+
+/* -- sinks: who reads it, and may not miss anything ------------------------------------------------------------------ */
+
+#define RCV_SINKS 8u
+#define RCV_SINK_NAME 24u
+struct rcv_sink_state {
+    char     name[RCV_SINK_NAME];
+    uint64_t cursor, seq; /* it has taken all before this position, which is up to this commit */
+    uint64_t pid;         /* of who serves it, 0: nobody does */
+    int      required, lost;
+};
+/* rcv_sink_open -- the sink of that name, made if need be: it begins at the feed's end. Takes the lock: RCV_ERR_AGAIN. RCV_ERR_FULL:
+ * there are eight. `required`: commits wait for it when the ring is full; else it is lost then, and has to begin anew. */
+RCV_API int rcv_sink_open(rcv_arena *a, const char *name, int required, uint32_t *sink);
+RCV_API int rcv_sink_close(rcv_arena *a, uint32_t sink); /* nobody has to wait for it any more */
+RCV_API int rcv_sink_get(const rcv_arena *a, uint32_t sink, struct rcv_sink_state *out); /* 0: there is none */
+/* rcv_sink_serve -- this process takes it over: 1, or 0 while another that lives does. */
+RCV_API int rcv_sink_serve(rcv_arena *a, uint32_t sink);
+RCV_API void rcv_sink_taken(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq); /* all before this position */
+RCV_API void rcv_sink_renew(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq); /* the same of one that was lost */
+
+/* -- transactions -------------------------------------------------------------------------------------------------- */
+
+#define RCV_REQUEST_ID 136u /* bytes kept of a request's id */
+RCV_API void     rcv_txn_name_request(rcv_txn *t, const char *id); /* for its record; cut to what there is room for */
+RCV_API uint64_t rcv_txn_position(const rcv_txn *t); /* of the feed: behind all that it has seen, and behind its own commit */
+/* rcv_feed_room -- is there room for what it would write, as far as can be told before? Asked while its commit says RCV_ERR_FEED. */
+RCV_API int      rcv_feed_room(const rcv_txn *t);
+RCV_API int      rcv_feed_full(const rcv_txn *t); /* the RCV_ERR_FEED of one that has waited for that in vain */
+
+/* -- replay: restore.c --------------------------------------------------------------------------------------------- */
+
+/* A segment that nobody is attached to is brought forward, record by record. */
+typedef struct rcv_restore rcv_restore;
+RCV_API int  rcv_restore_open(int fd, const char *name, rcv_restore **out); /* under flock. A failure leaves it as it is */
+/* rcv_restore_apply -- whole records. RCV_ERR_CORRUPT: what lies at *at of them is none that can follow; those before it are applied. */
+RCV_API int  rcv_restore_apply(rcv_restore *r, const void *records, uint64_t length, uint64_t *at);
+RCV_API void rcv_restore_close(rcv_restore *r);
+
+#endif

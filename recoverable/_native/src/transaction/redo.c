@@ -1,0 +1,348 @@
+/* redo.c -- what a commit has changed, as bytes, for its record in the feed.
+ *
+ * What we want: a copy of the segment, brought forward by each commit's record, is the segment, byte for byte of what is reachable; and
+ * a commit pays for what it has changed, however large the arena is.
+ *
+ * What does not work: the undo log alone. It has the ranges of what was announced; but some memory changes without a log, since undoing
+ * it needs none. Each of these was left out once, and the copy broke:
+ *
+ *      new blocks, filled before anybody can reach them        all of each, once the intentions are applied
+ *      the bitmap of a small chunk, cleared when it is taken   where an info word goes from unused to SMALL
+ *      raw writes to hot pages, which need no trap             the page against its shadow, before that is refreshed
+ *      whole pages, trapped or opened by edit()                the page against its pre-image
+ *      the counters that are never undone                      in the record's head
+ *
+ * Left out on purpose: owner words, stamps and the ring of written units (nobody is in flight where a copy begins to live), shadows and
+ * their table (a copy has none), board, process table, lock.
+ *
+ * Ranges are aligned to words, sorted and merged: a commit writes few places, and the log names some of them twice. A gap of one word
+ * costs as much as a range of its own, so it is copied. Long runs of zeros, as a new Array's, are told and not copied.
+ */
+#include "transaction.h"
+
+#include <stdlib.h>
+
+#define GAP 8u         /* bytes between two ranges that become one */
+#define ZEROS 4096u    /* bytes: looked at together, whether they are all zeros */
+#define SORT_SOME 64u  /* so many are sorted in place; they come nearly sorted */
+#define MOST_UNITS 1024u
+#define AN_INTENT 192u /* bytes: what applying one may write at most, but for a large block's words; each range with its own word */
+
+struct piece {
+    rcv_off lo, hi; /* multiples of 8; the lowest bit of `hi`: zeros */
+};
+struct rcv_redo { /* of an arena: one transaction commits at a time */
+    struct piece *pieces;
+    uint64_t      n, cap;
+    uint64_t      bytes;  /* that are copied */
+    uint8_t      *record; /* where it goes */
+    uint32_t      length;
+    bool          failed; /* no process memory */
+};
+
+static inline uint64_t padded(uint64_t n) { return (n + 7) & ~UINT64_C(7); }
+
+/* -- units ----------------------------------------------------------------------------------------------------------- */
+
+void redo_note(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg)
+{
+    if (t->n_units >= MOST_UNITS)
+        return;
+    if (t->n_units == t->cap_units && vec_grow((void **)&t->units, &t->cap_units, t->n_units + 1, sizeof *t->units) != 0)
+        return; /* names are for people: the record says that some are missing */
+    t->units[t->n_units++] = (struct rcv_commit_unit){.container = off, .id = id, .arg = arg, .kind = kind};
+}
+
+void rcv_txn_name_request(rcv_txn *t, const char *id)
+{
+    size_t n = strnlen(id, RCV_REQUEST_ID - 1);
+    while (n > 0 && n == RCV_REQUEST_ID - 1 && ((unsigned char)id[n] & 0xc0u) == 0x80u) /* not in the middle of a character */
+        n--;
+    memset(t->request, 0, sizeof t->request);
+    memcpy(t->request, id, n);
+}
+
+uint64_t rcv_txn_position(const rcv_txn *t) { return t->position; }
+
+/* -- pieces ------------------------------------------------------------------------------------------------------------ */
+
+static void add(struct rcv_redo *r, uint64_t lo, uint64_t len)
+{
+    if (unlikely(r->n == r->cap) && vec_grow((void **)&r->pieces, &r->cap, r->n + 1, sizeof *r->pieces) != 0) {
+        r->failed = true;
+        return;
+    }
+    r->pieces[r->n++] = (struct piece){lo & ~UINT64_C(7), padded(lo + len)};
+}
+
+/* add_changed -- the words of a page that differ from what it was. */
+static void add_changed(struct rcv_redo *r, rcv_off off, const uint8_t *now, const uint8_t *was, uint32_t size)
+{
+    if (memcmp(now, was, size) == 0)
+        return;
+    for (uint32_t at = 0; at < size; at += 8) {
+        const uint32_t from = at;
+        while (at < size && memcmp(now + at, was + at, 8) != 0)
+            at += 8;
+        if (at != from)
+            add(r, off + from, at - from);
+    }
+}
+
+/* add_bitmap -- an info word has changed: if its chunk was unused, its bitmap was cleared without a log when it was taken. */
+static void add_bitmap(rcv_arena *a, struct rcv_redo *r, const struct undo_record *u)
+{
+    rcv_off chunk;
+    for (uint32_t i = 0; i < u->len; i += 8)
+        if (heap_chunk_taken(a, u->off + i, u->old + i, &chunk) && !MUTATED("feed.bitmap"))
+            add(r, chunk, sizeof(struct rcv_small_chunk));
+}
+
+/* add_logged -- what the log names. */
+static int add_logged(rcv_arena *a, struct rcv_redo *r)
+{
+    const struct rcv_region *heap = &a->hdr->region[RCV_R_HEAP];
+    struct undo_walk         w = undo_walk(a, UNDO_ALL);
+    while (undo_next(&w)) {
+        const struct undo_record *u = &w.r;
+        if (unlikely(u->kind == RCV_U_PAGE)) {
+            if (tracker_is_raw(a, u->off) && !MUTATED("feed.page"))
+                add_changed(r, u->off, a->core + u->off, u->old, u->len);
+            continue;
+        }
+        add(r, u->off, u->len);
+        if (u->off - heap->off < heap->size)
+            add_bitmap(a, r, u);
+    }
+    return w.error;
+}
+
+/* add_hot -- raw writes to hot pages: their shadows are still what was committed. */
+static void add_hot(rcv_arena *a, struct rcv_redo *r)
+{
+    const uint8_t *shadow;
+    rcv_off        off;
+    for (uint32_t i = 0; tracker_raw_hot(a, &i, &off, &shadow);)
+        if (!MUTATED("feed.hot"))
+            add_changed(r, off, a->core + off, shadow, a->hdr->page_size);
+}
+
+/* add_fresh -- blocks that are its own now. */
+static int add_fresh(rcv_txn *t, struct rcv_redo *r)
+{
+    for (uint64_t i = 0; i < t->n_intents; i++) {
+        uint64_t size;
+        bool     live;
+        if ((t->intents[i].op & ~RCV_I_TRANSIENT) != RCV_I_ALLOC || MUTATED("feed.fresh"))
+            continue;
+        int rc = heap_block(t->arena, t->intents[i].a, &size, &live);
+        if (rc != 0)
+            return rc;
+        add(r, t->intents[i].a, size);
+    }
+    return 0;
+}
+
+static int by_place(const void *x, const void *y)
+{
+    const struct piece *l = x, *r = y;
+    return (l->lo > r->lo) - (l->lo < r->lo);
+}
+
+static void sort(struct rcv_redo *r)
+{
+    if (r->n > SORT_SOME) {
+        qsort(r->pieces, r->n, sizeof *r->pieces, by_place);
+        return;
+    }
+    for (uint64_t i = 1; i < r->n; i++) {
+        const struct piece it = r->pieces[i];
+        uint64_t           at = i;
+        for (; at > 0 && r->pieces[at - 1].lo > it.lo; at--)
+            r->pieces[at] = r->pieces[at - 1];
+        r->pieces[at] = it;
+    }
+}
+
+/* merge -- but not over a region's end: the heap table may reach to the first chunk. */
+static void merge(const rcv_arena *a, struct rcv_redo *r)
+{
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < r->n; i++) {
+        const struct piece it = r->pieces[i];
+        if (n > 0 && it.lo <= r->pieces[n - 1].hi + GAP && (it.lo >= a->data_off) == (r->pieces[n - 1].lo >= a->data_off))
+            r->pieces[n - 1].hi = it.hi > r->pieces[n - 1].hi ? it.hi : r->pieces[n - 1].hi;
+        else
+            r->pieces[n++] = it;
+    }
+    r->n = n;
+}
+
+/* is_zeros -- are the bytes from `at` on, so many as are looked at together? */
+static bool is_zeros(const rcv_arena *a, rcv_off at, rcv_off hi)
+{
+    const uint64_t len = hi - at < ZEROS ? hi - at : ZEROS;
+    uint64_t       first;
+    memcpy(&first, a->core + at, 8);
+    return first == 0 && memcmp(a->core + at, a->core + at + 8, len - 8) == 0;
+}
+
+/* split -- a long piece becomes several: none is longer than a range's word can say, and zeros are by themselves. */
+static void split(const rcv_arena *a, struct rcv_redo *r, rcv_off lo, rcv_off hi)
+{
+    for (rcv_off at = lo, end; at < hi && !r->failed; at = end) {
+        const bool zeros = is_zeros(a, at, hi);
+        for (end = at; end < hi && end - at < RCV_RANGE_MOST - ZEROS && is_zeros(a, end, hi) == zeros;)
+            end += hi - end < ZEROS ? hi - end : ZEROS;
+        add(r, at, end - at);
+        if (zeros && !r->failed)
+            r->pieces[r->n - 1].hi |= 1;
+    }
+}
+
+/* -- the record ---------------------------------------------------------------------------------------------------------- */
+
+static inline size_t name_size(const char *name, size_t room) { return strnlen(name, room); }
+
+/* bound -- its record will not be longer. It is mounted, and about to commit. */
+static uint64_t bound(const rcv_txn *t)
+{
+    const struct rcv_arena *a = t->arena;
+    uint64_t bytes = sizeof(struct rcv_commit) + RCV_HANDLER_NAME + RCV_REQUEST_ID + t->n_units * sizeof *t->units;
+    /* A record of the log takes at least what its range does; a page needs a word for each range, at most one for every two words. */
+    bytes += undo_tail(a) + undo_tail(a) / 2 + t->n_intents * AN_INTENT + t->fresh_bytes;
+    return bytes + t->raw.n_pages * (a->hdr->page_size + a->hdr->page_size / 2);
+}
+
+bool redo_is_short(rcv_txn *t)
+{
+    const rcv_arena *a = t->arena;
+    uint64_t         most = bound(t);
+    most = most < a->ring_size ? most : a->ring_size; /* more there never is: whether it is too long, redo_collect() will say */
+    if (!feed_is_short(a, most))
+        return false;
+    t->feed_need = most;
+    return true;
+}
+
+int redo_collect(rcv_txn *t)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_redo *r = a->redo;
+    if (unlikely(r == NULL) && (r = a->redo = os_calloc(1, sizeof *r)) == NULL)
+        return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a commit's record");
+    r->n = r->bytes = 0;
+    r->failed = false;
+    int rc = add_logged(a, r);
+    add_hot(a, r);
+    if (rc == 0)
+        rc = add_fresh(t, r);
+    if (rc != 0)
+        return rc;
+    sort(r);
+    merge(a, r);
+    for (uint64_t i = 0, n = r->n; i < n; i++) {
+        const struct piece it = r->pieces[i];
+        if (it.hi - it.lo >= 2 * ZEROS) {
+            r->pieces[i].hi = it.lo; /* nothing */
+            split(a, r, it.lo, it.hi);
+        }
+    }
+    if (r->failed)
+        return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a commit's record");
+    uint64_t ranges = 0;
+    for (uint64_t i = 0; i < r->n; i++) {
+        const struct piece *p = &r->pieces[i];
+        ranges += p->hi > p->lo;
+        r->bytes += p->hi & 1 ? 0 : p->hi - p->lo;
+    }
+    uint64_t length = sizeof(struct rcv_commit) + padded(name_size(t->handler, sizeof t->handler)) +
+                      padded(name_size(t->request, sizeof t->request)) + t->n_units * sizeof *t->units + ranges * 8 + r->bytes;
+    rc = feed_reserve(a, length, &r->record);
+    r->length = (uint32_t)length;
+    return rc;
+}
+
+static uint8_t *put(uint8_t *to, const void *from, size_t n)
+{
+    memcpy(to, from, n);
+    memset(to + n, 0, padded(n) - n);
+    return to + padded(n);
+}
+
+void redo_write(rcv_txn *t, bool request)
+{
+    rcv_arena             *a = t->arena;
+    const struct rcv_redo *r = a->redo;
+    struct rcv_commit     *head = (struct rcv_commit *)(void *)r->record;
+    const size_t           name = name_size(t->handler, sizeof t->handler), id = name_size(t->request, sizeof t->request);
+    *head = (struct rcv_commit){
+        .mark = RCV_COMMIT_MARK,
+        .flags = (uint16_t)((request ? 0 : RCV_COMMIT_SLICE) | (t->n_units < t->n_writes ? RCV_COMMIT_UNITS_CUT : 0)),
+        .length = r->length,
+        .seq = atomic_load_explicit(&a->hdr->commit_seq, memory_order_relaxed),
+        .at = feed_now(a),
+        .containers = atomic_load_explicit(&a->hdr->container_counter, memory_order_relaxed),
+        .claimed = rcv_data_claimed(a),
+        .token = a->token,
+        .serial = t->serial,
+        .units = (uint16_t)t->n_units,
+        .name = (uint8_t)name,
+        .id = (uint8_t)id,
+    };
+    uint8_t *to = put(put(r->record + sizeof *head, t->handler, name), t->request, id);
+    to = put(to, t->units, t->n_units * sizeof *t->units);
+    uint64_t ranges = 0;
+    for (uint64_t i = 0; i < r->n; i++) {
+        const struct piece *p = &r->pieces[i];
+        if (p->hi <= p->lo)
+            continue;
+        const uint64_t range = RCV_RANGE(p->lo, (p->hi & ~UINT64_C(7)) - p->lo, p->hi & 1);
+        memcpy(to, &range, 8);
+        to += 8;
+        ranges++;
+    }
+    head->ranges = (uint32_t)ranges;
+    for (uint64_t i = 0; i < r->n; i++) {
+        const struct piece *p = &r->pieces[i];
+        if (p->hi & 1 || p->hi <= p->lo)
+            continue;
+        memcpy(to, a->core + p->lo, p->hi - p->lo);
+        to += p->hi - p->lo;
+    }
+    t->position = atomic_load_explicit(&a->feed->head, memory_order_relaxed) + r->length;
+    feed_written(a, head);
+}
+
+void redo_publish(rcv_arena *a)
+{
+    const struct rcv_redo   *r = a->redo;
+    const struct rcv_commit *head = (const struct rcv_commit *)(const void *)r->record;
+    const uint8_t           *bytes = r->record + head->length - r->bytes;
+    feed_publish(a);
+    for (uint64_t i = 0; !a->trap_mode && i < r->n; i++) {
+        const struct piece *p = &r->pieces[i];
+        const uint64_t      len = (p->hi & ~UINT64_C(7)) - p->lo;
+        if (p->hi <= p->lo)
+            continue;
+        if (p->lo >= a->data_off)
+            tracker_refresh(a, p->lo, p->hi & 1 ? NULL : bytes, len);
+        bytes += p->hi & 1 ? 0 : len;
+    }
+}
+
+int rcv_feed_room(const rcv_txn *t) { return t->arena->feed == NULL || !feed_is_short(t->arena, t->feed_need); }
+
+int rcv_feed_full(const rcv_txn *t)
+{
+    int rc = feed_too_short(t->arena, t->feed_need);
+    return rc != 0 ? rc : rcv_raise(RCV_ERR_FEED, 0, "arena \"%s\": its feed had no room for too long; nothing was committed", t->arena->name);
+}
+
+void redo_free(rcv_arena *a)
+{
+    if (a->redo != NULL)
+        os_free(a->redo->pieces);
+    os_free(a->redo);
+    a->redo = NULL;
+}

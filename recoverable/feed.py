@@ -1,0 +1,212 @@
+"""The commit feed: what each commit has changed, in the order of the commits, for whoever keeps or shows it elsewhere.
+
+An arena that was made with `feed=` has a ring in its segment. Each commit leaves a record there, in whatever process it was
+made, and `Arena.feed` reads them in any other, without ever waiting for the arena's lock. Old records are overwritten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from recoverable import bell
+from recoverable._native import feed as native_feed
+from recoverable._native.paths import describe_conflict
+from recoverable.errors import (
+    FeedMissingError,
+    FeedOverrunError,
+    StaleReferenceError,
+    TransactionClosedError,
+    TransactionError,
+)
+
+if TYPE_CHECKING:
+    from recoverable.arena import Arena
+
+__all__ = ["Commit", "Feed", "Place", "Unit"]
+
+_READ = 256 * 1024  # bytes at a time
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_LAST = 253_402_300_799_999_999  # microseconds: a damaged record may say anything, and datetime ends with the year 9999
+_LOOK = 0.5  # seconds: how often a thread that waits looks for signals
+
+
+class Unit(NamedTuple):
+    """One conflict unit that a commit has written: the finest thing that requests can disagree about.
+
+    Attributes:
+        container: Where its container lay, as an offset; 0: not known.
+        id: That container's number, never given again; 0: a page of an Array.
+        kind: Which kind of unit, as the core numbers them.
+        arg: Which one: a key's hash, a page, …
+    """
+
+    container: int
+    id: int
+    kind: int
+    arg: int
+
+
+class Place(NamedTuple):
+    """Where a unit is, in words.
+
+    Attributes:
+        path: The container's path, as `root["cart"]`; None: it is gone, or an Array's page.
+        key: The key, or the place in it, as far as it can be told.
+    """
+
+    path: str | None
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One commit, as the feed has it.
+
+    Attributes:
+        seq: Its number: it grows with each commit, and not always by one.
+        at: When it was made.
+        handler: Whose it was; for a block, the name that it was given.
+        request_id: The id that its request was sent with, or None.
+        units: What it has written, by unit; of more than a thousand, the first. A container that it has made is told by the
+            place where it was put.
+        ranges: The bytes that are different after it: (offset in the segment, bytes), or (offset, how many zeros).
+        complete: Whether `units` has all of them.
+    """
+
+    seq: int
+    at: datetime.datetime
+    handler: str
+    request_id: str | None
+    units: tuple[Unit, ...]
+    ranges: tuple[tuple[int, bytes | int], ...] = field(repr=False)
+    complete: bool = True
+    _arena: Arena | None = field(default=None, repr=False, compare=False)
+
+    def places(self) -> list[Place]:
+        """Return where its units are, as the arena is *now*: what was moved or deleted since has no place.
+
+        Raises:
+            TransactionClosedError: The arena is closed.
+        """
+        if self._arena is None:
+            return []
+        native = self._arena.native
+        return [
+            Place(
+                *describe_conflict(
+                    native,
+                    {
+                        "conflict_kind": unit.kind,
+                        "conflict_container": unit.container,
+                        "conflict_id": unit.id,
+                        "conflict_arg": unit.arg,
+                    },
+                )
+            )
+            for unit in self.units
+        ]
+
+
+class Feed(Iterator[Commit], AsyncIterator[Commit]):
+    """The commits of an arena from one of them on, the oldest first; for `for` in a thread, and for `async for` in an event loop.
+
+    It may be behind by what the ring holds. It keeps nothing: what it has not read is not waited for.
+    """
+
+    def __init__(self, arena: Arena, after: int | None, follow: bool) -> None:
+        self._arena = arena
+        self._follow = follow
+        self._ready: deque[Commit] = deque()
+        self._closed = False
+        state = native_feed.state(arena.native)
+        if state is None:
+            raise FeedMissingError(
+                f"arena {arena.name!r} was made without a feed. Nothing was changed. Make it with feed=, as in "
+                f'Arena.open({arena.name!r}, feed="64 MiB"): export it, unlink it, and import it into that one.'
+            )
+        self._next = state[4] if after is None else self._seek(after)
+
+    def _overrun(self) -> FeedOverrunError:
+        state = native_feed.state(self._arena.native)
+        oldest = None
+        if state is not None and (records := native_feed.read(self._arena.native, state[3], 4096)):
+            oldest = native_feed.parse(records, lambda seq, *_: seq)[0]
+        return FeedOverrunError(
+            f"the feed of arena {self._arena.name!r} has overwritten what comes next. The arena is as it was. Begin with a "
+            f"copy of its state; the oldest commit that the feed still has is {oldest}. A larger feed= keeps more.",
+            oldest=oldest,
+        )
+
+    def _seek(self, seq: int) -> int:
+        try:
+            return native_feed.seek(self._arena.native, seq)
+        except StaleReferenceError:
+            raise self._overrun() from None
+
+    def _make(self, seq: int, at: int, handler: str, request: str | None, units: Any, ranges: Any, *rest: Any) -> None:
+        of_reclaiming, cut, _ = rest
+        if not of_reclaiming:
+            time = _EPOCH + datetime.timedelta(microseconds=min(at // 1000, _LAST))
+            named = tuple(Unit(*unit) for unit in units)
+            self._ready.append(Commit(seq, time, handler, request, named, ranges, not cut, self._arena))
+
+    def _take(self) -> bool:
+        """Read what there is; say whether there is a commit to give."""
+        while not self._ready:
+            try:
+                records = native_feed.read(self._arena.native, self._next, _READ)
+            except StaleReferenceError:
+                raise self._overrun() from None
+            if not records:
+                return False
+            native_feed.parse(records, self._make)
+            self._next += len(records)
+        return True
+
+    def close(self) -> None:
+        """End it: whoever waits for its next commit gets none. Closing twice is fine."""
+        self._closed = True
+        if not self._arena.closed:
+            native_feed.wake(self._arena.native)
+
+    def __iter__(self) -> Feed:
+        return self
+
+    def __next__(self) -> Commit:
+        while True:
+            seen = native_feed.bell(self._arena.native)
+            if self._closed:
+                raise StopIteration
+            if self._take():
+                return self._ready.popleft()
+            if not self._follow:
+                raise StopIteration
+            if asyncio._get_running_loop() is not None:
+                raise TransactionError(
+                    "the next commit was waited for in an event loop, which would stand still. Nothing was changed. "
+                    "Use `async for`, or arena.feed(follow=False) for what there is."
+                )
+            native_feed.wait(self._arena.native, seen, _LOOK)
+
+    def __aiter__(self) -> Feed:
+        return self
+
+    async def __anext__(self) -> Commit:
+        while True:
+            seen = native_feed.bell(self._arena.native)
+            if self._closed:
+                raise StopAsyncIteration
+            if self._take():
+                return self._ready.popleft()
+            if not self._follow:
+                raise StopAsyncIteration
+            await bell.of(self._arena.native).moved(seen)
+            if self._arena.closed:
+                raise TransactionClosedError(
+                    f"arena {self._arena.name!r} was closed while its next commit was waited for."
+                )
