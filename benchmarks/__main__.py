@@ -16,7 +16,7 @@ from benchmarks.harness import OUT, Settings, machine_line
 # allocator or the page tables, is not the next one's.
 ALL = [
     "compare", "instructions", "checkpoint", "step", "timelimit", "suspend", "read", "transaction", "operations", "memory",
-    "ycsb", "flight", "contention", "faults", "hello", "metrics", "workers", "size", "evaluation", "profiles", "streams",
+    "ycsb", "flight", "feed", "contention", "faults", "hello", "metrics", "workers", "size", "evaluation", "profiles", "streams",
     "preimages", "scattered", "servers", "parts", "hold", "scale",
 ]  # fmt: skip
 

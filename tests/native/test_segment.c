@@ -236,7 +236,7 @@ static void test_every_fixed_field_is_checked(void)
     CHECK(try_open(fd) == 0);
     uint32_t format = RCV_FORMAT + 1;
     scribble(fd, offsetof(struct rcv_header, format), &format, 4);
-    CHECK(try_open(fd) == RCV_ERR_VERSION && says("format 7"));
+    CHECK(try_open(fd) == RCV_ERR_VERSION && says("format 8"));
     scribble(fd, 0, &good, sizeof good);
     uint64_t swapped = __builtin_bswap64(RCV_MAGIC);
     scribble(fd, 0, &swapped, 8);
