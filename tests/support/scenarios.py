@@ -49,7 +49,7 @@ def closed(name: str) -> Saved:
     """
 
     def make() -> Saved:
-        with Arena.temporary(SIZE, name=name, feed="1 MiB") as arena:
+        with Arena.temporary(SIZE, name=name, feed="2 MiB") as arena:
             prepare(arena)
             arena.close()
             saved = Saved(name)
