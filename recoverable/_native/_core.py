@@ -122,7 +122,7 @@ def created(arena: NativeArena | int) -> bool:
 
 
 def phase_name(phase: int) -> str:
-    """Return what a phase of the segment is called; of a number that is none, that number."""
+    """Return the name of a phase of the segment, or the number itself if there is no such phase."""
     return _PHASES[phase] if phase < len(_PHASES) else str(phase)
 
 

@@ -80,7 +80,7 @@ def seek(NativeArena arena not None, unsigned long long seq) -> int:
 
 
 def read(NativeArena arena not None, unsigned long long at, Py_ssize_t room) -> bytes:
-    """Return whole records from a position on, as bytes: of `room` at most, but for one that is longer; b"": there is none yet."""
+    """Return whole records from a position on: at most `room` bytes, unless the first record alone is longer; b"" if there are none yet."""
     cdef rcv_arena *a = open_one(arena)
     cdef uint64_t need = 0
     cdef bytes out = PyBytes_FromStringAndSize(NULL, room)
@@ -200,12 +200,12 @@ def serve_sink(NativeArena arena not None, uint32_t sink) -> bool:
 
 
 def sink_taken(NativeArena arena not None, uint32_t sink, unsigned long long cursor, unsigned long long seq) -> None:
-    """Say that it has taken all before a position, which is up to commit `seq`."""
+    """Move a sink's cursor: it has processed every record before that position, up to commit `seq`."""
     rcv_sink_taken(open_one(arena), sink, cursor, seq)
 
 
 def renew_sink(NativeArena arena not None, uint32_t sink, unsigned long long cursor, unsigned long long seq) -> None:
-    """The same of one that was lost and has begun anew."""
+    """Mark a lost sink as caught up to a position and a commit."""
     rcv_sink_renew(open_one(arena), sink, cursor, seq)
 
 
@@ -244,7 +244,7 @@ cdef class Restore:
         """Apply whole records.
 
         Raises:
-            ArenaCorruptError: One of them is none that can follow; those before it are applied.
+            ArenaCorruptError: A record is damaged or out of order; those before it have been applied.
         """
         cdef uint64_t at = 0
         cdef int rc = rcv_restore_apply(self.r, PyBytes_AS_STRING(records), <uint64_t>len(records), &at)

@@ -43,7 +43,7 @@ struct rcv_commit_unit { /* what was written: as in a conflict */
 #define RCV_RANGE_ZEROS(r) ((r) >> 23 & 1)
 #define RCV_RANGE_MOST (UINT64_C(0x7fffff) << 3)
 
-/* rcv_commit_ranges -- where the ranges of a record begin that lies in so many bytes; NULL: what lies there is none. */
+/* rcv_commit_ranges -- the range words of the record at `head`, or NULL if these `room` bytes do not begin with a whole record. */
 RCV_API const uint64_t *rcv_commit_ranges(const struct rcv_commit *head, uint64_t room);
 
 struct rcv_feed_state {
@@ -77,10 +77,10 @@ struct rcv_sink_state {
     int      required, lost;
 };
 /* rcv_sink_open -- the sink of that name, made if need be: it begins at the feed's end. Takes the lock: RCV_ERR_AGAIN. RCV_ERR_FULL:
- * there are eight. `required`: commits wait for it when the ring is full; else it is lost then, and has to begin anew. */
+ * there are eight. `required`: when the ring is full, commits wait for it; an optional sink is marked lost, and must resynchronise. */
 RCV_API int rcv_sink_open(rcv_arena *a, const char *name, int required, uint32_t *sink);
 RCV_API int rcv_sink_close(rcv_arena *a, uint32_t sink); /* nobody has to wait for it any more */
-RCV_API int rcv_sink_get(const rcv_arena *a, uint32_t sink, struct rcv_sink_state *out); /* 0: there is none */
+RCV_API int rcv_sink_get(const rcv_arena *a, uint32_t sink, struct rcv_sink_state *out); /* 0: no such sink */
 /* rcv_sink_serve -- this process takes it over: 1, or 0 while another that lives does. */
 RCV_API int rcv_sink_serve(rcv_arena *a, uint32_t sink);
 RCV_API void rcv_sink_taken(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq); /* all before this position */
