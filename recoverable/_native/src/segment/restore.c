@@ -1,7 +1,8 @@
 /* restore.c -- bringing a copy of a segment forward, commit by commit, by the records of its feed.
  *
  * The copy is a file or an object that nobody is attached to, of a moment when it was in IDLE. What it has of the life before is
- * forgotten first: pages that were hot (or stale shadows would be put back over new data), and whoever was attached.
+ * forgotten first: pages that were hot, or stale shadows would be put back over new data. Its own feed is left as it was: a copy is to be
+ * looked at, not yet to be served from.
  *
  * Nothing of a record is believed: each range is checked before a byte of it is written, so that a record is applied whole or not at all.
  */

@@ -13,7 +13,8 @@
  * The dead are found by their tokens. One that has had its turn for HOLD is not waited for any longer: whoever is next takes its
  * number away. He goes by his own clock, since another's may be set otherwise (time namespaces), and by how long he has seen that
  * number. A process that is stopped, or whose event loop hangs, may have many who stand there: each further one of it gets half as
- * long as the one before, so that all of them together are in the way for two HOLD at most.
+ * long as the one before, so that all of them together are in the way for two HOLD at most. Where it still fails: places of two such
+ * processes that alternate, each of which begins anew.
  */
 #include "segment.h"
 
