@@ -173,7 +173,9 @@ def same(arena: Arena, replica: Replica, use: bool = False) -> None:
     replica.follow(arena)
     with replica.opened() as copy:
         copy.verify()
-        assert plain(copy) == plain(arena)
+        found, expected = plain(copy), plain(arena)
+        # By name: how thousands of lines differ takes pytest minutes to find out, and where CI is set it does that on its own.
+        assert [name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)] == []
         if use:
             with copy.transaction():
                 copy.root["d"]["after"] = "promoted" * 100
