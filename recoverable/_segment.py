@@ -62,6 +62,7 @@ class Segment:
         try:
             self.native.close()
         except BaseException:
+            bell.go_on(self.native)
             if listens:
                 with contextlib.suppress(RuntimeError):  # the interpreter ends
                     inflight.listen(self.native)

@@ -23,6 +23,7 @@ from recoverable import (
     watchdog,
 )
 from recoverable._native import _core, _counts, _faults, _policies
+from recoverable._native import feed as native_feed
 from recoverable._native.paths import hot_spots
 from recoverable._native.runtime import ArenaBase
 from recoverable._segment import map_segment
@@ -229,6 +230,7 @@ class Arena(ArenaBase):
                 segment.close()
             segment.arenas[:] = others
             self._closed = True
+            native_feed.wake(self.native)  # who waits for a commit by way of this one finds out
 
     def __enter__(self) -> Arena:
         self._check()

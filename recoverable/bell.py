@@ -1,7 +1,9 @@
-"""Where event loops wait for the feed: for a commit, or for a sink to have taken one.
+"""Where event loops and threads wait for the feed: for a commit, or for a sink to have taken one.
 
 One thread a process and arena sleeps in the core while somebody waits, in whatever loop, and wakes them all whenever something has
 happened. So a loop is never stopped, and a process where nobody waits has no such thread.
+
+Whoever sleeps in the core uses the arena, which can't be closed meanwhile. So who closes it ends all this first.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from recoverable import _registry
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bell", "of", "stop"]
 
-_SLEEP = 1.0  # seconds in the core at a time
+_SLEEP = 1.0  # seconds in the core at a time: who has committed may have been killed before it woke anybody
+_CLOSING = 0.001  # seconds: how often is looked whether the arena that is being closed is closed
 _IDLE = 5.0  # seconds without anybody that waits, until the thread ends
 
 
@@ -33,22 +37,48 @@ class Bell:
         self._lock = threading.Lock()
         self._waiting: dict[asyncio.Future[None], int] = {}  # and what they have seen
         self._thread: threading.Thread | None = None
+        self._sleepers = 0  # other threads that sleep in the core
+        self._woken = threading.Condition(self._lock)
         self._ended = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the arena is being closed."""
+        return self._ended
 
     async def moved(self, seen: int) -> None:
         """Wait until the bell is not `seen` any more, or the arena is about to be closed."""
+        if self.ended:
+            await asyncio.sleep(_CLOSING)
+            return
         future = asyncio.get_running_loop().create_future()
         with self._lock:
             if self._ended or native_feed.bell(self._native) != seen:
                 return
-            self._waiting[future] = seen
             if self._thread is None:
                 self._start()
+            self._waiting[future] = seen
         try:
             await future
         finally:
             with self._lock:
                 self._waiting.pop(future, None)
+
+    def sleep(self, seen: int, seconds: float) -> None:
+        """Have this thread wait for the same, for so long at most."""
+        if self.ended:
+            time.sleep(_CLOSING)
+            return
+        with self._lock:
+            if self._ended:
+                return
+            self._sleepers += 1
+        try:
+            native_feed.wait(self._native, seen, seconds)
+        finally:
+            with self._lock:
+                self._sleepers -= 1
+                self._woken.notify_all()
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="recoverable-feed", daemon=True)
@@ -77,10 +107,16 @@ class Bell:
                 native_feed.wait(self._native, now, _SLEEP)
         finally:
             own_thread(-1)
+            waiting: list[asyncio.Future[None]] = []
             with self._lock:
                 self._thread = None
                 if self._waiting and not self._ended:  # somebody came while it was about to end
-                    self._start()
+                    try:
+                        self._start()
+                    except RuntimeError:  # each finds that out for itself
+                        waiting, self._waiting = list(self._waiting), {}
+            for future in waiting:
+                _wake(future)
 
     def end(self) -> None:
         """Wake all, and end the thread: the arena is about to be closed."""
@@ -90,9 +126,11 @@ class Bell:
             thread = self._thread
         for future in waiting:
             _wake(future)
+        native_feed.wake(self._native)
         if thread is not None and thread is not threading.current_thread():
-            native_feed.wake(self._native)
             thread.join(timeout=2 * _SLEEP)
+        with self._lock:
+            self._woken.wait_for(lambda: self._sleepers == 0, timeout=2 * _SLEEP)
 
 
 def _wake(future: asyncio.Future[None]) -> None:
@@ -113,10 +151,14 @@ def of(native: NativeArena) -> Bell:
 
 
 def stop(native: NativeArena) -> None:
-    """End it: the arena is about to be closed."""
-    found, native.bell = native.bell, None
-    if found is not None:
-        found.end()
+    """End it: the arena is about to be closed. If that fails, go_on() is next."""
+    if native.has_feed:
+        of(native).end()
+
+
+def go_on(native: NativeArena) -> None:
+    """It was not closed after all: the next who waits begins anew."""
+    native.bell = None
 
 
 def _forked() -> None:

@@ -17,6 +17,7 @@ from recoverable import bell
 from recoverable._native import feed as native_feed
 from recoverable._native.paths import describe_conflict
 from recoverable.errors import (
+    ArenaCorruptError,
     FeedMissingError,
     FeedOverrunError,
     StaleReferenceError,
@@ -32,7 +33,7 @@ __all__ = ["Commit", "Feed", "Place", "Unit"]
 _READ = 256 * 1024  # bytes at a time
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _LAST = 253_402_300_799_999_999  # microseconds: a damaged record may say anything, and datetime ends with the year 9999
-_LOOK = 0.5  # seconds: how often a thread that waits looks for signals
+_LOOK = 0.5  # seconds: how often a thread that waits looks for signals, and for what nobody has woken it for (feed.c)
 
 
 class Unit(NamedTuple):
@@ -71,7 +72,8 @@ class Commit:
         seq: Its number: it grows with each commit, and not always by one.
         at: When it was made.
         handler: Whose it was; for a block, the name that it was given.
-        request_id: The id that its request was sent with, or None.
+        request_id: The id that its request was sent with; else the one that an event, or a list of requests, had given it by
+            then; or None.
         units: What it has written, by unit; of more than a thousand, the first. A container that it has made is told by the
             place where it was put.
         ranges: The bytes that are different after it: (offset in the segment, bytes), or (offset, how many zeros).
@@ -115,7 +117,8 @@ class Commit:
 class Feed(Iterator[Commit], AsyncIterator[Commit]):
     """The commits of an arena from one of them on, the oldest first; for `for` in a thread, and for `async for` in an event loop.
 
-    It may be behind by what the ring holds. It keeps nothing: what it has not read is not waited for.
+    It may be behind by what the ring holds. It keeps nothing: what it has not read is not waited for. Damage ends it, by an
+    ArenaCorruptError after the commits before it.
     """
 
     def __init__(self, arena: Arena, after: int | None, follow: bool) -> None:
@@ -123,6 +126,7 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
         self._follow = follow
         self._ready: deque[Commit] = deque()
         self._closed = False
+        self._damage: ArenaCorruptError | None = None  # behind what is ready
         state = native_feed.state(arena.native)
         if state is None:
             raise FeedMissingError(
@@ -132,15 +136,30 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
         self._next = state[4] if after is None else self._seek(after)
 
     def _overrun(self) -> FeedOverrunError:
-        state = native_feed.state(self._arena.native)
-        oldest = None
-        if state is not None and (records := native_feed.read(self._arena.native, state[3], 4096)):
-            oldest = native_feed.parse(records, lambda seq, *_: seq)[0]
+        oldest = self._oldest()
         return FeedOverrunError(
             f"the feed of arena {self._arena.name!r} has overwritten what comes next. The arena is as it was. Begin with a "
             f"copy of its state; the oldest commit that the feed still has is {oldest}. A larger feed= keeps more.",
             oldest=oldest,
         )
+
+    def _oldest(self) -> int | None:
+        """Return the number of the oldest commit that the ring has, leaving out slices of reclaiming, which are nobody's."""
+        native, at = self._arena.native, 0
+        while (state := native_feed.state(native)) is not None:
+            at = max(at, state[3])
+            try:
+                records = native_feed.read(native, at, 4096)
+            except StaleReferenceError:  # overwritten since
+                continue
+            found = native_feed.parse(records, lambda seq, *rest: None if rest[5] else seq, at)
+            if not found:
+                break
+            for seq in found:
+                if seq is not None:
+                    return int(seq)
+            at += len(records)
+        return None
 
     def _seek(self, seq: int) -> int:
         try:
@@ -158,13 +177,23 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
     def _take(self) -> bool:
         """Read what there is; say whether there is a commit to give."""
         while not self._ready:
+            if self._damage is not None:
+                damage, self._damage, self._closed = self._damage, None, True
+                raise damage
+            if self._arena.closed:
+                raise TransactionClosedError(
+                    f"arena {self._arena.name!r} was closed while its next commit was waited for."
+                )
             try:
                 records = native_feed.read(self._arena.native, self._next, _READ)
+                native_feed.parse(records, self._make, self._next)
             except StaleReferenceError:
                 raise self._overrun() from None
+            except ArenaCorruptError as damage:  # told once, after what is sound before it
+                self._damage = damage
+                continue
             if not records:
                 return False
-            native_feed.parse(records, self._make)
             self._next += len(records)
         return True
 
@@ -191,7 +220,7 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
                     "the next commit was waited for in an event loop, which would stand still. Nothing was changed. "
                     "Use `async for`, or arena.feed(follow=False) for what there is."
                 )
-            native_feed.wait(self._arena.native, seen, _LOOK)
+            bell.of(self._arena.native).sleep(seen, _LOOK)
 
     def __aiter__(self) -> Feed:
         return self
@@ -206,7 +235,3 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
             if not self._follow:
                 raise StopAsyncIteration
             await bell.of(self._arena.native).moved(seen)
-            if self._arena.closed:
-                raise TransactionClosedError(
-                    f"arena {self._arena.name!r} was closed while its next commit was waited for."
-                )

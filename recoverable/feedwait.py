@@ -22,10 +22,9 @@ _LOOK = 0.05  # seconds: how long a thread sleeps at a time
 
 
 async def room(transaction: Transaction) -> None:
-    """Wait until there is room for what the transaction would commit, as far as can be told before.
+    """Wait until there is room for what the transaction would commit, as far as can be told before: for `busy_timeout` in all.
 
-    Raises:
-        FeedFullError: This run has waited for it for `busy_timeout` in all.
+    After that it is for its commit to find out whether there is room for its very record.
     """
     if transaction.has_feed_room():
         return
@@ -36,7 +35,7 @@ async def room(transaction: Transaction) -> None:
     finally:
         transaction.feed_time += time.monotonic() - begun
     if not found:
-        transaction.raise_feed_full()
+        transaction.insist_on_feed()
 
 
 async def _found(transaction: Transaction, seconds: float) -> bool:

@@ -210,4 +210,4 @@ cdef extern from "feed.h" nogil:
     void rcv_txn_name_request(rcv_txn *t, const char *id)
     uint64_t rcv_txn_position(const rcv_txn *t)
     bint rcv_feed_room(const rcv_txn *t)
-    int rcv_feed_full(const rcv_txn *t)
+    void rcv_feed_insist(rcv_txn *t)

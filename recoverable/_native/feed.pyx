@@ -43,9 +43,9 @@ cdef extern from "feed.h" nogil:
     int rcv_sink_open(rcv_arena *a, const char *name, bint required, uint32_t *sink)
     int rcv_sink_close(rcv_arena *a, uint32_t sink)
     bint rcv_sink_get(const rcv_arena *a, uint32_t sink, rcv_sink_state *out)
-    bint rcv_sink_serve(rcv_arena *a, uint32_t sink)
-    void rcv_sink_taken(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq)
-    void rcv_sink_renew(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq)
+    int rcv_sink_serve(rcv_arena *a, uint32_t sink)
+    int rcv_sink_taken(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq)
+    int rcv_sink_renew(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq)
     int rcv_mirror_begin(rcv_arena *a)
     ctypedef struct rcv_restore:
         pass
@@ -93,13 +93,13 @@ def read(NativeArena arena not None, unsigned long long at, Py_ssize_t room) -> 
     return out[:n]
 
 
-def parse(bytes records not None, make) -> list:
+def parse(bytes records not None, make, unsigned long long position=0) -> list:
     """Return make(seq, at, handler, request_id, units, ranges, slice, cut, length) of each record.
 
-    `units`: (container, id, kind, arg) of each; `ranges`: (offset, bytes), or (offset, how many zeros).
+    `units`: (container, id, kind, arg) of each; `ranges`: (offset, bytes), or (offset, how many zeros). `position`: of the first.
 
     Raises:
-        ArenaCorruptError: One of them is no record.
+        ArenaCorruptError: One of them is no record; make() was called for those before it.
     """
     cdef const char *at = PyBytes_AS_STRING(records)
     cdef const char *end = at + len(records)
@@ -112,7 +112,9 @@ def parse(bytes records not None, make) -> list:
     found = []
     while at < end:
         if rcv_commit_ranges(<const rcv_commit *>at, <uint64_t>(end - at)) == NULL:
-            raise _errors.ArenaCorruptError("a record of a feed does not add up; what was read before it is sound; begin with a copy of the state")
+            raise _errors.ArenaCorruptError(
+                f"the record at {position + <unsigned long long>(at - PyBytes_AS_STRING(records))} of a feed does not add up; what was read before "
+                "it is sound; begin with a copy of the state")
         memcpy(&head, at, sizeof(head))
         p = at + sizeof(head)
         handler = PyUnicode_DecodeUTF8(p, head.name, "replace")
@@ -156,7 +158,7 @@ def wait(NativeArena arena not None, uint32_t seen, double seconds) -> None:
 
 
 def wake(NativeArena arena not None) -> None:
-    """Have all who sleep in wait() look again."""
+    """Have all who sleep in wait() look again, those of other processes too."""
     if not arena.closed:
         rcv_feed_wake(arena.a)
 
@@ -196,17 +198,39 @@ def sinks(NativeArena arena not None) -> list:
 
 def serve_sink(NativeArena arena not None, uint32_t sink) -> bool:
     """Take it over, unless another process that lives has it: say whether it is ours."""
-    return rcv_sink_serve(open_one(arena), sink)
+    cdef rcv_txn *t
+    open_one(arena)
+    gate(arena, False, &t) # a forked child joins by its first use of the arena
+    cdef int rc = rcv_sink_serve(arena.a, sink)
+    done(arena, t)
+    return rc != 0 if rc >= 0 else fail(rc)
 
 
 def sink_taken(NativeArena arena not None, uint32_t sink, unsigned long long cursor, unsigned long long seq) -> None:
-    """Move a sink's cursor: it has processed every record before that position, up to commit `seq`."""
-    rcv_sink_taken(open_one(arena), sink, cursor, seq)
+    """Move a sink's cursor: it has processed every record before that position, up to commit `seq`.
+
+    Raises:
+        StaleReferenceError: It has lost something.
+        TransactionError: This process does not serve it, or it can't have taken that.
+    """
+    cdef int rc = rcv_sink_taken(open_one(arena), sink, cursor, seq)
+    if rc:
+        fail(rc)
 
 
 def renew_sink(NativeArena arena not None, uint32_t sink, unsigned long long cursor, unsigned long long seq) -> None:
-    """Mark a lost sink as caught up to a position and a commit."""
-    rcv_sink_renew(open_one(arena), sink, cursor, seq)
+    """Mark a lost sink as caught up to a position and a commit.
+
+    Raises:
+        StaleReferenceError: That is overwritten by now.
+        TransactionError: This process does not serve it, or it can't have taken that.
+    """
+    cdef int rc = rcv_sink_renew(open_one(arena), sink, cursor, seq)
+    while rc == RCV_ERR_AGAIN:
+        arena.wait_for_lock()
+        rc = rcv_sink_renew(open_one(arena), sink, cursor, seq)
+    if rc:
+        fail(rc)
 
 
 def mirror(NativeArena arena not None) -> None:

@@ -252,10 +252,10 @@ cdef class Transaction:
         """Return whether the feed has room for what it would commit, as far as can be told before; or it has ended."""
         return self.t == NULL or rcv_feed_room(self.t)
 
-    def raise_feed_full(self) -> None:
-        """Raise the FeedFullError of one that has waited for that long enough."""
+    def insist_on_feed(self) -> None:
+        """It has waited for that long enough: commit if there is room for its very record, or fail by FeedFullError."""
         self.check()
-        fail(rcv_feed_full(self.t))
+        rcv_feed_insist(self.t)
 
     def doom(self, *, conflict: bool = False) -> None:
         """It can only roll back from now on; as by a conflict, or as one that was ended."""

@@ -60,8 +60,9 @@ RCV_API int rcv_feed_get(const rcv_arena *a, struct rcv_feed_state *out); /* 0: 
 RCV_API int64_t rcv_feed_read(rcv_arena *a, uint64_t at, void *to, uint64_t room, uint64_t *need);
 /* rcv_feed_seek -- where the first record behind commit `seq` begins, or will. RCV_ERR_STALE: it was overwritten. */
 RCV_API int rcv_feed_seek(rcv_arena *a, uint64_t seq, uint64_t *at);
-/* rcv_feed_bell -- moves with each commit, and whenever a sink has taken something. rcv_feed_wait -- until it is not `seen` any more,
- * for so long at most. Without the GIL; between rcv_use and rcv_unuse. */
+/* rcv_feed_bell -- moves with each commit, by the time that it can be read, and whenever a sink has taken something. rcv_feed_wait --
+ * until it is not `seen` any more, for so long at most: a second or less, since who has moved it may be killed before it wakes
+ * anybody. Without the GIL; between rcv_use and rcv_unuse. */
 RCV_API uint32_t rcv_feed_bell(const rcv_arena *a);
 RCV_API void     rcv_feed_wait(rcv_arena *a, uint32_t seen, uint64_t nanos);
 RCV_API void     rcv_feed_wake(rcv_arena *a); /* have all who wait look again */
@@ -79,12 +80,16 @@ struct rcv_sink_state {
 /* rcv_sink_open -- the sink of that name, made if need be: it begins at the feed's end. Takes the lock: RCV_ERR_AGAIN. RCV_ERR_FULL:
  * there are eight. `required`: when the ring is full, commits wait for it; an optional sink is marked lost, and must resynchronise. */
 RCV_API int rcv_sink_open(rcv_arena *a, const char *name, int required, uint32_t *sink);
-RCV_API int rcv_sink_close(rcv_arena *a, uint32_t sink); /* nobody has to wait for it any more */
+/* rcv_sink_close -- nobody has to wait for it any more. RCV_ERR_BUSY: another process serves it. */
+RCV_API int rcv_sink_close(rcv_arena *a, uint32_t sink);
 RCV_API int rcv_sink_get(const rcv_arena *a, uint32_t sink, struct rcv_sink_state *out); /* 0: no such sink */
-/* rcv_sink_serve -- this process takes it over: 1, or 0 while another that lives does. */
+/* rcv_sink_serve -- this process, which has joined, takes it over: 1, or 0 while another that lives does. */
 RCV_API int rcv_sink_serve(rcv_arena *a, uint32_t sink);
-RCV_API void rcv_sink_taken(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq); /* all before this position */
-RCV_API void rcv_sink_renew(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq); /* the same of one that was lost */
+/* rcv_sink_taken -- it has taken all before this position, which is up to commit `seq`. RCV_ERR_MISUSE: this process does not serve it, or
+ * it can't have taken that. RCV_ERR_STALE: it has lost something. rcv_sink_renew -- the same of one that had lost something and has
+ * begun anew. Takes the lock: RCV_ERR_AGAIN. RCV_ERR_STALE: it has been overtaken again. */
+RCV_API int rcv_sink_taken(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq);
+RCV_API int rcv_sink_renew(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq);
 
 /* -- transactions -------------------------------------------------------------------------------------------------- */
 
@@ -93,7 +98,7 @@ RCV_API void     rcv_txn_name_request(rcv_txn *t, const char *id); /* for its re
 RCV_API uint64_t rcv_txn_position(const rcv_txn *t); /* of the feed: behind all that it has seen, and behind its own commit */
 /* rcv_feed_room -- is there room for what it would write, as far as can be told before? Asked while its commit says RCV_ERR_FEED. */
 RCV_API int      rcv_feed_room(const rcv_txn *t);
-RCV_API int      rcv_feed_full(const rcv_txn *t); /* the RCV_ERR_FEED of one that has waited for that in vain */
+RCV_API void     rcv_feed_insist(rcv_txn *t); /* it has waited for that in vain: its record itself decides */
 
 /* -- replay: restore.c --------------------------------------------------------------------------------------------- */
 

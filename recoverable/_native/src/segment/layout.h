@@ -219,8 +219,9 @@ struct rcv_sink {
 enum rcv_sink_kind { RCV_SINK_FREE = 0, RCV_SINK_OPTIONAL = 1, RCV_SINK_REQUIRED = 2 };
 struct rcv_feed {
     uint64_t         id[2];
-    _Atomic uint64_t epoch;
-    char             reserved[40];
+    _Atomic uint64_t epoch; /* how often its state was restored */
+    _Atomic uint64_t sinks; /* moves before a sink begins anywhere: processes keep their cursors. cursors.c */
+    char             reserved[32];
     _Alignas(64) _Atomic uint64_t head; /* behind the last record that is committed */
     _Atomic uint64_t next;              /* behind the one that is being committed: what head becomes with PUBLISH */
     _Atomic uint64_t tail;              /* of the oldest that is whole. Never undone: it moves before anything is overwritten */

@@ -8,8 +8,8 @@
  *      IDLE      data is; the log is empty. But a raw store may have hit a hot page, which is writable without a trap:
  *                shadows -> data for the listed pages.
  *      STEP      the log and the shadows are: undo backwards, then shadows -> data. A record in the feed is nothing.
- *      PUBLISH   data is, since the store of this phase: the feed has one record more; data -> shadows for the listed pages, and
- *                drop the log.
+ *      PUBLISH   data is, since the store of this phase: the feed has one record more, and wakes who waits for it; data -> shadows
+ *                for the listed pages, and drop the log.
  *
  * Then tail = 0, and only then IDLE: a kill between them finds STEP or PUBLISH with an empty log, and nothing to do twice.
  * Each step only writes what a second run would write again, so there is no record of how far it got.
@@ -102,6 +102,8 @@ int recover(rcv_arena *a, struct rcv_recovery *report)
     }
     if (rc < 0)
         return rc;
+    if (a->feed != NULL)
+        feed_wake(a); /* whoever left it may have been about to */
     report->happened = report->phase != RCV_IDLE || report->pages != 0;
     if (report->happened) {
         atomic_fetch_add(&a->hdr->recoveries, 1);

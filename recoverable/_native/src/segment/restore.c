@@ -1,8 +1,9 @@
 /* restore.c -- bringing a copy of a segment forward, commit by commit, by the records of its feed.
  *
  * The copy is a file or an object that nobody is attached to, of a moment when it was in IDLE. What it has of the life before is
- * forgotten first: pages that were hot, or stale shadows would be put back over new data. Its own feed is left as it was: a copy is to be
- * looked at, not yet to be served from.
+ * forgotten first: pages that were hot, or stale shadows would be put back over new data; and what its feed had, whose records would
+ * tell of a state that is not there, at numbers that come again. Its feed goes on behind the last commit that was applied, in another
+ * epoch; a sink has lost everything, and begins anew.
  *
  * Nothing of a record is believed: each range is checked before a byte of it is written, so that a record is applied whole or not at all.
  */
@@ -27,6 +28,8 @@ static int prepare(rcv_arena *a)
     if (!MUTATED("feed.hot_table"))
         memset(a->core + hot->off, 0, hot->size);
     atomic_fetch_add(&a->hdr->hot_generation, 1);
+    if (a->feed != NULL)
+        feed_begin_anew(a);
     return 0;
 }
 
@@ -131,6 +134,8 @@ int rcv_restore_apply(rcv_restore *r, const void *records, uint64_t length, uint
         if (rc != 0)
             return rc;
         restore_put(a, head, ranges);
+        if (a->feed != NULL)
+            feed_restored(a, head->seq, head->at);
         *at += head->length;
     }
     return 0;

@@ -78,6 +78,7 @@ struct rcv_arena {
     struct rcv_feed    *feed; /* the commit feed's words, NULL: it has none */
     uint8_t            *ring; /* … and its records: mapped twice in a row, so that each lies in one piece */
     uint64_t            ring_size;
+    uint64_t            sinks_seen, sinks_need, sinks_have; /* what cursors.c knows of the sinks' cursors */
     struct rcv_mirror  *mirror; /* tests: a copy that the feed alone brings forward, and that is compared with each commit */
     struct rcv_redo    *redo; /* what the commit that goes on tells it: redo.c */
     uint64_t            undo_bias;   /* added to what is appended: not 0 sends every append to append_slow() */
@@ -240,18 +241,32 @@ int  feed_map(rcv_arena *a, const struct rcv_header *h, int protection); /* 0 to
 void feed_unmap(rcv_arena *a);
 int  feed_format(rcv_arena *a); /* of a new segment */
 void feed_alone(rcv_arena *a);  /* nobody is attached: nobody waits for it */
-/* feed_is_short -- would so many bytes more overwrite what a sink needs that may not miss anything? */
-bool feed_is_short(const rcv_arena *a, uint64_t bytes);
-int  feed_too_short(const rcv_arena *a, uint64_t bytes); /* RCV_ERR_FEED that says so, or 0 */
+/* feed_begin_anew -- a copy is to be brought forward: its feed is empty, in another epoch, and its sinks have lost something. Alone.
+ * feed_restored -- … and goes on behind that commit, which was made at that time. */
+void feed_begin_anew(rcv_arena *a);
+void feed_restored(rcv_arena *a, uint64_t seq, uint64_t at);
 /* feed_reserve -- room for a record behind the head, at *out; old records and slow sinks lose theirs. RCV_ERR_FEED: a sink needs it.
- * RCV_ERR_FULL: there will never be so much. */
+ * RCV_ERR_FULL: there will never be so much. RCV_ERR_CORRUPT: its words do not fit each other. */
 int  feed_reserve(rcv_arena *a, uint64_t bytes, uint8_t **out);
 uint64_t feed_now(rcv_arena *a); /* the time for a record */
 void feed_written(rcv_arena *a, const struct rcv_commit *r); /* the record is there: with PUBLISH it is committed */
-void feed_publish(rcv_arena *a);                /* … and is seen */
-void feed_ring_bell(rcv_arena *a);              /* who waits for it looks again */
+void feed_publish(rcv_arena *a);                /* … and is seen, by whoever is about to sleep, too */
+void feed_wake(rcv_arena *a);                   /* … and by those who sleep. Without the lock */
 int  feed_recover(rcv_arena *a, unsigned phase); /* RCV_ERR_CORRUPT: its words do not fit each other */
 const struct rcv_commit *feed_record(const rcv_arena *a, uint64_t at, uint64_t end); /* NULL: none that ends before `end` begins there */
+
+static inline uint64_t feed_load(const _Atomic uint64_t *word) { return atomic_load_explicit(word, memory_order_acquire); }
+static inline void     feed_store(_Atomic uint64_t *word, uint64_t to) { atomic_store_explicit(word, to, memory_order_release); }
+
+/* -- cursors.c: is a commit in the way of who may not miss anything? ------------------------------------------------- */
+
+/* sinks_need -- would so many bytes more overwrite what a required sink needs? Lock held. sinks_wait -- the same without it: which one,
+ * or NULL. sinks_full -- RCV_ERR_FEED that says so, or 0. */
+bool                   sinks_need(rcv_arena *a, uint64_t bytes);
+const struct rcv_sink *sinks_wait(const rcv_arena *a, uint64_t bytes);
+int                    sinks_full(const rcv_arena *a, uint64_t bytes);
+void                   sinks_lose(rcv_arena *a, uint64_t tail); /* what is before `tail` is about to be overwritten. Lock held */
+void                   sinks_begin_anew(rcv_arena *a);          /* a restored copy: none has taken anything. Alone */
 
 /* -- restore.c: a copy is brought forward ------------------------------------------------------------------------ */
 

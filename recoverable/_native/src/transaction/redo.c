@@ -26,6 +26,7 @@
 #define ZEROS 4096u    /* bytes: looked at together, whether they are all zeros */
 #define SORT_SOME 64u  /* so many are sorted in place; they come nearly sorted */
 #define MOST_UNITS 1024u
+#define INSISTS UINT64_MAX /* of feed_need: it does not wait any longer */
 #define AN_INTENT 192u /* bytes: what applying one may write at most, but for a large block's words; each range with its own word */
 
 struct piece {
@@ -55,8 +56,9 @@ void redo_note(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg
 
 void rcv_txn_name_request(rcv_txn *t, const char *id)
 {
-    size_t n = strnlen(id, RCV_REQUEST_ID - 1);
-    while (n > 0 && n == RCV_REQUEST_ID - 1 && ((unsigned char)id[n] & 0xc0u) == 0x80u) /* not in the middle of a character */
+    size_t n = strnlen(id, RCV_REQUEST_ID);
+    n = n < RCV_REQUEST_ID ? n : RCV_REQUEST_ID - 1;
+    while (n > 0 && ((unsigned char)id[n] & 0xc0u) == 0x80u) /* not in the middle of a character */
         n--;
     memset(t->request, 0, sizeof t->request);
     memcpy(t->request, id, n);
@@ -204,37 +206,70 @@ static void split(const rcv_arena *a, struct rcv_redo *r, rcv_off lo, rcv_off hi
 
 static inline size_t name_size(const char *name, size_t room) { return strnlen(name, room); }
 
-/* bound -- its record will not be longer. It is mounted, and about to commit. */
-static uint64_t bound(const rcv_txn *t)
+/* fixed_length -- of its record, but for what has changed. */
+static uint64_t fixed_length(const rcv_txn *t)
 {
-    const struct rcv_arena *a = t->arena;
-    uint64_t bytes = sizeof(struct rcv_commit) + RCV_HANDLER_NAME + RCV_REQUEST_ID + t->n_units * sizeof *t->units;
-    /* A record of the log takes at least what its range does; a page needs a word for each range, at most one for every two words. */
-    bytes += undo_tail(a) + undo_tail(a) / 2 + t->n_intents * AN_INTENT + t->fresh_bytes;
-    return bytes + t->raw.n_pages * (a->hdr->page_size + a->hdr->page_size / 2);
+    return sizeof(struct rcv_commit) + padded(name_size(t->handler, sizeof t->handler)) + padded(name_size(t->request, sizeof t->request)) +
+           t->n_units * sizeof *t->units;
 }
 
-bool redo_is_short(rcv_txn *t)
-{
-    const rcv_arena *a = t->arena;
-    uint64_t         most = bound(t);
-    most = most < a->ring_size ? most : a->ring_size; /* more there never is: whether it is too long, redo_collect() will say */
-    if (!feed_is_short(a, most))
-        return false;
-    t->feed_need = most;
-    return true;
-}
-
-int redo_collect(rcv_txn *t)
+/* collect -- what it has written so far, in r. */
+static int collect(rcv_txn *t, struct rcv_redo **out)
 {
     rcv_arena       *a = t->arena;
     struct rcv_redo *r = a->redo;
     if (unlikely(r == NULL) && (r = a->redo = os_calloc(1, sizeof *r)) == NULL)
         return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a commit's record");
+    *out = r;
     r->n = r->bytes = 0;
     r->failed = false;
     int rc = add_logged(a, r);
     add_hot(a, r);
+    return rc;
+}
+
+/* bound_at_once -- its record will not be longer, as far as can be told without looking. It is mounted, and about to commit. */
+static uint64_t bound_at_once(const rcv_txn *t)
+{
+    const struct rcv_arena *a = t->arena;
+    /* A record of the log takes at least what its range does; a page needs a word for each range, at most one for every two words. */
+    return sizeof(struct rcv_commit) + RCV_HANDLER_NAME + RCV_REQUEST_ID + t->n_units * sizeof *t->units + undo_tail(a) + undo_tail(a) / 2 +
+           t->n_intents * AN_INTENT + t->fresh_bytes + t->raw.n_pages * (a->hdr->page_size + a->hdr->page_size / 2);
+}
+
+/* bound -- the same, by looking at what it has written; what its intentions will write is not there yet. */
+static int bound(rcv_txn *t, uint64_t *out)
+{
+    struct rcv_redo *r;
+    int              rc = collect(t, &r);
+    if (rc != 0)
+        return rc;
+    sort(r);
+    merge(t->arena, r);
+    uint64_t bytes = fixed_length(t) + t->n_intents * AN_INTENT + t->fresh_bytes;
+    for (uint64_t i = 0; i < r->n; i++)
+        bytes += 8 + (r->pieces[i].hi - r->pieces[i].lo);
+    *out = bytes < t->arena->ring_size ? bytes : t->arena->ring_size; /* more there never is: whether it is too long, redo_collect() will say */
+    return 0;
+}
+
+int redo_is_short(rcv_txn *t)
+{
+    uint64_t most;
+    if (t->feed_need == INSISTS || likely(!sinks_need(t->arena, bound_at_once(t))))
+        return 0;
+    int rc = bound(t, &most);
+    if (rc != 0 || !sinks_need(t->arena, most))
+        return rc;
+    t->feed_need = most;
+    return 1;
+}
+
+int redo_collect(rcv_txn *t)
+{
+    rcv_arena       *a = t->arena;
+    struct rcv_redo *r;
+    int              rc = collect(t, &r);
     if (rc == 0)
         rc = add_fresh(t, r);
     if (rc != 0)
@@ -256,8 +291,7 @@ int redo_collect(rcv_txn *t)
         ranges += p->hi > p->lo;
         r->bytes += p->hi & 1 ? 0 : p->hi - p->lo;
     }
-    uint64_t length = sizeof(struct rcv_commit) + padded(name_size(t->handler, sizeof t->handler)) +
-                      padded(name_size(t->request, sizeof t->request)) + t->n_units * sizeof *t->units + ranges * 8 + r->bytes;
+    const uint64_t length = fixed_length(t) + ranges * 8 + r->bytes;
     rc = feed_reserve(a, length, &r->record);
     r->length = (uint32_t)length;
     return rc;
@@ -331,13 +365,12 @@ void redo_publish(rcv_arena *a)
     }
 }
 
-int rcv_feed_room(const rcv_txn *t) { return t->arena->feed == NULL || !feed_is_short(t->arena, t->feed_need); }
-
-int rcv_feed_full(const rcv_txn *t)
+int rcv_feed_room(const rcv_txn *t)
 {
-    int rc = feed_too_short(t->arena, t->feed_need);
-    return rc != 0 ? rc : rcv_raise(RCV_ERR_FEED, 0, "arena \"%s\": its feed had no room for too long; nothing was committed", t->arena->name);
+    return t->arena->feed == NULL || t->feed_need == INSISTS || sinks_wait(t->arena, t->feed_need) == NULL;
 }
+
+void rcv_feed_insist(rcv_txn *t) { t->feed_need = INSISTS; }
 
 void redo_free(rcv_arena *a)
 {

@@ -199,7 +199,7 @@ struct rcv_txn {
     struct rcv_index write_index;
     struct rcv_commit_unit *units; /* what was written, by name: only where there is a feed */
     uint64_t         n_units, cap_units;
-    uint64_t         feed_need;   /* the feed had no room for so much when it was to commit */
+    uint64_t         feed_need;   /* the feed had no room for so much when it was to commit; UINT64_MAX: it has waited for long enough */
     uint64_t         fresh_bytes; /* at most so many bytes of new blocks, with a feed */
     uint64_t         position;    /* of the feed: behind all that it has seen */
     struct rcv_value_read *values;
@@ -347,7 +347,8 @@ int publish(rcv_txn *t, bool request); /* a failure leaves the caller to undo th
 
 /* redo_note -- a unit has joined its write set. Kept out of line, and out of the way of those that have no feed. */
 void     redo_note(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg) __attribute__((noinline, cold));
-bool redo_is_short(rcv_txn *t); /* it is about to commit: may its record be longer than what the feed has room for? */
+/* redo_is_short -- it is about to commit: 1 if its record may be longer than what the feed has room for; else 0, or an error. */
+int redo_is_short(rcv_txn *t);
 /* redo_collect -- the intentions are applied: find what it has written, and reserve room for it. A failure leaves the caller to undo
  * the step. redo_write -- the record, once its number is known. */
 int  redo_collect(rcv_txn *t);

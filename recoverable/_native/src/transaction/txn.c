@@ -347,7 +347,7 @@ int rcv_txn_commit(rcv_txn *t)
         finish(t, RCV_COMMITTED);
         return rc;
     }
-    if (rc == 0 && unlikely(a->feed != NULL) && t->record_reads && redo_is_short(t)) {
+    if (rc == 0 && unlikely(a->feed != NULL) && t->record_reads && (rc = redo_is_short(t)) > 0) {
         clock_end(t, begun);
         rc = rcv_txn_suspend(t);
         return rc ? rc : rcv_raise(RCV_ERR_FEED, 0, "arena \"%s\": its feed has no room for this commit yet", a->name);
@@ -361,7 +361,7 @@ int rcv_txn_commit(rcv_txn *t)
     }
     rc = unmount(t);
     if (unlikely(a->feed != NULL))
-        feed_ring_bell(a);
+        feed_wake(a);
     t->report.micros = clock_end(t, begun) / 1000;
     finish(t, RCV_COMMITTED);
     return rc; /* not 0: our lock was taken from us, which is a bug, and to be told */
