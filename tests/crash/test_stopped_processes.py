@@ -86,6 +86,38 @@ def test_all_its_places_in_a_queue_hold_others_up_for_two_turns_at_most(arena: A
         go_on()
 
 
+def test_two_whose_places_alternate_are_in_the_way_for_no_longer_than_one(arena: Arena) -> None:
+    """Two stopped processes, each with every other one of sixteen places: not each change begins again."""
+    asked, told = [os.pipe(), os.pipe()], os.pipe()
+
+    def stand(reader: int) -> None:
+        kept = []
+        with arena.transaction():  # a process of its own from here on
+            arena.root["n"] += 1
+        while os.read(reader, 1):
+            kept.append(Turn(arena.native, SPOT, "stopped"))
+            os.write(told[1], b".")
+
+    with child(lambda: stand(asked[0][0])) as first, child(lambda: stand(asked[1][0])) as second:
+        for n in range(16):
+            os.write(asked[n % 2][1], b".")
+            os.read(told[0], 1)
+        for pid in (first, second):
+            os.kill(pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, pid, os.WSTOPPED)
+        mine = Turn(arena.native, SPOT)
+        begun = time.monotonic()
+        while not mine.has_come() and time.monotonic() - begun < 20 * PATIENCE:
+            time.sleep(0.002)
+        took = time.monotonic() - begun
+        for pid in (first, second):
+            os.kill(pid, signal.SIGKILL)
+    assert PATIENCE < took < 5 * PATIENCE
+    assert mine.held
+    for end in (*asked[0], *asked[1], *told):
+        os.close(end)
+
+
 def test_a_lock_that_it_has_is_waited_for_outside_the_loop(arena: Arena) -> None:
     """Requests wait until it goes on, and its step commits: it was not late, it did not run."""
     arena.step_limit = PATIENCE

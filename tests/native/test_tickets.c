@@ -73,6 +73,66 @@ static void test_all_of_one_that_hangs_lose_their_turns_soon(void)
     end(a);
 }
 
+/* Three processes that hang, as three arenas of this one, each with sixteen places that take turns with the others'. */
+static void test_several_that_hang_are_in_the_way_for_no_longer_than_one(void)
+{
+    enum { PROCESSES = 3, PLACES = 48 };
+    rcv_arena      *a = begin(), *theirs[PROCESSES];
+    struct rcv_turn turns[PLACES], mine;
+    for (unsigned i = 0; i < PROCESSES; i++)
+        theirs[i] = scratch_arena(fd, 0);
+    CHECK(theirs[0]->token != theirs[1]->token && theirs[0]->token != a->token);
+    for (unsigned i = 0; i < PLACES; i++)
+        CHECK(rcv_turn_draw(theirs[i % PROCESSES], UNIT, &turns[i]));
+    CHECK(rcv_turn_draw(a, UNIT, &mine));
+    uint64_t begun = os_nanos();
+    CHECK(comes_within(a, &mine, 5) && os_nanos() - begun >= 90000000u && os_nanos() - begun < 300000000u);
+    CHECK(rcv_turn_stands(a, &mine) && rcv_turn_queue(a, UNIT) == 1);
+    for (unsigned i = 0; i < PLACES; i++)
+        rcv_turn_drop(theirs[i % PROCESSES], &turns[i]);
+    rcv_turn_drop(a, &mine);
+    for (unsigned i = 0; i < PROCESSES; i++)
+        CHECK(rcv_close(theirs[i]) == 0);
+    end(a);
+}
+
+static void test_a_whole_table_that_hangs_is_in_the_way_for_three_turns(void)
+{
+    static struct rcv_turn turns[RCV_TICKETS - 1];
+    rcv_arena             *a = begin();
+    struct rcv_turn        mine;
+    for (unsigned i = 0; i < RCV_TICKETS - 1; i++)
+        CHECK(rcv_turn_draw(a, UNIT, &turns[i]));
+    CHECK(rcv_turn_draw(a, UNIT, &mine));
+    a->busy_timeout = 0.2;
+    uint64_t begun = os_nanos();
+    CHECK(comes_within(a, &mine, 5) && os_nanos() - begun < 1500000000u);
+    for (unsigned i = 0; i < RCV_TICKETS - 1; i++)
+        rcv_turn_drop(a, &turns[i]);
+    rcv_turn_drop(a, &mine);
+    end(a);
+}
+
+/* … which is 2 ms of a second: tried some times, as a look may come late. */
+static void test_however_many_have_hung_the_next_one_gets_its_share(void)
+{
+    rcv_arena *a = begin();
+    bool       waited = false;
+    a->busy_timeout = 5;
+    for (int i = 0; i < 50 && !waited; i++) {
+        struct rcv_turn well, mine;
+        CHECK(rcv_turn_draw(a, UNIT, &well) && rcv_turn_draw(a, UNIT, &mine));
+        mine.taken = RCV_TICKETS + (uint32_t)i;
+        CHECK(!rcv_turn_come(a, &mine));
+        waited = !rcv_turn_come(a, &mine) && rcv_turn_stands(a, &well);
+        rcv_turn_drop(a, &well);
+        CHECK(rcv_turn_come(a, &mine));
+        rcv_turn_drop(a, &mine);
+    }
+    CHECK(waited);
+    end(a);
+}
+
 static void test_where_numbers_begin_again_none_is_0(void)
 {
     rcv_arena      *a = begin();
@@ -201,6 +261,9 @@ int main(void)
     test_first_come_first_served();
     test_who_stays_too_long_loses_its_turn();
     test_all_of_one_that_hangs_lose_their_turns_soon();
+    test_several_that_hang_are_in_the_way_for_no_longer_than_one();
+    test_a_whole_table_that_hangs_is_in_the_way_for_three_turns();
+    test_however_many_have_hung_the_next_one_gets_its_share();
     test_where_numbers_begin_again_none_is_0();
     test_a_full_table_lets_everybody_through();
     test_the_dead_are_in_nobodys_way();

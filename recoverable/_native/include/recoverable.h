@@ -215,9 +215,8 @@ RCV_API double rcv_busy_timeout(const rcv_arena *a);
 struct rcv_turn { /* process memory of who waits */
     uint64_t unit, number;
     uint64_t seen, since; /* whom it waits for, and since when */
-    uint64_t hangs;       /* the process whose number it has taken away last … */
-    uint32_t times;       /* … and how often, one after the other */
     uint64_t forks;
+    uint32_t taken; /* numbers that it has taken away from those who hang */
     uint32_t place;
     uint32_t elsewhere; /* the one that it waits for is of another process */
 };

@@ -12,9 +12,13 @@
  *
  * The dead are found by their tokens. One that has had its turn for HOLD is not waited for any longer: whoever is next takes its
  * number away. He goes by his own clock, since another's may be set otherwise (time namespaces), and by how long he has seen that
- * number. A process that is stopped, or whose event loop hangs, may have many who stand there: each further one of it gets half as
- * long as the one before, so that all of them together are in the way for two HOLD at most. Where it still fails: places of two such
- * processes that alternate, each of which begins anew.
+ * number. A process that is stopped, or whose event loop hangs, may have many who stand there, and there may be several such
+ * processes: for each number that one has taken away, whosever it was, he waits half as long for the next, down to HOLD / RCV_TICKETS:
+ *
+ *     HOLD * (1 + 1/2 + 1/4 + …)  +  RCV_TICKETS * HOLD / RCV_TICKETS  <=  3 * HOLD
+ *
+ * is what all of them together cost one who waits. Where it still fails: one that takes long without hanging, behind several that
+ * hang, may lose its number early, and so lose at the spot once more.
  */
 #include "segment.h"
 
@@ -96,10 +100,11 @@ static struct rcv_ticket *ahead(rcv_arena *a, const struct rcv_turn *turn, uint6
 }
 
 /* patience -- for how long, in ns, who stands before it may have its turn. */
-static double patience(const rcv_arena *a, const struct rcv_turn *turn, uint64_t token)
+static double patience(const rcv_arena *a, const struct rcv_turn *turn)
 {
-    double most = a->busy_timeout * 1e9 < (double)HOLD ? a->busy_timeout * 1e9 : (double)HOLD;
-    return token == turn->hangs ? most / (double)(UINT64_C(1) << (turn->times < 63 ? turn->times : 63)) : most;
+    double   most = a->busy_timeout * 1e9 < (double)HOLD ? a->busy_timeout * 1e9 : (double)HOLD;
+    uint64_t share = turn->taken < 63 ? UINT64_C(1) << turn->taken : RCV_TICKETS;
+    return most / (double)(share < RCV_TICKETS ? share : RCV_TICKETS);
 }
 
 int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
@@ -119,10 +124,9 @@ int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
             turn->seen = number;
             turn->since = now;
         }
-        if ((double)(now - turn->since) <= patience(a, turn, token))
+        if ((double)(now - turn->since) <= patience(a, turn))
             return 0;
-        turn->times = token == turn->hangs ? turn->times + 1 : 1;
-        turn->hangs = token;
+        turn->taken++;
         (void)atomic_compare_exchange_strong(&t->number, &number, 0); /* it keeps its place until it leaves */
     }
     return 1;
