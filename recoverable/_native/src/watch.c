@@ -22,8 +22,10 @@
  *
  * The exception is withdrawn in the native code that ends the step (stopped_step_over), so nobody else ever finds it.
  *
- * Where it still fails: a step that has not touched the arena, which holds up its own event loop only, and reads outside of
- * transactions are not watched.
+ * Where it still fails: a step that does not hold the arena, which holds up its own event loop only, is not watched: one that has not
+ * touched it yet, or not again since an independent transaction inside it has ended. Nor are reads outside of transactions. What was
+ * set for a block that awaits right after a call that took too long, with no bytecode in between that looks for exceptions, is found by
+ * the event loop: the await ends the block, but nothing of ours runs then.
  */
 #include "watch.h"
 #include "transaction/transaction.h"
