@@ -103,12 +103,17 @@ class _Families:
         )
         self.held = HistogramMetricFamily(
             "recoverable_lock_hold_seconds",
-            "For how long the arena's lock was held, by all processes; the sum grows by 1 a second where it is full.",
+            "For how long the arena's lock was held, by all processes: of holds that ended.",
             labels=["arena"],
         )
         self.waited = HistogramMetricFamily(
             "recoverable_lock_wait_seconds",
             "For how long the arena's lock was waited for by those who had to, in all processes.",
+            labels=["arena"],
+        )
+        self.running = GaugeMetricFamily(
+            "recoverable_lock_running_hold_seconds",
+            "For how long whoever holds the arena's lock has held it by now, if that is long, else 0.",
             labels=["arena"],
         )
         self.requests = {
@@ -125,7 +130,7 @@ class _Families:
     def __iter__(self) -> Iterator[Metric]:
         yield from self.counts.values()
         yield from (self.rollbacks, self.conflicts, self.reruns, self.checkpoints, self.predicted)
-        yield from (self.held, self.waited)
+        yield from (self.held, self.waited, self.running)
         yield from self.requests.values()
         yield from self.arenas.values()
 
@@ -136,6 +141,7 @@ class _Families:
         for histogram, times in ((self.held, lock.held), (self.waited, lock.waited)):
             buckets = list(zip(_LOCK_LE, itertools.accumulate(times.classes), strict=True))
             histogram.add_metric([name], buckets, times.seconds)
+        self.running.add_metric([name], lock.running)
 
     def add_requests(self, name: str, ages: list[float], queues: tuple[int, int]) -> None:
         """Add what is in flight, by its ages, and how many wait for their turns: in all, and in the longest queue."""

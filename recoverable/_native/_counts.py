@@ -7,7 +7,7 @@ import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recoverable._native._binding import NAME, arena_function, c_int, check, core_function, locked, u64
-from recoverable.lock_times import CLASSES
+from recoverable.lock_times import CLASSES, Counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ class _Times(ctypes.Structure):
 
 
 class LockTimes(ctypes.Structure):
-    _fields_ = (("held", _Times), ("waited", _Times))
+    _fields_ = (("held", _Times), ("waited", _Times), ("running", u64))
 
 
 class _StatInfo(ctypes.Structure):
@@ -87,12 +87,13 @@ def stats(arena: NativeArena) -> dict[str, int]:
     return {stat.name: getattr(out, stat.name) for stat in STATS}
 
 
-def lock_times_of(times: LockTimes) -> dict[str, tuple[int, int, tuple[int, ...]]]:
-    return {name: (t.count, t.nanos, tuple(t.in_class)) for name, t in (("held", times.held), ("waited", times.waited))}
+def lock_times_of(times: LockTimes) -> Counted:
+    held, waited = ((t.count, t.nanos, tuple(t.in_class)) for t in (times.held, times.waited))
+    return Counted(held, waited, times.running)
 
 
-def lock_times(arena: NativeArena) -> dict[str, tuple[int, int, tuple[int, ...]]]:
-    """Return for how long the lock was `held`, and `waited` for: how often, nanoseconds in all, how often by class."""
+def lock_times(arena: NativeArena) -> Counted:
+    """Return for how long the lock was held and waited for."""
     out = LockTimes()
     _get_lock_times(arena, ctypes.byref(out))
     return lock_times_of(out)

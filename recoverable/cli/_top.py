@@ -24,7 +24,7 @@ from recoverable.cli import _outside, _watch
 from recoverable.cli._live import live
 from recoverable.cli._render import ago, console
 from recoverable.errors import RecoverableError
-from recoverable.lock_times import LockTimes, Times
+from recoverable.lock_times import LockTimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -158,7 +158,8 @@ class Sample:
         together: All of them.
         spots: Where conflicts are lost most.
         workers: The attached processes.
-        lock: For how long the lock was held and waited for since the sample before; the first sample's is of nothing.
+        lock: For how long the lock was held and waited for since the sample before; the first sample's, for how long it is held by
+            now.
     """
 
     at: float
@@ -184,6 +185,7 @@ class Sample:
             **together,
             "lock": {
                 "busy": self.lock.busy,
+                "running_us": self.lock.running * 1e6,
                 **{
                     name: {"times": t.count, "mean_us": t.mean * 1e6, "p99_us": t.quantile(0.99) * 1e6}
                     for name, t in (("held", self.lock.held), ("waited", self.lock.waited))
@@ -240,7 +242,7 @@ def _sample(name: str, before: Sample | None, places: dict[tuple[int, ...], tupl
         together=Handler.between("", _added(earlier), _added(board), passed),
         spots=_spots(name, spots[:_SPOTS], places),
         workers=tuple(workers),
-        lock=peek.lock - before.peek.lock if before is not None else LockTimes(Times(), Times(), 0.0),
+        lock=peek.lock - before.peek.lock if before is not None else peek.lock.first(),
     )
 
 
@@ -279,9 +281,13 @@ def _process(pid: int) -> tuple[float, int, str]:
 
 def _lock(lock: LockTimes) -> str:
     """Return how full the lock is."""
-    if not lock.held.count:
+    if not (lock.held.count or lock.running or lock.waited.count):
         return "not taken"
-    text = f"{100 * lock.busy:.0f} % busy, held {lock.held.count / lock.over:.0f} times/s for {1e6 * lock.held.mean:.1f} µs"
+    text = f"{100 * lock.busy:.0f} % busy"
+    if lock.running:
+        text += f", held for {_duration(lock.running)} by now"
+    if lock.held.count:
+        text += f", held {lock.held.count / lock.over:.0f} times/s for {1e6 * lock.held.mean:.1f} µs"
     if not lock.waited.count:
         return text
     mean, most = _duration(lock.waited.mean), _duration(lock.waited.quantile(0.99))
@@ -289,6 +295,8 @@ def _lock(lock: LockTimes) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
     return f"{seconds * 1e6:.0f} µs" if seconds < 0.001 else f"{seconds * 1e3:.1f} ms"
 
 
@@ -299,11 +307,12 @@ def _optional(value: float | None, form: str) -> str:
 def line(sample: Sample) -> str:
     """Return a sample in one line, for a pipe."""
     peek, all_ = sample.peek, sample.together
+    running = f"held for {_duration(sample.lock.running)} by now, " if sample.lock.running else ""
     return (
         f"{time.strftime('%H:%M:%S', time.localtime(sample.at))} {all_.requests_per_second:.0f} requests/s, "
         f"{all_.commits_per_second:.0f} commits/s, {all_.rollbacks_per_second:.0f} rollbacks/s, "
         f"{all_.conflicts_per_second:.0f} conflicts/s, {_optional(all_.checkpoint_us, '{:.1f}')} µs/checkpoint, "
-        f"lock {100 * sample.lock.busy:.0f} % busy, "
+        f"lock {100 * sample.lock.busy:.0f} % busy, {running}"
         f"{all_.traps_per_second:.0f} traps/s, {peek.hot_pages} hot pages, {peek.commits} commits in all, "
         f"{human_size(peek.used)} of {human_size(peek.size)}, {peek.recoveries} recoveries, "
         f"processes {' '.join(map(str, peek.alive)) or 'none'}"

@@ -111,7 +111,7 @@ RCV_API int rcv_processes(rcv_arena *a, uint64_t *pids, int max);
  * call that wants it. Touches no process state. */
 RCV_API int rcv_lock_wait(rcv_arena *a);
 /* rcv_get_lock_times -- for how long it is held and waited for; without the lock, so what is being added may be there by half. */
-RCV_API void rcv_get_lock_times(const rcv_arena *a, struct rcv_lock_times *out);
+RCV_API void rcv_get_lock_times(rcv_arena *a, struct rcv_lock_times *out);
 RCV_API int rcv_lock_busy(rcv_arena *a); /* the RCV_ERR_BUSY of one that has waited for that long otherwise */
 
 /* Where an event loop must go on: brief.c. rcv_lock_wait_briefly -- rcv_lock_wait(), but RCV_ERR_AGAIN after some

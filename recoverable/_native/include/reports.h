@@ -15,8 +15,9 @@ struct rcv_times {
     uint64_t in_class[RCV_TIME_CLASSES]; /* how many took less than 256 ns << class, and not less than that of the class before */
 };
 struct rcv_lock_times { /* by all processes, since the segment was made */
-    struct rcv_times held;   /* how long the lock was: an estimate from a sample, which count is the whole of */
+    struct rcv_times held;   /* how long the lock was, of those holds that are over: held.c says which of them are timed */
     struct rcv_times waited; /* how long it was waited for, where it could not be taken at once */
+    uint64_t running;        /* nanoseconds that the one who has it now has had it; 0: nobody, or not for long yet */
 };
 
 struct rcv_peek { /* what can be told of a segment from outside */

@@ -33,6 +33,7 @@ static void forget_parent(rcv_arena *a)
 static void in_forked_child(void)
 {
     registry_after_fork();
+    os_ticks_after_fork();
     lock_forget_thread();
     registry_each(forget_parent);
 }

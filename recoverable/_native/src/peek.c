@@ -66,7 +66,7 @@ static void peek_header(rcv_arena *a, struct rcv_peek *out)
     out->holder = holder != NULL ? holder->pid : 0;
     memcpy(out->handler, h->holder_handler, sizeof out->handler); /* a hint: it may change under us */
     out->handler[sizeof out->handler - 1] = '\0';
-    held_times(a->board, &out->lock);
+    (void)held_times(a, &out->lock);
 }
 
 /* peek_board -- rows that have a name, and spots that stand out. */

@@ -181,6 +181,7 @@ static void end_process(const rcv_arena *a)
     bool                 known = stuck_read(a, &at);
     if (!goes_on(a))
         return;
+    held_seen(a);
     int n = snprintf(text, sizeof text,
                      "recoverable: arena \"%s\": a step of %s has held it for %.3g s, twice its step_limit, and could not be stopped; "
                      "process %ld ends by SIGABRT, as by a crash: what the step has written is undone by the next process, and what "
@@ -240,6 +241,7 @@ static void look_at(rcv_arena *a)
         w->dumped = false;
         return;
     }
+    held_seen(a);
     uint64_t age = atomic_load(&w->age) + look.passed;
     unsigned stage = stage_of(age, limit);
     atomic_store(&w->age, age);

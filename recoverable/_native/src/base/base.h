@@ -50,7 +50,7 @@ void     os_futex_wake_all(const _Atomic uint32_t *word);
 uint64_t os_nanos(void);                                     /* monotonic */
 uint64_t os_clock(void);                                     /* since the epoch */
 /* os_ticks -- a counter for "has it been a while?": no system call, no memory, and no promise of its rate, which differs
- * between machines; OS_TICKS_HALF_SECOND takes 0.1 to 0.5 s. */
+ * between machines; OS_TICKS_HALF_SECOND takes 0.1 to 0.5 s. All processes of a machine read the same one. */
 static inline uint64_t os_ticks(void)
 {
 #if defined(__x86_64__)
@@ -60,6 +60,8 @@ static inline uint64_t os_ticks(void)
 #endif
 }
 #define OS_TICKS_HALF_SECOND UINT64_C(500000000)
+uint64_t os_ticks_nanos(uint64_t ticks); /* how long so many are: ticks.c */
+void     os_ticks_after_fork(void);      /* in the child */
 int      os_random(void *out, size_t len);
 void    *os_malloc(size_t len); /* NULL when it fails (or is made to) */
 void    *os_calloc(size_t count, size_t len);

@@ -73,6 +73,8 @@ struct rcv_lock {
     _Atomic uint64_t owner;
     _Atomic uint64_t tickets;    /* the last that anybody who waits has drawn */
     _Atomic uint64_t offered_at; /* when it was last offered: nanoseconds of the one who did */
+    _Atomic uint64_t since;      /* os_ticks() when its owner took it; 0: free, or not known. held.c */
+    _Atomic uint64_t seen;       /* os_ticks() when somebody saw that its owner lives; a hint */
 };
 struct rcv_place { /* in the queue; a hint all of it: a lost one costs time, never more */
     _Atomic uint64_t ticket; /* of who waits here: the lower, the longer; 0: free */

@@ -47,6 +47,7 @@ static void abandon(rcv_arena *a)
         return;
     (void)atomic_compare_exchange_strong(&a->prelocked, &me, 0);
     a->above->thread_ended(a);
+    held_no_more(a);
     CRASHPOINT("lock.abandon");
     uint64_t word = atomic_load(&a->hdr->lock.owner);
     while ((word & ~RCV_WAITED) == a->token)
@@ -90,7 +91,7 @@ void lock_after_fork(rcv_arena *a)
     atomic_store(&a->step_lost, false);
     atomic_store(&a->prelocked, 0);
     atomic_store(&a->waiters, 0);
-    a->timed_since = 0;
+    held_after_fork(a);
 }
 
 /* hold -- the word is ours: so is the lock, of this thread. Set before: a step of this process was lost. */
@@ -107,6 +108,7 @@ static void hold(rcv_arena *a, uint64_t me)
 /* unlock_unmended -- what is there could not be repaired: the next one tries again. */
 static void unlock_unmended(rcv_arena *a)
 {
+    held_no_more(a);
     atomic_store(&a->lock_thread, 0);
     atomic_store(&a->hdr->lock.owner, a->token | RCV_WAITED | RCV_ORPHAN);
 }
@@ -133,14 +135,13 @@ static int __attribute__((noinline)) lock_slow(rcv_arena *a, uint64_t me, bool d
 {
     const struct rcv_header *h = a->hdr;
     if (unlikely(me == 0)) {
+        held_no_more(a);
         (void)queue_pass(a);
         return no_watch();
     }
     hold(a, me);
-    if (atomic_exchange(&a->step_lost, false)) {
-        a->timed_since = 0;
+    if (atomic_exchange(&a->step_lost, false))
         a->above->step_lost(a);
-    }
     if (dead || atomic_load(&h->phase) != RCV_IDLE || undo_tail(a) != 0 || atomic_load(&h->corrupt) != 0)
         return lock_mend(a);
     return 0;
@@ -191,8 +192,10 @@ static int __attribute__((noinline)) lock_contended(rcv_arena *a, uint64_t me, u
         if (atomic_load(&a->lock_thread) != me)
             return RCV_ERR_AGAIN;
     }
-    if (lock_seize(a, word))
+    if (lock_seize(a, word)) {
+        held_from_here(a);
         return lock_slow(a, me, true);
+    }
     if (owner != 0 && (owner == a->token || (me != 0 && held_here(owner, me))) && !(word & RCV_ORPHAN))
         return rcv_raise(RCV_ERR_MISUSE, 0,
                          "arena \"%s\": this thread is inside a step of it already, through another Arena object", a->name);
@@ -236,8 +239,7 @@ int lock_drop(rcv_arena *a)
     if (unlikely(watched == 0 || atomic_load_explicit(&a->lock_thread, memory_order_relaxed) != watched))
         return not_held(a);
     CRASHPOINT("lock.before_drop");
-    if (unlikely(a->timed_since != 0))
-        held_end(a);
+    held_no_more(a);
     atomic_store_explicit(&a->lock_thread, 0, memory_order_relaxed);
     if (likely(atomic_compare_exchange_strong_explicit(&a->hdr->lock.owner, &word, 0, memory_order_release,
                                                        memory_order_relaxed)))

@@ -11,8 +11,10 @@ void lock_note_lost(rcv_arena *a, uint64_t word)
 /* lock_init -- make the lock anew, whatever its bytes were: only while nobody else is attached. */
 void lock_init(rcv_arena *a)
 {
-    if (lock_owner(a) != 0)
+    if (lock_owner(a) != 0) {
+        held_lost(a);
         lock_note_lost(a, lock_owner(a));
+    }
     memset(&a->hdr->lock, 0, sizeof a->hdr->lock);
     memset(a->hdr->queue, 0, sizeof a->hdr->queue);
 }

@@ -170,12 +170,17 @@ static bool expired(rcv_arena *a, const struct waiting *w, uint64_t word)
 bool lock_seize(rcv_arena *a, uint64_t word)
 {
     uint64_t was = word;
-    if (word == 0 || word & RCV_OFFERED || !(word & RCV_ORPHAN || process_gone(a, word & RCV_TOKEN)))
+    if (word == 0 || word & RCV_OFFERED)
         return false;
+    if (!(word & RCV_ORPHAN || process_gone(a, word & RCV_TOKEN))) {
+        held_seen(a);
+        return false;
+    }
     CRASHPOINT("lock.before_seize");
     if (!atomic_compare_exchange_strong(&a->hdr->lock.owner, &word, a->token | RCV_WAITED))
         return false;
     CRASHPOINT("lock.seized");
+    held_lost(a);
     lock_note_lost(a, was);
     return true;
 }

@@ -113,10 +113,10 @@ struct rcv_arena {
     _Atomic uint64_t    prelocked;   /* rcv_lock_wait took the lock for this thread */
     bool                prelocked_dead; /* … from a dead owner */
     uint32_t            untimed;     /* so many times more the lock is taken before one is timed: held.c */
-    uint32_t            stands_for;  /* how many the next one that is timed stands for */
-    uint32_t            timed_for;   /* … and the one that is */
     uint32_t            n_timed;     /* so far */
-    uint64_t            timed_since; /* os_nanos() when the lock was taken, 0: this time is not timed */
+    int64_t             uncounted;   /* holds that are not on the board yet; without those since the last that was timed */
+    uint32_t            unseen;      /* how many there will be of those when the next one is timed */
+    uint64_t            counted_from; /* what is held for so many ticks is looked at: RCV_LONG_HOLD, or 0, this one is timed */
     _Atomic uint64_t    stuck_until; /* brief.c: os_nanos(); the lock has been held for long, and nobody tries to wait for it briefly */
     _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the lock under them */
     rcv_txn            *in_flight;   /* all live transactions of this process, doubly linked */
@@ -288,14 +288,26 @@ const struct rcv_ticket *turn_ahead(rcv_arena *a, const struct rcv_turn *turn); 
 
 /* -- held.c: for how long ------------------------------------------------------------------------------------------ */
 
-void held_begin(rcv_arena *a);                  /* this one is timed */
-void held_end(rcv_arena *a);                    /* it is over */
+#define RCV_LONG_HOLD UINT64_C(10000000) /* ticks: 2 to 10 ms. Whatever takes as long is timed */
+
+void held_begin(rcv_arena *a);                  /* this one is timed, however short */
+void held_end(rcv_arena *a);                    /* … or it was long, and is over */
+void held_lost(rcv_arena *a);                   /* we have the lock of a dead owner: count what that one held */
+void held_seen(const rcv_arena *a);                   /* the owner lives */
 void held_waited(rcv_arena *a, uint64_t nanos); /* this thread has waited so long for the lock, and has it, or tries again */
-void held_times(const struct rcv_board *board, struct rcv_lock_times *out);
+void held_after_fork(rcv_arena *a);             /* in the child: it has held nothing yet */
+bool held_times(const rcv_arena *a, struct rcv_lock_times *out); /* the mapping may be read-only. true: a long one goes on, its owner lives */
 static inline void held_from_here(rcv_arena *a) /* the lock has just been taken */
 {
+    atomic_store_explicit(&a->hdr->lock.since, os_ticks(), memory_order_relaxed);
     if (unlikely(a->untimed-- == 0))
         held_begin(a);
+}
+static inline void held_no_more(rcv_arena *a) /* … and is going to be dropped, whoever gets it */
+{
+    if (unlikely(os_ticks() - atomic_load_explicit(&a->hdr->lock.since, memory_order_relaxed) >= a->counted_from))
+        held_end(a);
+    atomic_store_explicit(&a->hdr->lock.since, 0, memory_order_relaxed);
 }
 
 /* -- notes.c: what processes tell of their requests ------------------------------------------------------------------- */
