@@ -98,7 +98,7 @@ def sizes(arena: Any, doing: Callable[[int], None]) -> tuple[float, float]:
     commits = [(length, units) for length, units, is_slice in found if not is_slice]
     return (
         sum(length for length, _ in commits) / len(commits),
-        sum(length - 32 * units for length, units in commits) / len(commits),
+        sum(length - 24 * units for length, units in commits) / len(commits),
     )
 
 

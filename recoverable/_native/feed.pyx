@@ -22,7 +22,7 @@ cdef extern from "feed.h" nogil:
         uint16_t units
         uint8_t name, id
     struct rcv_commit_unit:
-        uint64_t container, id, arg, kind
+        uint64_t where, id, arg
     const uint64_t *rcv_commit_ranges(const rcv_commit *head, uint64_t room)
     uint64_t RCV_RANGE_OFF(uint64_t)
     uint64_t RCV_RANGE_LEN(uint64_t)
@@ -124,7 +124,7 @@ def parse(bytes records not None, make, unsigned long long position=0) -> list:
         units = []
         for i in range(head.units):
             memcpy(&unit, p, sizeof(unit))
-            units.append((unit.container, unit.id, unit.kind & 0xff, unit.arg))
+            units.append((unit.where >> 8, unit.id, unit.where & 0xff, unit.arg))
             p += sizeof(unit)
         ranges = []
         data = p + 8 * <size_t>head.ranges

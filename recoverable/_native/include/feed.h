@@ -32,10 +32,10 @@ struct rcv_commit {
     uint8_t  id;
 };
 struct rcv_commit_unit { /* what was written: as in a conflict */
-    uint64_t container; /* its offset then; 0: not known */
+    uint64_t where; /* its container's offset then (56 bits; 0: not known), enum rcv_unit (8) */
     uint64_t id, arg;
-    uint64_t kind; /* enum rcv_unit */
 };
+#define RCV_UNIT_WHERE(container, kind) ((uint64_t)(container) << 8 | (uint64_t)(kind))
 /* A range: offset / 8 (40 bits), zeros (1), length / 8 (23). */
 #define RCV_RANGE(off, len, zeros) ((uint64_t)(off) >> 3 << 24 | (uint64_t)(zeros) << 23 | (uint64_t)(len) >> 3)
 #define RCV_RANGE_OFF(r) ((r) >> 24 << 3)

@@ -28,7 +28,7 @@
  */
 #include "segment.h"
 
-_Static_assert(sizeof(struct rcv_commit) == 64 && sizeof(struct rcv_commit_unit) == 32 && sizeof(struct rcv_sink) == 64, "part of the format");
+_Static_assert(sizeof(struct rcv_commit) == 64 && sizeof(struct rcv_commit_unit) == 24 && sizeof(struct rcv_sink) == 64, "part of the format");
 _Static_assert(sizeof(struct rcv_feed) <= 4096, "its words have a page");
 
 static inline uint8_t *ring_at(const rcv_arena *a, uint64_t at) { return a->ring + (at & (a->ring_size - 1)); }

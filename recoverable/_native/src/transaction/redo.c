@@ -35,10 +35,12 @@ struct piece {
 struct rcv_redo { /* of an arena: one transaction commits at a time */
     struct piece *pieces;
     uint64_t      n, cap;
+    uint64_t      ranges; /* of them that are something */
     uint64_t      bytes;  /* that are copied */
     uint8_t      *record; /* where it goes */
     uint32_t      length;
-    bool          failed; /* no process memory */
+    uint8_t       name, id; /* bytes of the handler's name, and of the request's id */
+    bool          failed;   /* no process memory */
 };
 
 static inline uint64_t padded(uint64_t n) { return (n + 7) & ~UINT64_C(7); }
@@ -51,7 +53,7 @@ void redo_note(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg
         return;
     if (t->n_units == t->cap_units && vec_grow((void **)&t->units, &t->cap_units, t->n_units + 1, sizeof *t->units) != 0)
         return; /* names are for people: the record says that some are missing */
-    t->units[t->n_units++] = (struct rcv_commit_unit){.container = off, .id = id, .arg = arg, .kind = kind};
+    t->units[t->n_units++] = (struct rcv_commit_unit){.where = RCV_UNIT_WHERE(off, kind), .id = id, .arg = arg};
 }
 
 void rcv_txn_name_request(rcv_txn *t, const char *id)
@@ -75,6 +77,29 @@ static void add(struct rcv_redo *r, uint64_t lo, uint64_t len)
         return;
     }
     r->pieces[r->n++] = (struct piece){lo & ~UINT64_C(7), padded(lo + len)};
+}
+
+static inline uint64_t word(const uint8_t *at)
+{
+    uint64_t w;
+    memcpy(&w, at, 8);
+    return w;
+}
+
+/* add_written -- what was announced, but for words at its ends that are what they were: the value of a cell changes more often than its
+ * type. Where a word is named twice, the older record has what was committed. */
+static void add_written(struct rcv_redo *r, const rcv_arena *a, const struct undo_record *u)
+{
+    const uint8_t *now = a->core + u->off;
+    uint64_t       lo = 0, hi = u->len;
+    if (likely((u->off | u->len) % 8 == 0)) {
+        while (lo < hi && word(now + lo) == word(u->old + lo))
+            lo += 8;
+        while (lo < hi && word(now + hi - 8) == word(u->old + hi - 8))
+            hi -= 8;
+    }
+    if (lo < hi)
+        add(r, u->off + lo, hi - lo);
 }
 
 /* add_changed -- the words of a page that differ from what it was. */
@@ -112,7 +137,7 @@ static int add_logged(rcv_arena *a, struct rcv_redo *r)
                 add_changed(r, u->off, a->core + u->off, u->old, u->len);
             continue;
         }
-        add(r, u->off, u->len);
+        add_written(r, a, u);
         if (u->off - heap->off < heap->size)
             add_bitmap(a, r, u);
     }
@@ -169,15 +194,20 @@ static void sort(struct rcv_redo *r)
 /* merge -- but not over a region's end: the heap table may reach to the first chunk. */
 static void merge(const rcv_arena *a, struct rcv_redo *r)
 {
-    uint64_t n = 0;
-    for (uint64_t i = 0; i < r->n; i++) {
-        const struct piece it = r->pieces[i];
-        if (n > 0 && it.lo <= r->pieces[n - 1].hi + GAP && (it.lo >= a->data_off) == (r->pieces[n - 1].lo >= a->data_off))
-            r->pieces[n - 1].hi = it.hi > r->pieces[n - 1].hi ? it.hi : r->pieces[n - 1].hi;
-        else
-            r->pieces[n++] = it;
+    struct piece *to = r->pieces;
+    r->bytes = r->ranges = 0;
+    if (r->n == 0)
+        return;
+    for (const struct piece *it = to + 1, *end = to + r->n; it < end; it++) {
+        if (it->lo <= to->hi + GAP && (it->lo >= a->data_off) == (to->lo >= a->data_off)) {
+            to->hi = it->hi > to->hi ? it->hi : to->hi;
+            continue;
+        }
+        r->bytes += to->hi - to->lo;
+        *++to = *it;
     }
-    r->n = n;
+    r->bytes += to->hi - to->lo;
+    r->ranges = r->n = (uint64_t)(to - r->pieces) + 1;
 }
 
 /* is_zeros -- are the bytes from `at` on, so many as are looked at together? */
@@ -202,15 +232,31 @@ static void split(const rcv_arena *a, struct rcv_redo *r, rcv_off lo, rcv_off hi
     }
 }
 
+static void split_long(const rcv_arena *a, struct rcv_redo *r)
+{
+    for (uint64_t i = 0, n = r->n; i < n; i++) {
+        const struct piece it = r->pieces[i];
+        if (it.hi - it.lo >= 2 * ZEROS) {
+            r->pieces[i].hi = it.lo; /* nothing */
+            split(a, r, it.lo, it.hi);
+        }
+    }
+    r->ranges = r->bytes = 0;
+    for (uint64_t i = 0; i < r->n; i++) {
+        const struct piece *p = &r->pieces[i];
+        r->ranges += p->hi > p->lo;
+        r->bytes += p->hi & 1 ? 0 : p->hi - p->lo;
+    }
+}
+
 /* -- the record ---------------------------------------------------------------------------------------------------------- */
 
-static inline size_t name_size(const char *name, size_t room) { return strnlen(name, room); }
-
 /* fixed_length -- of its record, but for what has changed. */
-static uint64_t fixed_length(const rcv_txn *t)
+static uint64_t fixed_length(const rcv_txn *t, struct rcv_redo *r)
 {
-    return sizeof(struct rcv_commit) + padded(name_size(t->handler, sizeof t->handler)) + padded(name_size(t->request, sizeof t->request)) +
-           t->n_units * sizeof *t->units;
+    r->name = (uint8_t)strnlen(t->handler, sizeof t->handler);
+    r->id = t->request[0] == '\0' ? 0 : (uint8_t)strnlen(t->request, sizeof t->request);
+    return sizeof(struct rcv_commit) + padded(r->name) + padded(r->id) + t->n_units * sizeof *t->units;
 }
 
 /* collect -- what it has written so far, in r. */
@@ -246,7 +292,7 @@ static int bound(rcv_txn *t, uint64_t *out)
         return rc;
     sort(r);
     merge(t->arena, r);
-    uint64_t bytes = fixed_length(t) + t->n_intents * AN_INTENT + t->fresh_bytes;
+    uint64_t bytes = fixed_length(t, r) + t->n_intents * AN_INTENT + t->fresh_bytes;
     for (uint64_t i = 0; i < r->n; i++)
         bytes += 8 + (r->pieces[i].hi - r->pieces[i].lo);
     *out = bytes < t->arena->ring_size ? bytes : t->arena->ring_size; /* more there never is: whether it is too long, redo_collect() will say */
@@ -276,32 +322,26 @@ int redo_collect(rcv_txn *t)
         return rc;
     sort(r);
     merge(a, r);
-    for (uint64_t i = 0, n = r->n; i < n; i++) {
-        const struct piece it = r->pieces[i];
-        if (it.hi - it.lo >= 2 * ZEROS) {
-            r->pieces[i].hi = it.lo; /* nothing */
-            split(a, r, it.lo, it.hi);
-        }
-    }
+    if (r->bytes >= 2 * ZEROS)
+        split_long(a, r);
     if (r->failed)
         return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a commit's record");
-    uint64_t ranges = 0;
-    for (uint64_t i = 0; i < r->n; i++) {
-        const struct piece *p = &r->pieces[i];
-        ranges += p->hi > p->lo;
-        r->bytes += p->hi & 1 ? 0 : p->hi - p->lo;
-    }
-    const uint64_t length = fixed_length(t) + ranges * 8 + r->bytes;
+    const uint64_t length = fixed_length(t, r) + r->ranges * 8 + r->bytes;
     rc = feed_reserve(a, length, &r->record);
     r->length = (uint32_t)length;
     return rc;
 }
 
-static uint8_t *put(uint8_t *to, const void *from, size_t n)
+/* put -- so many words: few, mostly, and then faster than by a call. */
+static inline uint8_t *put(uint8_t *to, const void *from, uint64_t bytes)
 {
-    memcpy(to, from, n);
-    memset(to + n, 0, padded(n) - n);
-    return to + padded(n);
+    if (unlikely(bytes > 128))
+        return (uint8_t *)memcpy(to, from, bytes) + bytes;
+    for (uint64_t i = 0; i < bytes; i += 8) {
+        const uint64_t w = word((const uint8_t *)from + i);
+        memcpy(to + i, &w, 8);
+    }
+    return to + bytes;
 }
 
 void redo_write(rcv_txn *t, bool request)
@@ -309,7 +349,6 @@ void redo_write(rcv_txn *t, bool request)
     rcv_arena             *a = t->arena;
     const struct rcv_redo *r = a->redo;
     struct rcv_commit     *head = (struct rcv_commit *)(void *)r->record;
-    const size_t           name = name_size(t->handler, sizeof t->handler), id = name_size(t->request, sizeof t->request);
     *head = (struct rcv_commit){
         .mark = RCV_COMMIT_MARK,
         .flags = (uint16_t)((request ? 0 : RCV_COMMIT_SLICE) | (t->n_units < t->n_writes ? RCV_COMMIT_UNITS_CUT : 0)),
@@ -320,29 +359,22 @@ void redo_write(rcv_txn *t, bool request)
         .claimed = rcv_data_claimed(a),
         .token = a->token,
         .serial = t->serial,
+        .ranges = (uint32_t)r->ranges,
         .units = (uint16_t)t->n_units,
-        .name = (uint8_t)name,
-        .id = (uint8_t)id,
+        .name = r->name,
+        .id = r->id,
     };
-    uint8_t *to = put(put(r->record + sizeof *head, t->handler, name), t->request, id);
+    uint8_t *to = put(put(r->record + sizeof *head, t->handler, padded(r->name)), t->request, padded(r->id)); /* filled up with zeros */
     to = put(to, t->units, t->n_units * sizeof *t->units);
-    uint64_t ranges = 0;
-    for (uint64_t i = 0; i < r->n; i++) {
-        const struct piece *p = &r->pieces[i];
-        if (p->hi <= p->lo)
+    uint8_t *bytes = to + 8 * r->ranges;
+    for (const struct piece *p = r->pieces, *end = p + r->n; p < end; p++) {
+        const uint64_t len = (p->hi & ~UINT64_C(7)) - p->lo, range = RCV_RANGE(p->lo, len, p->hi & 1);
+        if (unlikely(p->hi <= p->lo))
             continue;
-        const uint64_t range = RCV_RANGE(p->lo, (p->hi & ~UINT64_C(7)) - p->lo, p->hi & 1);
         memcpy(to, &range, 8);
         to += 8;
-        ranges++;
-    }
-    head->ranges = (uint32_t)ranges;
-    for (uint64_t i = 0; i < r->n; i++) {
-        const struct piece *p = &r->pieces[i];
-        if (p->hi & 1 || p->hi <= p->lo)
-            continue;
-        memcpy(to, a->core + p->lo, p->hi - p->lo);
-        to += p->hi - p->lo;
+        if (likely(!(p->hi & 1)))
+            bytes = put(bytes, a->core + p->lo, len);
     }
     t->position = atomic_load_explicit(&a->feed->head, memory_order_relaxed) + r->length;
     feed_written(a, head);
