@@ -111,7 +111,7 @@ static inline bool is_sound(const rcv_arena *a, uint64_t tail, uint64_t head)
     return (head | tail) % 8 == 0 && tail <= head && head - tail <= a->ring_size;
 }
 
-static int misshapen(const rcv_arena *a, uint64_t tail, uint64_t head)
+static int misshapen(rcv_arena *a, uint64_t tail, uint64_t head)
 {
     return seg_corrupt(a, "its feed is said to reach from %llu to %llu", (unsigned long long)tail, (unsigned long long)head);
 }
