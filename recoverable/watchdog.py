@@ -19,7 +19,6 @@ import os
 import signal
 import sys
 import sysconfig
-import threading
 import traceback
 import weakref
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -142,7 +141,6 @@ def stop() -> None:
 
 
 def _forked() -> None:
-    native.forget(threading.get_ident())
     _dumps.forget()
     settle()
 

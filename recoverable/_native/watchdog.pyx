@@ -28,7 +28,8 @@ cdef extern from "recoverable.h":
         const char *text
     void rcv_watch_limit(rcv_arena *a, double seconds, int ends)
     double rcv_watch_limit_of(const rcv_arena *a)
-    int rcv_watch_begin(void (*tell)() noexcept nogil, void (*withdraw)(uint64_t ident) noexcept)
+    int rcv_watch_begin(void (*tell)() noexcept nogil, void (*withdraw)(uint64_t ident) noexcept,
+                        void (*forked)() noexcept nogil)
     void rcv_watch_end() nogil
     int rcv_watch_due(rcv_arena *a, rcv_overdue *out)
     void rcv_watch_told(rcv_arena *a, const rcv_overdue *what, unsigned stage)
@@ -58,6 +59,18 @@ cdef extern from *:
 
     static void rcv_raise_in(uint64_t ident, PyObject *error) { (void)PyThreadState_SetAsyncExc((unsigned long)ident, error); }
 
+    static PyObject *rcv_too_long;
+
+    /* In a forked child: an exception of ours that was set in its thread is for a step of the parent. The first Python function
+     * that is called would have it, which is one of those that are called after a fork. Not by PyThreadState_SetAsyncExc(): another
+     * thread of the parent may have had the mutex that this takes. The class is never freed, so a reference more is no matter. */
+    static void rcv_forget_here(void)
+    {
+        PyThreadState *state = PyGILState_GetThisThreadState();
+        if (state != NULL && state->async_exc != NULL && state->async_exc == rcv_too_long)
+            state->async_exc = NULL;
+    }
+
     static void rcv_withdraw_from(uint64_t ident, PyObject *error)
     {
         PyThreadState *state = rcv_state_of(ident);
@@ -65,12 +78,16 @@ cdef extern from *:
             (void)PyThreadState_SetAsyncExc((unsigned long)ident, NULL);
     }
     """
+    void rcv_forget_here() noexcept nogil
+    PyObject *rcv_too_long
     bint rcv_may_raise(uint64_t ident, void *context) noexcept
     void rcv_raise_in(uint64_t ident, object error) noexcept
     void rcv_withdraw_from(uint64_t ident, object error) noexcept
 
 #: What a step comes to that takes long: see src/watch.c.
 SLOW, STOP, AGAIN, ENDING = RCV_W_SLOW, RCV_W_STOP, RCV_W_AGAIN, RCV_W_ENDING
+
+rcv_too_long = <PyObject *>_TooLong
 
 cdef object _look
 
@@ -205,7 +222,7 @@ def begin(look) -> None:
     """Watch, or look again which arenas there are. look() is called where there is something to do, in a thread of its own."""
     global _look
     _look = look
-    cdef int rc = rcv_watch_begin(tell, withdraw)
+    cdef int rc = rcv_watch_begin(tell, withdraw, rcv_forget_here)
     if rc:
         fail(rc)
 
@@ -214,11 +231,6 @@ def end() -> None:
     """Stop watching."""
     with nogil:
         rcv_watch_end()
-
-
-def forget(unsigned long ident) -> None:
-    """Drop an exception of ours that was set in that thread: it is another process's, which this one was forked from."""
-    rcv_withdraw_from(ident, _TooLong)
 
 
 def use_signal(int fd, int number) -> bool:

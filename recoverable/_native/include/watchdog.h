@@ -23,10 +23,10 @@ struct rcv_overdue { /* a step of this process that has taken long */
 /* rcv_watch_limit -- how long a step may hold that arena; 0: as long as it likes; at twice that the process `ends`.
  * rcv_watch_begin -- start the thread that watches, or have it look again. tell() is called without the GIL, in a thread of
  * its own, when rcv_watch_due has something for an arena; withdraw(ident) with the GIL, when a step ends that rcv_watch_stop
- * has stopped. rcv_watch_end -- stop it; without the GIL. */
+ * has stopped; forked() in a forked child, before any of its code runs. rcv_watch_end -- stop it; without the GIL. */
 RCV_API void   rcv_watch_limit(rcv_arena *a, double seconds, int ends);
 RCV_API double rcv_watch_limit_of(const rcv_arena *a);
-RCV_API int    rcv_watch_begin(void (*tell)(void), void (*withdraw)(uint64_t ident));
+RCV_API int    rcv_watch_begin(void (*tell)(void), void (*withdraw)(uint64_t ident), void (*forked)(void));
 RCV_API void   rcv_watch_end(void);
 /* rcv_watch_due -- is there something to do about the step that holds it, or has held it? rcv_watch_told -- all up to that
  * stage is done. rcv_watch_say -- put what it is at into the segment. rcv_watch_stop -- doom it, if it still goes on: 1, and

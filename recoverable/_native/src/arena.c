@@ -36,6 +36,7 @@ static void in_forked_child(void)
     os_ticks_after_fork();
     lock_forget_thread();
     registry_each(forget_parent);
+    watch_forked();
 }
 
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;

@@ -54,6 +54,7 @@ static _Atomic bool     ending;
 static _Atomic uint32_t tellers; /* threads that are telling, or wait for the GIL to do so */
 static void (*tell)(void);
 static void (*withdraw)(uint64_t ident);
+static void (*forked)(void);
 
 /* -- the stack, without the GIL --------------------------------------------------------------------------------- */
 
@@ -319,11 +320,12 @@ static void ring(void)
     (void)os_futex_wake(&bell);
 }
 
-int rcv_watch_begin(void (*how_to_tell)(void), void (*how_to_withdraw)(uint64_t ident))
+int rcv_watch_begin(void (*how_to_tell)(void), void (*how_to_withdraw)(uint64_t ident), void (*what_a_child_does)(void))
 {
     sigset_t all, before;
     tell = how_to_tell;
     withdraw = how_to_withdraw;
+    forked = what_a_child_does;
     if (running) {
         ring();
         return 0;
@@ -357,6 +359,12 @@ void watch_after_fork(rcv_arena *a)
     atomic_store(&a->watch.stage, RCV_W_FINE);
     atomic_store(&a->watch.mounting, 0);
     a->watch.stopped = 0;
+}
+
+void watch_forked(void)
+{
+    if (forked != NULL)
+        forked();
 }
 
 void rcv_watch_limit(rcv_arena *a, double seconds, int ends)
