@@ -67,11 +67,11 @@ class Place:
         request: The transaction on whose behalf it waits, for those who are told of it.
     """
 
-    __slots__ = ("_lost", "_native", "_request", "_turn", "around", "waited")
+    __slots__ = ("_lost", "_native", "_turn", "around", "request", "waited")
 
     def __init__(self, native: NativeArena, request: Transaction | None = None) -> None:
         self._native = native
-        self._request = request
+        self.request = request  # its last run
         self.around = _inside.get()  # of a request around it, of another arena perhaps
         self._turn: Turn | None = None
         self._lost: Spot | None = None  # where it has lost before
@@ -94,14 +94,14 @@ class Place:
             return
         if around is not None and around is not self:
             return
-        if _is_inside_privileged(self._request):  # those ahead may be waiting for that one
+        if _is_inside_privileged(self.request):  # those ahead may be waiting for that one
             return
         turn, self._turn = self._turn, None
         if turn is not None and turn.held and turn.unit == unit_of(spot):
             self._turn = turn
             return
         self._leave(turn)
-        turn = Turn(self._native, spot, None if self._request is None else self._request.handler)
+        turn = Turn(self._native, spot, None if self.request is None else self.request.handler)
         self.waited = not turn.has_come()
         if self.waited and habit is not None and habit.probes():
             self.waited = False
@@ -109,7 +109,7 @@ class Place:
             return
         try:
             if self.waited:  # behind many who hang one goes on without
-                with waiting(self._request, "turn", turn.holder, turn.unit):
+                with waiting(self.request, "turn", turn.holder, turn.unit):
                     await lines.wait(
                         self._native, turn.unit, turn.has_come, self._native.busy_timeout, turn.is_behind_others
                     )

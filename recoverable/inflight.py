@@ -18,13 +18,12 @@ import contextlib
 import json
 import os
 import sys
-import sysconfig
 import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from recoverable import _registry
+from recoverable import _registry, frames
 from recoverable._native import _notes
 from recoverable._native.runtime import own_thread, own_threads_forked
 from recoverable.errors import RecoverableError
@@ -32,7 +31,7 @@ from recoverable.reports import Request
 from recoverable.waits import SpotName, waiting, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import FrameType
 
     from recoverable._native._notes import Teller
@@ -45,66 +44,25 @@ _LOOK: Final = 0.002  # seconds between two looks for it
 _AGAIN: Final = 10  # looks, after which who has not answered is asked again: it was awake just then
 _MOST: Final = 64  # notes
 _SIZE: Final = 488  # bytes of one
-_DEEPEST: Final = 200  # coroutines that await each other
-_LIBRARY: Final = (sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep)
-_OTHERS: Final = os.sep + "site-packages" + os.sep
-_OURS: Final = os.path.dirname(__file__) + os.sep  # noqa: PTH120 -- as frames have it
+_LOOKS: Final = 5  # at who waits and who runs, until nobody has gone from one to the other in between
 
 
-# -- where code is ---------------------------------------------------------------------------------------------------------
-
-
-def _awaited(coroutine: Any) -> Iterator[FrameType]:
-    """Yield the frames of a suspended coroutine, and of what it awaits."""
-    for _ in range(_DEEPEST):
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is not None:
-            yield frame
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
-        if coroutine is None:
-            return
-
-
-def _calls(frames: dict[int, FrameType], found: Callable[[FrameType], bool]) -> list[FrameType]:
-    """Return, of the thread in which such a frame runs, that one and those that it has called; none: it runs nowhere."""
-    for top in frames.values():
-        calls: list[FrameType] = []
-        frame: FrameType | None = top
-        while frame is not None:
-            calls.append(frame)
-            if found(frame):
-                return calls[::-1]
-            frame = frame.f_back
-    return []
-
-
-def _line(frames: list[FrameType]) -> str | None:
-    """Return the innermost line that is neither in Python's own library nor in this one; of those alone, the innermost."""
-    for frame in reversed(frames):
-        file = frame.f_code.co_filename
-        if not file.startswith((_OURS, "<frozen")) and not (file.startswith(_LIBRARY) and _OTHERS not in file):
-            break
-    else:
-        if not frames:
-            return None
-        frame = frames[-1]
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+# -- of this process --------------------------------------------------------------------------------------------------------
 
 
 def _where(transaction: Transaction, threads: dict[int, FrameType]) -> tuple[str | None, bool]:
     """Return the line at which a transaction's code is, and whether it runs just now."""
     coroutine, name = transaction.driven, transaction.handler
     if coroutine is None:  # a block, whose frame has its name
-        frames = _calls(threads, lambda frame: frame.f_code.co_qualname == name) if transaction.one_step else []
-        return _line(frames), bool(frames)
-    if getattr(coroutine, "cr_running", False):
+        top = threads.get(transaction.ident) if transaction.one_step else None
+        found = frames.calls(top, lambda frame: frame.f_code.co_qualname == name)
+    elif getattr(coroutine, "cr_running", False):
         own = coroutine.cr_frame
-        frames = _calls(threads, lambda frame: frame is own)
-        return _line(frames), True
-    return _line(list(_awaited(coroutine))), False
-
-
-# -- of this process --------------------------------------------------------------------------------------------------------
+        each = (frames.calls(top, lambda frame: frame is own) for top in threads.values())
+        found = next(filter(None, each), [])
+    else:
+        return frames.line_of(frames.innermost(frames.awaited(coroutine))), False
+    return frames.line_of(frames.innermost(found)), coroutine is not None or bool(found)
 
 
 def _name(transaction: Transaction) -> str | None:
@@ -122,11 +80,12 @@ def _name(transaction: Transaction) -> str | None:
 def _request(transaction: Transaction, waits: waiting | None, threads: dict[int, FrameType]) -> Request:
     line, running = _where(transaction, threads)
     kind: str | None
-    kind, seconds, holder, place = None, transaction.wait_time, None, SpotName(None, None)
+    kind, holder, place = None, None, SpotName(None, None)
     if waits is not None:
-        kind, seconds, holder, place = waits.kind, waits.seconds, waits.holder(), waits.place()
-    elif since := transaction.blocked:
-        kind, seconds, holder = "lock", seconds + time.monotonic() - since, transaction.arena.lock_holder()
+        kind, holder, place = waits.kind, waits.holder(), waits.place()
+    elif transaction.blocked:
+        kind, holder = "lock", transaction.arena.lock_holder()
+    pid, by = holder or (0, "")
     return Request(
         handler=transaction.handler,
         process=os.getpid(),
@@ -137,43 +96,66 @@ def _request(transaction: Transaction, waits: waiting | None, threads: dict[int,
         line=line,
         running=running,
         waits_for=kind,
-        waited=seconds,
-        holder=None if holder is None else holder[1] or None,
-        holder_process=0 if holder is None else holder[0],
+        waited=transaction.waited,
+        holder=by or None,
+        holder_process=pid,
         path=place.path,
         key=place.key,
+        what="block" if transaction.one_step else "request",
     )
+
+
+def _access(native: NativeArena, since: float, top: FrameType | None) -> Request | None:
+    """Return what a thread is at that stands for the lock outside of any transaction; None: it has ended."""
+    found = frames.innermost(frames.calls(top, lambda frame: frame.f_back is None))
+    if found is None:
+        return None
+    waited = time.monotonic() - since
+    pid, by = native.lock_holder() or (0, "")
+    return Request(
+        *(found.f_code.co_qualname, os.getpid(), waited, None, 1, 0, frames.line_of(found), True, "lock", waited),
+        *(by or None, pid, None, None, "access"),
+    )
+
+
+def _waits(native: NativeArena) -> list[waiting]:
+    return [wait for each in list(native.waits.values()) for wait in list(each) if wait.transaction is not None]
+
+
+def _all(native: NativeArena) -> dict[Transaction, waiting | None]:
+    """Return the requests and blocks in flight, and what each waits for: between two runs one is found by that alone."""
+    for _ in range(_LOOKS):
+        before, running = _waits(native), native.transactions()
+        if before == _waits(native):
+            break
+    found: dict[Transaction, waiting | None] = {}
+    found |= dict.fromkeys(map(whole, reversed(running)))  # of one age they stay in this order
+    for wait in before:
+        assert wait.transaction is not None
+        found[wait.transaction] = wait
+    named = (
+        each for each in found if not (each.handler or "(").startswith("(")
+    )  # not: it has just ended; the library's own
+    return {each: found[each] for each in named}
 
 
 def here(native: NativeArena) -> list[Request]:
     """Return this process's requests in flight, the oldest first. From any thread."""
-    waits: dict[int, tuple[Transaction, waiting]] = {}
-    for each in list(native.waits.values()):
-        for wait in list(each):
-            if wait.transaction is not None:
-                waits[id(wait.transaction)] = (wait.transaction, wait)
-    found = {
-        id(each): each for each in map(whole, reversed(native.transactions()))
-    }  # of one age they stay in this order
-    found |= {key: transaction for key, (transaction, _) in waits.items()}  # between two runs it has none in flight
+    found, standing = _all(native), list(native.standing.items())
     threads = sys._current_frames()
     requests = []
-    for key, transaction in found.items():
-        if (transaction.handler or "(").startswith("("):  # ended just now; the library's own
-            continue
-        wait = waits[key][1] if key in waits else None
+    for transaction, wait in found.items():
         with contextlib.suppress(Exception):  # it may have ended meanwhile, in its own thread
             requests.append(_request(transaction, wait, threads))
+    for ident, since in standing:
+        requests += filter(None, [_access(native, since, threads.get(ident))])
     requests.sort(key=lambda request: -request.age)
     return requests
 
 
 def ages(native: NativeArena) -> list[float]:
     """Return the ages of this process's requests in flight: less than `here` does, for metrics."""
-    found = {id(each): each for each in map(whole, native.transactions())}
-    for each in list(native.waits.values()):
-        found |= {id(wait.transaction): wait.transaction for wait in list(each) if wait.transaction is not None}
-    return [each.age for each in found.values() if not (each.handler or "(").startswith("(")]
+    return [each.age for each in _all(native)]
 
 
 # -- what is told to others -------------------------------------------------------------------------------------------------------
@@ -213,6 +195,7 @@ def _fields(request: Request) -> tuple[Any, ...]:
             request.holder_process,
             request.path,
             request.key,
+            request.what,
         ),
     )
 
@@ -220,7 +203,9 @@ def _fields(request: Request) -> tuple[Any, ...]:
 def _read(note: bytes, process: int) -> Request | None:
     """Return what a note says, or None: it is not one."""
     try:
-        handler, age, request_id, run, step, line, running, kind, waited, holder, pid, path, key = json.loads(note)
+        handler, age, request_id, run, step, line, running, kind, waited, holder, pid, path, key, what = json.loads(
+            note
+        )
     except (ValueError, TypeError, RecursionError):
         return None
     texts = [_text(value) for value in (request_id, line, kind, holder, path, key)]
@@ -241,6 +226,7 @@ def _read(note: bytes, process: int) -> Request | None:
         holder_process=counts[2],
         path=texts[4],
         key=texts[5],
+        what=_text(what) or "?",
     )
 
 
@@ -311,8 +297,9 @@ def _forked() -> None:
     """Who waits, and the thread, are the parent's. To wake its loops would write to descriptors that may be another's by then."""
     own_threads_forked()
     for segment in _registry.all_open():
-        segment.native.listener = None
-        for theirs in (segment.native.waits, segment.native.lines, segment.native.give_way):
+        native = segment.native
+        native.listener = None
+        for theirs in (native.waits, native.standing, native.lines, native.give_way):
             theirs.clear()
 
 

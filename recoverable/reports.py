@@ -40,11 +40,14 @@ class Recovery:
 class Request:
     """A request in flight: from the moment when its handler is first awaited until its transaction has ended.
 
+    Also what is not a request and may be in its way: a `with arena.transaction():`, from its beginning to its end; and an access
+    outside of any transaction, or a look at all of the arena, such as `verify()`, while its thread stands for the lock.
+
     Attributes:
-        handler: The handler's name.
+        handler: The handler's name; of what is not a request that of the function.
         process: The id of its process, as that one's PID namespace has it.
         age: Seconds since it began, all of its runs included.
-        request_id: Its id, as its events have it; None: it is a `with` block.
+        request_id: Its id, as its events have it; None: it is not a request.
         run: Which run of the handler it is in, or was in last, from 1.
         step: Which of that run's steps that use the arena it is in, or before, from 1; 0: it is between two runs.
         line: Where its code is, as `file:line in function`: the innermost line that it awaits at, or runs, which is neither in
@@ -53,10 +56,12 @@ class Request:
         waits_for: What it waits for: "turn", at a hot spot; "privilege", the end of a privileged run; "lock"; "feed", room in it;
             None: for nobody.
         waited: Seconds that it has waited for others so far, in all.
-        holder: The handler of whom it waits for, or None: not known.
-        holder_process: That one's process, 0: not known.
+        holder: The handler of whom it waits for, or None: it waits for nobody, or that one's name is not known.
+        holder_process: That one's process. 0: it waits for nobody, since who was ahead has just gone and it goes on; for room
+            in the feed, which is no handler's to make; or that process has just died.
         path: The container whose hot spot it waits at, or None.
         key: The part of it, or None.
+        what: "request"; "block", a `with arena.transaction():` outside of any request; or "access".
     """
 
     handler: str
@@ -73,6 +78,7 @@ class Request:
     holder_process: int
     path: str | None
     key: str | None
+    what: str = "request"
 
 
 @dataclass(frozen=True, slots=True)

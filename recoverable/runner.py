@@ -117,6 +117,7 @@ class _Course:
         """Wait for the turn to run where its handler always loses, or else where it has lost itself."""
         if self.place is None:
             self.place = Place(transaction.arena, transaction)
+        self.place.request = transaction
         if self.habit is not None and self.habit.queues and lost is not None and self.habit.covers(lost):
             await self.place.stand(self.habit.spot)
         else:
@@ -427,4 +428,5 @@ set_upcalls(
     committed_wanted=event_log.committed_wanted,
     log_settings=event_log.settings(),
     too_long=too_long,
+    tell_late=waits.tell_late,
 )

@@ -9,8 +9,11 @@ seconds, in all of its runs together, has its `request.held_up`, once. It is wri
 context of the request: an exception of the program's log pipeline is the loop's to report, and no operation of the arena is
 going on.
 
-A thread that stands still for the lock can tell nothing meanwhile. How long it has stood is noted then (`NativeArena.wait`),
-and told where its step or its block ends (`tell_held_up`).
+Whom it waits for is looked at when it begins to wait and at each look, and kept: a loop that stood still meanwhile comes to the
+look only when that one is gone.
+
+A thread that stands still for the lock can tell nothing meanwhile. How long it has stood is noted then (`waiting.pxi`), and told
+where its step, its block or its read ends (`tell_held_up`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import time
+import traceback
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     from recoverable._native.runtime import NativeArena, Transaction
 
-__all__ = ["Kind", "Spot", "SpotName", "note_spot", "request_id", "tell_held_up", "waiting", "whole"]
+__all__ = ["Kind", "Spot", "SpotName", "note_spot", "request_id", "tell_held_up", "tell_late", "waiting", "whole"]
 
 #: What is waited for.
 Kind: TypeAlias = Literal["turn", "privilege", "lock", "feed"]
@@ -94,7 +97,7 @@ class waiting:  # noqa: N801 -- reads as a statement
         unit: The spot whose turn it is for.
     """
 
-    __slots__ = ("_context", "_holder", "_loop", "kind", "since", "transaction", "unit")
+    __slots__ = ("_context", "_holder", "_known", "_loop", "kind", "transaction", "unit")
 
     def __init__(
         self,
@@ -106,17 +109,18 @@ class waiting:  # noqa: N801 -- reads as a statement
         self.transaction = None if transaction is None else whole(transaction)
         self.kind = kind
         self.unit = unit
-        self.since = 0.0
         self._holder = holder
+        self._known: _Holder | None = None  # whom it has waited for, as far as that was ever known
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: contextvars.Context | None = None
 
     def __enter__(self) -> waiting:
         if self.transaction is not None:
-            self.since = time.monotonic()
             self._context = contextvars.copy_context()
             self._loop = running_loop()
+            self.holder()
             _of_loop(self.transaction.arena, self._loop).add(self)
+            self.transaction.begin_wait()
         return self
 
     def __exit__(
@@ -129,21 +133,25 @@ class waiting:  # noqa: N801 -- reads as a statement
             waits.discard(self)
             if not waits and self._loop is None:
                 self.transaction.arena.waits.pop(None, None)  # another thread may have done so
-        self.transaction.wait_time += time.monotonic() - self.since
-        self._tell_if(self.transaction.wait_time)
+        self._tell_if(self.transaction.end_wait())
 
     @property
     def seconds(self) -> float:
         """How long its request has waited by now, in all."""
-        return 0.0 if self.transaction is None else self.transaction.wait_time + time.monotonic() - self.since
+        return 0.0 if self.transaction is None else self.transaction.waited
 
     def holder(self) -> _Holder | None:
         """Return process and handler of whom it waits for, as far as known: 0, "" where not; None: nobody any more."""
         assert self.transaction is not None
+        native, known = self.transaction.arena, self._known
         if self._holder is not None:
-            return self._holder()
-        native = self.transaction.arena
-        return native.lock_holder() if self.kind == "lock" else native.privilege_holder()
+            now = self._holder()
+        else:
+            now = native.lock_holder() if self.kind == "lock" else native.privilege_holder()
+        if now is not None and known is not None and not now[1] and now[0] in (0, known[0]):
+            return known  # who has not said its name yet, or is leaving
+        self._known = now or known
+        return now
 
     def place(self) -> SpotName:
         """Return the spot whose turn it waits for."""
@@ -160,11 +168,11 @@ class waiting:  # noqa: N801 -- reads as a statement
         if transaction is None or transaction.wait_told or seconds < late:
             return
         transaction.wait_told = True
+        told = (transaction, self.kind, seconds, self.holder() or self._known, self.place())
         if self._loop is None:  # driven by hand
-            _tell(transaction, self.kind, seconds, None, self.place())
+            _tell(*told)
         elif not self._loop.is_closed():  # else the collector closes what waited when it ended
             assert self._context is not None
-            told = (transaction, self.kind, seconds, self.holder(), self.place())
             self._loop.call_soon(_tell, *told, context=self._context)
 
 
@@ -196,19 +204,23 @@ def _look(native: NativeArena, loop: asyncio.AbstractEventLoop) -> None:
 def _tell(
     transaction: Transaction, kind: Kind, seconds: float, holder: _Holder | None, place: SpotName | None = None
 ) -> None:
+    who = (transaction.handler, transaction.attempt, request_id(transaction))
+    _tell_of(transaction.arena, who, kind, seconds, holder, place)
+
+
+def _tell_of(
+    native: NativeArena,
+    who: tuple[str, int, str],
+    kind: Kind,
+    seconds: float,
+    holder: _Holder | None,
+    place: SpotName | None = None,
+) -> None:
+    handler, attempt, given = who
     pid, by = holder or (0, "")
     path, key = place or (None, None)
     events.request_held_up(
-        transaction.arena.owner.name,
-        transaction.handler,
-        kind,
-        int(seconds * 1000),
-        by or None,
-        pid,
-        path,
-        key,
-        transaction.attempt,
-        request_id(transaction),
+        native.owner.name, handler, kind, int(seconds * 1000), by or None, pid, path, key, attempt, given
     )
 
 
@@ -217,5 +229,16 @@ def tell_held_up(native: NativeArena) -> None:
     with (
         contextlib.ExitStack() as rest
     ):  # an exception of the program's log pipeline keeps none of the others from being told of
-        for transaction, seconds, holder in reversed(native.take_untold()):
-            rest.callback(_tell, transaction, "lock", seconds, holder)
+        for who, seconds, holder in reversed(native.take_untold()):
+            if isinstance(who, str):  # a function that has read outside of any transaction
+                rest.callback(_tell_of, native, (who, 1, web.request_id(None)), "lock", seconds, holder)
+            else:
+                rest.callback(_tell, who, "lock", seconds, holder)
+
+
+def tell_late(native: NativeArena) -> None:
+    """Tell of them where a read has ended, or has been in vain. It is not to fail because of the program's log pipeline."""
+    try:
+        tell_held_up(native)
+    except Exception:
+        traceback.print_exc()

@@ -61,6 +61,12 @@ def check(result: int) -> int:
 
 def locked(arena: NativeArena, call: Callable[[], int]) -> int:
     """Call what takes the arena's lock: where another holds it, wait without the GIL and call again."""
-    while (result := call()) == _AGAIN:
-        arena.wait_for_lock()
-    return check(result)
+    if (result := call()) != _AGAIN:
+        return check(result)
+    try:
+        while result == _AGAIN:
+            arena.wait_for_lock()
+            result = call()
+        return check(result)
+    finally:
+        arena.tell_late()

@@ -20,6 +20,7 @@ cdef class NativeArena:
         self.watches = {}
         self.watched = set()
         self.waits = {}
+        self.standing = {}
         self.places = {}
 
     def __dealloc__(self):
@@ -36,9 +37,13 @@ cdef class NativeArena:
 
     def take_untold(self) -> list:
         """Return, once, (transaction, seconds, holder) of those whose threads have stood still for the lock for long, and which
-        nobody was told of."""
+        nobody was told of; of an access outside of any transaction the name of the function that it is in."""
         found, self.untold = self.untold, None
         return found or []
+
+    def tell_late(self) -> None:
+        """Have those told of, where no operation goes on."""
+        tell_late(self)
 
     def queues(self) -> tuple[int, int]:
         """Return how many requests stand at hot spots, of all processes, and how many of them in the longest queue."""

@@ -60,6 +60,8 @@ cdef extern from "recoverable.h" nogil:
     rcv_txn **rcv_txn_place(const rcv_txn *t)
     uint32_t rcv_txn_step(const rcv_txn *t)
     int rcv_own_threads(int change)
+    uint64_t rcv_thread_ident(uint64_t number)
+    int rcv_in_access(const rcv_arena *a)
     void rcv_own_threads_forked()
     int rcv_notes_listen(rcv_arena *a, int on)
     uint32_t rcv_notes_seen(const rcv_arena *a)

@@ -54,9 +54,9 @@ cdef int tell_notes(NativeArena arena, list texts, uint64_t in_all) except -1:
     return rcv_notes_tell(arena.a, at, sizes, n, in_all)
 
 
-def own_thread(int change) -> None:
-    """Say that the library has one thread more, or less, that stores nothing through raw buffers."""
-    rcv_own_threads(change)
+def own_thread(int change) -> int:
+    """Say that the library has one thread more, or less, that stores nothing through raw buffers; how many it has then."""
+    return rcv_own_threads(change)
 
 
 def own_threads_forked() -> None:

@@ -50,7 +50,8 @@ cdef class NativeArena:
     cdef public object listener # recoverable.inflight: what tells others of its requests, or None
     cdef public double let_in # when one who had looked at the lock in vain was last let go on, to wait where the lock is needed
     cdef readonly dict places # and where hot spots are, in words, by unit
-    cdef list untold # (Transaction, seconds, holder) of those that have waited for the lock for long, and nobody was told of; or None
+    cdef readonly dict standing # since when threads stand for the lock outside of any transaction, by their identifiers
+    cdef list untold # (Transaction or the name of a function, seconds, holder) of those that have stood for long, untold; or None
     cdef bint has_pending(self) noexcept
 
 cdef class Container:
@@ -76,12 +77,14 @@ cdef class Transaction:
     cdef public int attempt
     cdef public str rerun # why it was run again, if it was: "rerun" after a conflict, or "retry"
     cdef public object limit # the TimeLimit of all its runs together, if there is one
-    cdef public double wait_time # seconds that its request has waited for others so far, in all runs
+    cdef double wait_time # seconds that its request has waited for others in all runs, but for the wait that goes on
+    cdef double wait_since # when that one began; 0: it does not wait
+    cdef int waits # how many of its parts wait
     cdef public bint wait_told # that this is long was told
     cdef public str request_id # in the events of its request, once there were any
     cdef double begun # when its request began, by rcv_coarse()
     cdef object coroutine # the handler's, until it has ended
-    cdef readonly double blocked # since when it blocks its thread, for the lock; 0: it does not
+    cdef readonly bint blocked # its thread stands still for the lock
     cdef int cause # of its rollback
     cdef public int open_blocks
     cdef readonly bint conflicted
@@ -126,6 +129,7 @@ cdef int closed_error(NativeArena arena) except -1
 cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1
 cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1
 cdef int done(NativeArena arena, rcv_txn *t) except -1
+cdef int tell_late(NativeArena arena) except -1
 cdef bint may_look(NativeArena arena) noexcept
 cdef PyObject *owner_of(rcv_txn **place) noexcept
 cdef inline uint64_t hold(NativeArena arena) noexcept:

@@ -20,6 +20,7 @@ from recoverable import errors as _errors
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8(object text) except NULL
     Py_ssize_t Py_REFCNT(PyObject *o)
+    unsigned long PyThread_get_thread_ident()
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
 
@@ -56,13 +57,24 @@ cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1:
             if rc: # it may be for something else, and the lock was kept for us
                 rcv_wait_over(arena.a)
     if rc:
-        fail(rc)
+        try:
+            fail(rc)
+        finally:
+            if t[0] == NULL:
+                tell_late(arena) # it may have waited in vain
     return 0
 
 
 cdef int done(NativeArena arena, rcv_txn *t) except -1:
+    if t != NULL:
+        return 0 # which is in the arena until its step ends
     cdef int rc = rcv_access_end(arena.a, t)
-    return 0 if rc == 0 else fail(rc) # what was read may not have been one state
+    if rc == 0 and arena.untold is None:
+        return 0
+    try:
+        return 0 if rc == 0 else fail(rc) # what was read may not have been one state
+    finally:
+        tell_late(arena)
 
 
 include "container.pxi"
@@ -136,8 +148,10 @@ cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1:
             "Store it again, then use it.")
     cdef int rc = rcv_handle_check(arena.a, t[0], &c.h)
     if rc:
-        done(arena, t[0])
-        fail(rc)
+        try:
+            fail(rc)
+        finally:
+            done(arena, t[0])
     return 0
 
 

@@ -111,7 +111,7 @@ cdef class Transaction:
         t.attempt = self.attempt + 1
         t.limit = self.limit
         t.begun = self.begun
-        t.wait_time, t.wait_told, t.request_id = self.wait_time, self.wait_told, self.request_id
+        t.wait_time, t.wait_told, t.request_id = waited(self), self.wait_told, self.request_id
         t.rerun = rerun
         t.helds = self.helds + (rerun == "held")
         t.reruns = self.reruns and t.helds < HELDS
@@ -315,6 +315,25 @@ cdef class Transaction:
     def age(self) -> float:
         """How many seconds ago its request began."""
         return max(0.0, rcv_coarse() - self.begun)
+
+    @property
+    def waited(self) -> float:
+        """For how many seconds its request has waited for others so far, in all of its runs; in one look."""
+        return waited(self)
+
+    def begin_wait(self) -> None:
+        """Say that it waits, or a part of it, from now until end_wait()."""
+        begin_wait(self)
+
+    def end_wait(self) -> float:
+        """Say that this is over; what `waited` is then."""
+        end_wait(self)
+        return waited(self)
+
+    @property
+    def ident(self) -> int:
+        """The identifier of the thread that its code runs in just now; 0: none, or not known."""
+        return rcv_thread_ident(self.thread)
 
     @property
     def step(self) -> int:

@@ -2,13 +2,13 @@
 # Part of runtime.pyx.
 
 cdef object _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
-cdef object _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _too_long
+cdef object _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _too_long, _tell_late
 cdef dict _log_settings
 cdef list _silent
 
 
 def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, await_lock, may_rerun, wake, is_answer, commits, resolve,
-                inside, after, in_line, again, committed_wanted, log_settings, too_long) -> None:
+                inside, after, in_line, again, committed_wanted, log_settings, too_long, tell_late) -> None:
     """Say who does what few requests need. recoverable.runner does, when it is imported.
 
     Args:
@@ -32,14 +32,15 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, awai
         log_settings: structlog's settings, a dict that changes, or None; and a list, of the "default_wrapper_class" in there with
             which that event is never written.
         too_long: too_long(transaction, stopped) is the error of a run whose step was stopped; `stopped`: by what, or None.
+        tell_late: tell_late(arena) tells of those whose threads have stood still for the lock for long.
     """
     global _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
-    global _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _log_settings, _silent, _too_long
+    global _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _log_settings, _silent, _too_long, _tell_late
     _watch_block, _nest_block, _end_block, _run_hooks = watch_block, nest_block, end_block, run_hooks
     _give_way, _await_lock, _may_rerun, _wake, _is_answer = give_way, await_lock, may_rerun, wake, is_answer
     _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted = commits, resolve, inside, after, in_line, again, committed_wanted
     _log_settings, _silent = log_settings
-    _too_long = too_long
+    _too_long, _tell_late = too_long, tell_late
 
 
 cdef bint commit_is_told() except -1:

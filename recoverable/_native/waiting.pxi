@@ -1,5 +1,9 @@
 # waiting.pxi -- who finds the arena's lock taken: how it waits here, and what is remembered of that. Part of runtime.pyx.
 #
+# How long a request has waited is two numbers: what is past, and since when it waits. Whoever looks has the GIL, and so has who
+# changes them, in one call of native code each: so nobody finds a wait in both, or in neither. What its parts wait for at the same
+# time counts once.
+#
 # A thread waits without the GIL until the lock is its own. Where an event loop runs, that would stop all its other requests:
 # so there it waits only briefly, and then the run ends, if it can begin again, and waits at its entry while the loop goes on.
 
@@ -18,6 +22,24 @@ cdef tuple holder_of(const rcv_holder *holder):
     return holder.pid, "".join([letter if letter.isprintable() else "?" for letter in text])
 
 
+cdef void begin_wait(Transaction t) noexcept:
+    if t.waits == 0:
+        t.wait_since = rcv_monotonic()
+    t.waits += 1
+
+
+cdef void end_wait(Transaction t) noexcept:
+    t.waits -= 1
+    if t.waits == 0:
+        t.wait_time += rcv_monotonic() - t.wait_since
+        t.wait_since = 0
+
+
+cdef double waited(Transaction t) noexcept:
+    """For how long its request has waited so far."""
+    return t.wait_time if t.waits == 0 else t.wait_time + rcv_monotonic() - t.wait_since
+
+
 cdef int wait_for_lock(NativeArena arena) noexcept:
     """Wait for the lock, without the GIL; whoever closes the arena meanwhile is refused."""
     cdef int rc
@@ -25,27 +47,62 @@ cdef int wait_for_lock(NativeArena arena) noexcept:
     cdef rcv_holder holder
     cdef double begun = rcv_monotonic()
     rcv_lock_holder(arena.a, &holder)
-    if t is not None:
-        t.blocked = begun
+    stand(arena, t, begun)
     rcv_use(arena.a)
     with nogil:
         rc = rcv_lock_wait(arena.a)
     rcv_unuse(arena.a)
     if t is not None:
-        t.blocked = 0
-        note_wait(arena, t, rcv_monotonic() - begun, &holder)
+        stood(arena, t, &holder)
+    else:
+        stood_outside(arena, rcv_monotonic() - begun, &holder)
     return rc
 
 
-cdef void note_wait(NativeArena arena, Transaction t, double seconds, rcv_holder *holder):
-    """A request has waited for the lock in the middle of an operation: it is reported, if that was long, when the step is over."""
-    t.wait_time += seconds
-    if t.wait_told or t.wait_time < LATE:
-        return
-    t.wait_told = True
+cdef void stand(NativeArena arena, Transaction t, double begun):
+    """Let it be seen from other threads that this one stands for the lock, for a request or outside of any transaction."""
+    if t is None:
+        arena.standing[PyThread_get_thread_ident()] = begun
+    else:
+        begin_wait(t)
+        t.blocked = True
+
+
+cdef void stood(NativeArena arena, Transaction t, rcv_holder *holder):
+    """A request has stood for the lock in the middle of an operation: it is reported, if that was long, when the step is over."""
+    t.blocked = False
+    end_wait(t)
+    if not t.wait_told and waited(t) >= LATE:
+        t.wait_told = True
+        tell_later(arena, t, waited(t), holder)
+
+
+cdef void stood_outside(NativeArena arena, double seconds, rcv_holder *holder):
+    """A read outside of any transaction has, or what looks at all of the arena: it is reported when that is over."""
+    arena.standing.pop(PyThread_get_thread_ident(), None)
+    if seconds >= LATE:
+        from recoverable.frames import caller
+        tell_later(arena, caller(), seconds, holder)
+
+
+cdef void tell_later(NativeArena arena, object who, double seconds, rcv_holder *holder):
     if arena.untold is None:
         arena.untold = []
-    arena.untold.append((t, t.wait_time, holder_of(holder)))
+    arena.untold.append((who, seconds, holder_of(holder)))
+
+
+cdef int tell_late(NativeArena arena) except -1:
+    """Tell of those, unless an operation goes on: then who ends that does."""
+    cdef rcv_frame nobody
+    if arena.untold is None or arena.closed or rcv_in_access(arena.a):
+        return 0
+    rcv_frame_init(&nobody, NULL, rcv_context(), NULL)
+    rcv_current()[0] = &nobody
+    try:
+        _tell_late(arena)
+    finally:
+        leave_frame(&nobody)
+    return 0
 
 
 cdef int wait_here(NativeArena arena) except? -100:
@@ -72,14 +129,15 @@ cdef int wait_briefly(NativeArena arena) noexcept:
     cdef bint patient = t is not None and t.arena is arena and t.lock_time > UNLUCKY
     t = request_of(t, arena)
     cdef rcv_holder holder
-    cdef double begun = rcv_monotonic()
     rcv_lock_holder(arena.a, &holder)
+    if t is not None:
+        stand(arena, t, 0)
     rcv_use(arena.a)
     with nogil:
         rc = rcv_lock_wait_briefly(arena.a, patient)
     rcv_unuse(arena.a)
     if t is not None:
-        note_wait(arena, t, rcv_monotonic() - begun, &holder)
+        stood(arena, t, &holder)
     return rc
 
 

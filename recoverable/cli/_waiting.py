@@ -132,7 +132,7 @@ def _table(requests: tuple[Request, ...], width: int) -> Table:
             str(each.process),
             str(each.run),
             str(each.step or "-"),
-            Text(_end(each.handler, room)),
+            Text(_end(_who(each), room)),
             Text(_end(_at(each), room)),
             Text(_waits(each)),
         )
@@ -142,6 +142,10 @@ def _table(requests: tuple[Request, ...], width: int) -> Table:
 def _end(text: str, room: int) -> str:
     """Return the end of a text, which says more of a path or a name than its beginning."""
     return text if len(text) <= room else f"…{text[1 - room :]}"
+
+
+def _who(request: Request) -> str:
+    return request.handler if request.what == "request" else f"{request.handler} ({request.what})"
 
 
 def _at(request: Request) -> str:

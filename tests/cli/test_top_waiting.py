@@ -58,6 +58,7 @@ def test_what_each_waits_for_is_said_in_words() -> None:
         Request("sell", 7, 1.4, *common, "privilege", 0.2, None, 9, None, None),
         Request("sell", 7, 1.3, *common, "lock", 0.1, None, 0, None, None),
         Request("sell", 7, 1.2, "id", 1, 0, None, False, None, 0.0, None, 0, None, None),
+        Request("nightly", 8, 1.1, None, 1, 1, None, True, "lock", 0.1, "sell", 7, None, None, "block"),
     )
     text = shown(_waiting.Look(0.0, "shop", 99, requests, (5, 6), 6, "report"))
     assert "its turn at root['stock'], 'tea', behind buy (9), 0.2 s so far" in text
@@ -65,4 +66,6 @@ def test_what_each_waits_for_is_said_in_words() -> None:
     assert "the lock, 0.1 s so far" in text
     assert "process 5 does not answer" in text
     assert "process 6 does not answer: it is inside a step, of report" in text
-    assert "95 more" in text
+    assert "nightly (block)" in text
+    assert "sell (" not in text.replace("sell (7)", "")
+    assert "94 more" in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import inspect
 import json
 import os
 import random
@@ -12,7 +11,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -20,17 +18,11 @@ from structlog.testing import capture_logs
 import recoverable
 from recoverable import Arena, Array, Request, TransactionError, attempt
 from recoverable._native import _notes
+from recoverable._native.runtime import own_thread
 from recoverable.inflight import _read, _written, answer_of
 from support.children import child
-from support.hanging import helper, running, serving
+from support.hanging import helper, line_of, running, serving
 from support.segments import path_of
-
-
-def line_of(function: Callable[..., Any], text: str) -> str:
-    """Return where that text stands in a function, as a request says where it is."""
-    lines, first = inspect.getsourcelines(function)
-    (at,) = (n for n, line in enumerate(lines) if text in line)
-    return f"{inspect.getsourcefile(function)}:{first + at} in {function.__qualname__}"
 
 
 async def test_one_that_awaits(arena: Arena) -> None:
@@ -331,14 +323,14 @@ def test_bytes_that_are_no_note_harm_nobody(name: str, seed: int) -> None:
 
 def test_notes_are_read_as_they_were_written() -> None:
     """What fits comes back as it was; what is too long is cut, and nothing that is no note is one."""
-    request = Request("h", 7, 1.5, "id", 2, 3, "a.py:1 in f", True, "turn", 0.25, "other", 9, "root", "'key'")
+    request = Request("h", 7, 1.5, "id", 2, 3, "a.py:1 in f", True, "turn", 0.25, "other", 9, "root", "'key'", "block")
     assert _read(_written(request), 7) == request
     long = Request("ħ" * 99, 7, 1.5, "i" * 128, 2, 3, "€" * 999, False, "turn", 0.25, "o" * 40, 9, "p" * 999, "𝄞" * 999)
     assert len(_written(long)) <= 488
     read = _read(_written(long), 7)
     assert read is not None
     assert (read.age, read.run, read.step, read.waits_for) == (1.5, 2, 3, "turn")
-    for note in (b"", b"\xff", b"[]", b"{}", b"[" * 488, b"7", json.dumps(["x"] * 13).encode(), b"[1e999,-1,NaN]"):
+    for note in (b"", b"\xff", b"[]", b"{}", b"[" * 488, b"7", json.dumps(["x"] * 14).encode(), b"[1e999,-1,NaN]"):
         assert _read(note, 7) is None or isinstance(_read(note, 7), Request)
 
 
@@ -374,11 +366,37 @@ def test_the_thread_ends_with_its_arena(new_name: Callable[[], str]) -> None:
         one.listen()
         one.listen()
         other.listen()
-        assert listeners() == 2
+        assert (listeners(), own_thread(0)) == (2, 2)
         one.close()
-        assert listeners() == 1
+        assert (listeners(), own_thread(0)) == (1, 1)
         assert other.requests() == []
-    assert listeners() == 0
+    assert (listeners(), own_thread(0)) == (0, 0)
+
+
+def test_a_thread_that_can_not_be_started_is_not_counted(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's own threads are not taken for the library's, which are known to store nothing through raw views."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(RuntimeError, match="new thread"):
+        arena.listen()
+    assert own_thread(0) == 0
+
+
+@pytest.mark.crash
+def test_a_forked_child_has_none_of_the_threads(arena: Arena) -> None:
+    """It counts its own alone, and may have one."""
+    arena.listen()
+
+    def counts() -> None:
+        assert own_thread(0) == 0
+        arena.listen()
+        assert own_thread(0) == 1
+
+    with child(counts):
+        pass
 
 
 def test_an_arena_that_can_not_be_closed_goes_on_telling(arena: Arena) -> None:

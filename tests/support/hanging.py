@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from support.children import child
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from recoverable import Arena
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 async def helper() -> None:
     """Await for somebody."""
     await asyncio.sleep(30)  # here
+
+
+def line_of(function: Callable[..., Any], text: str) -> str:
+    """Return where that text stands in a function, as a request says where it is."""
+    lines, first = inspect.getsourcelines(function)
+    (at,) = (n for n, line in enumerate(lines) if text in line)
+    return f"{inspect.getsourcefile(function)}:{first + at} in {function.__qualname__}"
 
 
 @contextlib.asynccontextmanager

@@ -275,6 +275,7 @@ RCV_API struct rcv_frame **rcv_current(void); /* the top of this thread's stack,
 RCV_API void rcv_frame_init(struct rcv_frame *f, rcv_txn *const *txn, void *context, void *owner); /* txn: NULL for nobody's */
 RCV_API void rcv_frame_leave(struct rcv_frame *f);
 RCV_API uint64_t rcv_thread(void);
+RCV_API uint64_t rcv_thread_ident(uint64_t number); /* of a thread by what rcv_thread() says there: Python's; 0: not known */
 
 /* rcv_access -- the gate of every operation on an arena.
  *   inside a transaction of this arena: mounts it, *out = it
@@ -291,6 +292,7 @@ RCV_API int  rcv_access_end(rcv_arena *a, rcv_txn *t); /* t: what rcv_access gav
 RCV_API uint64_t rcv_hold(rcv_arena *a);
 RCV_API int      rcv_unhold(rcv_arena *a, uint64_t held);
 RCV_API int      rcv_held(const rcv_arena *a); /* is an operation of this thread going on? */
+RCV_API int      rcv_in_access(const rcv_arena *a); /* … or a read outside of any transaction? */
 /* rcv_use / rcv_unuse -- around rcv_lock_wait, with the GIL: the arena can't be closed meanwhile. rcv_wait_over -- the lock that
  * rcv_lock_wait keeps is not wanted after all. */
 RCV_API void rcv_use(rcv_arena *a);

@@ -20,6 +20,13 @@ struct rcv_frame **rcv_current(void) { return &current; }
 
 uint64_t rcv_thread(void) { return os_thread_id(); }
 
+uint64_t rcv_thread_ident(uint64_t number)
+{
+    uint64_t ident;
+    int32_t  tid;
+    return os_thread_find(number, &ident, &tid) ? ident : 0;
+}
+
 void rcv_frame_init(struct rcv_frame *f, rcv_txn *const *txn, void *context, void *owner)
 {
     *f = (struct rcv_frame){.txn = txn != NULL ? txn : &nobody, .context = context, .owner = owner, .below = current, .left = 0};
@@ -149,6 +156,8 @@ int rcv_held(const rcv_arena *a)
 {
     return a->held > 0 && (a->mounted != NULL ? a->step_thread : a->reader_thread) == os_thread_id();
 }
+
+int rcv_in_access(const rcv_arena *a) { return rcv_held(a) || (a->readers > 0 && a->reader_thread == os_thread_id()); }
 
 /* -- waiting for the lock --------------------------------------------------------------------------------- */
 

@@ -5,6 +5,8 @@
  */
 #include "transaction.h"
 
+#define LOOKS 100u /* at one place in a queue, while those who stand there come and go */
+
 static void of_process(const rcv_arena *a, uint64_t token, struct rcv_holder *out)
 {
     const struct rcv_process *p = process_of(a, token);
@@ -39,10 +41,19 @@ int rcv_privilege_holder(const rcv_arena *a, struct rcv_holder *out)
 int rcv_turn_holder(rcv_arena *a, const struct rcv_turn *turn, struct rcv_holder *out)
 {
     const struct rcv_ticket *t = turn_ahead(a, turn);
-    of_process(a, t != NULL ? atomic_load(&t->token) : 0, out);
+    uint64_t                 token = 0, row = 0;
+    for (unsigned i = 0; t != NULL && i < LOOKS; i++) { /* who leaves meanwhile has no token any more: another is ahead then */
+        const struct rcv_ticket *first = t;
+        token = atomic_load(&t->token);
+        row = atomic_load_explicit(&t->row, memory_order_relaxed);
+        t = turn_ahead(a, turn);
+        if (t == first && token != 0)
+            break;
+    }
+    of_process(a, t != NULL ? token : 0, out);
     if (t == NULL)
         return 0;
-    board_name(a, atomic_load_explicit(&t->row, memory_order_relaxed), out->handler);
+    board_name(a, row, out->handler);
     return 1;
 }
 

@@ -1,0 +1,73 @@
+"""Where code is: the lines at which a suspended coroutine awaits, or at which a thread runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+__all__ = ["awaited", "caller", "calls", "innermost", "line_of"]
+
+_DEEPEST: Final = 200  # coroutines that await each other
+_LIBRARY: Final = (sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep)
+_OTHERS: Final = os.sep + "site-packages" + os.sep
+_OURS: Final = os.path.dirname(__file__) + os.sep  # noqa: PTH120 -- as frames have it
+
+
+def awaited(coroutine: Any) -> list[FrameType]:
+    """Return the frames of a suspended coroutine, and of what it awaits."""
+    return list(_awaited(coroutine))
+
+
+def _awaited(coroutine: Any) -> Iterator[FrameType]:
+    for _ in range(_DEEPEST):
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+        if coroutine is None:
+            return
+
+
+def calls(top: FrameType | None, found: Callable[[FrameType], bool]) -> list[FrameType]:
+    """Return such a frame of a thread, and those that it has called; none: it runs elsewhere.
+
+    Args:
+        top: The thread's innermost frame.
+        found: Returns whether it is the one.
+    """
+    between: list[FrameType] = []
+    while top is not None:
+        between.append(top)
+        if found(top):
+            return between[::-1]
+        top = top.f_back
+    return []
+
+
+def innermost(frames: list[FrameType]) -> FrameType | None:
+    """Return the innermost that is neither of Python's own library nor of this one; of those alone, the innermost."""
+    for frame in reversed(frames):
+        file = frame.f_code.co_filename
+        if not file.startswith((_OURS, "<frozen")) and not (file.startswith(_LIBRARY) and _OTHERS not in file):
+            return frame
+    return frames[-1] if frames else None
+
+
+def caller() -> str:
+    """Return the name of the function of the program that runs."""
+    try:
+        found = innermost(calls(sys._getframe(1), lambda frame: frame.f_back is None))
+    except ValueError:  # no Python code does
+        found = None
+    return "(unknown)" if found is None else found.f_code.co_qualname
+
+
+def line_of(frame: FrameType | None) -> str | None:
+    """Return the line that it is at."""
+    return None if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
