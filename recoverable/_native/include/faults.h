@@ -35,7 +35,7 @@ RCV_API uint64_t    rcv_crash_count(void);        /* points passed since rcv_cra
 RCV_API void        rcv_crash_only(const char *name); /* count only the points of that name; NULL: all */
 RCV_API const char *rcv_crash_last(void);         /* name of the last point passed */
 RCV_API void        rcv_crash_note(char *buffer, size_t size); /* where the point that kills writes its name: shared memory */
-enum rcv_fail_kind { RCV_FAIL_MALLOC = 1, RCV_FAIL_MPROTECT, RCV_FAIL_FALLOCATE, RCV_FAIL_MMAP, RCV_FAIL_HEAP };
+enum rcv_fail_kind { RCV_FAIL_MALLOC = 1, RCV_FAIL_MPROTECT, RCV_FAIL_FALLOCATE, RCV_FAIL_MMAP, RCV_FAIL_HEAP, RCV_FAIL_WRITE, RCV_FAIL_SYNC };
 RCV_API void     rcv_fail_at(int kind, uint64_t nth); /* the nth call of that kind from now fails once; 0 = never */
 RCV_API uint64_t rcv_fail_count(int kind);
 /* rcv_mirror_begin -- keep a copy of the arena that only its feed brings forward, and compare the two after each commit of this

@@ -16,7 +16,7 @@ static const char *_Atomic   last_point;
 static char                  only[64]; /* count only points of this name; "": all */
 static char *_Atomic         note; /* where the point that kills writes its name */
 static size_t                note_size;
-static _Atomic uint64_t      fail_at[RCV_FAIL_HEAP + 1], calls[RCV_FAIL_HEAP + 1];
+static _Atomic uint64_t      fail_at[RCV_FAIL_SYNC + 1], calls[RCV_FAIL_SYNC + 1];
 
 /* rcv_crashpoint -- count it, and die here if it is this one's turn: as by kill -9, no handler, no clean-up. */
 void rcv_crashpoint(const char *name)
@@ -95,7 +95,7 @@ void rcv_crash_at(uint64_t nth)
     atomic_store(&crash_at, nth);
 }
 
-static bool kind_known(int kind) { return kind >= RCV_FAIL_MALLOC && kind <= RCV_FAIL_HEAP; }
+static bool kind_known(int kind) { return kind >= RCV_FAIL_MALLOC && kind <= RCV_FAIL_SYNC; }
 
 void rcv_fail_at(int kind, uint64_t nth)
 {

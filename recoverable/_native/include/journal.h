@@ -1,0 +1,50 @@
+/* journal.h -- the journal: the feed's records in files, which outlive the machine. docs/adr/0018-journal.md
+ *
+ * A folder has files `journal-<number in 16 hex digits>`, and at most one `spare`, which is to become the next one. None of these
+ * functions touches an arena or needs the GIL; an object is used by one thread at a time.
+ */
+#ifndef RCV_JOURNAL_H
+#define RCV_JOURNAL_H
+
+#include "feed.h"
+
+/* -- reading: file.c ----------------------------------------------------------------------------------------------- */
+
+struct rcv_journal_start { /* what the head of a file says, and where the chain stands in front of its first batch */
+    uint64_t id[2], number, size, epoch, position, seq, at;
+    uint32_t chain;
+};
+struct rcv_journal_batch {
+    uint64_t offset;        /* in the file */
+    uint64_t position, end; /* of the feed: where its records begin, and behind them */
+    uint64_t seq, at;       /* of its last record */
+    uint32_t records, chain;
+    const void *data;       /* until the next call */
+};
+typedef struct rcv_journal_file rcv_journal_file;
+/* rcv_journal_open_file -- `where` names the folder in messages. RCV_ERR_NOTFOUND, RCV_ERR_VERSION, RCV_ERR_CORRUPT: its head. */
+RCV_API int  rcv_journal_open_file(int folder, const char *where, uint64_t number, rcv_journal_file **out);
+RCV_API void rcv_journal_close_file(rcv_journal_file *f);
+RCV_API void rcv_journal_get_start(const rcv_journal_file *f, struct rcv_journal_start *out);
+/* rcv_journal_next -- 1: *out is the next batch, sound; 0: it ends here. RCV_ERR_CORRUPT: this is broken, and sound ones lie behind it. */
+RCV_API int  rcv_journal_next(rcv_journal_file *f, struct rcv_journal_batch *out);
+RCV_API uint64_t rcv_journal_offset(const rcv_journal_file *f); /* of what rcv_journal_next() looks at next */
+RCV_API uint64_t rcv_journal_torn(const rcv_journal_file *f);   /* bytes of a last batch that was not finished, 0: none */
+
+/* -- writing: writer.c ----------------------------------------------------------------------------------------------- */
+
+typedef struct rcv_writer rcv_writer;
+/* rcv_writer_create -- a file that goes on from there: the first of a folder, or of a new epoch. Durable when it returns. */
+RCV_API int rcv_writer_create(int folder, const char *where, const struct rcv_journal_start *from, rcv_writer **out);
+/* rcv_writer_resume -- behind the last sound batch of the folder's last file. RCV_ERR_NOTFOUND: it has none. */
+RCV_API int rcv_writer_resume(int folder, const char *where, rcv_writer **out);
+/* rcv_writer_append -- a batch of whole records, durable when it returns. RCV_ERR_FULL: the disk is, and it may be tried again.
+ * RCV_ERR_OS, RCV_ERR_NOTFOUND (the file was removed): never again. */
+RCV_API int rcv_writer_append(rcv_writer *w, const void *records, uint64_t length, uint64_t seq, uint64_t at, uint32_t count);
+RCV_API int rcv_writer_end(rcv_writer *w);    /* an empty batch: what is broken from now on is no torn end */
+RCV_API int rcv_writer_prepare(rcv_writer *w); /* a slice of the next file: 1 while there is more to do */
+RCV_API void rcv_writer_get(const rcv_writer *w, struct rcv_journal_start *out); /* .size: bytes of the file in use */
+RCV_API void rcv_journal_file_size(uint64_t bytes); /* of files that are made from now on, in this process; 64 MiB */
+RCV_API void rcv_writer_close(rcv_writer *w);
+
+#endif

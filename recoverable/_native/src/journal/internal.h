@@ -1,0 +1,47 @@
+/* internal.h -- what the journal's files of C have for each other. The interface: include/journal.h. */
+#ifndef RCV_JOURNAL_INTERNAL_H
+#define RCV_JOURNAL_INTERNAL_H
+
+#include "base/base.h"
+#include "format.h"
+#include "journal.h"
+
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+/* -- crc32c.c -------------------------------------------------------------------------------------------------------- */
+
+uint32_t crc32c(uint32_t before, const void *bytes, size_t n);
+uint32_t crc32c_by_tables(uint32_t before, const void *bytes, size_t n); /* for a test */
+
+/* -- spare.c ------------------------------------------------------------------------------------------------------------- */
+
+#define SPARE_NAME "spare"
+struct spare {
+    int      folder, fd; /* -1: not looked at yet */
+    uint64_t made;       /* bytes of it that are there */
+    bool     ready, given_up;
+};
+void spare_begin(struct spare *s, int folder);
+int  spare_make(struct spare *s);
+int  spare_take(struct spare *s, uint64_t least, int *fd, uint64_t *size); /* 0 or errno */
+void spare_end(struct spare *s);
+
+/* -- disk.c: system calls on files; 0 or errno -------------------------------------------------------------------------- */
+
+int  disk_write(int fd, uint64_t off, const struct iovec *what, int n); /* all of it */
+int  disk_sync(int fd);
+int  disk_sync_folder(int folder);
+int  disk_rename(int folder, const char *from, const char *to);
+bool disk_removed(int fd); /* has it no name any more? */
+
+/* -- file.c ---------------------------------------------------------------------------------------------------------------- */
+
+#define JOURNAL_NAME 32u
+void     journal_name(uint64_t number, char *out); /* JOURNAL_NAME bytes */
+uint32_t head_crc(const struct rcv_journal_head *head);
+uint32_t batch_crc(const struct rcv_batch *batch, const void *records);
+int      journal_last(int folder, uint64_t *number); /* 0: none, 1, or -errno */
+int      journal_raise(int err, const char *where, const char *name, const char *doing); /* RCV_ERR_FULL for a full disk, else _OS */
+
+#endif

@@ -1,0 +1,201 @@
+/* writer.c -- the journal's files, written: one batch after the other, each durable before the next is begun.
+ *
+ * A file gets its whole size before it is used, written with zeros: fdatasync() of a file that neither grows nor has holes writes the
+ * data alone (measured: 0.06 ms where it takes 1.67 ms otherwise). The next file is made while there is time (spare.c); it counts
+ * from when it has its name, which it gets with its head durable.
+ *
+ *   zeros -> head -> fdatasync -> rename to journal-<n> -> fsync of the folder -> batches
+ *
+ * After a failure of fdatasync the kernel may have dropped what was written, and say so once only: nothing is tried again then. A
+ * full disk is another matter: the same batch is written once more, at the same place.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+struct rcv_writer {
+    int      folder, fd;
+    char     where[200], name[JOURNAL_NAME];
+    struct rcv_journal_start at; /* where the next batch goes on from; .number, .size: of the file in use */
+    uint64_t offset;
+    bool     stopped; /* a failure that is not tried again */
+    struct spare spare;
+};
+
+static rcv_writer *make(int folder, const char *where)
+{
+    rcv_writer *w = os_calloc(1, sizeof *w);
+    if (w == NULL)
+        return NULL;
+    w->fd = -1;
+    snprintf(w->where, sizeof w->where, "%s", where);
+    w->folder = fcntl(folder, F_DUPFD_CLOEXEC, 3);
+    spare_begin(&w->spare, w->folder);
+    return w;
+}
+
+void rcv_writer_close(rcv_writer *w)
+{
+    if (w == NULL)
+        return;
+    spare_end(&w->spare);
+    if (w->fd >= 0)
+        close(w->fd);
+    if (w->folder >= 0)
+        close(w->folder);
+    os_free(w);
+}
+
+void rcv_writer_get(const rcv_writer *w, struct rcv_journal_start *out) { *out = w->at; }
+
+/* failed -- err of doing something to a file. */
+static int failed(rcv_writer *w, int err, const char *doing, const char *name)
+{
+    int rc = journal_raise(err, w->where, name, doing);
+    w->stopped = w->stopped || rc != RCV_ERR_FULL;
+    return rc;
+}
+
+/* begin_file -- the next one, with room for a batch of so many bytes. A failure leaves the one in use as it is. */
+static int begin_file(rcv_writer *w, uint64_t room)
+{
+    const struct rcv_journal_start *s = &w->at;
+    struct rcv_journal_head         h = {.format = RCV_JOURNAL_FORMAT, .id = {s->id[0], s->id[1]}, .number = s->number + 1,
+                                         .epoch = s->epoch, .position = s->position, .seq = s->seq, .at = s->at, .chain = s->chain};
+    char name[JOURNAL_NAME];
+    int  fd, err = spare_take(&w->spare, RCV_JOURNAL_HEAD + room, &fd, &h.size);
+    if (err != 0)
+        return failed(w, err, "making", SPARE_NAME);
+    memcpy(h.magic, RCV_JOURNAL_MAGIC, sizeof h.magic);
+    h.crc = head_crc(&h);
+    journal_name(h.number, name);
+    err = disk_write(fd, 0, &(struct iovec){&h, sizeof h}, 1);
+    if (err == 0)
+        err = disk_sync(fd);
+    CRASHPOINT("journal.head");
+    if (err == 0)
+        err = disk_rename(w->folder, SPARE_NAME, name);
+    CRASHPOINT("journal.named");
+    if (err == 0)
+        err = disk_sync_folder(w->folder);
+    if (err != 0) {
+        close(fd);
+        return failed(w, err, "making", name);
+    }
+    if (w->fd >= 0)
+        close(w->fd);
+    w->fd = fd;
+    memcpy(w->name, name, sizeof name);
+    w->at.number = h.number;
+    w->at.size = h.size;
+    w->offset = RCV_JOURNAL_HEAD;
+    return 0;
+}
+
+int rcv_writer_create(int folder, const char *where, const struct rcv_journal_start *from, rcv_writer **out)
+{
+    rcv_writer *w = make(folder, where);
+    if (w == NULL || w->folder < 0) {
+        rcv_writer_close(w);
+        return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory, or no descriptor, for writing a journal");
+    }
+    w->at = *from;
+    int rc = begin_file(w, 0);
+    if (rc != 0)
+        rcv_writer_close(w);
+    else
+        *out = w;
+    return rc;
+}
+
+/* go_to_end -- over all batches of the last file. */
+static int go_to_end(rcv_writer *w, rcv_journal_file *f)
+{
+    struct rcv_journal_batch b;
+    int                      rc;
+    rcv_journal_get_start(f, &w->at);
+    while ((rc = rcv_journal_next(f, &b)) == 1) {
+        w->at.position = b.end;
+        w->at.chain = b.chain;
+        if (b.records > 0) {
+            w->at.seq = b.seq;
+            w->at.at = b.at;
+        }
+    }
+    w->offset = rcv_journal_offset(f);
+    return rc;
+}
+
+int rcv_writer_resume(int folder, const char *where, rcv_writer **out)
+{
+    uint64_t          number = 0;
+    rcv_journal_file *f = NULL;
+    rcv_writer       *w = make(folder, where);
+    if (w == NULL || w->folder < 0) {
+        rcv_writer_close(w);
+        return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory, or no descriptor, for writing a journal");
+    }
+    int rc = journal_last(w->folder, &number);
+    if (rc < 0)
+        rc = journal_raise(-rc, where, "its folder", "reading");
+    else if (rc == 0)
+        rc = rcv_raise(RCV_ERR_NOTFOUND, ENOENT, "folder \"%s\" has no journal", where);
+    else if ((rc = rcv_journal_open_file(w->folder, where, number, &f)) == 0)
+        rc = go_to_end(w, f);
+    rcv_journal_close_file(f);
+    journal_name(number, w->name);
+    if (rc == 0 && (w->fd = openat(w->folder, w->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW)) < 0)
+        rc = journal_raise(errno, where, w->name, "opening");
+    if (rc == 0) { /* who wrote the last of it may have been killed before it was durable */
+        int err = disk_sync(w->fd);
+        rc = err == 0 ? 0 : failed(w, err, "flushing", w->name);
+    }
+    if (rc != 0)
+        rcv_writer_close(w);
+    else
+        *out = w;
+    return rc;
+}
+
+int rcv_writer_append(rcv_writer *w, const void *records, uint64_t length, uint64_t seq, uint64_t at, uint32_t count)
+{
+    struct rcv_batch b = {.mark = RCV_BATCH_MARK, .length = length, .position = w->at.position, .seq = seq, .at = at, .records = count,
+                          .chain = w->at.chain};
+    if (w->stopped)
+        return rcv_raise(RCV_ERR_OS, EIO, "journal \"%s\" has stopped: an earlier write failed, and what followed it is not kept", w->where);
+    if (w->at.size < w->offset + sizeof b || length > w->at.size - w->offset - sizeof b) {
+        int rc = begin_file(w, sizeof b + length);
+        if (rc != 0)
+            return rc;
+    }
+    b.number = w->at.number;
+    b.offset = w->offset;
+    b.crc = batch_crc(&b, records);
+    const struct iovec what[2] = {{&b, sizeof b}, {(void *)(uintptr_t)records, length}};
+    int                err = disk_write(w->fd, w->offset, what, length > 0 ? 2 : 1);
+    if (err != 0)
+        return failed(w, err, "writing", w->name);
+    CRASHPOINT("journal.written");
+    if ((err = disk_sync(w->fd)) != 0)
+        return failed(w, err, "flushing", w->name);
+    CRASHPOINT("journal.synced");
+    if (disk_removed(w->fd)) {
+        w->stopped = true;
+        return rcv_raise(RCV_ERR_NOTFOUND, ENOENT, "journal \"%s\": %s was removed while it was in use", w->where, w->name);
+    }
+    w->offset += sizeof b + length;
+    w->at.position += length;
+    w->at.chain = b.crc;
+    if (count > 0) {
+        w->at.seq = seq;
+        w->at.at = at;
+    }
+    return 0;
+}
+
+int rcv_writer_end(rcv_writer *w) { return rcv_writer_append(w, "", 0, w->at.seq, w->at.at, 0); }
+
+int rcv_writer_prepare(rcv_writer *w) { return spare_make(&w->spare); }
