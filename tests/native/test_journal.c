@@ -20,7 +20,7 @@ static void test_what_is_appended_is_read_again(void)
     rcv_writer *w;
     unsigned    n = 0;
     rcv_journal_file_size(8192); /* a file has some ten batches */
-    CHECK(rcv_writer_create(folder, "test", &at_first, &w) == 0);
+    CHECK(rcv_writer_create(folder_path, &at_first, &w) == 0);
     for (unsigned life = 0; life < 20; life++) { /* one that is killed leaves no end */
         for (unsigned i = 0; i < 9; i++, n++)
             CHECK(append(w, n) == 0);
@@ -30,7 +30,7 @@ static void test_what_is_appended_is_read_again(void)
             ;
         rcv_writer_close(w);
         CHECK(read_all(folder, 1, 0, &rc) == n && rc == RCV_ERR_NOTFOUND); /* there is no further file */
-        CHECK(rcv_writer_resume(folder, "test", &w) == 0);
+        CHECK(rcv_writer_resume(folder_path, &w) == 0);
     }
     struct rcv_journal_start at;
     rcv_writer_get(w, &at);
@@ -47,7 +47,7 @@ static void test_a_batch_larger_than_a_file_has_one_of_its_own(void)
     rcv_journal_file        *f;
     struct rcv_journal_batch b;
     rcv_journal_file_size(8192);
-    CHECK(rcv_writer_create(folder, "test", &at_first, &w) == 0 && append(w, 0) == 0);
+    CHECK(rcv_writer_create(folder_path, &at_first, &w) == 0 && append(w, 0) == 0);
     CHECK(rcv_writer_append(w, large, sizeof large, 2, 0, 1) == 0 && append(w, 2) == 0);
     rcv_writer_close(w);
     CHECK(rcv_journal_open_file(folder, "test", 2, &f) == 0 && rcv_journal_next(f, &b) == 1 && b.end - b.position == sizeof large);
@@ -70,7 +70,7 @@ static int one_file(bool ended)
     rcv_journal_file *f;
     struct rcv_journal_batch b;
     rcv_journal_file_size(sizeof whole);
-    CHECK(rcv_writer_create(folder, "test", &at_first, &w) == 0);
+    CHECK(rcv_writer_create(folder_path, &at_first, &w) == 0);
     for (unsigned i = 0; i < SOME; i++)
         CHECK(rcv_writer_append(w, content(i, 8 + 8 * i), 8 + 8 * i, i, i, 1) == 0);
     if (ended)
@@ -181,7 +181,7 @@ static void test_what_another_life_has_left_does_not_count(void)
     close(damaged);
     CHECK(renameat(folder, "journal-0000000000000001", folder, SPARE_NAME) == 0);
     from.number = 6; /* the next is 7 */
-    CHECK(rcv_writer_create(folder, "test", &from, &w) == 0);
+    CHECK(rcv_writer_create(folder_path, &from, &w) == 0);
     CHECK(read_all(folder, 7, 0, &rc) == 0 && rc == RCV_ERR_NOTFOUND);
     for (unsigned i = 0; i < 3; i++) {
         CHECK(append(w, i) == 0);
@@ -202,7 +202,7 @@ static void test_a_disk_that_is_full_for_a_while(void)
         return;
     }
     rcv_journal_file_size(8192);
-    CHECK(rcv_writer_create(folder, "test", &at_first, &w) == 0);
+    CHECK(rcv_writer_create(folder_path, &at_first, &w) == 0);
     for (unsigned n = 0; n < 40; n++) {
         rcv_fail_at(RCV_FAIL_WRITE, 1);
         CHECK(append(w, n) == RCV_ERR_FULL);
@@ -215,15 +215,50 @@ static void test_a_disk_that_is_full_for_a_while(void)
     remove_folder(folder);
 }
 
+/* others -- this program has closed all numbers, and opened another file by each of them. */
+static void others(int file)
+{
+    for (int fd = 3; fd < 700; fd++)
+        if (fd != file)
+            CHECK(dup2(file, fd) == fd);
+}
+
+static void test_closed_descriptors(void)
+{
+    int         folder = new_folder(), rc;
+    rcv_writer *w;
+    char        name[80];
+    struct stat st;
+    snprintf(name, sizeof name, "%s.other", folder_path);
+    CHECK(rcv_writer_create(folder_path, &at_first, &w) == 0);
+    int other = open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+    for (unsigned n = 0; n < 30; n++) { /* some of them begin a file */
+        others(other);
+        CHECK(append(w, n) == 0);
+        if (n % 4 == 0) {
+            others(other);
+            (void)rcv_writer_prepare(w);
+        }
+    }
+    others(other);
+    rcv_writer_close(w); /* and closes nothing of theirs */
+    CHECK(fstat(650, &st) == 0 && st.st_size == 0);
+    for (int fd = 3; fd < 700; fd++)
+        close(fd);
+    CHECK(unlink(name) == 0 && (folder = open(folder_path, O_RDONLY | O_DIRECTORY)) >= 0);
+    CHECK(read_all(folder, 1, 0, &rc) == 30 && rc == RCV_ERR_NOTFOUND);
+    remove_folder(folder);
+}
+
 static void test_a_file_that_was_removed(void)
 {
     int         folder = new_folder();
     rcv_writer *w;
-    CHECK(rcv_writer_create(folder, "test", &at_first, &w) == 0 && append(w, 0) == 0);
+    CHECK(rcv_writer_create(folder_path, &at_first, &w) == 0 && append(w, 0) == 0);
     remove_files(folder);
     CHECK(append(w, 1) == RCV_ERR_NOTFOUND && append(w, 1) == RCV_ERR_OS);
     rcv_writer_close(w);
-    CHECK(rcv_writer_resume(folder, "test", &w) == RCV_ERR_NOTFOUND);
+    CHECK(rcv_writer_resume(folder_path, &w) == RCV_ERR_NOTFOUND);
     remove_folder(folder);
 }
 
@@ -237,6 +272,7 @@ int main(void)
     test_a_sound_batch_must_still_go_on_from_the_one_before();
     test_what_another_life_has_left_does_not_count();
     test_a_disk_that_is_full_for_a_while();
+    test_closed_descriptors();
     test_a_file_that_was_removed();
     CHECKS_DONE();
 }

@@ -141,7 +141,7 @@ static void one_run(uint64_t number)
     rcv_writer *w;
     char        path[sizeof folder_path];
     memcpy(path, folder_path, sizeof path);
-    CHECK(rcv_writer_create(before, "test", &at_first, &w) == 0);
+    CHECK(rcv_writer_create(folder_path, &at_first, &w) == 0);
     for (; n < appended; n++) {
         while (chance(2) == 0 && rcv_writer_prepare(w) == 1)
             ;
@@ -162,7 +162,7 @@ static void one_run(uint64_t number)
         fprintf(stderr, "run %llu: %u of %u batches, told %u: %s\n", (unsigned long long)number, found, n, told, rcv_error_text());
         exit(1);
     }
-    if (rcv_writer_resume(after, "test", &w) == 0) { /* and it goes on */
+    if (rcv_writer_resume(folder_path, &w) == 0) { /* and it goes on */
         for (unsigned i = 0; i < 5; i++)
             CHECK(append(w, found + i) == 0);
         rcv_writer_close(w);

@@ -33,11 +33,11 @@ RCV_API uint64_t rcv_journal_torn(const rcv_journal_file *f);   /* bytes of a la
 
 /* -- writing: writer.c ----------------------------------------------------------------------------------------------- */
 
-typedef struct rcv_writer rcv_writer;
+typedef struct rcv_writer rcv_writer; /* `where`: the folder's path, which is absolute */
 /* rcv_writer_create -- a file that goes on from there: the first of a folder, or of a new epoch. Durable when it returns. */
-RCV_API int rcv_writer_create(int folder, const char *where, const struct rcv_journal_start *from, rcv_writer **out);
+RCV_API int rcv_writer_create(const char *where, const struct rcv_journal_start *from, rcv_writer **out);
 /* rcv_writer_resume -- behind the last sound batch of the folder's last file. RCV_ERR_NOTFOUND: it has none. */
-RCV_API int rcv_writer_resume(int folder, const char *where, rcv_writer **out);
+RCV_API int rcv_writer_resume(const char *where, rcv_writer **out);
 /* rcv_writer_append -- a batch of whole records, durable when it returns. RCV_ERR_FULL: the disk is, and it may be tried again.
  * RCV_ERR_OS, RCV_ERR_NOTFOUND (the file was removed): never again. */
 RCV_API int rcv_writer_append(rcv_writer *w, const void *records, uint64_t length, uint64_t seq, uint64_t at, uint32_t count);

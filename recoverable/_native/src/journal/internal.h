@@ -14,17 +14,28 @@
 uint32_t crc32c(uint32_t before, const void *bytes, size_t n);
 uint32_t crc32c_by_tables(uint32_t before, const void *bytes, size_t n); /* for a test */
 
+/* -- handle.c --------------------------------------------------------------------------------------------------------- */
+
+struct handle {
+    int   fd; /* -1: none */
+    dev_t device;
+    ino_t inode;
+};
+int  handle_keep(struct handle *h, int fd);
+int  handle_fd(struct handle *h, const char *folder, const char *name);
+void handle_close(struct handle *h);
+
 /* -- spare.c ------------------------------------------------------------------------------------------------------------- */
 
 #define SPARE_NAME "spare"
 struct spare {
-    int      folder, fd; /* -1: not looked at yet */
-    uint64_t made;       /* bytes of it that are there */
-    bool     ready, given_up;
+    struct handle file; /* none: not looked at yet */
+    uint64_t      made; /* bytes of it that are there */
+    bool          ready, given_up;
 };
-void spare_begin(struct spare *s, int folder);
-int  spare_make(struct spare *s);
-int  spare_take(struct spare *s, uint64_t least, int *fd, uint64_t *size); /* 0 or errno */
+void spare_begin(struct spare *s);
+int  spare_make(struct spare *s, int folder, const char *where);
+int  spare_take(struct spare *s, int folder, const char *where, uint64_t least, uint64_t *size); /* 0 or errno */
 void spare_end(struct spare *s);
 
 /* -- disk.c: system calls on files; 0 or errno -------------------------------------------------------------------------- */

@@ -17,70 +17,73 @@ static uint64_t file_size = FILE_SIZE;
 
 void rcv_journal_file_size(uint64_t bytes) { file_size = bytes; }
 
-void spare_begin(struct spare *s, int folder) { *s = (struct spare){.folder = folder, .fd = -1}; }
+void spare_begin(struct spare *s) { *s = (struct spare){.file = {.fd = -1}}; }
 
-void spare_end(struct spare *s)
-{
-    if (s->fd >= 0)
-        close(s->fd);
-    s->fd = -1;
-}
+void spare_end(struct spare *s) { handle_close(&s->file); }
 
-/* adopt -- one that is there already: its size is kept if it has no holes, as of a file that was in use before. */
-static int adopt(struct spare *s)
+/* adopt -- one that is there already: what it has is kept if there are no holes in it, as in a file that was in use before. */
+static int adopt(struct spare *s, int folder)
 {
     struct stat st;
-    s->fd = openat(s->folder, SPARE_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (s->fd < 0 || fstat(s->fd, &st) != 0) {
-        int err = errno;
-        spare_end(s);
+    int         fd = openat(folder, SPARE_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int         err = fd >= 0 ? handle_keep(&s->file, fd) : errno;
+    if (err != 0)
         return err;
-    }
+    if (fstat(s->file.fd, &st) != 0)
+        return errno;
     s->made = (uint64_t)st.st_size;
     if (s->made > file_size || (uint64_t)st.st_blocks * 512 < s->made) {
-        if (ftruncate(s->fd, 0) != 0)
+        if (ftruncate(s->file.fd, 0) != 0)
             return errno;
         s->made = 0;
     }
     return 0;
 }
 
+/* spare_fd -- its descriptor, or -1: then it is begun again. */
+static int spare_fd(struct spare *s, int folder, const char *where, int *err)
+{
+    int fd = s->file.fd >= 0 ? handle_fd(&s->file, where, SPARE_NAME) : -1;
+    *err = 0;
+    if (fd < 0) {
+        spare_begin(s);
+        *err = adopt(s, folder);
+        fd = *err == 0 ? s->file.fd : -1;
+    }
+    return fd;
+}
+
 /* spare_make -- one slice more of it: 1 while there is more to do; else 0, also where it fails: it is only for speed. */
-int spare_make(struct spare *s)
+int spare_make(struct spare *s, int folder, const char *where)
 {
     static const uint8_t zeros[SLICE];
+    int                  err;
     if (s->ready || s->given_up)
         return 0;
-    int err = s->fd < 0 ? adopt(s) : 0;
+    int fd = spare_fd(s, folder, where, &err);
     if (err == 0 && s->made < file_size) {
         const uint64_t n = file_size - s->made < SLICE ? file_size - s->made : SLICE;
-        err = disk_write(s->fd, s->made, &(struct iovec){(void *)(uintptr_t)zeros, n}, 1);
+        err = disk_write(fd, s->made, &(struct iovec){(void *)(uintptr_t)zeros, n}, 1);
         if (err == 0)
-            (void)sync_file_range(s->fd, (off_t)s->made, (off_t)n, SYNC_FILE_RANGE_WRITE); /* lest all of it waits for the end */
+            (void)sync_file_range(fd, (off_t)s->made, (off_t)n, SYNC_FILE_RANGE_WRITE); /* lest all of it waits for the end */
         s->made += err == 0 ? n : 0;
         if (err == 0 && s->made < file_size)
             return 1;
     }
     if (err == 0)
-        err = disk_sync(s->fd);
+        err = disk_sync(fd);
     s->ready = err == 0;
     s->given_up = err != 0;
     return 0;
 }
 
-/* spare_take -- the file named `spare`, and its size, which is `least` or more; it is the caller's. */
-int spare_take(struct spare *s, uint64_t least, int *fd, uint64_t *size)
+/* spare_take -- the file named `spare` has `least` bytes or more, *size: its `file` is the caller's once he has forgotten it here. */
+int spare_take(struct spare *s, int folder, const char *where, uint64_t least, uint64_t *size)
 {
-    int err = s->fd < 0 ? adopt(s) : 0;
+    int err, fd = spare_fd(s, folder, where, &err);
     *size = s->ready ? s->made : file_size;
     *size = *size > least ? *size : least;
-    if (err == 0 && (!s->ready || *size != s->made) && ftruncate(s->fd, (off_t)*size) != 0)
+    if (err == 0 && (!s->ready || *size != s->made) && ftruncate(fd, (off_t)*size) != 0)
         err = errno;
-    if (err != 0) {
-        spare_end(s);
-        return err;
-    }
-    *fd = s->fd;
-    spare_begin(s, s->folder);
-    return 0;
+    return err;
 }

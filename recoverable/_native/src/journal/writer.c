@@ -13,28 +13,37 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <unistd.h>
 
 struct rcv_writer {
-    int      folder, fd;
-    char     where[200], name[JOURNAL_NAME];
+    struct handle folder, file;
+    char          where[PATH_MAX], name[JOURNAL_NAME];
     struct rcv_journal_start at; /* where the next batch goes on from; .number, .size: of the file in use */
-    uint64_t offset;
-    bool     stopped; /* a failure that is not tried again */
-    struct spare spare;
+    uint64_t      offset;
+    bool          stopped; /* a failure that is not tried again */
+    struct spare  spare;
 };
 
-static rcv_writer *make(int folder, const char *where)
+static int make(const char *where, rcv_writer **out)
 {
     rcv_writer *w = os_calloc(1, sizeof *w);
     if (w == NULL)
-        return NULL;
-    w->fd = -1;
-    snprintf(w->where, sizeof w->where, "%s", where);
-    w->folder = fcntl(folder, F_DUPFD_CLOEXEC, 3);
-    spare_begin(&w->spare, w->folder);
-    return w;
+        return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for writing a journal");
+    w->folder.fd = w->file.fd = -1;
+    spare_begin(&w->spare);
+    int fd = -1, err = snprintf(w->where, sizeof w->where, "%s", where) >= (int)sizeof w->where ? ENAMETOOLONG : 0;
+    if (err == 0 && (fd = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
+        err = errno;
+    if (err == 0)
+        err = handle_keep(&w->folder, fd);
+    if (err != 0) {
+        rcv_writer_close(w);
+        return journal_raise(err, where, "its folder", "opening");
+    }
+    *out = w;
+    return 0;
 }
 
 void rcv_writer_close(rcv_writer *w)
@@ -42,10 +51,8 @@ void rcv_writer_close(rcv_writer *w)
     if (w == NULL)
         return;
     spare_end(&w->spare);
-    if (w->fd >= 0)
-        close(w->fd);
-    if (w->folder >= 0)
-        close(w->folder);
+    handle_close(&w->file);
+    handle_close(&w->folder);
     os_free(w);
 }
 
@@ -59,6 +66,13 @@ static int failed(rcv_writer *w, int err, const char *doing, const char *name)
     return rc;
 }
 
+/* removed -- somebody has taken it away, or put another in its place: what is written to it is gone with it. */
+static int removed(rcv_writer *w, const char *name)
+{
+    w->stopped = true;
+    return rcv_raise(RCV_ERR_NOTFOUND, ENOENT, "journal \"%s\": %s was removed while it was in use", w->where, name);
+}
+
 /* begin_file -- the next one, with room for a batch of so many bytes. A failure leaves the one in use as it is. */
 static int begin_file(rcv_writer *w, uint64_t room)
 {
@@ -66,7 +80,10 @@ static int begin_file(rcv_writer *w, uint64_t room)
     struct rcv_journal_head         h = {.format = RCV_JOURNAL_FORMAT, .id = {s->id[0], s->id[1]}, .number = s->number + 1,
                                          .epoch = s->epoch, .position = s->position, .seq = s->seq, .at = s->at, .chain = s->chain};
     char name[JOURNAL_NAME];
-    int  fd, err = spare_take(&w->spare, RCV_JOURNAL_HEAD + room, &fd, &h.size);
+    int  folder = handle_fd(&w->folder, w->where, NULL);
+    if (folder < 0)
+        return removed(w, "its folder");
+    int err = spare_take(&w->spare, folder, w->where, RCV_JOURNAL_HEAD + room, &h.size), fd = w->spare.file.fd;
     if (err != 0)
         return failed(w, err, "making", SPARE_NAME);
     memcpy(h.magic, RCV_JOURNAL_MAGIC, sizeof h.magic);
@@ -77,17 +94,17 @@ static int begin_file(rcv_writer *w, uint64_t room)
         err = disk_sync(fd);
     CRASHPOINT("journal.head");
     if (err == 0)
-        err = disk_rename(w->folder, SPARE_NAME, name);
+        err = disk_rename(folder, SPARE_NAME, name);
     CRASHPOINT("journal.named");
     if (err == 0)
-        err = disk_sync_folder(w->folder);
+        err = disk_sync_folder(folder);
     if (err != 0) {
-        close(fd);
+        spare_end(&w->spare);
         return failed(w, err, "making", name);
     }
-    if (w->fd >= 0)
-        close(w->fd);
-    w->fd = fd;
+    handle_close(&w->file);
+    w->file = w->spare.file;
+    spare_begin(&w->spare);
     memcpy(w->name, name, sizeof name);
     w->at.number = h.number;
     w->at.size = h.size;
@@ -95,15 +112,14 @@ static int begin_file(rcv_writer *w, uint64_t room)
     return 0;
 }
 
-int rcv_writer_create(int folder, const char *where, const struct rcv_journal_start *from, rcv_writer **out)
+int rcv_writer_create(const char *where, const struct rcv_journal_start *from, rcv_writer **out)
 {
-    rcv_writer *w = make(folder, where);
-    if (w == NULL || w->folder < 0) {
-        rcv_writer_close(w);
-        return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory, or no descriptor, for writing a journal");
-    }
+    rcv_writer *w;
+    int         rc = make(where, &w);
+    if (rc != 0)
+        return rc;
     w->at = *from;
-    int rc = begin_file(w, 0);
+    rc = begin_file(w, 0);
     if (rc != 0)
         rcv_writer_close(w);
     else
@@ -129,30 +145,35 @@ static int go_to_end(rcv_writer *w, rcv_journal_file *f)
     return rc;
 }
 
-int rcv_writer_resume(int folder, const char *where, rcv_writer **out)
+/* take_file -- it is written on. Who wrote the last of it may have been killed before that was durable: it is now. */
+static int take_file(rcv_writer *w, uint64_t number)
+{
+    journal_name(number, w->name);
+    int fd = openat(w->folder.fd, w->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW), err = fd >= 0 ? handle_keep(&w->file, fd) : errno;
+    if (err != 0)
+        return failed(w, err, "opening", w->name);
+    err = disk_sync(w->file.fd);
+    return err == 0 ? 0 : failed(w, err, "flushing", w->name);
+}
+
+int rcv_writer_resume(const char *where, rcv_writer **out)
 {
     uint64_t          number = 0;
     rcv_journal_file *f = NULL;
-    rcv_writer       *w = make(folder, where);
-    if (w == NULL || w->folder < 0) {
-        rcv_writer_close(w);
-        return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory, or no descriptor, for writing a journal");
-    }
-    int rc = journal_last(w->folder, &number);
-    if (rc < 0)
-        rc = journal_raise(-rc, where, "its folder", "reading");
-    else if (rc == 0)
+    rcv_writer       *w;
+    int               rc = make(where, &w);
+    if (rc != 0)
+        return rc;
+    int any = journal_last(w->folder.fd, &number);
+    if (any < 0)
+        rc = journal_raise(-any, where, "its folder", "reading");
+    else if (any == 0)
         rc = rcv_raise(RCV_ERR_NOTFOUND, ENOENT, "folder \"%s\" has no journal", where);
-    else if ((rc = rcv_journal_open_file(w->folder, where, number, &f)) == 0)
+    else if ((rc = rcv_journal_open_file(w->folder.fd, where, number, &f)) == 0)
         rc = go_to_end(w, f);
     rcv_journal_close_file(f);
-    journal_name(number, w->name);
-    if (rc == 0 && (w->fd = openat(w->folder, w->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW)) < 0)
-        rc = journal_raise(errno, where, w->name, "opening");
-    if (rc == 0) { /* who wrote the last of it may have been killed before it was durable */
-        int err = disk_sync(w->fd);
-        rc = err == 0 ? 0 : failed(w, err, "flushing", w->name);
-    }
+    if (rc == 0)
+        rc = take_file(w, number);
     if (rc != 0)
         rcv_writer_close(w);
     else
@@ -171,21 +192,22 @@ int rcv_writer_append(rcv_writer *w, const void *records, uint64_t length, uint6
         if (rc != 0)
             return rc;
     }
+    int fd = handle_fd(&w->file, w->where, w->name);
+    if (fd < 0)
+        return removed(w, w->name);
     b.number = w->at.number;
     b.offset = w->offset;
     b.crc = batch_crc(&b, records);
     const struct iovec what[2] = {{&b, sizeof b}, {(void *)(uintptr_t)records, length}};
-    int                err = disk_write(w->fd, w->offset, what, length > 0 ? 2 : 1);
+    int                err = disk_write(fd, w->offset, what, length > 0 ? 2 : 1);
     if (err != 0)
         return failed(w, err, "writing", w->name);
     CRASHPOINT("journal.written");
-    if ((err = disk_sync(w->fd)) != 0)
+    if ((err = disk_sync(fd)) != 0)
         return failed(w, err, "flushing", w->name);
     CRASHPOINT("journal.synced");
-    if (disk_removed(w->fd)) {
-        w->stopped = true;
-        return rcv_raise(RCV_ERR_NOTFOUND, ENOENT, "journal \"%s\": %s was removed while it was in use", w->where, w->name);
-    }
+    if (disk_removed(fd))
+        return removed(w, w->name);
     w->offset += sizeof b + length;
     w->at.position += length;
     w->at.chain = b.crc;
@@ -198,4 +220,8 @@ int rcv_writer_append(rcv_writer *w, const void *records, uint64_t length, uint6
 
 int rcv_writer_end(rcv_writer *w) { return rcv_writer_append(w, "", 0, w->at.seq, w->at.at, 0); }
 
-int rcv_writer_prepare(rcv_writer *w) { return spare_make(&w->spare); }
+int rcv_writer_prepare(rcv_writer *w)
+{
+    const int folder = handle_fd(&w->folder, w->where, NULL);
+    return folder < 0 ? 0 : spare_make(&w->spare, folder, w->where);
+}
