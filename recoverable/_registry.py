@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recoverable._segment import Segment
     from recoverable.arena import Arena
 
-__all__ = ["add", "all_open", "bind", "find", "lock", "remove", "resolve", "state"]
+__all__ = ["add", "all_open", "bind", "find", "find_behind", "lock", "remove", "resolve", "state"]
 
 
 state = open_arenas_state
@@ -49,6 +49,12 @@ def _refresh() -> None:
 def find(key: tuple[int, int]) -> Segment | None:
     """Return the open segment with that device and inode."""
     return _segments.get(key)
+
+
+def find_behind(fd: int) -> Segment | None:
+    """Return the open segment whose object that descriptor is of."""
+    status = os.fstat(fd)
+    return find((status.st_dev, status.st_ino))
 
 
 def add(segment: Segment) -> None:

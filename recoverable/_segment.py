@@ -59,6 +59,8 @@ class Segment:
         watched = watchdog.limit_of(self.native) is not None
         listens = inflight.stop(self.native)
         bell.stop(self.native)
+        if self.native.journal is not None:
+            self.native.journal.close()
         try:
             self.native.close()
         except BaseException:

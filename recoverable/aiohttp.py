@@ -30,6 +30,7 @@ from recoverable.errors import ArenaBusyError, ArenaOptionError, TransactionErro
 
 if TYPE_CHECKING:
     from recoverable.faults import Rule
+    from recoverable.outcome import Durability
 
 __all__ = ["arena_key", "middleware", "setup"]
 
@@ -47,6 +48,7 @@ def setup(
     *,
     protect: Literal["decorated", "all"] = "decorated",
     step_limit: float | None = None,
+    durable: Durability | None = None,
     faults: str | Iterable[Rule] | None = None,
     allow_faults: bool = False,
     faults_seed: int | None = None,
@@ -68,12 +70,15 @@ def setup(
             commits it: a connection lives long, and a message is the unit.
         step_limit: Seconds that a step may hold the arena, which is set as `arena.step_limit`. Default: what the arena was opened
             with.
+        durable: What is known when a request is answered: "disk": that what it did and saw is on the disk; set as
+            `arena.durability`. Default: as the arena was opened.
         faults: What is to go wrong at random, as text or as rules (docs/faults.md); by default what the environment variable
             `RECOVERABLE_FAULTS` says, if anything.
         allow_faults: Whether that may be: this is not production.
         faults_seed: Repeats a random choice; by default `RECOVERABLE_FAULTS_SEED`, or a new one, which is told at the start.
 
     Raises:
+        JournalError: `durable` is "journal" or "disk", and the arena was opened without a journal.
         ArenaOptionError: `protect` is neither, `step_limit` is no limit, or the application has an arena already.
         FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
         FaultSyntaxError: The text of `faults` is wrong.
@@ -85,6 +90,8 @@ def setup(
         )
     if step_limit is not None:
         arena.step_limit = step_limit
+    if durable is not None:
+        arena.durability = durable
     if protect == "decorated" and ROUTES_CAN_BE_SERVED and isinstance(app.router, web.UrlDispatcher):
         _middleware.adopt(adapter, arena)
         outermost = None

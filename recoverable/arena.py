@@ -30,11 +30,14 @@ from recoverable._segment import map_segment
 from recoverable.errors import (
     ArenaNotFoundError,
     ArenaOptionError,
+    JournalError,
     RecoverableError,
     TransactionClosedError,
     TransactionError,
 )
 from recoverable.feed import Feed
+from recoverable.journal import attach
+from recoverable.journal.folder import Folder
 from recoverable.lock_times import LockTimes
 from recoverable.reports import HotSpot, Recovery, Request, Stats, VerifyReport, WorkingSet
 from recoverable.transaction import SavepointBlock
@@ -81,6 +84,8 @@ class Arena(ArenaBase):
         *,
         undo_size: int | str | None = None,
         feed: int | str | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        durable: str | None = None,
         tracking: str = "hybrid",
         policy: str = speculation.DEFAULT,
         policy_options: Mapping[str, Any] | None = None,
@@ -97,6 +102,12 @@ class Arena(ArenaBase):
             undo_size: The ceiling of the undo log, which bounds what one step may change. Default: chosen from `size`.
             feed: Bytes of its commit feed, a ring of what each commit has changed (`Arena.feed`), rounded up to a power of two;
                 they are taken at once. Default: there is none. An arena that exists keeps what it was made with.
+            journal: The folder of its journal, made if only the last part of its path is missing. Commits are written there,
+                and the state is restored from there where shared memory has none, or an older one. It needs a feed: a new
+                arena gets one of 64 MiB, or of a sixteenth of `size` if that is less. Default: none.
+            durable: What a request of this process knows when it is answered, unless its handler says otherwise. "disk": it waits
+                until what it did and saw is on the disk. "journal", the default with a journal: it does not wait; what was
+                committed is on the disk 10 ms later, and only a power loss can take it before. "memory", the default without.
             tracking: How writes are found. "hybrid": containers announce theirs, raw ones fault. "trap": containers fault,
                 too, so that page protection alone tracks all state, as in the paper that this project builds on: slower,
                 there to measure against. All processes that have the arena open must agree.
@@ -117,6 +128,7 @@ class Arena(ArenaBase):
             ArenaVersionError: Another format has made it.
             ArenaCorruptError: It is damaged.
             ArenaBusyError: Another process holds it for longer than `busy_timeout`.
+            JournalError: The folder can't be used: it is another arena's, another user's, in use on another machine, …
         """
         _options.parse_name(name)
         asked = None if size is None else _options.parse_size(size)
@@ -128,28 +140,34 @@ class Arena(ArenaBase):
         timeout = _options.parse_timeout(busy_timeout)
         if step_limit is not None:
             watchdog.parse_limit(step_limit)
+        level = None if durable is None else outcome.parse_durability(durable)
+
+        def make(fd: int) -> Segment:
+            return map_segment(
+                name,
+                fd,
+                asked,
+                create,
+                undo_size=undo,
+                feed_size=ring,
+                trap_mode=trap_mode,
+                policy=policy,
+                policy_options=numbers,
+                recording=None if recording is None else (recording.ends, recording.pages),
+                busy_timeout=timeout,
+            )
 
         with _registry.lock:
-            with _shm.locked(name, create=create, timeout=timeout) as fd:
-                status = os.fstat(fd)
-                shared = _registry.find((status.st_dev, status.st_ino))
-                if shared is None:
-                    segment = map_segment(
-                        name,
-                        fd,
-                        asked,
-                        create,
-                        undo_size=undo,
-                        feed_size=ring,
-                        trap_mode=trap_mode,
-                        policy=policy,
-                        policy_options=numbers,
-                        recording=None if recording is None else (recording.ends, recording.pages),
-                        busy_timeout=timeout,
-                    )
-                else:
-                    segment = shared
+            if journal is None:
+                with _shm.locked(name, create=create, timeout=timeout) as fd:
+                    shared = _registry.find_behind(fd)
+                    segment = shared or make(fd)
+            else:
+                ring = ring or attach.ring_for(asked)
+                segment, shared = attach.opened(name, Folder(journal, create=create), make, create, timeout)
             arena = cls(segment)
+        if level is not None:
+            arena.durability = level
         if shared is None and step_limit is not None:
             try:
                 watchdog.set_limit(segment.native, step_limit)
@@ -290,6 +308,47 @@ class Arena(ArenaBase):
         if self._closed:
             self._check()
         return self._segment.root
+
+    @property
+    def durability(self) -> outcome.Durability:
+        """What a request of this process knows when it is answered, unless its handler says otherwise: as `durable` of `open`.
+
+        Raises:
+            JournalError: Where "journal" or "disk" is set, and the arena was opened without a journal.
+        """
+        self._check()
+        if self.native.gated:
+            return "disk"
+        return "memory" if self.native.journal is None else "journal"
+
+    @durability.setter
+    def durability(self, level: outcome.Durability) -> None:
+        self._check()
+        if outcome.parse_durability(level) != "memory" and self.native.journal is None:
+            raise JournalError(
+                f"arena {self.name!r} was opened without a journal, so it can't be durable={level!r}. Nothing was changed. "
+                "Open it with journal=, the path of a folder."
+            )
+        self.native.gated = level == "disk"
+
+    async def durable(self, seq: int | None = None, timeout: float | None = None) -> None:
+        """Wait until commits are on the disk: for streams, and for what was done in `with` blocks.
+
+        Args:
+            seq: The number of the last of them, as `Commit.seq`. Default: all that there are, of all processes.
+            timeout: Seconds after which it is in doubt. Default: `busy_timeout`.
+
+        Raises:
+            InDoubtError: They are not, after that time, or since the journal has stopped.
+            JournalError: The arena was opened without a journal.
+        """
+        self._check()
+        gate = self.native.journal
+        if gate is None:
+            raise JournalError(
+                f"arena {self.name!r} was opened without a journal. Nothing was changed. Open it with journal=."
+            )
+        await gate.wait(gate.position(self.native, seq), self.native.busy_timeout if timeout is None else timeout)
 
     def savepoint(self) -> SavepointBlock:
         """Undo a `with` block's writes alone when an exception leaves it; needs a running transaction."""

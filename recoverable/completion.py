@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from recoverable import event_log, events, waits, web
 from recoverable.callbacks import begin_hooks, run_hooks
 from recoverable.errors import _Doomed
+from recoverable.journal import gate
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -27,6 +28,7 @@ def after(transaction: Transaction, options: outcome.Options, result: Any) -> Co
         or transaction.left
         or transaction.settled
         or not transaction.touched
+        or gate.is_before(transaction, options)
         or transaction.state != "committed"
         or native.pending()
         or (transaction.wrote and event_log.committed_wanted())
@@ -59,6 +61,8 @@ async def settle(
     if not committed:
         transaction.hooks = None
     transaction.settled = True
+    if committed and gate.is_before(transaction, options):
+        await gate.passed(transaction)
     await ended(transaction, committed, request_id)
 
 

@@ -37,6 +37,7 @@ def recoverable(
     commit_if: Callable[[Any], object] | None = None,
     max_conflicts: int = 5,
     nested: Literal["join", "independent"] = "join",
+    durable: outcome.Durability | None = None,
 ) -> Callable[[Handler[P, T]], Handler[P, T]]: ...
 
 
@@ -52,6 +53,7 @@ def recoverable(
     commit_if: Callable[[Any], object] | None = None,
     max_conflicts: int = 5,
     nested: Literal["join", "independent"] = "join",
+    durable: outcome.Durability | None = None,
 ) -> Any:
     """Run a coroutine function as one transaction: all of its writes commit when it returns, or none if it fails.
 
@@ -73,6 +75,8 @@ def recoverable(
             make it lose once more wait until it has ended. 0 never runs again: `ConflictError`.
         nested: What a call inside a transaction of the same arena is: a part of that one ("join"; its options decide),
             or a transaction of its own that commits whatever becomes of the outer one ("independent").
+        durable: What its caller knows when it returns: "disk": that what it did and saw is on the disk; "journal" or "memory": that
+            it is committed. Default: as its arena has it, `Arena.durability`.
 
     Returns:
         A coroutine function with the same signature.
@@ -91,6 +95,7 @@ def recoverable(
         commit_if=commit_if,
         max_conflicts=max_conflicts,
         nested=nested,
+        durable=durable,
     )
     if fn is not None:
         return _wrap(fn, arena, chosen)

@@ -30,7 +30,9 @@ __all__ = [
     "FeedFullError",
     "FeedMissingError",
     "FeedOverrunError",
+    "InDoubtError",
     "InternalError",
+    "JournalError",
     "NoTransactionError",
     "RecoverableError",
     "SchemaError",
@@ -95,6 +97,18 @@ class FeedOverrunError(RecoverableError):
     def __init__(self, message: str, *, oldest: int | None = None) -> None:
         super().__init__(message)
         self.oldest = oldest
+
+
+class JournalError(RecoverableError):
+    """Reports a journal, or its folder, that can't be used. What is in memory is as it was."""
+
+
+class InDoubtError(RecoverableError):
+    """Reports that a request was committed, and is not known to be on the disk: `durable="disk"` was asked for.
+
+    It is not undone. As long as the machine goes on, it is there; after a power loss it may be or not. Callbacks of `after_commit`
+    run once it is durable, if it becomes so.
+    """
 
 
 class ArenaSystemError(RecoverableError, OSError):

@@ -36,6 +36,8 @@ __all__ = [
     "fault_not_injected",
     "faults_armed",
     "hook_failed",
+    "journal_restored",
+    "journal_set_aside",
     "request_committed",
     "request_conflict",
     "request_held_up",
@@ -334,6 +336,55 @@ def request_held_up(
 def hook_failed(name: str, handler: str, hook: str, error: BaseException) -> None:
     """Tell that an `after_commit` callback raised; the commit stands."""
     log().error("after_commit.failed", arena=name, handler=handler, hook=hook, exc_info=error)
+
+
+# -- journals -----------------------------------------------------------------------------------------------------------
+
+
+def journal_restored(
+    name: str,
+    folder: str,
+    seq: int,
+    until: str,
+    snapshot: int,
+    commits: int,
+    replayed: int,
+    torn: int,
+    milliseconds: int,
+    epoch: int,
+) -> None:
+    """Tell that an arena's state was restored from its journal, since shared memory had none that could be used.
+
+    Args:
+        name: The arena.
+        folder: The journal's.
+        seq: The number of the last commit that it has.
+        until: When that was, in UTC.
+        snapshot: The number of the last commit of the snapshot that it began with.
+        commits: How many were replayed after that.
+        replayed: How many bytes of them.
+        torn: Bytes of a last batch that was not finished: nobody was told that those commits are durable.
+        milliseconds: How long it took.
+        epoch: That began with it.
+    """
+    log().warning(
+        "journal.restored",
+        arena=name,
+        journal=folder,
+        seq=seq,
+        until=until,
+        snapshot=snapshot,
+        commits=commits,
+        bytes=replayed,
+        torn=torn,
+        milliseconds=milliseconds,
+        epoch=epoch,
+    )
+
+
+def journal_set_aside(name: str, folder: str, aside: str) -> None:
+    """Tell that an arena in shared memory was behind its journal and is not used: it lies at `aside` until somebody deletes it."""
+    log().warning("journal.set_aside", arena=name, journal=folder, aside=aside)
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from recoverable import bell
+from recoverable import _times, bell
 from recoverable._native import feed as native_feed
 from recoverable._native.paths import describe_conflict
 from recoverable.errors import (
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Commit", "Feed", "Place", "Unit"]
 
 _READ = 256 * 1024  # bytes at a time
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_LAST = 253_402_300_799_999_999  # microseconds: a damaged record may say anything, and datetime ends with the year 9999
 _LOOK = 0.5  # seconds: how often a thread that waits looks for signals, and for what nobody has woken it for (feed.c)
 
 
@@ -170,7 +168,7 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
     def _make(self, seq: int, at: int, handler: str, request: str | None, units: Any, ranges: Any, *rest: Any) -> None:
         of_reclaiming, cut, _ = rest
         if not of_reclaiming:
-            time = _EPOCH + datetime.timedelta(microseconds=min(at // 1000, _LAST))
+            time = _times.of(at)
             named = tuple(Unit(*unit) for unit in units)
             self._ready.append(Commit(seq, time, handler, request, named, ranges, not cut, self._arena))
 

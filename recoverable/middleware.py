@@ -6,6 +6,7 @@ responses of our failures:
 | what | response |
 |---|---|
 | `ArenaFullError` | 507 Insufficient Storage |
+| `InDoubtError` | 503 Service Unavailable: it was committed |
 | `ConflictError` after the last run, `ArenaBusyError`, `FeedFullError` | 503 Service Unavailable, with `Retry-After` |
 
 Everything else passes as it is. There are two places to stand. A middleware (`of`) is the outermost one: a transaction may
@@ -29,7 +30,14 @@ from recoverable._native.runtime import (
     set_boundary,
     watch_routes,
 )
-from recoverable.errors import ArenaBusyError, ArenaFullError, ArenaOptionError, ConflictError, FeedFullError
+from recoverable.errors import (
+    ArenaBusyError,
+    ArenaFullError,
+    ArenaOptionError,
+    ConflictError,
+    FeedFullError,
+    InDoubtError,
+)
 from recoverable.web import WebAdapter
 
 __all__ = ["adopt", "leaving", "of", "refusal", "watch"]
@@ -38,7 +46,7 @@ Handler: TypeAlias = Callable[[Any], Awaitable[Any]]
 
 _RETRY_AFTER: Final = "1"  # seconds
 
-_FAILURES: Final = (ArenaFullError, ConflictError, ArenaBusyError, FeedFullError)
+_FAILURES: Final = (ArenaFullError, ConflictError, ArenaBusyError, FeedFullError, InDoubtError)
 
 #: What is to be called in the place of a handler, (request, its function, the handler) to that; None: the handler.
 watch_handler: Callable[[Any, Any, Handler], Handler] | None = None
@@ -132,6 +140,8 @@ def refusal(error: BaseException) -> tuple[int, str, dict[str, str]]:
     """Return the status, the text and the headers of the response to one of our failures."""
     if isinstance(error, ArenaFullError):
         return 507, "507: no room for this change; nothing was changed\n", {}
+    if isinstance(error, InDoubtError):  # without Retry-After: it was done
+        return 503, "503: done, but not known to be on the disk yet; look for its effect before you send it again\n", {}
     why = f" ({error.reason})" if isinstance(error, ConflictError) and error.reason else ""
     return 503, f"503: too busy; nothing was changed, try again{why}\n", {"Retry-After": _RETRY_AFTER}
 

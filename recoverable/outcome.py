@@ -27,7 +27,10 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from recoverable import web
 from recoverable.errors import ArenaOptionError, StepTooLongError
 
-__all__ = ["DEFAULT", "NAMES", "Action", "Facts", "Options", "next_action", "options"]
+__all__ = ["DEFAULT", "NAMES", "Action", "Durability", "Facts", "Options", "next_action", "options", "parse_durability"]
+
+#: "memory" and "journal": that it was committed; "disk": that what it says survives the machine.
+Durability: TypeAlias = Literal["memory", "journal", "disk"]
 
 Decide = Callable[[Any, BaseException | None], object]
 
@@ -41,6 +44,7 @@ class Options:
     Attributes:
         decide: The commit rule that they make.
         independent: Inside a transaction of the same arena it is one of its own, not a part of that.
+        durable: What is known of what it did when it answers; None: as its arena has it.
         within: With a time limit: the options of what runs inside it. The fallback is not among them: it is what
             answers when the time is over.
     """
@@ -52,6 +56,7 @@ class Options:
     max_conflicts: int
     decide: Decide
     independent: bool
+    durable: Durability | None = None
     within: Options | None = None
 
 
@@ -68,6 +73,17 @@ def _by(commit_if: Callable[[Any], object]) -> Decide:
     return decide
 
 
+def parse_durability(value: object) -> Durability:
+    """Check a level of durability.
+
+    Raises:
+        ArenaOptionError: There is no such level.
+    """
+    if value not in ("memory", "journal", "disk"):
+        raise ArenaOptionError(f"durable={value!r} must be 'memory', 'journal' or 'disk'. Nothing was changed.")
+    return value
+
+
 def options(
     *,
     retries: int = 0,
@@ -77,6 +93,7 @@ def options(
     commit_if: Callable[[Any], object] | None = None,
     max_conflicts: int = 5,
     nested: str = "join",
+    durable: str | None = None,
 ) -> Options:
     """Check the options and put them together.
 
@@ -96,6 +113,7 @@ def options(
             raise ArenaOptionError(f"{name}={value!r} must be a function. Nothing was run.")
     if nested not in ("join", "independent"):
         raise ArenaOptionError(f"nested={nested!r} must be 'join' or 'independent'. Nothing was run.")
+    level = None if durable is None else parse_durability(durable)
     chosen = Options(
         retries=_count(retries, "retries"),
         retry_on=kinds,
@@ -104,6 +122,7 @@ def options(
         max_conflicts=_count(max_conflicts, "max_conflicts"),
         decide=web.commits if commit_if is None else _by(commit_if),
         independent=nested == "independent",
+        durable=level,
     )
     if timeout is None:
         return chosen

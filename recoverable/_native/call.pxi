@@ -46,6 +46,11 @@ cdef enum:
 
 
 @cython.final
+cdef inline bint is_gated(Handler handler, NativeArena arena):
+    """Do its calls wait until what they say is durable?"""
+    return arena.gated and not handler.special & UNGATED or handler.special & GATED
+
+
 cdef class Call(StepDriver):
     """One call of a Handler. See the top of this file."""
     cdef Handler handler
@@ -298,7 +303,8 @@ cdef class Call(StepDriver):
         cdef Transaction t = self.t
         return (t.hooks is None
                 and (not t.has_touched() or (t._ended is COMMITTED and not t.arena.has_pending()))
-                and not (t.has_written() and commit_is_told()))
+                and not (t.has_written() and commit_is_told())
+                and not (t.has_touched() and is_gated(self.handler, t.arena)))
 
     cdef int fail(self, object error) except -1:
         """Go on with what finds out what an error means."""

@@ -47,10 +47,9 @@ cdef extern from "feed.h" nogil:
     int rcv_sink_taken(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq)
     int rcv_sink_renew(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq)
     int rcv_mirror_begin(rcv_arena *a)
-    ctypedef struct rcv_restore:
-        pass
     int rcv_restore_open(int fd, const char *name, rcv_restore **out)
     int rcv_restore_apply(rcv_restore *r, const void *records, uint64_t length, uint64_t *at)
+    void rcv_restore_finish(rcv_restore *r, uint64_t position, uint64_t epoch)
     void rcv_restore_close(rcv_restore *r)
 
 
@@ -253,8 +252,6 @@ cdef class Restore:
         ArenaBusyError: Somebody is attached to it.
         ArenaCorruptError: It is damaged.
     """
-    cdef rcv_restore *r
-
     def __cinit__(self, int fd, str name not None):
         raw = name.encode()
         cdef int rc = rcv_restore_open(fd, raw, &self.r)
@@ -274,6 +271,10 @@ cdef class Restore:
         cdef int rc = rcv_restore_apply(self.r, PyBytes_AS_STRING(records), <uint64_t>len(records), &at)
         if rc:
             fail(rc)
+
+    def finish(self, unsigned long long position, unsigned long long epoch) -> None:
+        """Make it one that is served from: its feed goes on at that position, in that epoch."""
+        rcv_restore_finish(self.r, position, epoch)
 
     def close(self) -> None:
         """Unmap it; closing twice is fine."""

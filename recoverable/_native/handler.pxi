@@ -13,6 +13,8 @@ cdef extern from *:
 cdef enum: # what is special about a Handler
     LIMITED = 1 # its calls have a time limit
     WATCHED = 2 # its first runs are noted, and may have to wait for their turn: recoverable.contention
+    GATED = 4 # its calls end when what they say is durable,
+    UNGATED = 8 # or don't wait for that, whatever others on its arena do
 
 
 cdef class Handler:
@@ -51,6 +53,8 @@ cdef class Handler:
         self.decide = options.decide
         self.reruns = options.max_conflicts > 0
         self.special = 0 if options.timeout is None else LIMITED
+        if options.durable is not None:
+            self.special |= GATED if options.durable == "disk" else UNGATED
         if arena is not None and name in arena.watched: # one that is made for each call: arena.run()
             self.special |= WATCHED
         self.seconds = options.timeout or 0

@@ -47,6 +47,8 @@ cdef class NativeArena:
     cdef readonly dict waits # recoverable.waits: what requests wait for, by event loop,
     cdef readonly bint has_feed
     cdef public object bell # recoverable.bell: who waits for its feed, or None
+    cdef public object journal # recoverable.journal.gate: who waits for its journal, or None
+    cdef public bint gated # requests whose options do not say otherwise wait for it
     cdef public object listener # recoverable.inflight: what tells others of its requests, or None
     cdef public double let_in # when one who had looked at the lock in vain was last let go on, to wait where the lock is needed
     cdef readonly dict places # and where hot spots are, in words, by unit
@@ -105,6 +107,7 @@ cdef class Transaction:
     cdef str _ended
     cdef bint _touched, _wrote
     cdef rcv_txn_report kept
+    cdef readonly uint64_t position # of the feed: behind all that it has seen and committed, once it has ended
     cdef rcv_frame frame # on its thread's stack while `entered`; that stack holds a reference then
     cdef bint entered
     cdef uint64_t thread # that it is current in, or 0

@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "recoverable" / "_native" / "src"
 
 #: The lowest first. "." holds what serves whole arenas: opening, verification, readers without the lock.
-FOLDERS = ["base", "segment", "heap", "pages/estimators", "pages", "transaction", "containers", "."]
+FOLDERS = ["base", "segment", "journal", "heap", "pages/estimators", "pages", "transaction", "containers", "."]
 #: Files that may call each other in a circle.
 CIRCLE = 3
 

@@ -21,10 +21,11 @@ PACKAGE = Path(recoverable.__file__).parent
 #: The layers of the Python half, the lowest first: a file imports from its own layer's files and from lower layers; never
 #: from higher ones.
 LAYERS = [
-    ["errors", "reports", "event_log", "frames", "lock_times", "_options", "codecs"],
+    ["errors", "reports", "event_log", "frames", "lock_times", "_options", "_times", "codecs"],
     ["_native", "speculation", "_registry", "_shm", "events"],
     ["containers"],
     ["callbacks", "transaction", "web", "lines", "waits", "watchdog", "privilege", "tasks", "bell", "feed"],
+    ["journal"],
     ["outcome", "completion", "contention", "lockwait", "feedwait", "inflight", "_segment"],
     ["runner"],
     ["middleware", "_aiohttp", "_aiohttp_routes"],

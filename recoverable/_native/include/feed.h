@@ -71,6 +71,7 @@ RCV_API void     rcv_feed_wake(rcv_arena *a); /* have all who wait look again */
 
 #define RCV_SINKS 8u
 #define RCV_SINK_NAME 24u
+#define RCV_FLUSH_CLASSES 24u
 struct rcv_sink_state {
     char     name[RCV_SINK_NAME];
     uint64_t cursor, seq; /* it has taken all before this position, which is up to this commit */
@@ -107,6 +108,8 @@ typedef struct rcv_restore rcv_restore;
 RCV_API int  rcv_restore_open(int fd, const char *name, rcv_restore **out); /* under flock. A failure leaves it as it is */
 /* rcv_restore_apply -- whole records. RCV_ERR_CORRUPT: what lies at *at of them is none that can follow; those before it are applied. */
 RCV_API int  rcv_restore_apply(rcv_restore *r, const void *records, uint64_t length, uint64_t *at);
+/* rcv_restore_finish -- it is to be served from: its feed goes on at that position, in that epoch, and nobody takes anything from it yet. */
+RCV_API void rcv_restore_finish(rcv_restore *r, uint64_t position, uint64_t epoch);
 RCV_API void rcv_restore_close(rcv_restore *r);
 
 #endif

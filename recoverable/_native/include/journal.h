@@ -47,4 +47,24 @@ RCV_API void rcv_writer_get(const rcv_writer *w, struct rcv_journal_start *out);
 RCV_API void rcv_journal_file_size(uint64_t bytes); /* of files that are made from now on, in this process; 64 MiB */
 RCV_API void rcv_writer_close(rcv_writer *w);
 
+/* -- copies: replay.c --------------------------------------------------------------------------------------------------- */
+
+/* rcv_snapshot_write -- the arena as it is, into an empty file. Its lock is held, between two steps. */
+RCV_API int rcv_snapshot_write(rcv_arena *a, int fd);
+struct rcv_until { /* the first record at or behind one of them is not applied: position of the feed; number and time of a commit */
+    uint64_t position, seq, at;
+};
+struct rcv_replayed {
+    uint64_t records, bytes; /* in all, of those from `from` on */
+    uint64_t position, seq, at; /* where the last one ended, and what it was */
+    uint32_t chain;
+    int      reached; /* 1: what `until` says */
+};
+/* rcv_journal_replay -- what is left of a file, `most` bytes of it and a batch, brings a copy (NULL: none) forward by its records from
+ * position `from` on; *out goes on from call to call. 1: there is more; 0: its end, or out->reached. RCV_ERR_CORRUPT: what was before it
+ * is applied. */
+RCV_API int rcv_journal_replay(rcv_journal_file *f, rcv_restore *to, uint64_t from, const struct rcv_until *until, uint64_t most,
+                               struct rcv_replayed *out);
+RCV_API uint32_t rcv_crc32c(uint32_t before, const void *bytes, uint64_t n);
+
 #endif

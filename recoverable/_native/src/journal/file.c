@@ -22,19 +22,6 @@ _Static_assert(sizeof(struct rcv_batch) == 64 && sizeof(struct rcv_journal_head)
 
 #define AT_ONCE (UINT64_C(1) << 20) /* bytes that are read together */
 
-struct rcv_journal_file {
-    int      fd;
-    char     where[200], name[JOURNAL_NAME];
-    struct rcv_journal_start start;
-    uint64_t size;   /* of the file, as it is */
-    uint64_t offset; /* of the next batch */
-    uint64_t position;
-    uint32_t chain;
-    uint64_t torn;
-    uint8_t *buffer; /* has the file's bytes from `from` on */
-    uint64_t from, have, room;
-};
-
 void journal_name(uint64_t number, char *out) { snprintf(out, JOURNAL_NAME, "journal-%016llx", (unsigned long long)number); }
 
 /* number_of -- of the file of that name; 0: it is none. */
@@ -67,8 +54,8 @@ int journal_last(int folder, uint64_t *number)
 
 int journal_raise(int err, const char *where, const char *name, const char *doing)
 {
-    const bool full = err == ENOSPC || err == EDQUOT;
-    return rcv_raise(full ? RCV_ERR_FULL : RCV_ERR_OS, err, "journal \"%s\": %s %s failed", where, doing, name);
+    const bool passes = err == ENOSPC || err == EDQUOT || err == EMFILE || err == ENFILE || err == ENOMEM;
+    return rcv_raise(passes ? RCV_ERR_FULL : RCV_ERR_OS, err, "journal \"%s\": %s %s failed", where, doing, name);
 }
 
 uint32_t head_crc(const struct rcv_journal_head *head)

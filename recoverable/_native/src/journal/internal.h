@@ -49,10 +49,22 @@ bool disk_removed(int fd); /* has it no name any more? */
 /* -- file.c ---------------------------------------------------------------------------------------------------------------- */
 
 #define JOURNAL_NAME 32u
+struct rcv_journal_file {
+    int      fd;
+    char     where[200], name[JOURNAL_NAME];
+    struct rcv_journal_start start;
+    uint64_t size;   /* of the file, as it is */
+    uint64_t offset; /* of the next batch */
+    uint64_t position;
+    uint32_t chain;
+    uint64_t torn;
+    uint8_t *buffer; /* has the file's bytes from `from` on */
+    uint64_t from, have, room;
+};
 void     journal_name(uint64_t number, char *out); /* JOURNAL_NAME bytes */
 uint32_t head_crc(const struct rcv_journal_head *head);
 uint32_t batch_crc(const struct rcv_batch *batch, const void *records);
 int      journal_last(int folder, uint64_t *number); /* 0: none, 1, or -errno */
-int      journal_raise(int err, const char *where, const char *name, const char *doing); /* RCV_ERR_FULL for a full disk, else _OS */
+int      journal_raise(int err, const char *where, const char *name, const char *doing); /* RCV_ERR_FULL: it may pass, as on a full disk; else _OS */
 
 #endif

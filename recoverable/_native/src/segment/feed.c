@@ -85,6 +85,18 @@ void feed_begin_anew(rcv_arena *a)
     feed_restored(a, atomic_load(&a->hdr->commit_seq), feed_load(&f->at));
 }
 
+void feed_begin_at(rcv_arena *a, uint64_t position, uint64_t epoch)
+{
+    struct rcv_feed *f = a->feed;
+    feed_store(&f->epoch, epoch);
+    feed_store(&f->tail, position);
+    feed_store(&f->next, position);
+    feed_store(&f->head, position);
+    memset(&f->flushed, 0, sizeof f->flushed);
+    for (unsigned i = 0; i < RCV_SINKS; i++)
+        atomic_store(&f->sink[i].state, RCV_SINK_FREE);
+}
+
 void feed_restored(rcv_arena *a, uint64_t seq, uint64_t at)
 {
     struct rcv_feed *f = a->feed;

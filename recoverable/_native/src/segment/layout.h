@@ -219,6 +219,17 @@ struct rcv_sink {
     char             reserved[8];
 };
 enum rcv_sink_kind { RCV_SINK_FREE = 0, RCV_SINK_OPTIONAL = 1, RCV_SINK_REQUIRED = 2 };
+/* What the journal's thread tells, and is told: journal/flusher.c. Its cursor is its sink's. */
+struct rcv_flushed {
+    _Atomic uint64_t demand; /* somebody waits for this position */
+    _Atomic uint32_t asked;  /* futex: moves with each demand */
+    _Atomic uint32_t asleep; /* 1: who writes may sleep there */
+    _Atomic uint32_t taken;  /* futex: moves with each batch that is durable */
+    _Atomic uint32_t following; /* how many sleep there; more if some were killed */
+    _Atomic uint32_t stopped, delayed; /* errno */
+    _Atomic uint64_t batches, records, bytes, nanos, worst, at, number;
+    _Atomic uint64_t in_class[RCV_FLUSH_CLASSES];
+};
 struct rcv_feed {
     uint64_t         id[2];
     _Atomic uint64_t epoch; /* how often its state was restored */
@@ -231,7 +242,8 @@ struct rcv_feed {
     _Atomic uint64_t seq, at;           /* of the last record that was written, committed or not */
     _Atomic uint64_t head_seq;          /* of the last that is committed */
     _Atomic uint32_t bell, waiters;     /* the futex: moves with each commit, and is rung where somebody waits */
-    _Alignas(64) struct rcv_sink sink[RCV_SINKS];
+    _Alignas(64) struct rcv_sink    sink[RCV_SINKS];
+    _Alignas(64) struct rcv_flushed flushed;
 };
 
 /* Heap table: `uint64_t owner[chunk_count]`, then `uint64_t info[chunk_count]`.

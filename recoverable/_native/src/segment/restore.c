@@ -121,6 +121,12 @@ void restore_put(rcv_arena *a, const struct rcv_commit *head, const uint64_t *ra
     atomic_store(&a->hdr->commit_seq, head->seq);
 }
 
+void rcv_restore_finish(rcv_restore *r, uint64_t position, uint64_t epoch)
+{
+    if (r->a.feed != NULL)
+        feed_begin_at(&r->a, position, epoch);
+}
+
 int rcv_restore_apply(rcv_restore *r, const void *records, uint64_t length, uint64_t *at)
 {
     rcv_arena *a = &r->a;

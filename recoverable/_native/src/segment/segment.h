@@ -245,6 +245,7 @@ void feed_alone(rcv_arena *a);  /* nobody is attached: nobody waits for it */
  * feed_restored -- … and goes on behind that commit, which was made at that time. */
 void feed_begin_anew(rcv_arena *a);
 void feed_restored(rcv_arena *a, uint64_t seq, uint64_t at);
+void feed_begin_at(rcv_arena *a, uint64_t position, uint64_t epoch); /* it goes on there, without a sink */
 /* feed_reserve -- room for a record behind the head, at *out; old records and slow sinks lose theirs. RCV_ERR_FEED: a sink needs it.
  * RCV_ERR_FULL: there will never be so much. RCV_ERR_CORRUPT: its words do not fit each other. */
 int  feed_reserve(rcv_arena *a, uint64_t bytes, uint8_t **out);
@@ -266,6 +267,7 @@ bool                   sinks_need(rcv_arena *a, uint64_t bytes);
 const struct rcv_sink *sinks_wait(const rcv_arena *a, uint64_t bytes);
 int                    sinks_full(const rcv_arena *a, uint64_t bytes);
 void                   sinks_lose(rcv_arena *a, uint64_t tail); /* what is before `tail` is about to be overwritten. Lock held */
+int  sink_attach(rcv_arena *a, const char *name, uint64_t cursor, uint64_t seq); /* required, and it goes on there. RCV_ERR_STALE */
 void                   sinks_begin_anew(rcv_arena *a);          /* a restored copy: none has taken anything. Alone */
 
 /* -- restore.c: a copy is brought forward ------------------------------------------------------------------------ */

@@ -29,6 +29,27 @@ static struct rcv_sink *find_sink(rcv_arena *a, const char *name)
     return room;
 }
 
+int sink_attach(rcv_arena *a, const char *name, uint64_t cursor, uint64_t seq)
+{
+    struct rcv_sink *s = a->feed != NULL ? find_sink(a, name) : NULL;
+    if (s == NULL)
+        return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": it has no feed, or that has %u sinks already", a->name, RCV_SINKS);
+    if (cursor < feed_load(&a->feed->tail) || cursor > feed_load(&a->feed->head))
+        return rcv_raise(RCV_ERR_STALE, 0, "arena \"%s\": its feed does not have what comes after position %llu", a->name,
+                         (unsigned long long)cursor);
+    atomic_fetch_add(&a->feed->sinks, 1);
+    if (atomic_load(&s->state) == RCV_SINK_FREE) {
+        memset(s->name, 0, sizeof s->name);
+        snprintf(s->name, sizeof s->name, "%s", name);
+        feed_store(&s->token, 0);
+    }
+    feed_store(&s->cursor, cursor);
+    feed_store(&s->seq, seq);
+    atomic_store(&s->lost, 0);
+    atomic_store(&s->state, RCV_SINK_REQUIRED);
+    return 0;
+}
+
 int rcv_sink_open(rcv_arena *a, const char *name, int required, uint32_t *sink)
 {
     if (a->feed == NULL)

@@ -1,0 +1,47 @@
+/* flusher.h -- the thread that takes an arena's commits to its journal, and who waits for them to be durable. Part of journal.h. */
+#ifndef RCV_FLUSHER_H
+#define RCV_FLUSHER_H
+
+#include "journal.h"
+
+#define RCV_JOURNAL_SINK "journal" /* the name of its sink */
+
+/* rcv_journal_lock -- who writes in that folder has it, on whatever host: RCV_ERR_BUSY, another has. It ends with the process, and no
+ * forked child inherits it. */
+RCV_API int  rcv_journal_lock(const char *where, void **lock);
+RCV_API void rcv_journal_unlock(void *lock);
+
+typedef struct rcv_flusher rcv_flusher;
+/* rcv_flusher_begin -- of this process, with the GIL. Of all processes that have one, one writes; when it dies, another goes on. `delay`:
+ * ns between two looks for commits that nobody waits for. `lock`: of the folder, if the caller has it, who has it no more then; or
+ * NULL. The arena is not closed before rcv_flusher_end(). */
+RCV_API int rcv_flusher_begin(rcv_arena *a, const char *where, uint64_t delay, void *lock, rcv_flusher **out);
+RCV_API int rcv_flusher_again(rcv_flusher *f); /* in a forked child, which has not inherited the thread; else nothing */
+/* rcv_flusher_end -- without the GIL: what was committed before is durable then, if this one writes and the disk works. */
+RCV_API void rcv_flusher_end(rcv_flusher *f);
+
+/* -- who waits ------------------------------------------------------------------------------------------------------- */
+
+/* rcv_journal_attach -- the journal goes on from that position, whatever became of it before. Its lock is held. RCV_ERR_STALE: the feed no
+ * longer has what comes next. */
+RCV_API int      rcv_journal_attach(rcv_arena *a, uint64_t position, uint64_t seq);
+RCV_API uint64_t rcv_durable(const rcv_arena *a); /* all before this position of the feed is */
+/* rcv_durable_ask -- somebody waits for this position: it is written at once, and `pipe` gets a byte whenever more is durable, until
+ * rcv_durable_enough(). With the GIL. 0: it is durable. 1: not yet. RCV_ERR_FULL: there are too many pipes. RCV_ERR_OS: see journal.stopped. */
+RCV_API int  rcv_durable_ask(rcv_flusher *f, uint64_t position, int pipe);
+RCV_API void rcv_durable_enough(rcv_flusher *f, int pipe);
+/* rcv_durable_wait -- the same for a thread: for so many ns at most. Without the GIL. 1: it is durable. */
+RCV_API int  rcv_durable_wait(rcv_flusher *f, uint64_t position, uint64_t nanos);
+
+struct rcv_journal_state {
+    uint64_t batches, records, bytes; /* so far, by whatever process */
+    uint64_t nanos, worst;            /* what writing them and waiting for the disk has taken in all; the longest */
+    uint64_t in_class[RCV_FLUSH_CLASSES]; /* batches by what they took: below 2^(i+8) ns and not in an earlier one; the last: the rest */
+    uint64_t at;                      /* when the last was durable: nanoseconds since the epoch */
+    uint64_t number;                  /* of the file in use */
+    int      stopped, delayed;        /* errno: it has failed for good; the disk is full, and it goes on when there is room */
+};
+RCV_API int rcv_journal_get(const rcv_arena *a, struct rcv_journal_state *out); /* 0: there is no feed, or nobody has written yet */
+RCV_API const char *rcv_flusher_error(rcv_flusher *f, char *out, size_t size); /* what has failed last in this process, "": nothing */
+
+#endif

@@ -1,0 +1,249 @@
+"""A journal's folder: what lies in it, and whose it is.
+
+    journal-<number>    commits, in files that are numbered from 1
+    snapshot-<position> the state at a position of the feed
+    spare               the next file of commits, before it is used
+    lock                who writes there
+
+All numbers have 16 hex digits, so names sort as they are meant to. Nothing else is looked at, and nothing else removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import socket
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from recoverable._native.journal import File, Lock
+from recoverable.errors import ArenaBusyError, ArenaSystemError, JournalError, RecoverableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recoverable._native.journal import Batch, Start
+
+__all__ = ["Folder", "Tip"]
+
+_NUMBERED: Final = re.compile(r"(journal|snapshot)-([0-9a-f]{16})")
+_FRESH: Final = 10.0  # seconds: a mark that was touched since is of somebody who writes there
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Tip(NamedTuple):
+    """How far a journal goes.
+
+    Attributes:
+        start: Of its last file.
+        last: The last batch there, or None.
+        torn: The bytes of a batch behind it that was not finished.
+    """
+
+    start: Start
+    last: Batch | None
+    torn: int
+
+    @property
+    def position(self) -> int:
+        """Where in the feed it ends."""
+        return self.start.position if self.last is None else self.last.end
+
+    def as_start(self) -> Start:
+        """Return what a file that goes on from here would say, but with the number of the last one."""
+        if self.last is None:
+            return self.start
+        last = self.last
+        return self.start._replace(position=last.end, seq=last.seq, at=last.at, chain=last.chain)
+
+    @property
+    def seq(self) -> int:
+        """The number of its last commit."""
+        return self.start.seq if self.last is None else self.last.seq
+
+
+class _Mark(NamedTuple):
+    """Who writes in a folder, and how many seconds ago he has said so."""
+
+    host: str
+    pid: int
+    age: float
+
+
+def host() -> str:
+    """Return what tells this machine, since it was started, from others."""
+    try:
+        return f"{socket.gethostname()}/{_BOOT.read_text().strip()}"
+    except OSError:
+        return socket.gethostname()
+
+
+class Folder:
+    """The folder of a journal.
+
+    Attributes:
+        path: Its absolute path.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
+        """Check a folder.
+
+        Raises:
+            JournalError: It can't be used: the message says why.
+        """
+        self.path = os.path.abspath(os.fspath(path))  # noqa: PTH100 -- a path that may hold any bytes
+        if create:
+            with contextlib.suppress(FileExistsError), _told(self.path, "made"):
+                os.mkdir(self.path, 0o700)  # noqa: PTH102
+        with _told(self.path, "opened"):
+            status = os.stat(self.path)  # noqa: PTH116
+        if not stat.S_ISDIR(status.st_mode):
+            raise JournalError(
+                f"journal {self.path!r} is no folder. Nothing was opened or changed. Name one, or a new one."
+            )
+        if status.st_uid != os.geteuid():
+            raise JournalError(
+                f"journal {self.path!r} belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}. Nothing was "
+                "opened or changed: who can write there could change what is restored. Run as that user, or give the folder to "
+                "this one."
+            )
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise JournalError(
+                f"journal {self.path!r} can't be written to. Nothing was opened or changed. Mount it so that it can."
+            )
+
+    # -- what lies in it -----------------------------------------------------------------------------------------------
+
+    def _numbers(self, kind: str) -> list[int]:
+        with _told(self.path, "read"):
+            names = os.listdir(self.path)  # noqa: PTH208
+        found = (_NUMBERED.fullmatch(name) for name in names)
+        return sorted(int(match[2], 16) for match in found if match is not None and match[1] == kind)
+
+    def files(self) -> list[int]:
+        """Return the numbers of the files of commits."""
+        return self._numbers("journal")
+
+    def snapshots(self) -> list[int]:
+        """Return the positions that there are snapshots of, the oldest first."""
+        return self._numbers("snapshot")
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no journal in it."""
+        return not self.files() and not self.snapshots()
+
+    def snapshot_path(self, position: int) -> str:
+        """Return where the snapshot of that position lies."""
+        return f"{self.path}/snapshot-{position:016x}"
+
+    @contextlib.contextmanager
+    def open_file(self, number: int) -> Iterator[File]:
+        """Open a file of commits to read it.
+
+        Raises:
+            ArenaCorruptError, ArenaVersionError: As of `File`.
+        """
+        with _told(self.path, "opened"):
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            file = File(fd, self.path, number)
+        finally:
+            os.close(fd)
+        try:
+            yield file
+        finally:
+            file.close()
+
+    def tip(self) -> Tip | None:
+        """Return how far it goes, by its last file; None: it has none.
+
+        Raises:
+            ArenaCorruptError: That file is damaged.
+        """
+        numbers = self.files()
+        if not numbers:
+            return None
+        with self.open_file(numbers[-1]) as file:
+            last = None
+            while (batch := file.next()) is not None:
+                last = batch
+            return Tip(file.start(), last, file.torn)
+
+    def start_of(self, number: int) -> Start:
+        """Return what the head of a file says."""
+        with self.open_file(number) as file:
+            return file.start()
+
+    # -- whose it is -----------------------------------------------------------------------------------------------------
+
+    def take(self) -> Lock:
+        """Take the right to write in it, and leave a mark that says who has it.
+
+        Raises:
+            JournalError: Another process has it, on this machine or another.
+        """
+        try:
+            lock = Lock(self.path)
+        except ArenaBusyError:
+            raise self._in_use(self._mark()) from None
+        except RecoverableError as error:
+            raise JournalError(
+                f"journal {self.path!r} can't be locked: {error}. Nothing was opened or changed."
+            ) from error
+        mark = self._mark()
+        if mark is not None and mark.host != host() and mark.age < _FRESH:
+            lock.release()
+            raise self._in_use(mark)
+        self.mark()
+        return lock
+
+    def _in_use(self, mark: _Mark | None) -> JournalError:
+        who = f"process {mark.pid} on {mark.host}" if mark else "another process"
+        return JournalError(
+            f"journal {self.path!r} is written by {who}. Nothing was opened or changed. One machine at a time can use it; where "
+            f"that one is gone, its mark counts for {_FRESH:g} s more."
+        )
+
+    def mark(self) -> None:
+        """Say who writes there, and that he still does."""
+        text = json.dumps({"host": host(), "pid": os.getpid()})
+        with _told(self.path, "marked"):
+            Path(self.path, "lock").write_text(text)
+
+    def unmark(self) -> None:
+        """Say that nobody writes there any more."""
+        with contextlib.suppress(OSError):
+            os.truncate(Path(self.path, "lock"), 0)
+
+    def _mark(self) -> _Mark | None:
+        """Return what the mark says; None: there is none."""
+        path = Path(self.path, "lock")
+        try:
+            found = json.loads(path.read_text())
+            return _Mark(str(found["host"]), int(found["pid"]), time.time() - path.stat().st_mtime)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+@contextlib.contextmanager
+def _told(path: str, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except FileNotFoundError as error:
+        raise JournalError(
+            f"journal {path!r} can't be {doing}: it does not exist. Nothing was opened or changed. Make the folder."
+        ) from error
+    except OSError as error:
+        raise JournalError(
+            f"journal {path!r} can't be {doing}: {os.strerror(error.errno or errno.EIO)}. Nothing was opened or changed."
+        ) from error
+    except ArenaSystemError as error:
+        raise JournalError(f"journal {path!r} can't be {doing}: {error}. Nothing was opened or changed.") from error

@@ -1,0 +1,223 @@
+"""Snapshots: an arena's state at a position of its feed, in a file.
+
+The segment's bytes lie where they lie in the segment, so that a copy can be mapped as one; holes are zeros. Behind them a page says
+what it is of, with a checksum over all that is no hole, and one over itself. A file counts from when it has its name, which it gets
+when all of it is durable.
+
+What we want: a snapshot that can be relied on before anything older is dropped, and a server that never stops for it.
+
+What does not work: copying memory while requests change it. It has to be done in slices under the lock, and is never as it was at
+any moment.
+
+What does: bringing the last snapshot forward by the journal, in another process, from files alone. The server is not asked,
+and each record of the journal has been replayed before it is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from recoverable._native.journal import crc32c, write_snapshot
+from recoverable.errors import ArenaCorruptError, JournalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from recoverable._native.runtime import NativeArena
+    from recoverable.journal.folder import Folder
+
+__all__ = ["Snapshot", "copy", "finish", "latest", "read", "take"]
+
+_MAGIC: Final = b"recoverable-copy"
+_FORMAT: Final = 1
+_PAGE: Final = struct.Struct(
+    "<16sII32sQQQQQII"
+)  # magic, format, crc of this, arena, epoch, position, seq, at, size, crc, chain
+_PIECE: Final = 256 * 1024
+_ZEROS: Final = bytes(_PIECE)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a snapshot is of.
+
+    Attributes:
+        arena: The arena's identity.
+        epoch: How often its state had been restored before.
+        position: Of the feed: it has all commits before it.
+        seq: The number of the last of those; `at` its time, nanoseconds since the epoch.
+        size: Of the segment, in bytes.
+        crc: Over its content.
+        chain: The checksum of the batch of the journal that has that last commit.
+    """
+
+    arena: str
+    epoch: int
+    position: int
+    seq: int
+    at: int
+    size: int
+    crc: int
+    chain: int
+
+    def page(self) -> bytes:
+        """Return the page behind its content."""
+
+        def packed(crc: int) -> bytes:
+            return _PAGE.pack(
+                _MAGIC,
+                _FORMAT,
+                crc,
+                self.arena.encode(),
+                self.epoch,
+                self.position,
+                self.seq,
+                self.at,
+                self.size,
+                self.crc,
+                self.chain,
+            )
+
+        return packed(crc32c(0, packed(0)))
+
+
+# -- content -------------------------------------------------------------------------------------------------------------
+
+
+def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield what is no hole of a file, in pieces at multiples of the same size: (offset, length)."""
+    at = 0
+    while at < size:
+        try:
+            data = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:  # nothing but a hole is left
+            return
+        hole = min(os.lseek(fd, data, os.SEEK_HOLE), size)
+        at = data // _PIECE * _PIECE
+        while at < hole:
+            yield at, min(_PIECE, size - at)
+            at += _PIECE
+
+
+def _pieces(fd: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield what is no zeros of a file: (offset, bytes)."""
+    for at, length in _extents(fd, size):
+        piece = os.pread(fd, length, at)
+        if len(piece) != length:
+            raise OSError(0, "the file is shorter than it was")
+        if piece != (_ZEROS if length == _PIECE else _ZEROS[:length]):
+            yield at, piece
+
+
+def _crc(at: int, piece: bytes, before: int) -> int:
+    return crc32c(crc32c(before, at.to_bytes(8, "little")), piece)
+
+
+def checksum(fd: int, size: int) -> int:
+    """Return the checksum of a file's content: of each piece that is not zeros, and of where it lies."""
+    crc = 0
+    for at, piece in _pieces(fd, size):
+        crc = _crc(at, piece, crc)
+    return crc
+
+
+def copy(snapshot: Snapshot, source: int, target: int, progress: Callable[[int, int, str], None] | None = None) -> None:
+    """Copy a snapshot's content into an empty file, checking it on the way.
+
+    Raises:
+        ArenaCorruptError: It is not what it was.
+    """
+    os.ftruncate(target, snapshot.size)
+    crc = done = 0
+    for at, piece in _pieces(source, snapshot.size):
+        crc = _crc(at, piece, crc)
+        os.pwrite(target, piece, at)
+        done += len(piece)
+        if progress is not None:
+            progress(done, snapshot.size, "copied")
+    if crc != snapshot.crc:
+        raise ArenaCorruptError(
+            f"the snapshot of position {snapshot.position} is damaged: its content is not what its checksum is of. It is unchanged."
+        )
+
+
+# -- files ------------------------------------------------------------------------------------------------------------------
+
+
+def read(path: str, fd: int) -> Snapshot:
+    """Return what the snapshot in that file is of; its content is not looked at.
+
+    Raises:
+        ArenaCorruptError: It is none.
+    """
+    size = os.fstat(fd).st_size - _PAGE.size
+    page = os.pread(fd, _PAGE.size, max(size, 0))
+    if len(page) == _PAGE.size:
+        magic, version, crc, arena, *rest = _PAGE.unpack(page)
+        blank = page[:20] + bytes(4) + page[24:]
+        if magic == _MAGIC and version != _FORMAT:
+            raise JournalError(
+                f"snapshot {path!r} has format {version}, and this version reads {_FORMAT}. It is unchanged."
+            )
+        if magic == _MAGIC and crc == crc32c(0, blank):
+            found = Snapshot(arena.decode(), *rest)
+            if found.size == size:
+                return found
+    raise ArenaCorruptError(
+        f"snapshot {path!r} is damaged at offset {max(size, 0)}: no page that ends one is there. It is unchanged."
+    )
+
+
+def finish(folder: Folder, fd: int, name: str, snapshot: Snapshot) -> None:
+    """Give a file with the content its last page and its name, durably."""
+    os.pwrite(fd, snapshot.page(), snapshot.size)
+    os.fsync(fd)
+    os.rename(f"{folder.path}/{name}", folder.snapshot_path(snapshot.position))  # noqa: PTH104
+    folder_fd = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder_fd)
+    finally:
+        os.close(folder_fd)
+
+
+def take(folder: Folder, native: NativeArena, state: tuple[str, int, int, int, int, int, int], chain: int) -> Snapshot:
+    """Take one of an arena in memory, whose lock is held meanwhile: the first of a journal.
+
+    Raises:
+        JournalError: It can't be written.
+    """
+    arena, epoch, _, _, position, seq, at = state
+    name = "snapshot.new"
+    try:
+        fd = os.open(f"{folder.path}/{name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_snapshot(native, fd)
+            size = os.fstat(fd).st_size
+            found = Snapshot(arena, epoch, position, seq, at, size, checksum(fd, size), chain)
+            finish(folder, fd, name, found)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{folder.path}/{name}")  # noqa: PTH108
+        raise JournalError(
+            f"the first snapshot of journal {folder.path!r} can't be written: {error.strerror or error}. Nothing was opened."
+        ) from error
+    return found
+
+
+def latest(folder: Folder, position: int | None = None) -> Iterator[tuple[Snapshot, int]]:
+    """Yield the snapshots up to a position, the newest first, each with its descriptor, which is closed afterwards."""
+    for found in reversed(folder.snapshots()):
+        if position is not None and found > position:
+            continue
+        path = folder.snapshot_path(found)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield read(path, fd), fd
+        finally:
+            os.close(fd)

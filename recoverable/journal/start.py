@@ -1,0 +1,250 @@
+"""Where an arena's state comes from when it is opened with a journal: its segment, or a snapshot and the journal.
+
+The segment in shared memory wins if it is at or beyond the end of the journal: what it has and the journal has not, its feed still
+holds. One that is behind is of a former life, of a pod, say, that has come back to a node: it is set aside, never attached. Without
+one, the newest sound snapshot is copied into a new object, and the commits behind it are replayed. Each such restore begins an
+*epoch*, and a file of the journal that says so: a segment of an earlier one is behind, whatever its numbers say.
+
+A restored object gets the arena's name when it is whole. Killed before, it is made again. Nothing is deleted to make a start
+succeed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from recoverable._native import feed as native_feed
+from recoverable._native import journal as native_journal
+from recoverable._native.feed import Restore
+from recoverable.errors import ArenaCorruptError, JournalError
+from recoverable.journal import snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from recoverable._native.journal import Start
+    from recoverable._native.runtime import NativeArena
+    from recoverable.journal.folder import Folder, Tip
+    from recoverable.journal.snapshots import Snapshot
+
+__all__ = ["Restored", "State", "another", "is_behind", "replay", "restore", "state_of"]
+
+_END: Final = (1 << 64) - 1
+
+
+class Restored(NamedTuple):
+    """What a state was restored from.
+
+    Attributes:
+        snapshot: That it began with.
+        position: Where in the feed it ends; `seq` and `at` are of its last commit.
+        records: How many commits were replayed, and `bytes` of them.
+        torn: Bytes of a last batch that was not finished, and is left out.
+        seconds: How long it took.
+        epoch: That began with it.
+    """
+
+    snapshot: Snapshot
+    position: int
+    seq: int
+    at: int
+    records: int
+    bytes: int
+    torn: int
+    seconds: float
+    epoch: int
+    chain: int
+
+
+class _Reach(NamedTuple):
+    """Up to where the files of a journal count: a later one may have begun before an earlier one's end."""
+
+    starts: list[Start]
+
+    def until(self, index: int) -> int:
+        """Return the position that file counts up to."""
+        return min((start.position for start in self.starts[index + 1 :]), default=_END)
+
+
+def _damaged(folder: Folder, seq: int, why: str) -> ArenaCorruptError:
+    return ArenaCorruptError(
+        f"{why}. The state is sound up to commit {seq}. Nothing was changed. To go on from there, without what came after it: "
+        f"recoverable journal restore --to {seq} {folder.path}"
+    )
+
+
+def replay(
+    folder: Folder,
+    copy: Restore | None,
+    snapshot: Snapshot,
+    *,
+    seq: int = _END,
+    at: int = _END,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[native_journal.Replayed, int]:
+    """Bring a copy of a snapshot forward by the journal; without a copy, look whether it could be.
+
+    Returns:
+        What was replayed, and the bytes of a torn batch at the end.
+
+    Raises:
+        ArenaCorruptError: A file is damaged, or one is missing. What came before is applied.
+    """
+    numbers = folder.files()
+    reach = _Reach([folder.start_of(number) for number in numbers])
+    total = native_journal.Replayed(0, 0, snapshot.position, snapshot.seq, snapshot.at, snapshot.chain, False, False)
+    torn = 0
+    for i, start in enumerate(reach.starts):
+        until = reach.until(i)
+        if until <= snapshot.position:
+            continue
+        if start.arena != snapshot.arena:
+            raise _damaged(folder, total.seq, f"file {start.number} of journal {folder.path!r} is another arena's")
+        if start.position > total.position or (i > 0 and start.number != reach.starts[i - 1].number + 1):
+            raise _damaged(
+                folder,
+                total.seq,
+                f"journal {folder.path!r} lacks the commits from position {total.position} to {start.position} of its feed: "
+                f"before file {start.number} one is missing",
+            )
+        with folder.open_file(start.number) as file:
+            try:
+                while True:
+                    part = file.replay(copy, total.position, until, seq, at)
+                    if progress is not None:
+                        progress(total.bytes + part.bytes, 0, "replayed")
+                    if not part.more:
+                        break
+            except ArenaCorruptError as error:
+                raise _damaged(folder, max(total.seq, file.replayed_seq), str(error)) from None
+            torn = file.torn if i == len(numbers) - 1 else 0
+            if part.records:
+                total = part._replace(records=total.records + part.records, bytes=total.bytes + part.bytes)
+            if part.reached and until > part.position:  # of the caller's
+                break
+    return total, torn
+
+
+def restore(
+    folder: Folder,
+    target: int,
+    name: str,
+    *,
+    seq: int = _END,
+    at: int = _END,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Restored:
+    """Make an arena's state in an empty object, and begin an epoch with it in the journal.
+
+    Args:
+        folder: Of the journal, with the right to write there.
+        target: The object's descriptor.
+        name: What messages call it.
+        seq: The last commit to be restored.
+        at: The last moment, in nanoseconds since the epoch.
+        progress: Called with bytes done, bytes in all (0: not known), and what is being done.
+
+    Raises:
+        ArenaCorruptError: No snapshot is sound, or the journal is damaged.
+    """
+    begun = time.monotonic()
+    found: Snapshot | None = None
+    failure: Exception | None = None
+    for snapshot, fd in snapshots.latest(folder):
+        if snapshot.seq > seq or snapshot.at > at:
+            continue
+        try:
+            snapshots.copy(snapshot, fd, target, progress)
+        except ArenaCorruptError as error:
+            failure = error
+            os.ftruncate(target, 0)
+            continue
+        found = snapshot
+        break
+    if found is None:
+        raise failure or JournalError(
+            f"journal {folder.path!r} has no snapshot that the state could be restored from. Nothing was changed."
+        )
+    copy = Restore(target, name)
+    try:
+        replayed, torn = replay(folder, copy, found, seq=seq, at=at, progress=progress)
+        last = folder.start_of(folder.files()[-1]) if folder.files() else None
+        epoch = max(found.epoch, last.epoch if last is not None else 0) + 1
+        copy.finish(replayed.position, epoch)
+    finally:
+        copy.close()
+    native_journal.create_file(
+        folder.path,
+        native_journal.Start(
+            found.arena,
+            1 if last is None else last.number + 1,
+            0,
+            epoch,
+            replayed.position,
+            replayed.seq,
+            replayed.at,
+            replayed.chain,
+        ),
+    )
+    seconds = time.monotonic() - begun
+    return Restored(
+        found,
+        replayed.position,
+        replayed.seq,
+        replayed.at,
+        replayed.records,
+        replayed.bytes,
+        torn,
+        seconds,
+        epoch,
+        replayed.chain,
+    )
+
+
+# -- a segment that is there --------------------------------------------------------------------------------------------------
+
+#: What `feed.state` tells: identity, epoch, size of the ring, tail, head, number and time of the last commit.
+State: TypeAlias = tuple[str, int, int, int, int, int, int]
+
+
+def state_of(native: NativeArena, name: str) -> State:
+    """Return the state of an arena's feed.
+
+    Raises:
+        JournalError: It has none.
+    """
+    state = native_feed.state(native)
+    if state is None:
+        raise JournalError(
+            f"arena {name!r} was made without a feed, so it can have no journal. It is unchanged. Export it, unlink it, "
+            f"open it with journal=, and import it: recoverable export {name}."
+        )
+    return state
+
+
+def another(name: str, folder: Folder) -> JournalError:
+    """Return the error of a folder that is another arena's."""
+    return JournalError(
+        f"journal {folder.path!r} is of another arena than {name!r} in shared memory. Nothing was changed. "
+        f"Name that one's folder, or another one; recoverable unlink {name} drops what is in memory."
+    )
+
+
+def is_behind(state: State, name: str, folder: Folder, tip: Tip) -> bool:
+    """Return whether a segment is of a life before the journal's end: it must not be used.
+
+    Raises:
+        JournalError: It is another arena's journal, or one that is behind the segment in a way that nothing explains.
+    """
+    arena, epoch, _, _, head, _, _ = state
+    if tip.start.arena != arena:
+        raise another(name, folder)
+    if epoch > tip.start.epoch:
+        raise JournalError(
+            f"journal {folder.path!r} is of epoch {tip.start.epoch}, and arena {name!r} in shared memory of {epoch}: files have "
+            "gone from the folder, or it is an old copy of it. Nothing was changed. Bring the newer files back, or begin another "
+            "folder."
+        )
+    return epoch < tip.start.epoch or head < tip.position
