@@ -41,7 +41,8 @@ cdef extern from "flusher.h" nogil:
     ctypedef struct rcv_flusher:
         pass
     int rcv_journal_lock(const char *where, void **lock)
-    void rcv_journal_unlock(void *lock)
+    void rcv_journal_unlock(const char *where, void *lock)
+    int rcv_journal_host(char *out, size_t size)
     int rcv_flusher_begin(rcv_arena *a, const char *where, uint64_t delay, void *lock, rcv_flusher **out)
     int rcv_flusher_again(rcv_flusher *f)
     void rcv_flusher_end(rcv_flusher *f)
@@ -290,20 +291,30 @@ cdef class Lock:
         ArenaBusyError: Another process has it.
     """
     cdef void *page
+    cdef bytes where
 
     def __cinit__(self, str where not None):
-        raw = where.encode("utf-8", "surrogateescape")
-        cdef int rc = rcv_journal_lock(raw, &self.page)
+        self.where = where.encode("utf-8", "surrogateescape")
+        cdef int rc = rcv_journal_lock(self.where, &self.page)
         if rc:
             fail(rc)
 
     def __dealloc__(self):
-        rcv_journal_unlock(self.page)
+        self.release()
 
     def release(self) -> None:
         """Let go of it; twice is fine."""
-        rcv_journal_unlock(self.page)
+        cdef void *page = self.page
         self.page = NULL
+        if page != NULL:
+            rcv_journal_unlock(self.where, page)
+
+
+def host() -> str:
+    """Return what tells this machine, since it was started, from others."""
+    cdef char text[160]
+    rcv_journal_host(text, sizeof(text))
+    return (<bytes>text).decode("utf-8", "replace")
 
 
 cdef class Flusher:

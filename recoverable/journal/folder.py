@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
-import socket
 import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from recoverable._native.journal import File, Lock
+from recoverable._native.journal import File, Lock, host
 from recoverable.errors import ArenaBusyError, ArenaSystemError, JournalError, RecoverableError
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ __all__ = ["Folder", "Tip"]
 
 _NUMBERED: Final = re.compile(r"(journal|snapshot)-([0-9a-f]{16})")
 _FRESH: Final = 10.0  # seconds: a mark that was touched since is of somebody who writes there
-_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Tip(NamedTuple):
@@ -73,14 +70,6 @@ class _Mark(NamedTuple):
     host: str
     pid: int
     age: float
-
-
-def host() -> str:
-    """Return what tells this machine, since it was started, from others."""
-    try:
-        return f"{socket.gethostname()}/{_BOOT.read_text().strip()}"
-    except OSError:
-        return socket.gethostname()
 
 
 class Folder:
@@ -188,20 +177,17 @@ class Folder:
         Raises:
             JournalError: Another process has it, on this machine or another.
         """
+        mark = self._mark()
+        if mark is not None and mark.host != host() and mark.age < _FRESH:
+            raise self._in_use(mark)
         try:
-            lock = Lock(self.path)
+            return Lock(self.path)
         except ArenaBusyError:
-            raise self._in_use(self._mark()) from None
+            raise self._in_use(mark) from None
         except RecoverableError as error:
             raise JournalError(
                 f"journal {self.path!r} can't be locked: {error}. Nothing was opened or changed."
             ) from error
-        mark = self._mark()
-        if mark is not None and mark.host != host() and mark.age < _FRESH:
-            lock.release()
-            raise self._in_use(mark)
-        self.mark()
-        return lock
 
     def _in_use(self, mark: _Mark | None) -> JournalError:
         who = f"process {mark.pid} on {mark.host}" if mark else "another process"
@@ -210,24 +196,13 @@ class Folder:
             f"that one is gone, its mark counts for {_FRESH:g} s more."
         )
 
-    def mark(self) -> None:
-        """Say who writes there, and that he still does."""
-        text = json.dumps({"host": host(), "pid": os.getpid()})
-        with _told(self.path, "marked"):
-            Path(self.path, "lock").write_text(text)
-
-    def unmark(self) -> None:
-        """Say that nobody writes there any more."""
-        with contextlib.suppress(OSError):
-            os.truncate(Path(self.path, "lock"), 0)
-
     def _mark(self) -> _Mark | None:
         """Return what the mark says; None: there is none."""
         path = Path(self.path, "lock")
         try:
-            found = json.loads(path.read_text())
-            return _Mark(str(found["host"]), int(found["pid"]), time.time() - path.stat().st_mtime)
-        except (OSError, ValueError, TypeError, KeyError):
+            where, pid = path.read_text().split()
+            return _Mark(where, int(pid), time.time() - path.stat().st_mtime)
+        except (OSError, ValueError):
             return None
 
 

@@ -9,7 +9,8 @@
 /* rcv_journal_lock -- who writes in that folder has it, on whatever host: RCV_ERR_BUSY, another has. It ends with the process, and no
  * forked child inherits it. */
 RCV_API int  rcv_journal_lock(const char *where, void **lock);
-RCV_API void rcv_journal_unlock(void *lock);
+RCV_API void rcv_journal_unlock(const char *where, void *lock);
+RCV_API int  rcv_journal_host(char *out, size_t size); /* what tells this machine, since it was started, from others */
 
 typedef struct rcv_flusher rcv_flusher;
 /* rcv_flusher_begin -- of this process, with the GIL. Of all processes that have one, one writes; when it dies, another goes on. `delay`:

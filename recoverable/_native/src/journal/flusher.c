@@ -246,7 +246,11 @@ static void serve(rcv_flusher *f)
 {
     uint64_t busy = os_nanos();
     int      rc = 0;
-    while (rc == 0 && !stopped(f)) {
+    for (uint64_t marked = 0; rc == 0 && !stopped(f);) {
+        if (os_nanos() - marked > IDLE) {
+            journal_touch(f->where);
+            marked = os_nanos();
+        }
         if (unlikely(f->writer == NULL) && (rc = take_over(f)) != 0) {
             if (!try_again(f, rc))
                 break;
@@ -290,7 +294,7 @@ static void let_go(rcv_flusher *f)
 {
     rcv_writer_close(f->writer);
     f->writer = NULL;
-    rcv_journal_unlock(f->lock);
+    rcv_journal_unlock(f->where, f->lock);
     f->lock = NULL;
 }
 

@@ -14,6 +14,10 @@
 uint32_t crc32c(uint32_t before, const void *bytes, size_t n);
 uint32_t crc32c_by_tables(uint32_t before, const void *bytes, size_t n); /* for a test */
 
+/* -- lock.c ---------------------------------------------------------------------------------------------------------------- */
+
+void journal_touch(const char *where); /* whose lock it is still writes there */
+
 /* -- handle.c --------------------------------------------------------------------------------------------------------- */
 
 struct handle {

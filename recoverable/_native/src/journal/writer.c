@@ -119,6 +119,8 @@ int rcv_writer_create(const char *where, const struct rcv_journal_start *from, r
     if (rc != 0)
         return rc;
     w->at = *from;
+    while (spare_make(&w->spare, w->folder.fd, w->where) == 1) /* nobody waits yet */
+        ;
     rc = begin_file(w, 0);
     if (rc != 0)
         rcv_writer_close(w);
