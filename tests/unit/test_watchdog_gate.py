@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")]
 
-LIMIT = 0.08  # seconds; no process is ended
+LIMIT = 0.2  # seconds. No process is ended, but a step that goes on for 15/8 of it has the event that it will be
 
 
 @pytest.fixture
@@ -91,10 +91,11 @@ def test_of_a_step_that_is_over_nothing_is_due(arena: Arena) -> None:
         seen(arena, native.STOP)
     time.sleep(LIMIT)
     assert native.due(arena.native) is None
+    begun = time.monotonic()
     with arena.transaction():
         arena.root["n"] = 2
         assert native.due(arena.native) is None
-        assert seen(arena, native.SLOW).seconds < LIMIT
+        assert seen(arena, native.SLOW).seconds <= time.monotonic() - begun
 
 
 @pytest.mark.usefixtures("looked_at_by_hand")
