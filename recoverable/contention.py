@@ -71,7 +71,7 @@ class Place:
 
     def __init__(self, native: NativeArena, request: Transaction | None = None) -> None:
         self._native = native
-        self.request = request  # its last run
+        self.request = request  # the transaction of its last run
         self.around = _inside.get()  # of a request around it, of another arena perhaps
         self._turn: Turn | None = None
         self._lost: Spot | None = None  # where it has lost before

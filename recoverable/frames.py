@@ -8,7 +8,7 @@ import sysconfig
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import FrameType
 
 __all__ = ["awaited", "caller", "calls", "innermost", "line_of"]
@@ -20,26 +20,24 @@ _OURS: Final = os.path.dirname(__file__) + os.sep  # noqa: PTH120 -- as frames h
 
 
 def awaited(coroutine: Any) -> list[FrameType]:
-    """Return the frames of a suspended coroutine, and of what it awaits."""
-    return list(_awaited(coroutine))
-
-
-def _awaited(coroutine: Any) -> Iterator[FrameType]:
+    """Return the frames of a suspended coroutine and of what it awaits, the outermost first."""
+    frames: list[FrameType] = []
     for _ in range(_DEEPEST):
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is not None:
-            yield frame
+        if frame is not None:  # else it is a native one
+            frames.append(frame)
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
         if coroutine is None:
-            return
+            break
+    return frames
 
 
 def calls(top: FrameType | None, found: Callable[[FrameType], bool]) -> list[FrameType]:
-    """Return such a frame of a thread, and those that it has called; none: it runs elsewhere.
+    """Return the innermost frame of a thread that is looked for and those that it has called, the outermost first; [] without one.
 
     Args:
         top: The thread's innermost frame.
-        found: Returns whether it is the one.
+        found: Returns whether a frame is the one.
     """
     between: list[FrameType] = []
     while top is not None:
@@ -51,7 +49,7 @@ def calls(top: FrameType | None, found: Callable[[FrameType], bool]) -> list[Fra
 
 
 def innermost(frames: list[FrameType]) -> FrameType | None:
-    """Return the innermost that is neither of Python's own library nor of this one; of those alone, the innermost."""
+    """Return the innermost frame outside of Python's own library and of this one; if there is none, the innermost of all."""
     for frame in reversed(frames):
         file = frame.f_code.co_filename
         if not file.startswith((_OURS, "<frozen")) and not (file.startswith(_LIBRARY) and _OTHERS not in file):
@@ -60,10 +58,10 @@ def innermost(frames: list[FrameType]) -> FrameType | None:
 
 
 def caller() -> str:
-    """Return the name of the function of the program that runs."""
+    """Return the name of the program's function that runs in this thread."""
     try:
         found = innermost(calls(sys._getframe(1), lambda frame: frame.f_back is None))
-    except ValueError:  # no Python code does
+    except ValueError:  # no Python code runs
         found = None
     return "(unknown)" if found is None else found.f_code.co_qualname
 

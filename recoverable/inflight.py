@@ -44,7 +44,7 @@ _LOOK: Final = 0.002  # seconds between two looks for it
 _AGAIN: Final = 10  # looks, after which who has not answered is asked again: it was awake just then
 _MOST: Final = 64  # notes
 _SIZE: Final = 488  # bytes of one
-_LOOKS: Final = 5  # at who waits and who runs, until nobody has gone from one to the other in between
+_LOOKS: Final = 5  # at those who wait and those who run, until nobody has moved from one to the other in between
 
 
 # -- of this process --------------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def _request(transaction: Transaction, waits: waiting | None, threads: dict[int,
 
 
 def _access(native: NativeArena, since: float, top: FrameType | None) -> Request | None:
-    """Return what a thread is at that stands for the lock outside of any transaction; None: it has ended."""
+    """Return what a thread does that waits for the lock outside of any transaction; None: it has ended."""
     found = frames.innermost(frames.calls(top, lambda frame: frame.f_back is None))
     if found is None:
         return None
@@ -123,7 +123,7 @@ def _waits(native: NativeArena) -> list[waiting]:
 
 
 def _all(native: NativeArena) -> dict[Transaction, waiting | None]:
-    """Return the requests and blocks in flight, and what each waits for: between two runs one is found by that alone."""
+    """Return the requests and blocks in flight, and what each waits for. Between two runs a request is found only by its wait."""
     for _ in range(_LOOKS):
         before, running = _waits(native), native.transactions()
         if before == _waits(native):
@@ -133,10 +133,8 @@ def _all(native: NativeArena) -> dict[Transaction, waiting | None]:
     for wait in before:
         assert wait.transaction is not None
         found[wait.transaction] = wait
-    named = (
-        each for each in found if not (each.handler or "(").startswith("(")
-    )  # not: it has just ended; the library's own
-    return {each: found[each] for each in named}
+    # One without a handler has just ended; a name in parentheses is the library's own.
+    return {each: wait for each, wait in found.items() if not (each.handler or "(").startswith("(")}
 
 
 def here(native: NativeArena) -> list[Request]:

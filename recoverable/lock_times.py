@@ -72,20 +72,20 @@ class LockTimes:
     `later - earlier` is what happened in between, over whose length `busy` is. Of one alone, it is over the time since the
     machine was started, which says little.
 
-    A hold of 10 ms or more is counted for certain, with its own time, also one that ended with its thread or process. Of the
-    shorter ones all of the first 16 of a process are timed, then fewer and fewer, in the end one in 17 to 32, which stands for
-    all since the one before. So a count lacks what each process has held since then, less than a tenth and 31 at most; seconds and
-    classes are estimates, the better the more there were: with 100 short holds timed, the mean is right to about a tenth
-    of how far they are apart.
+    A hold of 10 ms or more is always counted, with its own time, also one that ended with its thread or process. Of shorter
+    ones all of the first 16 of a process are timed, then fewer and fewer, in the end one in 17 to 32, and each stands for all
+    since the one before. So a count lacks the last few holds of each process, less than a tenth of all and 31 at most. Seconds
+    and classes are estimates, which get better with the number of holds: with 100 short ones timed, the standard error of the
+    mean is a tenth of their standard deviation.
 
     Attributes:
         held: How long it was held, of the holds that ended.
         waited: How long it was waited for, of those who had to, and have it or gave up. All of them are timed.
         over: Seconds, on the monotonic clock, or between the two.
-        running: Seconds that the one who holds it now has held it, if that is 10 ms or more (less on a fast processor); else
-            0.0. A dead process's ends when that was last seen alive, or a second later.
-        taken: Seconds that somebody held it. Unlike `held`, which has a hold in full when it ends, this has of each that part
-            which lies between the two.
+        running: Seconds for which it has been held by now, if that is 10 ms or more (less on a fast processor), else 0.0. Of a
+            dead process, up to when it was last seen alive, and a second more at most.
+        taken: Seconds that it was held. `held` has a hold in full once it has ended; this has the part of each that lies
+            between the two looks.
     """
 
     held: Times
@@ -116,5 +116,5 @@ class LockTimes:
         return cls(held, waited, time.monotonic(), counted.running / 1e9, (counted.held[1] + counted.running) / 1e9)
 
     def first(self) -> LockTimes:
-        """Return what one look alone tells of the time just before it: that the lock is held now, and since when."""
+        """Return what a first look tells by itself: whether the lock is held, and for how long."""
         return LockTimes(Times(), Times(), self.running, self.running, self.running)

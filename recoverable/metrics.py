@@ -58,7 +58,7 @@ _COUNTS: Final = (
 
 # By arena, in this order.
 _REQUESTS: Final = (
-    ("requests_in_flight", "Requests of this process that have not ended."),
+    ("requests_in_flight", "Requests and open blocks of this process."),
     (
         "request_oldest_age_seconds",
         "How long ago the oldest of them began, all of its runs included; 0 without any.",
@@ -113,7 +113,7 @@ class _Families:
         )
         self.running = GaugeMetricFamily(
             "recoverable_lock_running_hold_seconds",
-            "For how long whoever holds the arena's lock has held it by now, if that is long, else 0.",
+            "For how long the arena's lock has been held by now, if that is long, else 0.",
             labels=["arena"],
         )
         self.requests = {

@@ -40,11 +40,11 @@ class Recovery:
 class Request:
     """A request in flight: from the moment when its handler is first awaited until its transaction has ended.
 
-    Also what is not a request and may be in its way: a `with arena.transaction():`, from its beginning to its end; and an access
-    outside of any transaction, or a look at all of the arena, such as `verify()`, while its thread stands for the lock.
+    Or what is not a request and may be in the way of one: a `with arena.transaction():`, from its beginning to its end; and an
+    access outside of any transaction, or a call such as `arena.verify()`, while its thread waits for the lock.
 
     Attributes:
-        handler: The handler's name; of what is not a request that of the function.
+        handler: The handler's name; if it is not a request, the function's.
         process: The id of its process, as that one's PID namespace has it.
         age: Seconds since it began, all of its runs included.
         request_id: Its id, as its events have it; None: it is not a request.
@@ -56,9 +56,9 @@ class Request:
         waits_for: What it waits for: "turn", at a hot spot; "privilege", the end of a privileged run; "lock"; "feed", room in it;
             None: for nobody.
         waited: Seconds that it has waited for others so far, in all.
-        holder: The handler of whom it waits for, or None: it waits for nobody, or that one's name is not known.
-        holder_process: That one's process. 0: it waits for nobody, since who was ahead has just gone and it goes on; for room
-            in the feed, which is no handler's to make; or that process has just died.
+        holder: The handler that it waits for, or None: it waits for nobody, or the name is not known.
+        holder_process: The process of that handler. 0: it waits for nobody; whoever was ahead has just gone or died, and it goes
+            on in a moment; it waits for room in the feed, which no handler holds; or another process is attaching.
         path: The container whose hot spot it waits at, or None.
         key: The part of it, or None.
         what: "request"; "block", a `with arena.transaction():` outside of any request; or "access".

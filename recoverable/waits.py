@@ -9,11 +9,11 @@ seconds, in all of its runs together, has its `request.held_up`, once. It is wri
 context of the request: an exception of the program's log pipeline is the loop's to report, and no operation of the arena is
 going on.
 
-Whom it waits for is looked at when it begins to wait and at each look, and kept: a loop that stood still meanwhile comes to the
-look only when that one is gone.
+Whom it waits for is read when it begins to wait, and whenever somebody asks, and is kept: a loop that stood still may look only
+when that one is gone.
 
 A thread that stands still for the lock can tell nothing meanwhile. How long it has stood is noted then (`waiting.pxi`), and told
-where its step, its block or its read ends (`tell_held_up`).
+when its step, its block or its read ends (`tell_held_up`, `tell_late`).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class waiting:  # noqa: N801 -- reads as a statement
         self.kind = kind
         self.unit = unit
         self._holder = holder
-        self._known: _Holder | None = None  # whom it has waited for, as far as that was ever known
+        self._known: _Holder | None = None  # the last one it is known to have waited for
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: contextvars.Context | None = None
 
@@ -226,9 +226,7 @@ def _tell_of(
 
 def tell_held_up(native: NativeArena) -> None:
     """Tell of those whose threads have stood still for the lock."""
-    with (
-        contextlib.ExitStack() as rest
-    ):  # an exception of the program's log pipeline keeps none of the others from being told of
+    with contextlib.ExitStack() as rest:  # if the program's log pipeline raises, the others are told of all the same
         for who, seconds, holder in reversed(native.take_untold()):
             if isinstance(who, str):  # a function that has read outside of any transaction
                 rest.callback(_tell_of, native, (who, 1, web.request_id(None)), "lock", seconds, holder)
@@ -237,7 +235,7 @@ def tell_held_up(native: NativeArena) -> None:
 
 
 def tell_late(native: NativeArena) -> None:
-    """Tell of them where a read has ended, or has been in vain. It is not to fail because of the program's log pipeline."""
+    """Tell of them when a read has ended, or has failed. It must not fail because of the program's log pipeline."""
     try:
         tell_held_up(native)
     except Exception:

@@ -158,8 +158,8 @@ class Sample:
         together: All of them.
         spots: Where conflicts are lost most.
         workers: The attached processes.
-        lock: For how long the lock was held and waited for since the sample before; the first sample's, for how long it is held by
-            now.
+        lock: For how long the lock was held and waited for since the sample before; in the first sample, for how long it has
+            been held by now.
     """
 
     at: float

@@ -50,7 +50,8 @@ void     os_futex_wake_all(const _Atomic uint32_t *word);
 uint64_t os_nanos(void);                                     /* monotonic */
 uint64_t os_clock(void);                                     /* since the epoch */
 /* os_ticks -- a counter for "has it been a while?": no system call, no memory, and no promise of its rate, which differs
- * between machines; OS_TICKS_HALF_SECOND takes 0.1 to 0.5 s. All processes of a machine read the same one. */
+ * between machines; OS_TICKS_HALF_SECOND takes 0.1 to 0.5 s. All processes of a machine read the same one; where it is os_nanos(),
+ * those of one time namespace do. */
 static inline uint64_t os_ticks(void)
 {
 #if defined(__x86_64__)

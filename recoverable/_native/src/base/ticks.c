@@ -11,8 +11,8 @@
 
 #if defined(__x86_64__)
 
-#define SHORTEST UINT64_C(1000000) /* nanoseconds: a rate over this is right to a ten-thousandth */
-#define TIGHT 20000u               /* ticks between two readings that belong to one of the clock */
+#define SHORTEST UINT64_C(1000000) /* nanoseconds: a rate over this is right to a hundredth, and mostly to a ten-thousandth */
+#define TIGHT 20000u               /* ticks: a reading of the clock that takes longer was interrupted, and is tried again */
 
 static struct {
     uint64_t        ticks, nanos; /* where the span begins that the next rate is of */

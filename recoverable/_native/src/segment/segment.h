@@ -295,7 +295,7 @@ const struct rcv_ticket *turn_ahead(rcv_arena *a, const struct rcv_turn *turn); 
 void held_begin(rcv_arena *a);                  /* this one is timed, however short */
 void held_end(rcv_arena *a);                    /* … or it was long, and is over */
 void held_lost(rcv_arena *a);                   /* we have the lock of a dead owner: count what that one held */
-void held_seen(const rcv_arena *a);                   /* the owner lives */
+void held_seen(const rcv_arena *a);             /* the owner lives */
 void held_waited(rcv_arena *a, uint64_t nanos); /* this thread has waited so long for the lock, and has it, or tries again */
 void held_after_fork(rcv_arena *a);             /* in the child: it has held nothing yet */
 bool held_times(const rcv_arena *a, struct rcv_lock_times *out); /* the mapping may be read-only. true: a long one goes on, its owner lives */

@@ -17,8 +17,9 @@
  *
  *     HOLD * (1 + 1/2 + 1/4 + …)  +  RCV_TICKETS * HOLD / RCV_TICKETS  <=  3 * HOLD
  *
- * is what all of them together cost one who waits. Where it still fails: one that takes long without hanging, behind several that
- * hang, may lose its number early, and so lose at the spot once more.
+ * is what all of them together cost one who waits, and a look for each. Where it still fails: one that gets its turn by that, and
+ * hangs then, costs another HOLD, up to busy_timeout; and one that takes long without hanging, behind several that hang, may lose its
+ * number early, and so lose at the spot once more.
  */
 #include "segment.h"
 
