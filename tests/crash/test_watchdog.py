@@ -114,7 +114,7 @@ def test_a_process_that_does_not_run_is_not_late(arena: Arena) -> None:
             arena.root["n"] = 1
             os.write(writer, b"x")
             for _ in range(20):  # it goes on for a while when it runs again
-                time.sleep(LIMIT / 40)
+                time.sleep(LIMIT / 20)
         return True
 
     arena.step_limit = 2 * LIMIT
@@ -125,7 +125,7 @@ def test_a_process_that_does_not_run_is_not_late(arena: Arena) -> None:
         finally:
             os._exit(2)
     os.read(reader, 1)
-    time.sleep(LIMIT / 4)  # it has been seen
+    time.sleep(LIMIT / 2)  # it has been seen: twice as long as between two looks
     os.kill(pid, signal.SIGSTOP)
     time.sleep(LIMIT * 5)
     os.kill(pid, signal.SIGCONT)
