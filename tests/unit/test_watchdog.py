@@ -73,12 +73,11 @@ def stopped(arena: Arena, work: Callable[[], object], **options: Any) -> StepToo
 @contextlib.contextmanager
 def configured(processor: Any) -> Iterator[None]:
     """Have events go to this processor alone."""
-    before = structlog.get_config()
     structlog.configure(processors=[processor])
     try:
         yield
     finally:
-        structlog.configure(**before)
+        structlog.reset_defaults()
 
 
 def threads_of_process() -> int:

@@ -279,7 +279,6 @@ def test_a_child_that_is_forked_while_one_is_told_of_tells_of_all_its_own(arena:
             arena.root["n"] = 1
             telling.wait(10)
 
-    before = structlog.get_config()
     structlog.configure(processors=[wait])
     try:
         thread = threading.Thread(target=step)
@@ -288,7 +287,7 @@ def test_a_child_that_is_forked_while_one_is_told_of_tells_of_all_its_own(arena:
         ending = in_child(late)
     finally:
         go_on.set()
-        structlog.configure(**before)
+        structlog.reset_defaults()
         thread.join(10)
     assert ending.value[0] == ["step.slow", "step.stopped"] * 5, ending
     assert ending.value[1] != os.fstat(watchdog._dumps.fd).st_ino
