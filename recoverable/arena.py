@@ -420,8 +420,8 @@ class Arena(ArenaBase):
         numbers: dict[str, Any] = _counts.stats(self.native)
         numbers["orphaned"] = bool(numbers["orphaned"])
         self._report_found()
+        lock = LockTimes.of(_counts.lock_times(self.native))  # first: to name hot spots the lock is taken
         spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
-        lock = LockTimes.of(_counts.lock_times(self.native))
         return Stats(**numbers, hot_spots=spots, lock=lock, faults=_faults.fault_struck())
 
     def feed(self, after: int | None = None, *, follow: bool = True) -> Feed:

@@ -34,14 +34,15 @@ def path_of(NativeArena arena not None, unsigned long long offset, unsigned long
             done(arena, t)
 
 
-def describe_conflict(NativeArena arena not None, report: dict) -> tuple[str | None, str | None]:
-    """Return the path and the place in it (both text or None) of a report's conflict; None also where the lock is stuck."""
+def describe_conflict(NativeArena arena not None, report: dict, bint stands=True) -> tuple[str | None, str | None]:
+    """Return the path and the place in it (both text or None) of a report's conflict. None also where the lock is stuck: in an
+    event loop, and elsewhere unless it `stands` for it."""
     cdef rcv_txn *t
     cdef Container lost
     unit, container, arg = report["conflict_kind"], report["conflict_container"], report["conflict_arg"]
     if unit == RCV_UNIT_PAGE:
         return None, f"page {arg} of array memory"
-    if not container or not may_look(arena):
+    if not container or not may_look(arena, stands):
         return None, None
     path = path_of(arena, container, report["conflict_id"])
     gate(arena, False, &t)
@@ -60,7 +61,7 @@ def describe_conflict(NativeArena arena not None, report: dict) -> tuple[str | N
 
 def hot_spots(NativeArena arena not None) -> list[tuple[str | None, str | None, int, int, int]]:
     """Return where conflicts were lost, those places that stand out: path, place, count, its error and the length of the queue
-    there; certainly most frequent first."""
+    there; certainly most frequent first. Path and place are None where the lock is stuck."""
     cdef rcv_hotspot spots[RCV_HOTSPOTS]
     if arena.closed:
         return []
@@ -69,7 +70,7 @@ def hot_spots(NativeArena arena not None) -> list[tuple[str | None, str | None, 
     for i in range(n):
         where = {"conflict_kind": spots[i].kind, "conflict_container": spots[i].container, "conflict_id": spots[i].id,
                  "conflict_arg": spots[i].arg}
-        found.append((*describe_conflict(arena, where), spots[i].count, spots[i].error, rcv_spot_queue(arena.a, &spots[i])))
+        found.append((*describe_conflict(arena, where, stands=False), spots[i].count, spots[i].error, rcv_spot_queue(arena.a, &spots[i])))
     found.sort(key=lambda spot: spot[3] - spot[2])
     return found
 

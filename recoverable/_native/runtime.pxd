@@ -133,7 +133,7 @@ cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1
 cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1
 cdef int done(NativeArena arena, rcv_txn *t) except -1
 cdef int tell_late(NativeArena arena) except -1
-cdef bint may_look(NativeArena arena) noexcept
+cdef bint may_look(NativeArena arena, bint stands=*) noexcept
 cdef PyObject *owner_of(rcv_txn **place) noexcept
 cdef inline uint64_t hold(NativeArena arena) noexcept:
     """User code may run from here to unhold(), in the middle of an operation."""

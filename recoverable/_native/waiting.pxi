@@ -141,9 +141,10 @@ cdef int wait_briefly(NativeArena arena) noexcept:
     return rc
 
 
-cdef bint may_look(NativeArena arena) noexcept:
-    """Can what is only good to know be read now? Not in an event loop that would stand still for it: the lock may be stuck."""
-    return _running_loop() is None or rcv_lock_is_free(arena.a) or wait_briefly(arena) == 0
+cdef bint may_look(NativeArena arena, bint stands=True) noexcept:
+    """Can what is only good to know be read now? Not in an event loop that would stand still for it: the lock may be stuck. Nor
+    elsewhere, unless one that `stands` for the lock may ask."""
+    return (stands and _running_loop() is None) or rcv_lock_is_free(arena.a) or wait_briefly(arena) == 0
 
 
 cdef Transaction rerunnable(NativeArena arena):

@@ -569,7 +569,7 @@ async def test_a_request_does_not_begin_again_for_ever(arena: Arena) -> None:
 
 
 async def test_what_is_only_good_to_know_does_not_wait(arena: Arena, holder: Any) -> None:
-    """stats() in an event loop leaves out where hot spots are, rather than stand still for a stuck lock."""
+    """stats() leaves out where hot spots are, in an event loop and in a thread, rather than stand still for a stuck lock."""
 
     @recoverable.recoverable(arena=arena)
     async def handler() -> None:
@@ -583,6 +583,9 @@ async def test_what_is_only_good_to_know_does_not_wait(arena: Arena, holder: Any
     begun = time.monotonic()
     assert [(spot.path, spot.key) for spot in arena.stats().hot_spots] == [(None, None)]
     assert time.monotonic() - begun < GAP
+    stats = await asyncio.to_thread(arena.stats)
+    assert [(spot.path, spot.key) for spot in stats.hot_spots] == [(None, None)]
+    assert time.monotonic() - begun < arena.native.busy_timeout
     holder.drop()
     assert [(spot.path, spot.key) for spot in arena.stats().hot_spots] == [("root", "'n'")]
 
