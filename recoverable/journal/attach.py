@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from recoverable._native.runtime import NativeArena
     from recoverable._segment import Segment
     from recoverable.journal.folder import Folder, Tip
+    from recoverable.journal.start import Restored
 
-__all__ = ["opened", "ring_for"]
+__all__ = ["opened", "restore", "ring_for"]
 
 _DELAY: Final = 0.005  # seconds between two looks for commits that nobody waits for: on the disk they are after two
 _RING: Final = 64 * 1024**2
@@ -63,7 +64,7 @@ def opened(
                 _check_shared(shared, folder)
                 return shared, shared
             if os.fstat(fd).st_size == 0 and not folder.empty:
-                _restore(name, folder)
+                _tell(name, folder, restore(name, folder))
                 continue
             segment = make(fd)
             try:
@@ -186,8 +187,23 @@ def _last_durable(native: NativeArena, folder: Folder, tip: Tip) -> Start:
 # -- none, or none that can be used ---------------------------------------------------------------------------------------
 
 
-def _restore(name: str, folder: Folder) -> None:
-    """Make the segment from the journal, and give it the name."""
+def restore(
+    name: str,
+    folder: Folder,
+    *,
+    seq: int = start.END,
+    at: int = start.END,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Restored:
+    """Make the segment from the journal, and give it the name, whose lock the caller holds.
+
+    Args:
+        name: The arena's.
+        folder: Of its journal.
+        seq: The last commit to be restored.
+        at: The last moment, in nanoseconds since the epoch.
+        progress: As of `start.restore`.
+    """
     lock = folder.take()
     half_made = f"{_shm.path_of(name)}~restoring"
     try:
@@ -196,7 +212,7 @@ def _restore(name: str, folder: Folder) -> None:
         target = os.open(half_made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _shm.MODE)
         try:
             fcntl.flock(target, fcntl.LOCK_EX)
-            restored = start.restore(folder, target, name)
+            restored = start.restore(folder, target, name, seq=seq, at=at, progress=progress)
             os.rename(half_made, _shm.path_of(name))  # noqa: PTH104
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -206,6 +222,10 @@ def _restore(name: str, folder: Folder) -> None:
             os.close(target)
     finally:
         lock.release()
+    return restored
+
+
+def _tell(name: str, folder: Folder, restored: Restored) -> None:
     events.journal_restored(
         name,
         folder.path,

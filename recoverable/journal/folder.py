@@ -4,6 +4,9 @@
     snapshot-<position> the state at a position of the feed
     spare               the next file of commits, before it is used
     lock                who writes there
+    compacting          who makes a snapshot and drops what is before it, or must not be disturbed by that
+    snapshot.new        a snapshot that is being made: the first of all, or one of memory
+    snapshot.next       one that a compaction makes
 
 All numbers have 16 hex digits, so names sort as they are meant to. Nothing else is looked at, and nothing else removed.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -20,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from recoverable._native.journal import File, Lock, host
-from recoverable.errors import ArenaBusyError, ArenaSystemError, JournalError, RecoverableError
+from recoverable.errors import ArenaBusyError, ArenaNotFoundError, ArenaSystemError, JournalError, RecoverableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,6 +168,14 @@ class Folder:
                 last = batch
             return Tip(file.start(), last, file.torn)
 
+    def starts(self) -> list[Start]:
+        """Return what the heads of all files say; files that a compaction drops meanwhile are left out."""
+        found = []
+        for number in self.files():
+            with contextlib.suppress(ArenaNotFoundError):
+                found.append(self.start_of(number))
+        return found
+
     def start_of(self, number: int) -> Start:
         """Return what the head of a file says."""
         with self.open_file(number) as file:
@@ -188,6 +200,27 @@ class Folder:
             raise JournalError(
                 f"journal {self.path!r} can't be locked: {error}. Nothing was opened or changed."
             ) from error
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep what lies in it from being dropped by others, meanwhile.
+
+        Raises:
+            ArenaBusyError: Another process does so, or is about to drop something.
+        """
+        with _told(self.path, "locked"):
+            fd = os.open(f"{self.path}/compacting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ArenaBusyError(
+                    f"journal {self.path!r} is being compacted, verified or restored by another process. Nothing was changed. "
+                    "Try again when that has ended."
+                ) from None
+            yield
+        finally:
+            os.close(fd)
 
     def _in_use(self, mark: _Mark | None) -> JournalError:
         who = f"process {mark.pid} on {mark.host}" if mark else "another process"

@@ -16,6 +16,7 @@ and each record of the journal has been replayed before it is dropped.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from recoverable._native.runtime import NativeArena
     from recoverable.journal.folder import Folder
 
-__all__ = ["Snapshot", "copy", "finish", "latest", "read", "take"]
+__all__ = ["Snapshot", "checksum", "copy", "damaged", "duplicate", "finish", "latest", "read", "take"]
 
 _MAGIC: Final = b"recoverable-copy"
 _FORMAT: Final = 1
@@ -39,6 +40,7 @@ _PAGE: Final = struct.Struct(
 )  # magic, format, crc of this, arena, epoch, position, seq, at, size, crc, chain
 _PIECE: Final = 256 * 1024
 _ZEROS: Final = bytes(_PIECE)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +127,53 @@ def checksum(fd: int, size: int) -> int:
     return crc
 
 
+def _clone(source: int, target: int, at: int, length: int) -> bool:
+    """Have the kernel copy a piece, which shares its blocks where the file system can; False: it can't, between these two."""
+    end = at + length
+    while at < end:
+        try:
+            done = os.copy_file_range(source, target, end - at, at, at)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
+            return False
+        if done == 0:
+            return False
+        at += done
+    return True
+
+
+def duplicate(source: int, target: int, size: int, progress: Callable[[int, int, str], None] | None = None) -> int:
+    """Copy a file's content into an empty file, but for zeros, and return its checksum."""
+    os.ftruncate(target, size)
+    crc = done = 0
+    clones = True
+    for at, piece in _pieces(source, size):
+        crc = _crc(at, piece, crc)
+        clones = clones and _clone(source, target, at, len(piece))
+        if not clones:
+            os.pwrite(target, piece, at)
+        done += len(piece)
+        if progress is not None:
+            progress(done, size, "copied")
+    return crc
+
+
+def damaged(snapshot: Snapshot) -> ArenaCorruptError:
+    """Return the error of a snapshot whose content is not what it was."""
+    return ArenaCorruptError(
+        f"the snapshot of position {snapshot.position} is damaged: its content is not what its checksum is of. It is unchanged."
+    )
+
+
 def copy(snapshot: Snapshot, source: int, target: int, progress: Callable[[int, int, str], None] | None = None) -> None:
     """Copy a snapshot's content into an empty file, checking it on the way.
 
     Raises:
         ArenaCorruptError: It is not what it was.
     """
-    os.ftruncate(target, snapshot.size)
-    crc = done = 0
-    for at, piece in _pieces(source, snapshot.size):
-        crc = _crc(at, piece, crc)
-        os.pwrite(target, piece, at)
-        done += len(piece)
-        if progress is not None:
-            progress(done, snapshot.size, "copied")
-    if crc != snapshot.crc:
-        raise ArenaCorruptError(
-            f"the snapshot of position {snapshot.position} is damaged: its content is not what its checksum is of. It is unchanged."
-        )
+    if duplicate(source, target, snapshot.size, progress) != snapshot.crc:
+        raise damaged(snapshot)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------
@@ -210,14 +241,20 @@ def take(folder: Folder, native: NativeArena, state: tuple[str, int, int, int, i
     return found
 
 
-def latest(folder: Folder, position: int | None = None) -> Iterator[tuple[Snapshot, int]]:
-    """Yield the snapshots up to a position, the newest first, each with its descriptor, which is closed afterwards."""
-    for found in reversed(folder.snapshots()):
-        if position is not None and found > position:
-            continue
-        path = folder.snapshot_path(found)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def latest(folder: Folder, failures: list[ArenaCorruptError]) -> Iterator[tuple[Snapshot, int]]:
+    """Yield the snapshots, the newest first, each with a descriptor, which is closed afterwards. Damaged ones go to `failures`."""
+    for position in reversed(folder.snapshots()):
+        path = folder.snapshot_path(position)
         try:
-            yield read(path, fd), fd
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # a compaction has dropped it, which keeps two newer ones
+            continue
+        try:
+            try:
+                found = read(path, fd)
+            except ArenaCorruptError as error:
+                failures.append(error)
+                continue
+            yield found, fd
         finally:
             os.close(fd)

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from recoverable.journal.folder import Folder, Tip
     from recoverable.journal.snapshots import Snapshot
 
-__all__ = ["Restored", "State", "another", "is_behind", "replay", "restore", "state_of"]
+__all__ = ["END", "Restored", "State", "another", "cut_of", "is_behind", "replay", "restore", "state_of", "until"]
 
-_END: Final = (1 << 64) - 1
+#: Of positions, numbers and times: no bound.
+END: Final = (1 << 64) - 1
 
 
 class Restored(NamedTuple):
@@ -58,14 +59,14 @@ class Restored(NamedTuple):
     chain: int
 
 
-class _Reach(NamedTuple):
-    """Up to where the files of a journal count: a later one may have begun before an earlier one's end."""
+def until(starts: list[Start], index: int) -> int:
+    """Return the position that a file counts up to: a later one may have begun before its end."""
+    return min((start.position for start in starts[index + 1 :]), default=END)
 
-    starts: list[Start]
 
-    def until(self, index: int) -> int:
-        """Return the position that file counts up to."""
-        return min((start.position for start in self.starts[index + 1 :]), default=_END)
+def cut_of(snapshot: Snapshot, starts: list[Start]) -> int:
+    """Return the position where a later epoch left the line of states that a snapshot is of: one beyond it must not be used."""
+    return min((start.position for start in starts if start.epoch > snapshot.epoch), default=END)
 
 
 def _damaged(folder: Folder, seq: int, why: str) -> ArenaCorruptError:
@@ -80,11 +81,21 @@ def replay(
     copy: Restore | None,
     snapshot: Snapshot,
     *,
-    seq: int = _END,
-    at: int = _END,
+    seq: int = END,
+    at: int = END,
+    files: list[Start] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[native_journal.Replayed, int]:
     """Bring a copy of a snapshot forward by the journal; without a copy, look whether it could be.
+
+    Args:
+        folder: Of the journal.
+        copy: Of the snapshot's content.
+        snapshot: What it begins with.
+        seq: The last commit to be replayed.
+        at: The last moment, in nanoseconds since the epoch.
+        files: The heads of those to be used, and of the one behind them, which somebody may be writing; None: use all.
+        progress: As of `restore`.
 
     Returns:
         What was replayed, and the bytes of a torn batch at the end.
@@ -92,17 +103,19 @@ def replay(
     Raises:
         ArenaCorruptError: A file is damaged, or one is missing. What came before is applied.
     """
-    numbers = folder.files()
-    reach = _Reach([folder.start_of(number) for number in numbers])
+    starts = folder.starts() if files is None else files
     total = native_journal.Replayed(0, 0, snapshot.position, snapshot.seq, snapshot.at, snapshot.chain, False, False)
-    torn = 0
-    for i, start in enumerate(reach.starts):
-        until = reach.until(i)
-        if until <= snapshot.position:
+    torn, previous = 0, None
+    for i, start in enumerate(starts if files is None else starts[:-1]):
+        end = until(starts, i)
+        if end <= snapshot.position:
+            continue
+        is_next, previous = previous is None or start.number == previous + 1, start.number
+        if end <= start.position and is_next:  # all of it was cut off
             continue
         if start.arena != snapshot.arena:
             raise _damaged(folder, total.seq, f"file {start.number} of journal {folder.path!r} is another arena's")
-        if start.position > total.position or (i > 0 and start.number != reach.starts[i - 1].number + 1):
+        if start.position > total.position or not is_next:
             raise _damaged(
                 folder,
                 total.seq,
@@ -112,19 +125,40 @@ def replay(
         with folder.open_file(start.number) as file:
             try:
                 while True:
-                    part = file.replay(copy, total.position, until, seq, at)
+                    part = file.replay(copy, total.position, end, seq, at)
                     if progress is not None:
                         progress(total.bytes + part.bytes, 0, "replayed")
                     if not part.more:
                         break
             except ArenaCorruptError as error:
-                raise _damaged(folder, max(total.seq, file.replayed_seq), str(error)) from None
-            torn = file.torn if i == len(numbers) - 1 else 0
+                found = _up_to_damage(folder, start.number, total, file.replayed_seq)
+                if found is None or found.seq < seq:
+                    raise _damaged(folder, max(total.seq, file.replayed_seq), str(error)) from None
+                part = found
+            torn = file.torn if i == len(starts) - 1 else 0
             if part.records:
                 total = part._replace(records=total.records + part.records, bytes=total.bytes + part.bytes)
-            if part.reached and until > part.position:  # of the caller's
+            if part.reached and end > part.position:  # of the caller's
                 break
     return total, torn
+
+
+def _up_to_damage(
+    folder: Folder, number: int, total: native_journal.Replayed, replayed_seq: int
+) -> native_journal.Replayed | None:
+    """Return what was replayed of a file that is damaged behind it; None: that is not a whole number of batches."""
+    last, records = None, 0
+    with folder.open_file(number) as file:
+        try:
+            while (batch := file.next()) is not None:
+                last = batch if batch.records else last
+                records += batch.records if batch.end > total.position else 0
+        except ArenaCorruptError:
+            pass
+    if last is None or last.seq != replayed_seq or last.end <= total.position:
+        return None
+    size = last.end - total.position
+    return native_journal.Replayed(records, size, last.end, last.seq, last.at, last.chain, True, False)
 
 
 def restore(
@@ -132,8 +166,8 @@ def restore(
     target: int,
     name: str,
     *,
-    seq: int = _END,
-    at: int = _END,
+    seq: int = END,
+    at: int = END,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Restored:
     """Make an arena's state in an empty object, and begin an epoch with it in the journal.
@@ -151,26 +185,31 @@ def restore(
     """
     begun = time.monotonic()
     found: Snapshot | None = None
-    failure: Exception | None = None
-    for snapshot, fd in snapshots.latest(folder):
-        if snapshot.seq > seq or snapshot.at > at:
+    failures: list[ArenaCorruptError] = []
+    starts = folder.starts()
+    for snapshot, fd in snapshots.latest(folder, failures):
+        if snapshot.seq > seq or snapshot.at > at or snapshot.position > cut_of(snapshot, starts):
             continue
         try:
             snapshots.copy(snapshot, fd, target, progress)
         except ArenaCorruptError as error:
-            failure = error
+            failures.append(error)
             os.ftruncate(target, 0)
             continue
         found = snapshot
         break
     if found is None:
-        raise failure or JournalError(
-            f"journal {folder.path!r} has no snapshot that the state could be restored from. Nothing was changed."
+        raise (
+            failures[0]
+            if failures
+            else JournalError(
+                f"journal {folder.path!r} has no snapshot that the state could be restored from. Nothing was changed."
+            )
         )
     copy = Restore(target, name)
     try:
         replayed, torn = replay(folder, copy, found, seq=seq, at=at, progress=progress)
-        last = folder.start_of(folder.files()[-1]) if folder.files() else None
+        last = starts[-1] if starts else None
         epoch = max(found.epoch, last.epoch if last is not None else 0) + 1
         copy.finish(replayed.position, epoch)
     finally:

@@ -31,6 +31,7 @@ LAYERS = [
     ["middleware", "_aiohttp", "_aiohttp_routes"],
     ["frameworks"],
     ["arena"],
+    ["_compaction"],
     ["decorator"],
     ["faults"],
     ["aiohttp", "metrics"],
