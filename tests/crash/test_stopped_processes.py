@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
 ]
 
-SPOT = (1, 1, 7)
+SPOT, OTHER = (1, 1, 7), (1, 1, 8)
 PATIENCE = 0.2  # seconds: busy_timeout, and so for how long a turn is waited for
 
 
@@ -115,6 +115,48 @@ def test_two_whose_places_alternate_are_in_the_way_for_no_longer_than_one(arena:
     assert PATIENCE < took < 5 * PATIENCE
     assert mine.held
     for end in (*asked[0], *asked[1], *told):
+        os.close(end)
+
+
+def test_others_that_stand_between_its_places_wait_for_it_once(arena: Arena) -> None:
+    """A stopped process has every other one of sixteen places: who has a place between them does not begin anew with each."""
+    asked, told = os.pipe(), os.pipe()
+
+    def stand() -> None:
+        kept = []
+        with arena.transaction():  # a process of its own from here on
+            arena.root["n"] += 1
+        while os.read(asked[0], 1):
+            kept.append(Turn(arena.native, SPOT, "stopped"))
+            os.write(told[1], b".")
+
+    with child(stand) as pid:
+        mine = []
+        for _ in range(8):
+            os.write(asked[1], b".")
+            os.read(told[0], 1)
+            mine.append(Turn(arena.native, SPOT))
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED)
+        begun = time.monotonic()
+        for (
+            turn
+        ) in mine:  # each runs when its turn has come, and then the next one of this process is first in its line
+            while not turn.has_come() and time.monotonic() - begun < 20 * PATIENCE:
+                time.sleep(0.002)
+            assert turn.held
+            turn.drop()
+        took = time.monotonic() - begun
+        late = Turn(arena.native, SPOT)
+        front = Turn(arena.native, OTHER)
+        behind = Turn(arena.native, OTHER)
+        assert late.has_come()
+        time.sleep(PATIENCE / 4)
+        assert not behind.has_come()  # what hangs elsewhere takes nothing from who stands here
+        os.kill(pid, signal.SIGKILL)
+    assert PATIENCE < took < 4 * PATIENCE
+    assert front.held
+    for end in (*asked, *told):
         os.close(end)
 
 

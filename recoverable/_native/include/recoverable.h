@@ -216,7 +216,8 @@ struct rcv_turn { /* process memory of who waits */
     uint64_t unit, number;
     uint64_t seen, since; /* whom it waits for, and since when */
     uint64_t forks;
-    uint32_t taken; /* numbers that it has taken away from those who hang */
+    uint32_t taken;  /* numbers that it has taken away from those who hang */
+    uint32_t before; /* of those who stand there without one, who did so before it came */
     uint32_t place;
     uint32_t elsewhere; /* the one that it waits for is of another process */
 };

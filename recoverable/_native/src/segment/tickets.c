@@ -13,7 +13,8 @@
  * The dead are found by their tokens. One that has had its turn for HOLD is not waited for any longer: whoever is next takes its
  * number away. He goes by his own clock, since another's may be set otherwise (time namespaces), and by how long he has seen that
  * number. A process that is stopped, or whose event loop hangs, may have many who stand there, and there may be several such
- * processes: for each number that one has taken away, whosever it was, he waits half as long for the next, down to HOLD / RCV_TICKETS:
+ * processes, and others who run may stand between them: for each number that has been taken away while he stood there, by himself, or
+ * by those before him from one that still hangs, he waits half as long for the next, down to HOLD / RCV_TICKETS:
  *
  *     HOLD * (1 + 1/2 + 1/4 + …)  +  RCV_TICKETS * HOLD / RCV_TICKETS  <=  3 * HOLD
  *
@@ -55,6 +56,18 @@ static bool take_place(rcv_arena *a, struct rcv_turn *turn)
     return false;
 }
 
+/* hanging -- how many have lost their numbers there, and have not left since. One who is just taking a place may be among them. */
+static uint32_t hanging(const rcv_arena *a, uint64_t unit)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < RCV_TICKETS; i++) {
+        const struct rcv_ticket *t = &a->board->ticket[i];
+        n += atomic_load_explicit(&t->token, memory_order_relaxed) != 0 && atomic_load_explicit(&t->number, memory_order_relaxed) == 0 &&
+             atomic_load_explicit(&t->unit, memory_order_relaxed) == unit;
+    }
+    return n;
+}
+
 int rcv_turn_draw(rcv_arena *a, uint64_t unit, struct rcv_turn *turn)
 {
     *turn = (struct rcv_turn){.unit = unit, .forks = a->forks};
@@ -80,6 +93,7 @@ int rcv_turn_draw(rcv_arena *a, uint64_t unit, struct rcv_turn *turn)
         turn->number = atomic_fetch_add(&a->board->tickets, 1) + 1;
     while (turn->number == 0);
     atomic_store(&t->number, turn->number);
+    turn->before = hanging(a, unit);
     CRASHPOINT("ticket.drawn");
     return 1;
 }
@@ -101,10 +115,13 @@ static struct rcv_ticket *ahead(rcv_arena *a, const struct rcv_turn *turn, uint6
 }
 
 /* patience -- for how long, in ns, who stands before it may have its turn. */
-static double patience(const rcv_arena *a, const struct rcv_turn *turn)
+static double patience(const rcv_arena *a, struct rcv_turn *turn)
 {
     double   most = a->busy_timeout * 1e9 < (double)HOLD ? a->busy_timeout * 1e9 : (double)HOLD;
-    uint64_t share = turn->taken < 63 ? UINT64_C(1) << turn->taken : RCV_TICKETS;
+    uint32_t there = hanging(a, turn->unit), taken = turn->taken;
+    turn->before = there < turn->before ? there : turn->before; /* some have gone on, and left */
+    taken = there - turn->before > taken ? there - turn->before : taken;
+    uint64_t share = taken < 63 ? UINT64_C(1) << taken : RCV_TICKETS;
     return most / (double)(share < RCV_TICKETS ? share : RCV_TICKETS);
 }
 
