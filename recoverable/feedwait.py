@@ -28,12 +28,12 @@ async def room(transaction: Transaction) -> None:
     """
     if transaction.has_feed_room():
         return
-    begun = time.monotonic()
+    begun, before = time.monotonic(), transaction.feed_time
     try:
         with waiting(transaction, "feed", holder=lambda: None):
-            found = await _found(transaction, transaction.arena.busy_timeout - transaction.feed_time)
+            found = await _found(transaction, transaction.arena.busy_timeout - before)
     finally:
-        transaction.feed_time += time.monotonic() - begun
+        transaction.feed_time = max(transaction.feed_time, before + time.monotonic() - begun)  # its parts at once: once
     if not found:
         transaction.insist_on_feed()
 

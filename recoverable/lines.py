@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import math
 import time
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from collections.abc import Callable, Hashable
@@ -47,17 +48,23 @@ class Wait(NamedTuple):
 class _Line:
     """Who waits for one thing in one event loop, in the order in which they came."""
 
-    __slots__ = ("_loop", "_timer", "waiting")
+    __slots__ = ("_loop", "_soonest", "_timer", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+        self._soonest = math.inf  # nobody is waited for any longer before that
         self.waiting: dict[asyncio.Future[bool], Wait] = {}
+
+    def add(self, future: asyncio.Future[bool], what: Wait) -> None:
+        """Have somebody wait, behind the others."""
+        self.waiting[future] = what
+        self._soonest = min(self._soonest, what.end)
 
     def look(self) -> None:
         """Wake those who need not wait any longer, up to the first who must; come back while there is one.
 
-        Who has waited for long enough is woken when it is the first: those before it came earlier.
+        Who has waited for long enough is woken behind others, too: who came later may have less time left.
         """
         if self._loop.is_closed():  # the collector closes those who waited when it ended
             return
@@ -70,11 +77,23 @@ class _Line:
                 future.set_exception(error)
                 continue
             if not over and time.monotonic() < what.end:
+                self._wake_late()
                 if self._timer is None:
                     pause = _OFTEN if what.is_elsewhere() else _SELDOM
                     self._timer = self._loop.call_later(pause, self._look_again, context=contextvars.Context())
                 return
             future.set_result(over)
+
+    def _wake_late(self) -> None:
+        """Wake those for whom it is time, if there are any."""
+        now = time.monotonic()
+        if now < self._soonest:
+            return
+        left = {future: what.end for future, what in self.waiting.items() if not future.done()}
+        for future, end in left.items():
+            if end <= now:
+                future.set_result(False)
+        self._soonest = min((end for end in left.values() if end > now), default=math.inf)
 
     def _look_again(self) -> None:
         self._timer = None
@@ -105,7 +124,7 @@ async def wait(
     lines: dict[asyncio.AbstractEventLoop, _Line] = native.lines.setdefault(what, {})
     line = lines.get(loop) or _new_line(native, lines, loop)
     future: asyncio.Future[bool] = loop.create_future()
-    line.waiting[future] = Wait(is_over, time.monotonic() + seconds, is_elsewhere)
+    line.add(future, Wait(is_over, time.monotonic() + seconds, is_elsewhere))
     try:
         if len(line.waiting) == 1:
             line.look()

@@ -41,7 +41,7 @@ async def stand(transaction: Transaction) -> None:
         return
     if native.lock_is_free():
         return
-    begun, moves = time.monotonic(), native.lock_moves()
+    begun, moves, before = time.monotonic(), native.lock_moves(), transaction.lock_time
 
     def is_over() -> bool:
         if native.lock_is_free():
@@ -57,11 +57,11 @@ async def stand(transaction: Transaction) -> None:
 
     try:
         with waiting(transaction, "lock"):
-            if not await lines.wait(native, "lock", is_over, native.busy_timeout - transaction.lock_time):
+            if not await lines.wait(native, "lock", is_over, native.busy_timeout - before):
                 native.raise_busy()
     finally:
         waited = time.monotonic() - begun
-        transaction.lock_time += waited
+        transaction.lock_time = max(transaction.lock_time, before + waited)  # what its parts wait at once counts once
         native.note_lock_wait(waited)
 
 

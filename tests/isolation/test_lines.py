@@ -55,13 +55,17 @@ async def test_what_can_not_be_looked_at_is_raised_where_it_is_waited_for(arena:
 
 
 async def test_who_has_waited_for_long_enough_is_woken_behind_one_who_may_wait_longer(arena: Arena) -> None:
-    """It is told that it was in vain as soon as nobody who came before it waits any longer."""
+    """Steps of a request wait for `busy_timeout` in all, so a later one may stand behind who has just begun to wait."""
     over = False
     first = asyncio.ensure_future(lines.wait(arena.native, "what", lambda: over, 20))
     await asyncio.sleep(0)
-    second = asyncio.ensure_future(lines.wait(arena.native, "what", lambda: False, 0.001))
-    await asyncio.sleep(0.02)
-    assert not second.done()
+    behind = [
+        asyncio.ensure_future(lines.wait(arena.native, "what", lambda: over, seconds)) for seconds in (20, 0.03, 0.001)
+    ]
+    for number in (2, 1):
+        assert await asyncio.wait_for(asyncio.shield(behind[number]), 5) is False
+        assert [each.done() for each in behind[:2]] == [False, number == 1]
+    assert not first.done()
     over = True
-    assert await asyncio.wait_for(asyncio.gather(first, second), 5) == [True, False]
+    assert await asyncio.wait_for(asyncio.gather(first, behind[0]), 5) == [True, True]
     assert arena.native.lines == {}

@@ -374,6 +374,38 @@ async def test_the_wait_is_bounded_by_busy_timeout(name: str, log: list[Any]) ->
         assert [event["event"] for event in log if event["event"] == "arena.busy"] == ["arena.busy"] * 2
 
 
+async def test_parts_that_wait_at_once_have_waited_once(name: str) -> None:
+    """Eight parts that have waited for a third of `busy_timeout` at the same time may wait for another third."""
+    with Arena.temporary("4 MiB", name=name, busy_timeout=1.5) as arena:
+
+        async def part(n: int) -> None:
+            for key in range(2):
+                await stands.wait()
+                arena.root[n] = key
+                await free.wait()
+
+        async def handler() -> None:
+            arena.root["n"] = 1
+            await recoverable.gather(*map(part, range(8)))
+
+        stands, free = asyncio.Event(), asyncio.Event()
+        request = asyncio.ensure_future(arena.run(handler))
+        await asyncio.sleep(0.005)
+        for _ in range(2):
+            made = Thread(arena)
+            made.take()
+            free.clear()
+            stands.set()
+            await asyncio.sleep(0.5)
+            made.drop()
+            stands.clear()
+            await asyncio.sleep(0.1)
+            free.set()
+            await asyncio.sleep(0.02)
+        await request
+        assert {arena.root[n] for n in range(8)} == {1}
+
+
 async def test_all_waits_of_a_request_are_bounded_together(name: str) -> None:
     """One that has waited for nearly so long before does not begin to count again."""
     with Arena.temporary("4 MiB", name=name, busy_timeout=1.0) as arena:
