@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["awaited", "caller", "calls", "innermost", "line_of"]
+__all__ = ["awaited", "caller", "calls", "innermost", "line_of", "stack"]
 
 _DEEPEST: Final = 200  # coroutines that await each other
 _LIBRARY: Final = (sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep)
@@ -48,6 +48,11 @@ def calls(top: FrameType | None, found: Callable[[FrameType], bool]) -> list[Fra
     return []
 
 
+def stack(top: FrameType | None) -> list[FrameType]:
+    """Return all frames of a thread whose innermost that is, the outermost first."""
+    return calls(top, lambda frame: frame.f_back is None)
+
+
 def innermost(frames: list[FrameType]) -> FrameType | None:
     """Return the innermost frame outside of Python's own library and of this one; if there is none, the innermost of all."""
     for frame in reversed(frames):
@@ -60,7 +65,7 @@ def innermost(frames: list[FrameType]) -> FrameType | None:
 def caller() -> str:
     """Return the name of the program's function that runs in this thread."""
     try:
-        found = innermost(calls(sys._getframe(1), lambda frame: frame.f_back is None))
+        found = innermost(stack(sys._getframe(1)))
     except ValueError:  # no Python code runs
         found = None
     return "(unknown)" if found is None else found.f_code.co_qualname

@@ -53,9 +53,11 @@ _LOOKS: Final = 5  # at those who wait and those who run, until nobody has moved
 def _where(transaction: Transaction, threads: dict[int, FrameType]) -> tuple[str | None, bool]:
     """Return the line at which a transaction's code is, and whether it runs just now."""
     coroutine, name = transaction.driven, transaction.handler
-    if coroutine is None:  # a block, whose frame has its name
+    if (
+        coroutine is None
+    ):  # a block, whose frame has its name; else a helper has opened it, and its thread is what runs in it
         top = threads.get(transaction.ident) if transaction.one_step else None
-        found = frames.calls(top, lambda frame: frame.f_code.co_qualname == name)
+        found = frames.calls(top, lambda frame: frame.f_code.co_qualname == name) or frames.stack(top)
     elif getattr(coroutine, "cr_running", False):
         own = coroutine.cr_frame
         each = (frames.calls(top, lambda frame: frame is own) for top in threads.values())
@@ -107,7 +109,7 @@ def _request(transaction: Transaction, waits: waiting | None, threads: dict[int,
 
 def _access(native: NativeArena, since: float, top: FrameType | None) -> Request | None:
     """Return what a thread does that waits for the lock outside of any transaction; None: it has ended."""
-    found = frames.innermost(frames.calls(top, lambda frame: frame.f_back is None))
+    found = frames.innermost(frames.stack(top))
     if found is None:
         return None
     waited = time.monotonic() - since

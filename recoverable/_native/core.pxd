@@ -21,7 +21,6 @@ cdef extern from "recoverable.h" nogil:
     const char *rcv_error_text()
     int rcv_error_errno()
 
-    int rcv_lock_wait(rcv_arena *a)
     int rcv_lock_wait_briefly(rcv_arena *a, bint patient)
     uint64_t rcv_lock_moves(const rcv_arena *a)
     bint rcv_lock_is_stuck(const rcv_arena *a)
@@ -98,6 +97,7 @@ cdef extern from "recoverable.h" nogil:
         uint64_t pid
         char handler[40]
     int rcv_lock_holder(const rcv_arena *a, rcv_holder *out)
+    int rcv_lock_wait(rcv_arena *a, rcv_holder *longest)
     int rcv_privilege_holder(const rcv_arena *a, rcv_holder *out)
     int rcv_turn_holder(rcv_arena *a, const rcv_turn *turn, rcv_holder *out)
     void rcv_turn_name(rcv_arena *a, const rcv_turn *turn, const char *handler)

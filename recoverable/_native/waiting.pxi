@@ -50,7 +50,7 @@ cdef int wait_for_lock(NativeArena arena) noexcept:
     stand(arena, t, begun)
     rcv_use(arena.a)
     with nogil:
-        rc = rcv_lock_wait(arena.a)
+        rc = rcv_lock_wait(arena.a, &holder)
     rcv_unuse(arena.a)
     if t is not None:
         stood(arena, t, &holder)

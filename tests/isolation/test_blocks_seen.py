@@ -206,6 +206,35 @@ def test_one_that_waits_in_vain_is_told_of(new_name: Callable[[], str], stands: 
     assert (event["handler"], event["pid"]) == (KINDS[stands][1], pid)
 
 
+def test_who_has_had_it_for_the_longest_is_told_of(arena: Arena) -> None:
+    """A wait that begins behind a short hold and goes on behind a long one is for the long one."""
+
+    def holds_next() -> None:
+        os.read(begin, 1)
+        with arena.transaction():
+            arena.root["other"] = 2
+            time.sleep(3 * HELD)
+
+    begin, now = os.pipe()
+    took = 0.0
+    while took < 3 * HELD:  # else we were awake just then, and have had it first
+        with child(holds_next) as pid, held_elsewhere(arena) as (_, let_go), capture_logs() as log:
+            os.write(now, b".")
+            while arena.stats().processes < 3:
+                time.sleep(0.001)
+            timer = threading.Timer(HELD / 2, let_go)
+            timer.start()
+            time.sleep(HELD / 5)  # in which the other one begins to stand
+            at = time.monotonic()
+            changes(arena)
+            took = time.monotonic() - at
+            timer.join()
+    os.close(begin)
+    os.close(now)
+    (event,) = [event for event in log if event["event"] == "request.held_up"]
+    assert (event["pid"], event["holder"].rpartition(".")[2]) == (pid, "holds_next")
+
+
 def test_several_threads_in_one_function(arena: Arena) -> None:
     """Each is listed with the line that its own thread is at."""
 
@@ -234,6 +263,53 @@ def test_several_threads_in_one_function(arena: Arena) -> None:
         (None, line_of(step, "# holds")),
         ("lock", line_of(step, "# waits")),
     }
+
+
+class Helper:
+    """A block that is entered and left by a helper's methods."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.block = arena.transaction()
+
+    def __enter__(self) -> None:
+        self.block.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.block.__exit__(*error)
+
+
+@contextlib.contextmanager
+def helper(arena: Arena) -> Iterator[None]:
+    """Be a block that a generator opens."""
+    with arena.transaction():
+        yield
+
+
+@pytest.mark.parametrize("opens", [helper, Helper, lambda arena: entered(arena)], ids=["generator", "class", "stack"])
+def test_a_block_that_a_helper_has_opened_is_where_its_thread_is(arena: Arena, opens: Callable[[Arena], Any]) -> None:
+    """Its line is the one that runs in it, also where the function that has opened it runs no more."""
+
+    def step() -> None:
+        with opens(arena):
+            arena.root["stock"] = 3
+            held.set()
+            over.wait()  # here
+
+    held, over = threading.Event(), threading.Event()
+    thread = threading.Thread(target=step)
+    thread.start()
+    held.wait()
+    found = one(lambda: here(arena.native), lambda each: (each.line or "").endswith("step"))
+    over.set()
+    thread.join()
+    assert (found.what, found.running, found.line) == ("block", True, line_of(step, "# here"))
+
+
+def entered(arena: Arena) -> contextlib.ExitStack:
+    """Return a stack that has a block open."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(arena.transaction())
+    return stack
 
 
 def test_an_independent_block_in_a_request_is_the_request(arena: Arena) -> None:

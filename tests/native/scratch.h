@@ -77,7 +77,7 @@ static inline void step_begin(rcv_arena *a)
 {
     int rc;
     while ((rc = lock_take(a)) == RCV_ERR_AGAIN) /* another process of the test is in a step: however long */
-        (void)rcv_lock_wait(a);
+        (void)rcv_lock_wait(a, NULL);
     CHECK(rc == 0);
     phase_set(a, RCV_STEP);
 }

@@ -32,12 +32,12 @@ static void test_closed_descriptors_take_no_step_away(void)
     rcv_arena *a = scratch_arena(fd, MIB), *b;
     pid_t      pid = start(hold_a_step_without_descriptors);
     hear(said[0]);
-    CHECK(process_others(a) && rcv_lock_wait(a) == RCV_ERR_BUSY && *nth_word(a, 0) == 99);
+    CHECK(process_others(a) && rcv_lock_wait(a, NULL) == RCV_ERR_BUSY && *nth_word(a, 0) == 99);
     CHECK(rcv_close(a) == 0);
     b = scratch_arena(fd, 0); /* who comes anew is not alone */
     CHECK(!rcv_recovered(b)->happened && lock_take(b) == RCV_ERR_AGAIN);
     tell(go[1]);
-    CHECK(went_well(reap(pid)) && rcv_lock_wait(b) == 0 && lock_take(b) == 0);
+    CHECK(went_well(reap(pid)) && rcv_lock_wait(b, NULL) == 0 && lock_take(b) == 0);
     CHECK(*nth_word(b, 0) == 99 && *nth_word(b, 1) == 99 && lock_drop(b) == 0);
     end(b);
 }
@@ -203,7 +203,7 @@ static void *end_in_a_read(void *arg)
 
 static void *end_with_a_kept_lock(void *arg)
 {
-    CHECK(rcv_lock_wait(arg) == 0);
+    CHECK(rcv_lock_wait(arg, NULL) == 0);
     return NULL;
 }
 
@@ -272,7 +272,7 @@ static void test_a_step_changes_hands_within_a_process(void)
     CHECK(pthread_barrier_init(&e.both, NULL, 2) == 0 && pthread_create(&thread, NULL, mount_it, &e) == 0);
     pthread_barrier_wait(&e.both);
     CHECK(lock_drop(a) == RCV_ERR_MISUSE && says("does not hold") && rcv_close(a) == RCV_ERR_MISUSE);
-    CHECK(lock_take(a) == RCV_ERR_AGAIN && rcv_lock_wait(a) == RCV_ERR_BUSY && says("another thread of this process"));
+    CHECK(lock_take(a) == RCV_ERR_AGAIN && rcv_lock_wait(a, NULL) == RCV_ERR_BUSY && says("another thread of this process"));
     CHECK(lock_adopt(a) == 0 && lock_adopt(a) == 0 && a->step_thread == os_thread_id());
     rcv_txn_free(e.t); /* rolls back */
     CHECK(*nth_word(a, 0) == 0 && atomic_load(&a->hdr->phase) == RCV_IDLE && lock_take(a) == 0 && lock_drop(a) == 0);
@@ -328,7 +328,7 @@ static void test_a_scribbled_word_is_nobodys(void)
             continue; /* slot 0 is ours, and alive: then it takes a new attach, alone */
         atomic_store(&a->hdr->lock.owner, words[i]);
         memset(a->hdr->queue, (int)i, sizeof a->hdr->queue);
-        CHECK(rcv_lock_wait(a) == 0 && lock_take(a) == 0 && lock_drop(a) == 0);
+        CHECK(rcv_lock_wait(a, NULL) == 0 && lock_take(a) == 0 && lock_drop(a) == 0);
     }
     end(a);
 }
@@ -374,7 +374,7 @@ static uint64_t steps_until_served(rcv_arena *a)
     for (; *nth_word(a, 0) == before; steps++) {
         int rc = lock_take(a);
         if (rc == RCV_ERR_AGAIN)
-            rc = rcv_lock_wait(a) == 0 ? lock_take(a) : rc;
+            rc = rcv_lock_wait(a, NULL) == 0 ? lock_take(a) : rc;
         CHECK(rc == 0);
         for (uint64_t begun = os_nanos(); os_nanos() - begun < 2000000u;)
             continue;
@@ -436,7 +436,7 @@ static void test_an_offer_that_is_not_taken_expires(void)
         atomic_store(&a->hdr->queue[place].ticket, 5); /* somebody who was woken, and killed before it could take it */
         atomic_store(&a->hdr->lock.owner, RCV_OFFERED | 5 << 8 | (place + 1));
         uint64_t begun = os_nanos();
-        CHECK(lock_take(a) == RCV_ERR_AGAIN && rcv_lock_wait(a) == 0 && lock_take(a) == 0);
+        CHECK(lock_take(a) == RCV_ERR_AGAIN && rcv_lock_wait(a, NULL) == 0 && lock_take(a) == 0);
         CHECK(os_nanos() - begun >= 200000u && os_nanos() - begun < 2000000000u);
         CHECK(lock_drop(a) == 0 && occupied(a) == 0);
     }
@@ -460,7 +460,7 @@ static void test_recovery_starts_soon_after_a_kill(void)
             kill(pid, SIGKILL);
             _exit(0);
         }
-        CHECK(rcv_lock_wait(a) == 0);
+        CHECK(rcv_lock_wait(a, NULL) == 0);
         uint64_t took = os_nanos() - atomic_load((_Atomic uint64_t *)nth_word(a, 5));
         CHECK(lock_take(a) == 0 && a->repaired.pid == (uint64_t)pid && *nth_word(a, 0) == 0 && lock_drop(a) == 0);
         best = took < best ? took : best;

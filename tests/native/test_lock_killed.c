@@ -99,7 +99,7 @@ static void test_killed_at_every_point(void)
                 full_step(a);
             if (beside != 0)
                 kill_and_reap(beside);
-            CHECK(rcv_lock_wait(a) == 0 && lock_take(a) == 0);
+            CHECK(rcv_lock_wait(a, NULL) == 0 && lock_take(a) == 0);
             CHECK(*nth_word(a, 0) == *nth_word(a, 1) && *nth_word(a, 2) == *nth_word(a, 3) && undo_tail(a) == 0);
             CHECK(lock_drop(a) == 0 && !process_others(a));
             memset(a->hdr->queue, 0, sizeof a->hdr->queue);

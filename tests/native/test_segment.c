@@ -487,9 +487,9 @@ static void use_inherited(struct pair *p)
     int own, rc;
     CHECK(os_reopen(p->fd, &own) == 0 && flock(own, LOCK_EX) == 0); /* while somebody attaches … */
     CHECK(lock_take(a) == RCV_ERR_AGAIN && a->needs_slot);
-    CHECK(rcv_lock_wait(a) == RCV_ERR_BUSY && says("attaching"));
+    CHECK(rcv_lock_wait(a, NULL) == RCV_ERR_BUSY && says("attaching"));
     close(own);
-    CHECK(rcv_lock_wait(a) == 0);
+    CHECK(rcv_lock_wait(a, NULL) == 0);
     CHECK((rc = lock_take(a)) == 0 && !a->needs_slot && a->token != 0 && a->token != parents);
     CHECK(rcv_processes(a, NULL, 0) == 2);
     phase_set(a, RCV_STEP);
@@ -593,7 +593,7 @@ static void test_waiting_is_bounded_and_names_the_holder(void)
     hear(p.ready[0]);
     CHECK(lock_take(p.a) == RCV_ERR_AGAIN);
     uint64_t before = os_nanos();
-    CHECK(rcv_lock_wait(p.a) == RCV_ERR_BUSY);
+    CHECK(rcv_lock_wait(p.a, NULL) == RCV_ERR_BUSY);
     CHECK(os_nanos() - before >= 50000000u);
     snprintf(pid_text, sizeof pid_text, "process %d", (int)pid);
     CHECK(says(pid_text) && says("app.checkout"));
@@ -603,18 +603,18 @@ static void test_waiting_is_bounded_and_names_the_holder(void)
     /* Signals in the middle don't cut the wait short. */
     storm(5000);
     before = os_nanos();
-    CHECK(rcv_lock_wait(p.a) == RCV_ERR_BUSY);
+    CHECK(rcv_lock_wait(p.a, NULL) == RCV_ERR_BUSY);
     CHECK(os_nanos() - before >= 50000000u);
     p.a->busy_timeout = 10;
     tell(p.go[1]);
-    CHECK(rcv_lock_wait(p.a) == 0);
+    CHECK(rcv_lock_wait(p.a, NULL) == 0);
     storm(0);
-    CHECK(rcv_lock_wait(p.a) == 0); /* again: it is kept */
+    CHECK(rcv_lock_wait(p.a, NULL) == 0); /* again: it is kept */
     CHECK(atomic_load(&p.a->prelocked) == os_thread_id() && lock_owner(p.a) == p.a->token);
     CHECK(lock_take(p.a) == 0 && atomic_load(&p.a->prelocked) == 0);
     CHECK(lock_take(p.a) == RCV_ERR_MISUSE); /* twice */
     lock_drop(p.a);
-    CHECK(rcv_lock_wait(p.a) == 0); /* closing gives a kept lock back */
+    CHECK(rcv_lock_wait(p.a, NULL) == 0); /* closing gives a kept lock back */
     reap(pid, false);
     b = scratch_arena(p.fd, 0);
     CHECK(rcv_close(p.a) == 0);
@@ -633,7 +633,7 @@ struct thread_step {
 static void *thread_step(void *arg)
 {
     struct thread_step *s = arg;
-    CHECK(rcv_lock_wait(s->a) == 0);
+    CHECK(rcv_lock_wait(s->a, NULL) == 0);
     CHECK(lock_take(s->a) == 0);
     phase_set(s->a, RCV_STEP);
     put(s->a, 3, 333);
@@ -706,7 +706,7 @@ static void test_killed_in_a_step_found_by_a_survivor(void)
         reap(pid, true);
         CHECK(*nth_word(p.a, 999) == 1000);
         if (wait)
-            CHECK(rcv_lock_wait(p.a) == 0);
+            CHECK(rcv_lock_wait(p.a, NULL) == 0);
         CHECK(rcv_pending(p.a) == 0);
         CHECK(lock_take(p.a) == 0);
         check_report(&p.a->repaired, pid);
@@ -772,7 +772,7 @@ static void test_a_bad_log_is_marked_and_not_acted_on(void)
     CHECK(lock_take(p.a) == RCV_ERR_CORRUPT && says("undo record"));
     CHECK(*nth_word(p.a, 2) == 22); /* left as it was */
     CHECK(lock_take(p.a) == RCV_ERR_CORRUPT); /* and not a hang */
-    CHECK(rcv_lock_wait(p.a) == 0 && lock_take(p.a) == RCV_ERR_CORRUPT);
+    CHECK(rcv_lock_wait(p.a, NULL) == 0 && lock_take(p.a) == RCV_ERR_CORRUPT);
     CHECK(scratch_open(p.fd, 0, &b) == RCV_ERR_CORRUPT && says("earlier recovery"));
     pair_done(&p);
     CHECK(rcv_close(NULL) == 0);
@@ -837,7 +837,7 @@ static void test_recovery_killed_at_every_point(bool survivor)
         int status = child(open_and_crash, &c); /* attaches, and recovers until it dies */
         CHECK(was_killed(status) || WEXITSTATUS(status) == 42);
         if (survivor) {
-            CHECK(rcv_lock_wait(p.a) == 0 && lock_take(p.a) == 0);
+            CHECK(rcv_lock_wait(p.a, NULL) == 0 && lock_take(p.a) == 0);
             lock_drop(p.a);
         } else {
             p.a = scratch_arena(p.fd, 0);

@@ -108,8 +108,9 @@ RCV_API int rcv_processes(rcv_arena *a, uint64_t *pids, int max);
 /* -- the lock: lock.c --------------------------------------------------------------------------------------- */
 
 /* rcv_lock_wait -- wait for the lock at most busy_timeout, WITHOUT the GIL; the lock is kept for this thread's next
- * call that wants it. Touches no process state. */
-RCV_API int rcv_lock_wait(rcv_arena *a);
+ * call that wants it. Touches no process state. *longest, if it is not NULL: whom it has waited for the longest, if for anybody. */
+struct rcv_holder;
+RCV_API int rcv_lock_wait(rcv_arena *a, struct rcv_holder *longest);
 /* rcv_get_lock_times -- for how long it is held and waited for; without the lock, so what is being added may be there by half. */
 RCV_API void rcv_get_lock_times(rcv_arena *a, struct rcv_lock_times *out);
 RCV_API int rcv_lock_busy(rcv_arena *a); /* the RCV_ERR_BUSY of one that has waited for that long otherwise */

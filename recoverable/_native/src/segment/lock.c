@@ -305,6 +305,16 @@ static int flock_wait(rcv_arena *a, double seconds)
     return err;
 }
 
+int rcv_lock_holder(const rcv_arena *a, struct rcv_holder *out)
+{
+    uint64_t token = lock_owner(a);
+    process_name(a, token, out);
+    if (token == 0)
+        return 0;
+    memcpy(out->handler, a->hdr->holder_handler, sizeof out->handler - 1);
+    return 1;
+}
+
 /* rcv_lock_busy -- RCV_ERR_BUSY that says who holds it, as far as that can be told. */
 int rcv_lock_busy(rcv_arena *a)
 {
@@ -330,7 +340,7 @@ int rcv_lock_busy(rcv_arena *a)
                      handler[0] != '\0' ? "; its last step was of " : "", handler, where);
 }
 
-int lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun)
+int lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun, struct rcv_holder *longest)
 {
     uint64_t me = this_thread();
     int      rc = 0, err;
@@ -347,7 +357,7 @@ int lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun)
                            "changed", a->name, seconds);
         else if (err != 0)
             rc = rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't lock its object", a->name);
-    } else if (queue_wait(a, seconds, before, &dead) != 0) {
+    } else if (queue_wait(a, seconds, before, &dead, longest) != 0) {
         rc = rcv_lock_busy(a);
     } else {
         a->prelocked_dead = dead; /* whoever writes this holds the lock */
@@ -362,10 +372,10 @@ int lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun)
 
 /* rcv_lock_wait -- wait for the lock and keep it for this thread's next lock_take. Without the GIL; may be called again.
  * RCV_ERR_BUSY: not held. */
-int rcv_lock_wait(rcv_arena *a)
+int rcv_lock_wait(rcv_arena *a, struct rcv_holder *longest)
 {
     uint64_t begun = os_nanos();
-    int      rc = lock_wait(a, a->busy_timeout, false, begun);
+    int      rc = lock_wait(a, a->busy_timeout, false, begun, longest);
     if (rc == RCV_ERR_BUSY)
         held_waited(a, os_nanos() - begun); /* in vain, but it has waited */
     return rc;

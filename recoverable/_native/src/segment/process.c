@@ -184,6 +184,13 @@ const struct rcv_process *process_of(const rcv_arena *a, uint64_t token)
     return atomic_load_explicit(&p->token, memory_order_acquire) == token ? p : NULL;
 }
 
+void process_name(const rcv_arena *a, uint64_t token, struct rcv_holder *out)
+{
+    const struct rcv_process *p = process_of(a, token);
+    memset(out, 0, sizeof *out);
+    out->pid = p != NULL ? p->pid : 0;
+}
+
 /* process_space -- which PID namespace this process is in: two that are in one have the same number. 0: unknown. */
 uint64_t process_space(void)
 {

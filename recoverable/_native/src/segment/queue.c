@@ -36,6 +36,7 @@ struct waiting {
     struct rcv_place *place; /* NULL: the table is full */
     uint64_t          begun, now, looked;
     uint64_t          offer, offer_seen; /* an offer to another, as the word has it, and since when */
+    uint64_t          hold, hold_seen, longest; /* the hold that goes on, as `since` has it, and since when; how long one has lasted */
     bool              dead;
     bool              before; /* it has stood here before, for as long as it may, in vain */
 };
@@ -217,6 +218,22 @@ static bool try_word(rcv_arena *a, struct waiting *w)
     }
 }
 
+/* note_holder -- of those who have had the lock while it waits, keep the one who has had it for the longest. */
+static void note_holder(const rcv_arena *a, struct waiting *w, struct rcv_holder *longest)
+{
+    uint64_t hold = atomic_load_explicit(&a->hdr->lock.since, memory_order_relaxed);
+    if (hold != w->hold) {
+        w->hold = hold;
+        w->hold_seen = w->now;
+    }
+    if (hold == 0 || w->now - w->hold_seen < w->longest)
+        return;
+    struct rcv_holder now;
+    w->longest = w->now - w->hold_seen;
+    if (rcv_lock_holder(a, &now)) /* each time: at first the name may still be the last one's */
+        *longest = now;
+}
+
 /* pause_for -- how long to sleep at most, `left` at the longest. */
 static uint64_t pause_for(const rcv_arena *a, const struct waiting *w, uint64_t left)
 {
@@ -230,7 +247,7 @@ static uint64_t pause_for(const rcv_arena *a, const struct waiting *w, uint64_t 
 
 /* queue_wait -- at most that long. `before`: it has waited in vain already, and is offered the lock at the end of one step. A
  * signal does not cut it short. */
-int queue_wait(rcv_arena *a, double seconds, bool before, bool *dead)
+int queue_wait(rcv_arena *a, double seconds, bool before, bool *dead, struct rcv_holder *longest)
 {
     seconds = seconds > 0 ? seconds : 0; /* NaN, too */
     uint64_t       most = (uint64_t)((seconds < WAIT_MAX ? seconds : WAIT_MAX) * 1e9);
@@ -247,6 +264,8 @@ int queue_wait(rcv_arena *a, double seconds, bool before, bool *dead)
         held = try_word(a, &w);
         if (held || w.now - w.begun >= most)
             break;
+        if (longest != NULL)
+            note_holder(a, &w, longest);
         os_futex_wait(bell, seen, pause_for(a, &w, most - (w.now - w.begun)));
         w.now = os_nanos();
     }

@@ -221,6 +221,7 @@ bool process_gone(const rcv_arena *a, uint64_t token);        /* the same for wh
 bool process_slot_alive(const rcv_arena *a, uint32_t slot);
 bool process_others(const rcv_arena *a);                      /* is any *other* process attached and alive */
 const struct rcv_process *process_of(const rcv_arena *a, uint64_t token); /* its slot's entry, or NULL */
+void process_name(const rcv_arena *a, uint64_t token, struct rcv_holder *out); /* … as somebody who is waited for, of no handler yet */
 uint64_t process_space(void);                                 /* which PID namespace this is; 0: unknown */
 void process_after_fork(rcv_arena *a);                        /* in the child: needs_slot = true */
 
@@ -279,7 +280,8 @@ void            restore_put(rcv_arena *a, const struct rcv_commit *head, const u
 
 /* -- queue.c: who waits for the lock, and who is next ----------------------------------------------------------- */
 
-int  queue_wait(rcv_arena *a, double seconds, bool before, bool *dead); /* 0: held; *dead: from a dead owner. ETIMEDOUT */
+/* queue_wait -- 0: held; *dead: from a dead owner. ETIMEDOUT. *longest, if it is not NULL: who has had it for the longest meanwhile. */
+int  queue_wait(rcv_arena *a, double seconds, bool before, bool *dead, struct rcv_holder *longest);
 int  queue_pass(rcv_arena *a);             /* drop a lock that is being waited for. RCV_ERR_BUG: it was not ours */
 bool lock_seize(rcv_arena *a, uint64_t word);  /* take the lock from an owner that is dead */
 
@@ -328,7 +330,7 @@ int  lock_take(rcv_arena *a);
 int  lock_drop(rcv_arena *a);
 /* lock_wait -- rcv_lock_wait(), for at most that many seconds, of a thread that has wanted it since os_nanos() was `begun`.
  * `before`: it has stood in the queue before, in vain. */
-int  lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun);
+int  lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun, struct rcv_holder *longest);
 /* lock_is_free_soon -- is it free, or will it be when it has been looked at for some 50 µs? A loop that turns takes longer. brief.c */
 bool lock_is_free_soon(rcv_arena *a);
 /* lock_give_back -- what rcv_lock_wait has kept for this thread, if the thread does not want it after all. */

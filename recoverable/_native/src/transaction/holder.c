@@ -1,4 +1,4 @@
-/* holder.c -- whom somebody waits for: who has the lock, the privilege, the turn at a hot spot.
+/* holder.c -- whom somebody waits for: who has the privilege, the turn at a hot spot; lock.c has the lock's.
  *
  * For people who ask why a request takes so long. It is read word by word while others change it, without the lock, so it may
  * name who has just let go; handlers of other processes are found on the board. Nothing is decided by it.
@@ -7,28 +7,11 @@
 
 #define LOOKS 100u /* at one place in a queue, while those who stand there come and go */
 
-static void of_process(const rcv_arena *a, uint64_t token, struct rcv_holder *out)
-{
-    const struct rcv_process *p = process_of(a, token);
-    memset(out, 0, sizeof *out);
-    out->pid = p != NULL ? p->pid : 0;
-}
-
-int rcv_lock_holder(const rcv_arena *a, struct rcv_holder *out)
-{
-    uint64_t token = lock_owner(a);
-    of_process(a, token, out);
-    if (token == 0)
-        return 0;
-    memcpy(out->handler, a->hdr->holder_handler, sizeof out->handler - 1);
-    return 1;
-}
-
 int rcv_privilege_holder(const rcv_arena *a, struct rcv_holder *out)
 {
     uint64_t       token = atomic_load_explicit(&a->hdr->privileged, memory_order_relaxed);
     const rcv_txn *here = privilege_here(a);
-    of_process(a, token, out);
+    process_name(a, token, out);
     if (token == 0)
         return 0;
     if (here != NULL)
@@ -50,7 +33,7 @@ int rcv_turn_holder(rcv_arena *a, const struct rcv_turn *turn, struct rcv_holder
         if (t == first && token != 0)
             break;
     }
-    of_process(a, t != NULL ? token : 0, out);
+    process_name(a, t != NULL ? token : 0, out);
     if (t == NULL)
         return 0;
     board_name(a, row, out->handler);
