@@ -17,7 +17,7 @@ from recoverable import _options, _registry, _shm, bell, inflight, watchdog
 from recoverable._native import _core, _counts
 from recoverable._native.runtime import NativeArena, current_transaction
 from recoverable.containers import Dict  # importing it makes the containers known to the core
-from recoverable.errors import ArenaFullError, ArenaPermissionError, TransactionError
+from recoverable.errors import ArenaFullError, ArenaPermissionError, RecoverableError, TransactionError
 
 if TYPE_CHECKING:
     from recoverable.arena import Arena
@@ -59,8 +59,9 @@ class Segment:
         watched = watchdog.limit_of(self.native) is not None
         listens = inflight.stop(self.native)
         bell.stop(self.native)
-        if self.native.journal is not None:
-            self.native.journal.close()
+        journal = self.native.journal
+        if journal is not None:
+            journal.close()
         try:
             self.native.close()
         except BaseException:
@@ -68,6 +69,9 @@ class Segment:
             if listens:
                 with contextlib.suppress(RuntimeError):  # the interpreter ends
                     inflight.listen(self.native)
+            if journal is not None:
+                with contextlib.suppress(RecoverableError):
+                    journal.begin_again()
             raise
         _registry.remove(self)
         if watched:

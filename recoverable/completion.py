@@ -28,7 +28,7 @@ def after(transaction: Transaction, options: outcome.Options, result: Any) -> Co
         or transaction.left
         or transaction.settled
         or not transaction.touched
-        or gate.is_before(transaction, options)
+        or ((native.gated or options.durable is not None) and gate.is_before(transaction, options))
         or transaction.state != "committed"
         or native.pending()
         or (transaction.wrote and event_log.committed_wanted())

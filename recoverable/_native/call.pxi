@@ -46,9 +46,9 @@ cdef enum:
 
 
 @cython.final
-cdef inline bint is_gated(Handler handler, NativeArena arena):
+cdef inline bint is_gated(Handler handler, NativeArena arena) noexcept:
     """Do its calls wait until what they say is durable?"""
-    return arena.gated and not handler.special & UNGATED or handler.special & GATED
+    return handler.special & (UNGATED if arena.gated else GATED) != (UNGATED if arena.gated else 0)
 
 
 cdef class Call(StepDriver):
@@ -304,7 +304,7 @@ cdef class Call(StepDriver):
         return (t.hooks is None
                 and (not t.has_touched() or (t._ended is COMMITTED and not t.arena.has_pending()))
                 and not (t.has_written() and commit_is_told())
-                and not (t.has_touched() and is_gated(self.handler, t.arena)))
+                and not (is_gated(self.handler, t.arena) and t.has_touched()))
 
     cdef int fail(self, object error) except -1:
         """Go on with what finds out what an error means."""

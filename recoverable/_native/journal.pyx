@@ -7,6 +7,8 @@ from recoverable._native.runtime cimport NativeArena, Transaction, closed_error,
 
 from typing import NamedTuple
 
+from recoverable._native.feed import state as feed_state
+
 cdef extern from "flusher.h" nogil:
     struct rcv_journal_start:
         uint64_t id[2]
@@ -215,18 +217,22 @@ def crc32c(unsigned int before, const uint8_t[::1] data not None) -> int:
     return crc
 
 
-def write_snapshot(NativeArena arena not None, int fd) -> None:
-    """Write the arena as it is into an empty file, holding its lock meanwhile."""
+def write_snapshot(NativeArena arena not None, int fd) -> tuple:
+    """Write the arena as it is into an empty file, holding its lock meanwhile: what feed.state() says of that moment."""
     cdef rcv_txn *t
     cdef int rc
     if arena.closed:
         closed_error(arena)
     gate(arena, False, &t)
-    with nogil:
-        rc = rcv_snapshot_write(arena.a, fd)
-    done(arena, t)
+    try:
+        state = feed_state(arena)
+        with nogil:
+            rc = rcv_snapshot_write(arena.a, fd)
+    finally:
+        done(arena, t)
     if rc:
         fail(rc)
+    return state
 
 
 # -- the thread, and who waits --------------------------------------------------------------------------------------------

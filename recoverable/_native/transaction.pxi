@@ -44,7 +44,8 @@ cdef class Transaction:
             self._touched = True
             self._wrote = rcv_txn_wrote(self.t)
             rcv_txn_get_report(self.t, &self.kept)
-            self.position = rcv_txn_position(self.t)
+            if self.arena.has_feed:
+                self.position = rcv_txn_position(self.t)
         rcv_txn_free(self.t) # stores NULL there
         self.coroutine = None
         if metered:

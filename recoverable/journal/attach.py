@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from recoverable import _registry, _shm, _times, events
 from recoverable._native import _core
 from recoverable._native import journal as native_journal
-from recoverable._native.journal import Flusher, Start
+from recoverable._native.journal import Start
 from recoverable.errors import JournalError, RecoverableError
 from recoverable.journal import snapshots, start
 from recoverable.journal.gate import Gate
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["opened", "restore", "ring_for"]
 
-_DELAY: Final = 0.005  # seconds between two looks for commits that nobody waits for: on the disk they are after two
 _RING: Final = 64 * 1024**2
 _LEAST_RING: Final = 1024**2
 _DEFAULT_SIZE: Final = 256 * 1024**2
@@ -124,7 +123,7 @@ def _go_on_together(segment: Segment, folder: Folder) -> bool:
             return False
         if lock is None:
             _check_same(native, name, folder)
-        native.journal = Gate(Flusher(native, folder.path, _DELAY, lock), name)
+        native.journal = Gate(native, name, folder.path, lock)
     finally:
         if lock is not None:
             lock.release()  # unless the thread that writes has it
@@ -143,7 +142,7 @@ def _is_next(native: NativeArena, name: str, folder: Folder) -> bool:
     tip = folder.tip()
     state = start.state_of(native, name)
     if tip is None:
-        _begin(native, state, folder, None)
+        _begin(native, folder, None)
         return True
     if start.is_behind(state, name, folder, tip) or _core.created(native):
         if len(_core.processes(native)) > 1:
@@ -156,7 +155,7 @@ def _is_next(native: NativeArena, name: str, folder: Folder) -> bool:
     has_stopped = was is not None and was.stopped != 0
     last = _last_durable(native, folder, tip) if has_stopped else tip.as_start()
     if last.position < state[3]:  # what lies between is nowhere but in memory
-        _begin(native, state, folder, last)
+        _begin(native, folder, last)
         return True
     if has_stopped:  # what the kernel has dropped of the old file, nobody knows
         native_journal.create_file(folder.path, last._replace(number=last.number + 1))
@@ -164,12 +163,12 @@ def _is_next(native: NativeArena, name: str, folder: Folder) -> bool:
     return True
 
 
-def _begin(native: NativeArena, state: start.State, folder: Folder, last: Start | None) -> None:
+def _begin(native: NativeArena, folder: Folder, last: Start | None) -> None:
     """Have the journal go on from a snapshot of what is in memory, and from a file of its own."""
     chain, number = (0, 0) if last is None else (last.chain, last.number)
-    first = snapshots.take(folder, native, state, chain)
+    first = snapshots.take(folder, native, chain)
     native_journal.create_file(
-        folder.path, Start(state[0], number + 1, 0, state[1], first.position, first.seq, first.at, chain)
+        folder.path, Start(first.arena, number + 1, 0, first.epoch, first.position, first.seq, first.at, chain)
     )
     native_journal.attach(native, first.position, first.seq)
 

@@ -19,17 +19,20 @@ from typing import TYPE_CHECKING, Final
 
 from recoverable import _registry, callbacks, events
 from recoverable._native import feed as native_feed
+from recoverable._native import journal as native_journal
+from recoverable._native.journal import Flusher
 from recoverable.errors import ArenaOptionError, ArenaSystemError, InDoubtError, JournalError, StaleReferenceError
 
 if TYPE_CHECKING:
     from typing import Any
 
     from recoverable import outcome
-    from recoverable._native.journal import Flusher
+    from recoverable._native.journal import Lock
     from recoverable._native.runtime import NativeArena, Transaction
 
 __all__ = ["Gate", "is_before", "passed"]
 
+_DELAY: Final = 0.005  # seconds between two looks for commits that nobody waits for: on the disk they are after two
 _LOOK: Final = 0.05  # seconds: a pipe that somebody has closed must not be waited for
 
 
@@ -88,8 +91,19 @@ class _Waiters:
         if not self._heap:
             self._flusher.enough(self._write)
 
+    def end(self, durable: int) -> None:
+        """Nothing more becomes durable."""
+        waiting, self._heap = self._heap, []
+        for position, _, future in waiting:
+            if not future.done() and not future.get_loop().is_closed():
+                if position <= durable:
+                    future.set_result(None)
+                else:
+                    future.set_exception(TimeoutError())
+        self.close()
+
     def close(self) -> None:
-        """Nobody waits any more: the arena is about to be closed, or the loop is."""
+        """Nobody waits any more."""
         self._flusher.enough(self._write)
         loop = self._loop()
         if loop is not None and not loop.is_closed():
@@ -107,10 +121,19 @@ class _Waiters:
 class Gate:
     """Where requests of one arena and process wait for its journal."""
 
-    def __init__(self, flusher: Flusher, name: str) -> None:
-        self._flusher = flusher
+    def __init__(self, native: NativeArena, name: str, path: str, lock: Lock | None = None) -> None:
+        """Have an arena's commits written to a folder from now on, by this process or another one.
+
+        Args:
+            native: The arena.
+            name: Its name in messages.
+            path: The folder's, absolute.
+            lock: The right to write there, if this process has it; it goes to the thread that writes.
+        """
+        self._native = native
+        self._flusher = Flusher(native, path, _DELAY, lock)
         self._name = name
-        self.path = flusher.where
+        self.path = path
         self._loops: dict[asyncio.AbstractEventLoop, _Waiters] = {}
 
     @property
@@ -184,11 +207,21 @@ class Gate:
         return found
 
     def close(self) -> None:
-        """The arena is about to be closed."""
-        for waiters in self._loops.values():
-            waiters.close()
-        self._loops.clear()
+        """Write all that is committed, and end: the arena is about to be closed. Whoever still waits is told what came of it."""
         self._flusher.end()
+        durable = native_journal.durable(self._native)
+        here = running_loop()
+        for loop, waiters in list(self._loops.items()):
+            if loop is here or loop.is_closed():
+                waiters.end(durable)
+            else:
+                with contextlib.suppress(RuntimeError):  # closed meanwhile
+                    loop.call_soon_threadsafe(waiters.end, durable)
+        self._loops.clear()
+
+    def begin_again(self) -> None:
+        """The arena was not closed after all."""
+        self._flusher = Flusher(self._native, self.path, _DELAY)
 
     def forget(self) -> None:
         """In a forked child: the loops are the parent's, and so are their pipes."""

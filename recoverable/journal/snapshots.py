@@ -215,18 +215,22 @@ def finish(folder: Folder, fd: int, name: str, snapshot: Snapshot) -> None:
         os.close(folder_fd)
 
 
-def take(folder: Folder, native: NativeArena, state: tuple[str, int, int, int, int, int, int], chain: int) -> Snapshot:
+def take(folder: Folder, native: NativeArena, chain: int) -> Snapshot:
     """Take one of an arena in memory, whose lock is held meanwhile: the first of a journal.
+
+    Args:
+        folder: Of the journal.
+        native: The arena, with a feed.
+        chain: The checksum that the next batch goes on from.
 
     Raises:
         JournalError: It can't be written.
     """
-    arena, epoch, _, _, position, seq, at = state
     name = "snapshot.new"
     try:
         fd = os.open(f"{folder.path}/{name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            write_snapshot(native, fd)
+            arena, epoch, _, _, position, seq, at = write_snapshot(native, fd)
             size = os.fstat(fd).st_size
             found = Snapshot(arena, epoch, position, seq, at, size, checksum(fd, size), chain)
             finish(folder, fd, name, found)

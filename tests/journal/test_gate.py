@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from recoverable import Arena, after_commit, recoverable
+from recoverable import Arena, Array, after_commit, recoverable
 from recoverable._native import _switches
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
-from recoverable.errors import ArenaOptionError, InDoubtError, JournalError
+from recoverable.errors import ArenaOptionError, InDoubtError, JournalError, TransactionError
 from support.children import child
 from support.forks import in_child
+from support.web import application, ok, serving
 
 WRITE, SYNC = 6, 7  # enum rcv_fail_kind
 
@@ -294,3 +296,68 @@ def test_loops_in_several_threads_wait(arena: Arena) -> None:
         thread.join()
     assert arena.root["n"] == 80
     assert is_durable(arena)
+
+
+# -- where it ends -------------------------------------------------------------------------------------------------------------
+
+
+@in_test_builds
+async def test_closing_ends_every_wait(name: str, folder: str) -> None:
+    """Closing writes what is committed, and whoever still waits for it is answered."""
+    with Arena.temporary("16 MiB", name=name, journal=folder, durable="disk", busy_timeout=20.0) as arena:
+
+        async def put() -> int:
+            arena.root["n"] = 1
+            return 1
+
+        _switches.fail_at(WRITE, 1)  # it is tried again 100 ms later
+        task = asyncio.create_task(arena.run(put))
+        while "n" not in arena.root:  # noqa: ASYNC110 -- nothing tells of it before it is durable
+            await asyncio.sleep(0.001)
+        arena.close()
+        assert await task == 1
+
+
+async def test_an_arena_that_can_not_be_closed_goes_on(arena: Arena) -> None:
+    """Where closing is refused, answers wait for the disk as before."""
+
+    async def put() -> None:
+        arena.root["n"] = arena.root.get("n", 0) + 1
+
+    with arena.transaction():
+        arena.root["a"] = Array(10, "i8")
+    with arena.transaction():
+        view = arena.root["a"].view
+        with pytest.raises(TransactionError, match="can't be closed"):
+            arena.close()
+        del view
+    await arena.run(put)
+    assert is_durable(arena)
+
+
+# -- over HTTP ------------------------------------------------------------------------------------------------------------------
+
+
+@in_test_builds
+@pytest.mark.parametrize("protect", ["decorated", "all"])
+async def test_a_response_waits_for_the_disk(name: str, folder: str, protect: str) -> None:
+    """A response comes when it is durable; where the disk has failed it is 503, and does not ask to be sent again."""
+    arena = Arena.open(name, "16 MiB", journal=folder)
+
+    @recoverable
+    async def put(request: web.Request) -> web.Response:
+        arena.root["n"] = arena.root.get("n", 0) + 1
+        return ok()
+
+    async with serving(application(arena, {"/": put}, protect=protect, durable="disk")) as client:
+        for _ in range(5):
+            assert (await client.post("/")).status == 200
+            assert is_durable(arena)
+        _switches.fail_at(SYNC, 1)
+        for _ in range(2):
+            response = await client.post("/")
+            assert response.status == 503
+            assert "Retry-After" not in response.headers
+            assert "done, but not known to be on the disk" in await response.text()
+        assert arena.root["n"] == 7
+    Arena.unlink(name)

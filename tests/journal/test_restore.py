@@ -270,3 +270,34 @@ def test_one_machine_at_a_time_writes_there(name: str, folder: str, tmp_path: Pa
         assert in_child(opened).value == "refused"
         fill(arena, 2)
     Arena.unlink(name)
+
+
+def test_an_arena_that_others_write_to_gets_a_journal(name: str, folder: str) -> None:
+    """A journal can be begun while other processes commit: its first snapshot is of one moment."""
+    reader, writer = os.pipe()
+
+    def serve() -> None:
+        with Arena.open(name, "16 MiB", feed="1 MiB") as arena:
+            fill(arena, 10)
+            os.write(writer, b".")
+            i = 10
+            while not arena.root.get("stop"):
+                with arena.transaction():
+                    arena.root["n"] = i = i + 1
+                    arena.root[f"k{i % 20}"] = "x" * (i % 200)
+                time.sleep(0.0005)
+
+    with child(serve):
+        os.read(reader, 1)
+        with Arena.open(name, journal=folder) as arena:
+            time.sleep(0.05)
+            with arena.transaction():
+                arena.root["stop"] = True
+            asyncio.run(arena.durable())
+            state = plain(arena)
+    for fd in reader, writer:
+        os.close(fd)
+    Arena.unlink(name)
+    with Arena.open(name, journal=folder) as arena:
+        assert plain(arena) == state
+    Arena.unlink(name)

@@ -16,7 +16,7 @@ int disk_write(int fd, uint64_t off, const struct iovec *what, int n)
         return EINVAL;
     memcpy(left, what, (size_t)n * sizeof *what);
     for (struct iovec *at = left, *end = left + n; at < end;) {
-        ssize_t done = FAIL_NOW(RCV_FAIL_WRITE) ? (errno = ENOSPC, -1) : pwritev(fd, at, (int)(end - at), (off_t)off);
+        ssize_t done = pwritev(fd, at, (int)(end - at), (off_t)off);
         if (done < 0 && errno == EINTR)
             continue;
         if (done <= 0)
@@ -36,8 +36,6 @@ int disk_write(int fd, uint64_t off, const struct iovec *what, int n)
 
 int disk_sync(int fd)
 {
-    if (FAIL_NOW(RCV_FAIL_SYNC))
-        return EIO;
     return fdatasync(fd) == 0 ? 0 : errno;
 }
 

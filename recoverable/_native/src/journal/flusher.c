@@ -34,6 +34,7 @@
 #define ALIVE UINT64_C(20000000)    /* ns: how often who waits looks whether the writer lives */
 #define IDLE UINT64_C(1000000000)   /* without a commit, after which it sleeps until there is one */
 #define AGAIN UINT64_C(100000000)   /* between two tries, on a full disk */
+#define LAST_TRIES 10u
 #define GLANCE UINT64_C(200000000)  /* between two looks of those that don't write, and that nobody waits in */
 
 struct rcv_flusher {
@@ -44,6 +45,7 @@ struct rcv_flusher {
     void            *lock;   /* of the folder; NULL: it has not got it */
     pthread_t        thread;
     bool             running;
+    unsigned         tries; /* since it is to end */
     _Atomic bool     ending;
     _Atomic uint32_t local;  /* futex: something has changed for the thread of this process */
     _Atomic uint32_t wanted; /* pipes that want to know */
@@ -204,10 +206,11 @@ static int take_over(rcv_flusher *f)
 
 /* -- the thread ---------------------------------------------------------------------------------------------------------------- */
 
+/* demanded -- is somebody waiting for what is to be written, or are commits soon to wait for room? */
 static bool demanded(const rcv_flusher *f)
 {
-    const uint64_t demand = get(&words(f)->demand);
-    return demand > durable(f) && committed(f) > durable(f);
+    const uint64_t demand = get(&words(f)->demand), from = durable(f), head = committed(f);
+    return head > from && (demand > from || head - from > f->a->ring_size / 4);
 }
 
 /* rest -- until there is something to write that has waited for long enough, or is asked for. */
@@ -231,10 +234,10 @@ static void rest(rcv_flusher *f, uint64_t *busy)
     atomic_store(&w->asleep, 0);
 }
 
-/* try_again -- after a failure that may pass, and a pause; false: it is none, or the end. */
+/* try_again -- after a failure that may pass, and a pause; false: it is none, or the arena is to be closed, and that has waited enough. */
 static bool try_again(rcv_flusher *f, int rc)
 {
-    if ((rc != RCV_ERR_FULL && rc != RCV_ERR_BUSY) || atomic_load(&f->ending))
+    if ((rc != RCV_ERR_FULL && rc != RCV_ERR_BUSY) || (atomic_load(&f->ending) && f->tries++ == LAST_TRIES))
         return false;
     delayed(f);
     os_futex_wait(&f->local, atomic_load(&f->local), AGAIN);

@@ -201,11 +201,11 @@ int rcv_writer_append(rcv_writer *w, const void *records, uint64_t length, uint6
     b.offset = w->offset;
     b.crc = batch_crc(&b, records);
     const struct iovec what[2] = {{&b, sizeof b}, {(void *)(uintptr_t)records, length}};
-    int                err = disk_write(fd, w->offset, what, length > 0 ? 2 : 1);
+    int                err = FAIL_NOW(RCV_FAIL_WRITE) ? ENOSPC : disk_write(fd, w->offset, what, length > 0 ? 2 : 1);
     if (err != 0)
         return failed(w, err, "writing", w->name);
     CRASHPOINT("journal.written");
-    if ((err = disk_sync(fd)) != 0)
+    if ((err = FAIL_NOW(RCV_FAIL_SYNC) ? EIO : disk_sync(fd)) != 0)
         return failed(w, err, "flushing", w->name);
     CRASHPOINT("journal.synced");
     if (disk_removed(fd))
