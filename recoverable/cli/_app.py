@@ -16,7 +16,8 @@ import click
 from recoverable import _shm
 from recoverable._options import human_size, parse_name
 from recoverable.arena import open_copy
-from recoverable.cli import _doctor, _file, _image, _inspect, _outside, _top, _waiting, _watch
+from recoverable.cli import _doctor, _file, _image, _inspect, _journal, _outside, _top, _waiting, _watch
+from recoverable.cli._codes import ABSENT, BUG, DAMAGED, FOUND, INTERRUPTED, MACHINE, REFUSED, USAGE, Refused
 from recoverable.cli._live import Copy, Live, live
 from recoverable.cli._render import ago, say, show, table, write_json
 from recoverable.errors import (
@@ -29,9 +30,7 @@ from recoverable.errors import (
     RecoverableError,
 )
 
-__all__ = ["Refused", "run"]
-
-FOUND, USAGE, ABSENT, REFUSED, MACHINE, DAMAGED, BUG, INTERRUPTED = 1, 2, 3, 4, 5, 6, 70, 130
+__all__ = ["run"]
 
 #: The first that fits: an error's class and its exit code. What is in no line is of the machine: memory, rights.
 _CODES: Final = (
@@ -44,12 +43,6 @@ _CODES: Final = (
     (ArenaVersionError, DAMAGED),
     (InternalError, BUG),
 )
-
-
-class Refused(click.ClickException):
-    """The command did nothing, because it would do harm."""
-
-    exit_code = REFUSED
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -101,6 +94,8 @@ def _failed(message: str, code: int) -> int:
 def group() -> None:
     """See which arenas there are, what is in them, and whether they are sound."""
 
+
+group.add_command(_journal.journal)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 

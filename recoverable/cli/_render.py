@@ -11,13 +11,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from recoverable._options import human_size
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
 
-__all__ = ["ago", "console", "say", "show", "table", "write_json"]
+__all__ = ["Progress", "ago", "console", "say", "show", "table", "write_json"]
 
+_LOOK = 0.1  # seconds
 _WIDE = 200  # columns, where nobody looks at them: a pipe gets whole lines
 
 
@@ -63,3 +66,23 @@ def ago(at: float) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit} ago"
     return f"{seconds} s ago"
+
+
+class Progress:
+    """A line on standard error that says how far something is; nothing where that is no terminal."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._on = not quiet and sys.stderr.isatty()
+        self._at = 0.0
+
+    def __call__(self, done: int, total: int, doing: str) -> None:
+        """Say so, ten times a second at most. `total`: 0 where it is not known."""
+        if self._on and time.monotonic() - self._at > _LOOK:
+            self._at = time.monotonic()
+            of = f" of {human_size(total)}" if total else ""
+            click.echo(f"\r\x1b[K{doing} {human_size(done)}{of}", err=True, nl=False)
+
+    def end(self) -> None:
+        """Remove the line."""
+        if self._at:
+            click.echo("\r\x1b[K", err=True, nl=False)

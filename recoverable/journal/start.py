@@ -132,7 +132,7 @@ def replay(
                         break
             except ArenaCorruptError as error:
                 found = _up_to_damage(folder, start.number, total, file.replayed_seq)
-                if found is None or found.seq < seq:
+                if found is None or (found.seq < seq and found.position < end):  # else no more of it was wanted
                     raise _damaged(folder, max(total.seq, file.replayed_seq), str(error)) from None
                 part = found
             torn = file.torn if i == len(starts) - 1 else 0
