@@ -79,7 +79,7 @@ def seek(NativeArena arena not None, unsigned long long seq) -> int:
 
 
 def read(NativeArena arena not None, unsigned long long at, Py_ssize_t room) -> bytes:
-    """Return whole records from a position on: at most `room` bytes, unless the first record alone is longer; b"" if there are none yet."""
+    """Return whole records from a position on: at most `room` bytes, or one record if the first is longer; b"" at the end of the feed."""
     cdef rcv_arena *a = open_one(arena)
     cdef uint64_t need = 0
     cdef bytes out = PyBytes_FromStringAndSize(NULL, room)

@@ -178,7 +178,7 @@ cdef class File:
 
     @property
     def torn(self) -> int:
-        """The bytes of a last batch that was not finished; 0: there is none."""
+        """The size in bytes of an unfinished last batch; 0 if there is none."""
         return rcv_journal_torn(self.f)
 
     def close(self) -> None:

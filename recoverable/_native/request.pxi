@@ -188,7 +188,7 @@ cdef class AiohttpRequests(Requests):
     Args:
         request: the class of requests.
         view: the class of handlers that have theirs in `_request`.
-        no_body: the class of the body that is none.
+        no_body: the class that stands for an absent body.
         search: search(args, kwargs) looks for a request where nothing has said which it is.
         heads_wait: does the head of a response wait in its writer until the body comes?
         routed: the class of the requests that an application makes.

@@ -87,8 +87,8 @@ RCV_API int rcv_sink_get(const rcv_arena *a, uint32_t sink, struct rcv_sink_stat
 /* rcv_sink_serve -- this process, which has joined, takes it over: 1, or 0 while another that lives does. */
 RCV_API int rcv_sink_serve(rcv_arena *a, uint32_t sink);
 /* rcv_sink_taken -- it has taken all before this position, which is up to commit `seq`. RCV_ERR_MISUSE: this process does not serve it, or
- * it can't have taken that. RCV_ERR_STALE: it has lost something. rcv_sink_renew -- the same of one that had lost something and has
- * begun anew. Takes the lock: RCV_ERR_AGAIN. RCV_ERR_STALE: it has been overtaken again. */
+ * it can't have taken that. RCV_ERR_STALE: it has lost something. rcv_sink_renew -- the same for a sink that had lost something and has
+ * started again. Takes the lock: RCV_ERR_AGAIN. RCV_ERR_STALE: it has been overtaken again. */
 RCV_API int rcv_sink_taken(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq);
 RCV_API int rcv_sink_renew(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq);
 
@@ -106,7 +106,7 @@ RCV_API void     rcv_feed_insist(rcv_txn *t); /* it has waited for that in vain:
 /* A segment that nobody is attached to is brought forward, record by record. */
 typedef struct rcv_restore rcv_restore;
 RCV_API int  rcv_restore_open(int fd, const char *name, rcv_restore **out); /* under flock. A failure leaves it as it is */
-/* rcv_restore_apply -- whole records. RCV_ERR_CORRUPT: what lies at *at of them is none that can follow; those before it are applied. */
+/* rcv_restore_apply -- whole records. RCV_ERR_CORRUPT: the record at *at cannot be the next one; those before it are applied. */
 RCV_API int  rcv_restore_apply(rcv_restore *r, const void *records, uint64_t length, uint64_t *at);
 /* rcv_restore_finish -- it is to be served from: its feed goes on at that position, in that epoch, and nobody takes anything from it yet. */
 RCV_API void rcv_restore_finish(rcv_restore *r, uint64_t position, uint64_t epoch);

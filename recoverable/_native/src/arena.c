@@ -2,7 +2,7 @@
  *
  * rcv_open() runs under flock on the object, so formatting and attaching never race each other. What a kill leaves:
  *
- *   - while formatting: an object without its magic, which is stored last. The next opener makes it anew.
+ *   - while formatting: an object without its magic, which is stored last. The next opener makes it again.
  *   - while attaching: at most a slot whose locks are gone, a half-done recovery, or a new lock nobody uses; each is mended
  *     or overwritten by the next attach.
  */
@@ -118,7 +118,7 @@ static int format(rcv_arena *a, const struct rcv_open_options *o, uint32_t uid, 
     }
     if (rc != 0) {
         seg_unmap(a);
-        (void)!ftruncate(object_fd(a), 0); /* if that fails, it is half-made, and made anew next time */
+        (void)!ftruncate(object_fd(a), 0); /* if that fails, it stays half-made, and the next opener makes it again */
         return rc;
     }
     a->created = true;
