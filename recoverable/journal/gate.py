@@ -21,7 +21,14 @@ from recoverable import _registry, callbacks, events
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native.journal import Flusher
-from recoverable.errors import ArenaOptionError, ArenaSystemError, InDoubtError, JournalError, StaleReferenceError
+from recoverable.errors import (
+    ArenaOptionError,
+    ArenaSystemError,
+    InDoubtError,
+    JournalError,
+    RecoverableError,
+    StaleReferenceError,
+)
 
 if TYPE_CHECKING:
     from typing import Any
@@ -224,10 +231,12 @@ class Gate:
         self._flusher = Flusher(self._native, self.path, _DELAY)
 
     def forget(self) -> None:
-        """In a forked child: the loops are the parent's, and so are their pipes."""
+        """In a forked child: the loops are the parent's, and so are their pipes. It writes by itself if nobody else does."""
         for waiters in self._loops.values():
             waiters.leave()
         self._loops.clear()
+        with contextlib.suppress(RecoverableError):  # no thread could be made: the next to wait here tries again
+            self._flusher.go_on()
 
 
 # -- of requests -------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,31 @@ def test_a_forked_child_waits_for_the_disk_itself(arena: Arena) -> None:
     ending = in_child(lambda: (asyncio.run(main()), is_durable(arena)))
     assert ending.value == (list(range(2, 12)), True), str(ending)
     assert asyncio.run(main()) == list(range(12, 22))
+
+
+@pytest.mark.crash
+def test_a_forked_child_whose_parent_ends_writes_by_itself(name: str, folder: str) -> None:
+    """As of a program that becomes a daemon: what it commits in blocks is on the disk although nobody asks for that."""
+    reader, writer = os.pipe()
+
+    def serve() -> None:
+        arena = Arena.open(name, "16 MiB", journal=folder)
+        if os.fork():
+            os._exit(0)
+        with arena.transaction():
+            arena.root["n"] = 1
+        for _ in range(500):
+            if is_durable(arena):
+                break
+            time.sleep(0.01)
+        os.write(writer, b"y" if is_durable(arena) else b"n")
+        os._exit(0)
+
+    in_child(serve)
+    os.close(writer)
+    assert os.read(reader, 1) == b"y"
+    os.close(reader)
+    Arena.unlink(name)
 
 
 def test_loops_in_several_threads_wait(arena: Arena) -> None:
