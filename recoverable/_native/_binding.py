@@ -69,4 +69,5 @@ def locked(arena: NativeArena, call: Callable[[], int]) -> int:
             result = call()
         return check(result)
     finally:
+        arena.wait_over()  # what has kept the lock for this thread, since when a signal's handler or the watchdog may have raised
         arena.tell_late()

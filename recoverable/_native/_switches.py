@@ -7,7 +7,7 @@ from typing import Any
 
 from recoverable._native._binding import c_int, core_function, library, u64, void_p
 
-FAIL_MALLOC, FAIL_MPROTECT, FAIL_FALLOCATE, FAIL_MMAP, FAIL_HEAP = 1, 2, 3, 4, 5
+FAIL_MALLOC, FAIL_MPROTECT, FAIL_FALLOCATE, FAIL_MMAP, FAIL_HEAP, FAIL_WRITE, FAIL_SYNC = 1, 2, 3, 4, 5, 6, 7
 
 
 def _switch(name: str, result: Any, *arguments: Any) -> Any:

@@ -24,6 +24,8 @@ cdef class NativeArena:
         self.places = {}
 
     def __dealloc__(self):
+        if self.past and not self.closed:
+            rcv_close(self.a)
         for i in range(LATE_KEYS):
             if self.late_keys[i].text != NULL:
                 Py_DECREF(self.late_keys[i].text)
@@ -37,7 +39,7 @@ cdef class NativeArena:
 
     def take_untold(self) -> list:
         """Return, once, (transaction, seconds, holder) of those whose threads have stood still for the lock for long, and which
-        nobody was told of; of an access outside of any transaction the name of the function that it is in."""
+        nobody was told of; of an access outside of any transaction the code of the functions that ran, the innermost first."""
         found, self.untold = self.untold, None
         return found or []
 
@@ -59,9 +61,16 @@ cdef class NativeArena:
     def listen(self, on: bool) -> None:
         """Say that this process tells of its requests when it is asked, or that it does not."""
         cdef rcv_txn *reader
-        if not self.closed and not rcv_notes_listen(self.a, on) and on:
-            gate(self, False, &reader) # a forked child is in the process table from its first use of the arena on
+        if self.closed or rcv_notes_listen(self.a, on) or not on:
+            return
+        # A forked child is in the process table from its first try for the lock on, which another may have for long.
+        if rcv_access(self.a, NULL, False, &reader) == 0:
             done(self, reader)
+        if self.closed or rcv_notes_listen(self.a, on):
+            return
+        gate(self, False, &reader) # another process is attaching
+        done(self, reader)
+        if not self.closed:
             rcv_notes_listen(self.a, on)
 
     def await_question(self, goes_on) -> bool:
@@ -70,7 +79,7 @@ cdef class NativeArena:
         if self.closed:
             return False
         seen = rcv_notes_seen(self.a)
-        if not goes_on():
+        if not goes_on() or self.closed:
             return False
         rcv_use(self.a)
         with nogil:
@@ -120,7 +129,7 @@ cdef class NativeArena:
             return False
         if rc:
             fail(rc)
-        rcv_wait_over(self.a)
+        wait_over(self)
         return True
 
     def note_lock_wait(self, double seconds) -> None:
@@ -139,7 +148,7 @@ cdef class NativeArena:
             closed_error(self)
 
     def wait_for_lock(self) -> None:
-        """Wait for the lock and keep it for this thread's next call that wants it.
+        """Wait for the lock and keep it for this thread's next call that wants it; wait_over() follows, whatever happens.
 
         Raises:
             ArenaBusyError: others have had it for `busy_timeout`.
@@ -148,6 +157,10 @@ cdef class NativeArena:
         cdef int rc = wait_for_lock(self)
         if rc:
             fail(rc)
+
+    def wait_over(self) -> None:
+        """Let go of what wait_for_lock() has kept, if that was not wanted."""
+        wait_over(self)
 
     def root(self) -> Container:
         """Return the root Dict's handle; make the root Dict first when the segment is new.
@@ -180,8 +193,10 @@ cdef class NativeArena:
                 fail(rc)
         finally:
             done(self, reader)
-        self._root = bind(self, type(of_kind(rc)), h)
-        return self._root
+        cdef Container root = bind(self, type(of_kind(rc)), h)
+        if not self.past: # which goes with the last handle on it
+            self._root = root
+        return root
 
     def close(self) -> None:
         """Roll back what is in flight and unmap the segment: from now on every handle raises instead of touching it.

@@ -79,6 +79,7 @@ cdef class TransactionBlock:
     cdef Transaction t
     cdef Transaction outer # an independent one: the transaction around it
     cdef object nested, watch
+    cdef object context # where it is current: kept here, since another one could have its address, and be taken for it
     cdef bint used, independent
     cdef readonly bint abandoned
 
@@ -116,6 +117,7 @@ cdef class TransactionBlock:
         if outer is not None:
             t.set_parent(outer)
         t.make_current()
+        self.context = <object>t.frame.context
         if outer is not None:
             outer.open_blocks += 1
             self.outer = outer
@@ -133,14 +135,11 @@ cdef class TransactionBlock:
         if self.watch is not None and not self.abandoned:
             self.watch.remove(self)
         if t is not None and not self.abandoned and rcv_current()[0] != &t.frame and settle() != &t.frame:
-            if self.outer is not None:
-                self.outer.open_blocks -= 1
-                self.outer = None
-            left_astray(t, error)
+            self.end_astray(error)
             return
         if self.outer is not None:
             return self.leave_outer(error)
-        if t is None or t.t == NULL or (error is not None and is_reported(error)):
+        if t is None or t.t == NULL or (error is not None and (is_reported(error) or t.is_late())):
             return self.end(error, None)
         if error is not None:
             t.undo(error)
@@ -154,19 +153,39 @@ cdef class TransactionBlock:
             if self.arena.has_pending() or t.hooks is not None:
                 follow(t)
             return
+        if t.lacks_room(rc):
+            return self.end(None, None)
         try:
             t.commit_failed(rc)
         except BaseException as failed:
             return self.end(None, failed)
 
+    cdef int end_astray(self, object error) except -1:
+        """left_astray(), after which the transaction around an independent one goes on."""
+        cdef Transaction outer = self.outer
+        if outer is None:
+            return left_astray(self.t, error)
+        self.outer = None
+        outer.open_blocks -= 1
+        try:
+            left_astray(self.t, error)
+        finally:
+            outer.remount(error)
+        return 0
+
     cdef object end(self, object error, object failed):
-        """_end_block(), but it has ended whatever that raises: a signal's handler may, before it has begun."""
+        """_end_block(), but it has ended whatever that raises: a signal's handler may, or the watchdog, before it has begun."""
         try:
             return _end_block(self, self.nested, error, failed)
         except BaseException as stopped:
             if self.t is not None:
+                late = self.t.is_late() # else it has ended, perhaps by a commit, and what is raised is another one's
                 self.t.rollback(stopped)
                 self.t.step_down()
+                if late and isinstance(stopped, _errors._TooLong):
+                    raise _too_long(self.t, stopped) from None
+                if self.t._ended is COMMITTED and self.t.hooks is not None:
+                    follow(self.t)
             raise
 
     cdef object leave_outer(self, object error):
@@ -181,17 +200,21 @@ cdef class TransactionBlock:
             return
         hooks, self.t.hooks = self.t.hooks, None
         try:
-            self.end(error, None)
-        finally:
-            if self.t._ended == "committed" and hooks is not None:
-                rcv_frame_init(&nobody, NULL, rcv_context(), NULL)
-                rcv_current()[0] = &nobody
-                self.t.hooks = hooks
-                try:
-                    follow(self.t)
-                finally:
-                    leave_frame(&nobody)
-        outer.remount()
+            try:
+                self.end(error, None)
+            finally:
+                if self.t._ended == "committed" and hooks is not None:
+                    rcv_frame_init(&nobody, NULL, rcv_context(), NULL)
+                    rcv_current()[0] = &nobody
+                    self.t.hooks = hooks
+                    try:
+                        follow(self.t)
+                    finally:
+                        leave_frame(&nobody)
+        except BaseException as failed:
+            outer.remount(failed)
+            raise
+        outer.remount(error)
 
     def abandon(self) -> None:
         """Roll back, because the event loop went on while the block was open."""

@@ -259,6 +259,8 @@ cdef class Call(StepDriver):
             arena = open_arenas.only
             if arena is None:
                 arena = _resolve(self.given(), self.kwargs or {}, handler.name)
+            if handler.special & JOURNALED:
+                check_journal(handler, arena)
         if handler.joins:
             outer = running()
             if outer is not None and outer.arena is arena:
@@ -304,7 +306,7 @@ cdef class Call(StepDriver):
         return (t.hooks is None
                 and (not t.has_touched() or (t._ended is COMMITTED and not t.arena.has_pending()))
                 and not (t.has_written() and commit_is_told())
-                and not (is_gated(self.handler, t.arena) and t.has_touched()))
+                and not (is_gated(self.handler, t.arena) and t.has_seen()))
 
     cdef int fail(self, object error) except -1:
         """Go on with what finds out what an error means."""

@@ -112,6 +112,25 @@ cdef class Container:
         """Return how a path goes on to a part."""
         return f"[{key!r}]"
 
+    # What the history asks: see recoverable.history.
+
+    cdef object slot_key(self, rcv_off slot):
+        """The key, or the field, of the part in a slot; NotImplemented: the parts have to be looked through. Asked as slot_text()."""
+        return NotImplemented
+
+    def _unit_of(self, key):
+        """Return the `arg` of a key's conflict unit; None where this kind has no units by key."""
+        return None
+
+    def _written(self, before, units):
+        """Return the keys of the parts that a commit may have changed, by its units as (kind, arg) and the container before it; None:
+        by these it can't be told."""
+        return None
+
+    def _other_items(self, before):
+        """Return (key, before, after) of the items that another container of the kind has otherwise; None: compare the parts."""
+        return None
+
     # What `recoverable inspect` shows.
 
     def _about(self):

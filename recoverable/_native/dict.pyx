@@ -50,6 +50,39 @@ cdef object dict_unit_text(Container c, unsigned unit, uint64_t arg):
     return {RCV_UNIT_MEMBERSHIP: "its keys", RCV_UNIT_CONTENT: "its values"}.get(unit)
 
 
+cdef object dict_unit_of(Container c, object key):
+    """_unit_of() of a Dict or a Set."""
+    cdef rcv_txn *t
+    cdef KeyBuffer k
+    begin(c, False, &t)
+    try:
+        kept = encode_key(c.arena, key, &k)
+        return k.key.hash
+    finally:
+        done(c.arena, t)
+
+
+cdef object dict_written(Container c, Container before, list units):
+    """_written() of a Dict or a Set."""
+    hashes = [arg for kind, arg in units if kind == RCV_UNIT_KEY]
+    return [key for each in hashes for key in key_of_hash(c, each) or key_of_hash(before, each)] if hashes else None
+
+
+cdef tuple key_of_hash(Container c, uint64_t arg):
+    """The key, as it is now, that such a unit is: one or none."""
+    cdef rcv_txn *t
+    cdef rcv_value key
+    begin(c, False, &t)
+    cdef uint64_t held = hold(c.arena)
+    try:
+        return (decode_key(&key),) if rcv_dict_key_of_hash(c.arena.a, c.h.off, arg, &key) == 1 else ()
+    finally:
+        try:
+            unhold(c.arena, held)
+        finally:
+            done(c.arena, t)
+
+
 cdef inline object fetch(DictHandle d, rcv_txn *t, KeyBuffer *k, object default):
     cdef rcv_value v
     cdef int rc = rcv_dict_get(d.arena.a, t, d.h.off, &k.key, &v)
@@ -316,6 +349,16 @@ cdef class DictHandle(Container):
 
     cdef object unit_text(self, unsigned unit, uint64_t arg):
         return dict_unit_text(self, unit, arg)
+
+    cdef object slot_key(self, rcv_off slot):
+        cdef rcv_value key
+        return decode_key(&key) if rcv_dict_key_at(self.arena.a, slot, &key) == 0 else NotImplemented
+
+    def _unit_of(self, key):
+        return dict_unit_of(self, key)
+
+    def _written(self, before, units):
+        return dict_written(self, before, units)
 
     cpdef object to_python(self):
         """Return a plain deep copy: dicts, numbers, text."""

@@ -265,7 +265,7 @@ cdef class StepDriver:
         if self.t.left:
             self.suspend()
             if failed is not None:
-                raise _errors.without_doomed(failed)
+                raise failed if stops_around(failed, self.t) else _errors.without_doomed(failed)
             return result
         if self.giving_way:
             return gave_way(self, failed)

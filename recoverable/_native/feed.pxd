@@ -7,3 +7,4 @@ cdef extern from "feed.h" nogil:
 
 cdef class Restore:
     cdef rcv_restore *r
+    cdef bint busy # bringing it forward, without the GIL

@@ -38,7 +38,7 @@ cdef extern from "feed.h" nogil:
     void rcv_feed_wake(rcv_arena *a)
     struct rcv_sink_state:
         char name[24]
-        uint64_t cursor, seq, pid
+        uint64_t cursor, seq, since, pid
         bint required, lost
     int rcv_sink_open(rcv_arena *a, const char *name, bint required, uint32_t *sink)
     int rcv_sink_close(rcv_arena *a, uint32_t sink)
@@ -47,8 +47,12 @@ cdef extern from "feed.h" nogil:
     int rcv_sink_taken(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq)
     int rcv_sink_renew(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_t seq)
     int rcv_mirror_begin(rcv_arena *a)
+    int rcv_past_begin(int fd, uint64_t length, const char *name, rcv_restore **out)
+    int rcv_past_open(rcv_restore *r, rcv_arena **out)
     int rcv_restore_open(int fd, const char *name, rcv_restore **out)
     int rcv_restore_apply(rcv_restore *r, const void *records, uint64_t length, uint64_t *at)
+    int rcv_restore_back(rcv_restore *r) nogil
+    int rcv_restore_renew(rcv_restore *r)
     void rcv_restore_finish(rcv_restore *r, uint64_t position, uint64_t epoch)
     void rcv_restore_close(rcv_restore *r)
 
@@ -169,9 +173,12 @@ def open_sink(NativeArena arena not None, str name not None, bint required) -> i
     cdef uint32_t sink = 0
     raw = name.encode()
     cdef int rc = rcv_sink_open(open_one(arena), raw, required, &sink)
-    while rc == RCV_ERR_AGAIN:
-        arena.wait_for_lock()
-        rc = rcv_sink_open(open_one(arena), raw, required, &sink)
+    try:
+        while rc == RCV_ERR_AGAIN:
+            arena.wait_for_lock()
+            rc = rcv_sink_open(open_one(arena), raw, required, &sink)
+    finally:
+        arena.wait_over() # another thread may have opened it meanwhile: it needs no lock then
     if rc:
         fail(rc)
     return sink
@@ -185,13 +192,14 @@ def close_sink(NativeArena arena not None, uint32_t sink) -> None:
 
 
 def sinks(NativeArena arena not None) -> list:
-    """Return (number, name, cursor, seq, pid of who serves it or 0, required, lost) of each."""
+    """Return (number, name, cursor, seq, pid of who serves it or 0, required, lost, time of the first it has not taken or 0) of each."""
     cdef rcv_sink_state s
     cdef uint32_t i
     found = []
     for i in range(RCV_SINKS):
         if rcv_sink_get(open_one(arena), i, &s):
-            found.append((i, s.name.decode("utf-8", "replace"), s.cursor, s.seq, s.pid, bool(s.required), bool(s.lost)))
+            found.append((i, s.name.decode("utf-8", "replace"), s.cursor, s.seq, s.pid, bool(s.required), bool(s.lost),
+                          s.since))
     return found
 
 
@@ -225,9 +233,12 @@ def renew_sink(NativeArena arena not None, uint32_t sink, unsigned long long cur
         TransactionError: This process does not serve it, or it can't have taken that.
     """
     cdef int rc = rcv_sink_renew(open_one(arena), sink, cursor, seq)
-    while rc == RCV_ERR_AGAIN:
-        arena.wait_for_lock()
-        rc = rcv_sink_renew(open_one(arena), sink, cursor, seq)
+    try:
+        while rc == RCV_ERR_AGAIN:
+            arena.wait_for_lock()
+            rc = rcv_sink_renew(open_one(arena), sink, cursor, seq)
+    finally:
+        arena.wait_over()
     if rc:
         fail(rc)
 
@@ -245,16 +256,21 @@ def mirror(NativeArena arena not None) -> None:
 
 # -- bringing a copy forward ---------------------------------------------------------------------------------------------
 
+cdef uint64_t LONG = 64 << 10 # bytes of records that are applied without the GIL; for less than that it would be taken back all the time
+
+
 cdef class Restore:
     """A segment that nobody is attached to, behind a descriptor on which the caller holds an flock.
+
+    `past`: so many bytes of the file, in this process's own memory: it stays as it is, and need only be readable. 0: no such one.
 
     Raises:
         ArenaBusyError: Somebody is attached to it.
         ArenaCorruptError: It is damaged.
     """
-    def __cinit__(self, int fd, str name not None):
+    def __cinit__(self, int fd, str name not None, uint64_t past=0):
         raw = name.encode()
-        cdef int rc = rcv_restore_open(fd, raw, &self.r)
+        cdef int rc = rcv_past_begin(fd, past, raw, &self.r) if past else rcv_restore_open(fd, raw, &self.r)
         if rc:
             fail(rc)
 
@@ -267,8 +283,30 @@ cdef class Restore:
         Raises:
             ArenaCorruptError: A record is damaged or out of order; those before it have been applied.
         """
-        cdef uint64_t at = 0
-        cdef int rc = rcv_restore_apply(self.r, PyBytes_AS_STRING(records), <uint64_t>len(records), &at)
+        cdef const char *data = PyBytes_AS_STRING(records)
+        cdef uint64_t at = 0, length = <uint64_t>len(records)
+        cdef int rc
+        if self.busy:
+            raise RuntimeError("another thread is bringing this copy forward")
+        if length < LONG:
+            rc = rcv_restore_apply(self.r, data, length, &at)
+        else:
+            self.busy = True
+            with nogil:
+                rc = rcv_restore_apply(self.r, data, length, &at)
+            self.busy = False
+        if rc:
+            fail(rc)
+
+    def back(self) -> None:
+        """Put memory behind all of it that is to have some, before anything is stored there.
+
+        Raises:
+            ArenaFullError: There is not enough in /dev/shm.
+        """
+        cdef int rc
+        with nogil:
+            rc = rcv_restore_back(self.r)
         if rc:
             fail(rc)
 
@@ -276,7 +314,25 @@ cdef class Restore:
         """Make it one that is served from: its feed goes on at that position, in that epoch."""
         rcv_restore_finish(self.r, position, epoch)
 
+    def renew(self) -> None:
+        """Make it another arena than the one that it is a copy of: with an identity and a feed of its own, which nobody takes anything from."""
+        cdef int rc = rcv_restore_renew(self.r)
+        if rc:
+            fail(rc)
+
+    def past(self) -> NativeArena:
+        """Return it as an arena that can only be read, if it was begun as a `past`. Nobody may read it while it is brought forward."""
+        cdef rcv_arena *a
+        cdef int rc = rcv_past_open(self.r, &a)
+        if rc:
+            fail(rc)
+        cdef NativeArena native = NativeArena(<size_t>a)
+        native.past = True
+        return native
+
     def close(self) -> None:
         """Unmap it; closing twice is fine."""
+        if self.busy:
+            raise RuntimeError("another thread is bringing this copy forward")
         rcv_restore_close(self.r)
         self.r = NULL

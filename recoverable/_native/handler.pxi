@@ -15,6 +15,7 @@ cdef enum: # what is special about a Handler
     WATCHED = 2 # its first runs are noted, and may have to wait for their turn: recoverable.contention
     GATED = 4 # its calls end when what they say is durable,
     UNGATED = 8 # or don't wait for that, whatever others on its arena do
+    JOURNALED = 16 # what is said of them needs a journal
 
 
 cdef class Handler:
@@ -37,7 +38,7 @@ cdef class Handler:
     cdef readonly object options
     cdef object decide
     cdef object function
-    cdef NativeArena arena
+    cdef public NativeArena arena
     cdef Transaction parent
     cdef rcv_name prepared # its name, for the core
     cdef bint joins, reruns
@@ -55,6 +56,9 @@ cdef class Handler:
         self.special = 0 if options.timeout is None else LIMITED
         if options.durable is not None:
             self.special |= GATED if options.durable == "disk" else UNGATED
+            self.special |= JOURNALED if options.durable != "memory" else 0
+            if arena is not None:
+                check_journal(self, arena)
         if arena is not None and name in arena.watched: # one that is made for each call: arena.run()
             self.special |= WATCHED
         self.seconds = options.timeout or 0
@@ -114,6 +118,15 @@ cdef class Handler:
     @property
     def __closure__(self):
         return self.function.__closure__
+
+
+cdef int check_journal(Handler handler, NativeArena arena) except -1:
+    """See that its calls can be as durable as they are said to be, before anything of them is run."""
+    if handler.special & JOURNALED and arena.journal is None:
+        raise _errors.JournalError(
+            f'{handler.name} is durable="{handler.options.durable}", and arena {arena.owner.name!r} was opened without a journal. '
+            "Nothing was run. Open the arena with journal=, the path of a folder, or leave durable= out.")
+    return 0
 
 
 cdef object called(PyObject *handler, PyObject *args, PyObject *kwargs):

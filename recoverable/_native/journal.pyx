@@ -1,15 +1,41 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The journal's files, the thread that writes them, and copies that are brought forward by them, for recoverable.journal."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from recoverable._native.core cimport *
 from recoverable._native.feed cimport Restore, rcv_restore
 from recoverable._native.runtime cimport NativeArena, Transaction, closed_error, done, fail, gate
 
+from time import monotonic, sleep
 from typing import NamedTuple
 
 from recoverable._native.feed import state as feed_state
 
+cdef extern from "feed.h" nogil:
+    struct rcv_feed_state:
+        uint64_t id[2]
+        uint64_t epoch, size, tail, head, seq, at
+    struct rcv_sink_state:
+        char name[24]
+        uint64_t cursor, seq, since, pid
+        bint required, lost
+
 cdef extern from "flusher.h" nogil:
+    struct rcv_search:
+        uint64_t position, end, seq_from, seq_to, at_from, at_to
+        const char *handler
+        const char *id
+        bint anywhere
+        const uint64_t *containers
+        uint64_t n_containers
+        const uint64_t *keys
+        uint64_t n_keys
+    struct rcv_hit:
+        uint64_t offset, length, position
+    int rcv_journal_search_batch(const void *records, uint64_t length, uint64_t position, const rcv_search *s, rcv_hit **out, uint64_t *n)
+    int rcv_journal_search(rcv_journal_file *f, const rcv_search *s, rcv_hit **out, uint64_t *n)
+    void rcv_journal_hits_free(rcv_hit *found)
     struct rcv_journal_start:
         uint64_t id[2]
         uint64_t number, size, epoch, position, seq, at
@@ -24,14 +50,27 @@ cdef extern from "flusher.h" nogil:
     void rcv_journal_close_file(rcv_journal_file *f)
     void rcv_journal_get_start(const rcv_journal_file *f, rcv_journal_start *out)
     int rcv_journal_next(rcv_journal_file *f, rcv_journal_batch *out)
+    int rcv_journal_next_of_tail(rcv_journal_file *f, rcv_journal_batch *out)
+    void rcv_journal_go_on(rcv_journal_file *f, uint64_t offset, uint64_t position, uint32_t chain)
     uint64_t rcv_journal_offset(const rcv_journal_file *f)
     uint64_t rcv_journal_torn(const rcv_journal_file *f)
     ctypedef struct rcv_writer:
         pass
+    int rcv_journal_spare(const char *where)
     int rcv_writer_create(const char *where, const rcv_journal_start *start, rcv_writer **out)
     void rcv_writer_close(rcv_writer *w)
     void rcv_journal_file_size(uint64_t bytes)
-    int rcv_snapshot_write(rcv_arena *a, int fd)
+    enum:
+        RCV_SNAPSHOT_PARTS
+    uint64_t RCV_SNAPSHOT_PIECE
+    struct rcv_snapshot_part:
+        uint64_t off, size
+    void rcv_snapshot_parts(const rcv_arena *a, rcv_snapshot_part *parts)
+    uint64_t rcv_snapshot_size(const rcv_arena *a)
+    void rcv_snapshot_read(const rcv_arena *a, uint64_t off, uint64_t size, void *to)
+    int rcv_snapshot_write(const rcv_arena *a, int fd, const char *where)
+    int rcv_snapshot_apply(int fd, uint64_t size, const char *where, const void *records, uint64_t length, uint8_t *touched,
+                           uint64_t *seq, uint64_t *at)
     struct rcv_until:
         uint64_t position, seq, at
     struct rcv_replayed:
@@ -48,10 +87,12 @@ cdef extern from "flusher.h" nogil:
     int rcv_flusher_begin(rcv_arena *a, const char *where, uint64_t delay, void *lock, rcv_flusher **out)
     int rcv_flusher_again(rcv_flusher *f)
     void rcv_flusher_end(rcv_flusher *f)
+    bint rcv_flusher_serves(const rcv_flusher *f)
     uint64_t rcv_durable(const rcv_arena *a)
     int rcv_journal_attach(rcv_arena *a, uint64_t position, uint64_t seq)
+    void rcv_journal_note_snapshot(rcv_arena *a, uint64_t seq, uint64_t at, uint64_t bytes)
     int rcv_durable_ask(rcv_flusher *f, uint64_t position, int pipe)
-    void rcv_durable_enough(rcv_flusher *f, int pipe)
+    void rcv_durable_enough(rcv_flusher *f, int pipe, uint64_t device, uint64_t inode)
     int rcv_durable_wait(rcv_flusher *f, uint64_t position, uint64_t nanos)
     enum:
         RCV_FLUSH_CLASSES
@@ -60,7 +101,15 @@ cdef extern from "flusher.h" nogil:
         uint64_t in_class[24]
         uint64_t at, number
         int stopped, delayed
+        uint64_t snapshot_seq, snapshot_at, snapshot_bytes
     int rcv_journal_get(const rcv_arena *a, rcv_journal_state *out)
+    struct rcv_feed_seen:
+        rcv_feed_state feed
+        uint64_t sinks
+        rcv_sink_state sink[8]
+        uint64_t written
+        rcv_journal_state journal
+    int rcv_peek_feed(int fd, const char *name, rcv_feed_seen *out)
     const char *rcv_flusher_error(rcv_flusher *f, char *out, size_t size)
 
 _MOST = (1 << 64) - 1
@@ -139,18 +188,23 @@ cdef class File:
         rcv_journal_get_start(self.f, &s)
         return Start(f"{s.id[0]:016x}{s.id[1]:016x}", s.number, s.size, s.epoch, s.position, s.seq, s.at, s.chain)
 
-    def next(self, bint data=False):
-        """Return the next batch, or None at the end; with `data`, it and its records as bytes."""
+    def next(self, bint data=False, bint tail=False):
+        """Return the next batch, or None at the end; with `data`, it and its records as bytes. `tail`: what is not sound may be being
+        written, and is not taken for damage."""
         cdef rcv_journal_batch b
         cdef int rc
         with nogil:
-            rc = rcv_journal_next(self.f, &b)
+            rc = rcv_journal_next_of_tail(self.f, &b) if tail else rcv_journal_next(self.f, &b)
         if rc < 0:
             fail(rc)
         if rc == 0:
             return None
         found = Batch(b.offset, b.position, b.end, b.seq, b.at, b.records, b.chain)
         return (found, (<const char *>b.data)[:b.end - b.position]) if data else found
+
+    def go_on(self, unsigned long long offset, unsigned long long position, unsigned int chain) -> None:
+        """Go on behind a batch that another File of this file has read: its `offset` then, the end of the batch in the feed, its chain."""
+        rcv_journal_go_on(self.f, offset, position, chain)
 
     def replay(self, Restore to, unsigned long long start, unsigned long long position=_MOST, unsigned long long seq=_MOST,
                unsigned long long at=_MOST) -> Replayed:
@@ -165,6 +219,15 @@ cdef class File:
         if rc < 0:
             fail(rc)
         return Replayed(r.records, r.bytes, r.position, r.seq, r.at, r.chain, bool(r.reached), rc == 1 and not r.reached)
+
+    def search(self, unsigned long long position, unsigned long long end, seqs, times, str handler, str request, places) -> list:
+        """Return (offset in the file, length, position) of the records that are looked for, in the order of the commits.
+
+        `position` up to `end` of the feed; `seqs` and `times`: the first and the last; `handler`, `request`: whose, None: whoever's;
+        `places`: where it has written, None: anywhere; or an array of the numbers of containers, sorted, and one of such a number and
+        the hash of a key, in turn, sorted by both.
+        """
+        return search_in(self.f, None, 0, position, end, seqs, times, handler, request, places)
 
     @property
     def replayed_seq(self) -> int:
@@ -185,6 +248,58 @@ cdef class File:
         """Close it; twice is fine."""
         rcv_journal_close_file(self.f)
         self.f = NULL
+
+
+def search(bytes records not None, unsigned long long begin, unsigned long long position, unsigned long long end, seqs, times,
+           str handler, str request, places) -> list:
+    """Return (offset, length, position) of those of a batch's records that are looked for; the first begins at `begin`. Else as of a File."""
+    return search_in(NULL, records, begin, position, end, seqs, times, handler, request, places)
+
+
+cdef list search_in(rcv_journal_file *f, bytes records, uint64_t begin, uint64_t position, uint64_t end, seqs, times, str handler,
+                    str request, places):
+    cdef rcv_search s
+    cdef rcv_hit *found = NULL
+    cdef uint64_t n = 0, i
+    cdef const uint64_t[::1] ids, pairs
+    cdef const char *data = NULL
+    cdef uint64_t length = 0
+    cdef int rc
+    if records is not None:
+        data, length = records, <uint64_t>len(records)
+    name = None if handler is None else handler.encode("utf-8", "surrogatepass")
+    id = None if request is None else request.encode("utf-8", "surrogatepass")
+    s.position, s.end = position, end
+    s.seq_from, s.seq_to = seqs
+    s.at_from, s.at_to = times
+    s.handler = NULL if name is None else <const char *>name
+    s.id = NULL if id is None else <const char *>id
+    s.anywhere = places is None
+    s.containers, s.n_containers, s.keys, s.n_keys = NULL, 0, NULL, 0
+    if places is not None:
+        ids, pairs = places
+        s.n_containers, s.n_keys = <uint64_t>ids.shape[0], <uint64_t>pairs.shape[0] // 2
+        s.containers = &ids[0] if s.n_containers else NULL
+        s.keys = &pairs[0] if s.n_keys else NULL
+    if f == NULL:
+        rc = rcv_journal_search_batch(data, length, begin, &s, &found, &n)
+    else:
+        with nogil:
+            rc = rcv_journal_search(f, &s, &found, &n)
+    try:
+        if rc:
+            fail(rc)
+        return [(found[i].offset, found[i].length, found[i].position) for i in range(n)]
+    finally:
+        rcv_journal_hits_free(found)
+
+
+def make_spare(str where not None) -> None:
+    """Make what the next file in that folder is made of, beforehand. It is only for speed: nothing comes of a failure."""
+    raw = where.encode("utf-8", "surrogateescape")
+    cdef const char *path = raw
+    with nogil:
+        rcv_journal_spare(path)
 
 
 def create_file(str where not None, start not None) -> None:
@@ -217,22 +332,86 @@ def crc32c(unsigned int before, const uint8_t[::1] data not None) -> int:
     return crc
 
 
-def write_snapshot(NativeArena arena not None, int fd) -> tuple:
-    """Write the arena as it is into an empty file, holding its lock meanwhile: what feed.state() says of that moment."""
+# -- the first snapshot ---------------------------------------------------------------------------------------------------
+
+def snapshot_begin(NativeArena arena not None) -> tuple:
+    """Return, as of one moment: what feed.state() says, the size of the segment, the parts that are small, as (offset, bytes), and
+    where the others lie, as (offset, size)."""
+    cdef rcv_txn *t
+    cdef rcv_snapshot_part part[RCV_SNAPSHOT_PARTS]
+    cdef unsigned i
+    cdef bytes data
+    if arena.closed:
+        closed_error(arena)
+    gate(arena, False, &t)
+    try:
+        state = feed_state(arena)
+        rcv_snapshot_parts(arena.a, part)
+        size = rcv_snapshot_size(arena.a)
+        small = []
+        for i in range(2):
+            data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>part[i].size)
+            rcv_snapshot_read(arena.a, part[i].off, part[i].size, PyBytes_AS_STRING(data))
+            small.append((part[i].off, data))
+    finally:
+        done(arena, t)
+    return state, size, small, [(part[i].off, part[i].size) for i in range(2, RCV_SNAPSHOT_PARTS)]
+
+
+def snapshot_read(NativeArena arena not None, unsigned long long at, unsigned long long size, uint8_t[::1] to not None) -> None:
+    """Copy a slice of the segment, between two steps."""
+    cdef rcv_txn *t
+    if arena.closed:
+        closed_error(arena)
+    if size == 0 or size > <uint64_t>to.shape[0]:
+        raise ValueError("no room for that slice")
+    gate(arena, False, &t)
+    with nogil:
+        rcv_snapshot_read(arena.a, at, size, &to[0])
+    done(arena, t)
+
+
+def snapshot_write(NativeArena arena not None, int fd, str where not None) -> tuple:
+    """Write all of the segment into a file in that folder at once, and hold the lock meanwhile: what feed.state() says of that moment."""
     cdef rcv_txn *t
     cdef int rc
+    raw = where.encode("utf-8", "surrogateescape")
+    cdef const char *path = raw
     if arena.closed:
         closed_error(arena)
     gate(arena, False, &t)
     try:
         state = feed_state(arena)
         with nogil:
-            rc = rcv_snapshot_write(arena.a, fd)
+            rc = rcv_snapshot_write(arena.a, fd, path)
     finally:
         done(arena, t)
     if rc:
         fail(rc)
     return state
+
+
+def snapshot_apply(
+    int fd, unsigned long long size, str where not None, bytes records not None, uint8_t[::1] touched not None
+) -> tuple:
+    """Write records over what was copied into a file in that folder; return the number and the time of the last one.
+
+    Where that writes to a piece of 256 KiB, its byte in `touched` becomes 1.
+    """
+    if <uint64_t>touched.shape[0] * RCV_SNAPSHOT_PIECE < size:
+        raise ValueError("no room for all pieces")
+    raw = where.encode("utf-8", "surrogateescape")
+    cdef const char *path = raw
+    cdef uint64_t seq = 0
+    cdef uint64_t at = 0
+    cdef const char *data = records
+    cdef uint64_t n = <uint64_t>len(records)
+    cdef int rc
+    with nogil:
+        rc = rcv_snapshot_apply(fd, size, path, data, n, &touched[0], &seq, &at)
+    if rc:
+        fail(rc)
+    return seq, at
 
 
 # -- the thread, and who waits --------------------------------------------------------------------------------------------
@@ -246,6 +425,7 @@ class State(NamedTuple):
         at: When the last one was durable, nanoseconds since the epoch.
         number: Of the file in use.
         stopped: The errno that it has failed by, for good; 0: it has not. `delayed`: that of a disk that is full.
+        snapshot: The last commit of the last snapshot, when that was, and its bytes on the disk; zeros: not known.
     """
 
     batches: int
@@ -258,6 +438,13 @@ class State(NamedTuple):
     number: int
     stopped: int
     delayed: int
+    snapshot: tuple[int, int, int]
+
+
+cdef object state_of(rcv_journal_state *s):
+    classes = tuple([s.in_class[i] for i in range(RCV_FLUSH_CLASSES)])
+    return State(s.batches, s.records, s.bytes, s.nanos, s.worst, classes, s.at, s.number, s.stopped, s.delayed,
+                 (s.snapshot_seq, s.snapshot_at, s.snapshot_bytes))
 
 
 def durable(NativeArena arena not None) -> int:
@@ -279,15 +466,47 @@ def attach(NativeArena arena not None, unsigned long long position, unsigned lon
         fail(rc)
 
 
+def note_snapshot(NativeArena arena not None, unsigned long long seq, unsigned long long at, unsigned long long size) -> None:
+    """Have all who look learn of its last snapshot."""
+    if arena.closed:
+        closed_error(arena)
+    rcv_journal_note_snapshot(arena.a, seq, at, size)
+
+
 def state(NativeArena arena not None):
     """Return what has been written of this arena, by whatever process; None: nothing yet."""
     cdef rcv_journal_state s
     if arena.closed:
         closed_error(arena)
-    if not rcv_journal_get(arena.a, &s):
-        return None
-    classes = tuple(s.in_class[i] for i in range(RCV_FLUSH_CLASSES))
-    return State(s.batches, s.records, s.bytes, s.nanos, s.worst, classes, s.at, s.number, s.stopped, s.delayed)
+    return state_of(&s) if rcv_journal_get(arena.a, &s) else None
+
+
+def identity(int fd, str name not None) -> str | None:
+    """Return which arena's the segment behind `fd` is, as the head of a file of its journal says it; None: it has no feed."""
+    cdef rcv_feed_seen s
+    raw = name.encode()
+    cdef int rc = rcv_peek_feed(fd, raw, &s)
+    if rc:
+        fail(rc)
+    cdef rcv_feed_state *f = &s.feed
+    return f"{f.id[0]:016x}{f.id[1]:016x}" if f.size else None
+
+
+def peek(int fd, str name not None) -> tuple:
+    """Return, of the segment behind `fd` and without attaching, what feed.state(), feed.sinks() and state() say of an open one.
+
+    Of feed.state() without the identity; of feed.sinks() without the number.
+    """
+    cdef rcv_feed_seen s
+    raw = name.encode()
+    cdef int rc = rcv_peek_feed(fd, raw, &s)
+    if rc:
+        fail(rc)
+    f = s.feed
+    sinks = [(s.sink[i].name.decode("utf-8", "replace"), s.sink[i].cursor, s.sink[i].seq, s.sink[i].pid, bool(s.sink[i].required),
+              bool(s.sink[i].lost), s.sink[i].since) for i in range(s.sinks)]
+    feed = (f.epoch, f.size, f.tail, f.head, f.seq, f.at) if f.size else None
+    return feed, sinks, state_of(&s.journal) if s.written else None
 
 
 cdef class Lock:
@@ -323,11 +542,16 @@ def host() -> str:
     return (<bytes>text).decode("utf-8", "replace")
 
 
+cdef double SLICE = 0.02 # seconds after which a thread that waits sees that it was ended, or has a signal's handler to run
+
+
 cdef class Flusher:
     """The thread of this process that takes an arena's commits to its journal, or watches whoever does."""
     cdef rcv_flusher *f
     cdef NativeArena arena
     cdef readonly str where
+    cdef readonly bint ended # or it is about to: nobody begins to wait
+    cdef int waiting # threads that wait in the core
 
     def __cinit__(self, NativeArena arena not None, str where not None, double delay, Lock lock=None):
         raw = where.encode("utf-8", "surrogateescape")
@@ -337,9 +561,14 @@ cdef class Flusher:
         self.arena, self.where = arena, where
         cdef void *page = NULL if lock is None else lock.page
         cdef int rc = rcv_flusher_begin(arena.a, raw, nanos, page, &self.f)
-        while rc == RCV_ERR_AGAIN:
-            arena.wait_for_lock()
-            rc = rcv_flusher_begin(arena.a, raw, nanos, page, &self.f)
+        try:
+            while rc == RCV_ERR_AGAIN:
+                arena.wait_for_lock()
+                if arena.closed:
+                    closed_error(arena)
+                rc = rcv_flusher_begin(arena.a, raw, nanos, page, &self.f)
+        finally:
+            arena.wait_over() # its sink may be open by now: it needs no lock then
         if rc:
             fail(rc)
         if lock is not None:
@@ -370,27 +599,42 @@ cdef class Flusher:
             fail(rc)
         return rc == 0
 
-    def enough(self, int pipe) -> None:
-        """Write nothing more into that pipe."""
+    def enough(self, int pipe, unsigned long long device, unsigned long long inode) -> None:
+        """Write nothing more into that pipe; its number may be another's by now."""
         if self.f != NULL:
-            rcv_durable_enough(self.f, pipe)
+            rcv_durable_enough(self.f, pipe, device, inode)
 
     def wait(self, unsigned long long position, double seconds) -> bool:
-        """Wait until that position is durable; return whether it is."""
-        cdef uint64_t nanos = <uint64_t>(seconds * 1e9)
-        cdef int rc
+        """Wait until that position is durable; return whether it is. Ended meanwhile, it says no soon."""
+        cdef uint64_t slice
+        cdef double left = seconds
+        cdef int rc = 0
+        if self.ended:
+            return False
         self.check()
-        rcv_use(self.arena.a)
-        with nogil:
-            rc = rcv_durable_wait(self.f, position, nanos)
-        rcv_unuse(self.arena.a)
+        end = monotonic() + seconds
+        while rc == 0 and not self.ended and left >= 0:
+            slice = <uint64_t>(min(left, SLICE) * 1e9)
+            rcv_use(self.arena.a)
+            self.waiting += 1
+            with nogil:
+                rc = rcv_durable_wait(self.f, position, slice)
+            self.waiting -= 1
+            rcv_unuse(self.arena.a)
+            PyErr_CheckSignals() # Ctrl-C ends it; and a handler may close the arena
+            left = end - monotonic()
         if rc < 0:
             fail(rc)
         return rc == 1
 
     def go_on(self) -> None:
-        """In a forked child: begin the thread that it has not inherited. Else nothing."""
+        """In a forked child: begin the thread that it has not inherited, and forget those that waited."""
+        self.waiting = 0
         self.check()
+
+    def serves(self) -> bool:
+        """Return whether it is the thread of this process that writes."""
+        return self.f != NULL and rcv_flusher_serves(self.f)
 
     def stopped(self) -> bool:
         """Return whether it has failed for good, in whatever process."""
@@ -400,14 +644,17 @@ cdef class Flusher:
         return s.stopped != 0
 
     def error(self) -> str:
-        """Return what has failed last in this process, "": nothing."""
+        """Return what keeps it from writing, if this process has met that; else ""."""
         cdef char text[400]
         return "" if self.f == NULL else rcv_flusher_error(self.f, text, sizeof(text)).decode("utf-8", "replace")
 
     def end(self) -> None:
         """End it, with all that was committed written if this process writes. Twice is fine."""
-        cdef rcv_flusher *f = self.f
-        self.f = NULL
+        cdef rcv_flusher *f
+        self.ended = True
+        while self.waiting > 0: # they use it
+            sleep(SLICE / 4)
+        f, self.f = self.f, NULL
         if f != NULL:
             with nogil:
                 rcv_flusher_end(f)

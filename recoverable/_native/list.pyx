@@ -354,6 +354,17 @@ cdef class ListHandle(Container):
             return f"items {arg * RCV_LIST_UNIT} to {arg * RCV_LIST_UNIT + RCV_LIST_UNIT - 1}"
         return {RCV_UNIT_MEMBERSHIP: "its length", RCV_UNIT_SHAPE: "its order", RCV_UNIT_CONTENT: "its items"}.get(unit)
 
+    def _written(self, before, units):
+        kinds = {kind for kind, _ in units}
+        if RCV_UNIT_SHAPE in kinds or not kinds & {RCV_UNIT_KEY, RCV_UNIT_MEMBERSHIP}:
+            return None # positions have moved
+        lengths = len(before), len(self)
+        found = set(range(min(lengths), max(lengths)))
+        for kind, arg in units:
+            if kind == RCV_UNIT_KEY:
+                found.update(range(arg * RCV_LIST_UNIT, min((arg + 1) * RCV_LIST_UNIT, max(lengths))))
+        return sorted(found)
+
     def _same(self, other):
         """Are both handles of one container?"""
         return self is other or (isinstance(other, ListHandle) and self.arena is not None

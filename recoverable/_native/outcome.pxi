@@ -28,6 +28,9 @@ cdef object gave_way(StepDriver d, object failed):
 cdef int lost(StepDriver d, object cause) except -1:
     """The transaction was doomed, whatever the handler made of it: roll back and say why."""
     cdef int doom = d.t.early or rcv_txn_doom_code(d.t.t)
+    if doom != RCV_ERR_TOO_LONG and stops_around(cause, d.t):
+        d.t.rollback(cause)
+        raise cause
     d.t.conflicted = doom == RCV_ERR_CONFLICT
     d.t.locked_out = doom == RCV_ERR_HELD
     if isinstance(cause, BaseExceptionGroup): # of a TaskGroup whose tasks were stopped
@@ -113,7 +116,7 @@ cdef bint finish_commit(StepDriver d) except -1:
     cdef int rc = d.t.try_commit(True)
     if rc == 0:
         return True
-    if rc == RCV_ERR_AGAIN or (rc == RCV_ERR_FEED and d.t.t != NULL and rcv_txn_state(d.t.t) == RCV_ACTIVE):
+    if rc == RCV_ERR_AGAIN or d.t.lacks_room(rc):
         return False
     try:
         d.t.commit_failed(rc)
@@ -134,6 +137,8 @@ cdef bint ended_with_error(StepDriver d, object error) except -1:
         lost(d, error)
     if isinstance(error, (_errors._Doomed, BaseExceptionGroup)):
         d.t.rollback(error)
+        if stops_around(error, d.t):
+            raise error
         raise _errors.without_doomed(error) # what stopped another run was kept, and raised again
     if ended:
         raise error

@@ -33,6 +33,48 @@ cdef Transaction running():
     return <Transaction>f.owner
 
 
+cdef Transaction running_on(NativeArena arena):
+    """The Transaction of that arena that runs in this thread and context, perhaps around others; or None."""
+    cdef rcv_frame *f = settle()
+    cdef void *context = rcv_context()
+    cdef Transaction t
+    while f.owner != NULL and f.context == context:
+        t = <Transaction>f.owner
+        if t.arena is arena:
+            return t if is_alive(t) else None
+        f = f.below
+    return None
+
+
+cdef bint has_too_long(object error) noexcept:
+    """Is it what stops a step, or a group with that in it?"""
+    if is_instance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            if has_too_long(each):
+                return True
+    return is_instance(error, _errors._TooLong)
+
+
+cpdef bint stops_around(object error, Transaction t) noexcept:
+    """Return whether it is what stops another step of this thread, in whose code `t` runs: then it passes `t` as it is.
+
+    As an error of the run that it has hit first, an `except Exception` of the step that is to be stopped could keep it. Tasks of a
+    group bring it in a group. `t` may be off the stack, as a part that has ended: all that is there is around it then.
+    """
+    cdef rcv_frame *f = rcv_current()[0]
+    if not has_too_long(error):
+        return False
+    while f != NULL and f.owner != <void *>t:
+        f = f.below
+    if f == NULL:
+        f = rcv_current()[0]
+    while f != NULL:
+        if f.owner != NULL and f.owner != <void *>t and (<Transaction>f.owner).is_late():
+            return True
+        f = f.below
+    return False
+
+
 cdef Transaction request_of(Transaction t, NativeArena arena):
     """The one around it that is its whole request, or None: it is of another arena."""
     if t is None or t.arena is not arena:

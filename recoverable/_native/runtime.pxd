@@ -34,6 +34,7 @@ cdef class NativeArena:
     cdef readonly bint closed
     cdef int attention # not 0: it is closed, or its writes are watched; what begin() asks instead of `closed`
     cdef public object owner # the Arena that was opened first of those that share it
+    cdef public bint past # a state of the past, which is only read, and goes with the last that uses it
     cdef readonly Py_ssize_t views
     cdef int materializing # containers in each other that are being stored: describe()
     cdef object __weakref__
@@ -48,6 +49,7 @@ cdef class NativeArena:
     cdef readonly bint has_feed
     cdef public object bell # recoverable.bell: who waits for its feed, or None
     cdef public object journal # recoverable.journal.gate: who waits for its journal, or None
+    cdef public object capsules # recoverable.capsules: what keeps requests that crashed, or None
     cdef public bint gated # requests whose options do not say otherwise wait for it
     cdef public object listener # recoverable.inflight: what tells others of its requests, or None
     cdef public double let_in # when one who had looked at the lock in vain was last let go on, to wait where the lock is needed
@@ -65,6 +67,7 @@ cdef class Container:
     cpdef object to_python(self)
     cdef object class_at(self, NativeArena arena, const rcv_handle *h)
     cdef object slot_text(self, rcv_off slot)
+    cdef object slot_key(self, rcv_off slot)
     cdef object unit_text(self, unsigned unit, uint64_t arg)
 
 cdef class Mark:
@@ -107,7 +110,8 @@ cdef class Transaction:
     cdef str _ended
     cdef bint _touched, _wrote
     cdef rcv_txn_report kept
-    cdef readonly uint64_t position # of the feed: behind all that it has seen and committed, once it has ended
+    cdef uint64_t seen_to # of the feed: behind all that it, its earlier runs and what was independent inside them have seen and committed
+    cdef bint has_seen(self) noexcept
     cdef rcv_frame frame # on its thread's stack while `entered`; that stack holds a reference then
     cdef bint entered
     cdef uint64_t thread # that it is current in, or 0
@@ -117,12 +121,14 @@ cdef class Transaction:
     cdef int make_current(self) except -1
     cdef void step_down(self) noexcept
     cdef void off_stack(self) noexcept
+    cdef bint is_late(self) noexcept
     cdef bint has_touched(self) noexcept
     cdef bint has_written(self) noexcept
     cdef void end(self, str how) noexcept
     cdef int undo(self, object error) except -1
     cdef int try_commit(self, bint awaits=*) except? -100
     cdef int commit_failed(self, int rc) except -1
+    cdef bint lacks_room(self, int rc) noexcept
     cdef bint has_to_wait(self) noexcept
     cdef void wake(self) noexcept
     cdef void renew(self) noexcept

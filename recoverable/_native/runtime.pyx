@@ -52,6 +52,8 @@ cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1:
     cdef int rc = rcv_access(arena.a, context, write, t)
     while rc == RCV_ERR_AGAIN:
         rc = wait_here(arena)
+        if arena.closed:
+            closed_error(arena)
         if rc == 0:
             rc = rcv_access(arena.a, context, write, t)
             if rc: # it may be for something else, and the lock was kept for us

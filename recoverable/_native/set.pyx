@@ -144,6 +144,12 @@ cdef class SetHandle(Container):
     cdef object unit_text(self, unsigned unit, uint64_t arg):
         return dict_unit_text(self, unit, arg)
 
+    def _unit_of(self, key):
+        return dict_unit_of(self, key)
+
+    def _written(self, before, units):
+        return dict_written(self, before, units)
+
     def _same(self, other):
         """Are both handles of one container?"""
         return self is other or (isinstance(other, SetHandle) and self.arena is not None

@@ -44,8 +44,8 @@ cdef class Transaction:
             self._touched = True
             self._wrote = rcv_txn_wrote(self.t)
             rcv_txn_get_report(self.t, &self.kept)
-            if self.arena.has_feed:
-                self.position = rcv_txn_position(self.t)
+        if self.arena.has_feed:
+            self.seen_to = max(self.seen_to, rcv_txn_position(self.t))
         rcv_txn_free(self.t) # stores NULL there
         self.coroutine = None
         if metered:
@@ -65,6 +65,7 @@ cdef class Transaction:
             memset(&self.kept, 0, sizeof(self.kept))
         self._touched = self._wrote = self.conflicted = self.locked_out = self.privileged = self.closed = self.left = self.settled = False
         self.cause = self.open_blocks = self.early = self.parts = 0
+        self.seen_to = 0
         self.thread = 0
         self.wait_time = 0
         self.wait_told = False
@@ -115,16 +116,23 @@ cdef class Transaction:
         t.begun = self.begun
         t.wait_time, t.wait_told, t.request_id = waited(self), self.wait_told, self.request_id
         t.rerun = rerun
+        t.seen_to = self.seen_to
         t.helds = self.helds + (rerun == "held")
         t.reruns = self.reruns and t.helds < HELDS
         if rerun == "held":
             t.lock_time = self.lock_time
         return t
 
-    def remount(self) -> None:
-        """Raw writes may follow, where there are raw buffers: they must find it mounted."""
-        if self.t != NULL and rcv_raw_count(self.arena.a) != 0:
-            self.mount()
+    def remount(self, error=None) -> None:
+        """What was in its place has ended, by an error perhaps. Raw writes may follow, where there are raw buffers: they must find
+        it mounted, unless it is others who have ended that. Where that fails its next access says so: an interrupt that is on its way
+        is not lost for that."""
+        if self.t != NULL and rcv_raw_count(self.arena.a) != 0 and running_on(self.arena) is self:
+            try:
+                self.mount()
+            except BaseException:
+                if error is None or isinstance(error, Exception):
+                    raise
 
     cdef bint runs_elsewhere(self) noexcept:
         """Is it current in another thread?"""
@@ -180,7 +188,7 @@ cdef class Transaction:
             if rc == 0:
                 rc = rcv_txn_mount(self.t) if self.t != NULL else RCV_ERR_CLOSED # another thread has ended it meanwhile
                 if rc:
-                    rcv_wait_over(self.arena.a)
+                    wait_over(self.arena)
         if rc:
             self.check()
             fail(rc)
@@ -205,7 +213,7 @@ cdef class Transaction:
             if rc == 0:
                 rc = rcv_txn_commit(self.t) if self.t != NULL else RCV_ERR_CLOSED
                 if rc:
-                    rcv_wait_over(self.arena.a)
+                    wait_over(self.arena)
         if rc == 0:
             self.end(COMMITTED)
         return rc
@@ -220,22 +228,42 @@ cdef class Transaction:
             self.cause = cause_of_code(rc)
             self.rollback()
 
+    cdef bint lacks_room(self, int rc) noexcept:
+        """Has its commit said so because the feed has no room for it yet, and is it to be tried again?"""
+        return rc == RCV_ERR_FEED and self.t != NULL and rcv_txn_state(self.t) == RCV_ACTIVE
+
     def commit(self) -> None:
-        """Commit. On any failure it has been rolled back."""
+        """Commit, once there is room in the feed. On any failure it has been rolled back."""
         self.check()
         cdef int rc = self.try_commit()
+        cdef rcv_frame nobody
+        while self.lacks_room(rc):
+            rcv_frame_init(&nobody, NULL, rcv_context(), NULL)
+            rcv_current()[0] = &nobody
+            try:
+                _room_here(self)
+            finally:
+                leave_frame(&nobody)
+            self.check()
+            rc = self.try_commit()
         if rc:
             self.commit_failed(rc)
 
-    def commit_early(self) -> None:
-        """Commit while its coroutine goes on, from here on outside of it. What fails is for its driver to end."""
+    def commit_early(self) -> bool:
+        """Commit while its coroutine goes on, from here on outside of it. What fails is for its driver to end.
+
+        False: the feed has no room yet, or another holds the lock for long; nothing has changed.
+        """
         self.check()
-        cdef int rc = self.try_commit()
+        cdef int rc = self.try_commit(True)
+        if rc == RCV_ERR_AGAIN or self.lacks_room(rc):
+            return False
         if rc:
             if self.t == NULL or rcv_txn_state(self.t) != RCV_ACTIVE:
                 self.early = rc
             fail(rc)
         self.left = True
+        return True
 
     def rollback(self, error=None) -> None:
         """Undo all its writes, because of an error. Never fails; a no-op when it has ended."""
@@ -253,6 +281,16 @@ cdef class Transaction:
     def has_feed_room(self) -> bool:
         """Return whether the feed has room for what it would commit, as far as can be told before; or it has ended."""
         return self.t == NULL or rcv_feed_room(self.t)
+
+    @property
+    def feed_ticket(self) -> int:
+        """Its place in the line of those who wait for that; 0: it does not stand there."""
+        return 0 if self.t == NULL else rcv_feed_ticket(self.t)
+
+    def wait_alone(self) -> None:
+        """It waits for that where nobody could wake it in its turn: it does not stand in line."""
+        self.check()
+        rcv_feed_alone(self.t)
 
     def insist_on_feed(self) -> None:
         """It has waited for that long enough: commit if there is room for its very record, or fail by FeedFullError."""
@@ -323,15 +361,6 @@ cdef class Transaction:
         """For how many seconds its request has waited for others so far, in all of its runs; in one look."""
         return waited(self)
 
-    def begin_wait(self) -> None:
-        """Say that it waits, or a part of it, from now until end_wait()."""
-        begin_wait(self)
-
-    def end_wait(self) -> float:
-        """Say that this is over; what `waited` is then."""
-        end_wait(self)
-        return waited(self)
-
     @property
     def ident(self) -> int:
         """The identifier of the thread that its code runs in just now; 0: none, or not known."""
@@ -341,6 +370,14 @@ cdef class Transaction:
     def step(self) -> int:
         """Which of its steps that use the arena it is in, or before, from 1."""
         return rcv_txn_step(self.t) if self.t != NULL else 0
+
+    def take_stood_on(self) -> tuple | None:
+        """Return the newest commit when it was first mounted since this was last asked, and its position in the feed. None: it was not,
+        or there is no feed."""
+        cdef uint64_t seq = 0, position = 0
+        if self.t == NULL or not rcv_txn_stood_on(self.t, &seq, &position):
+            return None
+        return seq, position
 
     @property
     def driven(self):
@@ -361,6 +398,23 @@ cdef class Transaction:
         if self.t == NULL:
             return self._ended or "rolled_back" # by closing its arena
         return {RCV_ACTIVE: "active", RCV_DOOMED: "doomed", RCV_COMMITTED: "committed"}.get(rcv_txn_state(self.t), "rolled_back")
+
+    cdef bint is_late(self) noexcept:
+        return self.t != NULL and rcv_txn_doom_code(self.t) == RCV_ERR_TOO_LONG
+
+    @property
+    def late(self) -> bool:
+        """Whether the watchdog has stopped it, and it has not ended yet."""
+        return self.is_late()
+
+    cdef bint has_seen(self) noexcept:
+        """Is there something that whoever is answered may know of, and a power loss could take back?"""
+        return self.seen_to != 0 or (self.t != NULL and self.arena.has_feed and rcv_txn_position(self.t) != 0)
+
+    @property
+    def position(self) -> int:
+        """Of the feed: behind all that it, its earlier runs and independent ones inside them have seen and committed. 0: nothing."""
+        return max(self.seen_to, rcv_txn_position(self.t) if self.t != NULL and self.arena.has_feed else 0)
 
     cdef bint has_touched(self) noexcept:
         return rcv_txn_touched(self.t) if self.t != NULL else self._touched
@@ -386,6 +440,7 @@ cdef int name_request(Transaction t) except -1:
     if given is None and root is not None and root.before is not None:
         answers = root.answers
         given = None if answers is None else answers[0].request_id(answers[1])
+        t.check() # another thread may have closed the arena
     if given is not None:
         rcv_txn_name_request(t.t, PyUnicode_AsUTF8(given))
     return 0

@@ -30,7 +30,8 @@ cdef extern from "recoverable.h":
     double rcv_watch_limit_of(const rcv_arena *a)
     int rcv_watch_begin(void (*tell)() noexcept nogil, void (*withdraw)(uint64_t ident) noexcept,
                         void (*forked)() noexcept nogil)
-    void rcv_watch_end() nogil
+    void rcv_watch_looked()
+    void rcv_watch_end(int for_good) nogil
     int rcv_watch_due(rcv_arena *a, rcv_overdue *out)
     void rcv_watch_told(rcv_arena *a, const rcv_overdue *what, unsigned stage)
     void rcv_watch_say(rcv_arena *a, const rcv_overdue *what, const char *text)
@@ -49,12 +50,41 @@ cdef extern from *:
         return state;
     }
 
+    /* What a context begins with in CPython 3.11 to 3.14: the one that was left for it. That is private, so rcv_know_contexts() first
+     * looks whether one that was just entered has it there, and the field is read only if so. */
+    struct rcv_context_head { PyObject_HEAD PyObject *previous; };
+    static int rcv_knows_contexts;
+
+    static int rcv_know_contexts(void)
+    {
+        PyObject *entered = PyContext_CopyCurrent();
+        PyThreadState *state = PyThreadState_Get();
+        PyObject *left = state->context;
+        if (entered == NULL || PyContext_Enter(entered) < 0) {
+            Py_XDECREF(entered);
+            return -1;
+        }
+        rcv_knows_contexts = ((struct rcv_context_head *)entered)->previous == left;
+        int rc = PyContext_Exit(entered);
+        Py_DECREF(entered);
+        return rc;
+    }
+
+    /* Has that thread entered the context, and not left it? Also where it has entered others since, as Context.run() does. */
+    static int rcv_runs_in(const PyThreadState *state, const void *context)
+    {
+        PyObject *at = state->context;
+        while (at != NULL && (void *)at != context)
+            at = rcv_knows_contexts ? ((struct rcv_context_head *)at)->previous : NULL;
+        return at != NULL;
+    }
+
     /* May an exception be set in that thread? Not beside somebody else's, and where a context is given, only while the thread's code
      * runs in that: `async_exc` and `context` are public in cpython/pystate.h. */
     static int rcv_may_raise(uint64_t ident, void *context)
     {
         PyThreadState *state = rcv_state_of(ident);
-        return state != NULL && state->async_exc == NULL && (context == NULL || state->context == context);
+        return state != NULL && state->async_exc == NULL && (context == NULL || rcv_runs_in(state, context));
     }
 
     static void rcv_raise_in(uint64_t ident, PyObject *error) { (void)PyThreadState_SetAsyncExc((unsigned long)ident, error); }
@@ -78,6 +108,7 @@ cdef extern from *:
             (void)PyThreadState_SetAsyncExc((unsigned long)ident, NULL);
     }
     """
+    int rcv_know_contexts() except -1
     void rcv_forget_here() noexcept nogil
     PyObject *rcv_too_long
     bint rcv_may_raise(uint64_t ident, void *context) noexcept
@@ -160,7 +191,8 @@ cdef class Overdue:
     def stop(self) -> bool:
         """Doom its transaction and have an exception raised in its thread, if it goes on.
 
-        For a block, which an event loop may have left by an `await`, only while the thread is in its code.
+        For a block, which an event loop may have left by an `await`, only while the thread is in its code, or in what that runs in
+        another context.
         """
         cdef Transaction t = self.transaction
         if t is None:
@@ -181,6 +213,11 @@ def due(NativeArena arena not None):
     if found.o.current and found.o.place != NULL: # now: it lives as long as nothing else runs
         found.transaction = <Transaction>owner_of(found.o.place)
     return found
+
+
+def looked() -> None:
+    """Say that whoever was called has asked due() of each arena, and does not keep others from being called any longer."""
+    rcv_watch_looked()
 
 
 class SlowStep(NamedTuple):
@@ -221,16 +258,17 @@ def set_limit(NativeArena arena not None, double seconds, bint ends=True) -> Non
 def begin(look) -> None:
     """Watch, or look again which arenas there are. look() is called where there is something to do, in a thread of its own."""
     global _look
+    rcv_know_contexts()
     _look = look
     cdef int rc = rcv_watch_begin(tell, withdraw, rcv_forget_here)
     if rc:
         fail(rc)
 
 
-def end() -> None:
-    """Stop watching."""
+def end(bint for_good=False) -> None:
+    """Stop watching; `for_good`: as the interpreter ends, so who tells of something is waited for, for a second at most."""
     with nogil:
-        rcv_watch_end()
+        rcv_watch_end(for_good)
 
 
 def use_signal(int fd, int number) -> bool:

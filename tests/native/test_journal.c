@@ -56,6 +56,21 @@ static void test_a_batch_larger_than_a_file_has_one_of_its_own(void)
     remove_folder(folder);
 }
 
+static void test_the_next_file_is_made_of_a_spare_that_was_made_before(void)
+{
+    int         folder = new_folder();
+    struct stat spare, file;
+    rcv_writer *w;
+    rcv_journal_file_size(1 << 20);
+    CHECK(rcv_journal_spare(folder_path) == 0 && fstatat(folder, "spare", &spare, 0) == 0 && spare.st_size == 1 << 20);
+    CHECK((uint64_t)spare.st_blocks * 512 >= 1 << 20); /* it holds zeros, not holes */
+    CHECK(rcv_journal_spare(folder_path) == 0 && rcv_writer_create(folder_path, &at_first, &w) == 0);
+    rcv_writer_close(w);
+    CHECK(fstatat(folder, "journal-0000000000000001", &file, 0) == 0 && file.st_ino == spare.st_ino);
+    CHECK(fstatat(folder, "spare", &spare, 0) != 0 && rcv_journal_spare("/nowhere") != 0);
+    remove_folder(folder);
+}
+
 /* -- damage ------------------------------------------------------------------------------------------------------------- */
 
 enum { SOME = 12 };
@@ -267,6 +282,7 @@ int main(void)
     test_the_crc_is_castagnolis();
     test_what_is_appended_is_read_again();
     test_a_batch_larger_than_a_file_has_one_of_its_own();
+    test_the_next_file_is_made_of_a_spare_that_was_made_before();
     test_cut_at_every_byte();
     test_every_bit_flipped();
     test_a_sound_batch_must_still_go_on_from_the_one_before();

@@ -72,12 +72,6 @@ int disk_sync_folder(int folder)
     return 0;
 }
 
-bool disk_removed(int fd)
-{
-    (void)fd;
-    return false;
-}
-
 int disk_rename(int folder, const char *from, const char *to)
 {
     struct stat st;

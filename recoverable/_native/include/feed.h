@@ -75,8 +75,10 @@ RCV_API void     rcv_feed_wake(rcv_arena *a); /* have all who wait look again */
 struct rcv_sink_state {
     char     name[RCV_SINK_NAME];
     uint64_t cursor, seq; /* it has taken all before this position, which is up to this commit */
+    uint64_t since;       /* time of the first commit that it has not taken, nanoseconds since the epoch; 0: it has all */
     uint64_t pid;         /* of who serves it, 0: nobody does */
     int      required, lost;
+    int      ours;        /* this process serves it */
 };
 /* rcv_sink_open -- the sink of that name, made if need be: it begins at the feed's end. Takes the lock: RCV_ERR_AGAIN. RCV_ERR_FULL:
  * there are eight. `required`: when the ring is full, commits wait for it; an optional sink is marked lost, and must resynchronise. */
@@ -96,20 +98,41 @@ RCV_API int rcv_sink_renew(rcv_arena *a, uint32_t sink, uint64_t cursor, uint64_
 
 #define RCV_REQUEST_ID 136u /* bytes kept of a request's id */
 RCV_API void     rcv_txn_name_request(rcv_txn *t, const char *id); /* for its record; cut to what there is room for */
+/* rcv_txn_stood_on -- was it mounted since this was last asked, in an arena with a feed? Then also the newest commit when it first was,
+ * and the position behind that one. */
+RCV_API int rcv_txn_stood_on(rcv_txn *t, uint64_t *seq, uint64_t *position);
 RCV_API uint64_t rcv_txn_position(const rcv_txn *t); /* of the feed: behind all that it has seen, and behind its own commit */
 /* rcv_feed_room -- is there room for what it would write, as far as can be told before? Asked while its commit says RCV_ERR_FEED. */
 RCV_API int      rcv_feed_room(const rcv_txn *t);
-RCV_API void     rcv_feed_insist(rcv_txn *t); /* it has waited for that in vain: its record itself decides */
+/* rcv_feed_ticket -- its place in the line of those who wait so; 0: it has none. rcv_feed_alone -- it does not stand there: nobody could
+ * wake it in its turn. rcv_feed_insist -- it has waited in vain: its record itself decides. */
+RCV_API uint64_t rcv_feed_ticket(const rcv_txn *t);
+RCV_API void     rcv_feed_alone(rcv_txn *t);
+RCV_API void     rcv_feed_insist(rcv_txn *t);
 
 /* -- replay: restore.c --------------------------------------------------------------------------------------------- */
 
 /* A segment that nobody is attached to is brought forward, record by record. */
 typedef struct rcv_restore rcv_restore;
 RCV_API int  rcv_restore_open(int fd, const char *name, rcv_restore **out); /* under flock. A failure leaves it as it is */
+/* rcv_restore_back -- put memory behind all of it that is to have some: a copy is sparse, and a store into a hole of a full file system is
+ * a SIGBUS. RCV_ERR_FULL: there is not enough. */
+RCV_API int  rcv_restore_back(rcv_restore *r);
 /* rcv_restore_apply -- whole records. RCV_ERR_CORRUPT: the record at *at cannot be the next one; those before it are applied. */
 RCV_API int  rcv_restore_apply(rcv_restore *r, const void *records, uint64_t length, uint64_t *at);
 /* rcv_restore_finish -- it is to be served from: its feed goes on at that position, in that epoch, and nobody takes anything from it yet. */
 RCV_API void rcv_restore_finish(rcv_restore *r, uint64_t position, uint64_t epoch);
+/* rcv_restore_renew -- it is another arena from now on than the one that it is a copy of: with an identity of its own, which no journal
+ * has, and a feed that begins with its next commit. */
+RCV_API int  rcv_restore_renew(rcv_restore *r);
 RCV_API void rcv_restore_close(rcv_restore *r);
+
+/* -- a state of the past --------------------------------------------------------------------------------------------- */
+
+/* rcv_past_begin -- a copy behind `fd`, so many bytes of a file that may be read-only and stays the caller's, to be brought forward in this process's own memory:
+ * the file is never written to, and only what is looked at or changed is read. rcv_past_open -- an arena in that memory, for reading alone: a
+ * write is RCV_ERR_PAST. Whoever brings it forward meanwhile sees to it that nobody reads. rcv_close() ends it, before `r` or after it. With the GIL. */
+RCV_API int rcv_past_begin(int fd, uint64_t length, const char *name, rcv_restore **out);
+RCV_API int rcv_past_open(rcv_restore *r, rcv_arena **out);
 
 #endif

@@ -20,17 +20,19 @@ RCV_API int rcv_flusher_begin(rcv_arena *a, const char *where, uint64_t delay, v
 RCV_API int rcv_flusher_again(rcv_flusher *f); /* in a forked child, which has not inherited the thread; else nothing */
 /* rcv_flusher_end -- without the GIL: what was committed before is durable then, if this one writes and the disk works. */
 RCV_API void rcv_flusher_end(rcv_flusher *f);
+RCV_API int  rcv_flusher_serves(const rcv_flusher *f); /* is it the thread of this process that writes? */
 
 /* -- who waits ------------------------------------------------------------------------------------------------------- */
 
 /* rcv_journal_attach -- the journal goes on from that position, whatever became of it before. Its lock is held. RCV_ERR_STALE: the feed no
  * longer has what comes next. */
 RCV_API int      rcv_journal_attach(rcv_arena *a, uint64_t position, uint64_t seq);
+RCV_API void     rcv_journal_note_snapshot(rcv_arena *a, uint64_t seq, uint64_t at, uint64_t bytes); /* the last one that there is */
 RCV_API uint64_t rcv_durable(const rcv_arena *a); /* all before this position of the feed is */
 /* rcv_durable_ask -- somebody waits for this position: it is written at once, and `pipe` gets a byte whenever more is durable, until
  * rcv_durable_enough(). With the GIL. 0: it is durable. 1: not yet. RCV_ERR_FULL: there are too many pipes. RCV_ERR_OS: see journal.stopped. */
 RCV_API int  rcv_durable_ask(rcv_flusher *f, uint64_t position, int pipe);
-RCV_API void rcv_durable_enough(rcv_flusher *f, int pipe);
+RCV_API void rcv_durable_enough(rcv_flusher *f, int pipe, uint64_t device, uint64_t inode); /* as fstat() says of it */
 /* rcv_durable_wait -- the same for a thread: for so many ns at most. Without the GIL. 1: it is durable. */
 RCV_API int  rcv_durable_wait(rcv_flusher *f, uint64_t position, uint64_t nanos);
 
@@ -41,8 +43,19 @@ struct rcv_journal_state {
     uint64_t at;                      /* when the last was durable: nanoseconds since the epoch */
     uint64_t number;                  /* of the file in use */
     int      stopped, delayed;        /* errno: it has failed for good; the disk is full, and it goes on when there is room */
+    uint64_t snapshot_seq, snapshot_at, snapshot_bytes; /* of the last snapshot: its last commit, when that was, bytes on the disk; 0: not known */
 };
 RCV_API int rcv_journal_get(const rcv_arena *a, struct rcv_journal_state *out); /* 0: there is no feed, or nobody has written yet */
-RCV_API const char *rcv_flusher_error(rcv_flusher *f, char *out, size_t size); /* what has failed last in this process, "": nothing */
+RCV_API const char *rcv_flusher_error(rcv_flusher *f, char *out, size_t size); /* what keeps it from writing, if this process has met that; else "" */
+
+struct rcv_feed_seen { /* what can be told of a segment's feed and journal from outside */
+    struct rcv_feed_state    feed; /* size 0: it has none */
+    uint64_t                 sinks;
+    struct rcv_sink_state    sink[RCV_SINKS];
+    uint64_t                 written; /* 0: nobody has written a journal yet, and the rest is 0 */
+    struct rcv_journal_state journal;
+};
+/* rcv_peek_feed -- as rcv_peek(). */
+RCV_API int rcv_peek_feed(int fd, const char *name, struct rcv_feed_seen *out);
 
 #endif

@@ -44,6 +44,7 @@ enum rcv_error {
     RCV_ERR_BUG = -14,       /* an invariant of ours is broken: please report */
     RCV_ERR_STRAY = -15,     /* a thread stored through a raw view of the transaction while it waited; it is doomed */
     RCV_ERR_HELD = -16,      /* others hold the lock for long; the transaction is doomed, and its run is to begin again later */
+    RCV_ERR_PAST = -19,      /* a write to a state of the past */
     RCV_ERR_FEED = -18,      /* the feed is full of what a sink has not taken yet */
     RCV_ERR_TOO_LONG = -17   /* the watchdog has stopped its step; it is doomed */
 };

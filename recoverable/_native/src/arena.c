@@ -191,11 +191,14 @@ static void dispose(rcv_arena *a)
         heap_close(a);
     if (a->tracker != NULL)
         tracker_close(a);
-    if (a->hdr != NULL)
+    if (a->hdr != NULL && a->past == NULL)
         process_leave(a);
     mirror_free(a);
     redo_free(a);
-    seg_unmap(a);
+    if (a->past != NULL)
+        rcv_restore_close(a->past);
+    else
+        seg_unmap(a);
     object_drop(a);
     os_free(a);
 }
@@ -266,6 +269,25 @@ int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out)
     }
     a->unreported = false; /* what the attach repaired itself is in rcv_recovered() */
     registry_add(a);
+    *out = a;
+    return 0;
+}
+
+int rcv_past_open(rcv_restore *r, rcv_arena **out)
+{
+    rcv_arena *a;
+    int        rc = restore_share(r, &a);
+    if (rc != 0)
+        return rc;
+    a->above = &above;
+    a->token = 1; /* any: its lock is its own */
+    lock_init(a);
+    if ((rc = heap_open(a)) == 0)
+        rc = tracker_open_past(a);
+    if (rc != 0) {
+        dispose(a);
+        return rc;
+    }
     *out = a;
     return 0;
 }

@@ -5,6 +5,7 @@
  * one while others write them. Only what is right as a single word is told.
  */
 #include "containers/containers.h"
+#include "flusher.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -51,13 +52,7 @@ static void peek_header(rcv_arena *a, struct rcv_peek *out)
     for (int i = 0; i < RCV_REGIONS; i++)
         if (i != RCV_R_UNDO && i != RCV_R_SHADOW && i != RCV_R_DATA)
             out->overhead += h->region[i].size;
-    const struct rcv_region *r = h->region;
-    const uint64_t           tables = r[RCV_R_SHADOW].off + r[RCV_R_SHADOW].size;
-    const uint64_t           backed[4][2] = {{0, r[RCV_R_UNDO].off + atomic_load(&h->undo_claimed)},
-                                             {r[RCV_R_SHADOW].off, atomic_load(&h->shadow_claimed)},
-                                             {tables, r[RCV_R_DATA].off - tables},
-                                             {r[RCV_R_DATA].off, heap.claimed}};
-    memcpy(out->backed, backed, sizeof backed);
+    seg_backed(a, out->backed);
     out->commit_seq = atomic_load(&h->commit_seq);
     out->recoveries = atomic_load(&h->recoveries);
     out->recovered_at = atomic_load(&h->recovered_at);
@@ -134,6 +129,16 @@ static void read_notes(rcv_arena *a, const struct stat *st, void *out)
     notes_see(a, out);
 }
 
+static void read_feed(rcv_arena *a, const struct stat *st, void *to)
+{
+    struct rcv_feed_seen *out = to;
+    (void)st;
+    (void)rcv_feed_get(a, &out->feed);
+    for (uint32_t i = 0; i < RCV_SINKS; i++)
+        out->sinks += (uint64_t)rcv_sink_get(a, i, &out->sink[out->sinks]);
+    out->written = (uint64_t)rcv_journal_get(a, &out->journal);
+}
+
 /* ask_for_notes -- to wake who sleeps on a word it need not be writable. */
 static void ask_for_notes(rcv_arena *a, const struct stat *st, void *out)
 {
@@ -141,7 +146,7 @@ static void ask_for_notes(rcv_arena *a, const struct stat *st, void *out)
     read_notes(a, st, out);
 }
 
-/* rcv_peek, rcv_peek_board, rcv_peek_notes -- see reports.h. */
+/* rcv_peek, rcv_peek_board, rcv_peek_notes -- see reports.h; rcv_peek_feed: flusher.h. */
 int rcv_peek(int fd, const char *name, struct rcv_peek *out)
 {
     memset(out, 0, sizeof *out);
@@ -152,6 +157,12 @@ int rcv_peek_board(int fd, const char *name, struct rcv_board_seen *out)
 {
     memset(out, 0, sizeof *out);
     return look(fd, name, read_board, out);
+}
+
+int rcv_peek_feed(int fd, const char *name, struct rcv_feed_seen *out)
+{
+    memset(out, 0, sizeof *out);
+    return look(fd, name, read_feed, out);
 }
 
 int rcv_peek_notes(int fd, const char *name, int ask, struct rcv_notes_seen *out)

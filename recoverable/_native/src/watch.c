@@ -8,7 +8,8 @@
  *
  * What does: this thread has no Python. Each eighth of the limit it looks at what is there anyway, the number of the last
  * mounting and whether that goes on. How long it has seen the same one is how long that step has taken; time in which this
- * thread itself did not run (SIGSTOP, a suspended machine, no processor) does not count. What needs the GIL, an event and the
+ * thread itself did not run (SIGSTOP, a suspended machine, no processor) does not count, and under a new limit it begins at
+ * nothing, so that no step comes to its end without having been stopped before. What needs the GIL, an event and the
  * exception, `tell` does in a thread that is made for it, and that may wait for the GIL for ever. If that one has not come to it
  * after an eighth, the stack is read without the GIL: a signal goes to the step's thread, whose handler is faulthandler's. It
  * is sent to nobody who lets others have the GIL, so it interrupts no call that waits.
@@ -52,6 +53,9 @@ static bool             running; /* with the GIL */
 static _Atomic uint32_t bell;
 static _Atomic bool     ending;
 static _Atomic uint32_t tellers; /* threads that are telling, or wait for the GIL to do so */
+static _Atomic uint32_t calls;    /* how many have been called */
+static _Atomic uint32_t answered; /* the last call of those that have looked what there is to tell: it was told for those before, too */
+static _Thread_local uint32_t call; /* by which this thread was called; 0: none, or it has looked */
 static void (*tell)(void);
 static void (*withdraw)(uint64_t ident);
 static void (*forked)(void);
@@ -155,6 +159,8 @@ static void take_dump(rcv_arena *a)
 
 /* -- the end of the process ------------------------------------------------------------------------------------ */
 
+static bool limit_changed(const rcv_arena *a) { return atomic_load(&a->watch.seen) != atomic_load(&a->watch.changes); }
+
 static bool goes_on(const rcv_arena *a)
 {
     uint64_t holder = atomic_load(&a->lock_thread);
@@ -180,7 +186,7 @@ static void end_process(const rcv_arena *a)
     char                 text[1024];
     sigset_t             all;
     bool                 known = stuck_read(a, &at);
-    if (!goes_on(a))
+    if (!goes_on(a) || limit_changed(a))
         return;
     held_seen(a);
     int n = snprintf(text, sizeof text,
@@ -203,7 +209,7 @@ static void end_process(const rcv_arena *a)
 
 static struct {
     uint64_t passed; /* since the last look */
-    unsigned due;    /* the highest stage that there is something to tell of; RCV_W_FINE: nothing */
+    bool     due;    /* there is something to tell of */
     uint64_t pause;  /* until the next one */
 } look;
 
@@ -222,24 +228,40 @@ static unsigned told_of(const struct rcv_watch *w)
     return told >> 3 == (atomic_load(&w->mounting) & UINT64_MAX >> 3) ? (unsigned)(told & 7) : RCV_W_FINE;
 }
 
+/* begin_again -- what was seen of a step is over. */
+static void begin_again(rcv_arena *a)
+{
+    struct rcv_watch *w = &a->watch;
+    if (atomic_load(&w->stage) != RCV_W_FINE)
+        stuck_take_back(a);
+    atomic_store(&w->stage, RCV_W_FINE);
+    atomic_store(&w->age, 0);
+    atomic_store(&w->mounting, __atomic_load_n(&a->mountings, __ATOMIC_RELAXED));
+    atomic_store(&w->seen, atomic_load(&w->changes));
+    w->called = RCV_W_FINE;
+    w->over = 0;
+    w->dumped = false;
+}
+
+static bool all_have_looked(void) { return atomic_load(&answered) == atomic_load(&calls); }
+
 static void look_at(rcv_arena *a)
 {
     struct rcv_watch *w = &a->watch;
     uint64_t          limit = atomic_load(&w->limit);
     unsigned          before = atomic_load(&w->stage), told = told_of(w);
-    if (limit == 0)
-        return;
-    if (limit / 8 < look.pause)
+    if (limit != 0 && limit / 8 < look.pause)
         look.pause = limit / 8;
+    if (limit == 0 || limit_changed(a)) {
+        begin_again(a);
+        return;
+    }
     if (!goes_on(a)) {
-        if (before > told && atomic_load(&tellers) != 0)
-            return; /* who waits for the GIL will get it now, and tells of this step first */
-        if (before != RCV_W_FINE)
-            stuck_take_back(a);
-        atomic_store(&w->stage, RCV_W_FINE);
-        atomic_store(&w->age, 0);
-        atomic_store(&w->mounting, __atomic_load_n(&a->mountings, __ATOMIC_RELAXED));
-        w->dumped = false;
+        /* Who waits for the GIL gets it now, and tells of this step first; if nobody does soon, it hangs in the program's code, which the
+         * collector runs anywhere, and the next step is not left alone for that. */
+        w->over += look.passed;
+        if (before <= told || all_have_looked() || w->over >= limit / 2)
+            begin_again(a);
         return;
     }
     held_seen(a);
@@ -258,35 +280,44 @@ static void look_at(rcv_arena *a)
     if (stage == RCV_W_END && !atomic_load(&w->spares))
         end_process(a);
     atomic_store(&w->stage, stage);
-    if (stage > told && stage > look.due)
-        look.due = stage;
+    if (all_have_looked())
+        w->called = RCV_W_FINE; /* they all have looked, and what they could not do is asked for again */
+    if (stage > told && stage > w->called) {
+        w->called = stage;
+        look.due = true;
+    }
 }
 
-static void *tell_of_it(void *unused)
+void rcv_watch_looked(void)
 {
-    tell();
-    atomic_fetch_sub(&tellers, 1);
-    return unused;
+    uint32_t before = atomic_load(&answered);
+    while ((int32_t)(call - before) > 0 && !atomic_compare_exchange_weak(&answered, &before, call))
+        ;
 }
 
-/* call_teller -- one for each stage, since the one before may stand in the program's log pipeline, which may wait for this very arena;
- * where a thread can't be made, the next look tries again. */
+static void *tell_of_it(void *number)
+{
+    call = (uint32_t)(uintptr_t)number;
+    tell();
+    rcv_watch_looked();
+    atomic_fetch_sub(&tellers, 1);
+    return NULL;
+}
+
+/* call_teller -- one for each stage of a step: that of the stage before may still wait for the GIL. Those that have looked may stand in
+ * the program's log pipeline, which may wait for this very arena. Where a thread can't be made, the next look tries again. */
 static void call_teller(void)
 {
-    static unsigned called_for;
-    pthread_t       teller;
-    pthread_attr_t  detached;
-    if (atomic_load(&tellers) == 0)
-        called_for = RCV_W_FINE;
-    if (look.due <= called_for || pthread_attr_init(&detached) != 0)
+    pthread_t      teller;
+    pthread_attr_t detached;
+    if (pthread_attr_init(&detached) != 0)
         return;
-    unsigned before = called_for;
-    called_for = look.due;
+    uint32_t number = atomic_fetch_add(&calls, 1) + 1;
     atomic_fetch_add(&tellers, 1);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    if (pthread_create(&teller, &detached, tell_of_it, NULL) != 0) {
+    if (pthread_create(&teller, &detached, tell_of_it, (void *)(uintptr_t)number) != 0) {
+        atomic_fetch_sub(&calls, 1);
         atomic_fetch_sub(&tellers, 1);
-        called_for = before;
     }
     pthread_attr_destroy(&detached);
 }
@@ -304,10 +335,10 @@ static void *watch(void *unused)
         uint64_t now = os_nanos();
         look.passed = now - last < 2 * pause ? now - last : 2 * pause;
         look.pause = LONGEST_PAUSE;
-        look.due = RCV_W_FINE;
+        look.due = false;
         last = now;
         registry_hold(look_at);
-        if (look.due != RCV_W_FINE)
+        if (look.due)
             call_teller();
     }
 }
@@ -339,7 +370,7 @@ int rcv_watch_begin(void (*how_to_tell)(void), void (*how_to_withdraw)(uint64_t 
     return err == 0 ? 0 : rcv_raise(RCV_ERR_OS, err, "the watchdog's thread can't be started; nothing is watched");
 }
 
-void rcv_watch_end(void)
+void rcv_watch_end(int for_good)
 {
     if (!running)
         return;
@@ -347,17 +378,20 @@ void rcv_watch_end(void)
     atomic_store(&ending, true);
     ring();
     pthread_join(thread, NULL);
-    for (int i = 0; i < 500 && atomic_load(&tellers) != 0; i++) /* they wait for the GIL, which nobody else may want now */
+    for (int i = 0; for_good && i < 500 && atomic_load(&tellers) != 0; i++) /* they are in Python, which ends next, or on their way there */
         nanosleep(&(struct timespec){0, 2000000}, NULL);
+    registry_hold(begin_again);
 }
 
 void watch_after_fork(rcv_arena *a)
 {
     running = false;
     atomic_store(&tellers, 0);
+    atomic_store(&answered, atomic_load(&calls));
     atomic_store(&dumps.fd, -1); /* the parent writes there */
     atomic_store(&a->watch.stage, RCV_W_FINE);
     atomic_store(&a->watch.mounting, 0);
+    a->watch.called = RCV_W_FINE;
     a->watch.stopped = 0;
 }
 
@@ -369,8 +403,14 @@ void watch_forked(void)
 
 void rcv_watch_limit(rcv_arena *a, double seconds, int ends)
 {
+    uint64_t limit = seconds > 0 ? (uint64_t)(seconds * 1e9) : 0;
     atomic_store(&a->watch.spares, !ends);
-    atomic_store(&a->watch.limit, seconds > 0 ? (uint64_t)(seconds * 1e9) : 0);
+    if (atomic_load(&a->watch.limit) == limit)
+        return;
+    atomic_fetch_add(&a->watch.changes, 1); /* twice: who sees the new limit knows that it is one, and so does who looks in between */
+    atomic_store(&a->watch.limit, limit);
+    atomic_fetch_add(&a->watch.changes, 1);
+    atomic_store(&a->watch.told, 0);
 }
 
 double rcv_watch_limit_of(const rcv_arena *a) { return (double)atomic_load(&a->watch.limit) / 1e9; }
@@ -385,7 +425,8 @@ int rcv_watch_due(rcv_arena *a, struct rcv_overdue *out)
     out->mounting = atomic_load(&w->mounting);
     out->stage = atomic_load(&w->stage);
     out->told = told_of(w);
-    if (out->stage <= out->told)
+    out->changes = atomic_load(&w->changes);
+    if (out->stage <= out->told || limit_changed(a))
         return 0;
     out->millis = atomic_load(&w->age) / 1000000;
     out->current = goes_on(a);
@@ -400,20 +441,27 @@ int rcv_watch_due(rcv_arena *a, struct rcv_overdue *out)
     return 1;
 }
 
+/* is_still -- does that step go on, under the limit of then? */
+static bool is_still(const rcv_arena *a, const struct rcv_overdue *what)
+{
+    return goes_on(a) && a->mountings == what->mounting && atomic_load(&a->watch.changes) == what->changes;
+}
+
 void rcv_watch_told(rcv_arena *a, const struct rcv_overdue *what, unsigned stage)
 {
-    atomic_store(&a->watch.told, TOLD(what->mounting, stage));
+    if (atomic_load(&a->watch.changes) == what->changes)
+        atomic_store(&a->watch.told, TOLD(what->mounting, stage));
 }
 
 void rcv_watch_say(rcv_arena *a, const struct rcv_overdue *what, const char *text)
 {
-    if (goes_on(a) && a->mountings == what->mounting)
+    if (is_still(a, what))
         stuck_say(a, what->millis, text);
 }
 
 int rcv_watch_stop(rcv_arena *a, const struct rcv_overdue *what)
 {
-    if (!goes_on(a) || a->mountings != what->mounting)
+    if (!is_still(a, what))
         return 0;
     rcv_txn_doom(a->mounted, RCV_ERR_TOO_LONG);
     a->watch.stopped = what->thread;

@@ -27,6 +27,7 @@ int rcv_raise(int code, int err, const char *format, ...) __attribute__((format(
 /* -- os.c: every system call on memory and files; 0 or errno -------------------------------------------- */
 
 uint64_t os_page_size(void);
+int      os_map_private(int fd, uint64_t len, void **out);
 int      os_map_shared(int fd, uint64_t off, uint64_t len, int prot, void **out);
 int      os_remap_shared(int fd, uint64_t off, void *at, uint64_t len, int prot); /* over what is there */
 int      os_remap_private(int fd, uint64_t off, void *at, uint64_t len);          /* writable; signal-safe */

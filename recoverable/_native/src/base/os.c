@@ -39,6 +39,18 @@ int os_map_shared(int fd, uint64_t off, uint64_t len, int prot, void **out)
     return 0;
 }
 
+/* os_map_private -- all of a file, writable: what is stored there is this process's alone, and takes memory then. */
+int os_map_private(int fd, uint64_t len, void **out)
+{
+    if (FAIL_NOW(RCV_FAIL_MMAP))
+        return ENOMEM;
+    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
+    if (p == MAP_FAILED)
+        return errno;
+    *out = p;
+    return 0;
+}
+
 /* os_remap_shared -- put the object over whatever is mapped at `at`. A failure leaves what was there. */
 int os_remap_shared(int fd, uint64_t off, void *at, uint64_t len, int prot)
 {

@@ -41,12 +41,6 @@ int disk_sync(int fd)
 
 int disk_sync_folder(int folder) { return fsync(folder) == 0 ? 0 : errno; }
 
-bool disk_removed(int fd)
-{
-    struct stat st;
-    return fstat(fd, &st) != 0 || st.st_nlink == 0;
-}
-
 /* disk_rename -- it has the other name at once, and nothing is replaced: EEXIST. */
 int disk_rename(int folder, const char *from, const char *to)
 {

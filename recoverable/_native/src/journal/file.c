@@ -193,31 +193,32 @@ static int any_behind(rcv_journal_file *f, uint64_t *at)
     return 0;
 }
 
-/* end_here -- no batch goes on from here: is that the end? */
-static int end_here(rcv_journal_file *f, const struct rcv_batch *found)
+/* end_here -- no batch goes on from here: is that the end? 1: it was not there when it was looked at, and is by now. */
+static int end_here(rcv_journal_file *f, struct rcv_batch *batch, const uint8_t **records)
 {
     uint64_t behind;
     int      rc = any_behind(f, &behind);
-    if (rc < 0)
+    if (rc == 0 && batch->mark == RCV_BATCH_MARK && batch->number == f->start.number && batch->offset == f->offset)
+        f->torn = sizeof *batch + batch->length;
+    if (rc <= 0)
         return rc;
-    if (rc == 1)
-        return rcv_raise(RCV_ERR_CORRUPT, 0,
-                         "journal \"%s\": %s is damaged at offset %llu: no sound batch is there, but one is at %llu", f->where, f->name,
-                         (unsigned long long)f->offset, (unsigned long long)behind);
-    if (found->mark == RCV_BATCH_MARK && found->number == f->start.number && found->offset == f->offset)
-        f->torn = sizeof *found + found->length;
-    return 0;
+    f->have = 0; /* whoever writes has waited for the disk to have this one before the one behind it was begun */
+    rc = sound_at(f, f->offset, batch, records);
+    return rc ? rc
+              : rcv_raise(RCV_ERR_CORRUPT, 0, "journal \"%s\": %s is damaged at offset %llu: no sound batch is there, but one is at %llu",
+                          f->where, f->name, (unsigned long long)f->offset, (unsigned long long)behind);
 }
 
-int rcv_journal_next(rcv_journal_file *f, struct rcv_journal_batch *out)
+/* next -- `tail`: somebody may be writing what is not sound. */
+static int next(rcv_journal_file *f, struct rcv_journal_batch *out, bool tail)
 {
     struct rcv_batch batch = {0};
     const uint8_t   *records;
     int              rc = sound_at(f, f->offset, &batch, &records);
-    if (rc < 0)
+    if (rc == 0 && !tail)
+        rc = end_here(f, &batch, &records);
+    if (rc <= 0)
         return rc;
-    if (rc == 0)
-        return end_here(f, &batch);
     if (batch.chain != f->chain || batch.position != f->position)
         return rcv_raise(RCV_ERR_CORRUPT, 0, "journal \"%s\": the batch at offset %llu of %s does not go on from the one before it",
                          f->where, (unsigned long long)f->offset, f->name);
@@ -227,4 +228,14 @@ int rcv_journal_next(rcv_journal_file *f, struct rcv_journal_batch *out)
     f->position = out->end;
     f->chain = batch.crc;
     return 1;
+}
+
+int rcv_journal_next(rcv_journal_file *f, struct rcv_journal_batch *out) { return next(f, out, false); }
+int rcv_journal_next_of_tail(rcv_journal_file *f, struct rcv_journal_batch *out) { return next(f, out, true); }
+
+void rcv_journal_go_on(rcv_journal_file *f, uint64_t offset, uint64_t position, uint32_t chain)
+{
+    f->offset = offset;
+    f->position = position;
+    f->chain = chain;
 }

@@ -30,7 +30,6 @@
 #include <unistd.h>
 
 #define BATCH_MOST (UINT64_C(4) << 20)     /* bytes, but for a single record */
-#define PIPES 64u
 #define ALIVE UINT64_C(20000000)    /* ns: how often who waits looks whether the writer lives */
 #define IDLE UINT64_C(1000000000)   /* without a commit, after which it sleeps until there is one */
 #define AGAIN UINT64_C(100000000)   /* between two tries, on a full disk */
@@ -48,13 +47,9 @@ struct rcv_flusher {
     unsigned         tries; /* since it is to end */
     _Atomic bool     ending;
     _Atomic uint32_t local;  /* futex: something has changed for the thread of this process */
-    _Atomic uint32_t wanted; /* pipes that want to know */
-    struct {
-        _Atomic int fd; /* -1: none, -2: being entered */
-        dev_t       device;
-        ino_t       inode;
-    } pipe[PIPES];
+    struct pipes     pipes;
     pthread_mutex_t  error_lock;
+    uint64_t         error_of; /* the trouble() that it tells of */
     char             error[400];
     char             where[];
 };
@@ -68,22 +63,12 @@ static bool stopped(const rcv_flusher *f) { return atomic_load(&words(f)->stoppe
 
 /* -- telling ------------------------------------------------------------------------------------------------------------ */
 
-static void ring_pipes(rcv_flusher *f)
-{
-    struct stat st;
-    for (unsigned i = 0; i < PIPES && atomic_load(&f->wanted) != 0; i++) {
-        const int fd = atomic_load(&f->pipe[i].fd);
-        if (fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == f->pipe[i].device && st.st_ino == f->pipe[i].inode)
-            (void)!write(fd, "", 1); /* full is fine: it will be read */
-    }
-}
-
 static void ring_all(rcv_flusher *f)
 {
     atomic_fetch_add(&words(f)->taken, 1);
     if (atomic_load(&words(f)->following) != 0)
         os_futex_wake_all(&words(f)->taken);
-    ring_pipes(f);
+    pipes_ring(&f->pipes);
 }
 
 static void ring_local(rcv_flusher *f)
@@ -92,10 +77,18 @@ static void ring_local(rcv_flusher *f)
     os_futex_wake_all(&f->local);
 }
 
-/* keep_error -- what rcv_raise() has said, for other threads. */
-static void keep_error(rcv_flusher *f)
+/* trouble -- what keeps it from writing, 0: nothing. */
+static uint64_t trouble(const rcv_flusher *f)
+{
+    const uint64_t stops = atomic_load(&words(f)->stopped);
+    return stops != 0 ? stops << 32 : atomic_load(&words(f)->delayed);
+}
+
+/* keep_error -- what rcv_raise() has said, for other threads, as long as that trouble lasts. */
+static void keep_error(rcv_flusher *f, uint64_t of)
 {
     pthread_mutex_lock(&f->error_lock);
+    f->error_of = of;
     snprintf(f->error, sizeof f->error, "%s", rcv_error_text());
     pthread_mutex_unlock(&f->error_lock);
 }
@@ -103,7 +96,8 @@ static void keep_error(rcv_flusher *f)
 const char *rcv_flusher_error(rcv_flusher *f, char *out, size_t size)
 {
     pthread_mutex_lock(&f->error_lock);
-    snprintf(out, size, "%s", f->error);
+    const uint64_t now = trouble(f); /* another process may have met another one, or got over it */
+    snprintf(out, size, "%s", now != 0 && now == f->error_of ? f->error : "");
     pthread_mutex_unlock(&f->error_lock);
     return out;
 }
@@ -113,7 +107,7 @@ static uint32_t last_errno(void) { return (uint32_t)(rcv_error_errno() != 0 ? rc
 /* delayed -- it could not be written now, and will be tried again. */
 static void delayed(rcv_flusher *f)
 {
-    keep_error(f);
+    keep_error(f, last_errno());
     atomic_store(&words(f)->delayed, last_errno());
     ring_all(f);
 }
@@ -121,7 +115,7 @@ static void delayed(rcv_flusher *f)
 /* failed -- for good: nobody's commit waits for its sink any longer. */
 static void failed(rcv_flusher *f)
 {
-    keep_error(f);
+    keep_error(f, (uint64_t)last_errno() << 32);
     atomic_store(&words(f)->stopped, last_errno());
     atomic_store(&f->a->feed->sink[f->sink].lost, 1);
     rcv_feed_wake(f->a); /* who waits for room looks again */
@@ -237,7 +231,7 @@ static void rest(rcv_flusher *f, uint64_t *busy)
 /* try_again -- after a failure that may pass, and a pause; false: it is none, or the arena is to be closed, and that has waited enough. */
 static bool try_again(rcv_flusher *f, int rc)
 {
-    if ((rc != RCV_ERR_FULL && rc != RCV_ERR_BUSY) || (atomic_load(&f->ending) && f->tries++ == LAST_TRIES))
+    if ((rc != RCV_ERR_FULL && rc != RCV_ERR_BUSY) || (atomic_load(&f->ending) && f->tries++ >= LAST_TRIES))
         return false;
     delayed(f);
     os_futex_wait(&f->local, atomic_load(&f->local), AGAIN);
@@ -253,6 +247,8 @@ static void serve(rcv_flusher *f)
         if (os_nanos() - marked > IDLE) {
             journal_touch(f->where);
             marked = os_nanos();
+            if (f->writer != NULL && (rc = rcv_writer_look(f->writer)) != 0) /* nothing may be written for long */
+                break;
         }
         if (unlikely(f->writer == NULL) && (rc = take_over(f)) != 0) {
             if (!try_again(f, rc))
@@ -282,15 +278,15 @@ static void follow(rcv_flusher *f)
     const uint32_t      taken = atomic_load(&w->taken), local = atomic_load(&f->local);
     if (atomic_load(&f->ending))
         return;
-    if (atomic_load(&f->wanted) == 0) {
+    if (!pipes_wanted(&f->pipes)) {
         os_futex_wait(&f->local, local, GLANCE);
         return;
     }
-    ring_pipes(f);
+    pipes_ring(&f->pipes);
     atomic_fetch_add(&w->following, 1);
     os_futex_wait(&w->taken, taken, ALIVE);
     atomic_fetch_sub(&w->following, 1);
-    ring_pipes(f);
+    pipes_ring(&f->pipes);
 }
 
 static void let_go(rcv_flusher *f)
@@ -306,13 +302,16 @@ static void *run(void *arg)
     rcv_flusher *f = arg;
     for (bool last = false; !last;) {
         last = atomic_load(&f->ending); /* first: what was committed before is written */
-        if (!stopped(f) && !f->a->needs_slot && rcv_sink_serve(f->a, f->sink) == 1)
+        const int mine = stopped(f) || f->a->needs_slot ? -1 : rcv_sink_serve(f->a, f->sink);
+        if (mine == 1)
             serve(f);
+        else if (mine == 0 && f->lock != NULL)
+            let_go(f); /* another one has the sink, and needs the folder, too */
         else if (!last)
             follow(f);
     }
-    if (f->writer != NULL && !stopped(f) && rcv_writer_end(f->writer) != 0)
-        keep_error(f);
+    if (f->writer != NULL && !stopped(f))
+        (void)rcv_writer_end(f->writer);
     let_go(f);
     return NULL;
 }
@@ -346,8 +345,7 @@ int rcv_flusher_begin(rcv_arena *a, const char *where, uint64_t delay, void *loc
     f->lock = lock;
     f->forks = a->forks;
     pthread_mutex_init(&f->error_lock, NULL);
-    for (unsigned i = 0; i < PIPES; i++)
-        atomic_store(&f->pipe[i].fd, -1);
+    pipes_begin(&f->pipes);
     if ((rc = start(f)) != 0) {
         os_free(f);
         return rc;
@@ -359,17 +357,24 @@ int rcv_flusher_begin(rcv_arena *a, const char *where, uint64_t delay, void *loc
 
 int rcv_flusher_again(rcv_flusher *f)
 {
-    if (likely(f->forks == f->a->forks))
+    if (likely(f->forks == f->a->forks && f->running))
         return 0;
-    f->forks = f->a->forks;
-    f->lock = NULL; /* the parent's, and not mapped here */
-    rcv_writer_close(f->writer);
-    f->writer = NULL;
-    pthread_mutex_init(&f->error_lock, NULL);
-    atomic_store(&f->wanted, 0);
-    for (unsigned i = 0; i < PIPES; i++)
-        atomic_store(&f->pipe[i].fd, -1); /* the parent's loops */
+    if (f->forks != f->a->forks) {
+        f->forks = f->a->forks;
+        f->a->users++; /* of which a child has none, whatever its parent had */
+        f->lock = NULL; /* the parent's, and not mapped here */
+        rcv_writer_close(f->writer);
+        f->writer = NULL;
+        pthread_mutex_init(&f->error_lock, NULL);
+        pipes_begin(&f->pipes); /* the parent's loops */
+    }
     return start(f);
+}
+
+int rcv_flusher_serves(const rcv_flusher *f)
+{
+    struct rcv_sink_state s;
+    return rcv_sink_get(f->a, f->sink, &s) && s.ours && !stopped(f);
 }
 
 void rcv_flusher_end(rcv_flusher *f)
@@ -382,7 +387,9 @@ void rcv_flusher_end(rcv_flusher *f)
         rcv_feed_wake(f->a);
         pthread_join(f->thread, NULL);
     }
-    f->a->users--;
+    if (f->forks == f->a->forks)
+        f->a->users--;
+    pipes_end(&f->pipes);
     pthread_mutex_destroy(&f->error_lock);
     os_free(f);
 }
@@ -425,28 +432,6 @@ static void demand(rcv_flusher *f, uint64_t position)
         os_futex_wake_all(&w->asked);
 }
 
-static int enter(rcv_flusher *f, int pipe)
-{
-    struct stat st;
-    if (fstat(pipe, &st) != 0)
-        return rcv_raise(RCV_ERR_MISUSE, errno, "no pipe to tell by");
-    for (unsigned i = 0; i < PIPES; i++)
-        if (atomic_load(&f->pipe[i].fd) == pipe && f->pipe[i].device == st.st_dev && f->pipe[i].inode == st.st_ino)
-            return 0;
-    for (unsigned i = 0; i < PIPES; i++) {
-        int none = -1;
-        if (atomic_compare_exchange_strong(&f->pipe[i].fd, &none, -2)) {
-            f->pipe[i].device = st.st_dev;
-            f->pipe[i].inode = st.st_ino;
-            atomic_store(&f->pipe[i].fd, pipe);
-            atomic_fetch_add(&f->wanted, 1);
-            ring_local(f);
-            return 0;
-        }
-    }
-    return rcv_raise(RCV_ERR_FULL, 0, "more than %u event loops wait for a journal in one process", PIPES);
-}
-
 static int not_any_more(const rcv_flusher *f)
 {
     return rcv_raise(RCV_ERR_OS, (int)atomic_load(&words(f)->stopped), "arena \"%s\": its journal \"%s\" has stopped; what is committed is in "
@@ -457,20 +442,20 @@ int rcv_durable_ask(rcv_flusher *f, uint64_t position, int pipe)
 {
     if (durable(f) >= position)
         return 0;
-    int rc = stopped(f) ? not_any_more(f) : enter(f, pipe);
-    if (rc != 0)
+    int rc = stopped(f) ? not_any_more(f) : pipes_enter(&f->pipes, pipe);
+    if (rc < 0)
         return rc;
+    if (rc == 1)
+        ring_local(f);
     demand(f, position);
     return durable(f) >= position ? 0 : 1;
 }
 
-void rcv_durable_enough(rcv_flusher *f, int pipe)
+void rcv_durable_enough(rcv_flusher *f, int pipe, uint64_t device, uint64_t inode)
 {
-    for (unsigned i = 0; i < PIPES; i++)
-        if (atomic_load(&f->pipe[i].fd) == pipe) {
-            atomic_store(&f->pipe[i].fd, -1);
-            atomic_fetch_sub(&f->wanted, 1);
-        }
+    if (f->forks != f->a->forks)
+        return; /* none of them is this process's */
+    pipes_leave(&f->pipes, pipe, device, inode);
 }
 
 int rcv_durable_wait(rcv_flusher *f, uint64_t position, uint64_t nanos)
@@ -488,24 +473,4 @@ int rcv_durable_wait(rcv_flusher *f, uint64_t position, uint64_t nanos)
         atomic_fetch_sub(&w->following, 1);
     }
     return durable(f) >= position;
-}
-
-int rcv_journal_get(const rcv_arena *a, struct rcv_journal_state *out)
-{
-    memset(out, 0, sizeof *out);
-    if (a->feed == NULL)
-        return 0;
-    const struct rcv_flushed *w = &a->feed->flushed;
-    out->batches = get(&w->batches);
-    out->records = get(&w->records);
-    out->bytes = get(&w->bytes);
-    out->nanos = get(&w->nanos);
-    out->worst = get(&w->worst);
-    out->at = get(&w->at);
-    out->number = get(&w->number);
-    out->stopped = (int)atomic_load(&w->stopped);
-    out->delayed = (int)atomic_load(&w->delayed);
-    for (unsigned i = 0; i < RCV_FLUSH_CLASSES; i++)
-        out->in_class[i] = get(&w->in_class[i]);
-    return out->number != 0;
 }

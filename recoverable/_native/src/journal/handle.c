@@ -38,22 +38,43 @@ int handle_keep(struct handle *h, int fd)
     return err;
 }
 
-/* handle_fd -- its descriptor; -1: the program has closed it, and that name does not lead to it. `name`: in the folder, NULL: itself. */
+static bool path_of(char *path, const char *folder, const char *name)
+{
+    return snprintf(path, PATH_MAX, "%s%s%s", folder, name != NULL ? "/" : "", name != NULL ? name : "") < PATH_MAX;
+}
+
+/* handle_fd -- its descriptor; -errno: the program has closed it, and it can't be opened again; -ENOENT also where that name leads to
+ * another. `name`: in the folder, NULL: itself. */
 int handle_fd(struct handle *h, const char *folder, const char *name)
 {
     char path[PATH_MAX];
     if (likely(is_ours(h, h->fd)))
         return h->fd;
     h->fd = -1; /* another's, or nobody's */
-    if (snprintf(path, sizeof path, "%s%s%s", folder, name != NULL ? "/" : "", name != NULL ? name : "") >= (int)sizeof path)
-        return -1;
-    const int fd = open(path, (name != NULL ? O_RDWR : O_RDONLY | O_DIRECTORY) | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (!path_of(path, folder, name))
+        return -ENAMETOOLONG;
+    const int fd = open(path, (name != NULL ? O_RDWR | O_NOFOLLOW : O_RDONLY | O_DIRECTORY) | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return -errno;
     if (!is_ours(h, fd)) {
-        if (fd >= 0)
-            close(fd);
-        return -1;
+        close(fd);
+        return -ENOENT;
     }
-    return handle_keep(h, fd) == 0 ? h->fd : -1;
+    const int err = handle_keep(h, fd);
+    return err == 0 ? h->fd : -err;
+}
+
+/* handle_gone -- the file, or a folder that it is in, was moved, removed or replaced: a start would not find it. A path that can't be
+ * looked up, after rights were dropped say, tells nothing. */
+bool handle_gone(const struct handle *h, const char *folder, const char *name)
+{
+    char        path[PATH_MAX];
+    struct stat st;
+    if (!path_of(path, folder, name))
+        return false;
+    if (stat(path, &st) != 0)
+        return errno == ENOENT || errno == ENOTDIR;
+    return st.st_dev != h->device || st.st_ino != h->inode;
 }
 
 void handle_close(struct handle *h)

@@ -6,6 +6,7 @@
 #include "format.h"
 #include "journal.h"
 
+#include <pthread.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 
@@ -26,8 +27,24 @@ struct handle {
     ino_t inode;
 };
 int  handle_keep(struct handle *h, int fd);
-int  handle_fd(struct handle *h, const char *folder, const char *name);
+int  handle_fd(struct handle *h, const char *folder, const char *name); /* or -errno */
+bool handle_gone(const struct handle *h, const char *folder, const char *name); /* does that path lead elsewhere, or nowhere? */
 void handle_close(struct handle *h);
+
+/* -- pipes.c ----------------------------------------------------------------------------------------------------------- */
+
+#define PIPES 64u
+struct pipes {
+    pthread_mutex_t  lock;
+    _Atomic uint32_t wanted; /* how many there are */
+    struct handle    each[PIPES];
+};
+void pipes_begin(struct pipes *p);
+void pipes_end(struct pipes *p);
+void pipes_ring(struct pipes *p);
+int  pipes_enter(struct pipes *p, int fd); /* 1: it is new. 0: it was there. RCV_ERR_FULL: there are too many */
+void pipes_leave(struct pipes *p, int fd, dev_t device, ino_t inode); /* as fstat() said of it */
+static inline bool pipes_wanted(struct pipes *p) { return atomic_load(&p->wanted) != 0; }
 
 /* -- spare.c ------------------------------------------------------------------------------------------------------------- */
 
@@ -48,7 +65,6 @@ int  disk_write(int fd, uint64_t off, const struct iovec *what, int n); /* all o
 int  disk_sync(int fd);
 int  disk_sync_folder(int folder);
 int  disk_rename(int folder, const char *from, const char *to);
-bool disk_removed(int fd); /* has it no name any more? */
 
 /* -- file.c ---------------------------------------------------------------------------------------------------------------- */
 

@@ -17,6 +17,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#define CLOSED 16u /* tries where the program closes a descriptor between the look at it and its use */
+
 struct rcv_writer {
     struct handle folder, file;
     char          where[PATH_MAX], name[JOURNAL_NAME];
@@ -66,11 +68,27 @@ static int failed(rcv_writer *w, int err, const char *doing, const char *name)
     return rc;
 }
 
-/* removed -- somebody has taken it away, or put another in its place: what is written to it is gone with it. */
+/* removed -- somebody has moved it or taken it away, or put another in its place: no start would find what is written to it. */
 static int removed(rcv_writer *w, const char *name)
 {
     w->stopped = true;
-    return rcv_raise(RCV_ERR_NOTFOUND, ENOENT, "journal \"%s\": %s was removed while it was in use", w->where, name);
+    return rcv_raise(RCV_ERR_NOTFOUND, ENOENT, "journal \"%s\": %s was moved or removed while it was in use", w->where, name);
+}
+
+/* unreachable -- it was closed by others, and opening it again has failed: for want of descriptors, say, which passes. */
+static int unreachable(rcv_writer *w, int err, const char *name)
+{
+    return err == ENOENT || err == ENOTDIR ? removed(w, name) : failed(w, err, "opening", name);
+}
+
+static int sync_folder(rcv_writer *w)
+{
+    int err = EBADF;
+    for (unsigned tries = 0; err == EBADF && tries < CLOSED; tries++) {
+        const int folder = handle_fd(&w->folder, w->where, NULL);
+        err = folder < 0 ? -folder : disk_sync_folder(folder);
+    }
+    return err;
 }
 
 /* begin_file -- the next one, with room for a batch of so many bytes. A failure leaves the one in use as it is. */
@@ -80,24 +98,29 @@ static int begin_file(rcv_writer *w, uint64_t room)
     struct rcv_journal_head         h = {.format = RCV_JOURNAL_FORMAT, .id = {s->id[0], s->id[1]}, .number = s->number + 1,
                                          .epoch = s->epoch, .position = s->position, .seq = s->seq, .at = s->at, .chain = s->chain};
     char name[JOURNAL_NAME];
-    int  folder = handle_fd(&w->folder, w->where, NULL);
-    if (folder < 0)
-        return removed(w, "its folder");
-    int err = spare_take(&w->spare, folder, w->where, RCV_JOURNAL_HEAD + room, &h.size), fd = w->spare.file.fd;
-    if (err != 0)
-        return failed(w, err, "making", SPARE_NAME);
-    memcpy(h.magic, RCV_JOURNAL_MAGIC, sizeof h.magic);
-    h.crc = head_crc(&h);
+    int  err = EBADF;
     journal_name(h.number, name);
-    err = disk_write(fd, 0, &(struct iovec){&h, sizeof h}, 1);
+    for (unsigned tries = 0; err == EBADF && tries < CLOSED; tries++) {
+        const int folder = handle_fd(&w->folder, w->where, NULL);
+        if (folder == -EBADF)
+            continue;
+        if (folder < 0)
+            return unreachable(w, -folder, "its folder");
+        if ((err = spare_take(&w->spare, folder, w->where, RCV_JOURNAL_HEAD + room, &h.size)) != 0)
+            continue;
+        memcpy(h.magic, RCV_JOURNAL_MAGIC, sizeof h.magic);
+        h.crc = head_crc(&h);
+        const int fd = w->spare.file.fd;
+        err = disk_write(fd, 0, &(struct iovec){&h, sizeof h}, 1);
+        if (err == 0)
+            err = disk_sync(fd);
+        CRASHPOINT("journal.head");
+        if (err == 0)
+            err = disk_rename(folder, SPARE_NAME, name);
+        CRASHPOINT("journal.named");
+    }
     if (err == 0)
-        err = disk_sync(fd);
-    CRASHPOINT("journal.head");
-    if (err == 0)
-        err = disk_rename(folder, SPARE_NAME, name);
-    CRASHPOINT("journal.named");
-    if (err == 0)
-        err = disk_sync_folder(folder);
+        err = sync_folder(w);
     if (err != 0) {
         spare_end(&w->spare);
         return failed(w, err, "making", name);
@@ -109,6 +132,18 @@ static int begin_file(rcv_writer *w, uint64_t room)
     w->at.number = h.number;
     w->at.size = h.size;
     w->offset = RCV_JOURNAL_HEAD;
+    return 0;
+}
+
+int rcv_journal_spare(const char *where)
+{
+    rcv_writer *w;
+    int         rc = make(where, &w);
+    if (rc != 0)
+        return rc;
+    while (spare_make(&w->spare, w->folder.fd, w->where) == 1)
+        ;
+    rcv_writer_close(w);
     return 0;
 }
 
@@ -183,6 +218,13 @@ int rcv_writer_resume(const char *where, rcv_writer **out)
     return rc;
 }
 
+int rcv_writer_look(rcv_writer *w)
+{
+    if (!handle_gone(&w->file, w->where, w->name))
+        return 0;
+    return removed(w, handle_gone(&w->folder, w->where, NULL) ? "its folder" : w->name);
+}
+
 int rcv_writer_append(rcv_writer *w, const void *records, uint64_t length, uint64_t seq, uint64_t at, uint32_t count)
 {
     struct rcv_batch b = {.mark = RCV_BATCH_MARK, .length = length, .position = w->at.position, .seq = seq, .at = at, .records = count,
@@ -194,22 +236,32 @@ int rcv_writer_append(rcv_writer *w, const void *records, uint64_t length, uint6
         if (rc != 0)
             return rc;
     }
-    int fd = handle_fd(&w->file, w->where, w->name);
-    if (fd < 0)
-        return removed(w, w->name);
     b.number = w->at.number;
     b.offset = w->offset;
     b.crc = batch_crc(&b, records);
     const struct iovec what[2] = {{&b, sizeof b}, {(void *)(uintptr_t)records, length}};
-    int                err = FAIL_NOW(RCV_FAIL_WRITE) ? ENOSPC : disk_write(fd, w->offset, what, length > 0 ? 2 : 1);
+    const char        *doing = "writing";
+    int                err = EBADF;
+    for (unsigned tries = 0; err == EBADF && tries < CLOSED; tries++) { /* the same once more is the same */
+        const int fd = handle_fd(&w->file, w->where, w->name);
+        if (fd == -EBADF)
+            continue;
+        if (fd < 0)
+            return unreachable(w, -fd, w->name);
+        doing = "writing";
+        err = FAIL_NOW(RCV_FAIL_WRITE) ? ENOSPC : disk_write(fd, w->offset, what, length > 0 ? 2 : 1);
+        if (err != 0)
+            continue;
+        CRASHPOINT("journal.written");
+        doing = "flushing";
+        err = FAIL_NOW(RCV_FAIL_SYNC) ? EIO : disk_sync(fd);
+    }
     if (err != 0)
-        return failed(w, err, "writing", w->name);
-    CRASHPOINT("journal.written");
-    if ((err = FAIL_NOW(RCV_FAIL_SYNC) ? EIO : disk_sync(fd)) != 0)
-        return failed(w, err, "flushing", w->name);
+        return failed(w, err, doing, w->name);
     CRASHPOINT("journal.synced");
-    if (disk_removed(fd))
-        return removed(w, w->name);
+    int rc = rcv_writer_look(w);
+    if (rc != 0)
+        return rc;
     w->offset += sizeof b + length;
     w->at.position += length;
     w->at.chain = b.crc;

@@ -14,6 +14,7 @@ struct raw { /* what the tracker knows of a transaction, and keeps in it */
 
 /* -- tracker.c: raw writes; trap.c: the SIGSEGV handler; estimators/policies.c: which pages to keep hot ------------------ */
 
+int  tracker_open_past(rcv_arena *a); /* of one that is only read, and has no view of its own */
 int  tracker_open(rcv_arena *a, const struct rcv_open_options *o); /* map the first view read-only, read the hot table, install the handler */
 void tracker_close(rcv_arena *a);  /* demotes nothing: hot pages stay listed for the others */
 /* tracker_enter -- a step begins (lock held, phase IDLE): catch up with the hot table's generation; while raw buffers live:

@@ -115,6 +115,15 @@ int tracker_open(rcv_arena *a, const struct rcv_open_options *o)
     return rc;
 }
 
+/* tracker_open_past -- of an arena that has no steps: readers find it where it is. */
+int tracker_open_past(rcv_arena *a)
+{
+    if ((a->tracker = os_calloc(1, sizeof *a->tracker)) == NULL)
+        return rcv_raise(RCV_ERR_FULL, 0, "arena \"%s\": no process memory for its tracker", a->name);
+    a->tracked = a->core + a->data_off;
+    return 0;
+}
+
 /* tracker_close -- no step of this arena runs. Hot pages stay listed for the others. */
 void tracker_close(rcv_arena *a)
 {

@@ -128,16 +128,20 @@ static int misshapen(rcv_arena *a, uint64_t tail, uint64_t head)
     return seg_corrupt(a, "its feed is said to reach from %llu to %llu", (unsigned long long)tail, (unsigned long long)head);
 }
 
+int feed_too_long(const rcv_arena *a, uint64_t bytes)
+{
+    return rcv_raise(RCV_ERR_FULL, 0,
+                     "arena \"%s\": a commit of %llu bytes is more than its feed can hold (%llu); nothing was committed; make it in "
+                     "several, or make the arena with a larger feed=", a->name, (unsigned long long)bytes, (unsigned long long)a->ring_size);
+}
+
 int feed_reserve(rcv_arena *a, uint64_t bytes, uint8_t **out)
 {
     struct rcv_feed *f = a->feed;
     const uint64_t   head = feed_load(&f->head);
     uint64_t         tail = feed_load(&f->tail), last = feed_load(&f->tail_seq);
     if (bytes > a->ring_size)
-        return rcv_raise(RCV_ERR_FULL, 0,
-                         "arena \"%s\": a commit of %llu bytes is more than its feed can hold (%llu); nothing was committed; make it in "
-                         "several, or make the arena with a larger feed=", a->name, (unsigned long long)bytes,
-                         (unsigned long long)a->ring_size);
+        return feed_too_long(a, bytes);
     int rc = unlikely(sinks_need(a, bytes)) ? sinks_full(a, bytes) : 0; /* which may just have taken it */
     if (rc != 0)
         return rc;

@@ -102,18 +102,19 @@ static int check_format(rcv_arena *a, const struct rcv_header *h)
     if (magic != RCV_MAGIC && magic != __builtin_bswap64(RCV_MAGIC))
         return seg_corrupt(a, "it does not begin as an arena does");
     if (magic != RCV_MAGIC)
-        return rcv_raise(RCV_ERR_VERSION, 0, "arena \"%s\" was made by a machine of the other byte order; unlink it, or use it "
-                                             "there", a->name);
+        return rcv_raise(RCV_ERR_VERSION, 0, "arena \"%s\" was made by a machine of the other byte order; it is unchanged; use it "
+                                             "there, or bring it here by recoverable export --portable", a->name);
     if (h->format != RCV_FORMAT)
         return rcv_raise(RCV_ERR_VERSION, 0,
-                         "arena \"%s\" has format %u, this version of recoverable reads format %u; use the version that made "
-                         "it, or unlink it", a->name, h->format, RCV_FORMAT);
+                         "arena \"%s\" has format %u, this version of recoverable reads format %u; it is unchanged; use the version that "
+                         "made it; to move what is in it, run recoverable/portable.py of this version with that one's Python, and "
+                         "recoverable import what it writes", a->name, h->format, RCV_FORMAT);
     if (h->checksum != header_sum(h))
         return seg_corrupt(a, "its header's checksum does not fit");
     if (h->endian != RCV_ENDIAN_MARK || h->page_size != os_page_size())
         return rcv_raise(RCV_ERR_VERSION, 0,
-                         "arena \"%s\" was made by a machine that differs from this one (pages of %u bytes); use it there, or "
-                         "unlink it", a->name, h->page_size);
+                         "arena \"%s\" was made by a machine that differs from this one (pages of %u bytes); it is unchanged; use it "
+                         "there, or bring it here by recoverable export --portable", a->name, h->page_size);
     return 0;
 }
 

@@ -229,6 +229,7 @@ struct rcv_flushed {
     _Atomic uint32_t stopped, delayed; /* errno */
     _Atomic uint64_t batches, records, bytes, nanos, worst, at, number;
     _Atomic uint64_t in_class[RCV_FLUSH_CLASSES];
+    _Atomic uint64_t snapshot_seq, snapshot_at, snapshot_bytes; /* of the last one; 0, 0, 0: not known */
 };
 struct rcv_feed {
     uint64_t         id[2];

@@ -39,6 +39,19 @@ int seg_claim_data(rcv_arena *a, uint64_t upto)
     return 0;
 }
 
+/* seg_backed -- offset and length of what the header says has memory behind it. */
+void seg_backed(const rcv_arena *a, uint64_t out[4][2])
+{
+    const struct rcv_header *h = a->hdr;
+    const struct rcv_region *r = h->region;
+    const uint64_t           tables = r[RCV_R_SHADOW].off + r[RCV_R_SHADOW].size;
+    const uint64_t           backed[4][2] = {{0, r[RCV_R_UNDO].off + atomic_load(&h->undo_claimed)},
+                                             {r[RCV_R_SHADOW].off, atomic_load(&h->shadow_claimed)},
+                                             {tables, r[RCV_R_DATA].off - tables},
+                                             {r[RCV_R_DATA].off, rcv_data_claimed(a)}};
+    memcpy(out, backed, sizeof backed);
+}
+
 /* -- mapping -------------------------------------------------------------------------------------------------- */
 
 /* seg_map -- the core view, and the addresses that are derived from a checked (or planned) header. */
@@ -46,7 +59,7 @@ int seg_map(rcv_arena *a, const struct rcv_header *h, int protection)
 {
     void    *core;
     uint64_t total = h->total_size;
-    int      err = os_map_shared(object_fd(a), 0, total, protection, &core);
+    int      err = a->past != NULL ? os_map_private(object_fd(a), total, &core) : os_map_shared(object_fd(a), 0, total, protection, &core);
     if (err != 0)
         return seg_os(a, err, "mapping it");
     a->core = a->mem = core;
@@ -63,7 +76,7 @@ int seg_map(rcv_arena *a, const struct rcv_header *h, int protection)
     a->undo_off = h->region[RCV_R_UNDO].off;
     a->undo_size = h->region[RCV_R_UNDO].size;
     a->undo = a->core + a->undo_off;
-    return feed_map(a, h, protection);
+    return a->past != NULL ? 0 : feed_map(a, h, protection); /* what its feed had is in the files that it comes from */
 }
 
 void seg_unmap(rcv_arena *a)

@@ -15,13 +15,14 @@
 
 struct rcv_restore {
     rcv_arena a; /* mapped, not attached */
+    uint32_t  users; /* itself, and the arenas that are read in its memory */
 };
 
 /* prepare -- it is sound, at rest, and nobody's. */
 static int prepare(rcv_arena *a)
 {
     const struct rcv_region *hot = &a->hdr->region[RCV_R_HOT];
-    if (process_others(a))
+    if (a->past == NULL && process_others(a))
         return rcv_raise(RCV_ERR_BUSY, 0, "arena \"%s\" is in use; nothing was changed; bring a copy of it forward", a->name);
     if (atomic_load(&a->hdr->phase) != RCV_IDLE || undo_tail(a) != 0)
         return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" was left in the middle of a step; open it first, which undoes that", a->name);
@@ -33,38 +34,94 @@ static int prepare(rcv_arena *a)
     return 0;
 }
 
+static rcv_restore *new_restore(const char *name)
+{
+    rcv_restore *r = os_calloc(1, sizeof *r);
+    if (r == NULL) {
+        rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for replaying");
+        return NULL;
+    }
+    r->a.fd = -1;
+    snprintf(r->a.name, sizeof r->a.name, "%s", name);
+    return r;
+}
+
+/* opened -- with its memory mapped and prepared, unless something has failed before, or now. */
+static int opened(rcv_restore *r, int rc, const struct rcv_header *fixed, rcv_restore **out)
+{
+    if (rc == 0)
+        rc = seg_map(&r->a, fixed, PROT_READ | PROT_WRITE);
+    if (r->a.past != NULL)
+        r->a.fd = -1; /* the caller's */
+    if (rc == 0)
+        rc = prepare(&r->a);
+    if (rc != 0)
+        rcv_restore_close(r);
+    else
+        *out = r;
+    return rc;
+}
+
 int rcv_restore_open(int fd, const char *name, rcv_restore **out)
 {
     struct stat       st;
     struct rcv_header fixed;
-    rcv_restore       *r = os_calloc(1, sizeof *r);
+    rcv_restore       *r = new_restore(name);
     if (r == NULL)
-        return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for replaying");
+        return RCV_ERR_FULL;
     rcv_arena *a = &r->a;
-    a->fd = -1;
-    snprintf(a->name, sizeof a->name, "%s", name);
     int err = object_adopt(a, fd, &st), rc = err == 0 ? 0 : rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't open its object", name);
     if (rc == 0 && (rc = seg_inspect(a, (uint64_t)st.st_size, &fixed)) == 1)
         rc = rcv_raise(RCV_ERR_NOTFOUND, 0, "there is no arena \"%s\": its making was not finished", name);
-    if (rc == 0)
-        rc = seg_map(a, &fixed, PROT_READ | PROT_WRITE);
-    if (rc == 0)
-        rc = prepare(a);
-    if (rc != 0) {
-        rcv_restore_close(r);
-        return rc;
-    }
-    *out = r;
+    return opened(r, rc, &fixed, out);
+}
+
+int rcv_past_begin(int fd, uint64_t length, const char *name, rcv_restore **out)
+{
+    struct stat       st;
+    struct rcv_header fixed;
+    rcv_restore       *r = new_restore(name);
+    if (r == NULL)
+        return RCV_ERR_FULL;
+    rcv_arena *a = &r->a;
+    a->past = r;
+    int err = object_borrow(a, fd, &st), rc = err == 0 ? 0 : seg_os(a, err, "asking for its length");
+    if (rc == 0 && (uint64_t)st.st_size < length)
+        rc = seg_corrupt(a, "its copy is %llu bytes long, and was %llu", (unsigned long long)st.st_size, (unsigned long long)length);
+    if (rc == 0 && (rc = seg_inspect(a, length, &fixed)) == 1)
+        rc = seg_corrupt(a, "it is a copy that was not finished");
+    return opened(r, rc, &fixed, out);
+}
+
+int restore_share(rcv_restore *r, rcv_arena **out)
+{
+    rcv_arena *a = os_calloc(1, sizeof *a);
+    if (a == NULL)
+        return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for an arena's handle");
+    *a = r->a;
+    a->past = r;
+    r->users++;
+    *out = a;
     return 0;
 }
 
 void rcv_restore_close(rcv_restore *r)
 {
-    if (r == NULL)
+    if (r == NULL || r->users-- > 0)
         return;
     seg_unmap(&r->a);
     object_drop(&r->a);
     os_free(r);
+}
+
+int rcv_restore_back(rcv_restore *r)
+{
+    uint64_t backed[4][2];
+    int      err = 0;
+    seg_backed(&r->a, backed);
+    for (int i = 0; err == 0 && i < 4; i++)
+        err = os_populate(r->a.core + backed[i][0], backed[i][1]);
+    return err == 0 ? 0 : seg_os(&r->a, err, "claiming memory for what is restored");
 }
 
 /* may_write -- can a record name that range? */
@@ -125,6 +182,14 @@ void rcv_restore_finish(rcv_restore *r, uint64_t position, uint64_t epoch)
 {
     if (r->a.feed != NULL)
         feed_begin_at(&r->a, position, epoch);
+}
+
+int rcv_restore_renew(rcv_restore *r)
+{
+    int rc = feed_format(&r->a);
+    if (rc == 0 && r->a.feed != NULL)
+        feed_begin_at(&r->a, 0, 0);
+    return rc;
 }
 
 int rcv_restore_apply(rcv_restore *r, const void *records, uint64_t length, uint64_t *at)

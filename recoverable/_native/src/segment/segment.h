@@ -53,11 +53,15 @@ struct rcv_above {
 /* What the watchdog knows of the step that holds an arena: watch.c. Its thread's, but where something else is said. */
 struct rcv_watch {
     _Atomic uint64_t limit;    /* nanoseconds; 0: nobody watches. Set with the GIL */
+    _Atomic uint32_t changes;  /* how often it has become another one. Set with the GIL */
+    _Atomic uint32_t seen;     /* … when what follows began */
     _Atomic bool     spares;   /* the process is not ended: for tests. Set with the GIL */
     _Atomic uint64_t mounting; /* of that step: rcv_arena.mountings */
     _Atomic uint64_t age;      /* for how long it has been seen, nanoseconds */
     _Atomic uint32_t stage;    /* enum rcv_watch_stage that it has come to */
     _Atomic uint64_t told;     /* mounting << 3 | the last stage that Python has done what is to be done for. Set with the GIL */
+    uint32_t         called;   /* the last stage that somebody was called for, who may not have looked yet */
+    uint64_t         over;     /* for how long it has been over, while somebody may come to tell of it, nanoseconds */
     bool             dumped;   /* its stack has been asked for by a signal */
     char             handler[RCV_HANDLER_NAME];
     uint64_t         stopped;  /* the thread that an exception was set in, which may not have been raised yet; 0. With the GIL */
@@ -96,6 +100,7 @@ struct rcv_arena {
     uint32_t            slot;  /* in the process table */
     uint64_t            token; /* of this process */
     bool                created, closing, needs_slot /* after fork */, trap_mode;
+    struct rcv_restore *past; /* a state of the past: this process's own memory, in no process table, and only read. Else NULL */
     double              busy_timeout;
     char                name[104];
     char                policy[24];
@@ -121,6 +126,7 @@ struct rcv_arena {
     _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the lock under them */
     rcv_txn            *in_flight;   /* all live transactions of this process, doubly linked */
     uint64_t            n_in_flight, serial;
+    uint64_t            feed_waiting, feed_tickets; /* how many of them wait for room in the feed, in line; tickets that there were */
     uint64_t            log_epoch; /* the last that any transaction has begun */
     struct rcv_logged   logged[RCV_LOGGED]; /* here and not in each transaction: only one is mounted, and its cache lines stay warm */
     struct rcv_sound    sound[RCV_SOUND];
@@ -175,6 +181,7 @@ void seg_unmap(rcv_arena *a);
 /* seg_inspect -- look at the header alone: 0 and a copy of a sound one in *fixed, 1 if the object is half-made, or an error. */
 int  seg_inspect(rcv_arena *a, uint64_t length, struct rcv_header *fixed);
 int  seg_map_readonly(rcv_arena *a, uint64_t length); /* map it read-only: nothing can be stored, nothing else is set up */
+void seg_backed(const rcv_arena *a, uint64_t out[4][2]); /* offset and length of what the header says has memory behind it */
 /* seg_claim_data -- back the data region up to `upto` bytes (rounded up to a chunk). Lock held. RCV_ERR_FULL leaves it. */
 int  seg_claim_data(rcv_arena *a, uint64_t upto);
 
@@ -247,6 +254,8 @@ void feed_alone(rcv_arena *a);  /* nobody is attached: nobody waits for it */
 void feed_begin_anew(rcv_arena *a);
 void feed_restored(rcv_arena *a, uint64_t seq, uint64_t at);
 void feed_begin_at(rcv_arena *a, uint64_t position, uint64_t epoch); /* it goes on there, without a sink */
+/* feed_too_long -- RCV_ERR_FULL: a record of so many bytes never has room. */
+int feed_too_long(const rcv_arena *a, uint64_t bytes);
 /* feed_reserve -- room for a record behind the head, at *out; old records and slow sinks lose theirs. RCV_ERR_FEED: a sink needs it.
  * RCV_ERR_FULL: there will never be so much. RCV_ERR_CORRUPT: its words do not fit each other. */
 int  feed_reserve(rcv_arena *a, uint64_t bytes, uint8_t **out);
@@ -276,6 +285,7 @@ void                   sinks_begin_anew(rcv_arena *a);          /* a restored co
 /* restore_ranges -- the ranges of a record that can be the next commit of `a`, whose core need not be attached; NULL: it can't.
  * restore_put -- its bytes, into memory that is there. */
 const uint64_t *restore_ranges(const rcv_arena *a, const struct rcv_commit *head, uint64_t room);
+int             restore_share(rcv_restore *r, rcv_arena **out); /* an arena in its memory, which lives as long as either; rcv_restore_close() for each */
 void            restore_put(rcv_arena *a, const struct rcv_commit *head, const uint64_t *ranges);
 
 /* -- queue.c: who waits for the lock, and who is next ----------------------------------------------------------- */

@@ -50,12 +50,28 @@ int sink_attach(rcv_arena *a, const char *name, uint64_t cursor, uint64_t seq)
     return 0;
 }
 
+/* is_open -- has that name such a sink already? Then there is nothing to begin, and nobody's step is waited for. */
+static bool is_open(const rcv_arena *a, const char *name, uint32_t state, uint32_t *sink)
+{
+    for (unsigned i = 0; i < RCV_SINKS; i++) {
+        const struct rcv_sink *s = &a->feed->sink[i];
+        if (atomic_load(&s->state) == state && strncmp(s->name, name, sizeof s->name) == 0) {
+            *sink = i;
+            return true;
+        }
+    }
+    return false;
+}
+
 int rcv_sink_open(rcv_arena *a, const char *name, int required, uint32_t *sink)
 {
+    const uint32_t state = required ? RCV_SINK_REQUIRED : RCV_SINK_OPTIONAL;
     if (a->feed == NULL)
         return rcv_raise(RCV_ERR_MISUSE, 0, "arena \"%s\" has no feed, which it is made with: feed=", a->name);
     if (name[0] == '\0' || strlen(name) >= RCV_SINK_NAME)
         return rcv_raise(RCV_ERR_MISUSE, 0, "a sink's name has 1 to %u bytes", RCV_SINK_NAME - 1);
+    if (is_open(a, name, state, sink))
+        return 0;
     int rc = lock_take(a);
     if (rc != 0)
         return rc;
@@ -74,7 +90,7 @@ int rcv_sink_open(rcv_arena *a, const char *name, int required, uint32_t *sink)
         atomic_store(&s->lost, 0);
         CRASHPOINT("feed.sink");
     }
-    atomic_store(&s->state, required ? RCV_SINK_REQUIRED : RCV_SINK_OPTIONAL);
+    atomic_store(&s->state, state);
     *sink = (uint32_t)(s - a->feed->sink);
     return lock_drop(a);
 }
@@ -118,9 +134,16 @@ int rcv_sink_get(const rcv_arena *a, uint32_t sink, struct rcv_sink_state *out)
     memcpy(out->name, s->name, sizeof out->name - 1);
     out->cursor = feed_load(&s->cursor);
     out->seq = feed_load(&s->seq);
+    const uint64_t           head = feed_load(&a->feed->head);
+    const struct rcv_commit *next = out->cursor < head ? feed_record(a, out->cursor, head) : NULL;
+    if (next != NULL)
+        out->since = next->at;
+    if (feed_load(&a->feed->tail) > out->cursor) /* overwritten meanwhile, or before */
+        out->since = 0;
     out->required = atomic_load(&s->state) == RCV_SINK_REQUIRED;
     out->lost = atomic_load(&s->lost) != 0;
     out->pid = p != NULL ? p->pid : 0;
+    out->ours = p != NULL && is_ours(a, s);
     return 1;
 }
 

@@ -95,6 +95,8 @@ static int __attribute__((noinline)) access_slow(rcv_arena *a, void *context, in
             break;
     }
     *out = NULL;
+    if (write && a->past != NULL)
+        return rcv_raise(RCV_ERR_PAST, 0, "%s is a state of the past, which can only be read; nothing was changed", a->name);
     if (write)
         return rcv_raise(RCV_ERR_NOTXN, 0,
                          "a write outside a transaction; nothing was changed: write in a @recoverable handler, arena.run() or `with "

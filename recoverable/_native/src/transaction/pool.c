@@ -26,7 +26,8 @@ void pool_reset(rcv_txn *t)
     t->holds = false;
     t->raw.n_pages = t->n_runs = t->stash_items = t->n_stash = 0;
     if (unlikely(t->arena->feed != NULL)) {
-        t->n_units = t->fresh_bytes = t->feed_need = 0;
+        t->n_units = t->fresh_bytes = 0;
+        room_leave(t);
         t->request[0] = '\0';
     }
 }
@@ -103,6 +104,7 @@ static inline int take(rcv_arena *a, unsigned flags, rcv_txn **out)
     t->waits_until = 0;
     t->parent = NULL;
     t->children = 0;
+    t->stood_in = t->position = 0;
     if (t->route[0] != 0)
         memset(t->route, 0, sizeof t->route);
     t->prev = NULL;
@@ -156,8 +158,11 @@ void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)
 void pool_put(rcv_txn *t)
 {
     rcv_arena *a = t->arena;
-    if (t->parent)
+    if (t->parent) {
         t->parent->children--;
+        if (t->position > t->parent->position) /* its result is known there */
+            t->parent->position = t->position;
+    }
     for (rcv_txn *other = a->in_flight; other && t->children; other = other->next)
         if (other->parent == t) {
             other->parent = NULL;

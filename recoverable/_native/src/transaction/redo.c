@@ -26,7 +26,6 @@
 #define ZEROS 4096u    /* bytes: looked at together, whether they are all zeros */
 #define SORT_SOME 64u  /* so many are sorted in place; they come nearly sorted */
 #define MOST_UNITS 1024u
-#define INSISTS UINT64_MAX /* of feed_need: it does not wait any longer */
 #define AN_INTENT 192u /* bytes: what applying one may write at most, but for a large block's words; each range with its own word */
 
 struct piece {
@@ -67,6 +66,16 @@ void rcv_txn_name_request(rcv_txn *t, const char *id)
 }
 
 uint64_t rcv_txn_position(const rcv_txn *t) { return t->position; }
+
+int rcv_txn_stood_on(rcv_txn *t, uint64_t *seq, uint64_t *position)
+{
+    if (t->stood_in != t->serial)
+        return 0;
+    t->stood_in = 0;
+    *seq = t->stood_on;
+    *position = t->stood_at;
+    return 1;
+}
 
 /* -- pieces ------------------------------------------------------------------------------------------------------------ */
 
@@ -283,31 +292,51 @@ static uint64_t bound_at_once(const rcv_txn *t)
            t->n_intents * AN_INTENT + t->fresh_bytes + t->raw.n_pages * (a->hdr->page_size + a->hdr->page_size / 2);
 }
 
-/* bound -- the same, by looking at what it has written; what its intentions will write is not there yet. */
-static int bound(rcv_txn *t, uint64_t *out)
+/* add_now -- what it has written so far, with its new blocks. */
+static int add_now(rcv_txn *t, struct rcv_redo **out)
 {
-    struct rcv_redo *r;
-    int              rc = collect(t, &r);
+    int rc = collect(t, out);
+    if (rc == 0)
+        rc = add_fresh(t, *out);
     if (rc != 0)
         return rc;
-    sort(r);
-    merge(t->arena, r);
-    uint64_t bytes = fixed_length(t, r) + t->n_intents * AN_INTENT + t->fresh_bytes;
-    for (uint64_t i = 0; i < r->n; i++)
-        bytes += 8 + (r->pieces[i].hi - r->pieces[i].lo);
-    *out = bytes < t->arena->ring_size ? bytes : t->arena->ring_size; /* more there never is: whether it is too long, redo_collect() will say */
-    return 0;
+    sort(*out);
+    merge(t->arena, *out);
+    if ((*out)->bytes >= 2 * ZEROS)
+        split_long(t->arena, *out);
+    return (*out)->failed ? rcv_raise(RCV_ERR_FULL, 0, "no process memory for a commit's record") : 0;
+}
+
+/* applying -- what its intentions will write at most. */
+static uint64_t applying(const rcv_txn *t)
+{
+    uint64_t bytes = t->n_intents * AN_INTENT, size;
+    bool     live;
+    for (uint64_t i = 0; i < t->n_intents; i++) {
+        const unsigned op = t->intents[i].op & ~RCV_I_TRANSIENT;
+        if ((op == RCV_I_ALLOC || op == RCV_I_FREE) && heap_block(t->arena, t->intents[i].a, &size, &live) == 0)
+            bytes += size / RCV_CHUNK * 8; /* a word for each of its chunks */
+    }
+    return bytes;
 }
 
 int redo_is_short(rcv_txn *t)
 {
-    uint64_t most;
-    if (t->feed_need == INSISTS || likely(!sinks_need(t->arena, bound_at_once(t))))
+    rcv_arena       *a = t->arena;
+    struct rcv_redo *r;
+    const uint64_t   ahead = room_ahead(t);
+    if (t->feed_need == RCV_INSISTS || likely(!sinks_need(a, bound_at_once(t) + ahead)))
         return 0;
-    int rc = bound(t, &most);
-    if (rc != 0 || !sinks_need(t->arena, most))
+    int rc = add_now(t, &r);
+    if (rc != 0)
         return rc;
-    t->feed_need = most;
+    const uint64_t now = fixed_length(t, r) + r->ranges * 8 + r->bytes, more = applying(t);
+    if (now > a->ring_size + more)
+        return feed_too_long(a, now);
+    const uint64_t need = now + more < a->ring_size ? now + more : a->ring_size; /* more there never is: its record decides then */
+    if (!sinks_need(a, need + ahead))
+        return 0;
+    room_stand(t, need);
     return 1;
 }
 
@@ -315,17 +344,9 @@ int redo_collect(rcv_txn *t)
 {
     rcv_arena       *a = t->arena;
     struct rcv_redo *r;
-    int              rc = collect(t, &r);
-    if (rc == 0)
-        rc = add_fresh(t, r);
+    int              rc = add_now(t, &r);
     if (rc != 0)
         return rc;
-    sort(r);
-    merge(a, r);
-    if (r->bytes >= 2 * ZEROS)
-        split_long(a, r);
-    if (r->failed)
-        return rcv_raise(RCV_ERR_FULL, 0, "no process memory for a commit's record");
     const uint64_t length = fixed_length(t, r) + r->ranges * 8 + r->bytes;
     rc = feed_reserve(a, length, &r->record);
     r->length = (uint32_t)length;
@@ -396,13 +417,6 @@ void redo_publish(rcv_arena *a)
         bytes += p->hi & 1 ? 0 : len;
     }
 }
-
-int rcv_feed_room(const rcv_txn *t)
-{
-    return t->arena->feed == NULL || t->feed_need == INSISTS || sinks_wait(t->arena, t->feed_need) == NULL;
-}
-
-void rcv_feed_insist(rcv_txn *t) { t->feed_need = INSISTS; }
 
 void redo_free(rcv_arena *a)
 {

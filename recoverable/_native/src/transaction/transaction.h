@@ -162,6 +162,8 @@ struct rcv_found { /* the Dict entry that was found last: dict.c, find_again() *
 
 enum rcv_end_after { RCV_GO_ON, RCV_SUSPEND, RCV_ROLL_BACK, RCV_FREE }; /* each includes those before it */
 
+#define RCV_INSISTS UINT64_MAX /* of feed_need: it does not wait any longer */
+
 struct rcv_txn {
     rcv_arena *arena;
     rcv_txn   *parent;   /* an independent one: the transaction around it */
@@ -199,9 +201,14 @@ struct rcv_txn {
     struct rcv_index write_index;
     struct rcv_commit_unit *units; /* what was written, by name: only where there is a feed */
     uint64_t         n_units, cap_units;
-    uint64_t         feed_need;   /* the feed had no room for so much when it was to commit; UINT64_MAX: it has waited for long enough */
+    uint64_t         feed_need;   /* the feed had no room for so much when it was to commit; RCV_INSISTS: it has waited for long enough */
+    uint64_t         feed_ticket; /* its place in the line of those who wait for that; 0: it does not stand there */
+    uint64_t         feed_could;  /* since then there is room for it, os_nanos(); 0: there is none */
+    bool             feed_alone;  /* it waits as if nobody else did */
     uint64_t         fresh_bytes; /* at most so many bytes of new blocks, with a feed */
-    uint64_t         position;    /* of the feed: behind all that it has seen */
+    uint64_t         stood_on, stood_at; /* the newest commit, and the position behind it, when it was first mounted … */
+    uint64_t         stood_in;    /* … since rcv_txn_stood_on was last asked: its serial if it was */
+    uint64_t         position;    /* of the feed: behind all that it, and the independent ones inside it, have seen; 0: nothing */
     struct rcv_value_read *values;
     uint64_t         n_values, cap_values, n_captured;
 
@@ -347,6 +354,10 @@ int publish(rcv_txn *t, bool request); /* a failure leaves the caller to undo th
 
 /* redo_note -- a unit has joined its write set. Kept out of line, and out of the way of those that have no feed. */
 void     redo_note(rcv_txn *t, rcv_off off, uint64_t id, unsigned kind, uint64_t arg) __attribute__((noinline, cold));
+/* room_ahead -- bytes of the feed that those wait for who go before it. room_stand -- it waits for so many. room_leave -- no more. */
+uint64_t room_ahead(const rcv_txn *t);
+void     room_stand(rcv_txn *t, uint64_t bytes);
+void     room_leave(rcv_txn *t);
 /* redo_is_short -- it is about to commit: 1 if its record may be longer than what the feed has room for; else 0, or an error. */
 int redo_is_short(rcv_txn *t);
 /* redo_collect -- the intentions are applied: find what it has written, and reserve room for it. A failure leaves the caller to undo

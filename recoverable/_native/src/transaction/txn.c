@@ -123,6 +123,17 @@ static void back_to_committed(rcv_txn *t, struct rcv_recovery *report)
     phase_set(a, RCV_IDLE);
 }
 
+/* stands_on -- in an arena with a feed: it goes on with what there is up to that commit. */
+static void __attribute__((noinline)) stands_on(rcv_txn *t, uint64_t seq)
+{
+    t->position = atomic_load_explicit(&t->arena->feed->head, memory_order_relaxed);
+    if (t->stood_in != t->serial) {
+        t->stood_in = t->serial;
+        t->stood_on = seq;
+        t->stood_at = t->position;
+    }
+}
+
 /* still_valid -- is what it has seen still so? Else it is doomed. Nothing is mounted. */
 static bool still_valid(rcv_txn *t)
 {
@@ -136,7 +147,7 @@ static bool still_valid(rcv_txn *t)
     }
     t->seq = seq;
     if (unlikely(a->feed != NULL))
-        t->position = atomic_load_explicit(&a->feed->head, memory_order_relaxed);
+        stands_on(t, seq);
     t->written = atomic_load_explicit(&a->hdr->units_written, memory_order_relaxed);
     return true;
 }
@@ -183,6 +194,8 @@ int rcv_txn_mount(rcv_txn *t)
             (void)lock_drop(a);
             return txn_doomed_error(p);
         }
+    if (unlikely(a->feed != NULL) && !t->record_reads && !t->touched && sinks_need(a, a->ring_size / 2))
+        t->record_reads = true; /* its commit may have to wait for room, while others commit */
     t->touched = true;
     t->empty = false;
     t->first_id = atomic_load_explicit(&a->hdr->container_counter, memory_order_relaxed);
@@ -347,7 +360,7 @@ int rcv_txn_commit(rcv_txn *t)
         finish(t, RCV_COMMITTED);
         return rc;
     }
-    if (rc == 0 && unlikely(a->feed != NULL) && t->record_reads && (rc = redo_is_short(t)) > 0) {
+    if (rc == 0 && unlikely(a->feed != NULL) && (rc = redo_is_short(t)) > 0) {
         clock_end(t, begun);
         rc = rcv_txn_suspend(t);
         return rc ? rc : rcv_raise(RCV_ERR_FEED, 0, "arena \"%s\": its feed has no room for this commit yet", a->name);
