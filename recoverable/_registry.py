@@ -18,17 +18,36 @@ from recoverable.errors import RecoverableError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from recoverable._native.runtime import NativeArena
+    from recoverable._native.runtime import Handler, NativeArena
     from recoverable._segment import Segment
     from recoverable.arena import Arena
 
-__all__ = ["add", "all_open", "bind", "find", "find_behind", "lock", "remove", "resolve", "state"]
+__all__ = [
+    "add",
+    "all_open",
+    "bind",
+    "borrowed",
+    "find",
+    "find_behind",
+    "handlers",
+    "lock",
+    "remove",
+    "resolve",
+    "stand",
+    "state",
+]
 
 
 state = open_arenas_state
 lock = threading.RLock()
 _segments: dict[tuple[int, int], Segment] = {}  # by device and inode: a name may be unlinked and made again
 _bound: weakref.WeakSet[Arena] = weakref.WeakSet()
+#: Handlers that were decorated with an arena.
+handlers: weakref.WeakSet[Handler[Any]] = weakref.WeakSet()
+#: The segment that stands for all others while a capsule is replayed: who opens any arena gets it.
+stand_in: Segment | None = None
+#: Arenas that somebody has got so, and may have kept.
+borrowed: weakref.WeakSet[Arena] = weakref.WeakSet()
 
 
 def _fork() -> None:
@@ -42,7 +61,9 @@ os.register_at_fork(after_in_child=_fork)
 def _refresh() -> None:
     natives = [segment.native for segment in _segments.values()]
     state.only = None
-    if len(natives) == 1 and all(arena.native is natives[0] for arena in _bound):
+    if stand_in is not None:
+        state.only = stand_in.native
+    elif len(natives) == 1 and all(arena.native is natives[0] for arena in _bound):
         state.only = natives[0]
 
 
@@ -69,6 +90,13 @@ def remove(segment: Segment) -> None:
     _refresh()
 
 
+def stand(segment: Segment | None) -> None:
+    """Have a segment stand for all others; None: no more."""
+    global stand_in
+    stand_in = segment
+    _refresh()
+
+
 def bind(arena: Arena) -> None:
     """Note that an application's handlers mean this arena, open or closed."""
     _bound.add(arena)
@@ -90,6 +118,8 @@ def resolve(of_app: Arena | None, handler: str) -> NativeArena:
     Raises:
         RecoverableError: None is open, or several are and the request does not tell.
     """
+    if stand_in is not None:
+        return stand_in.native
     if of_app is not None:
         return of_app.native
     names: Sequence[Any] = sorted(segment.name for segment in _segments.values())

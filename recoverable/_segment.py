@@ -21,6 +21,7 @@ from recoverable.errors import ArenaFullError, ArenaPermissionError, Recoverable
 
 if TYPE_CHECKING:
     from recoverable.arena import Arena
+    from recoverable.reports import Restoration
 
 __all__ = ["Segment", "map_segment"]
 
@@ -31,7 +32,7 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 class Segment:
     """One mapped segment of this process, and the arenas that use it."""
 
-    __slots__ = ("arenas", "key", "name", "native", "root", "size")
+    __slots__ = ("arenas", "key", "name", "native", "restored", "root", "size")
 
     def __init__(self, name: str, key: tuple[int, int], address: int) -> None:
         self.name = name
@@ -39,6 +40,7 @@ class Segment:
         self.native = NativeArena(address)
         self.root: Dict[Any, Any] = self.native.root()
         self.arenas: list[Arena] = []
+        self.restored: Restoration | None = None
         self.size = _counts.stats(self.native)["size"]
 
     def close(self) -> None:
@@ -60,9 +62,9 @@ class Segment:
         listens = inflight.stop(self.native)
         bell.stop(self.native)
         journal = self.native.journal
-        if journal is not None:
-            journal.close()
         try:
+            if journal is not None:
+                journal.close()
             self.native.close()
         except BaseException:
             bell.go_on(self.native)
@@ -70,7 +72,7 @@ class Segment:
                 with contextlib.suppress(RuntimeError):  # the interpreter ends
                     inflight.listen(self.native)
             if journal is not None:
-                with contextlib.suppress(RecoverableError):
+                with contextlib.suppress(RecoverableError, RuntimeError):
                     journal.begin_again()
             raise
         _registry.remove(self)

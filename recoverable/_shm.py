@@ -131,9 +131,19 @@ def _is_loose(status: os.stat_result) -> bool:
     return not status.st_size and status.st_uid == os.geteuid() and bool(stat.S_IMODE(status.st_mode) & ~MODE)
 
 
+def _is_left_empty(fd: int, key: tuple[int, int]) -> bool:
+    """Return whether that object of ours still has its name, and nothing in it."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False
+    is_it = (status.st_dev, status.st_ino) == key and status.st_uid == os.geteuid()
+    return is_it and status.st_nlink > 0 and status.st_size == 0
+
+
 @contextmanager
 def locked(name: str, *, create: bool, timeout: float) -> Iterator[int]:
-    """Hold the file lock of the object that has this name now.
+    """Hold the file lock of the object that has this name now. If the block fails, an object that is still empty goes.
 
     Args:
         name: An arena's name, checked.
@@ -163,7 +173,12 @@ def locked(name: str, *, create: bool, timeout: float) -> Iterator[int]:
             if create and _is_loose(status):
                 unlink(name)
                 continue
-            yield fd
+            try:
+                yield fd
+            except BaseException:  # what it was made for did not come about
+                if create and _is_left_empty(fd, key):
+                    unlink(name)
+                raise
             return
         finally:
             _close(fd, key)

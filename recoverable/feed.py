@@ -129,15 +129,16 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
         if state is None:
             raise FeedMissingError(
                 f"arena {arena.name!r} was made without a feed. Nothing was changed. Make it with feed=, as in "
-                f'Arena.open({arena.name!r}, feed="64 MiB"): export it, unlink it, and import it into that one.'
+                f'Arena.open({arena.name!r}, feed="64 MiB"); recoverable export --portable and import --feed move what is in it.'
             )
         self._next = state[4] if after is None else self._seek(after)
 
     def _overrun(self) -> FeedOverrunError:
         oldest = self._oldest()
+        left = "it has no commit at all now" if oldest is None else f"the oldest commit that it still has is {oldest}"
         return FeedOverrunError(
-            f"the feed of arena {self._arena.name!r} has overwritten what comes next. The arena is as it was. Begin with a "
-            f"copy of its state; the oldest commit that the feed still has is {oldest}. A larger feed= keeps more.",
+            f"the feed of arena {self._arena.name!r} no longer has what comes next. The arena is as it was. Begin with a "
+            f"copy of its state; {left}. A larger feed= keeps more.",
             oldest=oldest,
         )
 

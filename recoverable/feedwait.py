@@ -1,10 +1,13 @@
 """How requests wait for room in the commit feed: a sink that may not miss anything is behind by all that the ring holds.
 
-Nothing of a request is in the arena while it waits, and the lock is free. Blocks can't wait: they are rolled back, and say so.
+Nothing of a request is in the arena while it waits, and the lock is free. The same for a block at its end, but that has its thread
+stand still: who takes commits out of the feed does not need it. What a block has read is noted only where the ring is half full
+when it begins (`txn.c`); one that finds it full all the same loses as soon as anybody else commits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from asyncio import _get_running_loop as running_loop  # None where there is none; documented for this use
 from typing import TYPE_CHECKING
@@ -14,9 +17,11 @@ from recoverable._native import feed as native_feed
 from recoverable.waits import waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from recoverable._native.runtime import Transaction
 
-__all__ = ["room"]
+__all__ = ["room", "room_here"]
 
 _LOOK = 0.05  # seconds: how long a thread sleeps at a time
 
@@ -28,25 +33,40 @@ async def room(transaction: Transaction) -> None:
     """
     if transaction.has_feed_room():
         return
+    with _wait(transaction) as seconds:
+        if running_loop() is None:  # driven by hand
+            _stand(transaction, seconds)
+        else:
+            await lines.wait(
+                transaction.arena, "feed", transaction.has_feed_room, seconds, rank=transaction.feed_ticket
+            )
+
+
+def room_here(transaction: Transaction) -> None:
+    """Do so in a thread that stands still meanwhile."""
+    if not transaction.has_feed_room():
+        with _wait(transaction) as seconds:
+            _stand(transaction, seconds)
+
+
+@contextlib.contextmanager
+def _wait(transaction: Transaction) -> Iterator[float]:
+    """Say that it waits, for so many seconds at most. When they are over, its commit does not wait again."""
     begun, before = time.monotonic(), transaction.feed_time
     try:
-        with waiting(transaction, "feed", holder=lambda: None):
-            found = await _found(transaction, transaction.arena.busy_timeout - before)
+        with waiting(transaction, "feed"):
+            yield transaction.arena.busy_timeout - before
     finally:
         transaction.feed_time = max(transaction.feed_time, before + time.monotonic() - begun)  # its parts at once: once
-    if not found:
+    if transaction.feed_time >= transaction.arena.busy_timeout and not transaction.has_feed_room():
         transaction.insist_on_feed()
 
 
-async def _found(transaction: Transaction, seconds: float) -> bool:
-    native, has_room = transaction.arena, transaction.has_feed_room
-    if running_loop() is not None:
-        return await lines.wait(native, "feed", has_room, seconds)
-    end = time.monotonic() + seconds  # driven by hand
-    while True:
+def _stand(transaction: Transaction, seconds: float) -> None:
+    transaction.wait_alone()
+    native, end = transaction.arena, time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
         seen = native_feed.bell(native)
-        if has_room():
-            return True
-        if time.monotonic() >= end:
-            return False
-        native_feed.wait(native, seen, _LOOK)
+        if transaction.has_feed_room():
+            return
+        native_feed.wait(native, seen, min(left, _LOOK))

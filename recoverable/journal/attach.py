@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Final
 
 from recoverable import _registry, _shm, _times, events
 from recoverable._native import _core
+from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native.journal import Start
-from recoverable.errors import JournalError, RecoverableError
-from recoverable.journal import snapshots, start
+from recoverable.errors import ArenaCorruptError, ArenaFullError, JournalError, RecoverableError, StaleReferenceError
+from recoverable.journal import first, start
 from recoverable.journal.gate import Gate
+from recoverable.journal.watched import half_made, its_turn, touch, watched
+from recoverable.reports import Restoration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from recoverable._native.journal import Lock
     from recoverable._native.runtime import NativeArena
@@ -31,8 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["opened", "restore", "ring_for"]
 
+_POLL: Final = 0.01
 _RING: Final = 64 * 1024**2
 _LEAST_RING: Final = 1024**2
+_TRIES: Final = 3
 _DEFAULT_SIZE: Final = 256 * 1024**2
 
 
@@ -56,18 +61,33 @@ def opened(
     Returns:
         The segment; and itself if this process had it open, else None.
     """
+    try:
+        return _opened(name, folder, make, create, timeout)
+    except BaseException:
+        folder.discard()
+        raise
+
+
+def _opened(
+    name: str, folder: Folder, make: Callable[[int], Segment], create: bool, timeout: float
+) -> tuple[Segment, Segment | None]:
+    restored: Restoration | None = None
     while True:
-        with _shm.locked(name, create=create or not folder.empty, timeout=timeout) as fd:
+        with its_turn(name, folder, create or not folder.empty, timeout) as fd:
             shared = _registry.find_behind(fd)
             if shared is not None:
                 _check_shared(shared, folder)
                 return shared, shared
             if os.fstat(fd).st_size == 0 and not folder.empty:
-                _tell(name, folder, restore(name, folder))
+                restored = _report(restore(name, folder))
+                for found in restored.damaged:
+                    events.journal_damaged(name, folder.path, found)
+                events.journal_restored(name, folder.path, restored)
                 continue
             segment = make(fd)
             try:
-                if _go_on_together(segment, folder):
+                if _go_on_together(segment, folder, timeout):
+                    segment.restored = restored
                     return segment, None
             except BaseException:
                 _undo(segment)
@@ -88,7 +108,7 @@ def _undo(segment: Segment) -> None:
 
 def _check_shared(segment: Segment, folder: Folder) -> None:
     gate = segment.native.journal
-    if gate is None or gate.path != folder.path:
+    if gate is None or not folder.is_at(gate.path):
         has = "without a journal" if gate is None else f"with journal {gate.path!r}"
         raise JournalError(
             f"arena {segment.name!r} is open in this process {has}, so it can't be opened with {folder.path!r}. It stays as it is. "
@@ -109,17 +129,29 @@ def _set_aside(name: str, folder: Folder, made: bool) -> None:
 # -- a segment that is there -------------------------------------------------------------------------------------------
 
 
-def _go_on_together(segment: Segment, folder: Folder) -> bool:
+def _take(native: NativeArena, folder: Folder, timeout: float) -> Lock | None:
+    """Take the right to write in the folder; None: another process that has this segment open has it.
+
+    One that is closing the arena may have left the segment already, and have the folder until its last commits are on the disk.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return folder.take()
+        except JournalError:
+            if len(_core.processes(native)) > 1:
+                return None
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_POLL)
+
+
+def _go_on_together(segment: Segment, folder: Folder, timeout: float) -> bool:
     """Have a mapped segment's commits written to the journal; False: it must not be, the journal is further."""
     native, name = segment.native, segment.name
+    lock = _take(native, folder, timeout)
     try:
-        lock: Lock | None = folder.take()
-    except JournalError:
-        if len(_core.processes(native)) < 2:
-            raise
-        lock = None  # of another process that has this segment open
-    try:
-        if lock is not None and not _is_next(native, name, folder):
+        if lock is not None and not _is_next(native, name, folder, timeout):
             return False
         if lock is None:
             _check_same(native, name, folder)
@@ -130,6 +162,10 @@ def _go_on_together(segment: Segment, folder: Folder) -> bool:
     return True
 
 
+def _is_served(native: NativeArena) -> bool:
+    return any(name == "journal" and pid for _, name, _, _, pid, *_ in native_feed.sinks(native))
+
+
 def _check_same(native: NativeArena, name: str, folder: Folder) -> None:
     numbers = folder.files()
     state = start.state_of(native, name)
@@ -137,15 +173,38 @@ def _check_same(native: NativeArena, name: str, folder: Folder) -> None:
         raise start.another(name, folder)
 
 
-def _is_next(native: NativeArena, name: str, folder: Folder) -> bool:
+def _is_alone(native: NativeArena, timeout: float) -> bool:
+    """Return whether no other process has the segment open; one that is closing it is waited for."""
+    deadline = time.monotonic() + timeout
+    while len(_core.processes(native)) > 1:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+def _is_next(native: NativeArena, name: str, folder: Folder, timeout: float) -> bool:
     """See that the journal goes on where the segment does; False: the journal is further, and nobody else has the segment."""
-    tip = folder.tip()
-    state = start.state_of(native, name)
+    try:
+        tip = folder.tip()
+    except ArenaCorruptError as error:
+        raise ArenaCorruptError(
+            f"{error}. Nothing was changed. Arena {name!r} in shared memory has its state: don't unlink it. Move the folder away "
+            f"(mv {folder.path} {folder.path}.damaged) and start again: a new journal begins with a snapshot of what is in memory."
+        ) from None
+    start.state_of(native, name)
+    is_elsewhere = _is_served(native) if tip is None else native_journal.durable(native) > tip.position
+    if is_elsewhere and not _is_alone(native, timeout):
+        raise JournalError(
+            f"arena {name!r} has its journal in another folder than {folder.path!r}: other processes that have it open write there."
+            " Nothing was changed. Open it with the same journal everywhere, by an absolute path."
+        )
     if tip is None:
         _begin(native, folder, None)
         return True
+    state = start.state_of(native, name)  # who was waited for may have committed
     if start.is_behind(state, name, folder, tip) or _core.created(native):
-        if len(_core.processes(native)) > 1:
+        if not _is_alone(native, timeout):
             raise JournalError(
                 f"arena {name!r} in shared memory is behind journal {folder.path!r}, which was restored elsewhere since, and "
                 "other processes use it. Nothing was changed. End them; the next start restores it from the journal."
@@ -166,11 +225,42 @@ def _is_next(native: NativeArena, name: str, folder: Folder) -> bool:
 def _begin(native: NativeArena, folder: Folder, last: Start | None) -> None:
     """Have the journal go on from a snapshot of what is in memory, and from a file of its own."""
     chain, number = (0, 0) if last is None else (last.chain, last.number)
-    first = snapshots.take(folder, native, chain)
-    native_journal.create_file(
-        folder.path, Start(first.arena, number + 1, 0, first.epoch, first.position, first.seq, first.at, chain)
+    before = folder.snapshots()
+    for _ in range(_TRIES):
+        with contextlib.suppress(StaleReferenceError), _made_of(folder) as made:
+            taken = first.take(folder, native, chain)
+            if taken.position not in before:
+                made.append(folder.snapshot_path(taken.position))
+            made.append(folder.file_path(number + 1))
+            native_journal.create_file(
+                folder.path, Start(taken.arena, number + 1, 0, taken.epoch, taken.position, taken.seq, taken.at, chain)
+            )
+            native_journal.attach(native, taken.position, taken.seq)
+            return
+    raise JournalError(
+        f"journal {folder.path!r} can't begin: other processes commit so much that the feed overwrites it before the first "
+        "snapshot is on the disk. Nothing was opened, and what was written of it is removed. Try again when less goes on, or move "
+        "the arena into one with a larger feed."
     )
-    native_journal.attach(native, first.position, first.seq)
+
+
+@contextlib.contextmanager
+def _made_of(folder: Folder) -> Iterator[list[str]]:
+    """Remove what a block has made, the last first, where it fails: nothing goes on from there.
+
+    Raises:
+        JournalError: The disk has failed it.
+    """
+    made: list[str] = []
+    try:
+        yield made
+    except BaseException as error:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # noqa: PTH108
+        if isinstance(error, (OSError, ArenaFullError)):
+            raise first.unwritable(folder, error) from None
+        raise
 
 
 def _last_durable(native: NativeArena, folder: Folder, tip: Tip) -> Start:
@@ -201,21 +291,30 @@ def restore(
         folder: Of its journal.
         seq: The last commit to be restored.
         at: The last moment, in nanoseconds since the epoch.
-        progress: As of `start.restore`.
+        progress: As of `start.restore`; None: have events say how far it is.
     """
     lock = folder.take()
-    half_made = f"{_shm.path_of(name)}~restoring"
+    path = half_made(name)
     try:
+        folder.drop_new()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(half_made)  # noqa: PTH108
-        target = os.open(half_made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _shm.MODE)
+            os.unlink(path)  # noqa: PTH108
+        target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _shm.MODE)
         try:
             fcntl.flock(target, fcntl.LOCK_EX)
-            restored = start.restore(folder, target, name, seq=seq, at=at, progress=progress)
-            os.rename(half_made, _shm.path_of(name))  # noqa: PTH104
+            restored = start.restore(
+                folder,
+                target,
+                name,
+                seq=seq,
+                at=at,
+                progress=watched(name, folder, progress),
+                alive=lambda: touch(name, folder),
+            )
+            os.rename(path, _shm.path_of(name))  # noqa: PTH104
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(half_made)  # noqa: PTH108
+                os.unlink(path)  # noqa: PTH108
             raise
         finally:
             os.close(target)
@@ -224,16 +323,15 @@ def restore(
     return restored
 
 
-def _tell(name: str, folder: Folder, restored: Restored) -> None:
-    events.journal_restored(
-        name,
-        folder.path,
-        restored.seq,
-        _times.of(restored.at).isoformat(),
-        restored.snapshot.seq,
-        restored.records,
-        restored.bytes,
-        restored.torn,
-        round(restored.seconds * 1000),
-        restored.epoch,
+def _report(restored: Restored) -> Restoration:
+    return Restoration(
+        seq=restored.seq,
+        at=_times.of(restored.at),
+        snapshot=restored.snapshot.seq,
+        commits=restored.records,
+        bytes=restored.bytes,
+        torn=restored.torn,
+        damaged=restored.damaged,
+        milliseconds=round(restored.seconds * 1000),
+        epoch=start.lives(restored.epoch),
     )

@@ -5,7 +5,8 @@ happens in the middle of it.
 
 What does: only files are read, and of the journal only those that have a successor. The last snapshot is copied, the copy is
 brought forward, all in it is walked in a private copy of it, and it gets its name when it is durable. Then what is needed for
-neither of the last two snapshots is dropped: older snapshots first, files of commits in their order after that.
+neither of the last two snapshots, nor for the history that is to be kept, is dropped: older snapshots first, files of commits in
+their order after that.
 
     copy -> replay -> verify -> checksum -> fsync -> rename -> fsync of the folder -> drop
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import time
 from pathlib import Path
@@ -30,6 +32,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from recoverable._native.feed import Restore
 from recoverable.errors import ArenaCorruptError, JournalError
+from recoverable.journal import keep as kept
 from recoverable.journal import snapshots, start
 from recoverable.journal.snapshots import Snapshot
 
@@ -46,6 +49,7 @@ __all__ = ["Compacted", "compact"]
 _NEXT: Final = "snapshot.next"
 _CHECK: Final = "snapshot.check"  # has a name for a moment
 _IN_MEMORY: Final = 64 * 1024**2  # bytes of a copy that is walked there
+_FILES: Final = 2  # of commits: room that is left for the server meanwhile
 _FLUSHED: Final = 8 * 1024**2  # bytes at a time: what a server flushes must not wait for all of it
 _NOREPLACE: Final = 1
 
@@ -164,6 +168,8 @@ def _make(
                 return None, 0, 0, {source.position}
             failures.append(snapshots.damaged(source))
             continue
+        behind, spare = starts[-1].position - source.position, _FILES * starts[-1].size
+        _need(folder, _taken(fd) + behind + spare)
         with _new_file(f"{folder.path}/{_NEXT}") as target:
             pace.fd = target
             try:
@@ -171,9 +177,9 @@ def _make(
             except ArenaCorruptError as error:
                 failures.append(error)
                 continue
-            _need(folder, starts[-1].position - source.position)
+            _need(folder, behind + spare)
             records, size = _bring_forward(folder, starts, source, target, pace)
-            _need(folder, _taken(target) if _taken(target) > _IN_MEMORY else 0)
+            _need(folder, spare + (_taken(target) if _taken(target) > _IN_MEMORY else 0))
             crc = _walk(folder, source, target, verify, pace)
             last = starts[-1]
             made = Snapshot(source.arena, last.epoch, last.position, last.seq, last.at, source.size, crc, last.chain)
@@ -236,7 +242,7 @@ def _taken(fd: int) -> int:
 
 
 def _need(folder: Folder, size: int) -> None:
-    """See that the disk has room: where a store into a mapped file finds none, the process is killed."""
+    """See that the disk has room: where a store into a mapped file finds none, the process is killed, and a server waits."""
     disk = os.statvfs(folder.path)
     if disk.f_bavail * disk.f_frsize < size:
         raise JournalError(
@@ -264,8 +270,10 @@ def _drop(folder: Folder, starts: list[Start], sound: set[int]) -> tuple[int, in
         raise _damaged(None, failures[0])
     if len(valid) < 2:
         return 0, 0, 0
-    older = valid[1].position
-    old = [each for each in valid[2:] + cut if each in valid or start.cut_of(each, starts) <= older]
+    older = _needed(folder, starts, valid).position
+    old = [each for each in valid if each.position < older] + [
+        each for each in cut if start.cut_of(each, starts) <= older
+    ]
     numbers = []
     for i, each in enumerate(starts[:-1]):
         if start.until(starts, i) > older:
@@ -286,6 +294,22 @@ def _drop(folder: Folder, starts: list[Start], sound: set[int]) -> tuple[int, in
         if not _make_spare(folder, path):
             os.unlink(path)  # noqa: PTH108
     return len(old), len(numbers), freed
+
+
+def _needed(folder: Folder, starts: list[Start], valid: list[Snapshot]) -> Snapshot:
+    """Return the oldest snapshot that is needed: the last but one, or an older one that history is kept from."""
+    keep = kept.read(folder)
+    at, needed = keep.oldest(), valid[1]
+    size = os.stat(folder.snapshot_path(valid[0].position)).st_blocks * 512  # noqa: PTH116
+    for newer, each in itertools.pairwise(valid):
+        if at is not None and newer.at > at:  # states of that moment begin with this one
+            needed = each
+        if keep.bytes is not None:
+            size += os.stat(folder.snapshot_path(each.position)).st_blocks * 512  # noqa: PTH116
+            size += newer.position - each.position
+            if size <= keep.bytes:
+                needed = each
+    return needed
 
 
 def _make_spare(folder: Folder, path: str) -> bool:

@@ -24,14 +24,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from recoverable._native.journal import File, Lock, host
-from recoverable.errors import ArenaBusyError, ArenaNotFoundError, ArenaSystemError, JournalError, RecoverableError
+from recoverable.errors import (
+    ArenaBusyError,
+    ArenaNotFoundError,
+    ArenaOptionError,
+    ArenaSystemError,
+    JournalError,
+    RecoverableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from recoverable._native.journal import Batch, Start
 
-__all__ = ["Folder", "Tip"]
+__all__ = ["NEW", "Folder", "Tip"]
+
+#: The name of the first snapshot while it is made.
+NEW: Final = "snapshot.new"
 
 _NUMBERED: Final = re.compile(r"(journal|snapshot)-([0-9a-f]{16})")
 _FRESH: Final = 10.0  # seconds: a mark that was touched since is of somebody who writes there
@@ -83,16 +93,30 @@ class Folder:
         path: Its absolute path.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = False, write: bool = True) -> None:
         """Check a folder.
 
+        Args:
+            path: Its path.
+            create: Whether to make it if it is not there.
+            write: Whether it has to be writable; for looking into it, it need not.
+
         Raises:
+            ArenaOptionError: That is no path.
             JournalError: It can't be used: the message says why.
         """
-        self.path = os.path.abspath(os.fspath(path))  # noqa: PTH100 -- a path that may hold any bytes
+        text = os.fsdecode(path)
+        if not text or "\0" in text:
+            raise ArenaOptionError(
+                f"journal={text!r} is no path. Nothing was opened or changed. Name a folder, by an absolute path; "
+                "leave journal out to have none."
+            )
+        self.path = os.path.abspath(text)  # noqa: PTH100 -- a path that may hold any bytes
+        self._made = False
         if create:
             with contextlib.suppress(FileExistsError), _told(self.path, "made"):
                 os.mkdir(self.path, 0o700)  # noqa: PTH102
+                self._made = True
         with _told(self.path, "opened"):
             status = os.stat(self.path)  # noqa: PTH116
         if not stat.S_ISDIR(status.st_mode):
@@ -105,10 +129,28 @@ class Folder:
                 "opened or changed: who can write there could change what is restored. Run as that user, or give the folder to "
                 "this one."
             )
-        if not os.access(self.path, os.W_OK | os.X_OK):
+        if not os.access(self.path, (os.W_OK if write else os.R_OK) | os.X_OK):
             raise JournalError(
-                f"journal {self.path!r} can't be written to. Nothing was opened or changed. Mount it so that it can."
+                f"journal {self.path!r} can't be {'written to' if write else 'read'}. Nothing was opened or changed. Mount it, or "
+                "set its mode, so that it can."
             )
+
+    def is_at(self, path: str) -> bool:
+        """Return whether that path leads to it, too."""
+        with contextlib.suppress(OSError):
+            return path == self.path or os.path.samefile(path, self.path)  # noqa: PTH121
+        return False
+
+    def discard(self) -> None:
+        """Remove the folder, if it was made here and no journal has begun in it: what it was made for did not come about."""
+        with contextlib.suppress(OSError, RecoverableError):
+            if self._made and self.empty:
+                lock = self.take()  # somebody else may have found it meanwhile
+                for name in ("spare", "lock"):  # whoever starts next makes a lock of its own, and a spare after it
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(f"{self.path}/{name}")  # noqa: PTH108
+                os.rmdir(self.path)  # noqa: PTH106
+                lock.release()
 
     # -- what lies in it -----------------------------------------------------------------------------------------------
 
@@ -134,6 +176,15 @@ class Folder:
     def snapshot_path(self, position: int) -> str:
         """Return where the snapshot of that position lies."""
         return f"{self.path}/snapshot-{position:016x}"
+
+    def file_path(self, number: int) -> str:
+        """Return where the file of commits of that number lies."""
+        return f"{self.path}/journal-{number:016x}"
+
+    def drop_new(self) -> None:
+        """Remove a first snapshot that whoever made it was killed over: nobody else has the right to write there."""
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self.path}/{NEW}")  # noqa: PTH108
 
     @contextlib.contextmanager
     def open_file(self, number: int) -> Iterator[File]:
@@ -190,7 +241,7 @@ class Folder:
             JournalError: Another process has it, on this machine or another.
         """
         mark = self._mark()
-        if mark is not None and mark.host != host() and mark.age < _FRESH:
+        if mark is not None and mark.host != host() and abs(mark.age) < _FRESH:
             raise self._in_use(mark)
         try:
             return Lock(self.path)
@@ -199,7 +250,18 @@ class Folder:
         except RecoverableError as error:
             raise JournalError(
                 f"journal {self.path!r} can't be locked: {error}. Nothing was opened or changed."
-            ) from error
+            ) from None
+
+    def touch(self) -> None:
+        """Say again that this process writes there, as its thread does once a second where there is one."""
+        with contextlib.suppress(OSError):
+            os.utime(f"{self.path}/lock")
+
+    @property
+    def marked(self) -> bool:
+        """Whether somebody has said lately that he writes there."""
+        mark = self._mark()
+        return mark is not None and abs(mark.age) < _FRESH
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -225,8 +287,8 @@ class Folder:
     def _in_use(self, mark: _Mark | None) -> JournalError:
         who = f"process {mark.pid} on {mark.host}" if mark else "another process"
         return JournalError(
-            f"journal {self.path!r} is written by {who}. Nothing was opened or changed. One machine at a time can use it; where "
-            f"that one is gone, its mark counts for {_FRESH:g} s more."
+            f"journal {self.path!r} is written by {who}. Nothing was opened or changed. One arena at a time can use it, on one "
+            f"machine; where another machine is gone, its mark counts for {_FRESH:g} s more."
         )
 
     def _mark(self) -> _Mark | None:
@@ -245,13 +307,15 @@ def _told(path: str, doing: str) -> Iterator[None]:
         yield
     except FileExistsError:
         raise
-    except FileNotFoundError as error:
+    except FileNotFoundError:
+        link = "it is a link that leads nowhere" if os.path.islink(path) else "it does not exist"  # noqa: PTH114
         raise JournalError(
-            f"journal {path!r} can't be {doing}: it does not exist. Nothing was opened or changed. Make the folder."
-        ) from error
+            f"journal {path!r} can't be {doing}: {link}. Nothing was opened or changed. Check the path; if it is right, make "
+            "the folder."
+        ) from None
     except OSError as error:
         raise JournalError(
             f"journal {path!r} can't be {doing}: {os.strerror(error.errno or errno.EIO)}. Nothing was opened or changed."
-        ) from error
+        ) from None
     except ArenaSystemError as error:
-        raise JournalError(f"journal {path!r} can't be {doing}: {error}. Nothing was opened or changed.") from error
+        raise JournalError(f"journal {path!r} can't be {doing}: {error}. Nothing was opened or changed.") from None

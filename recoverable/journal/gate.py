@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import heapq
 import os
+import threading
+import time
 import weakref
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from itertools import count
@@ -22,13 +24,18 @@ from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native.journal import Flusher
 from recoverable.errors import (
+    ArenaFullError,
     ArenaOptionError,
     ArenaSystemError,
     InDoubtError,
-    JournalError,
     RecoverableError,
     StaleReferenceError,
+    TransactionClosedError,
+    TransactionError,
 )
+from recoverable.journal.health import Health
+from recoverable.journal.keeper import Keeper
+from recoverable.waits import waiting
 
 if TYPE_CHECKING:
     from typing import Any
@@ -40,68 +47,123 @@ if TYPE_CHECKING:
 __all__ = ["Gate", "is_before", "passed"]
 
 _DELAY: Final = 0.005  # seconds between two looks for commits that nobody waits for: on the disk they are after two
+_POLL: Final = 0.002  # seconds between two looks whether closing has come to its end
+_ASK: Final = 1e-6  # seconds that asking for a position takes at most
 _LOOK: Final = 0.05  # seconds: a pipe that somebody has closed must not be waited for
+_SHORT: Final = 10 * _LOOK  # timeouts that are looked after one by one
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class _Waiters:
-    """Who waits in one event loop, by position."""
+    """Who waits in one event loop, by position.
+
+    Where several have been answered together, those who come next are asked for together, too: at the end of the loop's pass,
+    when all that were ready have committed. So a batch is what the loop had to do, and costs one call of the core; a request that
+    is alone is asked for at once.
+    """
 
     def __init__(self, flusher: Flusher, loop: asyncio.AbstractEventLoop) -> None:
         self._flusher = flusher
         self._loop = weakref.ref(loop)
-        self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._heap: list[tuple[int, int, float, asyncio.Future[None]]] = []  # position, order, deadline
         self._order = count()
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._pipe = _identity(self._read)
         self._timer: asyncio.TimerHandle | None = None
-        loop.add_reader(self._read, self._rung)
+        self._most = 0  # the position that was waited for last
+        self._asking = False  # at the end of this pass
+        self._together = 0  # were answered by the last look
+        try:
+            loop.add_reader(self._read, self._rung)
+        except BaseException:
+            self.leave()
+            raise
 
-    async def wait(self, position: int) -> None:
-        loop = asyncio.get_running_loop()
-        if self._flusher.ask(position, self._write):
-            return
+    async def wait(self, loop: asyncio.AbstractEventLoop, position: int, timeout: float) -> None:
         future: asyncio.Future[None] = loop.create_future()
-        heapq.heappush(self._heap, (position, next(self._order), future))
+        heapq.heappush(self._heap, (position, next(self._order), loop.time() + timeout, future))
+        self._most = max(self._most, position)
         if self._timer is None:
             self._timer = loop.call_later(_LOOK, self._look_again)
-        await future
+        if self._together <= 1:
+            self._ask()
+        elif not self._asking:
+            self._asking = True
+            loop.call_soon(self._ask)
+        if timeout < _SHORT:
+            async with asyncio.timeout(timeout):
+                await future
+        else:
+            await future
+
+    def _ask(self) -> None:
+        """Have all that is waited for written now."""
+        self._asking = False
+        try:
+            if _identity(self._write) != self._pipe:
+                raise TransactionError("the pipe of a loop that waits for the disk was closed")
+            if self._flusher.ask(self._most, self._write):
+                self._look()
+        except Exception as error:
+            self._fail(error)
 
     def _rung(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.read(self._read, 4096)
+            if _identity(self._read) == self._pipe:
+                os.read(self._read, 4096)
         self._look()
 
+    def _look(self) -> None:
+        """Answer those whose position is durable."""
+        try:
+            durable = self._flusher.durable()
+        except Exception as error:
+            self._fail(error)
+            return
+        together = 0
+        while self._heap and (self._heap[0][0] <= durable or self._heap[0][3].done()):
+            future = heapq.heappop(self._heap)[3]
+            if not future.done():
+                future.set_result(None)
+                together += 1
+        self._together = together or self._together
+
     def _look_again(self) -> None:
+        """Answer those that nobody has rung for, and those whose time is over."""
         self._timer = None
         self._look()
         loop = self._loop()
-        if self._heap and loop is not None:
-            self._timer = loop.call_later(_LOOK, self._look_again)
-
-    def _look(self) -> None:
-        while self._heap and self._heap[0][2].done():
-            heapq.heappop(self._heap)
-        if not self._heap:
+        if not self._heap or loop is None:
+            self._enough()
             return
-        try:
-            durable = self._flusher.durable()
-            while self._heap and (self._heap[0][0] <= durable or self._heap[0][2].done()):
-                future = heapq.heappop(self._heap)[2]
-                if not future.done():
-                    future.set_result(None)
-            if self._heap:  # of several processes another may have begun to write, which does not know yet
-                self._flusher.ask(self._heap[0][0], self._write)
-        except Exception as error:
-            waiting, self._heap = self._heap, []
-            for _, _, future in waiting:
-                if not future.done():
-                    future.set_exception(error)
-        if not self._heap:
-            self._flusher.enough(self._write)
+        now = loop.time()
+        for _, _, deadline, future in self._heap:
+            if deadline <= now and not future.done():
+                future.set_exception(TimeoutError())
+        self._timer = loop.call_later(_LOOK, self._look_again)
+        self._ask()  # of several processes another may have begun to write, which does not know yet
+
+    def _enough(self) -> None:
+        if self._pipe is not None:
+            self._flusher.enough(self._write, *self._pipe)
+
+    def _fail(self, error: Exception) -> None:
+        waiting, self._heap = self._heap, []
+        for *_, future in waiting:
+            if not future.done():
+                future.set_exception(error)
 
     def end(self, durable: int) -> None:
         """Nothing more becomes durable."""
         waiting, self._heap = self._heap, []
-        for position, _, future in waiting:
+        for position, *_, future in waiting:
             if not future.done() and not future.get_loop().is_closed():
                 if position <= durable:
                     future.set_result(None)
@@ -111,7 +173,7 @@ class _Waiters:
 
     def close(self) -> None:
         """Nobody waits any more."""
-        self._flusher.enough(self._write)
+        self._enough()
         loop = self._loop()
         if loop is not None and not loop.is_closed():
             with contextlib.suppress(RuntimeError):
@@ -119,9 +181,9 @@ class _Waiters:
         self.leave()
 
     def leave(self) -> None:
-        """Close this process's ends of the pipe."""
+        """Close this process's ends of the pipe, unless the program has closed them and has the numbers for something else."""
         for fd in (self._read, self._write):
-            with contextlib.suppress(OSError):
+            if _identity(fd) == self._pipe:
                 os.close(fd)
 
 
@@ -142,15 +204,32 @@ class Gate:
         self._name = name
         self.path = path
         self._loops: dict[asyncio.AbstractEventLoop, _Waiters] = {}
+        self._lock = threading.Lock()
+        self._health = Health(native, name, path, lambda: self._flusher.error(), lambda: self._flusher.serves())
+        self._keeper: Keeper | None = None
+        self.doubts = 0  # requests that were answered by an InDoubtError
+        self._closed_at: int | None = None  # all before that position was durable when the arena was closed
+        if lock is not None:
+            self._health.note_snapshot()
+
+    def keep(self, compact: bool) -> None:
+        """Have failures told; and the journal compacted when it has grown, as long as this process writes to it."""
+        self._keeper = Keeper(self._name, self.path, self._number if compact else lambda: 0, self._health.beat)
+
+    def _number(self) -> int:
+        """Return the number of the file that this process writes to; 0: it does not write."""
+        state = native_journal.state(self._native) if self._flusher.serves() else None
+        return 0 if state is None else state.number
 
     @property
     def stopped(self) -> bool:
         """Whether nothing more becomes durable."""
-        return self._flusher.stopped()
+        return self._flusher.ended or self._flusher.stopped()
 
     def is_durable(self, position: int) -> bool:
         """Return whether all before that position is."""
-        return self._flusher.durable() >= position
+        closed_at = self._closed_at
+        return (native_journal.durable(self._native) if closed_at is None else closed_at) >= position
 
     @staticmethod
     def position(native: NativeArena, seq: int | None) -> int:
@@ -159,14 +238,21 @@ class Gate:
         assert state is not None
         if seq is None:
             return state[4]
-        if seq > state[5]:
+        if type(seq) is not int:
+            raise TypeError(
+                f"seq={seq!r} is not a commit's number: give an int, as Commit.seq. Nothing was waited for."
+            )
+        if not 0 <= seq <= state[5]:
             raise ArenaOptionError(
                 f"seq={seq} is no commit that there was: the last one is {state[5]}. Nothing was waited for."
             )
         try:
             return native_feed.seek(native, seq)
-        except StaleReferenceError:
-            return 0  # overwritten, which no commit is before it is on the disk
+        except (
+            StaleReferenceError
+        ):  # overwritten, which no commit is before it is on the disk, unless the journal has stopped
+            journal = native_journal.state(native)
+            return state[4] if journal is not None and journal.stopped else 0
 
     async def wait(self, position: int, timeout: float) -> None:
         """Wait until all before a position is durable.
@@ -177,46 +263,84 @@ class Gate:
         if self.is_durable(position):
             return
         loop = running_loop()
+        end = time.monotonic() + timeout
         try:
             if loop is None:  # driven by hand
-                if not self._flusher.wait(position, timeout):
-                    raise TimeoutError
+                durable = self._stand(position, end)
             else:
-                async with asyncio.timeout(timeout):
-                    await self._of(loop).wait(position)
+                durable = await self._pass(loop, position, timeout) or await self._poll(position, end)
         except TimeoutError:
-            raise self._in_doubt(f"within {timeout:g} s") from None
+            durable = False
         except ArenaSystemError as error:
-            raise self._in_doubt("", error) from error
+            raise self.in_doubt("", error) from error
+        if not durable:
+            raise self.in_doubt(f"within {timeout:g} s")
 
-    def wait_here(self, position: int, timeout: float) -> None:
-        """Do so in a thread."""
+    async def _pass(self, loop: asyncio.AbstractEventLoop, position: int, timeout: float) -> bool:
+        """Wait in a loop until it is rung for; return whether that could be: the program may have closed the pipe, say."""
         try:
-            if not self._flusher.wait(position, timeout):
-                raise self._in_doubt(f"within {timeout:g} s")
-        except ArenaSystemError as error:
-            raise self._in_doubt("", error) from error
+            waiters = self._of(loop)
+        except OSError:  # no descriptors
+            return False
+        try:
+            await waiters.wait(loop, position, timeout)
+        except (
+            ArenaFullError,
+            TransactionError,
+        ):  # no room for its loop; its pipe was closed by others; the arena is being closed
+            with self._lock:
+                if self._loops.get(loop) is waiters:
+                    self._loops.pop(loop).close()
+            return False
+        return True
 
-    def _in_doubt(self, when: str, error: Exception | None = None) -> InDoubtError:
-        why = self._flusher.error()
-        told = f": {error or why}" if error or why else ""
+    async def _poll(self, position: int, end: float) -> bool:
+        """Wait in a loop that nobody rings for; return whether it is durable. It needs neither a pipe nor a thread."""
+        while not self._flusher.wait(position, _ASK):
+            if self._closed_at is not None or time.monotonic() >= end:
+                return self.is_durable(position)
+            await asyncio.sleep(_POLL)
+        return True
+
+    def _stand(self, position: int, end: float) -> bool:
+        """Wait in a thread that stands still; return whether it is durable. Who closes the arena meanwhile writes all first."""
+        while not self._flusher.wait(position, max(0.0, end - time.monotonic())):
+            if self._closed_at is not None or time.monotonic() >= end:
+                return self.is_durable(position)
+            time.sleep(_POLL)  # it was ended, and soon is closed
+        return True
+
+    def in_doubt(self, when: str, error: Exception | None = None) -> InDoubtError:
+        """Return the error that says so."""
+        what = f"arena {self._name!r}: what was committed is in memory, and not known to be on the disk"
+        if not self._flusher.ended:
+            with contextlib.suppress(TransactionClosedError):  # another thread closes it meanwhile
+                self._health.look()
+                why = self._health.why() or error
+                told = f": {why}" if why else ""
+                return InDoubtError(
+                    f"{what}{' ' if when else ''}{when}{told}. It is not undone: look for its effect before you send it again."
+                )
         return InDoubtError(
-            f"arena {self._name!r}: what was committed is in memory, and not known to be on the disk{' ' if when else ''}{when}"
-            f"{told}. It is not undone: look for its effect before you send it again."
+            f"{what}: the arena was closed first. It is not undone: the next process that opens the arena with its journal "
+            "writes it, while the machine goes on. Look for its effect before you send it again."
         )
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> _Waiters:
         found = self._loops.get(loop)
         if found is None:
-            for other in [each for each in self._loops if each.is_closed()]:
-                self._loops.pop(other).close()
-            found = self._loops[loop] = _Waiters(self._flusher, loop)
+            with self._lock:  # loops of other threads
+                for other in [each for each in self._loops if each.is_closed()]:
+                    self._loops.pop(other).close()
+                found = self._loops[loop] = _Waiters(self._flusher, loop)
         return found
 
     def close(self) -> None:
         """Write all that is committed, and end: the arena is about to be closed. Whoever still waits is told what came of it."""
+        if self._keeper is not None:
+            self._keeper.end()
         self._flusher.end()
-        durable = native_journal.durable(self._native)
+        durable = self._closed_at = native_journal.durable(self._native)
         here = running_loop()
         for loop, waiters in list(self._loops.items()):
             if loop is here or loop.is_closed():
@@ -227,48 +351,58 @@ class Gate:
         self._loops.clear()
 
     def begin_again(self) -> None:
-        """The arena was not closed after all."""
+        """The arena was not closed after all; what would have closed it may have been interrupted anywhere."""
+        if self._keeper is not None:
+            self._keeper.end()
+        self._flusher.end()
         self._flusher = Flusher(self._native, self.path, _DELAY)
+        self._closed_at = None
+        if self._keeper is not None:
+            self._keeper = self._keeper.again()
 
     def forget(self) -> None:
         """In a forked child: the loops are the parent's, and so are their pipes. It writes by itself if nobody else does."""
+        self._lock = threading.Lock()  # a thread of the parent may have held it
+        self._health.forget()
         for waiters in self._loops.values():
             waiters.leave()
         self._loops.clear()
+        self.doubts = 0
         with contextlib.suppress(RecoverableError):  # no thread could be made: the next to wait here tries again
             self._flusher.go_on()
+        if self._keeper is not None:
+            with contextlib.suppress(RuntimeError):  # no more threads: others keep it, or who compacts by hand
+                self._keeper = self._keeper.again()
 
 
 # -- of requests -------------------------------------------------------------------------------------------------------------
 
 
 def is_before(transaction: Transaction, options: outcome.Options) -> bool:
-    """Return whether a request's answer waits for the disk.
-
-    Raises:
-        JournalError: It is to, and its arena has no journal.
-    """
-    native = transaction.arena
-    if not (native.gated if options.durable is None else options.durable == "disk"):
-        return False
-    if native.journal is None:
-        raise JournalError(
-            f'{transaction.handler} is durable="disk", and arena {native.owner.name!r} was opened without a journal. It is '
-            "committed in memory. Open the arena with journal=, the path of a folder."
-        )
-    return True
+    """Return whether a request's answer waits for the disk; then its arena has a journal, or it would not have begun."""
+    return bool(transaction.arena.gated) if options.durable is None else options.durable == "disk"
 
 
-async def passed(transaction: Transaction) -> None:
+async def passed(transaction: Transaction, position: int | None = None) -> None:
     """Wait until what a request has committed, and what it has seen, is durable. Its callbacks wait with it, or longer.
+
+    Args:
+        transaction: Its last run's, which has ended.
+        position: Of the feed, up to where it has seen it. Default: what that run has.
 
     Raises:
         InDoubtError: It is not, after `busy_timeout`.
     """
-    native, position = transaction.arena, transaction.position
+    native = transaction.arena
+    journal: Gate = native.journal
+    position = transaction.position if position is None else position
+    if journal.is_durable(position):
+        return
     try:
-        await native.journal.wait(position, native.busy_timeout)
+        with waiting(transaction, "disk"):
+            await journal.wait(position, native.busy_timeout)
     except BaseException as error:
+        journal.doubts += isinstance(error, InDoubtError)
         hooks, transaction.hooks = transaction.hooks, None
         if hooks is not None:
             _later(native, position, transaction, hooks, error)
@@ -280,15 +414,17 @@ _running: set[asyncio.Task[None]] = set()
 
 def _later(native: NativeArena, position: int, transaction: Transaction, hooks: Any, error: BaseException) -> None:
     """Have callbacks run when the position is durable after all; if it never is, each is told as failed."""
+    journal: Gate = native.journal
 
     async def run() -> None:
         try:
-            while not native.closed and not native.journal.is_durable(position):
-                with contextlib.suppress(InDoubtError):
-                    await native.journal.wait(position, 60.0)
+            while True:
+                try:
+                    await journal.wait(position, 60.0)
                     break
-                if native.journal.stopped:
-                    raise error
+                except InDoubtError:
+                    if journal.stopped:
+                        raise
         except BaseException as failure:
             _failed(native, transaction, hooks, failure)
             raise
@@ -310,6 +446,8 @@ def _over(task: asyncio.Task[None]) -> None:
 
 
 def _failed(native: NativeArena, transaction: Transaction, hooks: Any, error: BaseException) -> None:
+    if not isinstance(error, InDoubtError):  # cancelled: the program ends, say
+        error = native.journal.in_doubt("when it was not waited for any longer")
     for hook in hooks:
         events.hook_failed(native.owner.name, transaction.handler, callbacks.name_of(hook.func), error)
 

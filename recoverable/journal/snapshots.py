@@ -6,32 +6,30 @@ when all of it is durable.
 
 What we want: a snapshot that can be relied on before anything older is dropped, and a server that never stops for it.
 
-What does not work: copying memory while requests change it. It has to be done in slices under the lock, and is never as it was at
-any moment.
+What does not work: copying memory again and again while requests change it. It is done in slices under the lock, and takes memory's
+word for what the journal has.
 
 What does: bringing the last snapshot forward by the journal, in another process, from files alone. The server is not asked,
-and each record of the journal has been replayed before it is dropped.
+and each record of the journal has been replayed before it is dropped. The first one has none before it: `first`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from recoverable._native.journal import crc32c, write_snapshot
+from recoverable._native.journal import crc32c
 from recoverable.errors import ArenaCorruptError, JournalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from recoverable._native.runtime import NativeArena
     from recoverable.journal.folder import Folder
 
-__all__ = ["Snapshot", "checksum", "copy", "damaged", "duplicate", "finish", "latest", "read", "take"]
+__all__ = ["Snapshot", "Sums", "checksum", "copy", "damaged", "duplicate", "finish", "latest", "read"]
 
 _MAGIC: Final = b"recoverable-copy"
 _FORMAT: Final = 1
@@ -127,6 +125,63 @@ def checksum(fd: int, size: int) -> int:
     return crc
 
 
+def _behind(length: int) -> Callable[[int], int]:
+    """Return what takes the checksum of something to its part in that of something longer, by so many bytes.
+
+    A CRC is linear: crc32c(a, b) == crc32c(0, b) ^ behind(a), whatever the bytes are. So zeros tell what it does to each bit.
+    """
+    zeros = bytes(length)
+    tables = []
+    for shift in 0, 8, 16, 24:
+        table = [0]
+        for bit in range(8):
+            column = crc32c(1 << shift + bit, zeros) ^ crc32c(0, zeros)
+            table += [value ^ column for value in table]
+        tables.append(table)
+    a, b, c, d = tables
+    return lambda crc: a[crc & 255] ^ b[crc >> 8 & 255] ^ c[crc >> 16 & 255] ^ d[crc >> 24]
+
+
+class Sums:
+    """The checksum of the content of a file that is still being written to: only what has changed is read again.
+
+    Attributes:
+        touched: A byte for each piece: 1, it has been written to since it was read.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        """Begin with a file that is nothing but zeros."""
+        self._fd, self._size = fd, size
+        self._of: dict[int, int] = {}  # of each piece that is no zeros, by its number
+        self.touched = bytearray(-(-size // _PIECE))
+
+    def touch(self, at: int, length: int) -> None:
+        """Note that bytes were written there."""
+        first, end = at // _PIECE, -(-(at + length) // _PIECE)
+        self.touched[first:end] = b"\1" * (end - first)
+
+    def read(self) -> Iterator[int]:
+        """Read what has been written to so far, piece by piece: the bytes of each."""
+        for number in [number for number, touched in enumerate(self.touched) if touched]:
+            self.touched[number] = 0
+            at = number * _PIECE
+            piece = os.pread(self._fd, min(_PIECE, self._size - at), at)
+            if piece == _ZEROS[: len(piece)]:
+                self._of.pop(number, None)
+            else:
+                self._of[number] = _crc(at, piece, 0)
+            yield len(piece)
+
+    def total(self) -> int:
+        """Return the checksum of all of it, as it was read: of each piece that is not zeros, and of where it lies."""
+        crc = 0
+        behind, last = _behind(8 + _PIECE), len(self.touched) - 1
+        for number, own in sorted(self._of.items()):
+            behind = behind if number < last else _behind(8 + self._size - last * _PIECE)
+            crc = behind(crc) ^ own
+        return crc
+
+
 def _clone(source: int, target: int, at: int, length: int) -> bool:
     """Have the kernel copy a piece, which shares its blocks where the file system can; False: it can't, between these two."""
     end = at + length
@@ -162,7 +217,7 @@ def duplicate(source: int, target: int, size: int, progress: Callable[[int, int,
 def damaged(snapshot: Snapshot) -> ArenaCorruptError:
     """Return the error of a snapshot whose content is not what it was."""
     return ArenaCorruptError(
-        f"the snapshot of position {snapshot.position} is damaged: its content is not what its checksum is of. It is unchanged."
+        f"snapshot-{snapshot.position:016x} is damaged: its content is not what its checksum is of. It is unchanged."
     )
 
 
@@ -213,36 +268,6 @@ def finish(folder: Folder, fd: int, name: str, snapshot: Snapshot) -> None:
         os.fsync(folder_fd)
     finally:
         os.close(folder_fd)
-
-
-def take(folder: Folder, native: NativeArena, chain: int) -> Snapshot:
-    """Take one of an arena in memory, whose lock is held meanwhile: the first of a journal.
-
-    Args:
-        folder: Of the journal.
-        native: The arena, with a feed.
-        chain: The checksum that the next batch goes on from.
-
-    Raises:
-        JournalError: It can't be written.
-    """
-    name = "snapshot.new"
-    try:
-        fd = os.open(f"{folder.path}/{name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            arena, epoch, _, _, position, seq, at = write_snapshot(native, fd)
-            size = os.fstat(fd).st_size
-            found = Snapshot(arena, epoch, position, seq, at, size, checksum(fd, size), chain)
-            finish(folder, fd, name, found)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(f"{folder.path}/{name}")  # noqa: PTH108
-        raise JournalError(
-            f"the first snapshot of journal {folder.path!r} can't be written: {error.strerror or error}. Nothing was opened."
-        ) from error
-    return found
 
 
 def latest(folder: Folder, failures: list[ArenaCorruptError]) -> Iterator[tuple[Snapshot, int]]:

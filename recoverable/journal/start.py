@@ -11,6 +11,7 @@ succeed.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native.feed import Restore
-from recoverable.errors import ArenaCorruptError, JournalError
+from recoverable.errors import ArenaCorruptError, ArenaFullError, HistoryError, JournalError
 from recoverable.journal import snapshots
+from recoverable.journal.watched import beating, spare_beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +31,19 @@ if TYPE_CHECKING:
     from recoverable.journal.folder import Folder, Tip
     from recoverable.journal.snapshots import Snapshot
 
-__all__ = ["END", "Restored", "State", "another", "cut_of", "is_behind", "replay", "restore", "state_of", "until"]
+__all__ = [
+    "END",
+    "Restored",
+    "State",
+    "another",
+    "cut_of",
+    "is_behind",
+    "lives",
+    "replay",
+    "restore",
+    "state_of",
+    "until",
+]
 
 #: Of positions, numbers and times: no bound.
 END: Final = (1 << 64) - 1
@@ -43,6 +57,7 @@ class Restored(NamedTuple):
         position: Where in the feed it ends; `seq` and `at` are of its last commit.
         records: How many commits were replayed, and `bytes` of them.
         torn: Bytes of a last batch that was not finished, and is left out.
+        damaged: What was found of snapshots that are newer than that one, and damaged: the newest first.
         seconds: How long it took.
         epoch: That began with it.
     """
@@ -54,9 +69,19 @@ class Restored(NamedTuple):
     records: int
     bytes: int
     torn: int
+    damaged: tuple[str, ...]
     seconds: float
     epoch: int
     chain: int
+
+
+def lives(epoch: int) -> int:
+    """Return how often a state was restored. An epoch has 32 random bits besides: two restores of one copy are two epochs."""
+    return epoch >> 32
+
+
+def _next_epoch(epoch: int) -> int:
+    return (lives(epoch) + 1) << 32 | int.from_bytes(os.urandom(4))
 
 
 def until(starts: list[Start], index: int) -> int:
@@ -72,7 +97,7 @@ def cut_of(snapshot: Snapshot, starts: list[Start]) -> int:
 def _damaged(folder: Folder, seq: int, why: str) -> ArenaCorruptError:
     return ArenaCorruptError(
         f"{why}. The state is sound up to commit {seq}. Nothing was changed. To go on from there, without what came after it: "
-        f"recoverable journal restore --to {seq} {folder.path}"
+        f"recoverable journal restore --to {seq} --name NAME {folder.path}"
     )
 
 
@@ -136,7 +161,7 @@ def replay(
                     raise _damaged(folder, max(total.seq, file.replayed_seq), str(error)) from None
                 part = found
             torn = file.torn if i == len(starts) - 1 else 0
-            if part.records:
+            if part.bytes:
                 total = part._replace(records=total.records + part.records, bytes=total.bytes + part.bytes)
             if part.reached and end > part.position:  # of the caller's
                 break
@@ -169,6 +194,7 @@ def restore(
     seq: int = END,
     at: int = END,
     progress: Callable[[int, int, str], None] | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Restored:
     """Make an arena's state in an empty object, and begin an epoch with it in the journal.
 
@@ -179,16 +205,23 @@ def restore(
         seq: The last commit to be restored.
         at: The last moment, in nanoseconds since the epoch.
         progress: Called with bytes done, bytes in all (0: not known), and what is being done.
+        alive: Called again and again where nothing can be said of that, and from other threads.
 
     Raises:
         ArenaCorruptError: No snapshot is sound, or the journal is damaged.
+        HistoryError: All snapshots are of later states.
+        ArenaFullError: /dev/shm has no room.
     """
     begun = time.monotonic()
     found: Snapshot | None = None
     failures: list[ArenaCorruptError] = []
+    later: list[Snapshot] = []
     starts = folder.starts()
     for snapshot, fd in snapshots.latest(folder, failures):
-        if snapshot.seq > seq or snapshot.at > at or snapshot.position > cut_of(snapshot, starts):
+        if snapshot.position > cut_of(snapshot, starts):
+            continue
+        if snapshot.seq > seq or snapshot.at > at:
+            later.append(snapshot)
             continue
         try:
             snapshots.copy(snapshot, fd, target, progress)
@@ -196,8 +229,21 @@ def restore(
             failures.append(error)
             os.ftruncate(target, 0)
             continue
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise ArenaFullError(
+                f"/dev/shm has no room for arena {name!r}. Nothing was made. Remove what is not needed there (recoverable ls, "
+                "recoverable rm), or enlarge it (mount -o remount,size=...; docker run --shm-size=...)."
+            ) from None
         found = snapshot
         break
+    if found is None and later and not failures:
+        raise HistoryError(
+            f"journal {folder.path!r} does not go back as far as that: its oldest state is the one after commit {later[-1].seq}. "
+            "Nothing was changed. keep= of Arena.open says how much history is kept.",
+            later[-1].seq,
+        )
     if found is None:
         raise (
             failures[0]
@@ -208,9 +254,12 @@ def restore(
         )
     copy = Restore(target, name)
     try:
-        replayed, torn = replay(folder, copy, found, seq=seq, at=at, progress=progress)
+        with beating(alive):
+            copy.back()
+        with spare_beside(folder, alive):
+            replayed, torn = replay(folder, copy, found, seq=seq, at=at, progress=progress)
         last = starts[-1] if starts else None
-        epoch = max(found.epoch, last.epoch if last is not None else 0) + 1
+        epoch = _next_epoch(max(found.epoch, last.epoch if last is not None else 0))
         copy.finish(replayed.position, epoch)
     finally:
         copy.close()
@@ -236,6 +285,7 @@ def restore(
         replayed.records,
         replayed.bytes,
         torn,
+        tuple(map(str, failures)),
         seconds,
         epoch,
         replayed.chain,
@@ -257,8 +307,8 @@ def state_of(native: NativeArena, name: str) -> State:
     state = native_feed.state(native)
     if state is None:
         raise JournalError(
-            f"arena {name!r} was made without a feed, so it can have no journal. It is unchanged. Export it, unlink it, "
-            f"open it with journal=, and import it: recoverable export {name}."
+            f"arena {name!r} was made without a feed, so it can have no journal. It is unchanged. Move it into one with a "
+            f"feed: recoverable export {name} FILE --portable; recoverable rm {name}; recoverable import {name} FILE --feed 64MiB."
         )
     return state
 
@@ -267,7 +317,7 @@ def another(name: str, folder: Folder) -> JournalError:
     """Return the error of a folder that is another arena's."""
     return JournalError(
         f"journal {folder.path!r} is of another arena than {name!r} in shared memory. Nothing was changed. "
-        f"Name that one's folder, or another one; recoverable unlink {name} drops what is in memory."
+        f"Name that one's folder, or another one; recoverable rm {name} drops what is in memory."
     )
 
 
@@ -280,10 +330,16 @@ def is_behind(state: State, name: str, folder: Folder, tip: Tip) -> bool:
     arena, epoch, _, _, head, _, _ = state
     if tip.start.arena != arena:
         raise another(name, folder)
+    if epoch != tip.start.epoch and lives(epoch) == lives(tip.start.epoch):
+        raise JournalError(
+            f"journal {folder.path!r} and arena {name!r} in shared memory go on from two restores of the same copy. Nothing was "
+            "changed. Which of them is right only you can say: begin another folder to go on from memory, or remove the arena "
+            f"(recoverable rm {name}) to go on from the journal."
+        )
     if epoch > tip.start.epoch:
         raise JournalError(
-            f"journal {folder.path!r} is of epoch {tip.start.epoch}, and arena {name!r} in shared memory of {epoch}: files have "
-            "gone from the folder, or it is an old copy of it. Nothing was changed. Bring the newer files back, or begin another "
-            "folder."
+            f"journal {folder.path!r} is of epoch {lives(tip.start.epoch)}, and arena {name!r} in shared memory of {lives(epoch)}: "
+            "files have gone from the folder, or it is an old copy of it. Nothing was changed. Bring the newer files back, or "
+            "begin another folder."
         )
     return epoch < tip.start.epoch or head < tip.position
