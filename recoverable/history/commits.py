@@ -1,0 +1,227 @@
+"""Commits of the past: which there were, whose they were, and what each of them has changed."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from array import array
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from recoverable import _times
+from recoverable._native import feed as native_feed
+from recoverable._native import journal as native_journal
+from recoverable._native import paths
+from recoverable._native.runtime import Container
+from recoverable.errors import RecoverableError
+from recoverable.feed import Commit, Unit
+from recoverable.history.differences import MISSING, differences, of_part, of_parts
+from recoverable.history.places import ROOT, Path
+from recoverable.journal.start import END
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recoverable._native.journal import File
+    from recoverable._native.runtime import NativeArena
+    from recoverable.history.differences import Difference
+    from recoverable.history.line import Line
+
+__all__ = ["Places", "Search", "changed", "commits", "parsed", "places_of"]
+
+#: Where somebody has written: numbers of containers, and pairs of such a number and the hash of a key.
+Places: TypeAlias = "tuple[array[int], array[int]]"
+_MEMORY: Final = 0  # what units of raw memory have as their container's number
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
+_HANDLER: Final = 39  # bytes that a record keeps of a handler's name
+_REQUEST_ID: Final = 135  # and of a request's id
+_AT_ONCE: Final = 256  # records that are made commits together
+
+
+class Search:
+    """Which commits are looked for."""
+
+    def __init__(
+        self,
+        seqs: tuple[int, int] = (0, END),
+        times: tuple[int, int] = (0, END),
+        handler: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        self._seqs = seqs
+        self._times = times
+        self._handler = None if handler is None else _end_of(handler, _HANDLER)
+        self._request_id = None if request_id is None else _begin_of(request_id, _REQUEST_ID)
+
+    def find(self, file: File, position: int, end: int, places: Places | None = None) -> list[tuple[int, int, int]]:
+        """Return (offset, length, position) of those in a file, the oldest first."""
+        return file.search(position, end, self._seqs, self._times, self._handler, self._request_id, places)
+
+    def find_in(
+        self, records: bytes, begin: int, position: int, end: int, places: Places | None = None
+    ) -> list[tuple[int, int, int]]:
+        """Return (offset, length, position) of those in a batch, the first record of which is at `begin` of the feed."""
+        return native_journal.search(
+            records, begin, position, end, self._seqs, self._times, self._handler, self._request_id, places
+        )
+
+    def between(self, first: int, last: int) -> Search:
+        """Return what looks for those of them that have such a number."""
+        found = copy.copy(self)
+        found._seqs = max(first, self._seqs[0]), min(last, self._seqs[1])
+        return found
+
+    @property
+    def anybody(self) -> Search:
+        """What looks for all commits up to the last of them, whoever's."""
+        return Search((0, self.last))
+
+    def fits(self, commit: Commit) -> bool:
+        """Return whether a commit is one of them."""
+        at = (commit.at - _times.of(0)) // _MICROSECOND
+        return (
+            self._seqs[0] <= commit.seq <= self._seqs[1]
+            and self._times[0] // 1000 <= at <= self._times[1] // 1000
+            and self._handler in (None, commit.handler)
+            and self._request_id in (None, commit.request_id)
+        )
+
+    @property
+    def last(self) -> int:
+        """The number behind which there are none."""
+        return self._seqs[1]
+
+    def may_be_before(self, seq: int, at: int) -> bool:
+        """Return whether there may be some before a commit."""
+        return self._seqs[0] < seq and self._times[0] <= at
+
+    def may_be_behind(self, at: int) -> bool:
+        """Return whether there may be some after a moment."""
+        return at <= self._times[1]
+
+
+def _end_of(text: str, most: int) -> str:
+    """Return what a record keeps of a handler's name: its end, in whole characters."""
+    return text.encode("utf-8", "surrogatepass")[-most:].decode("utf-8", "ignore")
+
+
+def _begin_of(text: str, most: int) -> str:
+    """Return what a record keeps of a request's id: its beginning, in whole characters."""
+    return text.encode("utf-8", "surrogatepass")[:most].decode("utf-8", "ignore")
+
+
+def parsed(records: bytes) -> list[Commit]:
+    """Return the commits that records are of."""
+
+    def make(seq: int, at: int, handler: str, request: str | None, units: Any, ranges: Any, *rest: Any) -> Commit:
+        return Commit(seq, _times.of(at), handler, request, tuple(Unit(*unit) for unit in units), ranges, not rest[1])
+
+    return native_feed.parse(records, make)
+
+
+def commits(
+    line: Line, search: Search, places: Places | None = None, begin: int = 0, end: int = END
+) -> Iterator[Commit]:
+    """Yield those that are looked for, the newest first, of some places, between two positions."""
+    for stretch in reversed(line.stretches):
+        if stretch.begin >= end or stretch.end <= begin:
+            continue
+        with line.opened(stretch) as file:
+            found = search.find(file, max(stretch.begin, begin), min(stretch.end, end), places)
+            start = file.start()
+        for i in range(len(found), 0, -_AT_ONCE):
+            yield from reversed(parsed(line.records(stretch, found[max(i - _AT_ONCE, 0) : i])))
+        if not search.may_be_before(start.seq + 1, start.at):
+            return
+
+
+def places_of(path: Path, native: NativeArena) -> Places:
+    """Return where the next commit has to write for the value at a path to change, as the arena is now."""
+    root = native.root()
+    come_through, value, whole = path.chain(root)
+    numbers: set[int] = set()
+    keys: set[tuple[int, int]] = set()
+    for container, key in come_through:
+        digest = container._unit_of(key) if _is_key(key) else None
+        if digest is None:
+            numbers.update(_numbers(container))
+        else:
+            keys.add((paths.number_of(container), digest))
+    if whole and isinstance(value, Container):
+        for each in _within_it(value):
+            numbers.update(_numbers(each))
+    flat = [part for pair in sorted(keys) for part in pair]
+    return array("Q", sorted(numbers)), array("Q", flat)
+
+
+def _numbers(container: Container) -> set[int]:
+    """Return what its units have as their container's number."""
+    number = paths.number_of(container)
+    return {number, _MEMORY} if container._in_pieces else {number}
+
+
+def _is_key(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def _within_it(container: Container) -> Iterator[Container]:
+    yield container
+    if not container._in_pieces:
+        for part in container._parts().values():
+            if isinstance(part, Container):
+                yield from _within_it(part)
+
+
+# -- what one has changed ---------------------------------------------------------------------------------------------------
+
+
+def changed(commit: Commit, before: NativeArena, after: NativeArena) -> Iterator[Difference]:
+    """Yield what a commit has changed, by the states before and after it.
+
+    A container that it has made, or dropped, is told as the value of the place that it was put into, or was in.
+    """
+    if not commit.complete:
+        yield from differences(before.root(), after.root(), ROOT)
+        return
+    units: dict[tuple[int, int], list[Unit]] = {}
+    for unit in dict.fromkeys(commit.units):
+        units.setdefault((unit.container, unit.id), []).append(unit)
+    for (where, number), of_it in units.items():
+        old, new = (paths.container_at(state, where, number) for state in (before, after))
+        if old is None or new is None:
+            continue
+        path = Path.of(new)
+        if path is not None and Path.of(old) is not None:
+            yield from _within(old, new, path, of_it)
+    if any(unit.kind == paths.PAGE for unit in commit.units):
+        yield from _in_memory(before, after, {number for _, number in units})
+
+
+def _within(old: Container, new: Container, path: Path, units: list[Unit]) -> Iterator[Difference]:
+    keys = new._written(old, [(unit.kind, unit.arg) for unit in units]) if type(old) is type(new) else None
+    if keys is None:
+        yield from of_parts(old, new, path, shallow=True)
+        return
+    for key in keys:
+        yield from of_part(_part(old, key), _part(new, key), path.to(new, key), shallow=True)
+
+
+def _part(container: Container, key: Any) -> Any:
+    try:
+        return container._part(key)
+    except RecoverableError:  # some are LookupErrors as well
+        raise
+    except LookupError:
+        return MISSING
+
+
+def _in_memory(before: NativeArena, after: NativeArena, told: set[int]) -> Iterator[Difference]:
+    """Yield what raw writes have changed, but in containers that were told of: of memory, a commit only says which bytes."""
+    for old in (each for each in _within_it(before.root()) if each._in_pieces and paths.number_of(each) not in told):
+        new = paths.container_at(after, paths.offset_of(old), paths.number_of(old))
+        path = None if new is None else Path.of(new)
+        if path is not None:
+            yield from differences(old, new, path)

@@ -1,0 +1,166 @@
+"""What has changed at a place, commit by commit: two states go through the commits, and what was written to is looked at.
+
+Where to look is asked of the state that has been come to: the containers that the path leads through, and what is in them. It is
+asked again when other containers have come to be there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from recoverable._native import paths
+from recoverable.history.commits import changed, parsed, places_of
+from recoverable.history.differences import at_place
+from recoverable.history.states import Stepper
+from recoverable.journal.start import END
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from recoverable.feed import Commit
+    from recoverable.history.commits import Places, Search
+    from recoverable.history.differences import Difference
+    from recoverable.history.line import Line
+    from recoverable.history.places import Path
+
+__all__ = ["Change", "Trail", "backwards", "forwards", "newest_of"]
+
+_VAIN: Final = 64  # commits that have changed nothing there, after which it is asked again where to look, at first
+_MOVED: Final = 64  # times that other containers have come to be there, after which all commits are looked at
+_FIRST: Final = 64  # commits that are gone through at a time, at first: the newest are wanted most
+_KEPT: Final = 4096  # changes that are in memory at a time
+_ROOM: Final = 64 << 20  # and the bytes of their commits
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one commit has changed.
+
+    Attributes:
+        commit: It: number, time, handler and request.
+        differences: What is different after it, in the place that was asked for.
+    """
+
+    commit: Commit
+    differences: tuple[Difference, ...]
+
+
+class Trail:
+    """Who looks at a place while a stepper goes through the commits; `everywhere`: not only where the place leads now."""
+
+    def __init__(self, stepper: Stepper, place: Path, search: Search, *, everywhere: bool = False) -> None:
+        self._stepper = stepper
+        self._place = place
+        self._search = search
+        self._everywhere = everywhere or not place.keys
+        self._where: tuple[Search, Places | None] | None = None
+        self._vain, self._patience, self._moved = 0, _VAIN, 0
+
+    def find(self, data: bytes, begin: int, position: int, end: int) -> list[tuple[int, int, int]]:
+        """Return the records of a batch that may have changed the place."""
+        if self._where is None:
+            if self._everywhere or self._moved > _MOVED:
+                self._where = self._search, None
+            else:  # others may change where the place leads
+                self._where = self._search.anybody, places_of(self._place, self._stepper.after.native)
+        search, places = self._where
+        return search.find_in(data, begin, position, end, places)
+
+    def change(self, record: bytes) -> Change | None:
+        """Return what a record, around which the stepper stands, has changed there; None: nothing, or it is not looked for."""
+        (commit,) = parsed(record)
+        found, above = self._changed(commit)
+        self._vain += not found
+        dropped = any(unit.kind == paths.IDENTITY for unit in commit.units)
+        if above or dropped or any(each.is_container for each in found):  # it may lead to other containers now
+            self._moved += 1
+            if self._moved <= _MOVED + 1:
+                self._look_again()
+        elif self._vain >= self._patience:
+            self._look_again()
+            self._vain, self._patience = (
+                0,
+                self._patience * 2,
+            )  # so that asking again takes no longer than what it saves
+        return Change(commit, tuple(found)) if found and self._search.fits(commit) else None
+
+    def _look_again(self) -> None:
+        self._where = None
+        self._stepper.find_again()
+
+    def _changed(self, commit: Commit) -> tuple[list[Difference], bool]:
+        """Return what it has changed there, and whether something that leads there is another one."""
+        before, after, place = self._stepper.before.native, self._stepper.after.native, self._place
+        everything = list(changed(commit, before, after))
+        found = [each for each in everything if each.path.is_within(place)]
+        above = any(place.is_within(each.path) and each.path != place for each in everything)
+        if above:
+            found += at_place(place, before.root(), after.root())
+        return found, above
+
+
+def forwards(
+    stepper: Stepper, place: Path, search: Search, end: int = END, *, everywhere: bool = False
+) -> Iterator[Change]:
+    """Yield the changes from where a stepper is up to a position, the oldest first."""
+    trail = Trail(stepper, place, search, everywhere=everywhere)
+    for record in stepper.steps(trail.find, end, search.last):
+        change = trail.change(record)
+        if change is not None:
+            yield change
+
+
+def backwards(line: Line, place: Path, search: Search) -> Iterator[Change]:
+    """Yield all changes, the newest first.
+
+    Of a keyframe and the commits behind it, the newest commits are gone through first, more at a time where few have changed
+    anything: what is in memory is bounded, and who wants the last ones does not wait for all.
+    """
+    frames = line.keyframes
+    for i in range(len(frames) - 1, -1, -1):
+        last = i + 1 == len(frames)
+        if not last and not search.may_be_before(frames[i + 1].seq + 1, frames[i + 1].at):
+            return
+        end = END if last else frames[i + 1].position
+        high = min(search.last, line.newest if last else frames[i + 1].seq)
+        size = _FIRST
+        while high > frames[i].seq:
+            low = max(high - size, frames[i].seq)
+            stepper = Stepper(line, frames[i], low)
+            begin = stepper.after.seq, stepper.after.at
+            kept, low, size = _newest(stepper, place, search, end, low, high)
+            while kept:
+                yield kept.pop()
+            if not search.may_be_before(begin[0] + 1, begin[1]) and low <= begin[0]:
+                return
+            high = low
+
+
+def _newest(
+    stepper: Stepper, place: Path, search: Search, end: int, low: int, high: int
+) -> tuple[deque[Change], int, int]:
+    """Return the last changes between two commits, behind which commit they are all, and how many commits to try next."""
+    kept: deque[Change] = deque()
+    size, begin = 0, low
+    if search.may_be_behind(stepper.after.at):
+        for change in forwards(stepper, place, search.between(low + 1, high), end):
+            kept.append(change)
+            size += _bytes(change)
+            while len(kept) > _KEPT or (size > _ROOM and len(kept) > 1):
+                low = kept[0].commit.seq
+                size -= _bytes(kept.popleft())
+    if low > begin:
+        return kept, low, high - low
+    return kept, low, (high - low) * (8 if len(kept) < _KEPT // 16 and size < _ROOM // 16 else 1)
+
+
+def _bytes(change: Change) -> int:
+    return sum(len(data) for _, data in change.commit.ranges if isinstance(data, bytes))
+
+
+def newest_of(changes: Iterable[Change]) -> Change | None:
+    """Return the last one."""
+    found = deque(changes, maxlen=1)
+    return found[0] if found else None

@@ -1,0 +1,195 @@
+"""Changes as they come: what a watched place becomes, by whom, for `for` in a thread and `async for` in an event loop.
+
+What is seen is what is on the disk. Where the arena is open in this process, its feed's bell tells when to look: it moves when the
+journal has taken something. Beside other processes, the file that is being written is looked at ten times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Final
+
+from recoverable import bell
+from recoverable._native import feed as native_feed
+from recoverable._native import journal as native_journal
+from recoverable.errors import HistoryError, RecoverableError, TransactionError
+from recoverable.history.commits import parsed
+from recoverable.history.follow import Follower
+from recoverable.history.states import Stepper
+from recoverable.history.trail import Change, Trail
+from recoverable.journal.start import END
+
+if TYPE_CHECKING:
+    from recoverable._native.runtime import NativeArena
+    from recoverable.history.commits import Search
+    from recoverable.history.line import Line
+    from recoverable.history.places import Path
+    from recoverable.journal.folder import Folder
+
+__all__ = ["Watch"]
+
+_POLL: Final = 0.1  # seconds between looks at a folder
+_SLEEP: Final = 0.5  # seconds that a thread waits for the bell at a time: how often it looks for signals
+_PACE: Final = 0.01  # seconds from one reading to the next, beside a server that never rests
+_FRESH: Final = 1.0  # seconds: what was written since may have been written to again with the same time
+
+
+class Watch(Iterator[Change], AsyncIterator[Change]):
+    """Changes of a place from a commit on, the oldest first.
+
+    It has two states of the arena of its own, and reads what has come when the next change is asked for. What a compaction drops
+    before that ends it by a HistoryError.
+    """
+
+    def __init__(
+        self, folder: Folder, native: NativeArena | None, line: Line, place: Path | None, search: Search, seq: int
+    ) -> None:
+        self._folder = folder
+        self._native = native
+        self._place = place
+        self._search = search
+        self._ready: deque[Change] = deque()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._seen: tuple[int, int, int] | None = None  # the file that is written: number, size, time
+        self._at = 0.0  # when it was read last
+        self._seq = seq
+        self._frame = line.keyframe(seq)
+        self._stepper = None if place is None else Stepper(line, self._frame, seq)
+        self._trail = None if self._stepper is None or place is None else Trail(self._stepper, place, search)
+        self._follower = Follower(
+            folder, line, self._frame.position if self._stepper is None else self._stepper.position
+        )
+
+    def close(self) -> None:
+        """End it: whoever waits for its next change gets none. Closing twice is fine."""
+        self._ended.set()
+        if self._native is not None and not self._native.closed:
+            native_feed.wake(self._native)
+
+    # -- reading -------------------------------------------------------------------------------------------------------------
+
+    def _has_ended(self) -> bool:
+        if self._native is not None and self._native.closed:
+            self._ended.set()
+        return self._ended.is_set()
+
+    def _news(self) -> bool:
+        """Return whether something may have come to the disk since it was read."""
+        if self._native is not None:
+            try:
+                return native_journal.durable(self._native) > self._follower.position
+            except RecoverableError:
+                if self._has_ended():  # it was closed meanwhile
+                    return False
+                raise
+        number = self._folder.files()[-1:] or [0]
+        try:
+            status = os.stat(self._folder.file_path(number[0]))  # noqa: PTH116
+        except FileNotFoundError:  # the next look says why
+            return True
+        now = number[0], status.st_size, status.st_mtime_ns
+        if now == self._seen:
+            return False
+        self._seen = now if time.time() - status.st_mtime > _FRESH else None
+        return True
+
+    def _take(self) -> None:
+        """Read until there is a change to give, or nothing more."""
+        with self._lock:
+            if self._ready:
+                return
+            try:
+                for batch, data in self._follower.batches():
+                    if self._stepper is None:
+                        found = self._search.find_in(data, batch.position, batch.position, batch.end)
+                        for offset, length, _ in found:
+                            self._ready += [Change(each, ()) for each in parsed(data[offset : offset + length])]
+                    else:
+                        self._step(self._stepper, data, batch.position)
+                    self._seq = batch.seq if batch.records else self._seq
+                    if self._ready:
+                        self._seen = None  # there may be more behind it
+                        break
+                self._renew()
+            except BaseException:  # it may be in the middle of a commit
+                self._ended.set()
+                raise
+
+    def _step(self, stepper: Stepper, data: bytes, begin: int) -> None:
+        assert self._trail is not None
+        for record in stepper.through(data, begin, self._follower.position, self._trail.find):
+            change = self._trail.change(record)
+            if change is not None:
+                self._ready.append(change)
+
+    def _renew(self) -> None:
+        """Go on from a newer keyframe, if there is one.
+
+        What was changed since the old one is in this process's memory, and its file is on the disk as long as we have it.
+        """
+        line, place = self._follower.line, self._place
+        frame = line.keyframes[-1]
+        if place is None or not self._frame.position < frame.position <= self._follower.position:
+            return
+        with contextlib.suppress(HistoryError):  # a compaction has dropped it: there is a newer one
+            self._stepper = Stepper(line, frame, self._seq)
+            self._trail = Trail(self._stepper, place, self._search.between(self._seq + 1, END))
+            self._follower.back_to(self._stepper.position)
+            self._frame = frame
+
+    # -- waiting -------------------------------------------------------------------------------------------------------------
+
+    def _bell(self) -> int:
+        return 0 if self._native is None else native_feed.bell(self._native)
+
+    def _pause(self) -> float:
+        """Return for how many seconds not to read again yet."""
+        now = time.monotonic()
+        pause, self._at = self._at + _PACE - now, now
+        return max(pause, 0.0)
+
+    def __iter__(self) -> Watch:
+        return self
+
+    def __next__(self) -> Change:
+        while not self._has_ended():
+            seen = self._bell()
+            if self._ready:
+                return self._ready.popleft()
+            if self._news():
+                self._ended.wait(self._pause())
+                self._take()
+            elif asyncio._get_running_loop() is not None:
+                raise TransactionError(
+                    "the next change was waited for in an event loop, which would stand still. Nothing was changed. "
+                    "Use `async for`."
+                )
+            elif self._native is None:
+                self._ended.wait(_POLL)
+            else:
+                bell.of(self._native).sleep(seen, _SLEEP)
+        raise StopIteration
+
+    def __aiter__(self) -> Watch:
+        return self
+
+    async def __anext__(self) -> Change:
+        while not self._has_ended():
+            seen = self._bell()
+            if self._ready:
+                return self._ready.popleft()
+            if self._news():
+                await asyncio.sleep(self._pause())
+                await asyncio.to_thread(self._take)
+            elif self._native is None:
+                await asyncio.sleep(_POLL)
+            else:
+                await bell.of(self._native).moved(seen)
+        raise StopAsyncIteration
