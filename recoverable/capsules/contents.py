@@ -1,0 +1,311 @@
+"""What is written into a capsule.
+
+First the facts, which are taken where the request has crashed; then, in the writer's thread, JSON data without secrets, which takes
+longer.
+
+The format has a version. A reader takes what is of its version or an older one; more keys may come without a new one.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import importlib.metadata
+import inspect
+import linecache
+import math
+import os
+import platform
+import sysconfig
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from recoverable import watchdog
+from recoverable._native import feed as native_feed
+from recoverable.capsules.hiding import Hiding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from recoverable._native.runtime import Transaction
+    from recoverable.capsules.steps import Steps
+
+__all__ = ["FORMAT", "VERSION", "Facts", "arena_of", "call_of", "frame_of", "is_plain", "message_of", "where"]
+
+FORMAT: Final = "recoverable capsule"
+VERSION: Final = 1
+_TEXT: Final = 64 * 1024  # characters of a text
+_ERROR: Final = 200  # of the error of an earlier run
+_OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # noqa: PTH100, PTH120
+_STANDARD: Final = tuple(
+    {sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib") if sysconfig.get_path(name)}
+)
+_INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+@dataclass(slots=True)
+class Facts:
+    """A request that has crashed, with its secrets.
+
+    Attributes:
+        at: When, in seconds since the epoch.
+        handler: Its name.
+        request_id: As in its events.
+        arena: What `arena_of` has returned.
+        error: Its class's module and qualified name, and its message.
+        trace: Its traceback; None: it has none.
+        frame: Where it was raised, in the program's code: file, line, function.
+        runs: What became of its earlier runs.
+        steps: Of the last run.
+        end: The newest commit when it crashed.
+        request: What the framework's adapter has told, or None.
+        whole: Whether all of the request is one transaction.
+        call: What `call_of` has returned: the function and its arguments.
+        route_handler: The module and the name of the handler, where it is the route's own.
+        faulty: Whether faults were injected into the process: it may be one that it has crashed by.
+        exploration: What an exploration has found.
+    """
+
+    at: float
+    handler: str
+    request_id: str | None
+    arena: dict[str, Any]
+    error: tuple[str, str, str] | None = None
+    trace: traceback.TracebackException | None = None
+    frame: tuple[str, int, str] | None = None
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    steps: Steps | None = None
+    end: int | None = None
+    request: dict[str, Any] | None = None
+    whole: bool = False
+    call: dict[str, Any] | None = None
+    route_handler: dict[str, Any] | None = None
+    faulty: bool = False
+    exploration: dict[str, Any] | None = None
+
+    def size(self) -> int:
+        """Return about how many bytes it takes in memory."""
+        body = (self.request or {}).get("body")
+        return 4096 + len(body or b"")
+
+    def written(self, hide: Iterable[str], limit: int) -> dict[str, Any]:
+        """Return it as JSON data, without secrets.
+
+        Args:
+            hide: Names of headers and fields.
+            limit: Bytes of the body.
+        """
+        hiding = Hiding(hide)
+        request = None if self.request is None else _request(self.request, hiding)
+        call = None if self.call is None else _call(self.call, hiding)
+        # Only now all secrets are known.
+        if request is not None:
+            request = _clean_request(request, hiding, limit)
+        if call is not None:
+            call |= {key: hiding.data(call[key]) for key in ("args", "kwargs", "missing")}
+        steps = [] if self.steps is None else self.steps.stood
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "at": datetime.datetime.fromtimestamp(self.at, datetime.UTC).isoformat(timespec="microseconds"),
+            "versions": _versions(),
+            "process": os.getpid(),
+            "handler": self.handler,
+            "request_id": None if self.request_id is None else hiding.text(self.request_id),
+            "arena": self.arena,
+            "error": None if self.error is None else self._error(hiding),
+            "runs": [_shortened(run) for run in hiding.data(self.runs)],
+            "steps": [{"seq": seq, "position": position} for seq, position in steps],
+            "steps_left_out": 0 if self.steps is None else self.steps.more,
+            "end": self.end,
+            "request": request,
+            "whole_request": self.whole,
+            "route_handler": self.route_handler,
+            "call": call,
+            "faulty": self.faulty,
+            "exploration": hiding.data(self.exploration),
+            "hidden": list(hiding.found),
+        }
+
+    def _error(self, hiding: Hiding) -> dict[str, Any]:
+        assert self.error is not None
+        module, name, message = self.error
+        frame = None
+        if self.frame is not None:
+            file, line, function = self.frame
+            code = linecache.getline(file, line).strip()
+            frame = {"file": file, "line": line, "function": function, "code": hiding.text(code)}
+        text = "" if self.trace is None else "".join(self.trace.format())
+        return {
+            "module": module,
+            "type": name,
+            "message": hiding.text(message)[:_TEXT],
+            "traceback": hiding.text(text)[-_TEXT:],
+            "frame": frame,
+        }
+
+
+def _shortened(run: dict[str, Any]) -> dict[str, Any]:
+    """Return what an earlier run was, with less of its error: cut before, a secret would be half there."""
+    return run | {"error": run["error"] and run["error"][:_ERROR]}
+
+
+def _request(facts: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
+    """Find the secrets of a request, and replace those that have a place of their own."""
+    headers = hiding.headers(facts["headers"])
+    content_type = next((value for name, value in facts["headers"] if name.lower() == "content-type"), "")
+    raw: bytes | None = facts["body"]
+    body = None if raw is None else hiding.body(raw, content_type, whole=facts["whole"] or len(raw) == facts["size"])
+    return facts | {
+        "url": hiding.url(facts["url"]),
+        "headers": headers,
+        "match": hiding.mapping(facts["match"], "path"),
+        "state": hiding.mapping(facts["state"], "item"),
+        "keyed": hiding.mapping(facts["keyed"], "item"),
+        "body": body,
+        "left_out": raw is not None and body is None,
+    }
+
+
+def _clean_request(request: dict[str, Any], hiding: Hiding, limit: int) -> dict[str, Any]:
+    body: bytes | None = request["body"]
+    kept = None if body is None else hiding.bytes(body, cut=not request["whole"])[:limit]
+    whole = request["whole"] and body is not None
+    told = {"text": None, "base64": None, "size": request["size"], "whole": whole, "left_out": request["left_out"]}
+    if kept is not None:
+        try:
+            told["text"] = kept.decode()
+        except UnicodeDecodeError:
+            told["base64"] = base64.b64encode(kept).decode()
+    return {
+        "method": request["method"],
+        "url": hiding.text(request["url"]),
+        "host": hiding.text(request["host"]),
+        "http": request["version"],
+        "route": request["route"],
+        "headers": [[name, hiding.text(value)] for name, value in request["headers"]],
+        "match": hiding.data(request["match"]),
+        "items": hiding.data(request["state"]),
+        "keyed_items": hiding.data(request["keyed"]),
+        "items_left_out": request["state_left_out"],
+        "body": told,
+    }
+
+
+def _call(call: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
+    names: list[str] = call["names"]
+    kept = {key: value for key, value in call.items() if key != "names"}
+    kept["args"] = [
+        {"value": hiding.add(arg["value"], f"argument {name}")} if hiding.is_field(name) else _fields(arg, hiding)
+        for name, arg in zip(names, call["args"], strict=True)
+    ]
+    kept["kwargs"] = {
+        name: {"value": hiding.add(arg["value"], f"argument {name}")} if hiding.is_field(name) else _fields(arg, hiding)
+        for name, arg in call["kwargs"].items()
+    }
+    return kept
+
+
+def _fields(arg: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
+    return {"value": hiding.fields(arg["value"])} if "value" in arg else arg
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("recoverable", "aiohttp"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# -- facts ---------------------------------------------------------------------------------------------------------------
+
+
+def arena_of(transaction: Transaction) -> tuple[dict[str, Any], int | None]:
+    """Return what a capsule has of a transaction's arena, and the number of its newest commit."""
+    native = transaction.arena
+    facts: dict[str, Any] = {"name": native.owner.name, "identity": None, "epoch": None, "journal": None}
+    if native.closed:
+        return facts, None
+    facts["step_limit"] = watchdog.limit_of(native)
+    state = native_feed.state(native)
+    if state is None:
+        return facts, None
+    facts |= {"identity": state[0], "epoch": state[1], "journal": getattr(native.journal, "path", None)}
+    return facts, state[5]
+
+
+def call_of(
+    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], is_request: Callable[[object], bool]
+) -> dict[str, Any]:
+    """Return a function and its arguments: those that can be written as JSON, and what the others are."""
+    missing: list[str] = []
+
+    def told(value: object, name: str) -> dict[str, Any]:
+        if is_request(value):
+            return {"request": True}
+        if is_plain(value):
+            return {"value": value}
+        missing.append(f"{name}: {type(value).__qualname__}")
+        return {"missing": type(value).__qualname__}
+
+    try:
+        names = list(inspect.signature(fn).parameters)
+    except (TypeError, ValueError):
+        names = []
+    names = [*names, *(f"argument {i}" for i in range(len(names), len(args)))][: len(args)]
+    return {
+        "module": getattr(fn, "__module__", None),
+        "function": getattr(fn, "__qualname__", type(fn).__qualname__),
+        "names": names,
+        "args": [told(value, name) for name, value in zip(names, args, strict=True)],
+        "kwargs": {name: told(value, name) for name, value in kwargs.items()},
+        "missing": missing,
+    }
+
+
+def is_plain(value: object, depth: int = 8, room: list[int] | None = None) -> bool:
+    """Return whether a value can be written as JSON and is the same again, and is not too large to be kept."""
+    room = [_TEXT] if room is None else room
+    room[0] -= len(value) if isinstance(value, str) else 8
+    if room[0] < 0 or depth == 0:
+        return False
+    if type(value) is list:
+        return all(is_plain(each, depth - 1, room) for each in value)
+    if type(value) is dict:
+        return all(type(key) is str and is_plain(each, depth - 1, room) for key, each in value.items())
+    if type(value) is float:
+        return math.isfinite(value)  # others are not JSON
+    return value is None or type(value) in (bool, int, str)
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an exception says; its `__str__` is the program's."""
+    try:
+        return str(error)[: 4 * _TEXT]
+    except Exception as failure:
+        return f"<{type(failure).__name__} in its __str__>"
+
+
+def frame_of(trace: TracebackType | None) -> tuple[str, int, str] | None:
+    """Return file, line and function of the innermost frame of the program's code; of installed code, where there is none."""
+    found: list[tuple[str, int, str] | None] = [None, None]
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        file = code.co_filename
+        if not file.startswith((_OURS, "<")):
+            installed = any(part in file for part in _INSTALLED)
+            if installed or not file.startswith(_STANDARD):
+                name = getattr(code, "co_qualname", code.co_name)
+                found[installed] = (file, trace.tb_lineno, name)
+        trace = trace.tb_next
+    return found[0] or found[1]
+
+
+def where(frame: tuple[str, int, str] | None) -> str:
+    """Return a frame in words."""
+    return "" if frame is None else f"{os.path.basename(frame[0])}:{frame[1]} in {frame[2]}"  # noqa: PTH119

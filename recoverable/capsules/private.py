@@ -1,0 +1,275 @@
+"""A private arena that has a state of the past: what a capsule is replayed in.
+
+What we want: the state that each step saw, in an arena that can be written to, beside whatever arenas this process has, and without
+touching the journal. What does not work: to apply the records of others' commits to an arena that a transaction goes on in: they
+say which bytes changed, and by now its own containers may lie there.
+
+What does: a snapshot is copied into an object without a name, and brought forward there to what the first step saw; then it is an
+arena like any other. Before each further step, what is different in the state that it saw is found by the history, and stored by a
+transaction of its own: so what others have changed is seen as it was, and conflicts as it did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from recoverable import _registry, _state
+from recoverable._native.feed import Restore
+from recoverable._native.runtime import Container
+from recoverable.arena import Arena, open_copy
+from recoverable.errors import CapsuleError, HistoryError, RecoverableError
+from recoverable.history import History
+from recoverable.history.line import Line
+from recoverable.journal import snapshots
+from recoverable.journal.folder import Folder
+from recoverable.journal.start import END, replay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from recoverable._native.runtime import NativeArena
+
+__all__ = ["Past", "private", "standing_in"]
+
+
+class Past:
+    """The states of a journal that a capsule is about.
+
+    Raises:
+        HistoryError: It does not have them, or no longer.
+        JournalError: The folder can't be read.
+    """
+
+    def __init__(self, path: str, arena: dict[str, Any], last: tuple[int, int]) -> None:
+        """Look whether they are there.
+
+        Args:
+            path: The journal's folder.
+            arena: What the capsule says of the arena.
+            last: The number of the last commit that is needed, and its position in the feed.
+        """
+        self.folder = Folder(path, write=False)
+        self.line = Line(self.folder)
+        self.history = History(self.folder)
+        seq, position = last
+        keyframe = self.line.keyframes[-1]
+        if keyframe.arena != arena["identity"]:
+            raise HistoryError(
+                f"journal {path!r} is of another arena than the capsule, whose arena was {arena['name']!r}. Nothing was run. Name "
+                "the folder of its journal."
+            )
+        cut = min((start.position for start in self.line.starts if start.epoch > arena["epoch"]), default=END)
+        if self.line.epoch < arena["epoch"] or position > cut:
+            raise HistoryError(
+                f"journal {path!r} goes on from a state before commit {seq}, which the capsule is about: it was restored to an "
+                "earlier one since, or is an old copy. Nothing was run.",
+                self.line.oldest,
+                self.line.newest,
+            )
+        if seq > self.line.newest:
+            raise HistoryError(
+                f"commit {seq}, which the capsule is about, is not in journal {path!r}, which goes up to commit "
+                f"{self.line.newest}. Nothing was run.",
+                self.line.oldest,
+                self.line.newest,
+            )
+
+
+_NAME: Final = "capsule"
+
+
+class Private:
+    """An arena of a state of the past, and how it is brought to a later one.
+
+    Attributes:
+        arena: It.
+    """
+
+    def __init__(self, past: Past, arena: Arena, seq: int) -> None:
+        self.arena = arena
+        self._past = past
+        self._seq = seq
+
+    def bring(self, seq: int) -> None:
+        """Bring it to what was committed by others up to a commit."""
+        if seq <= self._seq:
+            return
+        history = self._past.history
+        paths = {
+            each.path.keys: each.is_container
+            for change in history.changes(since=self._seq + 1, until=seq)
+            for each in change.differences
+        }
+        self._seq = seq
+        if not paths:
+            return
+        wanted = history.at(seq)
+        with self.arena.transaction():
+            for keys in sorted(paths, key=len):
+                _store(self.arena.root, wanted, keys, anew=paths[keys])
+
+
+def _store(live: Any, wanted: Any, keys: tuple[Any, ...], *, anew: bool) -> None:
+    """Make what is at a path, or where it ends, what it is in another state."""
+    for i, key in enumerate(keys):
+        now, then = _part(live, key), _part(wanted, key)
+        if _alike(now, then) and not (anew and i == len(keys) - 1):
+            live, wanted = now, then
+            continue
+        if live._unit_of(0) is None:  # it has positions, or fields: all of it
+            break
+        if then is _NOTHING:
+            if now is not _NOTHING:
+                live._drop_part(key)
+        elif now is _NOTHING or isinstance(now, Container) or isinstance(then, Container) or now != then:
+            live._put_part(key, _state.build(_state.image(then)))
+        return
+    now, then = _state.image(live), _state.image(wanted)
+    if not _state.same(now, then):
+        _state.restore_in_place(live, now, then)
+
+
+class _Nothing:
+    pass
+
+
+_NOTHING: Final = _Nothing()
+
+
+def _part(container: Any, key: Any) -> Any:
+    try:
+        return container._part(key)
+    except RecoverableError:
+        raise
+    except (LookupError, AttributeError):
+        return _NOTHING
+
+
+def _alike(now: Any, then: Any) -> bool:
+    return (
+        isinstance(now, Container)
+        and isinstance(then, Container)
+        and type(now) is type(then)
+        and now._extra() == then._extra()
+    )
+
+
+@contextlib.contextmanager
+def private(past: Past | None, seq: int, step_limit: float | None) -> Iterator[Private | None]:
+    """Make an arena of the state after a commit, in an object without a name, which goes with the block; None of no past."""
+    if past is None:
+        yield None
+        return
+    fd = os.memfd_create(f"recoverable.{_NAME}", os.MFD_CLOEXEC)
+    try:
+        _fill(past, fd, seq)
+        arena = open_copy(f"{past.folder.path} at {seq}", fd)
+    finally:
+        os.close(fd)
+    try:
+        arena.native.journal = _Durable(past.folder.path)
+        if step_limit is not None:
+            arena.step_limit = step_limit
+        yield Private(past, arena, seq)
+    finally:
+        arena.native.capsules = None
+        arena.close()
+
+
+def _fill(past: Past, fd: int, seq: int) -> None:
+    line = past.line
+    keyframe = line.keyframe(seq)
+    with line.read():
+        source = os.open(past.folder.snapshot_path(keyframe.position), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            snapshots.copy(keyframe, source, fd)
+        finally:
+            os.close(source)
+    copy = Restore(fd, _NAME)
+    try:
+        copy.back()
+        files = line.starts
+        if files:  # with one behind the last, which is used as well
+            files = [*files, files[-1]._replace(number=files[-1].number + 1, position=END)]
+        with line.read():
+            replay(past.folder, copy, keyframe, seq=seq, files=files)
+        copy.renew()
+    finally:
+        copy.close()
+
+
+class _Durable:
+    """Stands for the journal of an arena that has none: nothing waits for a disk in a replay."""
+
+    stopped = False
+    doubts = 0
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def keep(self, compact: bool) -> None: ...
+
+    def is_durable(self, position: int) -> bool:
+        return True
+
+    def position(self, native: NativeArena, seq: int | None) -> int:
+        return 0
+
+    async def wait(self, position: int, timeout: float) -> None: ...
+
+    def close(self) -> None: ...
+
+    def begin_again(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+@contextlib.contextmanager
+def standing_in(arena: Arena) -> Iterator[Callable[[Arena], None]]:
+    """Have an arena stand for those that a program uses: `Arena.open` gives it, whatever the name.
+
+    Yields:
+        A function that has it stand for one that the program has opened before, in the hands of whoever has that.
+    """
+    if _registry.stand_in is not None:
+        raise CapsuleError(
+            "another capsule is being replayed in this process. Nothing was run. Replay one after the other."
+        )
+    segment, native = arena._segment, arena.native
+    back: list[Callable[[], None]] = []
+
+    def stand_for(found: Arena) -> None:
+        other = found.native
+        if other is native:
+            return
+        for each in {id(each): each for each in (found, *found._segment.arenas)}.values():
+            back.append(_switched(each, arena))
+        for handler in [handler for handler in _registry.handlers if handler.arena is other]:
+            handler.arena = native
+            back.append(functools.partial(setattr, handler, "arena", other))
+
+    for each in list(_registry.borrowed):  # of an earlier replay: modules stay imported
+        stand_for(each)
+    _registry.stand(segment)
+    try:
+        yield stand_for
+    finally:
+        for undo in reversed(back):
+            undo()
+        _registry.stand(None)
+        for each in [each for each in segment.arenas if each is not arena]:
+            each.close()
+
+
+def _switched(arena: Arena, to: Arena) -> Callable[[], None]:
+    """Have an Arena lead to what another one leads to; return what undoes it."""
+    was = arena._segment, arena.native, arena._closed, arena._history
+    arena._segment, arena.native, arena._closed, arena._history = to._segment, to.native, False, None
+
+    def undo() -> None:
+        arena._segment, arena.native, arena._closed, arena._history = was
+
+    return undo

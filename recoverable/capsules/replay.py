@@ -1,0 +1,386 @@
+"""Replaying a capsule: the same handler, with the same request, on the states that its steps saw.
+
+The handler is driven from outside of its transaction. Before each of its steps the private arena is brought to the commit that this
+step stood on; steps that do not use the arena don't count, since how often a handler waits for other things differs. Its first run
+is all that is run: what it raises is what the capsule's last run has raised, or is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib
+import linecache
+import re
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from recoverable import _registry, event_log
+from recoverable._native.runtime import Handler
+from recoverable.capsules import steps
+from recoverable.capsules.contents import frame_of, message_of, where
+from recoverable.capsules.private import Past, private, standing_in
+from recoverable.errors import CapsuleError, ConflictError, RecoverableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Iterator
+
+    from recoverable._native.runtime import Transaction
+    from recoverable.arena import Arena
+    from recoverable.capsules.capsule import Capsule
+    from recoverable.capsules.private import Private
+    from recoverable.transaction import Lost
+
+__all__ = ["NOT_REPLAYED", "Replay", "replayed"]
+
+NOT_REPLAYED: Final = (
+    "the time, random numbers, what it reads from or writes to the outside (networks, files, databases, memory of the "
+    "program), and when its own tasks ran"
+)
+_ADDRESS: Final = re.compile(r"0x[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of a replay.
+
+    Attributes:
+        same: Whether it failed in the same way: the same exception, with the same message, at the same line of the program.
+        error: What it has raised now; None: nothing.
+        result: What it has returned, if it has.
+        steps: The commits that its steps stood on, as far as it came.
+        text: All of it in words, with what is not replayed.
+    """
+
+    same: bool
+    error: BaseException | None
+    result: Any
+    steps: tuple[int, ...]
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class _Enough(BaseException):
+    """Ends a replay after its first run."""
+
+
+class _Judge:
+    """Stands for the `Capsules` of the private arena: hears how the first run has ended."""
+
+    def __init__(self) -> None:
+        self.failure: BaseException | None = None
+        self.lost: Lost | None = None
+
+    def earlier(self, runs: list[Any], transaction: Transaction, failure: BaseException, lost: Lost | None) -> None:
+        """It would be run again."""
+        self.failure, self.lost = failure, lost
+        raise _Enough
+
+    def crashed(
+        self,
+        transaction: Transaction,
+        call: Any,
+        failure: BaseException,
+        request_id: str | None,
+        runs: Any,
+        *,
+        late: bool,
+    ) -> None:
+        """It has crashed."""
+        if self.failure is None and transaction.parent is None:
+            self.failure = TimeoutError() if late else failure
+            self.failure.__traceback__ = failure.__traceback__
+
+
+class _Run:
+    """The steps of the run, which the private arena is brought forward for."""
+
+    def __init__(self, capsule: Capsule, made: Private | None, debug: Callable[[BaseException], None] | None) -> None:
+        self.targets = [seq for seq, _ in capsule.steps]
+        self.end = capsule.end
+        self.steps: steps.Steps | None = None
+        self.failure: RecoverableError | None = None
+        self._made, self._debug = made, debug
+
+    def before_step(self) -> None:
+        """Bring the arena to what the next step saw."""
+        if self._made is None:
+            return
+        if self._debug is not None:  # who is in a debugger takes his time
+            self._made.arena.step_limit = None
+        done = 0 if self.steps is None else len(self.steps.stood)
+        target = self.targets[done] if done < len(self.targets) else self.end
+        if target is None:
+            return
+        try:
+            self._made.bring(target)
+        except RecoverableError as error:
+            self.failure = error
+            raise
+
+    def on_run(self, transaction: Transaction, noted: steps.Steps) -> None:
+        """Note the run's steps; for `steps.follow`."""
+        if transaction.parent is None and (self.steps is None or not self.steps.stood):
+            self.steps = noted
+            noted.on_error = self._debug
+
+
+class _Stepped:
+    """Awaits something, and is told before each step."""
+
+    def __init__(self, awaitable: Awaitable[Any], before: Callable[[], None]) -> None:
+        self._inner: Any = awaitable.__await__()
+        self._before = before
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self  # type: ignore[return-value]  # what awaits it asks no more of it than there is
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self._before()
+        return next(self._inner)
+
+    def send(self, value: Any) -> Any:
+        """Run to the next suspension."""
+        if value is None:
+            return next(self)
+        self._before()
+        return self._inner.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Run to the next suspension, from an exception."""
+        self._before()
+        return self._inner.throw(*error)
+
+    def close(self) -> None:
+        """Finalise it."""
+        self._inner.close()
+
+
+async def replayed(
+    capsule: Capsule,
+    target: Any,
+    *,
+    journal: str | None,
+    headers: dict[str, str],
+    timeout: float | None,
+    debug: Callable[[BaseException], None] | None,
+) -> Replay:
+    """Replay a capsule. See `Capsule.replay`."""
+    past, seq = _past(capsule, journal)
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(private(past, seq, capsule.arena.get("step_limit")))
+        assert made is not None
+        stand_for = stack.enter_context(standing_in(made.arena))
+        stack.enter_context(event_log.quietly())
+        if isinstance(target, str):
+            target = found(target)
+        run, judge = _Run(capsule, made, debug), _Judge()
+        made.arena.native.capsules = judge
+        steps.follow(made.arena.native, run.on_run)
+        stack.callback(steps.unfollow, made.arena.native)
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                result = await _called(capsule, target, made.arena, stand_for, run, headers)
+        except _Enough:
+            pass
+        except RecoverableError as failure:
+            if run.failure is not None or isinstance(failure, CapsuleError):
+                raise
+            error = failure
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:
+            task = asyncio.current_task()
+            if isinstance(failure, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # by Ctrl-C, or by who waits for the replay
+            error = failure
+        if judge.failure is not None:
+            error = judge.failure
+        if error is not None and made.arena.native.raw_count():
+            traceback.clear_frames(error.__traceback__)  # views in it would keep the arena open
+        stood = () if run.steps is None else tuple(seq for seq, _ in run.steps.stood)
+        return _told(capsule, error, judge.lost, result, stood[: len(run.targets)], past)
+
+
+def _past(capsule: Capsule, journal: str | None) -> tuple[Past, int]:
+    folder = journal or capsule.arena.get("journal")
+    if capsule.exploration is not None and not capsule.steps:
+        raise CapsuleError(
+            f"{capsule.file} was left by an exploration of faults. Nothing was run. It runs that case again by itself: "
+            f"{capsule.exploration['again']}"
+        )
+    if folder is None or capsule.arena.get("identity") is None:
+        raise CapsuleError(
+            f"{capsule.file} has no state to be replayed on: arena {capsule.arena['name']!r} had no journal. Nothing was run. "
+            "Open arenas with journal= to have later capsules replayed."
+        )
+    numbers = [
+        *capsule.steps,
+        *([(capsule.end, capsule.steps[-1][1] if capsule.steps else 0)] if capsule.end is not None else []),
+    ]
+    if not numbers:
+        raise CapsuleError(f"{capsule.file} does not say which state its request saw. Nothing was run.")
+    last = capsule.steps[-1] if capsule.steps else numbers[-1]
+    return Past(folder, capsule.arena, last), numbers[0][0]
+
+
+def found(text: str) -> Any:
+    """Return what MODULE:NAME stands for.
+
+    Raises:
+        CapsuleError: It can't be imported.
+    """
+    module, _, name = text.partition(":")
+    try:
+        return functools.reduce(getattr, (name or "app").split("."), importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise CapsuleError(
+            f"{text!r} can't be imported: {error}. Nothing was run. Name an application, or a function that makes one, as "
+            "MODULE:NAME."
+        ) from error
+
+
+def _function(capsule: Capsule) -> Any:
+    call = capsule.call or capsule.handler_of_route
+    if call is None or not call["module"] or "<locals>" in call["function"]:
+        raise CapsuleError(
+            f"{capsule.handler} can't be imported by its name. Nothing was run. Give the application that it belongs to, "
+            "or the handler."
+        )
+    return found(f"{call['module']}:{call['function']}")
+
+
+async def _called(
+    capsule: Capsule,
+    target: Any,
+    arena: Arena,
+    stand_for: Callable[[Arena], None],
+    run: _Run,
+    headers: dict[str, str],
+) -> Any:
+    """Run the handler once; return what it returns."""
+    handler = target if type(target) is Handler else None
+    if target is None:
+        handler = _function(capsule)
+    app = None
+    if handler is None or capsule.request is not None:
+        from recoverable.capsules import request as requests  # which needs aiohttp
+
+        app = await requests.application(target, arena, stand_for, alone=handler is not None)
+    _stand_for_others(handler, arena, stand_for)
+
+    def stepped(awaitable: Awaitable[Any]) -> Awaitable[Any]:
+        return _Stepped(awaitable, run.before_step)
+
+    if capsule.call is None:
+        assert app is not None
+        return await requests.answer(capsule.request or {}, app, headers, stepped, handler, whole=capsule.whole_request)
+    function = handler if handler is not None else _function(capsule)
+    if capsule.call["missing"]:
+        raise CapsuleError(
+            f"{capsule.handler} was called with what a capsule can't keep: {', '.join(capsule.call['missing'])}. Nothing was run. "
+            "Call it from a handler of a route, or with numbers, texts, lists and dicts."
+        )
+
+    def call(request: Any) -> Awaitable[Any]:
+        def given(arg: dict[str, Any]) -> Any:
+            return request if "request" in arg else arg["value"]
+
+        assert capsule.call is not None
+        args = [given(arg) for arg in capsule.call["args"]]
+        kwargs = {name: given(arg) for name, arg in capsule.call["kwargs"].items()}
+        if type(function) is Handler:
+            return function(*args, **kwargs)
+        return arena.run(functools.partial(function, **kwargs), *args)
+
+    if app is None or capsule.request is None:
+        return await stepped(call(None))
+    return await requests.answer(capsule.request, app, headers, stepped, call, whole=False)
+
+
+def _stand_for_others(handler: Any, arena: Arena, stand_for: Callable[[Arena], None]) -> None:
+    """Have the private arena stand for the one that a handler was decorated with, and for all that are open."""
+    native = getattr(handler, "arena", None)
+    if native is not None and native.owner is not None:
+        stand_for(native.owner)
+    for segment in _registry.all_open():
+        if segment.native is not arena.native and segment.arenas:
+            stand_for(segment.arenas[0])
+
+
+# -- what came of it -----------------------------------------------------------------------------------------------------
+
+
+def _told(
+    capsule: Capsule, error: BaseException | None, lost: Lost | None, result: Any, stood: tuple[int, ...], past: Past
+) -> Replay:
+    kept = capsule.error
+    differs = _difference(capsule, error, lost)
+    on = ", ".join(map(str, dict.fromkeys(stood)))
+    lines = [
+        f"replayed {capsule.handler} of {capsule.at:%Y-%m-%d %H:%M:%S} UTC, request {capsule.request_id or '-'}: "
+        + (
+            f"{len(stood)} step{'s' * (len(stood) != 1)}, on what was committed up to {on}"
+            if stood
+            else "it did not use its arena"
+        )
+    ]
+    now = "it did not fail" if error is None else f"it raised {_named(error)}"
+    at = "" if error is None else where(frame_of(error.__traceback__))
+    if error is None and result is not None:
+        now += f", and returned {result!r:.200}"
+    if not differs:
+        lines.append(f"it failed in the same way: {_named(error)}" + (f", at {at}" if at else ""))
+    else:
+        lines.append(now + (f", at {at}" if at else ""))
+        if kept is not None:
+            lines.append(
+                f"it was {kept['type']}: {kept['message']}" + (f", at {_kept_at(kept)}" if kept["frame"] else "")
+            )
+        lines.append(f"not the same: {differs}")
+    lines.append(f"not replayed: {NOT_REPLAYED}")
+    lines += [f"not replayed: {each}" for each in capsule.lacks]
+    return Replay(not differs, error, result, stood, "\n".join(lines))
+
+
+def _named(error: BaseException | None) -> str:
+    return "nothing" if error is None else f"{type(error).__qualname__}: {message_of(error)}".removesuffix(": ")
+
+
+def _kept_at(kept: dict[str, Any]) -> str:
+    frame = kept["frame"]
+    return where((frame["file"], frame["line"], frame["function"]))
+
+
+def _difference(capsule: Capsule, error: BaseException | None, lost: Lost | None) -> str:
+    """Say in what it has ended otherwise; "": in nothing."""
+    kept = capsule.error
+    if kept is None:
+        return "the capsule has no exception"
+    if error is None:
+        return "it did not fail"
+    kind = type(error)
+    if isinstance(error, ConflictError) and kept["type"] == "ConflictError":
+        return ""  # where it was lost, and to whom, is said by who has run it to its end
+    if (kind.__module__, kind.__qualname__) != (kept["module"], kept["type"]):
+        return "another exception"
+    if kept["type"] != "TimeoutError" or kept["message"]:
+        now, then = (_ADDRESS.sub("0x", text) for text in (message_of(error), kept["message"]))
+        if now != then:
+            return "another message"
+    frame, was = frame_of(error.__traceback__), kept["frame"]
+    if frame is not None and was is not None:
+        code = linecache.getline(frame[0], frame[1]).strip()
+        same_file = frame[0].rpartition("/")[2] == was["file"].rpartition("/")[2]
+        if not same_file or frame[2] != was["function"] or (code and was["code"] and code != was["code"]):
+            return "another place"
+    return ""

@@ -1,0 +1,224 @@
+"""A kept request, made again: it comes over a connection within this process, so that a handler gets what aiohttp gives it.
+
+Middlewares stand outside of a handler's transaction, and are not run: what they have put on the request was kept, as far as it is
+plain data. With `protect="all"` they are inside, and run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import gc
+import inspect
+import socket
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from recoverable._aiohttp import adapter
+from recoverable._native.runtime import Running, running_request
+from recoverable.errors import CapsuleError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from recoverable.arena import Arena
+
+__all__ = ["answer", "application"]
+
+#: What is said of the connection, or of the body as it came; and the body's length, which is another one where it was cut.
+_ANEW: Final = {"content-length", "transfer-encoding", "content-encoding", "expect", "connection"}
+_ROOM: Final = 1 << 16
+_Key: Final = getattr(web, "RequestKey", ())  # what a request's mapping is asked with, since aiohttp 3.14
+_started: weakref.WeakSet[web.Application] = weakref.WeakSet()
+
+
+async def application(target: Any, arena: Arena, stand_for: Callable[[Arena], None], *, alone: bool) -> web.Application:
+    """Return the application that a target is, or makes, of the arena if it takes an argument; have that stand for its own.
+
+    Args:
+        target: It.
+        arena: The private arena.
+        stand_for: Has that stand for another one.
+        alone: Whether the target is a handler, which needs some application.
+    """
+    app = web.Application() if alone else await _made(target, arena)
+    key: Any = adapter.arena_key
+    if key is None:  # recoverable.aiohttp is not loaded, so nobody can ask for it
+        return app
+    if alone:
+        app[key] = arena
+    elif (own := app.get(key)) is not None:
+        stand_for(own)
+    return app
+
+
+async def _made(target: Any, arena: Arena) -> web.Application:
+    found = target
+    if not isinstance(found, web.Application):
+        takes = [p for p in inspect.signature(target).parameters.values() if p.default is p.empty and p.kind in (0, 1)]
+        found = target(arena) if takes else target()
+        if inspect.isawaitable(found):
+            found = await found
+    if not isinstance(found, web.Application):
+        raise CapsuleError(
+            f"{target!r} gave {found!r}, which is no aiohttp application. Nothing was run. Give an application, a function that "
+            "makes one, or the handler itself."
+        )
+    return found
+
+
+@contextlib.asynccontextmanager
+async def _served(app: web.Application) -> AsyncIterator[web.Server]:
+    """Start an application up, and clean it up; one that is served by others already is left as it is."""
+    if app.frozen and app not in _started:
+        yield web.Server(lambda request: _nothing(), request_factory=app._make_request)
+        return
+    _started.add(app)
+    app._loop = None  # of an earlier replay
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        assert runner.server is not None
+        yield runner.server
+    finally:
+        await runner.cleanup()
+
+
+async def _nothing() -> web.StreamResponse:
+    return web.Response()
+
+
+async def answer(
+    kept: dict[str, Any],
+    app: web.Application,
+    headers: dict[str, str],
+    run: Callable[[Awaitable[Any]], Awaitable[Any]],
+    call: Callable[[web.Request], Awaitable[Any]] | None,
+    *,
+    whole: bool,
+) -> Any:
+    """Have an application answer a kept request; return what its handler returns, or raise what that raises.
+
+    Args:
+        kept: What the capsule has of it.
+        app: The application.
+        headers: Headers to be added, or to replace what was hidden.
+        run: Drives what the handler has returned.
+        call: What is called with the request in the place of its route's handler.
+        whole: Whether middlewares are a part of it.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Any] = loop.create_future()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request, web.Request)
+        try:
+            result = await _handled(request, kept, app, run, call, whole=whole)
+        except BaseException as error:
+            if not ended.done():
+                ended.set_exception(_Raised(error))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return web.Response(status=500)
+        if not ended.done():
+            ended.set_result(result)
+        return result if isinstance(result, web.StreamResponse) else web.Response()
+
+    async with _served(app) as server:
+        server.request_handler = handle
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        transport, _ = await loop.connect_accepted_socket(server, theirs)
+        try:
+            drain = asyncio.ensure_future(_exchange(loop, ours, _bytes(kept, headers)))
+            await asyncio.wait([ended, drain], return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():  # a WebSocket that goes on, or a connection that was closed
+                ours.close()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(5):
+                        await asyncio.wait([ended])
+            drain.cancel()
+            if not ended.done():
+                return None
+            try:
+                return await ended
+            except _Raised as raised:
+                raise raised.error from raised.error.__cause__
+        finally:
+            ours.close()
+            transport.close()
+
+
+class _Raised(Exception):
+    """Carries what a handler has raised, which a future may not have."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
+async def _exchange(loop: asyncio.AbstractEventLoop, ours: socket.socket, data: bytes) -> None:
+    """Send a request, and read what comes, until nothing does, or the connection becomes a WebSocket's."""
+    with contextlib.suppress(OSError):
+        await loop.sock_sendall(ours, data)
+        first = await loop.sock_recv(ours, _ROOM)
+        if first.startswith(b"HTTP/1.1 101"):
+            return
+        while await loop.sock_recv(ours, _ROOM):
+            pass
+
+
+def _bytes(kept: dict[str, Any], headers: dict[str, str]) -> bytes:
+    told = kept["body"]
+    body = base64.b64decode(told["base64"]) if told["base64"] is not None else (told["text"] or "").encode()
+    given = {name.lower() for name in headers}
+    upgrade = any(name.lower() == "upgrade" for name, _ in kept["headers"])
+    left_out = _ANEW | given - ({"connection"} if upgrade else set())
+    lines = [f"{kept['method']} {kept['url']} HTTP/{kept['http']}"]
+    lines += [f"{name}: {value}" for name, value in kept["headers"] if name.lower() not in left_out]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if body or kept["method"] not in ("GET", "HEAD"):
+        lines.append(f"Content-Length: {len(body)}")
+    if upgrade:
+        lines.append("Connection: Upgrade")
+    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body
+
+
+async def _handled(
+    request: web.Request,
+    kept: dict[str, Any],
+    app: web.Application,
+    run: Callable[[Awaitable[Any]], Awaitable[Any]],
+    call: Callable[[web.Request], Awaitable[Any]] | None,
+    *,
+    whole: bool,
+) -> Any:
+    if whole:
+        return await run(app._handle(request))
+    match = await app.router.resolve(request)
+    match.add_app(app)
+    match.freeze()
+    request._match_info = match
+    request._state.update(kept["items"])
+    keys = {key._name: key for key in gc.get_objects() if isinstance(key, _Key)} if kept["keyed_items"] else {}
+    request._state.update({keys[name]: value for name, value in kept["keyed_items"].items() if name in keys})
+    if call is None:
+        if match.http_exception is not None:
+            raise CapsuleError(
+                f"the application has no route for {kept['method']} {kept['url']}: {match.http_exception}. Nothing was run. "
+                "Is it the one that the capsule is of?"
+            )
+        return await run(match.handler(request))
+    for key, value in kept["match"].items():
+        match.setdefault(key, value)
+    arena = adapter.arena((request,), {})
+    if arena is None:
+        return await run(call(request))
+    token = running_request.set(Running(request, arena, False, adapter.requests))
+    try:
+        return await run(call(request))
+    finally:
+        running_request.reset(token)
