@@ -16,16 +16,35 @@ import click
 from recoverable import _shm
 from recoverable._options import human_size, parse_name
 from recoverable.arena import open_copy
-from recoverable.cli import _doctor, _file, _image, _inspect, _journal, _outside, _top, _waiting, _watch
+from recoverable.cli import (
+    _capsule,
+    _doctor,
+    _doctor_journal,
+    _file,
+    _history,
+    _image,
+    _inspect,
+    _journal,
+    _outside,
+    _portable,
+    _top,
+    _waiting,
+    _watch,
+)
 from recoverable.cli._codes import ABSENT, BUG, DAMAGED, FOUND, INTERRUPTED, MACHINE, REFUSED, USAGE, Refused
+from recoverable.cli._history_text import when
+from recoverable.cli._history_where import opened
 from recoverable.cli._live import Copy, Live, live
-from recoverable.cli._render import ago, say, show, table, write_json
+from recoverable.cli._portable_file import is_portable
+from recoverable.cli._render import Progress, ago, say, show, table, write_json
 from recoverable.errors import (
     ArenaBusyError,
     ArenaCorruptError,
     ArenaNotFoundError,
     ArenaOptionError,
     ArenaVersionError,
+    CapsuleError,
+    HistoryError,
     InternalError,
     RecoverableError,
 )
@@ -36,10 +55,12 @@ __all__ = ["run"]
 _CODES: Final = (
     (ArenaOptionError, USAGE),
     (ArenaNotFoundError, ABSENT),
+    (HistoryError, ABSENT),
     (_inspect.PathError, ABSENT),
     (_file.DamagedFileError, DAMAGED),
     (ArenaBusyError, REFUSED),
     (ArenaCorruptError, DAMAGED),
+    (CapsuleError, REFUSED),
     (ArenaVersionError, DAMAGED),
     (InternalError, BUG),
 )
@@ -51,6 +72,7 @@ def run(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    path = sys.path[:]  # commands that import the program's modules add its folder
     try:
         code = group.main(arguments, prog_name="recoverable", standalone_mode=False)
         sys.stdout.flush()
@@ -80,6 +102,8 @@ def run(arguments: list[str] | None = None) -> int:
         return _failed(
             f"{type(error).__name__}: {error} ({where}). This is a bug in recoverable: please report it", BUG
         )
+    finally:
+        sys.path[:] = path
     return code if isinstance(code, int) else 0
 
 
@@ -96,6 +120,9 @@ def group() -> None:
 
 
 group.add_command(_journal.journal)
+for _command in _history.commands:
+    group.add_command(_command)
+group.add_command(_capsule.capsule)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 
@@ -113,13 +140,17 @@ def ls(as_json: bool) -> None:
             bad.append((name, "its making was not finished"))
         except RecoverableError as error:
             bad.append((name, str(error)))
+    bad += _outside.others().items()
     if as_json:
         write_json([*map(_as_json, found), *({"name": name, "error": why} for name, why in bad)])
         return
     if found:
         table(
-            ("NAME", "USED", "OF", "PROCESSES", "COMMITS", "LAST RECOVERY"),
-            [(p.name, human_size(p.used), human_size(p.size), _processes(p), str(p.commits), _last(p)) for p in found],
+            ("NAME", "USED", "OF", "PROCESSES", "COMMITS", "LAST RECOVERY", "JOURNAL"),
+            [
+                (p.name, human_size(p.used), human_size(p.size), _processes(p), str(p.commits), _last(p), _journaled(p))
+                for p in found
+            ],
             numbers=(1, 2, 4),
         )
     for name, why in bad:
@@ -154,6 +185,17 @@ def _last(peek: _outside.Peek) -> str:
     return ago(peek.recovered_at) + (f" ({peek.recoveries})" if peek.recoveries else "")
 
 
+def _journaled(peek: _outside.Peek) -> str:
+    """Say how far its journal is; "": it has none."""
+    if peek.feed is None or (journal := peek.feed.journal) is None:
+        return ""
+    flushes = peek.feed.flushes
+    if flushes is not None and (flushes.stopped or flushes.delayed):
+        return f"{'stopped' if flushes.stopped else 'waits'}: {flushes.stopped or flushes.delayed}"
+    by = f"by {journal.process}" if journal.process else "by nobody"
+    return f"{journal.commits} behind, {by}" if journal.bytes else f"up to date, {by}"
+
+
 @group.command()
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Remove it even though processes are attached, or though it can't be told.")
@@ -164,7 +206,9 @@ def rm(name: str, force: bool) -> None:
     else can reach that any more: who opens the name next makes a new, empty arena, and all that the process commits
     is lost when it ends.
     """
-    with _shm.locked(parse_name(name), create=False, timeout=5.0) as fd:  # nobody can attach meanwhile
+    if name not in _outside.others():
+        parse_name(name)
+    with _shm.locked(name, create=False, timeout=5.0) as fd:  # nobody can attach meanwhile
         try:
             alive = _outside.peek_fd(fd, name).alive
         except ArenaNotFoundError:
@@ -177,17 +221,22 @@ def rm(name: str, force: bool) -> None:
             alive = ()
         if alive and not force:
             raise Refused(
-                f"{name!r} was not removed: attached are {_pids(alive)}. End them first; or --force, after which they "
-                "go on in memory that nobody else can reach, and what they commit is lost when they end"
+                f"{name!r} was not removed: {_pids(alive)} {_are(alive)} attached. End them first; or --force, after which they "
+                "go on in memory that nobody else can reach, and what they commit is lost when they end, but for a journal"
             )
         _shm.unlink(name)
     say(f"removed {name}")
     if alive:
         click.echo(
-            f"recoverable: {_pids(alive)} still run in the removed arena; what they commit is lost when they end, and "
-            f"who opens {name!r} now makes a new one: restart them",
+            f"recoverable: {_pids(alive)} {_are(alive)} still in the removed arena; what they commit is lost when they end, "
+            f"and who opens {name!r} now makes a new one; with a journal it is written there, and who opens it now is refused: "
+            "restart them",
             err=True,
         )
+
+
+def _are(pids: tuple[int, ...]) -> str:
+    return "is" if len(pids) == 1 else "are"
 
 
 def _pids(pids: tuple[int, ...]) -> str:
@@ -225,9 +274,12 @@ def verify(name: str, as_json: bool) -> None:
 @click.option("--offset", default=0, type=click.IntRange(0), help="Entries to leave out, of the container at PATH.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000), help="Entries to show of each.")
 @click.option("--memory", is_flag=True, help="Look at a copy, which tells memory of the largest, too.")
+@click.option(
+    "--at", callback=when, metavar="COMMIT|TIME", help="As it was after a commit, or at a time, by its journal."
+)
 @_json
-def inspect(name: str, path: str, depth: int, offset: int, limit: int, memory: bool, as_json: bool) -> None:
-    """Show what is in an arena, or the value at PATH.
+def inspect(name: str, path: str, depth: int, offset: int, limit: int, memory: bool, at: Any, as_json: bool) -> None:
+    """Show what is in an arena, or the value at PATH. With --at, NAME may also be the folder of its journal, as a path.
 
     PATH is written as in Python: 'root["carts"]["ann"].total', or '["carts"]["ann"]', or carts/ann/total. Servers that
     work in the arena don't notice: it is read without its lock, as of a moment between two commits.
@@ -235,8 +287,11 @@ def inspect(name: str, path: str, depth: int, offset: int, limit: int, memory: b
     steps = _inspect.parse(path)
     with contextlib.ExitStack() as stack:
         source: Copy | Live
-        if memory:
-            source = Copy(stack.enter_context(_image.opened_copy(name)))
+        if at is not None:
+            source = Copy(stack.enter_context(opened(name)).at(at, progress := Progress(quiet=as_json)))
+            progress.end()
+        elif memory:
+            source = Copy(stack.enter_context(_image.opened_copy(name)).root)
         else:
             source = stack.enter_context(live(name))
         node = _inspect.look(source, steps, depth=depth, offset=offset, limit=limit)
@@ -254,39 +309,67 @@ def _memory(node: _inspect.Node) -> str:
 @group.command()
 @click.argument("name")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--portable", is_flag=True, help="Write text that any release reads, on any machine.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-def export(name: str, file: Path, force: bool) -> None:
+def export(name: str, file: Path, portable: bool, force: bool) -> None:
     """Write the committed state of an arena to a file, with a checksum.
 
     A server that works without a pause waits while its memory is copied; the file is written after that.
     """
     if file.exists() and not force:
         raise Refused(f"{file} is there already and was not touched; --force replaces it")
+    progress = Progress()
     with _image.capture(name) as copy:
         with open_copy(name, copy) as arena:
             arena.verify()  # recovered, and sound
-        size = _file.write(copy, name, file)
+            if portable:
+                size = _portable.export_file(arena, name, file, progress)
+        if not portable:
+            size = _file.write(copy, name, file)
+    progress.end()
     say(f"exported {name}: {human_size(size)} in {file}")
 
 
 @group.command("import")
 @click.argument("name")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def import_(name: str, file: Path) -> None:
-    """Make an arena of what `export` has written.
+@click.option("--size", help="The new arena's size, as '256 MiB', if the file is a portable one. Default: as it was.")
+@click.option("--feed", help="Bytes of its feed, likewise; a journal needs one. Default: as it was.")
+def import_(name: str, file: Path, size: str | None, feed: str | None) -> None:
+    """Make an arena of what `export` has written, of either kind.
 
     The checksum and everything in the state are checked before it gets its name. Refused where there is an arena of
     that name.
     """
     parse_name(name)
-    with _file.read(file) as copy:
-        with open_copy(name, copy) as arena:
-            arena.verify()
-        if not _image.publish(copy, name):
-            raise Refused(
-                f"there is an arena {name!r} already, and it was not touched; recoverable rm {name}, or another name"
-            )
+    if is_portable(file):
+        progress = Progress()
+        try:
+            _portable.import_file(file, name, size=size, feed=feed, progress=progress)
+        finally:
+            progress.end()
+    elif size is not None or feed is not None:
+        raise click.UsageError(
+            f"{file} is a copy of an arena, which keeps its size and its feed: --size and --feed need a file of export --portable"
+        )
+    else:
+        _import_copy(name, file)
     say(f"imported {name}")
+
+
+def _import_copy(name: str, file: Path) -> None:
+    with _file.read(file) as copy:
+        try:
+            with open_copy(name, copy) as arena:
+                arena.verify()
+        except ArenaVersionError as error:
+            raise ArenaVersionError(
+                f"{file} can't be imported here: {error}. Nothing was imported. Import it with the release that wrote it, and move "
+                "what is in it from there: docs/howto/migration.md"
+            ) from None
+        _image.renew(copy, name)
+        if not _image.publish(copy, name):
+            raise _portable.there_is(name)
 
 
 @group.command()
@@ -336,13 +419,16 @@ def _top_waiting(name: str, interval: float, count: int, once: bool, as_json: bo
 
 
 @group.command()
+@click.option("--journal", "folder", type=click.Path(), help="The folder of a journal: look at that, too.")
 @_json
-def doctor(as_json: bool) -> int:
+def doctor(folder: str | None, as_json: bool) -> int:
     """Check what this machine allows, with the remedy for each finding.
 
     Ends with 1 if something has to be mended.
     """
     findings = _doctor.examine()
+    if folder is not None:
+        findings += _doctor_journal.examine(folder)
     if as_json:
         write_json([dataclasses.asdict(finding) for finding in findings])
     else:

@@ -21,6 +21,7 @@ __all__ = [
     "Finding",
     "address_space",
     "examine",
+    "journals",
     "map_count",
     "memory_limit",
     "orphans",
@@ -70,6 +71,7 @@ def examine() -> list[Finding]:
         address_space(resource.getrlimit(resource.RLIMIT_AS)[0]),
         remove_ipc(os.getuid(), Path("/run/systemd/system").exists(), _logind(Path("/etc/systemd"))),
         orphans(_deleted_maps(Path("/proc")), _outside.names()),
+        journals(_outside.looked_at()),
         trial(),
     ]
 
@@ -182,6 +184,19 @@ def remove_ipc(uid: int, systemd: bool, setting: str | None) -> Finding:
         "run the server as a system user (User= of a unit, uid below 1000), or loginctl enable-linger, or RemoveIPC=no in "
         "/etc/systemd/logind.conf",
     )
+
+
+def journals(peeks: list[_outside.Peek]) -> Finding:
+    """Judge the journals of the arenas in shared memory, as far as these tell."""
+    what = "journals"
+    kept = [(peek.name, peek.feed.flushes) for peek in peeks if peek.feed is not None and peek.feed.flushes is not None]
+    wrong = [
+        f"{name}: {flushes.stopped or flushes.delayed}" for name, flushes in kept if flushes.stopped or flushes.delayed
+    ]
+    if wrong:
+        remedy = "what is committed is in memory only: docs/howto/journal.md says what to do; recoverable doctor --journal FOLDER"
+        return Finding("bad", what, "; ".join(wrong), remedy)
+    return Finding("ok", what, f"{len(kept)} of {len(peeks)} arenas have one" if kept else "no arena here has one")
 
 
 def orphans(found: list[tuple[int, str]], there: list[str]) -> Finding:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from recoverable.cli._image import extents
 from recoverable.errors import RecoverableError
+from recoverable.portable import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,32 +44,23 @@ def write(copy: int, name: str, path: Path) -> int:
     Returns:
         The bytes written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     head = json.dumps({"name": name, "size": os.fstat(copy).st_size, "exported_at": int(time.time())}).encode()
-    try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 -- a descriptor
-            total = hashlib.sha256()
+    total = hashlib.sha256()
+    with whole_file(path) as file:
 
-            def put(data: bytes) -> None:
-                total.update(data)
-                file.write(data)
+        def put(data: bytes) -> None:
+            total.update(data)
+            file.write(data)
 
-            put(_MAGIC + _HEAD.pack(len(head)) + head)
-            for start, length in extents(copy):
-                for at in range(start, start + length, _LARGEST):
-                    data = os.pread(copy, min(_LARGEST, start + length - at), at)
-                    put(_PIECE.pack(at, len(data)))
-                    put(data)
-            put(_PIECE.pack(0, 0))
-            file.write(total.digest())
-            file.flush()
-            os.fsync(descriptor)
-            written = file.tell()
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return written
+        put(_MAGIC + _HEAD.pack(len(head)) + head)
+        for start, length in extents(copy):
+            for at in range(start, start + length, _LARGEST):
+                data = os.pread(copy, min(_LARGEST, start + length - at), at)
+                put(_PIECE.pack(at, len(data)))
+                put(data)
+        put(_PIECE.pack(0, 0))
+        file.write(total.digest())
+        return file.tell()
 
 
 @contextmanager

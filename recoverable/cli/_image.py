@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from recoverable import _shm
+from recoverable._native.feed import Restore
 from recoverable.arena import Arena, open_copy
 from recoverable.cli import _outside
 from recoverable.errors import ArenaFullError, ArenaNotFoundError
@@ -26,7 +27,7 @@ from recoverable.errors import ArenaFullError, ArenaNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["capture", "extents", "opened_copy", "publish"]
+__all__ = ["capture", "extents", "opened_copy", "publish", "renew"]
 
 _PIECE: Final = 1 << 22
 _TRIES: Final = 3  # to copy without the lock
@@ -124,6 +125,15 @@ def opened_copy(name: str) -> Iterator[Arena]:
             yield arena
         finally:
             arena.close()
+
+
+def renew(copy: int, name: str) -> None:
+    """Make a copy another arena than the one that it is of: its feed begins anew, and no journal of that one's is its own."""
+    arena = Restore(copy, name)
+    try:
+        arena.renew()
+    finally:
+        arena.close()
 
 
 def publish(copy: int, name: str) -> bool:

@@ -16,8 +16,9 @@ from recoverable import _compaction, _shm, _times
 from recoverable._options import human_size, parse_name
 from recoverable.cli import _journal_files
 from recoverable.cli._codes import FOUND, Refused
+from recoverable.cli._history_text import when
 from recoverable.cli._render import Progress, say, table, write_json
-from recoverable.errors import ArenaCorruptError, ArenaNotFoundError, JournalError
+from recoverable.errors import ArenaCorruptError, ArenaNotFoundError, HistoryError, JournalError
 from recoverable.journal import attach, start
 from recoverable.journal.compact import compact as compacted
 from recoverable.journal.folder import Folder
@@ -27,7 +28,7 @@ __all__ = ["journal"]
 _LOOK: Final = 0.5  # seconds between two looks for new commits
 
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-_folder = click.argument("path", metavar="FOLDER", type=click.Path(exists=True, file_okay=False))
+_folder = click.argument("path", metavar="FOLDER", type=click.Path(file_okay=False))
 
 
 @click.group()
@@ -35,8 +36,10 @@ def journal() -> None:
     """See what is in a journal, verify, compact and restore it."""
 
 
-def _opened(path: str) -> Folder:
-    folder = Folder(path)
+def _opened(path: str, *, write: bool = False) -> Folder:
+    if not os.path.exists(path):  # noqa: PTH110
+        raise ArenaNotFoundError(f"there is no folder {path!r}")
+    folder = Folder(path, write=write)
     if folder.empty:
         raise ArenaNotFoundError(f"there is no journal in {folder.path!r}")
     return folder
@@ -82,7 +85,7 @@ def verify(path: str, as_json: bool) -> int:
 
     Ends with 1 if something is damaged. It can be done beside a server that writes there.
     """
-    folder = _opened(path)
+    folder = _opened(path, write=True)
     progress = Progress(quiet=as_json)
     with folder.kept():
         found = list(_journal_files.verified(folder, progress))
@@ -108,7 +111,7 @@ def compact(path: str, rate: float, quiet: bool, as_json: bool) -> None:
     It can be done beside a server that writes there, and takes up all but the file that is being written.
     """
     progress = Progress(quiet=quiet or as_json)
-    done = compacted(_opened(path), _compaction.verify, rate=rate * 1e6, progress=progress)
+    done = compacted(_opened(path, write=True), _compaction.verify, rate=rate * 1e6, progress=progress)
     progress.end()
     if as_json:
         fields = done._asdict()
@@ -131,27 +134,22 @@ def compact(path: str, rate: float, quiet: bool, as_json: bool) -> None:
 # -- restoring ---------------------------------------------------------------------------------------------------------------
 
 
-def _moment(_: Any, __: Any, value: str | None) -> tuple[int, int]:
+def _moment(context: Any, option: Any, text: str | None) -> tuple[int, int]:
     """Return what --to says: a number, and nanoseconds since the epoch."""
-    if value is None:
-        return start.END, start.END
-    if value.isdecimal():
-        return int(value), start.END
-    try:
-        found = datetime.datetime.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is neither a commit's number nor a time, as in 2026-05-31T12:00:00"
-        ) from None
-    moment = found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
-    since = moment - _times.of(0)
+    found = when(context, option, text)
+    if not isinstance(found, datetime.datetime):
+        return (start.END if found is None else found), start.END
+    since = found - _times.of(0)
     return start.END, max(0, (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000 + 999)
 
 
 @journal.command()
 @_folder
 @click.option(
-    "--to", "moment", callback=_moment, help="The last commit's number; or a time, in UTC unless it says otherwise."
+    "--to",
+    "moment",
+    callback=_moment,
+    help="The last commit: its number, a time (local, if it does not say), or 2h for two hours ago.",
 )
 @click.option("--name", required=True, help="What the arena is to be called.")
 @_json
@@ -161,7 +159,7 @@ def restore(path: str, moment: tuple[int, int], name: str, as_json: bool) -> Non
     Refused while a process writes to the journal, or if there is an arena of that name. With --to, later commits no longer
     count; they stay in their files until a compaction drops these.
     """
-    folder, seq, at = _opened(path), *moment
+    folder, seq, at = _opened(path, write=True), *moment
     parse_name(name)
     try:
         folder.take().release()
@@ -169,21 +167,27 @@ def restore(path: str, moment: tuple[int, int], name: str, as_json: bool) -> Non
         raise Refused(str(error)) from None
     progress = Progress(quiet=as_json)
     end = _end(folder)
+    if end is not None and end < seq < start.END:
+        raise HistoryError(
+            f"commit {seq} is not in journal {folder.path!r}, which goes up to commit {end}. Nothing was changed."
+        )
     with folder.kept(), _shm.locked(name, create=True, timeout=5.0) as fd:
         if os.fstat(fd).st_size:
             raise Refused(
                 f"there is an arena {name!r} already, and nothing was changed; recoverable rm {name}, or another name"
             )
-        try:
-            restored = attach.restore(name, folder, seq=seq, at=at, progress=progress)
-        except BaseException:
-            _shm.unlink(name)  # it is empty
-            raise
+        restored = attach.restore(name, folder, seq=seq, at=at, progress=progress)
     progress.end()
     cut = end is None or end > restored.seq
     if as_json:
         fields = restored._asdict()
-        fields |= {"snapshot": restored.snapshot.seq, "at": _time(restored.at), "name": name, "before": end}
+        fields |= {
+            "snapshot": restored.snapshot.seq,
+            "at": _time(restored.at),
+            "name": name,
+            "before": end,
+            "epoch": start.lives(restored.epoch),
+        }
         del fields["chain"], fields["position"]
         write_json(fields)
         return
@@ -197,12 +201,14 @@ def restore(path: str, moment: tuple[int, int], name: str, as_json: bool) -> Non
                 str(restored.snapshot.seq),
                 str(restored.records),
                 human_size(restored.bytes),
-                str(restored.epoch),
+                str(start.lives(restored.epoch)),
                 f"{restored.seconds:.1f} s",
             )
         ],
         numbers=(1, 3, 4, 5, 6, 7),
     )
+    for damaged in restored.damaged:
+        say(f"passed over: {damaged}")
     if restored.torn:
         say(f"{restored.torn} bytes at the end were not finished, and are left out")
     if cut:

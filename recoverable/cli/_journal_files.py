@@ -27,6 +27,7 @@ __all__ = ["Commit", "Found", "commits", "last_commits", "listed", "verified"]
 
 _TRIES: Final = 3
 _PAUSE: Final = 0.05  # seconds
+_CUT_OFF: Final = "cut off by a restore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +122,11 @@ def _row(folder: Folder, starts: list[Start], index: int, walked: _Walked | None
     last: tuple[int, int] | None = None if walked is None else (walked.seq, walked.at)
     if after is not None and after.position == end:
         last = (after.seq, after.at)
-    if end <= head.position and after is not None:
-        note = note or "cut off by a restore"
+    if end <= head.position and any(each.epoch > head.epoch for each in starts[index + 1 :]):
+        note = note or _CUT_OFF
         last = None
+    elif end <= head.position or (walked is not None and walked.end <= head.position):
+        note = note or "no commits"
     elif after is not None and after.epoch > head.epoch:
         note = note or f"counts up to commit {after.seq}"
     elif walked is not None and walked.torn:
@@ -131,7 +134,7 @@ def _row(folder: Folder, starts: list[Start], index: int, walked: _Walked | None
     seq, at = last or (None, None)
     return Found(
         _file_name(head.number),
-        head.epoch,
+        start.lives(head.epoch),
         head.seq,
         _time(head.at),
         seq,
@@ -164,10 +167,10 @@ def _snapshot_rows(folder: Folder, starts: list[Start], *, check: bool) -> Itera
             os.close(fd)
         note, sound = "", True
         if position > start.cut_of(found, starts):
-            note = "cut off by a restore"
+            note = _CUT_OFF
         elif starts and position < starts[0].position:
             note, sound = "the commits behind it are missing", False
-        yield Found(name, found.epoch, None, None, found.seq, _time(found.at), _size(path), note, sound)
+        yield Found(name, start.lives(found.epoch), None, None, found.seq, _time(found.at), _size(path), note, sound)
 
 
 def listed(folder: Folder) -> list[Found]:
@@ -197,7 +200,10 @@ def verified(folder: Folder, progress: Callable[[int, int, str], None]) -> Itera
         except ArenaCorruptError as error:  # its head; the others are looked at all the same
             yield _damaged(_file_name(number), f"{folder.path}/{_file_name(number)}", error)
     bridges = set(folder.snapshots())
-    yield from _snapshot_rows(folder, starts, check=True)
+    rows = list(_snapshot_rows(folder, starts, check=True))
+    yield from rows
+    if missing := _missing(folder, starts, rows):
+        yield Found("(missing)", 0, None, None, None, None, 0, missing, sound=False)
     before: tuple[Start, _Walked] | None = None
     done = 0
     for i, head in enumerate(starts):
@@ -216,6 +222,17 @@ def verified(folder: Folder, progress: Callable[[int, int, str], None]) -> Itera
         progress(done, 0, "verified")
 
 
+def _missing(folder: Folder, starts: list[Start], rows: list[Found]) -> str:
+    """Say what a start would lack, whatever else is sound; "": nothing."""
+    usable = [row for row in rows if row.sound and row.note != _CUT_OFF]
+    if not usable:
+        return f"{folder.path} has no snapshot that a start could begin with"
+    epoch = max(row.epoch for row in usable)
+    if not starts or epoch > start.lives(starts[-1].epoch):
+        return f"the last file of commits is gone: a snapshot of epoch {epoch} has none"
+    return ""
+
+
 def _gap(before: Start, walked: _Walked, head: Start, bridges: set[int]) -> str:
     """Say why a file does not go on from the one before it; "": it does."""
     if head.arena != before.arena:
@@ -223,7 +240,7 @@ def _gap(before: Start, walked: _Walked, head: Start, bridges: set[int]) -> str:
     if head.number != before.number + 1:
         return f"the file before it is missing: {_file_name(head.number - 1)}"
     if head.epoch < before.epoch:
-        return f"it is of epoch {head.epoch}, and the file before it of {before.epoch}"
+        return f"it is of epoch {start.lives(head.epoch)}, and the file before it of {start.lives(before.epoch)}"
     if head.position > walked.end and head.position not in bridges:
         return (
             f"commits are missing: {_file_name(before.number)} has nothing sound behind commit {walked.seq}, at offset "

@@ -20,7 +20,6 @@ from recoverable.errors import ArenaBusyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from recoverable import Arena
     from recoverable._native.runtime import Container
 
 __all__ = ["Copy", "Live", "live"]
@@ -33,10 +32,10 @@ _MEASURING_ALL: Final = 1.0
 
 
 class Copy:
-    """A private copy of an arena, as something to read from."""
+    """A private copy of an arena, or a state of its past, as something to read from: its root."""
 
-    def __init__(self, arena: Arena) -> None:
-        self.root: Container = arena.root
+    def __init__(self, root: Container) -> None:
+        self.root = root
 
     def at_one_moment(self, read: Callable[[], T], *, patience: float = 0.0) -> T:
         """Return what `read` returns: nobody changes a copy."""

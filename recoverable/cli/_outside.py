@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable import _shm
+from recoverable import _shm, feed_state
 from recoverable._native import _peek
 from recoverable._options import parse_name
-from recoverable.errors import ArenaNotFoundError, ArenaPermissionError, ArenaSystemError
+from recoverable.errors import ArenaNotFoundError, ArenaPermissionError, ArenaSystemError, RecoverableError
 from recoverable.lock_times import LockTimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SHARED", "Peek", "names", "opened", "peek", "peek_fd"]
+    from recoverable.feed_state import FeedState
+
+__all__ = ["SHARED", "Peek", "looked_at", "names", "opened", "others", "peek", "peek_fd"]
 
 SHARED: Final = Path("/dev/shm")
 _PREFIX: Final = "recoverable."
@@ -46,6 +48,7 @@ class Peek:
         alive: Ids of the attached processes.
         dead: Ids of those that ended without closing it.
         lock: For how long its lock was held and waited for.
+        feed: How far its feed and its journal are; None: it has no feed.
         backed: Offset and length of the parts of its object that have to have memory behind them.
         attached_at: When each of `alive` attached, in seconds since the epoch.
         foreign: Whether the id of each of `alive` is of another PID namespace than ours, where it means another process.
@@ -71,11 +74,31 @@ class Peek:
     attached_at: tuple[int, ...]
     foreign: tuple[bool, ...]
     lock: LockTimes
+    feed: FeedState | None
     backed: tuple[tuple[int, int], ...]
 
 
 def names() -> list[str]:
     """Return the names of the arenas of this machine, sorted."""
+    return [name for name in _objects() if "~" not in name]
+
+
+def others() -> dict[str, str]:
+    """Return what else of ours lies in shared memory: what it is called after its prefix, and what it is."""
+    kinds = {
+        "restoring": "being restored from a journal, or left by a restore that was killed",
+        "in": "being imported, or left by an import that was killed",
+    }
+    found = [(name, name.rpartition("~")) for name in _objects() if "~" in name]
+    return {
+        name: kinds.get(
+            kind, f"what {of} was when its journal was further; set aside, until you remove it: recoverable rm {name}"
+        )
+        for name, (of, _, kind) in found
+    }
+
+
+def _objects() -> list[str]:
     return sorted(path.name.removeprefix(_PREFIX) for path in SHARED.glob(f"{_PREFIX}*"))
 
 
@@ -99,6 +122,7 @@ def peek_fd(fd: int, name: str) -> Peek:
         foreign=tuple(foreign for _, _, alive, foreign in peers if alive),
         backed=backed,
         lock=LockTimes.of(found.pop("lock")),
+        feed=feed_state.of_fd(fd, name),
         **found,
     )
 
@@ -138,3 +162,12 @@ def peek(name: str) -> Peek:
     """Look at the arena of that name. Raises what `opened` and `peek_fd` raise."""
     with opened(name) as fd:
         return peek_fd(fd, name)
+
+
+def looked_at() -> list[Peek]:
+    """Look at all arenas of this machine that can be looked at."""
+    found = []
+    for name in names():
+        with suppress(RecoverableError):
+            found.append(peek(name))
+    return found

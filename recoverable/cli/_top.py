@@ -294,6 +294,35 @@ def _lock(lock: LockTimes) -> str:
     return f"{text}, {lock.waited.count / lock.over:.0f} waits/s of {mean}, 99 % below {most}"
 
 
+def _journal(sample: Sample) -> list[tuple[str, str]]:
+    """Return how far the feed and its sinks are, and what flushes take; nothing without a feed."""
+    feed = sample.peek.feed
+    if feed is None:
+        return []
+    rows = [
+        (
+            "feed",
+            f"{human_size(feed.used)} of {human_size(feed.size)} not taken yet"
+            if feed.sinks
+            else human_size(feed.size),
+        )
+    ]
+    for sink in feed.sinks:
+        by = f"process {sink.process}" if sink.process else "nobody"
+        lost = ", has lost something" if sink.lost else ""
+        behind = f"{sink.commits} commits, {human_size(sink.bytes)}, {_duration(sink.seconds)} behind"
+        rows.append((sink.name, f"{behind}{lost}; served by {by}"))
+    flushes = feed.flushes
+    if flushes is not None:
+        text = f"{flushes.count} of {flushes.batch:.1f} commits in {_duration(flushes.mean)}, at most {_duration(flushes.longest)}"
+        wrong = flushes.stopped or flushes.delayed
+        rows.append(("flushes", f"{text}; {'stopped' if flushes.stopped else 'waits'}: {wrong}" if wrong else text))
+    if feed.snapshot is not None:
+        last = feed.snapshot
+        rows.append(("snapshot", f"of commit {last.seq}, {ago(last.at)}, {human_size(last.bytes)}"))
+    return rows
+
+
 def _duration(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.1f} s"
@@ -337,6 +366,7 @@ def screen(sample: Sample, *, hint: bool = True, width: int | None = None) -> Gr
         ("hot pages", str(peek.hot_pages)),
         ("recoveries", f"{peek.recoveries}, last {ago(peek.recovered_at)}"),
         ("lock", _lock(sample.lock)),
+        *_journal(sample),
         ("in a step", f"process {peek.holder}" if peek.holder else "nobody at this moment"),
         ("last handler", peek.handler or "-"),
     ):

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Look", "looks", "screen"]
 
+_WORDS: Final = {
+    "turn": "its turn",
+    "privilege": "a privileged run",
+    "lock": "the lock",
+    "feed": "room in the feed",
+    "disk": "the disk",
+}
 _LINES: Final = 40  # requests that a screen has
 
 
@@ -158,9 +165,7 @@ def _waits(request: Request) -> str:
     """Say what it waits for, in words."""
     if request.waits_for is None:
         return ""
-    what = {"turn": "its turn", "privilege": "a privileged run", "lock": "the lock", "feed": "room in the feed"}.get(
-        request.waits_for, request.waits_for
-    )
+    what = _WORDS.get(request.waits_for, request.waits_for)
     if request.path is not None:
         what += f" at {request.path}" + (f", {request.key}" if request.key else "")
     if request.holder is not None or request.holder_process:
