@@ -24,13 +24,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from recoverable import event_log
+from recoverable import _state, event_log
 from recoverable._native import _faults, _switches
 from recoverable.arena import Arena
 from recoverable.errors import ArenaOptionError, RecoverableError
-from recoverable.faults import _children, _state, _watch
+from recoverable.faults import _children, _watch
 from recoverable.faults._judge import Judge, Outcome, call, comparable
 from recoverable.faults._points import (
     NATIVE,
@@ -51,6 +51,9 @@ from recoverable.faults._points import (
 from recoverable.faults._report import REPLAY, Failure, Report, replay_command
 from recoverable.faults._restart import fresh_selector, restart
 from recoverable.faults._trace import Trace, watching
+
+if TYPE_CHECKING:
+    from recoverable.capsules import Capsules
 
 __all__ = ["DEFAULT", "GROUPS", "explore", "faults_at", "files_of", "plans_of", "quietly", "sample", "second_plans"]
 
@@ -170,6 +173,7 @@ def explore(
     max_failures: int | None = None,
     check: bool = True,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    capsules: Capsules | None = None,
 ) -> Report:
     """Run something again and again, each time with a fault at the next point, and check what is left after each run.
 
@@ -200,6 +204,8 @@ def explore(
         max_failures: Stop after so many runs that left something that does not hold. By default all are run.
         check: False returns the report also where something did not hold.
         loop_factory: Makes the event loop: `uvloop.new_event_loop`, say. By default asyncio does.
+        capsules: Where each run that left something that does not hold is kept (docs/capsules.md). By default where the application
+            keeps its requests that crash, if it does; those of other runs are not kept.
 
     Returns:
         What was covered, and what was found.
@@ -232,6 +238,7 @@ def explore(
             progress,
             max_failures,
             loop_factory or asyncio.new_event_loop,
+            capsules,
         )
         stack.enter_context(quietly())
         stack.callback(explorer.close)
@@ -301,6 +308,7 @@ class _Explorer:
         progress: bool | Callable[[int, int], object] | None,
         max_failures: int | None,
         loop_factory: Callable[[], asyncio.AbstractEventLoop],
+        capsules: Capsules | None,
     ) -> None:
         self.target, self.arena, self.app, self.before = target, arena, app, before
         self.chosen, self.files, self.timeout = chosen, files, timeout
@@ -314,8 +322,14 @@ class _Explorer:
         self.board = mmap.mmap(-1, mmap.PAGESIZE)
         self.report = Report(getattr(target, "__qualname__", repr(target)), seed, depth)
         self.progress = progress
+        self._given = capsules
+        if capsules is not None:
+            capsules.begin(arena.native)
         if app is not None:
             self._open_site()
+        self.capsules: Capsules | None = capsules or arena.native.capsules
+        if self.capsules is not None:
+            self.capsules.hold(True)
         self.judge = Judge(arena, invariant, atomic=atomic)
         self._tried: set[tuple[str, int]] = set()
         self._reached: set[str] = set()
@@ -331,6 +345,11 @@ class _Explorer:
 
     def close(self) -> None:
         """Put everything away."""
+        if self.capsules is not None:
+            self.capsules.hold(False)
+            self.capsules.flush()
+        if self._given is not None:
+            self._given.end(self.arena.native)
         if self.site is not None:
             self.site.close()
         if self.loop is not None:
@@ -464,10 +483,24 @@ class _Explorer:
         return second
 
     def _keep(self, plan: Plan, outcome: Outcome) -> None:
+        held = None if self.capsules is None else self.capsules.take_held()
         if outcome.problems:
-            self.report.failures.append(Failure(plan, tuple(outcome.problems), outcome.ended, replay_command(plan)))
+            again = replay_command(plan)
+            capsule = None if self.capsules is None else self._kept(self.capsules, held, plan, outcome, again)
+            self.report.failures.append(Failure(plan, tuple(outcome.problems), outcome.ended, again, capsule))
         if len(self.report.failures) >= self.max_failures:
             raise _Enough(f"stopped after {self.max_failures} failures, as max_failures says")
+
+    def _kept(self, capsules: Capsules, held: Any, plan: Plan, outcome: Outcome, again: str) -> str | None:
+        """Keep a run that left something that does not hold, with the request that crashed in it."""
+        found = {
+            "target": self.report.name,
+            "faults": str(plan),
+            "problems": list(outcome.problems),
+            "ended": outcome.ended,
+            "again": again,
+        }
+        return capsules.keep_exploration(held, self.report.name, self.arena.name, found)
 
     def _put_back(self) -> None:
         """Make the arena hold the state before again."""

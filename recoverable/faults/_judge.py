@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from recoverable import _state
 from recoverable.arena import Arena
 from recoverable.errors import RecoverableError
-from recoverable.faults import _state
 
 __all__ = ["Judge", "Outcome", "call", "comparable"]
 

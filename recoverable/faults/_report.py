@@ -29,18 +29,22 @@ class Failure:
         problems: What did not hold, one sentence each.
         ended: How the run ended: what it raised, returned or died of.
         replay: A command that runs this case alone.
+        capsule: The file that it is kept in, if capsules are.
     """
 
     plan: Plan
     problems: tuple[str, ...]
     ended: str
     replay: str
+    capsule: str | None = None
 
     def __str__(self) -> str:
         what = ", then ".join(_said(point, fault) for point, fault in self.plan) or "no fault at all"
         lines = [f"{what}: the run {self.ended}"]
         lines += [f"  {line}" for problem in self.problems for line in problem.splitlines()]
         lines.append(f"  again: {self.replay}")
+        if self.capsule is not None:
+            lines.append(f"  capsule: {self.capsule}")
         return "\n".join(lines)
 
 

@@ -13,10 +13,11 @@ import selectors
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recoverable import _state
 from recoverable._native import _faults
 from recoverable.arena import Arena
 from recoverable.errors import RecoverableError, TransactionError
-from recoverable.faults import _children, _state
+from recoverable.faults import _children
 from recoverable.faults._judge import Judge, Outcome
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from recoverable import middleware
+from recoverable import between, middleware
 from recoverable._native import _faults
 from recoverable._native.linetrace import LineTracer
-from recoverable._native.runtime import Container, NativeArena, Transaction, set_fault_hooks
+from recoverable._native.runtime import Container, NativeArena, Transaction
 from recoverable.callbacks import name_of
 from recoverable.errors import ArenaFullError, TransactionError
 from recoverable.faults._points import Delay, Fault, Raise
@@ -105,7 +105,7 @@ def arm(watch: Watch, arenas: list[NativeArena], *, writes: bool = True) -> None
             "exploration, or chaos, at a time."
         )
     _watch = watch
-    set_fault_hooks(_run, _write)
+    between.put_faults(_run, _write)
     middleware.watch(_handle)
     if watch.lines:
         _tracer = _Tracer(watch.files)
@@ -130,7 +130,7 @@ def disarm() -> None:
     """Watch no more. A no-op where nothing does."""
     global _watch, _tracer
     _watch = None
-    set_fault_hooks(None, None)
+    between.put_faults(None, None)
     middleware.watch(None)
     if _tracer is not None:
         _tracer.close()

@@ -293,7 +293,7 @@ class _Exploration:
 
     def agree(self, judge: Judge) -> None:
         """Judge a run by the states of the clean one."""
-        from recoverable.faults import _state
+        from recoverable import _state
 
         assert self.states is not None
         if judge.atomic and not _state.same(judge.before, self.states[0]):
@@ -304,7 +304,7 @@ class _Exploration:
 
     def ran(self, judge: Judge, trace: Trace | None, outcome: Any) -> None:
         """Look at what a block has left; fail the test where that must not be."""
-        from recoverable.faults import _state
+        from recoverable import _state
         from recoverable.faults._explore import second_plans
         from recoverable.faults._points import NATIVE, Kill, Point
 
