@@ -21,6 +21,7 @@ from recoverable.errors import (
     ArenaPermissionError,
     ArenaSystemError,
     ArenaVersionError,
+    CapsuleError,
     CodecError,
     ConflictError,
     FaultsNotAllowedError,
@@ -28,10 +29,12 @@ from recoverable.errors import (
     FeedFullError,
     FeedMissingError,
     FeedOverrunError,
+    HistoryError,
     InDoubtError,
     InternalError,
     JournalError,
     NoTransactionError,
+    PastError,
     RecoverableError,
     SchemaError,
     StaleReferenceError,
@@ -42,7 +45,7 @@ from recoverable.errors import (
 )
 from recoverable.feed import Commit
 from recoverable.lock_times import LockTimes
-from recoverable.reports import HotSpot, Recovery, Request, Stats, VerifyReport, WorkingSet
+from recoverable.reports import HotSpot, Recovery, Request, Restoration, Stats, VerifyReport, WorkingSet
 from recoverable.tasks import TaskGroup, gather, wait_for
 from recoverable.transaction import after_commit, attempt
 
@@ -56,6 +59,7 @@ __all__ = [
     "ArenaPermissionError",
     "ArenaSystemError",
     "ArenaVersionError",
+    "CapsuleError",
     "CodecError",
     "Commit",
     "ConflictError",
@@ -64,15 +68,18 @@ __all__ = [
     "FeedFullError",
     "FeedMissingError",
     "FeedOverrunError",
+    "HistoryError",
     "HotSpot",
     "InDoubtError",
     "InternalError",
     "JournalError",
     "LockTimes",
     "NoTransactionError",
+    "PastError",
     "RecoverableError",
     "Recovery",
     "Request",
+    "Restoration",
     "SchemaError",
     "StaleReferenceError",
     "Stats",
@@ -94,6 +101,6 @@ __all__ += containers.__all__
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in {"aiohttp", "faults", "metrics"}:
+    if name in {"aiohttp", "capsules", "faults", "history", "metrics"}:
         return importlib.import_module(f"recoverable.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import abc, streams, web
 
 from recoverable import middleware, runner
+from recoverable._aiohttp_kept import keep_body, kept_of, routed_to
 from recoverable._native.runtime import (
     AiohttpBefore,
     AiohttpRequests,
@@ -393,6 +394,9 @@ class _Adapter(WebAdapter):
     restore = staticmethod(restore)
     can_restore = staticmethod(can_restore)
     answered = staticmethod(is_sent)
+    keep_body = staticmethod(keep_body)
+    kept_of = staticmethod(kept_of)
+    routed_to = staticmethod(routed_to)
     same = staticmethod(same)
     drop_answer = staticmethod(drop_answer)
 

@@ -62,8 +62,8 @@ def parse_size(size: object, option: str = "size") -> int:
     return number
 
 
-def parse_timeout(seconds: object, option: str = "busy_timeout") -> float:
-    """Return a bounded, non-negative number of seconds."""
+def parse_timeout(seconds: object, option: str = "busy_timeout", left: str = "opened") -> float:
+    """Return a bounded, non-negative number of seconds. `left`: what was not done, where it is none."""
     if (
         isinstance(seconds, (int, float))
         and not isinstance(seconds, bool)
@@ -71,7 +71,7 @@ def parse_timeout(seconds: object, option: str = "busy_timeout") -> float:
         and 0 <= seconds <= 86400
     ):
         return float(seconds)
-    raise ArenaOptionError(f"{option}={seconds!r} is not a time: give seconds from 0 to 86400. Nothing was opened.")
+    raise ArenaOptionError(f"{option}={seconds!r} is not a time: give seconds from 0 to 86400. Nothing was {left}.")
 
 
 def parse_tracking(tracking: object) -> bool:

@@ -12,7 +12,9 @@ closed, since the client has half an answer.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import importlib
 import os
 from collections.abc import Awaitable, Callable, Iterable
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from aiohttp import web
 from aiosignal import Signal
 
-from recoverable import callbacks, events
+from recoverable import _registry, callbacks, events
 from recoverable import middleware as _middleware
 from recoverable._aiohttp import adapter
 from recoverable._aiohttp_routes import ROUTES_CAN_BE_SERVED, goes_straight, serve
@@ -29,6 +31,7 @@ from recoverable.arena import Arena
 from recoverable.errors import ArenaBusyError, ArenaOptionError, TransactionError
 
 if TYPE_CHECKING:
+    from recoverable.capsules import Capsules
     from recoverable.faults import Rule
     from recoverable.outcome import Durability
 
@@ -52,6 +55,7 @@ def setup(
     faults: str | Iterable[Rule] | None = None,
     allow_faults: bool = False,
     faults_seed: int | None = None,
+    capsules: Capsules | None = None,
 ) -> None:
     """Make an application's handlers use the arena, and close it after the last of them on shutdown.
 
@@ -75,6 +79,7 @@ def setup(
         faults: What is to go wrong at random, as text or as rules (docs/faults.md); by default what the environment variable
             `RECOVERABLE_FAULTS` says, if anything.
         allow_faults: Whether that may be: this is not production.
+        capsules: Where requests that crash are kept (docs/capsules.md). Default: they are not.
         faults_seed: Repeats a random choice; by default `RECOVERABLE_FAULTS_SEED`, or a new one, which is told at the start.
 
     Raises:
@@ -83,15 +88,19 @@ def setup(
         FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
         FaultSyntaxError: The text of `faults` is wrong.
     """
+    if capsules is not None and not hasattr(capsules, "crashed"):
+        raise ArenaOptionError(
+            f"capsules={capsules!r} must be recoverable.capsules.Capsules(folder). Nothing was changed."
+        )
     if arena_key in app:
         raise ArenaOptionError(
             f"the application has an arena already: {app[arena_key]!r}. Nothing was changed. Call setup() once; a "
             "handler on another arena says so with @recoverable(arena=...)."
         )
-    if step_limit is not None:
-        arena.step_limit = step_limit
     if durable is not None:
         arena.durability = durable
+    if step_limit is not None:
+        arena.step_limit = step_limit
     if protect == "decorated" and ROUTES_CAN_BE_SERVED and isinstance(app.router, web.UrlDispatcher):
         _middleware.adopt(adapter, arena)
         outermost = None
@@ -100,7 +109,7 @@ def setup(
     variable = faults is None
     if variable:
         faults = os.environ.get("RECOVERABLE_FAULTS")
-    if faults:
+    if faults and _registry.stand_in is None:  # a replay injects none
         chaos = importlib.import_module("recoverable.faults.chaos")
         seed = os.environ.get("RECOVERABLE_FAULTS_SEED") if faults_seed is None else faults_seed
         disarm = chaos.arm(faults, arena, allowed=allow_faults, seed=seed, variable=variable)
@@ -109,6 +118,9 @@ def setup(
             disarm()
 
         app.on_cleanup.append(end_faults)
+    if capsules is not None:
+        capsules.begin(arena.native)
+        app.on_cleanup.append(functools.partial(_keep_no_more, capsules))
     app[arena_key] = arena
     if outermost is None:
         app.on_startup.__class__ = _ServingThen
@@ -203,6 +215,12 @@ async def _listen(app: web.Application) -> None:
 async def _finish(app: web.Application) -> None:
     """Wait for callbacks of requests that were cancelled, before what they use is cleaned up."""
     await callbacks.finished(app[arena_key].native)
+
+
+async def _keep_no_more(capsules: Capsules, app: web.Application) -> None:
+    """End keeping requests that crash, and wait for those that are being written."""
+    await asyncio.to_thread(capsules.flush)
+    capsules.end(app[arena_key].native)
 
 
 async def _close(app: web.Application) -> None:

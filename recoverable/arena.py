@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import datetime
 import os
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,6 +15,7 @@ from recoverable import (
     _shm,
     callbacks,
     events,
+    feed_state,
     frameworks,
     inflight,
     outcome,
@@ -24,6 +26,7 @@ from recoverable import (
 )
 from recoverable._native import _core, _counts, _faults, _policies
 from recoverable._native import feed as native_feed
+from recoverable._native import journal as native_journal
 from recoverable._native.paths import hot_spots
 from recoverable._native.runtime import ArenaBase
 from recoverable._segment import map_segment
@@ -36,10 +39,12 @@ from recoverable.errors import (
     TransactionError,
 )
 from recoverable.feed import Feed
+from recoverable.history import History
 from recoverable.journal import attach
+from recoverable.journal import keep as journal_keep
 from recoverable.journal.folder import Folder
 from recoverable.lock_times import LockTimes
-from recoverable.reports import HotSpot, Recovery, Request, Stats, VerifyReport, WorkingSet
+from recoverable.reports import HotSpot, Recovery, Request, Restoration, Stats, VerifyReport, WorkingSet
 from recoverable.transaction import SavepointBlock
 
 if TYPE_CHECKING:
@@ -62,12 +67,13 @@ class Arena(ArenaBase):
     Open one with `Arena.open`; it is a context manager that closes itself.
     """
 
-    __slots__ = ("__weakref__", "_segment")
+    __slots__ = ("__weakref__", "_history", "_segment")
 
     def __init__(self, segment: Segment) -> None:
         """Attach to a mapped segment. Use `Arena.open`."""
         self._segment = segment
         self._closed = False
+        self._history: History | None = None
         self.native = segment.native
         segment.arenas.append(self)
         if len(segment.arenas) == 1:
@@ -86,6 +92,8 @@ class Arena(ArenaBase):
         feed: int | str | None = None,
         journal: str | os.PathLike[str] | None = None,
         durable: str | None = None,
+        compact: bool = True,
+        keep: str | int | datetime.timedelta | None = None,
         tracking: str = "hybrid",
         policy: str = speculation.DEFAULT,
         policy_options: Mapping[str, Any] | None = None,
@@ -108,6 +116,11 @@ class Arena(ArenaBase):
             durable: What a request of this process knows when it is answered, unless its handler says otherwise. "disk": it waits
                 until what it did and saw is on the disk. "journal", the default with a journal: it does not wait; what was
                 committed is on the disk 10 ms later, and only a power loss can take it before. "memory", the default without.
+            compact: Whether the journal is compacted when it has grown, as long as this process is the one that writes it: by a
+                child process, at low priority. Otherwise `recoverable journal compact` has to be run now and then.
+            keep: How much of the past the journal keeps, beyond what a start needs, for `Arena.history`: a time ("24h", "30 d", a
+                timedelta) or a size ("10 GiB"); 0: nothing. The folder remembers it, for all who compact it, until it is told
+                something else.
             tracking: How writes are found. "hybrid": containers announce theirs, raw ones fault. "trap": containers fault,
                 too, so that page protection alone tracks all state, as in the paper that this project builds on: slower,
                 there to measure against. All processes that have the arena open must agree.
@@ -141,6 +154,16 @@ class Arena(ArenaBase):
         if step_limit is not None:
             watchdog.parse_limit(step_limit)
         level = None if durable is None else outcome.parse_durability(durable)
+        past = None if keep is None else journal_keep.parse(keep)
+        if past is not None and journal is None:
+            raise ArenaOptionError(
+                f"keep={keep!r} is for the history of a journal, and there is none. Nothing was opened. Name its folder: journal=."
+            )
+
+        if _registry.stand_in is not None:
+            arena = cls(_registry.stand_in)
+            _registry.borrowed.add(arena)
+            return arena
 
         def make(fd: int) -> Segment:
             return map_segment(
@@ -166,15 +189,20 @@ class Arena(ArenaBase):
                 ring = ring or attach.ring_for(asked)
                 segment, shared = attach.opened(name, Folder(journal, create=create), make, create, timeout)
             arena = cls(segment)
-        if level is not None:
-            arena.durability = level
-        if shared is None and step_limit is not None:
-            try:
-                watchdog.set_limit(segment.native, step_limit)
-            except BaseException:  # no thread can be made
-                arena.close()
-                raise
-        arena._announce(asked, opened=shared is None)
+        try:
+            if level is not None:
+                arena.durability = level
+            if past is not None and journal is not None:
+                journal_keep.write(Folder(journal), past)
+            if shared is None:
+                if journal is not None:
+                    segment.native.journal.keep(compact)
+                if step_limit is not None:
+                    watchdog.set_limit(segment.native, step_limit)
+            arena._announce(asked, opened=shared is None)
+        except BaseException:  # it has no journal; no thread can be made; the program's log pipeline raises
+            arena._give_up(made=shared is None and journal is None and _core.created(segment.native))
+            raise
         return arena
 
     @staticmethod
@@ -185,6 +213,8 @@ class Arena(ArenaBase):
             ArenaNotFoundError: It does not exist.
             ArenaPermissionError: It belongs to another user.
         """
+        if _registry.stand_in is not None:  # a replay: the arena of that name is the server's
+            return
         _options.parse_name(name)
         with _shm.locked(name, create=False, timeout=5.0):
             _shm.unlink(name)
@@ -240,15 +270,22 @@ class Arena(ArenaBase):
                 return
             segment = self._segment
             others = [arena for arena in segment.arenas if arena is not self]
-            if others:
-                if self.native.owner is self:
-                    self.native.owner = others[0]
-            else:
-                self._report_found()
+            if others and self.native.owner is self:
+                self.native.owner = others[0]
+            failure: BaseException | None = None
+            if not others:
+                try:
+                    self._report_found()
+                except BaseException as error:
+                    failure = error  # of the program's log pipeline: what was taken is let go all the same
                 segment.close()
             segment.arenas[:] = others
             self._closed = True
+            if self._history is not None:
+                self._history.close()
             native_feed.wake(self.native)  # who waits for a commit by way of this one finds out
+        if failure is not None:
+            raise failure
 
     def __enter__(self) -> Arena:
         self._check()
@@ -331,6 +368,22 @@ class Arena(ArenaBase):
             )
         self.native.gated = level == "disk"
 
+    @property
+    def history(self) -> History:
+        """The past of this arena, as far as its journal keeps it: states, commits, changes. It is read from the disk.
+
+        Raises:
+            JournalError: The arena was opened without a journal.
+        """
+        if self.native.journal is None:
+            raise JournalError(
+                f"arena {self.name!r} was opened without a journal, so it has no history. Nothing was changed. "
+                "Open it with journal=, the path of a folder."
+            )
+        if self._history is None:
+            self._history = History.of(self.native)
+        return self._history
+
     async def durable(self, seq: int | None = None, timeout: float | None = None) -> None:
         """Wait until commits are on the disk: for streams, and for what was done in `with` blocks.
 
@@ -341,6 +394,8 @@ class Arena(ArenaBase):
         Raises:
             InDoubtError: They are not, after that time, or since the journal has stopped.
             JournalError: The arena was opened without a journal.
+            ArenaOptionError: There was no commit of that number yet, or `timeout` is not a time. Also a `ValueError`.
+            TypeError: `seq` is not an int.
         """
         self._check()
         gate = self.native.journal
@@ -348,7 +403,10 @@ class Arena(ArenaBase):
             raise JournalError(
                 f"arena {self.name!r} was opened without a journal. Nothing was changed. Open it with journal=."
             )
-        await gate.wait(gate.position(self.native, seq), self.native.busy_timeout if timeout is None else timeout)
+        seconds = (
+            self.native.busy_timeout if timeout is None else _options.parse_timeout(timeout, "timeout", "waited for")
+        )
+        await gate.wait(gate.position(self.native, seq), seconds)
 
     def savepoint(self) -> SavepointBlock:
         """Undo a `with` block's writes alone when an exception leaves it; needs a running transaction."""
@@ -414,6 +472,12 @@ class Arena(ArenaBase):
         found = _core.recovered(self.native)
         return None if found is None else Recovery(**found)
 
+    @property
+    def restored(self) -> Restoration | None:
+        """What was restored from the journal when this process opened it; None where shared memory had the state."""
+        self._check()
+        return self._segment.restored
+
     def stats(self) -> Stats:
         """Return the counters of the arena and of this process's use of it."""
         self._check()
@@ -422,7 +486,17 @@ class Arena(ArenaBase):
         self._report_found()
         lock = LockTimes.of(_counts.lock_times(self.native))  # first: to name hot spots the lock is taken
         spots = tuple(HotSpot(*spot) for spot in hot_spots(self.native))
-        return Stats(**numbers, hot_spots=spots, lock=lock, faults=_faults.fault_struck())
+        return Stats(
+            **numbers,
+            hot_spots=spots,
+            lock=lock,
+            faults=_faults.fault_struck(),
+            in_doubt=0 if self.native.journal is None else self.native.journal.doubts,
+            capsules=getattr(self.native.capsules, "written", 0),
+            capsules_dropped=getattr(self.native.capsules, "dropped", 0),
+            feed=feed_state.of(self.native),
+            durability=self.durability,
+        )
 
     def feed(self, after: int | None = None, *, follow: bool = True) -> Feed:
         """Return an iterator of the commits, of all processes, the oldest first, for `for` and for `async for`.
@@ -510,7 +584,14 @@ class Arena(ArenaBase):
             events.arena_created(self.name, self.size)
             return
         differs = asked is not None and not self.size - _ROUNDED_UP < asked <= self.size
-        events.arena_attached(self.name, self.size, len(_core.processes(self.native)), asked if differs else None)
+        events.arena_attached(
+            self.name,
+            self.size,
+            len(_core.processes(self.native)),
+            asked if differs else None,
+            journaled=self.native.journal is not None,
+            unjournaled=opened and self.native.journal is None and native_journal.state(self.native) is not None,
+        )
         if opened and (report := self.recovered) is not None:
             events.arena_recovered(self.name, report, found="attaching")
 
@@ -521,15 +602,24 @@ class Arena(ArenaBase):
         if _core.strays_pending(self.native):
             events.write_stray(self.name, [page for page, _ in _core.take_strays(self.native)])
         if _core.take_orphan(self.native):
-            events.arena_orphaned(self.name)
+            journal = self.native.journal
+            events.arena_orphaned(self.name, None if journal is None else journal.path)
         waits.tell_held_up(self.native)
 
-    def _unlink_own(self) -> None:
-        """Unlink the name if it still is this arena's."""
+    def _give_up(self, *, made: bool) -> None:
+        """Close what `open` does not return; `made`: and remove it, unless another process has it open by now."""
+        if made:
+            self._unlink_own(unless_shared=True)
+        with contextlib.suppress(Exception):  # what is raised is why it was given up
+            self.close()
+
+    def _unlink_own(self, *, unless_shared: bool = False) -> None:
+        """Unlink the name if it still is this arena's; `unless_shared`: and no other process has it open."""
         try:
             with _shm.locked(self.name, create=False, timeout=5.0) as fd:
                 status = os.fstat(fd)
-                if (status.st_dev, status.st_ino) == self._segment.key:
+                shared = unless_shared and len(_core.processes(self.native)) > 1
+                if (status.st_dev, status.st_ino) == self._segment.key and not shared:
                     _shm.unlink(self.name)
         except ArenaNotFoundError:
             pass
@@ -547,16 +637,35 @@ def open_copy(name: str, fd: int) -> Arena:
         ArenaVersionError: Another format has made it.
         ArenaPermissionError: The one that it was copied from belongs to another user.
     """
+    return _open_fd(name, fd, None, 0, create=False)
+
+
+def open_new(name: str, fd: int, size: int, feed: int) -> Arena:
+    """Make an arena in an empty object that nobody else can have yet.
+
+    Args:
+        name: What the object is called, which need not be a name that an arena can have. A failure removes it.
+        fd: The object, locked; it stays the caller's to close.
+        size: The ceiling of its data, in bytes.
+        feed: Bytes of its feed; 0: none.
+
+    Raises:
+        ArenaFullError: `/dev/shm` is too small or has no room.
+    """
+    return _open_fd(name, fd, size, feed, create=True)
+
+
+def _open_fd(name: str, fd: int, size: int | None, feed: int, *, create: bool) -> Arena:
     numbers, _ = speculation.checked_options(speculation.DEFAULT, None)
     with _registry.lock:
         return Arena(
             map_segment(
                 name,
                 fd,
-                None,
-                create=False,
+                size,
+                create=create,
                 undo_size=0,
-                feed_size=0,
+                feed_size=feed,
                 trap_mode=False,
                 policy=speculation.DEFAULT,
                 policy_options=numbers,
@@ -569,11 +678,16 @@ def open_copy(name: str, fd: int) -> Arena:
 def _close_all() -> None:
     """Close what is open when the interpreter ends; quietly, since the next process recovers whatever is left."""
     callbacks.abandon(at_exit=True)
-    for segment in _registry.all_open():
-        for arena in list(segment.arenas):
-            with contextlib.suppress(RecoverableError):
-                arena.close()
-    watchdog.stop()
+    with contextlib.ExitStack() as rest:  # if the program's log pipeline raises, the others are closed all the same
+        rest.callback(watchdog.stop)
+        for segment in _registry.all_open():
+            for arena in segment.arenas:
+                rest.callback(_close, arena)
+
+
+def _close(arena: Arena) -> None:
+    with contextlib.suppress(RecoverableError):
+        arena.close()
 
 
 atexit.register(_close_all)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from recoverable import _registry
 from recoverable._native import feed as native_feed
-from recoverable._native.runtime import own_thread
+from recoverable._threads import OwnThread
 
 if TYPE_CHECKING:
     from recoverable._native.runtime import NativeArena
@@ -81,13 +81,11 @@ class Bell:
                 self._woken.notify_all()
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="recoverable-feed", daemon=True)
-        own_thread(1)
+        self._thread = OwnThread(target=self._run, name="recoverable-feed", daemon=True)
         try:
             self._thread.start()
         except RuntimeError:
             self._thread = None
-            own_thread(-1)
             raise
 
     def _run(self) -> None:
@@ -106,7 +104,6 @@ class Bell:
                     _wake(future)
                 native_feed.wait(self._native, now, _SLEEP)
         finally:
-            own_thread(-1)
             waiting: list[asyncio.Future[None]] = []
             with self._lock:
                 self._thread = None

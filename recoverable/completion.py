@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from recoverable._native.runtime import Report, Transaction
     from recoverable.transaction import Lost
 
-__all__ = ["after", "ended", "rolled_back", "settle"]
+__all__ = ["after", "ended", "is_late", "rolled_back", "seen", "settle", "told"]
 
 
 def after(transaction: Transaction, options: outcome.Options, result: Any) -> Coroutine[Any, Any, None] | None:
@@ -61,9 +61,31 @@ async def settle(
     if not committed:
         transaction.hooks = None
     transaction.settled = True
-    if committed and gate.is_before(transaction, options):
+    if transaction.position and gate.is_before(transaction, options):  # also of one that says what it saw, as a 409
         await gate.passed(transaction)
     await ended(transaction, committed, request_id)
+
+
+async def seen(transaction: Transaction, options: outcome.Options, failure: BaseException) -> None:
+    """Wait until what a run has seen that ends by an error is as durable as its caller is to know: a 409 tells of it.
+
+    One that has met a conflict tells of the commit that it has lost to, which is behind all that it saw.
+    """
+    if isinstance(failure, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt | _Doomed):
+        return  # it tells of nothing
+    if transaction.conflicted:
+        await told(transaction, options)
+    elif transaction.position and gate.is_before(transaction, options):
+        transaction.hooks = None
+        await gate.passed(transaction)
+
+
+async def told(transaction: Transaction, options: outcome.Options) -> None:
+    """Wait until what a fallback may tell of is durable: what the runs have seen, all of them, and what it has read itself."""
+    if gate.is_before(transaction, options):
+        native = transaction.arena
+        transaction.hooks = None
+        await gate.passed(transaction, transaction.position if native.closed else native.journal.position(native, None))
 
 
 async def ended(transaction: Transaction, committed: bool, request_id: str | None = None) -> None:
@@ -89,6 +111,11 @@ async def ended(transaction: Transaction, committed: bool, request_id: str | Non
             await run_hooks(transaction)
 
 
+def is_late(transaction: Transaction, failure: BaseException) -> bool:
+    """Return whether a run was ended by its time limit."""
+    return transaction.limit is not None and transaction.limit.expired and isinstance(failure, asyncio.CancelledError)
+
+
 def rolled_back(
     transaction: Transaction,
     failure: BaseException | None,
@@ -96,18 +123,19 @@ def rolled_back(
     then: str,
     report: Report,
     lost: Lost | None = None,
+    capsule: str | None = None,
 ) -> None:
-    """Write the event of a run that was rolled back; `lost`: where, if it was a conflict."""
+    """Write the event of a run that was rolled back; `lost`: where, if it was a conflict; `capsule`: the file that keeps it."""
     native, attempt = transaction.arena, transaction.attempt
     name, handler = native.owner.name, transaction.handler
     if native.pending():
         native.owner._report_found()
     if lost is not None:
-        events.request_conflict(name, handler, report, lost, attempt, request_id, then=then)
+        events.request_conflict(name, handler, report, lost, attempt, request_id, then=then, capsule=capsule)
         return
     if failure is None:
         kind = None
-    elif transaction.limit is not None and transaction.limit.expired and isinstance(failure, asyncio.CancelledError):
+    elif is_late(transaction, failure):
         kind = "TimeoutError"
     elif isinstance(failure, _Doomed):
         kind = "ConflictError"  # of the transaction around it
@@ -122,5 +150,14 @@ def rolled_back(
     untold = (expected and kind != "TimeoutError") or (transaction.parent is not None and then == "raise")
     error = None if untold else failure
     events.request_rolled_back(
-        name, handler, kind, report, attempt, request_id, error=error, expected=expected, then=then
+        name,
+        handler,
+        kind,
+        report,
+        attempt,
+        request_id,
+        error=error,
+        expected=expected,
+        then=then,
+        capsule=capsule,
     )

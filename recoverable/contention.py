@@ -13,8 +13,9 @@ over ten keys, one queue for all would be slower (`Habit`). Having waited is no 
 one in 32 of those who would have to wait does not, and only what becomes of those who did not wait is noted. All this is found
 out only of handlers that lose often; the others pay nothing.
 
-One place a request: what runs inside one that has a place draws none, so that no two can wait for each other. Who is to be
-privileged waits for its turn first. All of it is courtesy: whoever does not wait is right, too, only later.
+One place a request: what runs inside one that has a place draws none, unless it is of another arena whose name comes later. So
+no two can wait for each other. Who is to be privileged waits for its turn first. All of it is courtesy: whoever does not wait
+is right, too, only later.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ import contextvars
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable import lines
+from recoverable import lines, privilege
 from recoverable._native.runtime import Turn, unit_of, whole_of
 from recoverable.waits import Spot, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterator
 
     from recoverable._native.runtime import Handler, NativeArena, Report, Transaction
 
@@ -89,12 +90,12 @@ class Place:
 
         Of those who would have to wait, a habit lets some go on without: `waited` is False then, too.
         """
-        around = _place_in(self._native)
+        around = next(_held(), None)
         if spot is None or running_loop() is None:  # driven by hand, it can't wait for others to be driven
             return
-        if around is not None and around is not self:
+        if around is not None and around is not self and around.arena >= self.arena:
             return
-        if _is_inside_privileged(self.request):  # those ahead may be waiting for that one
+        if any(privilege.around(self.request)):  # those ahead may be waiting for that one
             return
         turn, self._turn = self._turn, None
         if turn is not None and turn.held and turn.unit == unit_of(spot):
@@ -119,9 +120,15 @@ class Place:
         self._turn = turn
         _inside.set(self)
 
-    def is_in_queue_of(self, native: NativeArena) -> bool:
-        """Return whether it stands somewhere in that arena."""
-        return self._native is native and self._turn is not None and self._turn.held
+    def is_in_queue(self) -> bool:
+        """Return whether it stands somewhere."""
+        return self._turn is not None and self._turn.held
+
+    @property
+    def arena(self) -> str:
+        """The name of its arena."""
+        name: str = self._native.owner.name
+        return name
 
     def is_waited_for(self) -> bool:
         """Return whether others of this process wait for its turn to end."""
@@ -141,28 +148,22 @@ class Place:
         lines.look(self._native, turn.unit)
 
 
-def _place_in(native: NativeArena) -> Place | None:
-    """Return the place of the running request, or of one around it, in that arena."""
+def _held() -> Iterator[Place]:
+    """Yield the places that the running request has, and those around it, in whatever arenas; the innermost first."""
     place = _inside.get()
-    while place is not None and not place.is_in_queue_of(native):
+    while place is not None:
+        if place.is_in_queue():
+            yield place
         place = place.around
-    return place
-
-
-def _is_inside_privileged(transaction: Transaction | None) -> bool:
-    """Return whether a transaction around it is the one that others give way to."""
-    while transaction is not None:
-        transaction = transaction.parent
-        if transaction is not None and transaction.privileged:
-            return True
-    return False
 
 
 def leave_early(transaction: Transaction) -> None:
     """Its handler has committed it, and goes on outside of it, for as long as it likes: the next one's turn."""
-    place = _place_in(transaction.arena)
-    if place is not None:
-        place.leave()
+    name = transaction.arena.owner.name
+    for place in _held():
+        if place.arena == name:
+            place.leave()
+            break
 
 
 # -- who would lose --------------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from recoverable import frameworks, outcome, runner
+from recoverable import _registry, frameworks, outcome, runner
 from recoverable.arena import Arena
 from recoverable.callbacks import name_of
 
@@ -76,7 +76,7 @@ def recoverable(
         nested: What a call inside a transaction of the same arena is: a part of that one ("join"; its options decide),
             or a transaction of its own that commits whatever becomes of the outer one ("independent").
         durable: What its caller knows when it returns: "disk": that what it did and saw is on the disk; "journal" or "memory": that
-            it is committed. Default: as its arena has it, `Arena.durability`.
+            it is committed. Default: as its arena has it, `Arena.durability`. A part of a transaction has what that one has.
 
     Returns:
         A coroutine function with the same signature.
@@ -84,6 +84,8 @@ def recoverable(
     Raises:
         TypeError: It is no coroutine function.
         ArenaOptionError: An option can't be.
+        JournalError: `durable` needs a journal, and `arena` was opened without one. Where the arena is only known at the call,
+            that raises it, and runs nothing.
     """
     if arena is not None and not isinstance(arena, Arena):
         raise TypeError(f"arena={arena!r} is no Arena: give what Arena.open() returned, or leave it out")
@@ -121,4 +123,6 @@ def _wrap(fn: Any, arena: Arena | None, options: outcome.Options) -> Any:
     wraps = functools.wraps(fn, updated=("__dict__",) if inspect.isroutine(fn) else ())
     wrapper = wraps(runner.transactional(fn, handler, options, None if arena is None else arena.native))
     wrapper.__qualname__ = handler  # a partial or a callable object has none
+    if arena is not None:
+        _registry.handlers.add(cast("Any", wrapper))
     return wrapper

@@ -23,6 +23,7 @@ __all__ = [
     "ArenaPermissionError",
     "ArenaSystemError",
     "ArenaVersionError",
+    "CapsuleError",
     "CodecError",
     "ConflictError",
     "FaultSyntaxError",
@@ -30,10 +31,12 @@ __all__ = [
     "FeedFullError",
     "FeedMissingError",
     "FeedOverrunError",
+    "HistoryError",
     "InDoubtError",
     "InternalError",
     "JournalError",
     "NoTransactionError",
+    "PastError",
     "RecoverableError",
     "SchemaError",
     "StaleReferenceError",
@@ -228,6 +231,28 @@ class SchemaError(RecoverableError, TypeError):
         self.field = field
 
 
+class PastError(TransactionError):
+    """A write to a state of the past, which can only be read."""
+
+
+class HistoryError(RecoverableError, LookupError):
+    """A state or a commit was asked for that the history does not have, or no longer.
+
+    Attributes:
+        oldest: The number of the oldest commit whose state it has; None: it has none.
+        newest: That of the newest.
+    """
+
+    def __init__(self, message: str, oldest: int | None = None, newest: int | None = None) -> None:
+        super().__init__(message)
+        self.oldest = oldest
+        self.newest = newest
+
+
+class CapsuleError(RecoverableError):
+    """A capsule can't be read, or what is in it can't be replayed here. Nothing was run. The message says what is missing."""
+
+
 class CodecError(RecoverableError, LookupError):
     """Reports a value whose codec is not registered in this process. Other values can be read."""
 
@@ -242,7 +267,17 @@ class _Doomed(BaseException):
 
 
 class _TooLong(_Doomed):
-    """Stops a handler whose step has taken too long: set by the watchdog, and raised by what uses the arena afterwards."""
+    """Stops a handler whose step has taken too long: set by the watchdog, and raised by what uses the arena afterwards.
+
+    Code that runs inside of a step and outside of its block may meet it: what a suspended generator, whose block is open,
+    has given its value to.
+    """
+
+    def __str__(self) -> str:
+        return super().__str__() or (
+            "a step that holds the arena has taken longer than its step_limit, and is stopped here; it can only roll back. Let "
+            "this pass: the block that the step is of ends by a StepTooLongError"
+        )
 
 
 def without_doomed(error: BaseException) -> BaseException:
@@ -252,6 +287,8 @@ def without_doomed(error: BaseException) -> BaseException:
         return StepTooLongError()
     if isinstance(error, BaseExceptionGroup):
         rest = error.split(_Doomed)[1]
+        if rest is None and error.subgroup(_TooLong) is not None:
+            return StepTooLongError()
     elif isinstance(error, _Doomed):
         rest = None
     return rest or ConflictError(
@@ -263,7 +300,7 @@ def without_doomed(error: BaseException) -> BaseException:
 # `enum rcv_error` in recoverable.h, in its order.
 _NOTFOUND, _FULL, _CORRUPT, _VERSION, _PERMISSION, _BUSY, _CONFLICT = -1, -2, -3, -4, -5, -6, -7
 _STALE, _CLOSED, _NOTXN, _MISUSE, _OS, _AGAIN, _BUG, _STRAY, _HELD = -8, -9, -10, -11, -12, -13, -14, -15, -16
-_TOO_LONG, _FEED = -17, -18
+_TOO_LONG, _FEED, _PAST = -17, -18, -19
 
 _KINDS: dict[int, type[BaseException]] = {
     _NOTFOUND: ArenaNotFoundError,
@@ -281,6 +318,7 @@ _KINDS: dict[int, type[BaseException]] = {
     _HELD: _Doomed,
     _TOO_LONG: _TooLong,
     _FEED: FeedFullError,
+    _PAST: PastError,
 }
 
 

@@ -8,6 +8,7 @@ for libraries, an unconfigured structlog gets warnings and errors only, on stand
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["committed_wanted", "log", "settings", "shown"]
+__all__ = ["committed_wanted", "log", "quietly", "settings", "shown"]
 
 _configured = structlog.get_logger("recoverable")  # a proxy: it takes up the configuration at each use
 
@@ -62,6 +63,17 @@ _unconfigured, _nobody = _Unconfigured(), _Nobody()
 
 #: Write nothing: while faults are explored, most of what is told is what they did.
 quiet = False
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Write nothing in the block."""
+    global quiet
+    was, quiet = quiet, True
+    try:
+        yield
+    finally:
+        quiet = was
 
 
 def log() -> Any:

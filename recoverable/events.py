@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from recoverable._native.runtime import Report
-    from recoverable.reports import Recovery
+    from recoverable.reports import Recovery, Restoration
     from recoverable.transaction import Lost
 
 __all__ = [
@@ -32,12 +32,20 @@ __all__ = [
     "arena_not_closed",
     "arena_orphaned",
     "arena_recovered",
+    "capsule_dropped",
     "fault_injected",
     "fault_not_injected",
     "faults_armed",
+    "from_handler",
     "hook_failed",
+    "journal_compacted",
+    "journal_compaction_failed",
+    "journal_damaged",
+    "journal_delayed",
     "journal_restored",
+    "journal_restoring",
     "journal_set_aside",
+    "journal_stopped",
     "request_committed",
     "request_conflict",
     "request_held_up",
@@ -57,16 +65,29 @@ def arena_created(name: str, size: int) -> None:
     log().info("arena.created", arena=name, size=size)
 
 
-def arena_attached(name: str, size: int, processes: int, asked_size: int | None) -> None:
-    """Tell that an existing arena was attached, and whether a size was asked for that it does not have.
+def arena_attached(
+    name: str, size: int, processes: int, asked_size: int | None, *, journaled: bool = False, unjournaled: bool = False
+) -> None:
+    """Tell that an existing arena was attached, and what was asked for that it does not have, or the other way round.
 
     Args:
         name: The arena.
         size: The ceiling that it has, in bytes.
         processes: How many are attached, this one included.
         asked_size: The size asked for where it differs; it was ignored.
+        journaled: Whether it has a journal, from which it would come back as it is.
+        unjournaled: Whether it has one that this process has not named.
     """
-    if asked_size is None:
+    if unjournaled:
+        log().warning(
+            "arena.attached",
+            arena=name,
+            size=size,
+            processes=processes,
+            note="the arena has a journal, and this process has opened it without journal=: it does not write there, nor wait for "
+            "the disk; if it is alone, what it commits is in memory only",
+        )
+    elif asked_size is None:
         log().info("arena.attached", arena=name, size=size, processes=processes)
     else:
         log().warning(
@@ -75,7 +96,10 @@ def arena_attached(name: str, size: int, processes: int, asked_size: int | None)
             size=size,
             processes=processes,
             asked_size=asked_size,
-            note="the arena exists and keeps its size; unlink it first to make it anew",
+            note=f"the arena exists and keeps its size, and its journal does; to have its state in another one: recoverable export "
+            f"{name} FILE --portable; recoverable rm {name}; recoverable import {name} FILE --size SIZE; and a new folder"
+            if journaled
+            else "the arena exists and keeps its size; unlink it first to make it anew",
         )
 
 
@@ -130,15 +154,21 @@ def arena_not_closed(name: str, detail: str) -> None:
     log().warning("arena.not_closed", arena=name, detail=detail)
 
 
-def arena_orphaned(name: str) -> None:
-    """Tell, once in a process, that the arena's name does not lead to it any more."""
+def arena_orphaned(name: str, journal: str | None) -> None:
+    """Tell, once in a process, that the arena's name does not lead to it any more. `journal`: the folder of its, if it has one."""
+    then = (
+        "whoever opens the name now gets another arena, and what is committed here is lost when the last process closes it. "
+        "Take these workers out of service, save the state if it matters, restart them"
+        if journal is None
+        else f"what is committed goes to journal {journal!r} as before, so nobody else can open the name with that. End all of "
+        "these workers, then start new ones, which restore the state from there"
+    )
     log().error(
         "arena.orphaned",
         arena=name,
         detail=(
             f"/dev/shm/recoverable.{name} was removed or replaced while this process has it open. Its state is sound and "
-            "requests go on, but whoever opens the name now gets another arena, and what is committed here is lost when "
-            "the last process closes it. Take these workers out of service, save the state if it matters, restart them"
+            f"requests go on, but {then}"
         ),
     )
 
@@ -185,7 +215,7 @@ def _step(write: Callable[..., None], event: str, name: str, *where: Any) -> Non
 # -- requests -------------------------------------------------------------------------------------------------
 
 
-def _from_handler(trace: TracebackType | None) -> TracebackType | None:
+def from_handler(trace: TracebackType | None) -> TracebackType | None:
     """Return a traceback without our own frames that it begins with."""
     while trace is not None and trace.tb_next and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
         trace = trace.tb_next
@@ -229,6 +259,7 @@ def request_rolled_back(
     error: BaseException | None,
     expected: bool,
     then: str,
+    capsule: str | None = None,
 ) -> None:
     """Tell that a request's writes were undone.
 
@@ -242,11 +273,12 @@ def request_rolled_back(
         error: What it raised, where its traceback is wanted here.
         expected: An answer or a cancellation, not a crash: written as info instead of as a warning.
         then: What comes next: "raise", "retry", "fallback" or "return".
+        capsule: The file that the request is kept in, if it is.
     """
     write = log().info if expected else log().warning
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {} if capsule is None else {"capsule": capsule}
     if error is not None and (then != "raise" or shown(logging.INFO if expected else logging.WARNING)):
-        more["exc_info"] = (type(error), error, _from_handler(error.__traceback__))
+        more["exc_info"] = (type(error), error, from_handler(error.__traceback__))
         if then == "raise":
             with contextlib.suppress(AttributeError, TypeError):  # a class of exceptions may refuse attributes
                 setattr(error, _REPORTED, request_id)
@@ -264,7 +296,15 @@ def request_rolled_back(
 
 
 def request_conflict(
-    name: str, handler: str, report: Report, lost: Lost, attempt: int, request_id: str, *, then: str
+    name: str,
+    handler: str,
+    report: Report,
+    lost: Lost,
+    attempt: int,
+    request_id: str,
+    *,
+    then: str,
+    capsule: str | None = None,
 ) -> None:
     """Tell that a run met a conflict. Info while a re-run follows, a warning when none does.
 
@@ -276,8 +316,10 @@ def request_conflict(
         attempt: Which run of the request it was, from 1.
         request_id: The request's id.
         then: What comes next: "rerun", "raise" or "fallback".
+        capsule: The file that the request is kept in, if it is.
     """
     write = log().info if then == "rerun" else log().warning
+    more = {} if capsule is None else {"capsule": capsule}
     write(
         "request.conflict",
         arena=name,
@@ -289,6 +331,7 @@ def request_conflict(
         attempt=attempt,
         request_id=request_id,
         then=then,
+        **more,
     )
 
 
@@ -309,7 +352,7 @@ def request_held_up(
     Args:
         name: The arena.
         handler: The handler's qualified name.
-        waits_for: "turn", "privilege", "lock" or "feed".
+        waits_for: "turn", "privilege", "lock", "feed" or "disk".
         milliseconds: How long it has waited so far, in all of its runs.
         holder: The handler of whom it waits for, or None: not known.
         pid: That one's process, 0: not known.
@@ -338,53 +381,116 @@ def hook_failed(name: str, handler: str, hook: str, error: BaseException) -> Non
     log().error("after_commit.failed", arena=name, handler=handler, hook=hook, exc_info=error)
 
 
+def capsule_dropped(folder: str, detail: str) -> None:
+    """Tell, once until one is written again, that a request which crashed is not kept. `detail`: why."""
+    log().warning("capsule.dropped", folder=folder, detail=detail)
+
+
 # -- journals -----------------------------------------------------------------------------------------------------------
 
 
-def journal_restored(
-    name: str,
-    folder: str,
-    seq: int,
-    until: str,
-    snapshot: int,
-    commits: int,
-    replayed: int,
-    torn: int,
-    milliseconds: int,
-    epoch: int,
-) -> None:
-    """Tell that an arena's state was restored from its journal, since shared memory had none that could be used.
-
-    Args:
-        name: The arena.
-        folder: The journal's.
-        seq: The number of the last commit that it has.
-        until: When that was, in UTC.
-        snapshot: The number of the last commit of the snapshot that it began with.
-        commits: How many were replayed after that.
-        replayed: How many bytes of them.
-        torn: Bytes of a last batch that was not finished: nobody was told that those commits are durable.
-        milliseconds: How long it took.
-        epoch: That began with it.
-    """
+def journal_restored(name: str, folder: str, report: Restoration) -> None:
+    """Tell that an arena's state was restored from its journal, since shared memory had none that could be used."""
     log().warning(
         "journal.restored",
         arena=name,
         journal=folder,
+        seq=report.seq,
+        until=report.at.isoformat(),
+        snapshot=report.snapshot,
+        commits=report.commits,
+        bytes=report.bytes,
+        torn=report.torn,
+        milliseconds=report.milliseconds,
+        epoch=report.epoch,
+        damaged=len(report.damaged),
+    )
+
+
+def journal_damaged(name: str, folder: str, detail: str) -> None:
+    """Tell that a restore has passed over a damaged snapshot for an older one. `detail`: which, and what was found."""
+    log().warning("journal.damaged", arena=name, journal=folder, detail=detail)
+
+
+def journal_restoring(name: str, folder: str, doing: str, done: int, total: int, milliseconds: int) -> None:
+    """Tell how far a long restore is.
+
+    Args:
+        name: The arena.
+        folder: The journal's.
+        doing: What has been done with so many bytes: `copied` of the snapshot, `replayed` of commits; or `waited for`, where
+            another process restores, and has made so many.
+        done: How many bytes.
+        total: Of how many; 0: not known.
+        milliseconds: Since it began.
+    """
+    log().warning(
+        "journal.restoring",
+        arena=name,
+        journal=folder,
+        doing=doing,
+        bytes=done,
+        total=total,
+        milliseconds=milliseconds,
+    )
+
+
+def journal_compacted(
+    name: str,
+    folder: str,
+    seq: int | None,
+    commits: int,
+    replayed: int,
+    snapshots: int,
+    files: int,
+    freed: int,
+    milliseconds: int,
+) -> None:
+    """Tell that a journal was compacted.
+
+    Args:
+        name: The arena.
+        folder: The journal's.
+        seq: The number of the last commit of the snapshot that was made; None: there was nothing new for one.
+        commits: How many were replayed for it.
+        replayed: How many bytes of them.
+        snapshots: How many older ones were dropped.
+        files: How many files of commits were dropped.
+        freed: Bytes of both.
+        milliseconds: How long it took.
+    """
+    log().info(
+        "journal.compacted",
+        arena=name,
+        journal=folder,
         seq=seq,
-        until=until,
-        snapshot=snapshot,
         commits=commits,
         bytes=replayed,
-        torn=torn,
+        snapshots=snapshots,
+        files=files,
+        freed=freed,
         milliseconds=milliseconds,
-        epoch=epoch,
     )
+
+
+def journal_compaction_failed(name: str, folder: str, detail: str, again: int) -> None:
+    """Tell that a journal could not be compacted, so that it grows. `again`: seconds, after which it is tried again."""
+    log().warning("journal.compaction_failed", arena=name, journal=folder, detail=detail, again=again)
 
 
 def journal_set_aside(name: str, folder: str, aside: str) -> None:
     """Tell that an arena in shared memory was behind its journal and is not used: it lies at `aside` until somebody deletes it."""
     log().warning("journal.set_aside", arena=name, journal=folder, aside=aside)
+
+
+def journal_stopped(name: str, folder: str, detail: str) -> None:
+    """Tell that a flush has failed, or the folder has gone: nothing more becomes durable until the next start. `detail`: why."""
+    log().error("journal.stopped", arena=name, journal=folder, detail=detail)
+
+
+def journal_delayed(name: str, folder: str, detail: str) -> None:
+    """Tell that nothing can be written, of a full disk say, and that it is tried again until it can. `detail` says why."""
+    log().warning("journal.delayed", arena=name, journal=folder, detail=detail)
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import sysconfig
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
+    from types import CodeType, FrameType
 
 __all__ = ["awaited", "caller", "calls", "innermost", "line_of", "stack"]
 
@@ -56,19 +55,20 @@ def stack(top: FrameType | None) -> list[FrameType]:
 def innermost(frames: list[FrameType]) -> FrameType | None:
     """Return the innermost frame outside of Python's own library and of this one; if there is none, the innermost of all."""
     for frame in reversed(frames):
-        file = frame.f_code.co_filename
-        if not file.startswith((_OURS, "<frozen")) and not (file.startswith(_LIBRARY) and _OTHERS not in file):
+        if _is_the_programs(frame.f_code):
             return frame
     return frames[-1] if frames else None
 
 
-def caller() -> str:
-    """Return the name of the program's function that runs in this thread."""
-    try:
-        found = innermost(stack(sys._getframe(1)))
-    except ValueError:  # no Python code runs
-        found = None
-    return "(unknown)" if found is None else found.f_code.co_qualname
+def _is_the_programs(code: CodeType) -> bool:
+    file = code.co_filename
+    return not file.startswith((_OURS, "<frozen")) and not (file.startswith(_LIBRARY) and _OTHERS not in file)
+
+
+def caller(running: list[CodeType]) -> str:
+    """Return the name of the program's function among those that run in a thread, the innermost first."""
+    found = next(filter(_is_the_programs, running), running[0] if running else None)
+    return "(unknown)" if found is None else found.co_qualname
 
 
 def line_of(frame: FrameType | None) -> str | None:

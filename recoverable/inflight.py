@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from recoverable import _registry, frames
 from recoverable._native import _notes
-from recoverable._native.runtime import own_thread, own_threads_forked
+from recoverable._native.runtime import own_threads_forked
+from recoverable._threads import OwnThread
 from recoverable.errors import RecoverableError
 from recoverable.reports import Request
 from recoverable.waits import SpotName, waiting, whole
@@ -246,13 +247,8 @@ class Listener:
     def __init__(self, native: NativeArena) -> None:
         self._native = native
         self._on = True
-        self._thread = threading.Thread(target=self._run, name="recoverable-requests", daemon=True)
-        own_thread(1)
-        try:
-            self._thread.start()
-        except RuntimeError:
-            own_thread(-1)
-            raise
+        self._thread = OwnThread(target=self._run, name="recoverable-requests", daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         native = self._native
@@ -265,7 +261,6 @@ class Listener:
                     requests = here(native)
                 native.tell([_written(each) for each in requests[:_MOST]], len(requests))
         finally:
-            own_thread(-1)
             native.listen(False)
 
     def _goes_on(self) -> bool:

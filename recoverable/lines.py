@@ -38,11 +38,13 @@ class Wait(NamedTuple):
         is_over: Returns whether it is there.
         end: By `time.monotonic()`: when it is not waited for any longer.
         is_elsewhere: Returns whether it depends on others than this process.
+        rank: Who has a lower one stands before it, whenever it came.
     """
 
     is_over: Callable[[], bool]
     end: float
     is_elsewhere: Callable[[], bool]
+    rank: int
 
 
 class _Line:
@@ -57,8 +59,11 @@ class _Line:
         self.waiting: dict[asyncio.Future[bool], Wait] = {}
 
     def add(self, future: asyncio.Future[bool], what: Wait) -> None:
-        """Have somebody wait, behind the others."""
+        """Have somebody wait, behind those who came before."""
+        last = next(reversed(self.waiting.values())).rank if self.waiting else what.rank
         self.waiting[future] = what
+        if what.rank < last:  # it has left the line for a moment
+            self.waiting = dict(sorted(self.waiting.items(), key=lambda each: each[1].rank))
         self._soonest = min(self._soonest, what.end)
 
     def look(self) -> None:
@@ -106,8 +111,9 @@ class _Line:
 
     def stop(self) -> None:
         """Nobody waits any longer."""
-        if self._timer is not None:
-            self._timer.cancel()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
 
 async def wait(
@@ -116,6 +122,7 @@ async def wait(
     is_over: Callable[[], bool],
     seconds: float,
     is_elsewhere: Callable[[], bool] = lambda: True,
+    rank: int = 0,
 ) -> bool:
     """Wait in the running loop's line for that thing, for about so long at most: return whether it is over."""
     if is_over():
@@ -124,13 +131,13 @@ async def wait(
     lines: dict[asyncio.AbstractEventLoop, _Line] = native.lines.setdefault(what, {})
     line = lines.get(loop) or _new_line(native, lines, loop)
     future: asyncio.Future[bool] = loop.create_future()
-    line.add(future, Wait(is_over, time.monotonic() + seconds, is_elsewhere))
     try:
-        if len(line.waiting) == 1:
+        line.add(future, Wait(is_over, time.monotonic() + seconds, is_elsewhere, rank))
+        if next(iter(line.waiting)) is future:
             line.look()
         return await future
     finally:
-        del line.waiting[future]
+        line.waiting.pop(future, None)  # a signal's handler may have raised before it was there
         if line.waiting:
             line.look()
         else:

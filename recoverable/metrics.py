@@ -25,7 +25,7 @@ except ImportError as error:
         "recoverable.metrics needs prometheus_client, which is not installed: pip install 'recoverable[prometheus]'"
     ) from error
 
-from recoverable import _registry, events, inflight
+from recoverable import _registry, events, feed_state, inflight
 from recoverable._native import _core, _counts, _policies
 from recoverable._native.runtime import BOUNDS, meter
 from recoverable.lock_times import BOUNDS as LOCK_BOUNDS
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from recoverable._native.runtime import TallyReport
+    from recoverable.feed_state import FeedState
 
 __all__ = ["OTHER", "register", "setup"]
 
@@ -68,6 +69,14 @@ _REQUESTS: Final = (
         "Requests that stand at hot spots, of all processes: those whose turn it is, and those that wait.",
     ),
     ("longest_queue", "Those of them in the longest queue."),
+)
+
+# By arena and sink, with the attribute.
+_SINKS: Final = (
+    ("lag_commits", "commits", "Commits that the sink has not taken yet, at most: numbers have gaps."),
+    ("lag_bytes", "bytes", "Bytes of them."),
+    ("lag_seconds", "seconds", "For how long the first of them has waited."),
+    ("lost", "lost", "1: it has missed something, or has failed."),
 )
 
 
@@ -116,6 +125,54 @@ class _Families:
             "For how long the arena's lock has been held by now, if that is long, else 0.",
             labels=["arena"],
         )
+        self.feed = {
+            "size": GaugeMetricFamily("recoverable_feed_size_bytes", "The feed's ring.", labels=["arena"]),
+            "used": GaugeMetricFamily(
+                "recoverable_feed_used_bytes", "Commits in it that a required sink has not taken.", labels=["arena"]
+            ),
+        }
+        self.sinks = {
+            field: GaugeMetricFamily(f"recoverable_sink_{name}", text, labels=["arena", "sink"])
+            for name, field, text in _SINKS
+        }
+        self.flushes = HistogramMetricFamily(
+            "recoverable_journal_flush_seconds",
+            "What writing a batch of commits to the journal and waiting for the disk took, by all processes.",
+            labels=["arena"],
+        )
+        self.written: dict[str, CounterMetricFamily | GaugeMetricFamily] = {
+            "commits": CounterMetricFamily("recoverable_journal_commits", "Commits in them.", labels=["arena"]),
+            "bytes": CounterMetricFamily("recoverable_journal_bytes", "Bytes of these.", labels=["arena"]),
+            "at": GaugeMetricFamily(
+                "recoverable_journal_flushed_timestamp_seconds", "When the last flush ended.", labels=["arena"]
+            ),
+        }
+        self.failing = GaugeMetricFamily(
+            "recoverable_journal_failing",
+            "1: nothing becomes durable: of a full disk until there is room (delayed), or for good (stopped).",
+            labels=["arena", "how"],
+        )
+        self.in_doubt = CounterMetricFamily(
+            "recoverable_requests_in_doubt",
+            "Requests of this process that were answered by an InDoubtError: committed, or seen, and not known to be on the disk.",
+            labels=["arena"],
+        )
+        self.capsules = CounterMetricFamily(
+            "recoverable_capsules",
+            "Requests of this process that have crashed, by what became of their capsules: written or dropped.",
+            labels=["arena", "result"],
+        )
+        self.snapshot = {
+            "at": GaugeMetricFamily(
+                "recoverable_journal_snapshot_timestamp_seconds",
+                "When the last commit of the last snapshot was.",
+                labels=["arena"],
+            ),
+            "bytes": GaugeMetricFamily("recoverable_journal_snapshot_bytes", "What that takes.", labels=["arena"]),
+        }
+        self.durability = GaugeMetricFamily(
+            "recoverable_journal_durability", "1: what an answer of this process means.", labels=["arena", "level"]
+        )
         self.requests = {
             name: GaugeMetricFamily(f"recoverable_{name}", text, labels=["arena"]) for name, text in _REQUESTS
         }
@@ -133,6 +190,9 @@ class _Families:
         yield from (self.held, self.waited, self.running)
         yield from self.requests.values()
         yield from self.arenas.values()
+        yield from (*self.feed.values(), *self.sinks.values(), self.flushes, *self.written.values(), self.failing)
+        yield from (self.in_doubt, self.capsules)
+        yield from (*self.snapshot.values(), self.durability)
 
     def add_arena(self, name: str, stats: dict[str, int], lock: LockTimes) -> None:
         """Add what an arena tells about itself."""
@@ -142,6 +202,25 @@ class _Families:
             buckets = list(zip(_LOCK_LE, itertools.accumulate(times.classes), strict=True))
             histogram.add_metric([name], buckets, times.seconds)
         self.running.add_metric([name], lock.running)
+
+    def add_feed(self, name: str, feed: FeedState) -> None:
+        """Add how far its feed and its journal are."""
+        for field, family in self.feed.items():
+            family.add_metric([name], getattr(feed, field))
+        for sink in feed.sinks:
+            for field, family in self.sinks.items():
+                family.add_metric([name, sink.name], getattr(sink, field))
+        flushes = feed.flushes
+        if flushes is not None:
+            buckets = list(zip(_LOCK_LE, itertools.accumulate(flushes.classes), strict=True))
+            self.flushes.add_metric([name], buckets, flushes.seconds)
+            for field, written in self.written.items():
+                written.add_metric([name], getattr(flushes, field))
+            for how in ("delayed", "stopped"):
+                self.failing.add_metric([name, how], getattr(flushes, how) is not None)
+        if feed.snapshot is not None:
+            for field, family in self.snapshot.items():
+                family.add_metric([name], getattr(feed.snapshot, field))
 
     def add_requests(self, name: str, ages: list[float], queues: tuple[int, int]) -> None:
         """Add what is in flight, by its ages, and how many wait for their turns: in all, and in the longest queue."""
@@ -186,9 +265,19 @@ class _Collector:
             for segment in _registry.all_open():
                 lock = LockTimes.of(_counts.lock_times(segment.native))
                 families.add_arena(segment.name, _counts.stats(segment.native), lock)
+                if (feed := feed_state.of(segment.native)) is not None:
+                    families.add_feed(segment.name, feed)
+                journal = segment.native.journal
+                families.in_doubt.add_metric([segment.name], 0 if journal is None else journal.doubts)
+                if (capsules := segment.native.capsules) is not None:
+                    for result in ("written", "dropped"):
+                        families.capsules.add_metric([segment.name, result], getattr(capsules, result))
+                if journal is not None:
+                    for level, holds in (("disk", segment.native.gated), ("journal", not segment.native.gated)):
+                        families.durability.add_metric([segment.name, level], bool(holds))
                 families.add_requests(segment.name, inflight.ages(segment.native), segment.native.queues())
                 if _core.take_orphan(segment.native):
-                    events.arena_orphaned(segment.name)
+                    events.arena_orphaned(segment.name, None if journal is None else journal.path)
                 tallies = segment.native.read_tallies()
                 for handler, tally in tallies.items():
                     families.add_handler([segment.name, OTHER if handler is None else handler], tally)

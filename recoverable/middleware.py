@@ -40,7 +40,7 @@ from recoverable.errors import (
 )
 from recoverable.web import WebAdapter
 
-__all__ = ["adopt", "leaving", "of", "refusal", "watch"]
+__all__ = ["adopt", "call_handler", "leaving", "of", "refusal", "watch"]
 
 Handler: TypeAlias = Callable[[Any], Awaitable[Any]]
 
@@ -100,7 +100,9 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
             if not every or (inside and current_transaction(native) is not None):
                 return await handler(request)
             name = callbacks.name_of(adapter.function(request))
-            return await runner.transactional(_call, name, outcome.DEFAULT, native, joins=False)(handler, request)
+            return await runner.transactional(call_handler, name, outcome.DEFAULT, native, joins=False)(
+                handler, request
+            )
         except _FAILURES as error:
             if inside:
                 raise
@@ -113,7 +115,8 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
     return recoverable_middleware
 
 
-async def _call(handler: Handler, request: Any) -> Any:
+async def call_handler(handler: Handler, request: Any) -> Any:
+    """Do all of a request's handling, where that is one transaction."""
     return await handler(request)  # what a handler gives may be awaitable, but no coroutine
 
 

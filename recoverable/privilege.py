@@ -4,6 +4,9 @@ The core says who is to wait (`privilege.c`); here is how, without stopping the 
 
 No line (`lines.py`) serves for this: a line looks on behalf of its first alone, while each of these waits for something of its
 own: one commit may go ahead where the one before it still has to wait. And the core says when the privileged run has ended.
+
+Who is inside a privileged run waits for none here, unless that run is of an arena whose name comes first. So no two wait for each
+other.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ import types
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from typing import TYPE_CHECKING
 
+from recoverable._native.runtime import current_transaction
 from recoverable.waits import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from recoverable._native.runtime import Transaction
 
-__all__ = ["give_way", "take", "wake_all"]
+__all__ = ["around", "give_way", "take", "wake_all"]
 
 _POLL = 0.005  # seconds between two looks: at another process, and at a run that may be lost without having ended
 
@@ -40,9 +44,29 @@ async def give_way(transaction: Transaction) -> None:
     await _wait(transaction, transaction.must_wait)
 
 
+def around(transaction: Transaction | None) -> Iterator[Transaction]:
+    """Yield the privileged runs, of whatever arenas, that a transaction which is to wait here is inside of."""
+    seen: set[Transaction | None] = {None, transaction}
+    left = {current_transaction()}
+    if transaction is not None:
+        left |= {transaction.parent, transaction.around}
+    while left := left - seen:  # coroutines that drive each other by turns are around each other
+        each = left.pop()
+        assert each is not None
+        seen.add(each)
+        if each.privileged and each.state == "active":  # else others wait for it no more, however long its code goes on
+            yield each
+        left |= {each.parent, each.around}
+
+
+def _may_wait(transaction: Transaction) -> bool:
+    name = transaction.arena.owner.name
+    return all(each.arena.owner.name < name for each in around(transaction))
+
+
 async def _wait(transaction: Transaction, needed: Callable[[], bool]) -> None:
     """Wait while it is needed: for one privileged run as long as the core says, for several at most `busy_timeout`."""
-    if needed():
+    if needed() and _may_wait(transaction):
         with waiting(transaction, "privilege"):
             await _wait_while(transaction, needed)
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from recoverable.feed_state import FeedState
     from recoverable.lock_times import LockTimes
 
-__all__ = ["HotSpot", "Recovery", "Request", "Stats", "VerifyReport", "WorkingSet"]
+__all__ = ["HotSpot", "Recovery", "Request", "Restoration", "Stats", "VerifyReport", "WorkingSet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,32 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Restoration:
+    """What was restored from a journal, since shared memory had no state that could be used.
+
+    Attributes:
+        seq: The number of the last commit that it has.
+        at: When that was, in UTC.
+        snapshot: The number of the last commit of the snapshot that it began with.
+        commits: How many were replayed after that, and `bytes` of them.
+        torn: Bytes of a last batch that was not finished: nobody was told that those commits are durable.
+        milliseconds: How long it took.
+        epoch: How often the state was restored so far.
+        damaged: What was found of newer snapshots that are damaged and were passed over: a sentence each, with the file.
+    """
+
+    seq: int
+    at: datetime
+    snapshot: int
+    commits: int
+    bytes: int
+    torn: int
+    milliseconds: int
+    epoch: int
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A request in flight: from the moment when its handler is first awaited until its transaction has ended.
 
@@ -54,11 +83,11 @@ class Request:
             Python's library nor in this one; None: it is between two runs, or about to commit.
         running: Whether that code runs, and does not await.
         waits_for: What it waits for: "turn", at a hot spot; "privilege", the end of a privileged run; "lock"; "feed", room in it;
-            None: for nobody.
+            "disk", that what it did and saw is there; None: for nobody.
         waited: Seconds that it has waited for others so far, in all.
         holder: The handler that it waits for, or None: it waits for nobody, or the name is not known.
         holder_process: The process of that handler. 0: it waits for nobody; whoever was ahead has just gone or died, and it goes
-            on in a moment; it waits for room in the feed, which no handler holds; or another process is attaching.
+            on in a moment; it waits for room in the feed or for the disk, which no handler holds; or another process is attaching.
         path: The container whose hot spot it waits at, or None.
         key: The part of it, or None.
         what: "request"; "block", a `with arena.transaction():` outside of any request; or "access".
@@ -151,6 +180,11 @@ class Stats:
         hot_spots: Where conflicts were lost more often than elsewhere, the most frequent first.
         lock: For how long the lock was held and waited for, by all processes since the arena was made.
         faults: Faults injected into this process, in all of its arenas: 0 unless somebody has asked for some.
+        in_doubt: Requests of this process that were answered by an `InDoubtError`.
+        capsules: Requests of this process that have crashed and were kept, by the `Capsules` of this arena.
+        capsules_dropped: Those that were not: they came too fast, or the folder can't be written to.
+        feed: How far its feed, the feed's sinks and its journal are; None: it was made without a feed.
+        durability: What an answer of this process means, as `arena.durability`.
     """
 
     size: int
@@ -194,6 +228,11 @@ class Stats:
     hot_spots: tuple[HotSpot, ...]
     lock: LockTimes
     faults: int
+    in_doubt: int
+    capsules: int
+    capsules_dropped: int
+    feed: FeedState | None
+    durability: str
 
     @property
     def traps_avoided(self) -> int:

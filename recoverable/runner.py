@@ -17,10 +17,10 @@ import functools
 import inspect
 import types
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from recoverable import _registry, completion, event_log, lockwait, outcome, privilege, waits, web
+from recoverable import _registry, completion, event_log, feedwait, lockwait, outcome, privilege, waits, web
 from recoverable._native.runtime import Handler as NativeHandler
 from recoverable._native.runtime import (
     NativeArena,
@@ -112,6 +112,7 @@ class _Course:
     lost: Lost | None = None
     place: Place | None = None
     habit: Habit | None = None
+    earlier: list[dict[str, Any]] = field(default_factory=list)  # runs, for a capsule
 
     async def stand(self, transaction: Transaction, lost: Spot | None) -> None:
         """Wait for the turn to run where its handler always loses, or else where it has lost itself."""
@@ -179,9 +180,12 @@ async def _run_inside(outer: Transaction, call: _Call[T]) -> T:
         )
     own = transactional(call.fn, call.handler, call.options, outer.arena, joins=False, parent=outer)
     try:
-        return await own(*call.args, **call.kwargs)
-    finally:
-        outer.remount()
+        result = await own(*call.args, **call.kwargs)
+    except BaseException as error:
+        outer.remount(error)
+        raise
+    outer.remount()
+    return result
 
 
 # -- after a run that raised ------------------------------------------------------------------------------------------
@@ -227,7 +231,9 @@ async def _go_on_after(
         if limit.end() and isinstance(failure, asyncio.CancelledError):
             failure = _late(call, course, failure)
         if options.fallback is not None and isinstance(failure, Exception) and not web.is_answer(failure):
-            return await _fall_back(call, options, transaction.request, failure)  # type: ignore[no-any-return]
+            return await _fall_back(call, options, transaction, transaction.request, failure)  # type: ignore[no-any-return]
+        if course.lost is not None and isinstance(failure, TimeoutError):
+            await completion.told(transaction, options)  # it says to whom it has lost
         raise failure
     finally:
         del failure  # it refers to this frame
@@ -286,15 +292,20 @@ async def _go_on(
                 elif lost is not None and facts.beaten and then != "rerun":
                     why = why if conflicts <= options.max_conflicts else None
                     failure = conflict_error(call.handler, lost, transaction.attempt, why)
+                capsule = None
+                if transaction.arena.capsules is not None and not goes_on:
+                    request_id = request_id or waits.request_id(transaction)
+                    capsule = _kept(transaction, call, failure, request_id, course, then, lost)
                 if (transaction.touched or then != "raise") and not goes_on:
                     request_id = request_id or waits.request_id(transaction)
-                    completion.rolled_back(transaction, failure, request_id, then, report, lost)
+                    completion.rolled_back(transaction, failure, request_id, then, report, lost, capsule)
 
                 if then == "raise":
+                    await completion.seen(transaction, options, failure)
                     raise failure
                 if then == "fallback":
                     course.leave()
-                    return await _fall_back(call, options, before, failure)  # type: ignore[no-any-return]
+                    return await _fall_back(call, options, transaction, before, failure)  # type: ignore[no-any-return]
 
                 if facts.conflicted:
                     await course.stand(transaction, spot_of(report))
@@ -330,6 +341,27 @@ async def _go_on(
     finally:
         course.leave()
         del failure  # it refers to this frame
+
+
+def _kept(
+    transaction: Transaction,
+    call: _Call[Any],
+    failure: BaseException,
+    request_id: str,
+    course: _Course,
+    then: outcome.Action,
+    lost: Lost | None,
+) -> str | None:
+    """Have a request that has crashed kept; return the name of the capsule's file, or None."""
+    capsules = transaction.arena.capsules
+    if then in ("rerun", "retry"):
+        capsules.earlier(course.earlier, transaction, failure, lost)
+        return None
+    if web.is_answer(failure):
+        return None
+    late = completion.is_late(transaction, failure)
+    run = (call.fn, call.args, call.kwargs)
+    return capsules.crashed(transaction, run, failure, request_id, course.earlier, late=late)  # type: ignore[no-any-return]
 
 
 def _facts(
@@ -380,14 +412,23 @@ async def _end_of(failure: BaseException) -> BaseException:
     return asyncio.CancelledError()
 
 
-async def _fall_back(call: _Call[Any], options: outcome.Options, before: Before | None, failure: BaseException) -> Any:
+async def _fall_back(
+    call: _Call[Any], options: outcome.Options, transaction: Transaction, before: Before | None, failure: BaseException
+) -> Any:
     assert options.fallback is not None
     web.why_no_rerun(before, call.args, call.kwargs)
-    value = options.fallback(failure, *call.args, **call.kwargs)
-    if inspect.isawaitable(value):
-        value = await value
-    if web.comes_too_late(value, before):
-        raise failure
+    try:
+        value = options.fallback(failure, *call.args, **call.kwargs)
+        if inspect.isawaitable(value):
+            value = await value
+        if web.comes_too_late(value, before):
+            raise failure
+    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
+        raise
+    except BaseException:
+        await completion.told(transaction, options)
+        raise
+    await completion.told(transaction, options)
     return value
 
 
@@ -402,7 +443,8 @@ async def commit_early() -> None:
     """
     for transaction in transactions_here():
         await lockwait.before_commit(transaction)
-        transaction.commit_early()
+        while not transaction.commit_early():
+            await lockwait.before_commit(transaction)
         leave_early(transaction)
         if transaction.limit is not None:
             transaction.limit.end()
@@ -429,4 +471,5 @@ set_upcalls(
     log_settings=event_log.settings(),
     too_long=too_long,
     tell_late=waits.tell_late,
+    room_here=feedwait.room_here,
 )

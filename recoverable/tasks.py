@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections.abc import Awaitable, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Collection, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from recoverable._native.runtime import Transaction, current_transaction, part
+from recoverable._native.runtime import Transaction, current_transaction, part, stops_around
 from recoverable.errors import ConflictError, StepTooLongError, _Doomed, _TooLong
 
 __all__ = ["TaskGroup", "gather", "wait_for"]
@@ -64,8 +64,11 @@ async def gather(*aws: Awaitable[Any], return_exceptions: bool = False) -> list[
     return results
 
 
-def _stop(transaction: Transaction, ends: Iterable[Any]) -> None:
-    """Stop the handler, too, where a part has ended with the conflict that has doomed their transaction."""
+def _stop(transaction: Transaction, ends: Collection[Any]) -> None:
+    """Stop the handler, too, where a part has ended with what has doomed their transaction, or stops a step around all this."""
+    for end in ends:
+        if isinstance(end, BaseException) and stops_around(end, transaction):
+            raise end
     if transaction.state == "doomed" and any(
         isinstance(end, (ConflictError, StepTooLongError, _Doomed)) for end in ends
     ):
@@ -89,6 +92,8 @@ async def _run(aw: Awaitable[T], transaction: Transaction) -> T:
     try:
         return await part(aw if asyncio.iscoroutine(aw) else _await(aw), transaction)
     except _TooLong as stopped:
+        if not transaction.late and stops_around(stopped, transaction):
+            raise
         raise StepTooLongError().with_traceback(stopped.__traceback__) from None
     except _Doomed:  # the task may be awaited by anybody
         raise ConflictError(

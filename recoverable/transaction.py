@@ -29,6 +29,7 @@ from recoverable._native.runtime import (
     Transaction,
     TransactionBlock,
     current_transaction,
+    stops_around,
 )
 from recoverable.callbacks import name_of, run_hooks_now
 from recoverable.errors import (
@@ -37,6 +38,7 @@ from recoverable.errors import (
     ArenaFullError,
     ConflictError,
     NoTransactionError,
+    StepTooLongError,
     TransactionError,
     _Doomed,
     _TooLong,
@@ -155,8 +157,12 @@ def end_block(
             ) from error
         return
     native = transaction.arena
-    stopped = isinstance(error, _Doomed)
-    ours = stopped and transaction.state == "doomed"
+    kept, rest = error.split(_Doomed) if isinstance(error, BaseExceptionGroup) else (None, None)  # by a group of tasks
+    cause = error if kept is None else rest
+    stopped = isinstance(error, _Doomed) or kept is not None
+    late = transaction.late and (isinstance(error, Exception) or kept is not None)  # whatever its code has made of that
+    around = stops_around(error, transaction)
+    ours = stopped and transaction.state == "doomed" and (transaction.late or not around)
     try:
         if failed is not None:
             raise failed
@@ -168,6 +174,8 @@ def end_block(
         report_arena_failure(transaction, trouble)
         raise
     except _Doomed as doomed:
+        if transaction.state == "committed" or stops_around(doomed, transaction):  # another's, which came in between
+            raise
         raise _lost_block(transaction, doomed) from None
     finally:
         transaction.leave()
@@ -175,9 +183,11 @@ def end_block(
             native.owner._report_found()
     if error is None:
         run_hooks_now(transaction)
+    elif late:
+        raise too_long(transaction, error) from (None if isinstance(error, StepTooLongError) else cause)
     elif ours:
-        raise _lost_block(transaction, error) from None
-    elif stopped:
+        raise _lost_block(transaction, error) from rest
+    elif stopped and not around:
         raise without_doomed(error) from None
     else:
         report_arena_failure(transaction, error)

@@ -1,4 +1,4 @@
-"""What requests wait for on behalf of others: their turn at a hot spot, a privileged run, the lock.
+"""What requests wait for on behalf of others: their turn at a hot spot, a privileged run, the lock; room in the feed, the disk.
 
 What we want: whoever runs a server is told which request is held up, by whom, and how long already, while it still waits;
 and can ask at any moment. A request that waits for nobody pays nothing, and no request fails because of what is told of it.
@@ -26,23 +26,26 @@ from asyncio import _get_running_loop as running_loop  # returns None outside a 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from recoverable import events, web
-from recoverable._native.runtime import late, unit_of, whole_of
+from recoverable._native.runtime import Wait, late, unit_of, whole_of
+from recoverable.frames import caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from recoverable._native.runtime import NativeArena, Transaction
 
 __all__ = ["Kind", "Spot", "SpotName", "note_spot", "request_id", "tell_held_up", "tell_late", "waiting", "whole"]
 
 #: What is waited for.
-Kind: TypeAlias = Literal["turn", "privilege", "lock", "feed"]
+Kind: TypeAlias = Literal["turn", "privilege", "lock", "feed", "disk"]
 #: The container's id, the kind and the argument of a unit.
 Spot: TypeAlias = tuple[int, int, int]
 
 _LOOK: Final = 0.025  # seconds between two looks at those who wait
 _SPOTS: Final = 1024  # whose names are kept for an arena; the oldest goes
+
+#: What no handler holds.
+_NOBODYS: Final = ("feed", "disk")
 
 _Holder: TypeAlias = tuple[int, str]
 
@@ -86,18 +89,18 @@ def note_spot(native: NativeArena, spot: Spot | None, path: str | None, key: str
 # -- who waits ----------------------------------------------------------------------------------------------------------------
 
 
-class waiting:  # noqa: N801 -- reads as a statement
+class waiting(Wait):  # noqa: N801 -- reads as a statement
     """While the block runs, the request of a transaction waits for others.
 
     Args:
         transaction: A transaction of that request; it may have ended. None: nobody asks for it.
         kind: What for.
         holder: Returns whom it waits for, a process and its handler, at this moment; None for the one who has the lock, or the
-            privilege.
+            privilege, and for nobody.
         unit: The spot whose turn it is for.
     """
 
-    __slots__ = ("_context", "_holder", "_known", "_loop", "kind", "transaction", "unit")
+    __slots__ = ("_context", "_holder", "_known", "kind", "unit")
 
     def __init__(
         self,
@@ -106,34 +109,21 @@ class waiting:  # noqa: N801 -- reads as a statement
         holder: Callable[[], _Holder | None] | None = None,
         unit: int = 0,
     ) -> None:
-        self.transaction = None if transaction is None else whole(transaction)
+        self.transaction = transaction if transaction is None or transaction.parent is None else whole(transaction)
         self.kind = kind
         self.unit = unit
         self._holder = holder
         self._known: _Holder | None = None  # the last one it is known to have waited for
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._context: contextvars.Context | None = None
 
-    def __enter__(self) -> waiting:
-        if self.transaction is not None:
-            self._context = contextvars.copy_context()
-            self._loop = running_loop()
+    def _begin(self) -> set[waiting]:
+        """Find out what is known when it begins, and which list it is to be on."""
+        assert self.transaction is not None
+        native, self.loop = self.transaction.arena, running_loop()
+        self._context = contextvars.copy_context()
+        if self.kind not in _NOBODYS:
             self.holder()
-            _of_loop(self.transaction.arena, self._loop).add(self)
-            self.transaction.begin_wait()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.transaction is None:
-            return
-        waits = self.transaction.arena.waits.get(self._loop)
-        if waits is not None:
-            waits.discard(self)
-            if not waits and self._loop is None:
-                self.transaction.arena.waits.pop(None, None)  # another thread may have done so
-        self._tell_if(self.transaction.end_wait())
+        return native.waits.get(self.loop) or _of_loop(native, self.loop)
 
     @property
     def seconds(self) -> float:
@@ -143,6 +133,8 @@ class waiting:  # noqa: N801 -- reads as a statement
     def holder(self) -> _Holder | None:
         """Return process and handler of whom it waits for, as far as known: 0, "" where not; None: nobody any more."""
         assert self.transaction is not None
+        if self.kind in _NOBODYS:
+            return None
         native, known = self.transaction.arena, self._known
         if self._holder is not None:
             now = self._holder()
@@ -169,11 +161,11 @@ class waiting:  # noqa: N801 -- reads as a statement
             return
         transaction.wait_told = True
         told = (transaction, self.kind, seconds, self.holder() or self._known, self.place())
-        if self._loop is None:  # driven by hand
+        if self.loop is None:  # driven by hand
             _tell(*told)
-        elif not self._loop.is_closed():  # else the collector closes what waited when it ended
+        elif not self.loop.is_closed():  # else the collector closes what waited when it ended
             assert self._context is not None
-            self._loop.call_soon(_tell, *told, context=self._context)
+            self.loop.call_soon(_tell, *told, context=self._context)
 
 
 def _of_loop(native: NativeArena, loop: asyncio.AbstractEventLoop | None) -> set[waiting]:
@@ -193,9 +185,11 @@ def _look(native: NativeArena, loop: asyncio.AbstractEventLoop) -> None:
     if not waits or native.closed:
         native.waits.pop(loop, None)
         return
-    for each in list(waits):
-        each.look()
-    loop.call_later(_LOOK, _look, native, loop)
+    try:
+        for each in list(waits):
+            each.look()
+    finally:  # a signal's handler may raise, and the loop go on
+        loop.call_later(_LOOK, _look, native, loop)
 
 
 # -- telling ----------------------------------------------------------------------------------------------------------------
@@ -228,8 +222,8 @@ def tell_held_up(native: NativeArena) -> None:
     """Tell of those whose threads have stood still for the lock."""
     with contextlib.ExitStack() as rest:  # if the program's log pipeline raises, the others are told of all the same
         for who, seconds, holder in reversed(native.take_untold()):
-            if isinstance(who, str):  # a function that has read outside of any transaction
-                rest.callback(_tell_of, native, (who, 1, web.request_id(None)), "lock", seconds, holder)
+            if isinstance(who, list):  # the functions that ran as one of them has read outside of any transaction
+                rest.callback(_tell_of, native, (caller(who), 1, web.request_id(None)), "lock", seconds, holder)
             else:
                 rest.callback(_tell, who, "lock", seconds, holder)
 

@@ -19,8 +19,10 @@ import os
 import signal
 import sys
 import sysconfig
+import threading
 import traceback
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from recoverable import _registry, events, waits
@@ -39,6 +41,8 @@ VARIABLE: Final = "RECOVERABLE_STEP_LIMIT"
 
 _SHORTEST: Final = 0.01  # seconds
 _FRAMES: Final = 24
+_TELLERS: Final = 4  # threads that write events at a time
+_UNTOLD: Final = 64  # what they have not come to: the oldest goes
 _LIBRARY: Final = tuple(
     {path for key in ("stdlib", "platstdlib", "purelib", "platlib") if (path := sysconfig.get_paths().get(key))}
 )
@@ -137,11 +141,13 @@ def settle() -> None:
 def stop() -> None:
     """Watch nothing any more: the interpreter ends."""
     with _registry.lock:
-        native.end()
+        native.end(for_good=True)
 
 
 def _forked() -> None:
     _dumps.forget()
+    _read.clear()
+    _untold.forget()
     settle()
 
 
@@ -201,7 +207,7 @@ def _at(frame: FrameType | None) -> At:
     """Say where a thread is whose innermost frame that is."""
     lines: list[str] = []
     where, debugged = "", False
-    while frame is not None and len(lines) < _FRAMES:
+    while frame is not None and (len(lines) < _FRAMES or not where):
         code, module = frame.f_code, str(frame.f_globals.get("__name__", ""))
         if module in _AROUND and lines:
             break
@@ -209,27 +215,89 @@ def _at(frame: FrameType | None) -> At:
         debugged = debugged or package in _DEBUGGERS
         lines.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}')
         if not where and package != "recoverable" and not code.co_filename.startswith((*_LIBRARY, "<frozen")):
-            source = "breakpoint()" if debugged else linecache.getline(code.co_filename, frame.f_lineno).strip()
+            source = "breakpoint()" if debugged else _source(code.co_filename, frame.f_lineno)
             where = f"{code.co_filename}:{frame.f_lineno} in {code.co_name}" + (f": {source}" if source else "")
         frame = frame.f_back
-    return At(where or (lines[0].strip() if lines else ""), "\n".join(lines))
+    return At(where or (lines[0].strip() if lines else ""), "\n".join(lines[:_FRAMES]))
+
+
+_read: Final[set[str]] = set()  # files that somebody reads
+
+
+def _source(path: str, line: int) -> str:
+    """Return a line of code; "" while another thread reads that file, which may lie on a disk that does not answer."""
+    if path in _read:
+        return ""
+    _read.add(path)
+    try:
+        return linecache.getline(path, line).strip()
+    finally:
+        _read.discard(path)
 
 
 # -- what there is to do --------------------------------------------------------------------------------------------
 
 
+class _Untold:
+    """What is to be written of steps. A few threads do that: a log may hang, and each step that is late calls another one."""
+
+    def __init__(self) -> None:
+        self.found: deque[tuple[native.Overdue, At, bool]] = deque(maxlen=_UNTOLD)
+        self.places = threading.Semaphore(_TELLERS)
+
+    def forget(self) -> None:
+        """What there is, the parent tells."""
+        self.found.clear()
+        self.places = threading.Semaphore(_TELLERS)
+
+    def _next(self) -> tuple[native.Overdue, At, bool] | None:
+        try:
+            return self.found.popleft()
+        except IndexError:  # another one has come to it
+            return None
+
+    def tell(self) -> None:
+        """Write it, unless there are enough who do."""
+        while self.found and self.places.acquire(blocking=False):
+            try:
+                each = self._next()
+                if each is not None:
+                    _tell(*each)
+            except BaseException:  # the program's log pipeline may raise, and nobody is there to whom it could
+                _print()
+            finally:
+                self.places.release()
+
+
+_untold = _Untold()
+
+
 def _look() -> None:
     """Do what is to be done about steps of this process. In a thread of its own."""
+    _untold.found.extend(_stop_late())  # all of them, before anything is written: a log may be slow
+    _untold.tell()
+
+
+def _stop_late() -> list[tuple[native.Overdue, At, bool]]:
+    found = []
     for segment in _registry.all_open():
         overdue = None if segment.native.closed else native.due(segment.native)
         if overdue is not None:
             try:
-                _do(overdue)
-            except Exception:  # the program's log pipeline may raise, and nobody is there to whom it could
-                traceback.print_exc()
+                found.append((overdue, *_stop(overdue)))
+            except BaseException:
+                _print()
+    native.looked()
+    return found
 
 
-def _do(overdue: native.Overdue) -> None:
+def _print() -> None:
+    with contextlib.suppress(Exception):  # standard error may be closed
+        traceback.print_exc()
+
+
+def _stop(overdue: native.Overdue) -> tuple[At, bool]:
+    """Stop it if it is time for that: return where it was, and whether it could be stopped."""
     stage, told, transaction = overdue.stage, overdue.told, overdue.transaction
     if overdue.current:
         at = _at(sys._current_frames().get(overdue.thread))
@@ -237,17 +305,25 @@ def _do(overdue: native.Overdue) -> None:
         where, _, stack = overdue.text.partition("\n")
         at = At(where, stack)
     seconds = overdue.seconds
-    stopped = stage >= native.STOP and overdue.stop()  # before anything is written: a log may be slow
-    if stopped and transaction is not None and told < native.STOP:
-        _stopped[transaction] = _Stopped(at, seconds, native.limit(overdue.arena))
+    first = transaction if stage >= native.STOP and told < native.STOP else None
+    if first is not None:  # before it is stopped: its thread may run at once, and asks
+        _stopped[first] = _Stopped(at, seconds, native.limit(overdue.arena))
+    stopped = stage >= native.STOP and overdue.stop()
+    if first is not None and not stopped and not first.late:  # else another one has done it
+        _stopped.pop(first, None)
     not_now = native.STOP <= stage < native.ENDING and told < native.STOP and overdue.current and not stopped
     overdue.done(native.SLOW if not_now else stage)  # which is asked for again
-
-    handler = overdue.handler if transaction is None else transaction.handler
-    request_id = None if transaction is None else waits.request_id(transaction)
-    facts = (overdue.arena.owner.name, handler, request_id, round(seconds * 1000), at.where, at.stack)
     if told < native.SLOW:
         overdue.say(f"{at.where}\n{at.stack}")
+    return at, stopped
+
+
+def _tell(overdue: native.Overdue, at: At, stopped: bool) -> None:
+    stage, told, transaction = overdue.stage, overdue.told, overdue.transaction
+    handler = overdue.handler if transaction is None else transaction.handler
+    request_id = None if transaction is None else waits.request_id(transaction)
+    facts = (overdue.arena.owner.name, handler, request_id, round(overdue.seconds * 1000), at.where, at.stack)
+    if told < native.SLOW:
         events.step_slow(*facts)
     if stopped and told < native.STOP:
         events.step_stopped(*facts)

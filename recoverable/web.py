@@ -17,7 +17,7 @@ from recoverable import errors
 from recoverable._native.runtime import Requests, know_response, running_request, watch_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from recoverable._native.runtime import Before
     from recoverable.arena import Arena
@@ -78,6 +78,20 @@ class WebAdapter(Protocol):
 
     def answered(self, before: Any) -> bool:
         """Return whether an answer has begun to be sent since."""
+
+    # -- a request that crashed (recoverable.capsules) -----------------------------------------------------------------
+
+    def keep_body(self, request: Any, limit: int) -> Any:
+        """Have a request's body remembered from now on, up to so many bytes: what kept_of() takes."""
+        return None
+
+    def kept_of(self, before: Any, kept: Any, limit: int, is_plain: Callable[[object], bool]) -> dict[str, Any] | None:
+        """Return the facts of a request as `recoverable.capsules` keeps them, or None: it can't be told."""
+        return None
+
+    def routed_to(self, request: Any, fn: Any) -> bool:
+        """Return whether a request's route leads to a function itself."""
+        return False
 
     # -- what stands between it and a handler (recoverable.middleware) ---------------------------------------------
 

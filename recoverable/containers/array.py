@@ -251,8 +251,36 @@ class Array(ArrayHandle):
         array._source = b"".join(parts.values())
         return array
 
+    def _part(self, key: Any) -> Any:
+        """Return an item, or a row, by its index, as plain Python, whether numpy is there or not."""
+        found = self[key[0] if isinstance(key, tuple) and len(key) == 1 else key]
+        return found.tolist() if hasattr(found, "tolist") else found
+
     def _put_part(self, key: int, value: bytes) -> None:
         self._write(key, value)
+
+    @staticmethod
+    def _part_text(key: Any) -> str:
+        return f"[{', '.join(map(repr, key))}]" if isinstance(key, tuple) and len(key) > 1 else f"[{key!r}]"
+
+    def _other_items(self, before: Array) -> list[tuple[Any, Any, Any]]:
+        old, new, size = before._read(0, before.nbytes), self._read(0, self.nbytes), self.itemsize
+        if old == new:
+            return []
+        found = []
+        for at in range(0, len(new), size):
+            if old[at : at + size] != new[at : at + size]:
+                index: Any = self._index(at // size)
+                found.append((index, before._part(index), self._part(index)))
+        return found
+
+    def _index(self, flat: int) -> Any:
+        """Return the index of an item by its place in memory."""
+        index: list[int] = []
+        for length in reversed(self.shape):
+            index.append(flat % length)
+            flat //= length
+        return index[0] if len(index) == 1 else tuple(reversed(index))
 
     def _about(self) -> tuple[str, int, str]:
         return type(self).__name__, self.size, f"{self._dtype} {self.shape}"

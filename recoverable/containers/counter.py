@@ -134,6 +134,9 @@ class Counter(CounterHandle):
     def _of_parts(cls, extra: Any, parts: dict[str, Any]) -> Counter:
         return cls(parts["value"])
 
+    def _part(self, key: str) -> int:
+        return self._parts()[key]  # type: ignore[no-any-return]
+
     def _put_part(self, key: str, value: int) -> None:
         self.add(value - self.value)
 

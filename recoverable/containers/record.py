@@ -300,6 +300,13 @@ class _Unknown(Record, name="\0unknown"):
                 return self._slot_value(schema.names.index(name))
         raise AttributeError(name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        label = _stored(self, self._stored_schema()).label
+        raise SchemaError(
+            f"{name!r} of a Record {label!r} can't be set while its class is not imported in this process; nothing was changed: "
+            "import the module that defines it"
+        )
+
     def to_python(self) -> dict[str, Any]:
         """Return a plain deep copy: a dict of the stored fields."""
         schema = _stored(self, self._stored_schema())
@@ -310,7 +317,8 @@ class _Unknown(Record, name="\0unknown"):
         return _stored(self, self._stored_schema()).label
 
     def _parts(self) -> dict[str, Any]:
-        return self.to_python()
+        schema = _stored(self, self._stored_schema())
+        return {name: self._slot_value(i) for i, name in enumerate(schema.names)}
 
     @classmethod
     def _of_parts(cls, extra: str, parts: dict[str, Any]) -> typing.Self:

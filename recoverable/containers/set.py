@@ -182,6 +182,11 @@ class Set(SetHandle[T], MutableSet[T]):
     def _of_parts(cls, extra: Any, parts: dict[Any, Any]) -> Set[Any]:
         return Set(parts)
 
+    def _part(self, key: Any) -> bool:
+        if key not in self:
+            raise KeyError(key)
+        return True
+
     def _put_part(self, key: Any, value: Any) -> None:
         self.add(key)
 
