@@ -82,9 +82,9 @@ def test_a_running_server_is_exported_at_one_moment(name: str, new_name: Callabl
     """Of two values that each request changes together, a file never has one without the other."""
     Arena.open(name, "4 MiB").close()
     process = child(BUSY, name)
-    for _ in range(5):
-        path, other = tmp_path / "state.rcv", new_name()
-        assert command("export", name, str(path), "--force").returncode == 0
+    for options in [], ["--portable"], [], ["--portable"], []:
+        path, other = tmp_path / "state", new_name()
+        assert command("export", name, str(path), "--force", *options).returncode == 0
         assert command("import", other, str(path)).returncode == 0
         with Arena.open(other, create=False) as arena:
             assert arena.root["left"] == arena.root["right"] > 0

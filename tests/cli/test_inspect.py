@@ -80,7 +80,7 @@ def test_the_tree_has_types_and_sizes(school: Arena) -> None:
 )
 def test_a_value_by_its_path(school: Arena, path: str, value: object) -> None:
     """A path leads through every kind of container, as Python writes it or between slashes."""
-    node = _inspect.look(Copy(school), _inspect.parse(path))
+    node = _inspect.look(Copy(school.root), _inspect.parse(path))
     assert node.as_json()["value"] == value
 
 
@@ -91,7 +91,7 @@ def test_a_value_by_its_path(school: Arena, path: str, value: object) -> None:
 def test_where_nothing_lies(school: Arena, path: str) -> None:
     """A path that leads nowhere is an error that says how far it led."""
     with pytest.raises(_inspect.PathError, match="has nothing at"):
-        _inspect.look(Copy(school), _inspect.parse(path))
+        _inspect.look(Copy(school.root), _inspect.parse(path))
 
 
 @pytest.mark.parametrize("path", ["root[", "root.a(1)", "root[f()]", "[1]+[2]", "root[" * 5000])
@@ -113,7 +113,7 @@ def test_pages(arena: Arena, kind: str) -> None:
         }[kind]
     seen = []
     for offset in range(0, 100, 30):
-        node = _inspect.look(Copy(arena), _inspect.parse("big"), offset=offset, limit=30)
+        node = _inspect.look(Copy(arena.root), _inspect.parse("big"), offset=offset, limit=30)
         assert node.length == 100
         assert node.left_out == 100 - len(node.children)
         seen += [entry.value for entry in node.children]
@@ -122,15 +122,15 @@ def test_pages(arena: Arena, kind: str) -> None:
 
 def test_depth(school: Arena) -> None:
     """--depth opens containers in containers; 0 opens none."""
-    deep = _inspect.look(Copy(school), [], depth=3)
+    deep = _inspect.look(Copy(school.root), [], depth=3)
     (ann,) = [node for _, node in deep.rows() if node.path == "root['pupils']['ann']"]
     assert [entry.value for entry in ann.children] == [1, 2, 3.5]
-    assert _inspect.look(Copy(school), [], depth=0).children == []
+    assert _inspect.look(Copy(school.root), [], depth=0).children == []
 
 
 def test_memory_is_that_of_all_below(school: Arena) -> None:
     """A container's memory has what it holds in it; the root's is all that is allocated, but for what records need."""
-    node = _inspect.look(Copy(school), [])
+    node = _inspect.look(Copy(school.root), [])
     assert node.memory is not None
     assert node.memory > sum(entry.memory or 0 for entry in node.children)
     grid = next(entry for entry in node.children if entry.path == "root['grid']")

@@ -121,6 +121,22 @@ def test_ls_goes_on_after_a_damaged_arena(arena: Arena, new_name: Callable[[], s
 # -- rm --------------------------------------------------------------------------------------------------------
 
 
+def test_ls_names_what_is_no_arena(arena: Arena) -> None:
+    """What a restore or an import makes, and what a journal has set aside, are not taken for arenas; rm removes them."""
+    for kind in "restoring", "in", "20260531T120000":
+        (SHARED / f"recoverable.{arena.name}~{kind}").write_bytes(b"")
+    text = command("ls").stdout
+    for kind, says in {
+        "restoring": "restored from a journal",
+        "in": "imported",
+        "20260531T120000": "recoverable rm",
+    }.items():
+        (line,) = (each for each in text.splitlines() if each.startswith(f"{arena.name}~{kind}"))
+        assert says in line
+        assert command("rm", f"{arena.name}~{kind}").returncode == 0
+    assert f"{arena.name}~" not in command("ls").stdout
+
+
 def test_rm_removes_what_nobody_has_open(name: str) -> None:
     """`rm` unlinks the arena and says so."""
     Arena.open(name, "4 MiB").close()
@@ -150,7 +166,7 @@ def test_rm_force_says_what_it_breaks(name: str) -> None:
     process = child(ATTACHED, name)
     done = command("rm", "--force", name)
     assert done.returncode == 0
-    assert f"process {process.pid} still run" in done.stderr
+    assert f"process {process.pid} is still in the removed arena" in done.stderr
     assert "lost" in done.stderr
     assert not (SHARED / f"recoverable.{name}").exists()
     process.communicate(timeout=30)

@@ -403,5 +403,4 @@ def test_which_handler_fills_the_lock(arena: Arena) -> None:
     name = next(handler for handler in rows if handler.endswith("slow"))
     assert rows[name].held_us is not None
     assert rows[name].held_us > 1000
-    assert 30 < rows[name].lock_percent < 130
-    assert rows["commit"].lock_percent < 30
+    assert rows[name].lock_percent > 30 > rows["commit"].lock_percent  # a sample, which may come to more than 100

@@ -17,6 +17,7 @@ from recoverable import Arena, ArenaCorruptError, FeedOverrunError
 from recoverable._native import _switches
 from recoverable._native import feed as native_feed
 from support.children import child
+from support.feeds import fed_arena
 from support.forks import in_child
 from support.replica import Replica
 from support.segments import path_of
@@ -26,9 +27,7 @@ AT, TAIL = 64 + 40, 64 + 16  # of struct rcv_feed: the time of the last record, 
 
 @pytest.fixture
 def fed(new_name: Callable[[], str]) -> Iterator[Arena]:
-    with Arena.temporary("16 MiB", name=new_name(), feed="256 KiB") as arena:
-        with arena.transaction():
-            arena.root["d"] = {"a": 0}
+    with fed_arena(new_name(), busy_timeout=5.0) as arena:
         yield arena
 
 

@@ -15,6 +15,7 @@ import pytest
 from recoverable import Arena, StepTooLongError, watchdog
 from recoverable._native import watchdog as native
 from support.forks import in_child
+from support.watched import watched_arena
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,9 +33,7 @@ LIMIT = 0.2  # seconds
 @pytest.fixture
 def arena(name: str) -> Iterator[Arena]:
     """Give an arena whose steps are watched."""
-    with Arena.temporary("4 MiB", name=name, step_limit=LIMIT) as opened:
-        with opened.transaction():
-            opened.root["n"] = 0
+    with watched_arena(name, LIMIT) as opened:
         yield opened
 
 

@@ -1,8 +1,7 @@
-"""Blocks that are left out of order, in another thread, in another context, or never: named, undone, and the arena is free."""
+"""Blocks that are left out of order, in another thread, or never: named, undone, and the arena is free."""
 
 from __future__ import annotations
 
-import contextvars
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -404,19 +403,6 @@ def test_the_thread_ends_with_the_block_open(arena: Arena) -> None:
     assert arena.root["n"] == 0
     with pytest.raises(TransactionError):
         next(held, None)
-    is_free(arena)
-
-
-# -- another context ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_block_left_in_another_context_of_its_thread(arena: Arena) -> None:
-    """What is run in contexts of their own by one thread, in order, is as good as one context: it commits."""
-    held = block(arena)
-    contextvars.copy_context().run(next, held)
-    assert arena.root["n"] == 0  # this context is outside
-    contextvars.copy_context().run(next, held, None)
-    assert arena.root["n"] == 1
     is_free(arena)
 
 

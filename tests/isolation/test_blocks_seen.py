@@ -373,3 +373,17 @@ def test_a_log_pipeline_that_fails_does_not_reach_the_read(arena: Arena, capsys:
             structlog.reset_defaults()
             timer.join()
     assert "ValueError: log" in capsys.readouterr().err
+
+
+def test_a_process_that_was_forked_while_the_lock_was_held_is_seen(arena: Arena) -> None:
+    """It has not had the lock so far, and tells all the same that it waits."""
+
+    def elsewhere() -> None:
+        let_go()  # its own copy of what the holder waits for
+        arena.listen()
+        reads(arena)
+
+    with held_elsewhere(arena) as (holder, let_go), child(elsewhere) as pid:
+        stood = one(arena.requests, lambda request: waits(request) and request.process == pid)
+        let_go()
+    assert (stood.what, stood.handler, stood.holder_process) == ("access", "reads", holder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -246,6 +247,52 @@ def test_raw_writes_go_on_around_it(arena: Arena) -> None:
         Request(arena, handler).finish()
     assert arena.root["a"][:4].tolist() == [0, 0, 2, 0]
     assert arena.stats().strays == 0
+
+
+async def test_one_that_others_close_leaves_the_handler_where_it_is(arena: Arena) -> None:
+    """Begun by hand, it is closed while the handler, which has a view, waits: nobody is in a step then, and the lock is free."""
+    begun: list[Any] = []
+
+    async def inner() -> None:
+        arena.root["n"] = 1
+        await asyncio.sleep(0)
+
+    async def handler() -> None:
+        view = arena.root["a"].view
+        view[1] = 1
+        call = arena.run(inner, nested="independent")
+        call.send(None)
+        begun.append(call)
+        await asyncio.sleep(0)
+        view[2] = 2
+
+    request = Request(arena, handler)
+    request.step()
+    begun.pop().close()
+    assert arena.native.lock_holder() is None
+    request.finish()
+    assert arena.root["a"][:4].tolist() == [0, 1, 2, 0]
+    assert (arena.root["n"], arena.stats().strays) == (0, 0)
+
+
+def test_raw_writes_go_on_around_one_left_out_of_order(arena: Arena, new_name: Callable[[], str]) -> None:
+    """It is undone, and what has begun inside it goes on: the transaction around it, too."""
+    with Arena.temporary("4 MiB", name=new_name()) as other:
+        with arena.transaction():
+            view = arena.root["a"].view
+            view[1] = 1
+            independent, inside = arena.transaction(independent=True), other.transaction()
+            independent.__enter__()
+            arena.root["n"] = 1
+            inside.__enter__()
+            other.root["x"] = 1
+            with pytest.raises(TransactionError, match="before a transaction or a step that began inside it"):
+                independent.__exit__(None, None, None)
+            inside.__exit__(None, None, None)
+            view[2] = 2
+        assert other.root["x"] == 1
+    assert arena.root["a"][:4].tolist() == [0, 1, 2, 0]
+    assert (arena.root["n"], arena.stats().strays) == (0, 0)
 
 
 def test_its_callbacks_run_at_once_and_outside(arena: Arena) -> None:

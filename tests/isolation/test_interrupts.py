@@ -1,10 +1,15 @@
-"""KeyboardInterrupt between any two bytecodes, and cancellation at every await: nothing stays half-done."""
+"""KeyboardInterrupt between any two bytecodes or in a wait, cancellation at every await: nothing stays half-done, none is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -144,3 +149,42 @@ async def test_cancellation_at_every_await(arena: Arena, how: str) -> None:
     assert arena.stats().used == used
     await arena.run(handler, -1)
     assert arena.root["n"] == 1
+
+
+class Signalled(BaseException):
+    """What a signal's handler raises."""
+
+
+@pytest.mark.parametrize("use", [lambda arena: arena.root["n"], lambda arena: arena.verify()], ids=["read", "verify"])
+def test_a_signal_in_a_wait_for_the_lock_is_not_lost(arena: Arena, use: Any) -> None:
+    """A thread that stands for the lock outside of any transaction, for so long that this is told, ends by what is raised.
+
+    The lock that it had come to have by then is free: for others, too.
+    """
+    with arena.transaction():
+        arena.root["n"] = 0
+    holds = threading.Event()
+
+    def hold() -> None:
+        with arena.transaction():
+            arena.root["n"] = 1
+            holds.set()
+            time.sleep(0.15)
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Signalled
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    holder, killer = threading.Thread(target=hold), threading.Timer(0.03, os.kill, [os.getpid(), signal.SIGUSR1])
+    try:
+        holder.start()
+        holds.wait(10)
+        killer.start()
+        with pytest.raises(Signalled):
+            use(arena)
+    finally:
+        killer.join()
+        holder.join()
+        signal.signal(signal.SIGUSR1, before)
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(lambda: arena.root["n"]).result() == 1

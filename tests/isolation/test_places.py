@@ -30,11 +30,11 @@ async def test_what_is_inside_one_that_has_a_place_takes_none(arena: Arena) -> N
     await outer.stand(ONE)
     other = Turn(arena.native, TWO)
     await asyncio.wait_for(asyncio.create_task(inner.stand(TWO)), 0.5)
-    assert not inner.is_in_queue_of(arena.native)
+    assert not inner.is_in_queue()
     outer.leave()
     other.drop()
     await inner.stand(TWO)
-    assert inner.is_in_queue_of(arena.native)
+    assert inner.is_in_queue()
     inner.leave()
 
 

@@ -11,16 +11,13 @@ import pytest
 
 import recoverable
 from recoverable import Arena, StepTooLongError, gather
-
-LIMIT = 0.4  # seconds: the process ends at twice that, which a busy machine must not come to by itself
+from support.watched import watched_arena
 
 
 @pytest.fixture
 def watched(name: str) -> Iterator[Arena]:
     """Give an arena whose steps are watched."""
-    with Arena.temporary("4 MiB", name=name, step_limit=LIMIT) as opened:
-        with opened.transaction():
-            opened.root["n"] = 0
+    with watched_arena(name) as opened:
         yield opened
 
 

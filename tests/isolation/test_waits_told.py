@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 import recoverable
 from recoverable import Arena, Request, attempt
 from recoverable._native import _counts
-from recoverable._native.runtime import Transaction, Turn, current_transaction, whole_of
+from recoverable._native.runtime import Transaction, Turn, current_transaction, late, whole_of
 from recoverable.cli import _outside
 from recoverable.contention import Place
 from recoverable.inflight import here
@@ -45,32 +46,25 @@ def held_up(log: list[Any]) -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cut", ["look", "end"])
-def test_a_wait_that_ends_while_it_is_looked_at_counts_once(arena: Arena, cut: str) -> None:
-    """Whichever instruction of a look the wait ends at, or of its end one looks at: it is not counted as past and as present."""
+def test_a_wait_that_ends_while_it_is_looked_at_counts_once(arena: Arena) -> None:
+    """Whichever instruction of a look the wait ends at: it is not counted as past and as present."""
     seen: list[Request] = []
-    first = waiting(ended(arena), "turn", lambda: None)
-    first.__enter__()
-    interrupted(
-        lambda: first.__exit__(None, None, None), -1, int
-    )  # Python 3.13 traces instructions from the next call on
+    interrupted(lambda: here(arena.native), -1, int)  # Python 3.13 traces instructions from the next call on
     for at in itertools.count():
         wait = waiting(ended(arena), "turn", lambda: None)
         begun = time.monotonic()
         wait.__enter__()
         time.sleep(WAITED)
         end: Callable[[], object] = lambda: wait.__exit__(None, None, None)  # noqa: B023, E731
-        look: Callable[[], object] = lambda: seen.extend(here(arena.native))  # noqa: E731
         seen.clear()
-        _, cut_there = interrupted(look, at, end) if cut == "look" else interrupted(end, at, look)
+        _, cut = interrupted(lambda: seen.extend(here(arena.native)), at, end)
         elapsed = time.monotonic() - begun
         for request in seen:
             assert WAITED <= request.waited <= elapsed
-        if not cut_there:
+        if not cut:
             break
         assert at < 5000
-    if cut == "look":
-        end()
+    end()
     assert at > 10
     assert not any(arena.native.waits.values())
 
@@ -206,3 +200,90 @@ def test_another_one_that_stands_there_is_told_of(arena: Arena) -> None:
         known[0] = (8, "")
     (event,) = held_up(log)
     assert (event["holder"], event["pid"]) == (None, 8)
+
+
+# -- when a signal's handler raises -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_nobody_waiting(arena: Arena) -> None:
+    """Whichever instruction of a wait's beginning or end it comes at: nobody is on the list, and no time goes on being counted."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def waits() -> None:
+        with waiting(transaction, "turn", lambda: None):
+            pass
+
+    transaction = ended(arena)
+    interrupted(waits, -1, int)
+    for at in itertools.count():
+        transaction = ended(arena)
+        try:
+            _, cut = interrupted(waits, at, interrupt)
+        except KeyboardInterrupt:
+            cut = True
+        assert not any(arena.native.waits.values())
+        seconds = transaction.waited
+        time.sleep(0.0001)
+        assert transaction.waited == seconds
+        if not cut:
+            break
+    assert at > 10
+
+
+def test_a_look_that_is_interrupted_is_not_the_last(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the loop again has those told of that wait there."""
+    looks: list[waiting] = []
+
+    def look(wait: waiting) -> None:
+        looks.append(wait)
+        if len(looks) == 1:
+            raise KeyboardInterrupt
+        asyncio.get_running_loop().stop()
+
+    async def waits() -> None:
+        with waiting(ended(arena), "turn", lambda: None):
+            await asyncio.sleep(30)
+
+    monkeypatch.setattr(waiting, "look", look)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(waits())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+        loop.call_later(5, loop.stop)
+        loop.run_forever()
+        assert len(looks) == 2
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+
+
+def test_one_who_waits_while_it_is_opened_is_told_then(arena: Arena, capfd: pytest.CaptureFixture[str]) -> None:
+    """As one who opens it with a journal behind a long step: nobody knows its name yet."""
+    holds = threading.Event()
+
+    def hold() -> None:
+        with arena.transaction():
+            arena.root["stock"] = 1
+            holds.set()
+            while not arena.native.standing:
+                time.sleep(0.002)
+            time.sleep(late + 0.02)
+
+    thread = threading.Thread(target=hold)
+    root = arena.root
+    with capture_logs() as log:
+        thread.start()
+        assert holds.wait(10)
+        arena.native.owner = None
+        len(root)
+        arena.native.owner = arena
+        thread.join()
+        len(root)
+    assert len(held_up(log)) == 1
+    assert "Traceback" not in capfd.readouterr().err

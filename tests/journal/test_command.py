@@ -20,7 +20,10 @@ from click.testing import CliRunner
 
 from recoverable import Arena, recoverable
 from recoverable._native import feed as native_feed
+from recoverable._native import journal as native_journal
+from recoverable.cli import _doctor_journal
 from recoverable.cli._app import run
+from recoverable.cli._codes import ABSENT
 from recoverable.cli._journal import journal
 from recoverable.journal.folder import Folder
 from support.commands import command
@@ -111,12 +114,30 @@ def test_ls_tells_what_lies_there(name: str, folder: str, ask: Callable[..., Any
     assert files[0]["begins"] < files[-1]["ends"]
 
 
+def test_a_file_without_commits_is_not_cut_off(name: str, folder: str, ask: Callable[..., Any]) -> None:
+    """A journal that went on in a new file before anything was committed lost nothing by it."""
+    with Arena.open(name, "4 MiB", journal=folder):
+        pass
+    Arena.unlink(name)
+    tip = Folder(folder).tip()
+    assert tip is not None
+    native_journal.create_file(folder, tip.as_start()._replace(number=tip.start.number + 1))
+    files = [each for each in json.loads(ask("ls", "--json", folder)[1]) if each["name"].startswith("journal-")]
+    assert [each["note"] for each in files] == ["no commits", "no commits"]
+    assert [each["last"] for each in files] == [each["after"] for each in files]
+    with Arena.open(name, journal=folder):
+        pass
+    Arena.unlink(name)
+
+
 def test_folders_without_a_journal(tmp_path: Path, ask: Callable[..., Any]) -> None:
-    """There is no journal: 3. There is no folder: 2."""
+    """There is no journal, or no folder: 3. It is a file: 2."""
     for each in (["ls"], ["verify"], ["compact"], ["tail"], ["restore", "--name", "x"]):
         code, _, err = ask(*each, str(tmp_path))
         assert (code, "there is no journal" in err) == (3, True), err
-        assert ask(*each, str(tmp_path / "none"))[0] == 2
+        code, _, err = ask(*each, str(tmp_path / "none"))
+        assert (code, "there is no folder" in err) == (3, True), err
+        assert ask(*each, __file__)[0] == 2
 
 
 # -- verify ------------------------------------------------------------------------------------------------------------------
@@ -143,10 +164,16 @@ def test_verify_names_the_place_of_damage(name: str, folder: str, ask: Callable[
         assert expected in out
         assert json.loads(ask("verify", "--json", folder)[1])["sound"] is False
         damage(path, offset)
-    Path(file).rename(folder + "/kept")
-    code, out, _ = ask("verify", folder)
-    assert (code, "missing" in out) == (1, True)
-    Path(folder, "kept").rename(file)
+    for gone, expected in (
+        ([file], "missing"),
+        (list(map(journal.snapshot_path, journal.snapshots())), "has no snapshot"),
+    ):
+        for path in gone:
+            Path(path).rename(f"{folder}/kept.{Path(path).name}")
+        code, out, _ = ask("verify", folder)
+        assert (code, expected in out) == (1, True), out
+        for path in gone:
+            Path(f"{folder}/kept.{Path(path).name}").rename(path)
     with journal.open_file(journal.files()[1]) as opened:
         end = list(iter(opened.next, None))[-1]
     damage(file, end.offset + 80)
@@ -233,6 +260,51 @@ def test_restore_to_each_commit_is_the_state_then(
         Arena.unlink(other)
 
 
+def test_restore_to_what_is_not_there_is_refused(name: str, folder: str, ask: Callable[..., Any]) -> None:
+    """A commit that there was not, or not yet, and a state that is older than all that is kept: nothing is made."""
+    small(name, folder)
+    newest = numbers(folder)[-1]
+    for to, told in (
+        (str(newest + 1), f"which goes up to commit {newest}"),
+        ("0", "does not go back as far as that"),
+        ("1999-01-01", "does not go back as far as that"),
+    ):
+        code, _, err = ask("restore", "--to", to, "--name", name, folder)
+        assert (code, told in err) == (ABSENT, True), err
+        assert not Path(f"/dev/shm/recoverable.{name}").exists()
+
+
+def test_commits_that_were_replayed_are_counted(name: str, folder: str, ask: Callable[..., Any]) -> None:
+    """Not what freeing memory has written between them."""
+    with Arena.open(name, "16 MiB", journal=folder) as arena:
+        for n in range(6):
+            with arena.transaction():
+                arena.root["big"] = {f"k{i}": [n, "x" * 100] for i in range(200)}
+        asyncio.run(arena.durable())
+        state = arena.root.to_python()
+    Arena.unlink(name)
+    replayed = len(numbers(folder))
+    assert json.loads(ask("restore", "--name", name, "--json", folder)[1])["records"] == replayed
+    with Arena.open(name, journal=folder) as arena:
+        assert arena.root.to_python() == state
+    Arena.unlink(name)
+
+
+def test_doctor_tells_of_a_folder_that_no_start_can_use(name: str, folder: str) -> None:
+    """One without a snapshot; and one without files of commits is told of, too."""
+    small(name, folder)
+    (snapshot,) = Path(folder).glob("snapshot-*")
+    kept = snapshot.read_bytes()
+    snapshot.unlink()
+    assert [each.found for each in _doctor_journal.examine(folder) if each.level == "bad"] == [
+        "there is no snapshot that a start could begin with"
+    ]
+    snapshot.write_bytes(kept)
+    for each in Path(folder).glob("journal-*"):
+        each.unlink()
+    assert [each.what for each in _doctor_journal.examine(folder)]
+
+
 def test_two_restores_are_two_epochs(name: str, folder: str, ask: Callable[..., Any]) -> None:
     """After a restore the journal goes on from there; another one to a moment before or behind it is right as well."""
     states: dict[int, Any] = {}
@@ -271,12 +343,12 @@ def test_restore_to_a_time(name: str, folder: str, ask: Callable[..., Any]) -> N
     with Arena.open(name, journal=folder) as arena:
         put(arena, 3)
     Arena.unlink(name)
-    assert ask("restore", "--to", moment[:-6].replace("+", ""), "--name", name, folder)[0] == 0
+    assert ask("restore", "--to", moment, "--name", name, folder)[0] == 0
     with Arena.open(name) as arena:
         assert arena.root["n"] in (1, 2)  # the table has milliseconds
     Arena.unlink(name)
     code, _, err = ask("restore", "--to", "2001-01-01", "--name", name, folder)
-    assert (code, "no snapshot" in err) == (5, True)
+    assert (code, "does not go back as far" in err) == (ABSENT, True)
     assert not Path(f"/dev/shm/recoverable.{name}").exists()
     assert ask("restore", "--to", "yesterday", "--name", name, folder)[0] == 2
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import random
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,11 @@ import pytest
 from recoverable import Arena
 from recoverable._compaction import verify
 from recoverable.errors import ArenaBusyError, ArenaCorruptError, JournalError
-from recoverable.journal import compact as compaction
 from recoverable.journal import snapshots, start
 from recoverable.journal.compact import Compacted, compact
 from recoverable.journal.folder import Folder
 from support.children import child
+from support.compactions import Steps, copy_folder
 from support.forks import in_child
 
 KILLS = int(os.environ.get("RECOVERABLE_KILLS", "8"))
@@ -93,7 +91,7 @@ def test_a_new_snapshot_is_the_state_and_what_is_before_two_goes(name: str, fold
             assert (done.files > 1) == (round_ > 0)
             again = compacted(folder)
             assert (again.snapshot, again.files, again.snapshots) == (None, 0, 0)
-        assert len(Folder(folder).files()) < 8
+        assert len(Folder(folder).files()) < 16  # of some 35; how many depends on how large batches were
         state = plain(arena)
     Arena.unlink(name)
     assert restored(name, folder) == state
@@ -145,32 +143,6 @@ def test_a_server_commits_meanwhile(name: str, folder: str) -> None:
 # -- killed ------------------------------------------------------------------------------------------------------------------
 
 
-class _Steps:
-    """Ends the process in front of the n-th call of what changes files."""
-
-    CALLS = (
-        (os, "open"), (os, "unlink"), (os, "rename"), (os, "fsync"), (os, "pwrite"), (os, "copy_file_range"),
-        (os, "ftruncate"), (compaction, "_make_spare"), (compaction, "Restore"), (snapshots, "finish"),
-        (start, "replay"),
-    )  # fmt: skip
-
-    def __init__(self, end: int) -> None:
-        self.n, self.end = 0, end
-
-    def install(self) -> None:
-        for module, name in self.CALLS:
-            setattr(module, name, self._wrap(getattr(module, name)))
-
-    def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            self.n += 1
-            if self.n == self.end:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return call
-
-
 @pytest.mark.crash
 @pytest.mark.slow
 def test_killed_at_each_step_it_leaves_all_that_is_needed(name: str, folder: str, tmp_path: Path, seed: int) -> None:
@@ -186,10 +158,10 @@ def test_killed_at_each_step_it_leaves_all_that_is_needed(name: str, folder: str
     stride = 1 if KILLS > 8 else 4
     for end in itertools.count(1 + seed % stride, stride):
         copy = str(tmp_path / f"copy{end}")
-        _copy_folder(folder, copy)
+        copy_folder(folder, copy)
 
         def run(copy: str = copy, end: int = end) -> bool:
-            steps = _Steps(end)
+            steps = Steps(end)
             steps.install()
             compacted(copy)
             return True
@@ -212,16 +184,6 @@ def test_killed_at_each_step_it_leaves_all_that_is_needed(name: str, folder: str
         if not ending.signal:
             break
     assert end > 40
-
-
-def _copy_folder(source: str, target: str) -> None:
-    os.mkdir(target)  # noqa: PTH102
-    for each in names(source):
-        with contextlib.ExitStack() as stack:
-            files = [
-                stack.enter_context(Path(path, each).open(mode)) for path, mode in ((source, "rb"), (target, "wb"))
-            ]
-            snapshots.duplicate(*(file.fileno() for file in files), os.fstat(files[0].fileno()).st_size)
 
 
 @pytest.mark.crash

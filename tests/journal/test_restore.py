@@ -67,6 +67,23 @@ def test_what_was_committed_comes_back_without_its_segment(name: str, folder: st
     assert [event["epoch"] for event in restored] == [1, 2, 3, 4, 5]
 
 
+def test_a_file_that_is_larger_than_what_is_replayed_at_a_time(name: str, folder: str) -> None:
+    """All commits of a large file come back: it is replayed in parts of 16 MiB."""
+    native_journal.file_size(64 * 1024**2)
+    with Arena.open(name, "64 MiB", journal=folder, feed="4 MiB") as arena:
+        for i in range(40):
+            with arena.transaction():
+                arena.root["n"] = i, bytes([i]) * 500_000
+            asyncio.run(arena.durable())
+        assert len(Folder(folder).files()) == 1
+        state = plain(arena)
+    Arena.unlink(name)
+    with Arena.open(name, journal=folder) as arena:
+        assert plain(arena) == state
+        assert arena.root["n"][0] == 39
+    Arena.unlink(name)
+
+
 def test_a_segment_that_is_there_is_used(name: str, folder: str, log: list[dict[str, Any]]) -> None:
     """A restart with shared memory intact restores nothing, and the journal goes on where it was."""
     for life in range(4):
@@ -166,7 +183,7 @@ def test_a_segment_that_others_use_is_not_taken_from_them(name: str, folder: str
     with child(use):
         os.read(reader, 1)
         with pytest.raises(JournalError, match="other processes use it"):
-            Arena.open(name, journal=folder)
+            Arena.open(name, journal=folder, busy_timeout=0.2)
         with Arena.open(name) as arena, arena.transaction():
             arena.root["n"] = 5
     for fd in reader, writer:
@@ -202,8 +219,52 @@ def test_damage_in_the_middle_is_named_and_nothing_is_opened(name: str, folder: 
         ArenaCorruptError, match=rf"offset {found[2].offset}.*sound up to commit {found[1].seq}.*--to {found[1].seq}"
     ):
         Arena.open(name, "16 MiB", journal=folder)
-    assert not Path(f"/dev/shm/recoverable.{name}").stat().st_size
-    Path(f"/dev/shm/recoverable.{name}").unlink()
+    assert not Path(f"/dev/shm/recoverable.{name}").exists()
+
+
+def test_where_memory_has_the_state_damage_says_how_to_keep_it(name: str, folder: str) -> None:
+    """Nothing is opened; with the folder moved away, as the message says, nothing is lost."""
+    with Arena.open(name, "16 MiB", journal=folder) as arena:
+        for i in range(5):
+            fill(arena, i + 1)
+            asyncio.run(arena.durable())
+        state = plain(arena)
+    damaged(folder, 1, list(batches(folder, 1))[2].offset + 100)
+    with pytest.raises(ArenaCorruptError, match=rf"don't unlink it.*mv {folder} {folder}.damaged"):
+        Arena.open(name, "16 MiB", journal=folder)
+    Path(folder).rename(f"{folder}.damaged")
+    with Arena.open(name, "16 MiB", journal=folder) as arena:
+        assert plain(arena) == state
+    Arena.unlink(name)
+    with Arena.open(name, "16 MiB", journal=folder) as arena:
+        assert plain(arena) == state
+    Arena.unlink(name)
+
+
+def test_one_arena_has_one_folder(name: str, folder: str, tmp_path: Path) -> None:
+    """An answer would be on the disk in a folder that the next start does not look at."""
+    other, reader, writer = str(tmp_path / "other"), *os.pipe()
+
+    def serves() -> None:
+        with Arena.open(name, "16 MiB", journal=folder) as arena:
+            fill(arena, 1)
+            asyncio.run(arena.durable())
+            os.write(writer, b".")
+            while not arena.root.get("stop"):
+                time.sleep(0.01)
+
+    with Arena.open(name, "16 MiB", journal=other) as arena:
+        fill(arena, 5)
+    with child(serves):
+        os.read(reader, 1)
+        for each in other, str(tmp_path / "new"):  # one that is behind, and one that is empty
+            with pytest.raises(JournalError, match=r"in another folder than .*absolute path"):
+                Arena.open(name, "16 MiB", journal=each, busy_timeout=0.2)
+        with Arena.open(name, "16 MiB", journal=folder) as arena, arena.transaction():
+            arena.root["stop"] = True
+    for fd in reader, writer:
+        os.close(fd)
+    Arena.unlink(name)
 
 
 def test_a_torn_end_is_left_out(name: str, folder: str) -> None:
@@ -259,7 +320,7 @@ def test_one_machine_at_a_time_writes_there(name: str, folder: str, tmp_path: Pa
         os.rename(f"/dev/shm/recoverable.{name}", f"/dev/shm/recoverable.{name}-kept")  # noqa: PTH104 -- another machine
         try:
             with pytest.raises(JournalError, match=rf"is written by process \d+ on {os.uname().nodename}"):
-                Arena.open(name, "16 MiB", journal=folder)
+                Arena.open(name, "16 MiB", journal=folder, busy_timeout=0.1)
         finally:
             os.rename(f"/dev/shm/recoverable.{name}-kept", f"/dev/shm/recoverable.{name}")  # noqa: PTH104
         return "refused"
@@ -269,6 +330,28 @@ def test_one_machine_at_a_time_writes_there(name: str, folder: str, tmp_path: Pa
         asyncio.run(arena.durable())
         assert in_child(opened).value == "refused"
         fill(arena, 2)
+    Arena.unlink(name)
+
+
+@pytest.mark.slow
+def test_who_is_about_to_let_it_go_is_waited_for(name: str, folder: str) -> None:
+    """One that closes the arena writes its last commits, and may have left the segment by then."""
+    with Arena.open(name, "16 MiB", journal=folder) as arena:
+        fill(arena, 3)
+    reader, writer = os.pipe()
+
+    def closes() -> None:
+        lock = Folder(folder).take()
+        os.write(writer, b".")
+        time.sleep(0.3)
+        lock.release()
+
+    with child(closes):
+        os.read(reader, 1)
+        with Arena.open(name, journal=folder) as arena:
+            assert len(arena.root) == 4
+    for fd in reader, writer:
+        os.close(fd)
     Arena.unlink(name)
 
 

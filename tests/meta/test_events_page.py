@@ -6,13 +6,14 @@ import inspect
 import itertools
 import logging
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from recoverable import events
-from recoverable.reports import Recovery
+from recoverable.reports import Recovery, Restoration
 from recoverable.transaction import Lost
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ VALUES: dict[str, list[Any]] = {
     "BaseException | None": [ValueError(), None],
     "Report": [REPORT],
     "Lost": [Lost("x", "x", "x")],
+    "Restoration": [Restoration(1, datetime(2026, 1, 1, tzinfo=UTC), *[1] * 6)],
     "Recovery": [Recovery(phase="x", records=1, bytes=1, pages=1, chunks=1, microseconds=1, handler="x", pid=1)],
 }
 THEN = ["raise", "rerun"]
 
 #: Functions that write no event: they answer questions.
-ASKED = {"traceback_reported"}
+ASKED = {"from_handler", "traceback_reported"}
 
 TYPES = {
     "text": str,

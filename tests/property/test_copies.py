@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import datetime
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,74 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recoverable import Arena, Array, Counter, Deque, Dict, List, Record, SchemaError, Set
+from support.states import Part, deeper, leaves, states, told
 
-
-class Part(Record, name="copies.Part"):
-    what: Any
-    tag: str = ""
-
-
-class Made(Record, name="copies.Made"):
-    """Has an `__init__` of its own."""
-
-    what: Any
-
-    def __init__(self, left: Any, right: Any) -> None:
-        super().__init__(what=[left, right])
-
-
-leaves = st.one_of(
-    st.none(),
-    st.integers(-(2**70), 2**70),
-    st.text(max_size=20),
-    st.binary(max_size=20),
-    st.just((1, ("a", None))),
-    st.just(datetime.date(2026, 1, 2)),
-)
-keys = st.integers(-9, 9) | st.text(max_size=3)
-
-
-def deeper(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Give every kind of container around what there is."""
-    return st.one_of(
-        st.dictionaries(keys, inner, max_size=4).map(Dict),
-        st.dictionaries(keys, inner, max_size=3),
-        st.lists(inner, max_size=4).map(List),
-        st.lists(inner, max_size=3),
-        st.builds(Deque, st.lists(inner, max_size=4), st.none() | st.integers(4, 6)),
-        st.lists(keys, max_size=4, unique=True).map(Set),
-        st.integers(-(2**63), 2**63 - 1).map(Counter),
-        st.lists(st.integers(0, 255), min_size=1, max_size=5).map(lambda items: Array(items, "uint8")),
-        st.builds(lambda what, tag: Part(what=what, tag=tag), inner, st.text(max_size=3)),
-        st.builds(Made, inner, inner),
-    )
-
-
-states = st.dictionaries(st.text(max_size=3), st.recursive(leaves, deeper, max_leaves=12), min_size=1, max_size=4)
 COPIES: list[Callable[[Any], Any]] = [lambda value: value.copy(), copy.copy, copy.deepcopy]
-
-
-def told(value: Any) -> Any:
-    """Give the kinds and the content, in order, as plain tuples."""
-    if isinstance(value, (Dict, dict)):
-        return "Dict", [(key, told(item)) for key, item in value.items()]
-    if isinstance(value, Deque):
-        return "Deque", value.maxlen, [told(item) for item in value]
-    if isinstance(value, (List, list)):
-        return "List", [told(item) for item in value]
-    if isinstance(value, Record):
-        return type(value), [(name, told(getattr(value, name))) for name in value._schema.names]
-    if isinstance(value, Set):
-        return "Set", list(value)
-    if isinstance(value, Array):
-        return (
-            "Array",
-            value.dtype,
-            value.to_python() if value._stored else list(value._initial() or bytes(value.nbytes)),
-        )
-    if isinstance(value, Counter):
-        return "Counter", value.value
-    return type(value), value
 
 
 def spoil(value: Any) -> None:
@@ -186,6 +120,8 @@ def test_a_record_without_its_class_is_not_copied_as_another(arena: Arena) -> No
     forget("copies.Gone")
     with pytest.raises(SchemaError, match=r"'copies\.Gone' can't be copied while its class is not imported"):
         arena.root["in"].copy()
+    with pytest.raises(SchemaError, match=r"'x' of a Record 'copies\.Gone' can't be set"), arena.transaction():
+        arena.root["in"][0].x = 2
     assert arena.root["in"].to_python() == [{"x": 1}]
 
 

@@ -2,170 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import numpy as np
 import pytest
 
-from recoverable import Arena, ArenaNotFoundError, Array, Counter, Deque, Record, Set, recoverable
+from recoverable import Arena, ArenaNotFoundError, Array
 from recoverable._native import _switches
 from support.children import child
+from support.doing import Doing, plain, prepare
 from support.forks import in_child
 from support.replica import Replica
 
 STEPS = int(os.environ.get("RECOVERABLE_REPLICA_STEPS", "150"))
-
-
-class Spot(Record, name="a spot of the replica's test"):
-    x: int = 0
-    note: str = ""
-
-
-class Undone(Exception):
-    """Ends a transaction by a rollback."""
-
-
-def plain(arena: Arena) -> Any:
-    """Read everything, comparably."""
-
-    def walk(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: walk(each) for key, each in value.items()}
-        if isinstance(value, np.ndarray):
-            return "array", value.dtype.str, value.tobytes()
-        return [walk(each) for each in value] if isinstance(value, list | tuple) else value
-
-    return walk(arena.root.to_python())
-
-
-def prepare(arena: Arena) -> None:
-    with arena.transaction():
-        arena.root.update(
-            {"d": {}, "l": [], "big": {}, "q": Deque(), "c": Counter(), "s": Set(), "a": Array(4096, "f8")}
-        )
-        arena.root["r"] = Spot()
-
-
-class Doing:
-    """Random changes to an arena that prepare() has filled."""
-
-    def __init__(self, arena: Arena, rng: random.Random) -> None:
-        self.arena, self.rng = arena, rng
-        self.changes: list[Callable[[], object]] = [
-            getattr(self, name) for name in sorted(dir(self)) if name.startswith("do_")
-        ]
-
-    def do_set(self) -> None:
-        value = self.rng.choice(
-            [1, 2.5, None, "short", "x" * self.rng.randrange(1, 3000), b"y" * self.rng.randrange(200)]
-        )
-        self.arena.root["d"][f"key{self.rng.randrange(300)}"] = value
-
-    def do_delete(self) -> None:
-        self.arena.root["d"].pop(f"key{self.rng.randrange(300)}", None)
-
-    def do_clear(self) -> None:
-        if self.rng.random() < 0.1:
-            self.arena.root["d"].clear()
-
-    def do_extend(self) -> None:
-        self.arena.root["l"].extend(range(self.rng.randrange(60)))
-
-    def do_cut(self) -> None:
-        items = self.arena.root["l"]
-        if len(items):
-            del items[self.rng.randrange(len(items)) :]
-
-    def do_queue(self) -> None:
-        queue = self.arena.root["q"]
-        queue.append(self.rng.randrange(10**6)) if self.rng.random() < 0.6 or not len(queue) else queue.popleft()
-
-    def do_count(self) -> None:
-        self.arena.root["c"].add(self.rng.randrange(-5, 9))
-
-    def do_add(self) -> None:
-        (self.arena.root["s"].add if self.rng.random() < 0.6 else self.arena.root["s"].discard)(self.rng.randrange(500))
-
-    def do_item(self) -> None:
-        self.arena.root["a"][self.rng.randrange(4096)] = self.rng.random()
-
-    def do_raw(self) -> None:
-        at = self.rng.randrange(4000)
-        self.arena.root["a"].view[at : at + 50] += 1.0
-
-    def do_edit(self) -> None:
-        with self.arena.root["a"].edit() as view:
-            view[self.rng.randrange(4096)] = self.rng.random()
-
-    def do_record(self) -> None:
-        self.arena.root["r"].x += 1
-        self.arena.root["r"].note = "n" * self.rng.randrange(100)
-
-    def do_tree(self) -> None:
-        n = self.rng.randrange(200)
-        self.arena.root["big"][self.rng.randrange(20)] = {f"k{i}": [i, {"z": i}] for i in range(n)}
-
-    def do_fell(self) -> None:
-        self.arena.root["big"].pop(self.rng.randrange(20), None)
-
-    def do_array(self) -> None:
-        self.arena.root["big"]["array"] = Array(self.rng.choice([10, 600, 20000, 100000]), "f4")
-
-    def do_fill(self) -> None:
-        if "array" in self.arena.root["big"]:
-            view = self.arena.root["big"]["array"].view
-            view[: len(view) // 2] = self.rng.random()
-
-    def one(self) -> None:
-        self.rng.choice(self.changes)()
-
-    def block(self) -> None:
-        """Some changes in a block, some of them undone."""
-        with contextlib.suppress(Undone), self.arena.transaction():
-            for _ in range(self.rng.randrange(1, 5)):
-                self.one()
-            if self.rng.random() < 0.2:
-                raise Undone
-            with contextlib.suppress(Undone), self.arena.savepoint():
-                self.one()
-                if self.rng.random() < 0.3:
-                    raise Undone
-
-    async def request(self) -> None:
-        """Some changes over several steps, with an independent transaction."""
-
-        @recoverable(arena=self.arena, max_conflicts=20)
-        async def handler() -> None:
-            for _ in range(self.rng.randrange(1, 4)):
-                self.one()
-                await asyncio.sleep(0)
-            if self.rng.random() < 0.2:
-                with contextlib.suppress(Exception):  # what it is not allowed to write
-                    await audit()
-            if self.rng.random() < 0.1:
-                raise Undone
-
-        @recoverable(arena=self.arena, independent=True)
-        async def audit() -> None:
-            self.arena.root["c"].add(1)
-
-        await handler()
-
-    def step(self) -> None:
-        """Do one thing or several at once."""
-        if self.rng.random() < 0.6:
-            self.block()
-            return
-
-        async def many() -> None:
-            await asyncio.gather(*(self.request() for _ in range(4)), return_exceptions=True)
-
-        asyncio.run(many())
 
 
 def same(arena: Arena, replica: Replica, use: bool = False) -> None:
@@ -186,7 +37,8 @@ def same(arena: Arena, replica: Replica, use: bool = False) -> None:
 
 @pytest.fixture(params=["hybrid", "trap"])
 def arena(request: pytest.FixtureRequest, new_name: Callable[[], str]) -> Iterator[Arena]:
-    with Arena.temporary("32 MiB", name=new_name(), tracking=request.param, feed="4 MiB") as made:
+    size, feed = max(32, STEPS // 20), max(4, STEPS // 25)
+    with Arena.temporary(f"{size} MiB", name=new_name(), tracking=request.param, feed=f"{feed} MiB") as made:
         prepare(made)
         yield made
 

@@ -1,10 +1,12 @@
-"""The terminal of a reader who follows a page: start a server, curl it, kill it, without needing a shell or curl."""
+"""The terminal of a reader who follows a page: start a server, curl it, kill it, ask the command, without a shell or curl."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,19 +40,29 @@ class Terminal:
 
     def write(self, name: str, program: str) -> None:
         """Put a program of the page into a file, with the port and the arenas of this test."""
-        assert "port=8080" in program
         program = program.replace("port=8080", f"port={self.port}")
         for old, new in self.arenas.items():
             program = program.replace(f'Arena.open("{old}"', f"Arena.open({new!r}")
         (self.folder / name).write_text(program)
 
-    def type(self, command: str) -> str:
-        """Do what the command says; return what it prints.
+    def type(self, command: str, lines: list[str] | None = None) -> str:
+        """Do what the command says, and type those lines into it; return what it prints.
 
         Raises:
             AssertionError: It is not one of those that are understood, or fails where it should not.
         """
+        command, _, target = command.partition(" > ")
         match shlex.split(command):
+            case ["recoverable", *words]:
+                return self.run([sys.executable, "-m", "recoverable.cli", *words], lines, target)
+            case ["python", "-m", *words]:
+                return self.run([sys.executable, "-m", *words], lines, target)
+            case ["sed", "-i", change, name]:
+                _, old, new, _ = change.split(change[1])
+                text = (self.folder / name).read_text()
+                assert old in text, f"{name} has no {old}"
+                (self.folder / name).write_text(text.replace(old, new))
+                return ""
             case ["python", name]:
                 self.serve(name)
                 return ""
@@ -60,17 +72,46 @@ class Terminal:
                 assert self.server is not None, "there is nothing to kill"
                 self.kill()
                 return ""
-            case ["rm", path]:
-                before, _, name = path.rpartition("recoverable.")
-                Path(before, f"recoverable.{self.arenas[name]}").unlink()
+            case ["rm", "-r", folder]:
+                shutil.rmtree(self.folder / folder)
+                return ""
+            case ["rm", *paths]:
+                for before, _, name in (path.rpartition("recoverable.") for path in paths):
+                    Path(before, f"recoverable.{self.arenas[name]}").unlink()
                 return ""
         raise AssertionError(f"not understood: {command}")
+
+    def run(self, words: list[str], lines: list[str] | None, target: str) -> str:
+        """Run a program with those lines as its input; what it prints goes to a file of that name, or is returned."""
+        found = [each for word in words for each in (sorted(self._matching(word)) if "*" in word else [word])]
+        done = subprocess.run(
+            found,
+            cwd=self.folder,
+            env=os.environ
+            | {"PYTHONPATH": str(self.folder), "TZ": "UTC", "COLUMNS": "160", "PYTEST_ADDOPTS": "-W ignore"},
+            input="\n".join(lines or []),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            timeout=120,
+        )
+        if target:
+            (self.folder / target).write_text(done.stdout)
+        return "" if target else done.stdout
+
+    def _matching(self, pattern: str) -> list[str]:
+        return [str(path.relative_to(self.folder)) for path in self.folder.glob(pattern)]
 
     def serve(self, name: str) -> None:
         """Start a server and wait until it listens."""
         assert self.server is None, "one server at a time"
         self.server = subprocess.Popen(
-            [sys.executable, self.folder / name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, self.folder / name],
+            cwd=self.folder,
+            env=os.environ
+            | {"PYTHONPATH": str(self.folder)},  # else the folder of a script counts only without PYTHONSAFEPATH
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

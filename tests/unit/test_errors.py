@@ -40,6 +40,7 @@ KINDS = {
     "RCV_ERR_HELD": errors._Doomed,
     "RCV_ERR_TOO_LONG": errors._TooLong,
     "RCV_ERR_FEED": errors.FeedFullError,
+    "RCV_ERR_PAST": errors.PastError,
 }
 
 

@@ -28,21 +28,13 @@ from recoverable import (
 from recoverable._native import feed as native_feed
 from recoverable._native.runtime import current_transaction
 from support.children import child
+from support.feeds import fed_arena, fill
 
 
 @pytest.fixture
 def fed(new_name: Callable[[], str]) -> Iterator[Arena]:
-    with Arena.temporary("16 MiB", name=new_name(), feed="256 KiB", busy_timeout=0.3) as arena:
-        with arena.transaction():
-            arena.root["d"] = {"a": 0}
+    with fed_arena(new_name()) as arena:
         yield arena
-
-
-def fill(arena: Arena, times: int = 40) -> None:
-    """Commit more than the ring holds."""
-    for _ in range(times):
-        with arena.transaction():
-            arena.root["d"]["blob"] = os.urandom(8000)
 
 
 def test_it_tells_each_commit_once_in_order(fed: Arena) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -21,28 +22,13 @@ from recoverable import (
 )
 from recoverable._native import feed as native_feed
 from support.children import child
+from support.feeds import end, fed_arena, fill
 
 
 @pytest.fixture
 def fed(new_name: Callable[[], str]) -> Iterator[Arena]:
-    with Arena.temporary("16 MiB", name=new_name(), feed="256 KiB", busy_timeout=0.3) as arena:
-        with arena.transaction():
-            arena.root["d"] = {"a": 0}
+    with fed_arena(new_name()) as arena:
         yield arena
-
-
-def fill(arena: Arena, times: int = 40) -> None:
-    """Commit more than the ring holds."""
-    for _ in range(times):
-        with arena.transaction():
-            arena.root["d"]["blob"] = os.urandom(8000)
-
-
-def end(arena: Arena) -> tuple[int, int]:
-    """Return the position behind the newest commit, and that one's number."""
-    state = native_feed.state(arena.native)
-    assert state is not None
-    return state[4], state[5]
 
 
 def served(arena: Arena, required: bool = True) -> int:
@@ -53,7 +39,7 @@ def served(arena: Arena, required: bool = True) -> int:
 
 
 def test_a_required_sink_stops_blocks_and_lets_requests_wait(fed: Arena) -> None:
-    """When the ring is full of what it has not taken, a block fails at once, a request waits, and goes on when it has."""
+    """When the ring is full of what it has not taken, a block and a request wait; the request goes on when it has."""
     native = fed.native
     sink = served(fed)
     with pytest.raises(FeedFullError, match="journal"):
@@ -217,3 +203,30 @@ def test_a_request_that_fits_is_not_refused(fed: Arena, what: str) -> None:
     asyncio.run(put(6))
     assert end(fed)[0] - native_feed.sinks(fed.native)[0][2] <= 256 * 1024, left
     native_feed.close_sink(fed.native, sink)
+
+
+def test_whoever_finds_it_open_has_let_go_of_the_lock(fed: Arena) -> None:
+    """Two threads open a sink behind a step: the second one comes to have the lock, and has nothing to do with it any more."""
+    ends = threading.Event()
+    opened: list[int] = []
+
+    def opens() -> None:
+        opened.append(native_feed.open_sink(fed.native, "late", True))
+        ends.wait(10)
+
+    threads = [threading.Thread(target=opens) for _ in range(2)]
+    try:
+        with fed.transaction():
+            fed.root["d"]["a"] = 1
+            for thread in threads:
+                thread.start()
+            while len(fed.native.standing) < 2:
+                time.sleep(0.001)
+        while len(opened) < 2:
+            time.sleep(0.001)
+        assert opened[0] == opened[1]
+        assert fed.native.lock_holder() is None
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()

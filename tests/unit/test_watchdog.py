@@ -29,22 +29,20 @@ from recoverable import (
 )
 from recoverable._native import watchdog as native
 from recoverable.aiohttp import setup
+from support.watched import LIMIT, watched_arena
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.slow
 
-LIMIT = 0.4  # seconds: the process ends at twice that, which a busy machine must not come to by itself
 STRESS = int(os.environ.get("RECOVERABLE_RACES", "5"))
 
 
 @pytest.fixture
 def arena(name: str) -> Iterator[Arena]:
     """Give an arena whose steps are watched."""
-    with Arena.temporary("4 MiB", name=name, step_limit=LIMIT) as opened:
-        with opened.transaction():
-            opened.root["n"] = 0
+    with watched_arena(name) as opened:
         yield opened
 
 

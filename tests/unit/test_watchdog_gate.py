@@ -238,6 +238,90 @@ def test_a_step_that_could_not_be_stopped_at_once_is_stopped_later(arena: Arena,
     assert [e["event"] for e in log if e["event"].startswith("step.")] == ["step.slow", "step.stopped"]
 
 
+def test_where_it_was_is_known_as_soon_as_it_is_stopped(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread may run before whoever has stopped it does anything else."""
+
+    class Gone:
+        """A step whose thread runs to the end of it at once."""
+
+        def __init__(self, found: native.Overdue) -> None:
+            self._found = found
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._found, name)
+
+        def stop(self) -> bool:
+            stopped = self._found.stop()
+            if stopped:
+                ended.wait(10)
+            return stopped
+
+    due, ended = native.due, threading.Event()
+
+    def find(segment: Any) -> Gone | None:
+        found = due(segment)
+        return None if found is None else Gone(found)
+
+    monkeypatch.setattr(native, "due", find)
+    with pytest.raises(StepTooLongError, match=r"more than its step_limit .* in compute: ") as error:
+        try:
+            with arena.transaction():
+                arena.root["n"] = 1
+                compute(10)
+        finally:
+            ended.set()
+    assert error.value.seconds >= LIMIT
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["another_is_watched", "nothing_is"])
+def test_a_limit_that_is_taken_away_takes_with_it_what_was_told(arena: Arena, new_name: Any, watched: bool) -> None:
+    """Of the step that was late then, and of those that come after it."""
+    with Arena.temporary("4 MiB", name=new_name(), step_limit=60 if watched else None):
+        with arena.transaction():
+            arena.root["n"] = 1
+            until = time.monotonic() + 10
+            while native.slow_step(arena.native) is None and time.monotonic() < until:
+                time.sleep(0.002)
+            arena.step_limit = None
+            time.sleep(LIMIT)
+            assert native.slow_step(arena.native) is None
+        with arena.transaction():
+            arena.root["n"] = 2
+            assert native.slow_step(arena.native) is None
+
+
+def test_a_thread_is_stopped_however_many_have_ended_since_it_began(arena: Arena) -> None:
+    """A pool's thread lives for days, and others come and go."""
+    begun, go_on, found = threading.Event(), threading.Event(), []
+
+    def add() -> None:
+        with arena.transaction():
+            arena.root["m"] = 1
+
+    def work() -> None:
+        add()
+        begun.set()
+        go_on.wait(60)
+        try:
+            with arena.transaction():
+                arena.root["n"] = 1
+                compute(10)
+        except StepTooLongError as error:
+            found.append(error.where)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait(10)
+    for _ in range(5000):
+        each = threading.Thread(target=add)
+        each.start()
+        each.join()
+    go_on.set()
+    thread.join(60)
+    assert len(found) == 1
+    assert "in compute" in found[0]
+
+
 def test_each_of_two_arenas_of_one_loop_is_watched(arena: Arena, new_name: Any) -> None:
     """A step that takes long in the second one is stopped as well, whichever was opened first."""
     with Arena.temporary("4 MiB", name=new_name(), step_limit=LIMIT) as other:

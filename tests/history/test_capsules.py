@@ -1,0 +1,407 @@
+"""Which state a capsule is replayed on, what it says where it can't be, and what becomes of it in processes that fork or end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recoverable as ours
+from recoverable import (
+    Arena,
+    ArenaOptionError,
+    Array,
+    CapsuleError,
+    Counter,
+    Deque,
+    HistoryError,
+    List,
+    Record,
+    Set,
+    recoverable,
+)
+from recoverable.capsules import Capsule, Capsules
+from recoverable.cli._app import run as command
+from support.forks import in_child
+
+
+class Cart(Record, name="tests.capsules.Cart"):
+    items: Any
+    total: int = 0
+
+
+@pytest.fixture
+def arena(new_name: Callable[[], str], tmp_path: Path) -> Iterator[Arena]:
+    """Give an arena with a journal, whose crashes are kept."""
+    with Arena.temporary("16 MiB", name=new_name(), journal=tmp_path / "journal", compact=False, keep="24h") as made:
+        yield made
+
+
+@pytest.fixture
+def capsules(arena: Arena, tmp_path: Path) -> Iterator[Capsules]:
+    """Give where they are kept."""
+    made = Capsules(tmp_path / "capsules", hide=["pin"])
+    made.begin(arena.native)
+    yield made
+    made.end(arena.native)
+
+
+def only(capsules: Capsules) -> Capsule:
+    """Return the one that was kept."""
+    assert capsules.flush(10)
+    (file,) = Path(capsules.folder).iterdir()
+    return Capsule.open(file)
+
+
+def flush(arena: Arena) -> None:
+    """Have all that is committed on the disk."""
+    asyncio.run(arena.durable(timeout=30))
+
+
+def fails(coroutine: Any) -> None:
+    """Run what fails."""
+
+    async def main() -> Any:
+        return await coroutine
+
+    with pytest.raises(Exception):  # noqa: B017 -- whatever the test is about
+        asyncio.run(main())
+
+
+@recoverable
+async def divide(key: str, by: dict[str, int], *, pin: str = "") -> float:
+    """Fail, as a caller's arguments have it."""
+    root = current().root
+    before = root[key]
+    await asyncio.sleep(0)
+    root[key] = before + 1
+    return before / by["n"]  # type: ignore[no-any-return]
+
+
+_arenas: list[Arena] = []
+
+
+def current() -> Arena:
+    """Return the arena that a program has in a global variable."""
+    return _arenas[-1]
+
+
+# -- which state ---------------------------------------------------------------------------------------------------------------
+
+
+def changes(root: Any) -> None:
+    """Do everything that another request may do between two steps."""
+    root["dict"]["old"]["deep"] = 2
+    root["dict"]["new"] = {"a": [1, {"b": 2}]}
+    del root["dict"]["gone"]
+    root["list"].insert(0, "first")
+    root["set"].add(3)
+    root["set"].discard(1)
+    root["deque"].popleft()
+    root["deque"].append({"x": 1})
+    root["counter"].add(5)
+    root["array"][1] = 7.0
+    root["cart"].total += 1
+    root["cart"].items["tea"] = 2
+    root["same"] = {"made": "anew"}
+    root["kind"] = [1]
+    root["text"] = "x" * 5000
+
+
+def fill(root: Any) -> None:
+    """Make the state before."""
+    root["dict"] = {"old": {"deep": 1}, "gone": 1}
+    root["list"], root["set"], root["deque"] = List(["a"]), Set({1, 2}), Deque([1, 2], 5)
+    root["counter"], root["array"], root["cart"] = Counter(1), Array([1.0, 2.0], "f8"), Cart(items={"tea": 1})
+    root["same"], root["kind"] = {"made": "once"}, {"a": 1}
+
+
+def seen(root: Any) -> str:
+    """Return all that is in a root."""
+    return repr(
+        {key: value.to_python() if hasattr(value, "to_python") else value for key, value in root.items()}
+    ) + repr(root["counter"].value)
+
+
+def test_each_kind_of_container_is_brought_forward(arena: Arena, capsules: Capsules) -> None:
+    """A handler's second step sees what another one's commit has made of all kinds of containers, as it did."""
+
+    @recoverable(arena=arena)
+    async def looks(text: str) -> None:
+        first = seen(arena.root)
+        await asyncio.sleep(0)
+        raise ValueError(f"{text} {first} {seen(arena.root)}")
+
+    @recoverable(arena=arena, max_conflicts=0)
+    async def reads_late() -> None:
+        arena.root["mine"] = 1
+        await asyncio.sleep(0)
+        raise ValueError(f"{arena.root['mine']} {arena.root['list'].to_python()} {seen(arena.root)}")
+
+    @recoverable(arena=arena)
+    async def other() -> None:
+        changes(arena.root)
+
+    async def main() -> None:
+        late = asyncio.ensure_future(reads_late())
+        await asyncio.sleep(0)
+        await other()
+        with contextlib.suppress(ValueError):
+            await late
+
+    with arena.transaction():
+        fill(arena.root)
+    asyncio.run(main())
+    flush(arena)
+    found = only(capsules)
+    assert found.steps[0][0] < found.steps[1][0]
+    replay = found.replay(reads_late)
+    assert replay.same, replay.text
+    assert "'first'" in str(replay.error)
+    assert replay.error is not None
+    assert found.error is not None
+    assert str(replay.error) == found.error["message"]
+
+
+def test_a_conflict_is_met_again(arena: Arena, capsules: Capsules) -> None:
+    """A request that lost a conflict in its last run loses it when it is replayed: the winner's commit is there again."""
+
+    @recoverable(arena=arena, max_conflicts=0)
+    async def loses() -> None:
+        arena.root["mine"] = arena.root["n"]
+        await asyncio.sleep(0)
+        arena.root["mine"] += 1
+
+    @recoverable(arena=arena)
+    async def wins() -> None:
+        arena.root["n"] += 1
+
+    async def main() -> None:
+        late = asyncio.ensure_future(loses())
+        await asyncio.sleep(0)
+        await wins()
+        with pytest.raises(ours.ConflictError):
+            await late
+
+    with arena.transaction():
+        arena.root["n"] = 0
+    asyncio.run(main())
+    flush(arena)
+    found = only(capsules)
+    assert found.end is not None
+    assert found.end > found.steps[-1][0]
+    replay = found.replay(loses)
+    assert replay.same, replay.text
+    assert type(replay.error) is ours.ConflictError
+
+
+def test_only_one_run_is_replayed(arena: Arena, capsules: Capsules) -> None:
+    """A handler that is run again by its options is replayed once: by then it has failed in the same way."""
+    runs = []
+
+    @recoverable(arena=arena, retries=3)
+    async def crashes() -> None:
+        runs.append(arena.root.get("n"))
+        raise ValueError
+
+    fails(crashes())
+    flush(arena)
+    assert len(runs) == 4
+    assert only(capsules).replay(crashes).same
+    assert len(runs) == 5
+
+
+def test_what_is_independent_commits_once(arena: Arena, capsules: Capsules) -> None:
+    """An independent transaction inside a request that crashes commits in the replay as well, and is not there twice."""
+
+    @recoverable(arena=arena, nested="independent")
+    async def counts() -> None:
+        arena.root["calls"] = arena.root.get("calls", 0) + 1
+
+    @recoverable(arena=arena)
+    async def crashes() -> None:
+        arena.root["n"] = 1
+        await counts()
+        await asyncio.sleep(0)
+        raise ValueError(f"call {arena.root['calls']}, {arena.root['n']}")
+
+    fails(crashes())
+    flush(arena)
+    replay = only(capsules).replay(crashes)
+    assert replay.same, replay.text
+    assert str(replay.error) == "call 1, 1"
+
+
+def test_a_function_is_called_with_the_arguments_that_it_had(arena: Arena, capsules: Capsules) -> None:
+    """Outside of any web request, a capsule has the function and its arguments; secret ones are hidden, others named."""
+    _arenas.append(arena)
+    with arena.transaction():
+        arena.root["a"] = 4
+    fails(divide("a", {"n": 0}, pin="98765"))
+    flush(arena)
+    found = only(capsules)
+    assert "98765" not in Path(found.file).read_text()
+    assert found.call is not None
+    assert found.call["args"] == [{"value": "a"}, {"value": {"n": 0}}]
+    assert found.hidden == ("argument pin",)
+    replay = found.replay()  # it is imported by its name
+    assert replay.same, replay.text
+    assert arena.root["a"] == 4
+    with pytest.raises(CapsuleError, match="can't be imported"):
+        found.replay("tests.nowhere:app")
+
+
+def test_what_can_not_be_replayed_is_said(arena: Arena, capsules: Capsules) -> None:
+    """A function that had arguments of other kinds, or is local, can be shown, and not be run again by its name."""
+
+    @recoverable(arena=arena)
+    async def crashes(thing: object) -> None:
+        raise ValueError
+
+    fails(crashes(object()))
+    flush(arena)
+    found = only(capsules)
+    with pytest.raises(CapsuleError, match="can't be imported by its name"):
+        found.replay()
+    with pytest.raises(CapsuleError, match="thing: object"):
+        found.replay(crashes)
+
+
+# -- when the state is gone ------------------------------------------------------------------------------------------------------
+
+
+def crashed(arena: Arena, capsules: Capsules) -> Capsule:
+    """Return the capsule of a function that has crashed."""
+    _arenas.append(arena)
+    with arena.transaction():
+        arena.root["a"] = 4
+    fails(divide("a", {"n": 0}))
+    flush(arena)
+    return only(capsules)
+
+
+def test_a_state_that_is_gone_is_a_history_error(arena: Arena, capsules: Capsules, tmp_path: Path) -> None:
+    """Where compactions have dropped it, where the journal is another one's, and where it is not on the disk, replay says so."""
+    found = crashed(arena, capsules)
+    with Arena.temporary("8 MiB", name=f"{arena.name}-b", journal=tmp_path / "other") as other:
+        with other.transaction():
+            other.root["a"] = 1
+        flush(other)
+        with pytest.raises(HistoryError, match="of another arena"):
+            found.replay(journal=tmp_path / "other")
+    data = json.loads(Path(found.file).read_text())
+    data["steps"][-1]["seq"] = data["end"] = 1000
+    Path(found.file).write_text(json.dumps(data))
+    with pytest.raises(HistoryError, match="goes up to commit"):
+        Capsule.open(found.file).replay()
+
+    for file in sorted(Path(found.arena["journal"]).glob("snapshot-*")):
+        file.unlink()
+    with pytest.raises(HistoryError, match="no snapshot"):
+        found.replay()
+
+
+def test_a_state_that_was_left_behind_by_a_restore_is_gone(new_name: Callable[[], str], tmp_path: Path) -> None:
+    """A journal that was restored to an earlier commit goes on from there: what the capsule saw is not of its line."""
+    name, folder = new_name(), tmp_path / "journal"
+    with Arena.open(name, "8 MiB", journal=folder) as arena:
+        capsules = Capsules(tmp_path / "capsules")
+        capsules.begin(arena.native)
+        with arena.transaction():
+            arena.root["first"] = 1
+        found = crashed(arena, capsules)
+        capsules.end(arena.native)
+        assert found.replay().same
+    Arena.unlink(name)
+    assert command(["journal", "restore", "--to", "1", "--name", name, str(folder)]) == 0
+    with Arena.open(name, journal=folder) as arena, arena.transaction():
+        arena.root["second"] = 1
+    with pytest.raises(HistoryError, match="restored to an earlier one"):
+        found.replay()
+
+
+def test_a_file_that_is_no_capsule_is_named(tmp_path: Path, arena: Arena, capsules: Capsules) -> None:
+    """What is not JSON, not one of ours, damaged, or of a later release is a CapsuleError that says which of them."""
+    found = crashed(arena, capsules)
+    data = json.loads(Path(found.file).read_text())
+    for text, why in (
+        ("{", "not JSON"),
+        ("[]", "is no capsule"),
+        (json.dumps(data | {"version": 2, "versions": {"recoverable": "9.1"}}), "written by recoverable 9.1"),
+        (json.dumps({key: value for key, value in data.items() if key != "steps"}), "damaged"),
+        *(
+            (json.dumps(data | {key: 5}), "damaged")
+            for key in ("at", "arena", "error", "runs", "request", "call", "versions")
+        ),
+        (json.dumps(data | {"error": data["error"] | {"frame": {}}}), "damaged"),
+    ):
+        (tmp_path / "file").write_text(text)
+        with pytest.raises(CapsuleError, match=why):
+            Capsule.open(tmp_path / "file")
+    (tmp_path / "file").write_text(json.dumps(data | {"more": 1}))
+    assert Capsule.open(tmp_path / "file").handler == "divide"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"keep": 0}, {"keep": True}, {"body_limit": "much"}, {"hide": "password"}, {"hide": [1]}, {"folder": ""}],
+)
+def test_options_that_can_not_be(tmp_path: Path, options: dict[str, Any]) -> None:
+    """They are refused when they are given."""
+    with pytest.raises(ArenaOptionError):
+        Capsules(**{"folder": tmp_path} | options)
+
+
+# -- processes -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_forked_process_writes_its_own(arena: Arena, capsules: Capsules) -> None:
+    """A child of a process that has written some goes on in the same folder, counts its own, and none is lost or written twice."""
+    _arenas.append(arena)
+    with arena.transaction():
+        arena.root["a"] = 4
+    fails(divide("a", {"n": 0}))
+    assert capsules.flush(10)
+
+    def crash() -> tuple[int, int]:
+        fails(divide("a", {"n": 0}))
+        capsules.flush(10)
+        return capsules.written, capsules.dropped
+
+    assert in_child(crash).value == (1, 0)
+    assert capsules.written == 1
+    assert len(list(Path(capsules.folder).iterdir())) == 2
+
+
+def test_a_process_that_ends_has_written_them(new_name: Callable[[], str], tmp_path: Path) -> None:
+    """What has crashed just before the interpreter's end is in a file; of a process that is killed there is a whole one or none."""
+    program = f"""
+import asyncio, os, sys
+from recoverable import Arena, recoverable
+from recoverable.capsules import Capsules
+@recoverable
+async def crashes():
+    raise ValueError
+with Arena.temporary("8 MiB", name={new_name()!r}) as arena:
+    Capsules({str(tmp_path / "capsules")!r}).begin(arena.native)
+    try:
+        asyncio.run(asyncio.wait_for(crashes(), 5))
+    except ValueError:
+        pass
+if "kill" in sys.argv:
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    (first,) = (tmp_path / "capsules").iterdir()
+    subprocess.run([sys.executable, "-c", program, "kill"], check=False, timeout=60)
+    files = list((tmp_path / "capsules").glob("[!.]*"))
+    assert first in files
+    for file in files:
+        assert Capsule.open(file).handler == "crashes"

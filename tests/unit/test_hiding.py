@@ -1,0 +1,187 @@
+"""What is secret in a request is in no text that is kept of it, in whatever form it came there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import urllib.parse
+
+import pytest
+
+from recoverable.capsules.hiding import HIDDEN, Hiding
+
+SECRET = 'p&ss "wörd"/1'
+
+
+def test_a_field_of_the_query_is_hidden_as_it_was_written() -> None:
+    """A secret of a query is replaced there, and taken out of texts both as it stood in the URL and as it is read."""
+    hiding = Hiding(["Password"])
+    url = hiding.url(f"/login?user=ann&password={urllib.parse.quote_plus(SECRET)}&x=1#end")
+    assert url == f"/login?user=ann&password={HIDDEN}&x=1#end"
+    for text in (
+        SECRET,
+        urllib.parse.quote(SECRET, safe=""),
+        urllib.parse.quote_plus(SECRET),
+        repr(SECRET),
+        json.dumps(SECRET),
+    ):
+        assert "rd" not in hiding.text(f"could not log in with {text}"), text
+    assert list(hiding.found) == ["query password"]
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "secrets"),
+    [
+        ("Authorization", "Bearer abcdef123", ["abcdef123"]),
+        ("AUTHORIZATION", "Basic " + base64.b64encode(b"ann:hunter2").decode(), ["hunter2", "YW5uOmh1bnRlcjI"]),
+        ("Cookie", 'session="s3ss10n"; theme=dark', ["s3ss10n", "dark"]),
+        ("Proxy-Authorization", 'Digest username="ann", response="9a8b7c"', ["9a8b7c"]),
+        ("X-Api-Key", "k-42-k", ["k-42-k", base64.b64encode(b"k-42-k").decode()]),
+    ],
+)
+def test_headers_are_hidden_with_what_is_in_them(header: str, value: str, secrets: list[str]) -> None:
+    """The header is kept without its value, and no part of the value that is secret is left in a text."""
+    hiding = Hiding(["x-api-key"])
+    assert hiding.headers([(header, value), ("Accept", "*/*")]) == [(header, HIDDEN), ("Accept", "*/*")]
+    for secret in secrets:
+        assert hiding.text(f"bad token: {secret}!") == f"bad token: {HIDDEN}!"
+        assert hiding.text(f"bad token: {secret.upper()}!") == f"bad token: {HIDDEN}!"
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "text"),
+    [
+        ("Authorization", "Basic " + base64.b64encode("ann:pässwört".encode()).decode(), "no pÃ¤sswÃ¶rt"),
+        ("Cookie", "session=s%3Aabc.def", "no session s:abc.def"),
+        ("X-Api-Key", "abc/def+ghi", r'{"key": "abc\/def+ghi"}'),
+        ("X-Api-Key", "müller@example.com", "/u/m%C3%BCller@example.com"),
+    ],
+)
+def test_what_others_make_of_a_secret_is_hidden(header: str, value: str, text: str) -> None:
+    """A password in the wrong encoding, a decoded cookie, an escaped slash, a path as other libraries quote it."""
+    hiding = Hiding(["x-api-key"])
+    hiding.headers([(header, value)])
+    assert HIDDEN in hiding.text(text), hiding.text(text)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b'Content-Disposition: form-data; name="card"\n\n4111SECRET\n',
+        b"Content-Disposition: form-data; name*=utf-8''card\r\n\r\n4111SECRET\r\n",
+        b'Content-Type: text/plain; name=x\r\nContent-Disposition: form-data; name="card"\r\n\r\n4111SECRET\r\n',
+        b'Content-Disposition: form-data; name="x"\r\nContent-Type: application/json\r\n\r\n{"card": "4111SECRET"}\r\n',
+    ],
+)
+def test_parts_of_a_multipart_body_are_searched(part: bytes) -> None:
+    """However their lines end, their name is written, and where it stands; and JSON in one as JSON."""
+    body = b"--b\r\n" + part + b"--b--\r\n"
+    found = Hiding(["card"]).body(body, "multipart/form-data; boundary=b", whole=True)
+    assert found is not None
+    assert (b"SECRET" in found, HIDDEN.encode() in found) == (False, True)
+
+
+def test_half_a_pair_is_no_reason_to_keep_nothing() -> None:
+    """JSON may have one, alone."""
+    hiding = Hiding(["card"])
+    assert hiding.body(b'{"card": "\\ud800"}', "application/json", whole=True) == b'{"card": "[hidden]"}'
+    assert hiding.text("no \ud800!") == f"no {HIDDEN}!"
+
+
+def test_as_many_secrets_as_a_body_can_have_are_taken_out_one_by_one() -> None:
+    """Without a pattern of all of them, which would hold up the process for seconds."""
+    secrets = [f"secret-{i:05}" for i in range(1900)]
+    hiding = Hiding(["card"])
+    body = hiding.body(json.dumps([{"card": each} for each in secrets]).encode(), "application/json", whole=True)
+    assert body is not None
+    longest = 0
+    real = re.compile
+
+    def measured(pattern: str, *flags: int) -> re.Pattern[str]:
+        nonlocal longest
+        longest = max(longest, len(pattern))
+        return real(pattern, *flags)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recoverable.capsules.hiding.re.compile", measured)
+        assert hiding.text(f"card {secrets[7]}, {body.decode()}").count(HIDDEN) == 1901
+    assert longest < 100
+
+
+def test_short_secrets_are_hidden_where_they_stand_alone() -> None:
+    """A PIN of three digits is taken out as a word and as a number, and leaves other texts as they are."""
+    hiding = Hiding(["pin"])
+    assert json.loads(hiding.body(b'{"pin": 123, "sum": 5123}', "application/json", whole=True) or b"") == {
+        "pin": HIDDEN,
+        "sum": 5123,
+    }
+    assert hiding.text("pin 123 is wrong, 5123 is not") == f"pin {HIDDEN} is wrong, 5123 is not"
+    assert hiding.data([123, "123", 5123, True]) == [HIDDEN, HIDDEN, 5123, True]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"a": [{"Password": "hunter2"}]}', "application/json"),
+        (b'{"a": {"password": {"old": ["hunter2"]}}}', "text/plain"),
+        (b'{"x": {"password": "hunter2"}, "x": 1}', "application/json"),  # of two of one name, the last one counts
+        (b'{"password": "hunter2", "password": "other"}', "application/json"),
+        (rb'{"p\u0061ssword": "hunter2"}', "application/json"),
+        ('{"password": "hunter2"}'.encode("utf-16"), "application/json; charset=utf-16"),
+        (b"user=ann&passwor%64=hunter2", "application/x-www-form-urlencoded"),
+        (
+            b'--xx\r\nContent-Disposition: form-data; name="password"\r\n\r\nhunter2\r\n--xx--\r\n',
+            "multipart/form-data; boundary=xx",
+        ),
+        (
+            b"--xx\r\nContent-Disposition: form-data; name=password\r\n\r\nhunter2\r\n--xx--\r\n",
+            'multipart/form-data; boundary="xx"',
+        ),
+    ],
+)
+def test_fields_of_a_body_are_hidden(body: bytes, content_type: str) -> None:
+    """A secret field is replaced in JSON at any depth, in forms and in multipart, and the rest is still what it was."""
+    hiding = Hiding(["PASSWORD"])
+    cleaned = hiding.body(body, content_type, whole=True)
+    assert cleaned is not None
+    cleaned = hiding.bytes(cleaned)
+    assert b"hunter2" not in cleaned.replace(b"\0", b"")
+    if content_type.startswith(("application/x", "multipart")):
+        assert HIDDEN.encode() in cleaned.replace(b"%5B", b"[").replace(b"%5D", b"]")
+    else:
+        json.loads(cleaned)
+    assert hiding.text("wrong: hunter2") == f"wrong: {HIDDEN}"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "whole"),
+    [
+        (b'{"password": "hunt', "application/json", False),
+        (b'{"password": "hunter2"', "application/json", True),
+        (b'[{"password": "hunt', "", False),
+        (b"--xx\r\n", "multipart/form-data; boundary=xx", False),
+        (b"--xx\r\n", "multipart/form-data", True),
+    ],
+)
+def test_what_can_not_be_searched_is_left_out(body: bytes, content_type: str, whole: bool) -> None:
+    """A body that was cut, or is not what it says, may have a secret: without names to hide it is kept, with them not."""
+    assert Hiding(["password"]).body(body, content_type, whole=whole) is None
+    assert Hiding([]).body(body, content_type, whole=whole) == body
+
+
+def test_a_body_that_was_cut_in_the_middle_of_a_secret_has_no_half_of_it() -> None:
+    """What is known to be secret by another place is not left in part at the end of a body."""
+    hiding = Hiding([])
+    hiding.headers([("Authorization", "Bearer abcdefgh")])
+    assert hiding.bytes(b"the token is abcde", cut=True) == b"the token is "
+    assert hiding.bytes(b"the token is abcde") == b"the token is abcde"
+
+
+def test_what_is_not_secret_stays_as_it_is() -> None:
+    """Bodies of other kinds, and all texts where nothing was found, are the same bytes."""
+    hiding = Hiding(["password"])
+    for body in (b"\x00\xff\x01", b'{"a":  1.0}', b"plain text"):
+        assert hiding.bytes(hiding.body(body, "application/octet-stream", whole=True) or b"") == body
+    assert hiding.text("the password is wrong") == "the password is wrong"
+    assert hiding.found == {}

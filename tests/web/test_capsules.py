@@ -1,0 +1,400 @@
+"""Is a request that crashed kept, whatever it was like, without its secrets? Does it fail in the same way when it is replayed?"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+from aiohttp import web
+
+from recoverable import Arena, between, recoverable
+from recoverable._aiohttp_kept import _Remembering
+from recoverable._native import journal as native_journal
+from recoverable.aiohttp import arena_key, setup
+from recoverable.capsules import Capsules
+from support.capsules import crashing, kept, only
+from support.web import application, key, lose, ok, serving
+
+
+@pytest.fixture(autouse=True)
+def small_files() -> Iterator[None]:
+    """Have files of the journal small."""
+    native_journal.file_size(256 * 1024)
+    yield
+    native_journal.file_size(64 * 1024**2)
+
+
+@pytest.fixture
+def capsules(tmp_path: Path) -> Capsules:
+    """Give a folder for capsules that does not exist yet."""
+    return Capsules(tmp_path / "capsules", hide=["password", "X-Api-Key", "card"])
+
+
+@pytest.fixture
+def journaled(new_name: Callable[[], str], tmp_path: Path) -> Iterator[Arena]:
+    """Give an arena with a journal."""
+    with Arena.temporary("16 MiB", name=new_name(), journal=tmp_path / "journal", compact=False) as arena:
+        yield arena
+
+
+def is_none_of(secrets: list[str], capsules: Capsules) -> None:
+    """See that the files have none of these texts."""
+    for file in Path(capsules.folder).iterdir():
+        text = file.read_text()
+        assert not [secret for secret in secrets if secret in text]
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_crash_is_kept_and_named_in_its_event(journaled: Arena, capsules: Capsules) -> None:
+    """Request, exception, steps and versions are in a file of the owner's alone, which the event of the rollback names."""
+
+    @recoverable
+    async def pay(request: web.Request) -> web.Response:
+        journaled.root["n"] = 1
+        await asyncio.sleep(0)
+        raise ValueError(f"no {(await request.json())['what']}")
+
+    with structlog.testing.capture_logs() as logs:
+        async with crashing(journaled, pay, capsules, "/pay/{who}") as client:
+            sent = {"X-Request-ID": "r-1", "X-More": "ä"}
+            assert (await client.post("/pay/ann?a=1", json={"what": "tea"}, headers=sent)).status == 500
+            await asyncio.to_thread(capsules.flush, 10)
+            stats = journaled.stats()
+    found = only(capsules)
+    assert (stats.capsules, stats.capsules_dropped) == (1, 0)
+    (told,) = [log for log in logs if log["event"] == "request.rolled_back"]
+    assert told["capsule"] == Path(found.file).name
+    assert found.request is not None
+    assert (found.request["method"], found.request["url"], found.request["route"]) == (
+        "POST",
+        "/pay/ann?a=1",
+        "/pay/{who}",
+    )
+    assert found.request["match"] == {"who": "ann"}
+    assert found.body == b'{"what": "tea"}'
+    assert found.request["body"]["whole"]
+    assert found.error is not None
+    assert (found.error["type"], found.error["message"]) == ("ValueError", "no tea")
+    assert "test_capsules.py" in found.error["traceback"]
+    assert found.error["frame"]["function"].endswith("pay")
+    assert "await request.json()" in found.error["frame"]["code"]
+    assert (found.request_id, len(found.steps), found.runs) == ("r-1", 1, ())
+    assert found.arena["journal"] == journaled.native.journal.path
+    assert found.versions.keys() == {"python", "recoverable", "aiohttp"}
+    assert stat.S_IMODE(Path(found.file).stat().st_mode) == 0o600
+    assert stat.S_IMODE(Path(capsules.folder).stat().st_mode) == 0o700
+
+
+async def test_nothing_stands_in_the_way_unless_it_is_asked_for(arena: Arena, capsules: Capsules) -> None:
+    """Without `capsules=` no run is noted, with it none is any more when the application has ended."""
+    setup(web.Application(), arena)
+    assert between._notes is None
+    assert arena.native.capsules is None
+    async with crashing(arena, recoverable(_crashes), capsules):
+        assert between._notes is not None
+    assert between._notes is None
+    assert arena.native.capsules is None
+
+
+async def _crashes(request: web.Request) -> web.Response:
+    raise ValueError("always")
+
+
+async def _never(request: web.Request) -> web.Response:
+    request.app[arena_key].root["n"] = 1
+    raise web.HTTPConflict
+
+
+async def _returns(request: web.Request) -> web.Response:
+    request.app[arena_key].root["n"] = 1
+    return web.Response(status=500)
+
+
+async def test_answers_and_cancellations_are_no_crashes(arena: Arena, capsules: Capsules) -> None:
+    """A 409, a 500 that was returned, a request whose client has gone, and one that a retry has saved, are not kept."""
+    tries = []
+
+    @recoverable(retries=1)
+    async def second(request: web.Request) -> web.Response:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ValueError
+        return ok()
+
+    async def gone(request: web.Request) -> web.Response:
+        arena.root["n"] = 1
+        raise asyncio.CancelledError
+
+    routes = {
+        "/never": recoverable(_never),
+        "/returns": recoverable(_returns),
+        "/second": second,
+        "/gone": recoverable(gone),
+    }
+    async with serving(application(Arena.open(arena.name), routes, capsules=capsules)) as client:
+        for path in routes:
+            with contextlib.suppress(aiohttp.ClientError):
+                await client.get(path)
+    assert tries == [1, 1]
+    assert kept(capsules) == []
+
+
+async def test_a_run_that_another_one_follows_is_told_of_in_the_last_one_s(arena: Arena, capsules: Capsules) -> None:
+    """Of a request that crashes in each of its runs there is one capsule, which has what became of the earlier ones."""
+
+    @recoverable(retries=2)
+    async def thrice(request: web.Request) -> web.Response:
+        raise ValueError("once more")
+
+    @recoverable(max_conflicts=1)
+    async def loses(request: web.Request) -> web.Response:
+        arena.root["mine"] = 1
+        await lose(arena)
+        return ok()
+
+    with arena.transaction():
+        arena.root["contended"] = 0
+    routes = {"/thrice": thrice, "/loses": loses}
+    with structlog.testing.capture_logs() as logs:
+        async with serving(application(Arena.open(arena.name), routes, capsules=capsules)) as client:
+            assert (await client.get("/thrice")).status == 500
+            assert (await client.get("/loses")).status == 503
+    crashed, lost = kept(capsules)
+    assert [run["error"] for run in crashed.runs] == ["ValueError: once more"] * 2
+    assert lost.error is not None
+    assert lost.error["type"] == "ConflictError"
+    assert [run["conflict"]["path"] for run in lost.runs] == ["root"]
+    (told,) = [log for log in logs if log["event"] == "request.conflict" and log["then"] == "raise"]
+    assert told["capsule"] == Path(lost.file).name
+
+
+async def test_each_kind_of_end_is_kept_once(arena: Arena, capsules: Capsules) -> None:
+    """A time limit, a fallback, an end that is no Exception, an independent transaction: one capsule each."""
+
+    class OwnError(BaseException):
+        pass
+
+    @recoverable(timeout=0.05)
+    async def late(request: web.Request) -> web.Response:
+        arena.root["n"] = 1
+        await asyncio.sleep(30)
+        return ok()
+
+    @recoverable(fallback=lambda error, request: ok())
+    async def falls_back(request: web.Request) -> web.Response:
+        raise LookupError("back")
+
+    @recoverable
+    async def ends(request: web.Request) -> web.Response:
+        arena.root["n"] = 1
+        raise OwnError
+
+    @recoverable(nested="independent")
+    async def inner() -> None:
+        arena.root["inner"] = 1
+        raise KeyError("inner")
+
+    @recoverable
+    async def outer(request: web.Request) -> web.Response:
+        arena.root["n"] = 1
+        await inner()
+        return ok()
+
+    @recoverable
+    async def catches(request: web.Request) -> web.Response:
+        with contextlib.suppress(KeyError):
+            await inner()
+        return ok()
+
+    routes = {"/late": late, "/back": falls_back, "/ends": ends, "/outer": outer, "/catches": catches}
+    async with serving(application(Arena.open(arena.name), routes, capsules=capsules)) as client:
+        for path in routes:
+            with contextlib.suppress(aiohttp.ClientError):
+                await client.get(path)
+    told = [each.error["type"] for each in kept(capsules) if each.error is not None]
+    assert [kind.rpartition(".")[2] for kind in told] == ["TimeoutError", "LookupError", "OwnError", "KeyError"]
+
+
+async def test_a_step_that_was_stopped_is_kept(arena: Arena, capsules: Capsules) -> None:
+    """The watchdog's StepTooLongError is a crash as well."""
+
+    @recoverable
+    async def hangs(request: web.Request) -> web.Response:
+        arena.root["n"] = 1
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            pass
+        return ok()
+
+    async with crashing(arena, hangs, capsules, step_limit=0.05) as client:
+        assert (await client.get("/x")).status == 500
+    found = only(capsules)
+    assert found.error is not None
+    assert found.error["type"] == "StepTooLongError"
+    assert found.arena["step_limit"] == pytest.approx(0.05)
+
+
+# -- bodies ------------------------------------------------------------------------------------------------------------------
+
+
+async def _unread(request: web.Request) -> bytes:
+    return b""
+
+
+async def _read(request: web.Request) -> bytes:
+    return await request.read()
+
+
+async def _streamed(request: web.Request) -> bytes:
+    return b"".join([chunk async for chunk in request.content.iter_chunked(1000)])
+
+
+@pytest.mark.parametrize("reads", [_unread, _read, _streamed])
+@pytest.mark.parametrize("body", [b"", b"plain", b"\xff\x00\xfe", b"x" * 3000])
+async def test_a_body_is_kept_however_it_was_read(arena: Arena, tmp_path: Path, reads: Any, body: bytes) -> None:
+    """Not read, read or streamed, text or not: what has come of it is kept, up to the limit, and said if it is not all."""
+    capsules = Capsules(tmp_path / "capsules", body_limit=2000)
+
+    @recoverable
+    async def crashes(request: web.Request) -> web.Response:
+        await reads(request)
+        raise ValueError
+
+    async with crashing(arena, crashes, capsules) as client:
+        assert (await client.post("/x", data=body)).status == 500
+    found = only(capsules)
+    assert found.request is not None
+    assert found.body == body[:2000]
+    assert found.request["body"]["whole"] == (len(body) <= 2000)
+    assert any("body" in each for each in found.lacks) == (len(body) > 2000)
+    assert found.request["body"]["size"] in (len(body), None)
+
+
+def test_no_more_of_a_body_is_remembered_than_is_kept() -> None:
+    """Of a long body the first chunks are remembered, up to the limit, whatever is read of it meanwhile."""
+    buffer = _Remembering([b"1234"], 10)
+    for _ in range(3):
+        buffer.append(b"12345678")
+        buffer.popleft()
+    assert (b"".join(buffer.chunks), list(buffer)) == (b"123412345678", [b"12345678"])
+
+
+async def test_a_body_that_was_read_before_or_has_not_come_is_said_to_be_so(arena: Arena, capsules: Capsules) -> None:
+    """What a middleware has read is kept, what it has streamed is not, and of a body that comes later only its beginning."""
+
+    @web.middleware
+    async def reads(request: web.Request, handler: Any) -> web.StreamResponse:
+        if request.method == "PUT":
+            await request.read()
+        elif request.method == "PATCH":
+            await request.content.read()
+        return await handler(request)  # type: ignore[no-any-return]
+
+    app = web.Application(middlewares=[reads])
+    app.router.add_route("*", "/x", recoverable(_crashes))
+    setup(app, Arena.open(arena.name), capsules=capsules)
+    async with serving(app) as client:
+        await client.put("/x", data=b"before")
+        await client.patch("/x", data=b"streamed")
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegin")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+    read, streamed, late = kept(capsules)
+    assert (read.body, read.lacks) == (b"before", [])
+    assert streamed.body is None
+    assert late.body == b"begin"
+    assert "of 100" in late.lacks[0]
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_secrets_are_in_no_part_of_the_file(arena: Arena, capsules: Capsules) -> None:
+    """Headers, fields and what a message quotes of them: none of it is in the file, and the file says what was left out."""
+
+    @recoverable
+    async def crashes(request: web.Request) -> web.Response:
+        data = await request.json()
+        request[key("password")] = data
+        try:
+            raise KeyError(request.cookies["session"])
+        except KeyError as error:
+            raise ValueError(
+                f"{data['user']['Password']!r} of {request.query['card']} at {request.path_qs}, {request.headers['x-api-key']}"
+            ) from error
+
+    secrets = ["hunter2", "4111", "s3cr3t-key", "c00kie", "t0ken", "dXNlcjp0MGtlbg"]
+    async with crashing(arena, crashes, capsules, "/x/{card}") as client:
+        answer = await client.post(
+            "/x/4111-1?card=4111%202222",
+            json={"user": {"Password": "hunter2"}, "n": 1},
+            headers={
+                "X-API-KEY": "s3cr3t-key",
+                "Cookie": "session=c00kie",
+                "Referer": "http://x/?card=4111+2222",
+                "Authorization": "Basic " + base64.b64encode(b"user:t0ken").decode(),
+            },
+        )
+        assert answer.status == 500
+    found = only(capsules)
+    is_none_of(secrets, capsules)
+    assert found.error is not None
+    assert found.error["message"].startswith("'[hidden]' of [hidden] at /x/[hidden]?card=")
+    assert json.loads(found.body or b"") == {"user": {"Password": "[hidden]"}, "n": 1}
+    told = {each.casefold() for each in found.hidden}
+    assert told == {
+        "header authorization",
+        "header cookie",
+        "header x-api-key",
+        "query card",
+        "path card",
+        "field password",
+    }
+
+
+# -- when there are many, or none can be written -------------------------------------------------------------------------------
+
+
+async def test_a_storm_of_crashes_is_bounded(arena: Arena, tmp_path: Path) -> None:
+    """Of hundreds of crashes at once some are written, and as many kept as asked for; the others are counted and told of once."""
+    capsules = Capsules(tmp_path / "capsules", keep=5)
+    with structlog.testing.capture_logs() as logs:
+        async with crashing(arena, recoverable(_crashes), capsules) as client:
+            answers = await asyncio.gather(*(client.get("/x") for _ in range(200)))
+            assert {answer.status for answer in answers} == {500}
+            await asyncio.to_thread(capsules.flush, 20)
+    assert len(kept(capsules)) == 5
+    assert capsules.written + capsules.dropped == 200
+    assert capsules.written >= 32
+    assert capsules.dropped
+    assert 1 <= [log["event"] for log in logs].count("capsule.dropped") <= capsules.written
+
+
+async def test_a_folder_that_can_not_be_written_harms_no_request(arena: Arena, tmp_path: Path) -> None:
+    """It is told of once, and again after one could be written."""
+    (tmp_path / "file").write_text("")
+    capsules = Capsules(tmp_path / "file")
+    with structlog.testing.capture_logs() as logs:
+        async with crashing(arena, recoverable(_crashes), capsules) as client:
+            for _ in range(3):
+                assert (await client.get("/x")).status == 500
+                await asyncio.to_thread(capsules.flush, 10)
+            (tmp_path / "file").unlink()
+            assert (await client.get("/x")).status == 500
+            await asyncio.to_thread(capsules.flush, 10)
+    assert [log["detail"] for log in logs if log["event"] == "capsule.dropped"] == ["Not a directory"]
+    assert (capsules.written, capsules.dropped) == (1, 3)
+    assert len(kept(capsules)) == 1
