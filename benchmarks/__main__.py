@@ -7,6 +7,7 @@ import importlib
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import summary
@@ -16,8 +17,8 @@ from benchmarks.harness import OUT, Settings, machine_line
 # allocator or the page tables, is not the next one's.
 ALL = [
     "compare", "instructions", "checkpoint", "step", "timelimit", "suspend", "read", "transaction", "operations", "memory",
-    "ycsb", "flight", "feed", "contention", "faults", "hello", "metrics", "workers", "size", "evaluation", "profiles", "streams",
-    "preimages", "scattered", "servers", "parts", "hold", "scale",
+    "ycsb", "flight", "feed", "journal", "history", "durable", "contention", "faults", "hello", "metrics", "workers", "size",
+    "evaluation", "profiles", "streams", "preimages", "scattered", "servers", "parts", "hold", "scale",
 ]  # fmt: skip
 
 
@@ -26,18 +27,21 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(ALL)}; all by default")
     parser.add_argument("--quick", action="store_true", help="small and short, to see that it works")
     parser.add_argument("--out", type=Path, help="where the results go (docs/benchmarks; --quick: nowhere)")
+    parser.add_argument("--disk", type=Path, help="a folder on a disk, for what is to be durable (/var/tmp)")
     args = parser.parse_args()
     if unknown := [name for name in args.names if name not in ALL]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}")
     if len(args.names) == 1:
-        return _one(args.names[0], Settings(quick=args.quick, out=args.out or (None if args.quick else OUT)))
+        settings = Settings(quick=args.quick, out=args.out or (None if args.quick else OUT))
+        return _one(args.names[0], replace(settings, disk=args.disk) if args.disk else settings)
     print(machine_line())
     failed = []
     for name in args.names or ALL:
         begun = time.monotonic()
         print(f"\n{name} …", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "benchmarks", name]
-        command += ["--quick"] * args.quick + (["--out", str(args.out)] if args.out else [])
+        command += ["--quick"] * args.quick
+        command += [f"--{name}={value}" for name in ("out", "disk") if (value := getattr(args, name))]
         if subprocess.run(command).returncode != 0:
             failed.append(name)
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)

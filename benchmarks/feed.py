@@ -51,10 +51,10 @@ def run(settings: Settings) -> Report:
 
 
 @contextlib.contextmanager
-def opened(feed: str | None) -> Iterator[Any]:
+def opened(feed: str | None, **options: Any) -> Iterator[Any]:
     from recoverable import Arena
 
-    with Arena.temporary("256 MiB", feed=feed) as arena:
+    with Arena.temporary("256 MiB", feed=feed, **options) as arena:
         with arena.transaction():
             arena.root["accounts"] = {f"account-{i}": 1000 for i in range(ACCOUNTS)}
             arena.root["log"] = {}

@@ -27,10 +27,11 @@ OUT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 
 @dataclass(frozen=True)
 class Settings:
-    """How long a run may take, and where its results go."""
+    """How long a run may take, where its results go, and where it writes what is to be durable."""
 
     quick: bool = False
     out: Path | None = OUT
+    disk: Path = Path("/var/tmp")
 
     def pick(self, full: Any, quick: Any) -> Any:
         """Return one of two, by `--quick`."""

@@ -11,6 +11,9 @@
 | Redis | `redis.py` | a server beside, by its socket; one Lua script, or WATCH and MULTI |
 | PostgreSQL | `postgres.py` | a server beside, by its socket; the await first, then one transaction; synchronous_commit off |
 
+`DURABLE` has the same banks, told to keep it on a disk. Where a store has no group commit, one more commits all that wait at
+once, in a thread (`grouped.py`).
+
 A bank moves money between accounts and writes down each transfer under the id that the client chose. Between the debit and
 the credit, or before both where the store should not wait in between, it asks another service, which takes 2 ms. Those that
 wait first look at the balance before that, too, but for Redis and PostgreSQL, where each look is a message there and back.
@@ -122,7 +125,8 @@ class Rival:
     name: str
     module: str
     of: str
-    beside: bool = False  # the module has a context manager `beside(folder)` that gives the address and the process id
+    #: The module has a context manager `beside(folder, *options)` that gives the address and the process id.
+    beside: tuple[str, ...] | None = None
 
     def imported(self) -> Any:
         try:
@@ -136,10 +140,10 @@ class Rival:
     @contextlib.contextmanager
     def started(self, folder: Path) -> Iterator[tuple[str, int]]:
         """Run what runs beside; give where it listens and its process id, "" and 0 for nothing."""
-        if not self.beside:
+        if self.beside is None:
             yield "", 0
             return
-        with self.imported().beside(folder) as found:
+        with self.imported().beside(folder, *self.beside) as found:
             yield found
 
 
@@ -155,9 +159,25 @@ RIVALS = [
     Rival("SQLite, :memory:", "sqlite", "Memory"),
     Rival(LMDB, "lmdb", "Lmdb"),
     Rival("ZODB, FileStorage", "zodb", "Zodb"),
-    Rival("Redis, Lua", "redis", "Lua", beside=True),
-    Rival("Redis, WATCH", "redis", "Watch", beside=True),
-    Rival("PostgreSQL", "postgres", "Postgres", beside=True),
+    Rival("Redis, Lua", "redis", "Lua", beside=()),
+    Rival("Redis, WATCH", "redis", "Watch", beside=()),
+    Rival("PostgreSQL", "postgres", "Postgres", beside=()),
+]
+AOF = "--appendonly", "yes", "--appendfsync"
+DURABLE = [  # what the others are when they are told to keep it on a disk
+    Rival('recoverable, "journal"', "ours", "Journal"),
+    Rival('recoverable, "journal", a block', "ours", "BlockJournal"),
+    Rival('recoverable, "disk"', "ours", "Disk"),
+    Rival('recoverable, "disk", a block', "ours", "BlockDisk"),
+    Rival("SQLite, NORMAL, grouped", "sqlite", "GroupedNormal"),
+    Rival("SQLite, FULL", "sqlite", "Full"),
+    Rival("SQLite, FULL, grouped", "sqlite", "GroupedFull"),
+    Rival("LMDB, synced each second", "lmdb", "EachSecond"),
+    Rival("LMDB, synced", "lmdb", "Full"),
+    Rival("LMDB, synced, grouped", "lmdb", "Grouped"),
+    Rival("Redis, everysec", "redis", "Lua", beside=(*AOF, "everysec")),
+    Rival("Redis, always", "redis", "Lua", beside=(*AOF, "always")),
+    Rival("PostgreSQL, synchronous", "postgres", "Synchronous", beside=()),
 ]
 
 

@@ -19,13 +19,19 @@ def name_in(folder: str) -> str:
 class Decorated(Bank):
     """The handler of plain Python, unchanged, with @recoverable over it."""
 
+    durable = "memory"
+
     async def open(self) -> None:
-        self.arena = Arena.open(name_in(self.folder), size="256 MiB")
+        self.arena = Arena.open(name_in(self.folder), size="256 MiB", **self.kept())
         with self.arena.transaction():
             if "accounts" not in self.arena.root:
                 self.arena.root["accounts"] = Array([OPENING] * ACCOUNTS, "i8")
                 self.arena.root["audit"] = {}
         self.accounts, self.audit = self.arena.root["accounts"], self.arena.root["audit"]
+
+    def kept(self) -> dict[str, Any]:
+        """Return how the arena is kept on the disk."""
+        return {} if self.durable == "memory" else {"journal": f"{self.folder}/journal", "durable": self.durable}
 
     def setup(self, app: Any) -> None:
         recoverable.aiohttp.setup(app, self.arena)
@@ -45,6 +51,9 @@ class Decorated(Bank):
         accounts[b] += amount
         audit[ref] = {"from": a, "to": b, "amount": amount}
         return "now"
+
+    async def close(self) -> None:
+        self.arena.close()
 
     async def total(self) -> int:
         with self.arena.transaction():
@@ -94,5 +103,29 @@ class Block(Decorated):
             audit[ref] = {"from": a, "to": b, "amount": amount}
         return "now"
 
-    async def close(self) -> None:
-        self.arena.close()
+
+class Journal(Decorated):
+    """Written within 10 ms; nobody waits for that."""
+
+    durable = "journal"
+
+
+class Disk(Decorated):
+    """The answer waits until what it says is on the disk."""
+
+    durable = "disk"
+
+
+class BlockJournal(Block):
+    """A block, written within 10 ms."""
+
+    durable = "journal"
+
+
+class BlockDisk(BlockJournal):
+    """A block, and the handler waits by itself."""
+
+    async def transfer(self, ref: str, a: int, b: int, amount: int) -> str:
+        done = await super().transfer(ref, a, b, amount)
+        await self.arena.durable()
+        return done

@@ -18,7 +18,7 @@ USER = "postgres"  # who runs it where we are root, which it refuses
 
 
 @contextlib.contextmanager
-def beside(folder: Path) -> Iterator[tuple[str, int]]:
+def beside(folder: Path, *options: str) -> Iterator[tuple[str, int]]:
     """Make a cluster in the folder and run its server on a socket there; give that folder and the process id."""
     binaries = [Path(found).parent for found in [shutil.which("initdb")] if found]
     binaries += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -32,7 +32,8 @@ def beside(folder: Path) -> Iterator[tuple[str, int]]:
         shutil.chown(data, USER, USER)
         folder.chmod(0o711)
     subprocess.run([binaries[0] / "initdb", "-U", USER, "-A", "trust", "-D", data], check=True, timeout=120, **as_user)
-    command = [binaries[0] / "postgres", "-D", data, "-k", data, "-c", "listen_addresses=", "-c", "max_connections=60"]
+    command = [binaries[0] / "postgres", "-D", data, "-k", data, "-c", "listen_addresses="]
+    command += ["-c", "max_connections=60", *options]
     server = subprocess.Popen(command, **as_user)
     try:
         wait_for((data / ".s.PGSQL.5432").exists, server)
@@ -45,9 +46,15 @@ def beside(folder: Path) -> Iterator[tuple[str, int]]:
 class Postgres(Bank):
     """Twenty connections; a commit does not wait for the disk."""
 
+    synchronous_commit = "off"
+
     async def open(self) -> None:
         self.pool: Any = await asyncpg.create_pool(
-            host=self.address, user=USER, min_size=20, max_size=20, server_settings={"synchronous_commit": "off"}
+            host=self.address,
+            user=USER,
+            min_size=20,
+            max_size=20,
+            server_settings={"synchronous_commit": self.synchronous_commit},
         )
         async with self.pool.acquire() as db, db.transaction():
             await db.execute(
@@ -85,3 +92,9 @@ class Postgres(Bank):
         async with self.pool.acquire() as db, db.transaction(isolation="repeatable_read"):
             audit = {ref: (a, b, amount) for ref, a, b, amount in await db.fetch("SELECT id, a, b, amount FROM audit")}
             return Books(dict(await db.fetch("SELECT id, balance FROM accounts")), audit)
+
+
+class Synchronous(Postgres):
+    """A commit waits for the disk, with those that commit at the same time."""
+
+    synchronous_commit = "on"

@@ -18,12 +18,12 @@ from benchmarks.rivals import ACCOUNTS, CRASHING, OPENING, Bank, Books, Low, Mis
 
 
 @contextlib.contextmanager
-def beside(folder: Path) -> Iterator[tuple[str, int]]:
-    """Run a server without persistence, on a socket in the folder; give the socket's path and the process id."""
+def beside(folder: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """Run a server without snapshots, on a socket in the folder; give the socket's path and the process id."""
     if shutil.which("redis-server") is None:
         raise Missing("redis-server is not installed (Debian: apt install redis-server)")
     address = folder / "redis.sock"
-    command = ["redis-server", "--port", "0", "--unixsocket", str(address), "--save", "", "--appendonly", "no"]
+    command = ["redis-server", "--port", "0", "--unixsocket", str(address), "--save", "", *options]
     server = subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(address.exists, server)

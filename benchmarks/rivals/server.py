@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -10,7 +11,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from benchmarks.rivals import ACCOUNTS, OPENING, RIVALS, Bank, Low
+from benchmarks.rivals import ACCOUNTS, DURABLE, OPENING, RIVALS, WAIT, Bank, Low
 from benchmarks.serving import listening, terminated
 
 
@@ -31,6 +32,13 @@ def application(bank: Bank) -> web.Application:
     async def total(request: web.Request) -> web.Response:
         return web.json_response({"total": await bank.total()})
 
+    async def idle(request: web.Request) -> web.Response:
+        """Answer when no other request is in flight: clients that have gone leave theirs behind."""
+        handling = request.task.get_coro().__qualname__
+        while sum(task.get_coro().__qualname__ == handling for task in asyncio.all_tasks()) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(WAIT)
+        return web.json_response({})
+
     async def books(request: web.Request) -> web.Response:
         """Compare the balances with what the audit says they should be."""
         found = await bank.books()
@@ -45,6 +53,7 @@ def application(bank: Bank) -> web.Application:
     app = web.Application()
     bank.setup(app)
     app.add_routes([web.post("/transfer", bank.decorate(transfer)), web.get("/total", total), web.get("/books", books)])
+    app.router.add_get("/idle", idle)
     return app
 
 
@@ -61,5 +70,5 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     name, folder, address = sys.argv[1:]
-    rival = next(rival for rival in RIVALS if rival.name == name)
+    rival = next(rival for rival in (*RIVALS, *DURABLE) if rival.name == name)
     uvloop.run(serve(rival.bank()(folder, address)))

@@ -1,0 +1,263 @@
+"""What does it take to go back in time?
+
+A bank with 10,000 accounts, beside sessions of a kilobyte each that nobody touches, and a million transfers behind the last
+snapshot, one of which is wrong by a coin. What is timed is a history that was just opened: of each question, the first one. The
+files are in the page cache, as those that a server wrote lately are.
+
+What it costs a server that history is kept is timed as well: the same transfers with `keep=` and without, in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import disk, journal_state, transfers
+from benchmarks.harness import Report, Settings, Spread, digits, progress
+from recoverable import Arena, ArenaNotFoundError
+from recoverable.history import History
+from recoverable.journal import start
+from recoverable.journal.folder import Folder
+
+ACCOUNTS, OPENING = 10_000, 1_000_000
+AT, BISECT, BEYOND = 200.0, 20.0, 1.02  # ms, s, and what transfers may take beside those without keep=
+_FAR = 1, 100, 10_000, 100_000, 1_000_000  # commits since the keyframe
+
+
+def run(settings: Settings) -> Report:
+    report = Report("history", "What does it take to go back in time?")
+    try:
+        with disk.folder(settings) as path:
+            _past(report, settings, path / "past")
+            _kept(report, settings, path)
+        disk.tell(report, settings)
+    except disk.NoDisk as refused:
+        report.note(f"Not run: {refused}.")
+    return report
+
+
+# -- a past -----------------------------------------------------------------------------------------------------------------
+
+
+def _past(report: Report, settings: Settings, where: Path) -> None:
+    """Make one, ask it, and start from its files, which is the other way to have a state of them."""
+    name = f"bench-history-{os.getpid()}"
+    try:
+        first, commits, wrong = _make(settings, name, where)
+    finally:
+        with contextlib.suppress(ArenaNotFoundError):
+            Arena.unlink(name)
+    last = first + commits - 1
+    _states(report, settings, where, first, last)
+    _questions(report, settings, where, first, last, wrong)
+    _whole(report, settings, where, last)
+    _bytes(report, where, commits)
+
+
+def _make(settings: Settings, name: str, where: Path) -> tuple[int, int, int]:
+    """Make the journal; return the number of the first transfer's commit, how many there are, and which of them is wrong."""
+    count, more = settings.pick(500, 8) * 1024, settings.pick(1_000_000, 20_000)
+    size = f"{settings.pick(1024, 64)} MiB"
+    with contextlib.closing(Arena.open(name, size, journal=where, compact=False, keep="24h")) as arena:
+        with arena.transaction():
+            arena.root["accounts"] = {f"account-{i}": OPENING for i in range(ACCOUNTS)}
+            arena.root["sessions"] = {}
+        for at in range(0, count, 1024):
+            progress(f"history: {at:,} of {count:,} sessions")
+            journal_state.write(arena, at, at + 1024)
+        journal_state.finish_file(arena, count)
+        journal_state.command(where)
+        progress(f"history: {more:,} transfers")
+        accounts: Any = arena.root["accounts"]
+        keys = list(accounts)
+        first = arena.stats().feed.seq + 1
+        for i in range(more):
+            with arena.transaction():
+                accounts[keys[i % ACCOUNTS]] -= 1
+                accounts[keys[(i * 7 + 331) % ACCOUNTS]] += 1 if i != more * 2 // 3 else 2
+            if i % 10_000 == 0:
+                transfers.flush(arena)
+        transfers.flush(arena)
+    return first, more, first + more * 2 // 3
+
+
+def _timed(doing: Callable[[History], object], where: Path) -> float:
+    """Ask a history that was just opened; return the seconds."""
+    begun = time.perf_counter()
+    with History.open(where) as history:
+        doing(history)
+        return time.perf_counter() - begun
+
+
+def _states(report: Report, settings: Settings, where: Path, first: int, last: int) -> None:
+    rounds = settings.pick(11, 2)
+    far = [each for each in _FAR if each <= last - first + 1]
+    took: dict[int, list[float]] = {each: [] for each in far}
+
+    def ask(history: History, seq: int) -> None:
+        assert abs(history.at(seq)["accounts"]["account-77"] - OPENING) < last
+
+    for i in range(rounds):
+        progress(f"history: at(), round {i + 1} of {rounds}")
+        for each in far[i % len(far) :] + far[: i % len(far)]:
+            took[each].append(_timed(lambda history, each=each: ask(history, first + each - 1), where) * 1e3)
+    spreads = {each: Spread.of(values) for each, values in took.items()}
+    report.table(
+        f"A state of an arena of {settings.pick(1024, 64):,} MiB, and one key of it looked at",
+        ["commits since the keyframe", "ms"],
+        [[f"{each:,}", str(spread)] for each, spread in spreads.items()],
+    )
+    for each, spread in spreads.items():
+        report.figure(f"at(), {each} commits since the keyframe: ms", spread)
+    report.aim(f"at() of {far[-1]:,} commits since the keyframe, one key: ms", AT, spreads[far[-1]], "ms")
+
+
+def _questions(report: Report, settings: Settings, where: Path, first: int, last: int, wrong: int) -> None:
+    rounds = settings.pick(5, 1)
+    path = "root['accounts']['account-77']"
+
+    def bisect(history: History) -> None:
+        found = history.bisect(
+            lambda root: sum(root["accounts"].values()) == ACCOUNTS * OPENING,
+            good=first,
+            progress=lambda good, bad: progress(f"history: bisect, {good:,} to {bad:,}"),
+        )
+        assert found.commit.seq == wrong
+
+    def take(history: History, number: int) -> None:
+        changes = history.changes(path)
+        assert len([each for each, _ in zip(changes, range(number), strict=False)]) == number
+
+    questions: dict[str, Callable[[History], object]] = {
+        f"bisect: a sum over {ACCOUNTS:,} accounts": bisect,
+        "last_writer of an account": lambda history: history.last_writer(path).seq,  # type: ignore[union-attr]
+        "changes of an account, the last one": lambda history: take(history, 1),
+        "changes of an account, all that there are": lambda history: list(history.changes(path, since=first)),
+        "changed_by of the last commit": lambda history: history.changed_by(last),
+        "commits, the last hundred": lambda history: [
+            each for each, _ in zip(history.commits(), range(100), strict=False)
+        ],
+        "diff of the accounts, first to last": lambda history: history.diff(first, last, "root['accounts']"),
+    }
+    took: dict[str, list[float]] = {what: [] for what in questions}
+    for _ in range(rounds):
+        for what, doing in questions.items():
+            progress(f"history: {what}")
+            took[what].append(_timed(doing, where))
+    progress("")
+    spreads = {what: Spread.of(values) for what, values in took.items()}
+    report.table(
+        f"Questions to {last - first + 1:,} commits, each to a history that was just opened",
+        ["", "seconds"],
+        [[what, str(spread)] for what, spread in spreads.items()],
+    )
+    for what, spread in spreads.items():
+        report.figure(f"{what}: s", spread)
+    report.aim(f"bisect among {last - first + 1:,} commits: s", BISECT, spreads[next(iter(questions))], "s")
+
+
+def _whole(report: Report, settings: Settings, where: Path, last: int) -> None:
+    """Read a whole state, against what else would give one: a restore, and reading that."""
+    ours, restored = [], []
+
+    def ask(history: History) -> None:
+        history.at(last).to_python()
+
+    for i in range(settings.pick(5, 1)):
+        progress(f"history: a whole state, round {i + 1}")
+        ours.append(_timed(ask, where))
+        restored.append(_restored(where))
+    ratio = Spread.of(a / b for a, b in zip(ours, restored, strict=True))
+    report.table(
+        "All of the last state as plain Python",
+        ["", "seconds"],
+        [["at().to_python()", str(Spread.of(ours))], ["a restore, and to_python() of it", str(Spread.of(restored))]],
+    )
+    report.aim("at().to_python() over a restore and the same", 1.0, ratio, "x")
+
+
+def _restored(where: Path) -> float:
+    """Restore into the object of a new arena, and read it; what the folder got by that is removed."""
+    folder = Folder(where)
+    name = f"bench-restored-{os.getpid()}"
+    target = os.open(f"/dev/shm/recoverable.{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    lock = folder.take()
+    begun = time.perf_counter()
+    try:
+        start.restore(folder, target, name)
+        with Arena.open(name, create=False) as arena:
+            arena.root.to_python()
+        return time.perf_counter() - begun
+    finally:
+        lock.release()
+        os.close(target)
+        Arena.unlink(name)
+        Path(folder.file_path(folder.files()[-1])).unlink()
+
+
+def _bytes(report: Report, where: Path, commits: int) -> None:
+    starts = Folder(where).starts()
+    position = Folder(where).snapshots()[-1]
+    with Folder(where).open_file(starts[-1].number) as file:
+        end = starts[-1].position
+        while (batch := file.next()) is not None:
+            end = batch.end
+    each = (end - position) / commits
+    rows = [["a commit that is kept: a transfer between two accounts", f"{digits(each)} bytes"]]
+    core = _core()
+    if core is not None:
+        rows.append(["a core dump of this process, without shared memory", f"{digits(core / 2**20)} MiB"])
+    report.table("For a sense of scale", ["", "size"], rows)
+    if shutil.which("rr") is None:
+        report.note("rr, which records all that a process does, is not on this machine, so it stands in no table.")
+
+
+def _core() -> int | None:
+    """Return how large a dump of this process is; None: this machine writes none here."""
+    if Path("/proc/sys/kernel/core_pattern").read_text().strip() != "core":
+        return None
+    with tempfile.TemporaryDirectory() as path:
+        pid = os.fork()
+        if pid == 0:
+            os.chdir(path)
+            signal.signal(signal.SIGABRT, signal.SIG_DFL)
+            with contextlib.suppress(Exception):
+                resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                os.abort()
+            os._exit(1)
+        os.waitpid(pid, 0)
+        return next((each.stat().st_blocks * 512 for each in Path(path).iterdir()), None)
+
+
+# -- a server that keeps it -------------------------------------------------------------------------------------------------
+
+
+def _kept(report: Report, settings: Settings, path: Path) -> None:
+    """Load an arena that keeps history and one that does not, in turn."""
+    rounds, seconds = settings.pick(31, 3), settings.pick(0.4, 0.1)
+    with contextlib.ExitStack() as stack:
+        handlers = [stack.enter_context(_bank(path / f"keep-{keep}", keep)) for keep in ("24h", 0)]
+        ratios = []
+        for i in range(rounds):
+            progress(f"history: kept, round {i + 1} of {rounds}")
+            rates = {}
+            for which in (0, 1) if i % 2 else (1, 0):
+                rates[which] = transfers.load(handlers[which], 16, seconds).rate
+            ratios.append(rates[1] / rates[0])
+    progress("")
+    report.aim('transfers with a journal: without keep= over keep="24h", commits/s', BEYOND, Spread.of(ratios), "x")
+
+
+@contextlib.contextmanager
+def _bank(where: Path, keep: Any) -> Iterator[transfers.Handler]:
+    with Arena.temporary("64 MiB", journal=where, keep=keep) as arena:
+        transfers.fill(arena)
+        yield transfers.transfers(arena, "journal")
