@@ -1,7 +1,8 @@
 """Runs the Python and console blocks of these pages: `pytest docs`. Blocks of one page share their names, top to bottom.
 
 A Python block that begins with a comment such as `# shop.py` is that file as well, for the console blocks below it.
-An output block is what the last Python block has printed, but for numbers, ids, folders, and where lines are broken.
+An output block is what the last Python block has printed, but for numbers, ids, folders, and where lines are broken; so is what a
+command prints in a console block. A line that begins with (Pdb) is typed into it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import io
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
@@ -19,7 +21,7 @@ from typing import Any
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 
-from recoverable import Arena, _registry
+from recoverable import Arena, ArenaNotFoundError, _registry
 from support.console import Terminal, commands
 
 _run_python = PythonCodeBlockParser(doctest_optionflags=ELLIPSIS | NORMALIZE_WHITESPACE)
@@ -34,6 +36,9 @@ def _python(document: Document) -> Iterable[Region]:
 
 def _recorded(evaluate: Callable[[Example], str | None]) -> Callable[[Example], str | None]:
     def run(example: Example) -> str | None:
+        text = example.parsed if isinstance(example.parsed, str) else ""  # of a doctest it is an object
+        if program := re.match(r"# (\w+\.py)\n", text):  # a later one may import it
+            Path(example.namespace["_programs"].name, program[1]).write_text(text)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             failed = evaluate(example)
@@ -55,7 +60,7 @@ def _output(example: Example) -> str | None:
 
 def _alike(text: str) -> str:
     """Leave out what is another one each time: ids, numbers, in which folder a page is as a program, spaces."""
-    text = re.sub(r"\b[0-9a-f]{32}\b", "ID", text)
+    text = re.sub(r"\b([0-9a-f]{32}\b|\d{8}T\d{6}-\d+-[0-9a-f]{8}-)", "ID", text)
     text = re.sub(r"[^\s\"│]*/\w+\.(md|py)\b", "FILE", text)
     return " ".join(re.sub(r"\d+", "0", text).split())
 
@@ -71,8 +76,10 @@ def _console(example: Example) -> str | None:
         for name, program in _programs(example.document).items():
             terminal.write(name, program)
     for command, printed in commands(example.parsed):
-        found = terminal.type(command).strip()
-        if found != printed:
+        typed = re.findall(r"^\(Pdb\) (.*)$", printed, re.MULTILINE)
+        found = terminal.type(command, typed).strip()
+        wanted = re.sub(r"^\(Pdb\) .*$", "(Pdb)", printed, flags=re.MULTILINE)
+        if found != printed and (command.startswith("curl") or _alike(found) != _alike(wanted)):
             return f"{command}\nprints\n{found}\nand not\n{printed}"
     return None
 
@@ -86,7 +93,12 @@ def _clean(namespace: dict[str, Any]) -> None:
     """Close and remove the arenas that a page has opened; all are named docs-…"""
     if "_terminal" in namespace:
         namespace["_terminal"].kill()
+        for name in namespace["_terminal"].arenas.values():
+            with contextlib.suppress(ArenaNotFoundError):
+                Arena.unlink(name)
         namespace["_folder"].cleanup()
+    sys.path.remove(namespace["_programs"].name)
+    namespace["_programs"].cleanup()
     namespace.clear()  # views would keep an arena open
     for segment in _registry.all_open():
         for arena in list(segment.arenas):
@@ -96,9 +108,11 @@ def _clean(namespace: dict[str, Any]) -> None:
 
 
 def _setup(namespace: dict[str, Any]) -> None:
-    """Remove what a killed run has left."""
+    """Remove what a killed run has left; make a folder for the programs of the page."""
     for left in Path("/dev/shm").glob("recoverable.docs-*"):
         Arena.unlink(left.name.removeprefix("recoverable."))
+    namespace["_programs"] = tempfile.TemporaryDirectory(prefix="recoverable-docs-")
+    sys.path.append(namespace["_programs"].name)
 
 
 pytest_collect_file = Sybil(

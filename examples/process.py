@@ -47,6 +47,7 @@ class Server:
         """
         self.name = name
         self.recovered: list[dict[str, Any]] = []  # what each start found half-done and undid
+        self.restored: list[dict[str, Any] | None] = []  # what each start found in a journal
         # -P: the interpreter must not take the package from the current directory instead of the installed one.
         self._command = [sys.executable, "-P", "-c", STANDBY, ROOT, module, "--name", name, *options]
         self._process: asyncio.subprocess.Process | None = None
@@ -88,6 +89,7 @@ class Server:
             raise ServerError(f"the server did not start\n{self.log()}") from error
         self._url = announced["ready"]
         self.recovered.append(announced["recovered"] or {"records": 0, "bytes": 0, "phase": "idle"})
+        self.restored.append(announced.get("restored"))
         return self._url
 
     def open_doors(self) -> None:

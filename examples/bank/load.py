@@ -167,6 +167,8 @@ class Customers:
                 url + "/transfer", json=order, timeout=aiohttp.ClientTimeout(ANSWER_DEADLINE)
             ) as response:
                 status = response.status  # what follows is only the body: the transfer is done
+                if status == 503 and "Retry-After" not in response.headers:
+                    status = 0  # committed, and not known to be on the disk: InDoubtError
                 await response.read()
         except TimeoutError as error:
             raise BankError(f"a request has not been answered for {ANSWER_DEADLINE:g} s\n{self.bank.log()}") from error

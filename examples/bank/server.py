@@ -187,9 +187,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0, help="0: any free one, announced on stdout")
     parser.add_argument("--crash-rate", type=float, default=0.0, help="share of transfers that crash half-way")
     parser.add_argument("--allow-faults", action="store_true", help="not production: RECOVERABLE_FAULTS is obeyed")
+    parser.add_argument("--journal", help="a folder: what is committed outlives the machine's memory")
+    parser.add_argument("--durable", choices=("memory", "journal", "disk"), help="what an answer waits for")
     options = parser.parse_args(argv)
 
-    arena = Arena.open(options.name, size=options.size)  # says on stderr what a killed predecessor left half-done
+    # Says on stderr what a killed predecessor left half-done, or what was restored from the journal.
+    arena = Arena.open(options.name, size=options.size, journal=options.journal, durable=options.durable)
     app = make_app(arena, accounts=options.accounts, crash_rate=options.crash_rate, allow_faults=options.allow_faults)
     listening = socket.create_server(("127.0.0.1", options.port))
     print(json.dumps(announcement(arena, listening.getsockname()[1])), flush=True)
@@ -205,8 +208,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def announcement(arena: Arena, port: int) -> dict[str, Any]:
     """Describe the server in one line for the program that started it."""
-    recovered = arena.recovered and dataclasses.asdict(arena.recovered)
-    return {"ready": f"http://127.0.0.1:{port}", "pid": os.getpid(), "recovered": recovered}
+    recovered, restored = arena.recovered, arena.restored
+    return {
+        "ready": f"http://127.0.0.1:{port}",
+        "pid": os.getpid(),
+        "recovered": recovered and dataclasses.asdict(recovered),
+        "restored": restored and dataclasses.asdict(restored) | {"at": restored.at.isoformat()},
+    }
 
 
 if __name__ == "__main__":
