@@ -1,7 +1,7 @@
 """Who stands between a driver and the coroutine of its handler: faults, and what notes the steps of a run.
 
 The core has one place for it, which costs nothing as long as nobody stands there. Who notes stands outermost: what a fault
-raises is what the run has raised.
+raises is what the run has raised. A replay stands around the drivers of parts as well, outside of their steps.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from recoverable._native.runtime import set_fault_hooks
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from recoverable._native.runtime import Container, Transaction
 
-__all__ = ["faults_stand", "put_faults", "put_notes"]
+__all__ = ["around_part", "faults_stand", "put_around_parts", "put_faults", "put_notes"]
 
 #: Gives what is driven in the place of a coroutine, for a transaction.
 Stand: TypeAlias = "Callable[[Any, Transaction], Any]"
@@ -22,6 +24,7 @@ Stand: TypeAlias = "Callable[[Any, Transaction], Any]"
 _faults: Stand | None = None
 _write: Callable[[Container], None] | None = None
 _notes: Stand | None = None
+_around: Stand | None = None
 
 
 def put_faults(run: Stand | None, write: Callable[[Container], None] | None) -> None:
@@ -36,6 +39,17 @@ def put_notes(run: Stand | None) -> None:
     global _notes
     _notes = run
     _put()
+
+
+def put_around_parts(run: Stand | None) -> None:
+    """Have somebody stand around the drivers of parts that are begun from now on; None: no more."""
+    global _around
+    _around = run
+
+
+def around_part(driver: Awaitable[Any], transaction: Transaction) -> Awaitable[Any]:
+    """Return what is to be awaited in the place of the driver of a part of a transaction."""
+    return driver if _around is None else _around(driver, transaction)
 
 
 def faults_stand() -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Collection, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from recoverable import between
 from recoverable._native.runtime import Transaction, current_transaction, part, stops_around
 from recoverable.errors import ConflictError, StepTooLongError, _Doomed, _TooLong
 
@@ -90,7 +91,7 @@ def _closed_at_its_end(task: asyncio.Task[T], aw: object) -> asyncio.Task[T]:
 
 async def _run(aw: Awaitable[T], transaction: Transaction) -> T:
     try:
-        return await part(aw if asyncio.iscoroutine(aw) else _await(aw), transaction)
+        return await between.around_part(part(aw if asyncio.iscoroutine(aw) else _await(aw), transaction), transaction)
     except _TooLong as stopped:
         if not transaction.late and stops_around(stopped, transaction):
             raise

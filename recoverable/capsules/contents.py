@@ -87,8 +87,10 @@ class Facts:
 
     def size(self) -> int:
         """Return about how many bytes it takes in memory."""
-        body = (self.request or {}).get("body")
-        return 4096 + len(body or b"")
+        request = self.request or {}
+        texts = [value for _, value in request.get("headers", ())]
+        texts += [str(run["error"] or "") for run in self.runs]
+        return 4096 + len(request.get("body") or b"") + sum(map(len, texts)) + _size_of(self.trace)
 
     def written(self, hide: Iterable[str], limit: int) -> dict[str, Any]:
         """Return it as JSON data, without secrets.
@@ -145,6 +147,17 @@ class Facts:
             "traceback": hiding.text(text)[-_TEXT:],
             "frame": frame,
         }
+
+
+def _size_of(trace: traceback.TracebackException | None) -> int:
+    """Return about how many bytes a traceback takes, with those that it was raised from: messages can be of any length."""
+    size, left = 0, [trace]
+    while left:
+        each = left.pop()
+        if each is not None:
+            size += 256 * len(each.stack) + len(getattr(each, "_str", ""))
+            left += [each.__cause__, each.__context__, *(each.exceptions or ())]
+    return size
 
 
 def _shortened(run: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ ALWAYS: Final = ("authorization", "cookie", "set-cookie", "proxy-authorization")
 #: What stands in the place of a secret.
 HIDDEN: Final = "[hidden]"
 _SHORT: Final = 4  # characters: shorter ones are only taken out where they stand alone
+_LEAST: Final = 6  # of a cookie's value: shorter ones, "1" or "dark", are no secrets, and are words of bodies as well
 _MOST: Final = 2000  # values in one capsule: beyond that, texts that might have one are left out
 _QUOTED: Final = re.compile(r'"([^"]+)"')
 _BOUNDARY: Final = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
@@ -237,8 +238,9 @@ def _of_header(name: str, value: str) -> Iterator[str]:
     if name in ("cookie", "set-cookie"):
         for part in value.split(";"):
             value = part.partition("=")[2].strip().strip('"')
-            yield value
-            yield urllib.parse.unquote(value)
+            if len(value) >= _LEAST:
+                yield value
+                yield urllib.parse.unquote(value)
         return
     scheme, blank, rest = value.strip().partition(" ")
     if not blank:

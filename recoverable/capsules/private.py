@@ -1,12 +1,8 @@
 """A private arena that has a state of the past: what a capsule is replayed in.
 
-What we want: the state that each step saw, in an arena that can be written to, beside whatever arenas this process has, and without
-touching the journal. What does not work: to apply the records of others' commits to an arena that a transaction goes on in: they
-say which bytes changed, and by now its own containers may lie there.
-
-What does: a snapshot is copied into an object without a name, and brought forward there to what the first step saw; then it is an
-arena like any other. Before each further step, what is different in the state that it saw is found by the history, and stored by a
-transaction of its own: so what others have changed is seen as it was, and conflicts as it did.
+What we want: the state that the first step saw, in an arena that can be written to, beside whatever arenas this process has, and
+without touching the journal. A snapshot is copied into an object without a name, and brought forward there by the journal's records;
+then it is an arena like any other. `forward` brings it on from there.
 """
 
 from __future__ import annotations
@@ -16,11 +12,10 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable import _registry, _state
+from recoverable import _registry
 from recoverable._native.feed import Restore
-from recoverable._native.runtime import Container
 from recoverable.arena import Arena, open_copy
-from recoverable.errors import CapsuleError, HistoryError, RecoverableError
+from recoverable.errors import CapsuleError, HistoryError
 from recoverable.history import History
 from recoverable.history.line import Line
 from recoverable.journal import snapshots
@@ -81,88 +76,9 @@ class Past:
 _NAME: Final = "capsule"
 
 
-class Private:
-    """An arena of a state of the past, and how it is brought to a later one.
-
-    Attributes:
-        arena: It.
-    """
-
-    def __init__(self, past: Past, arena: Arena, seq: int) -> None:
-        self.arena = arena
-        self._past = past
-        self._seq = seq
-
-    def bring(self, seq: int) -> None:
-        """Bring it to what was committed by others up to a commit."""
-        if seq <= self._seq:
-            return
-        history = self._past.history
-        paths = {
-            each.path.keys: each.is_container
-            for change in history.changes(since=self._seq + 1, until=seq)
-            for each in change.differences
-        }
-        self._seq = seq
-        if not paths:
-            return
-        wanted = history.at(seq)
-        with self.arena.transaction():
-            for keys in sorted(paths, key=len):
-                _store(self.arena.root, wanted, keys, anew=paths[keys])
-
-
-def _store(live: Any, wanted: Any, keys: tuple[Any, ...], *, anew: bool) -> None:
-    """Make what is at a path, or where it ends, what it is in another state."""
-    for i, key in enumerate(keys):
-        now, then = _part(live, key), _part(wanted, key)
-        if _alike(now, then) and not (anew and i == len(keys) - 1):
-            live, wanted = now, then
-            continue
-        if live._unit_of(0) is None:  # it has positions, or fields: all of it
-            break
-        if then is _NOTHING:
-            if now is not _NOTHING:
-                live._drop_part(key)
-        elif now is _NOTHING or isinstance(now, Container) or isinstance(then, Container) or now != then:
-            live._put_part(key, _state.build(_state.image(then)))
-        return
-    now, then = _state.image(live), _state.image(wanted)
-    if not _state.same(now, then):
-        _state.restore_in_place(live, now, then)
-
-
-class _Nothing:
-    pass
-
-
-_NOTHING: Final = _Nothing()
-
-
-def _part(container: Any, key: Any) -> Any:
-    try:
-        return container._part(key)
-    except RecoverableError:
-        raise
-    except (LookupError, AttributeError):
-        return _NOTHING
-
-
-def _alike(now: Any, then: Any) -> bool:
-    return (
-        isinstance(now, Container)
-        and isinstance(then, Container)
-        and type(now) is type(then)
-        and now._extra() == then._extra()
-    )
-
-
 @contextlib.contextmanager
-def private(past: Past | None, seq: int, step_limit: float | None) -> Iterator[Private | None]:
-    """Make an arena of the state after a commit, in an object without a name, which goes with the block; None of no past."""
-    if past is None:
-        yield None
-        return
+def private(past: Past, seq: int, step_limit: float | None) -> Iterator[Arena]:
+    """Make an arena of the state after a commit, in an object without a name, which goes with the block."""
     fd = os.memfd_create(f"recoverable.{_NAME}", os.MFD_CLOEXEC)
     try:
         _fill(past, fd, seq)
@@ -173,7 +89,7 @@ def private(past: Past | None, seq: int, step_limit: float | None) -> Iterator[P
         arena.native.journal = _Durable(past.folder.path)
         if step_limit is not None:
             arena.step_limit = step_limit
-        yield Private(past, arena, seq)
+        yield arena
     finally:
         arena.native.capsules = None
         arena.close()

@@ -14,13 +14,15 @@ import importlib
 import linecache
 import re
 import traceback
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable import _registry, event_log
+from recoverable import _registry, between, event_log
 from recoverable._native.runtime import Handler
 from recoverable.capsules import steps
 from recoverable.capsules.contents import frame_of, message_of, where
+from recoverable.capsules.forward import Forward
 from recoverable.capsules.private import Past, private, standing_in
 from recoverable.errors import CapsuleError, ConflictError, RecoverableError
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from recoverable._native.runtime import Transaction
     from recoverable.arena import Arena
     from recoverable.capsules.capsule import Capsule
-    from recoverable.capsules.private import Private
     from recoverable.transaction import Lost
 
 __all__ = ["NOT_REPLAYED", "Replay", "replayed"]
@@ -68,17 +69,67 @@ class _Enough(BaseException):
     """Ends a replay after its first run."""
 
 
-class _Judge:
-    """Stands for the `Capsules` of the private arena: hears how the first run has ended."""
+#: The run that this code is of, also in tasks that it has started; None: that of somebody else, a task of the start-up, say.
+_here: ContextVar[_Run | None] = ContextVar("recoverable-replay", default=None)
 
-    def __init__(self) -> None:
+
+class _Run:
+    """The run that is replayed: its steps, which the private arena is brought forward for, and its end.
+
+    It stands for the `Capsules` of the private arena, which hear of runs that end.
+    """
+
+    def __init__(self, capsule: Capsule, forward: Forward, arena: Arena, debug: Callable[[BaseException], None] | None) -> None:
+        self.steps: steps.Steps | None = None
+        self.trouble: RecoverableError | None = None
         self.failure: BaseException | None = None
         self.lost: Lost | None = None
+        self._targets = [seq for seq, _ in capsule.steps]
+        self._end = capsule.end
+        self._forward, self._arena, self._debug = forward, arena, debug
+
+    @property
+    def stood(self) -> tuple[int, ...]:
+        """The commits that its steps stood on."""
+        return () if self.steps is None else tuple(seq for seq, _ in self.steps.stood)[: len(self._targets)]
+
+    # -- its steps ---------------------------------------------------------------------------------------------------------
+
+    def stepped(self, awaitable: Awaitable[Any]) -> Awaitable[Any]:
+        """Return what awaits the handler, and brings the arena to what each step saw."""
+        return _Stepped(awaitable, self._before_step)
+
+    def around_part(self, driver: Awaitable[Any], transaction: Transaction) -> Awaitable[Any]:
+        """Do the same for a part, which has steps of its own."""
+        return self.stepped(driver) if _here.get() is self and transaction.arena is self._arena.native else driver
+
+    def _before_step(self) -> None:
+        _here.set(self)
+        if self._debug is not None:  # who is in a debugger takes his time
+            self._arena.step_limit = None
+        done = 0 if self.steps is None else len(self.steps.stood)
+        target = self._targets[done] if done < len(self._targets) else self._end
+        if target is None:
+            return
+        try:
+            self._forward.to(target)
+        except RecoverableError as error:
+            self.trouble = error
+            raise
+
+    def on_run(self, transaction: Transaction, noted: steps.Steps) -> None:
+        """Note the run's steps; for `steps.follow`."""
+        if _here.get() is self and transaction.parent is None and (self.steps is None or not self.steps.stood):
+            self.steps = noted
+            noted.on_error = self._debug
+
+    # -- its end -----------------------------------------------------------------------------------------------------------
 
     def earlier(self, runs: list[Any], transaction: Transaction, failure: BaseException, lost: Lost | None) -> None:
         """It would be run again."""
-        self.failure, self.lost = failure, lost
-        raise _Enough
+        if _here.get() is self:
+            self.failure, self.lost = failure, lost
+            raise _Enough
 
     def crashed(
         self,
@@ -91,42 +142,9 @@ class _Judge:
         late: bool,
     ) -> None:
         """It has crashed."""
-        if self.failure is None and transaction.parent is None:
+        if _here.get() is self and self.failure is None and transaction.parent is None:
             self.failure = TimeoutError() if late else failure
             self.failure.__traceback__ = failure.__traceback__
-
-
-class _Run:
-    """The steps of the run, which the private arena is brought forward for."""
-
-    def __init__(self, capsule: Capsule, made: Private | None, debug: Callable[[BaseException], None] | None) -> None:
-        self.targets = [seq for seq, _ in capsule.steps]
-        self.end = capsule.end
-        self.steps: steps.Steps | None = None
-        self.failure: RecoverableError | None = None
-        self._made, self._debug = made, debug
-
-    def before_step(self) -> None:
-        """Bring the arena to what the next step saw."""
-        if self._made is None:
-            return
-        if self._debug is not None:  # who is in a debugger takes his time
-            self._made.arena.step_limit = None
-        done = 0 if self.steps is None else len(self.steps.stood)
-        target = self.targets[done] if done < len(self.targets) else self.end
-        if target is None:
-            return
-        try:
-            self._made.bring(target)
-        except RecoverableError as error:
-            self.failure = error
-            raise
-
-    def on_run(self, transaction: Transaction, noted: steps.Steps) -> None:
-        """Note the run's steps; for `steps.follow`."""
-        if transaction.parent is None and (self.steps is None or not self.steps.stood):
-            self.steps = noted
-            noted.on_error = self._debug
 
 
 class _Stepped:
@@ -175,25 +193,27 @@ async def replayed(
     """Replay a capsule. See `Capsule.replay`."""
     past, seq = _past(capsule, journal)
     with contextlib.ExitStack() as stack:
-        made = stack.enter_context(private(past, seq, capsule.arena.get("step_limit")))
-        assert made is not None
-        stand_for = stack.enter_context(standing_in(made.arena))
+        arena = stack.enter_context(private(past, seq, capsule.arena.get("step_limit")))
+        stand_for = stack.enter_context(standing_in(arena))
         stack.enter_context(event_log.quietly())
         if isinstance(target, str):
             target = found(target)
-        run, judge = _Run(capsule, made, debug), _Judge()
-        made.arena.native.capsules = judge
-        steps.follow(made.arena.native, run.on_run)
-        stack.callback(steps.unfollow, made.arena.native)
+        run = _Run(capsule, Forward(arena, past.history, past.line, seq), arena, debug)
+        arena.native.capsules = run
+        steps.follow(arena.native, run.on_run)
+        stack.callback(steps.unfollow, arena.native)
+        between.put_around_parts(run.around_part)
+        stack.callback(between.put_around_parts, None)
+        stack.callback(_here.set, None)
         result: Any = None
         error: BaseException | None = None
         try:
-            async with asyncio.timeout(timeout):
-                result = await _called(capsule, target, made.arena, stand_for, run, headers)
+            async with asyncio.timeout(timeout) as limit:
+                result = await _called(capsule, target, arena, stand_for, run, headers)
         except _Enough:
             pass
         except RecoverableError as failure:
-            if run.failure is not None or isinstance(failure, CapsuleError):
+            if run.trouble is not None or isinstance(failure, CapsuleError):
                 raise
             error = failure
         except KeyboardInterrupt:
@@ -203,12 +223,17 @@ async def replayed(
             if isinstance(failure, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # by Ctrl-C, or by who waits for the replay
             error = failure
-        if judge.failure is not None:
-            error = judge.failure
-        if error is not None and made.arena.native.raw_count():
+        if run.failure is not None:
+            error = run.failure
+        if error is not None and arena.native.raw_count():
             traceback.clear_frames(error.__traceback__)  # views in it would keep the arena open
-        stood = () if run.steps is None else tuple(seq for seq, _ in run.steps.stood)
-        return _told(capsule, error, judge.lost, result, stood[: len(run.targets)], past)
+        if limit.expired():
+            at = "" if error is None else where(frame_of(error.__traceback__))
+            raise CapsuleError(
+                f"{capsule.handler} was stopped after {timeout:g} seconds{at and f', at {at}'}: the replay's own limit, not the "
+                "handler's. What it had written went with the private arena. Give a longer timeout=, or None."
+            )
+        return _told(capsule, error, run.lost, result, run.stood, past)
 
 
 def _past(capsule: Capsule, journal: str | None) -> tuple[Past, int]:
@@ -278,12 +303,9 @@ async def _called(
         app = await requests.application(target, arena, stand_for, alone=handler is not None)
     _stand_for_others(handler, arena, stand_for)
 
-    def stepped(awaitable: Awaitable[Any]) -> Awaitable[Any]:
-        return _Stepped(awaitable, run.before_step)
-
     if capsule.call is None:
         assert app is not None
-        return await requests.answer(capsule.request or {}, app, headers, stepped, handler, whole=capsule.whole_request)
+        return await requests.answer(capsule.request or {}, app, headers, run.stepped, handler, whole=capsule.whole_request)
     function = handler if handler is not None else _function(capsule)
     if capsule.call["missing"]:
         raise CapsuleError(
@@ -303,8 +325,8 @@ async def _called(
         return arena.run(functools.partial(function, **kwargs), *args)
 
     if app is None or capsule.request is None:
-        return await stepped(call(None))
-    return await requests.answer(capsule.request, app, headers, stepped, call, whole=False)
+        return await run.stepped(call(None))
+    return await requests.answer(capsule.request, app, headers, run.stepped, call, whole=False)
 
 
 def _stand_for_others(handler: Any, arena: Arena, stand_for: Callable[[Arena], None]) -> None:

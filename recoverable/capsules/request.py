@@ -112,9 +112,12 @@ async def answer(
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[Any] = loop.create_future()
+    came = False
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal came
         assert isinstance(request, web.Request)
+        came = True
         try:
             result = await _handled(request, kept, app, run, call, whole=whole)
         except BaseException as error:
@@ -140,6 +143,12 @@ async def answer(
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(5):
                         await asyncio.wait([ended])
+            if not came:
+                refused = drain.result() if drain.done() else ""
+                raise CapsuleError(
+                    f"aiohttp refuses the request as it was kept{refused and f': {refused}'}. Nothing was run. Give the headers back "
+                    "that were left out as secret, with headers= or --header, if it is one of them."
+                )
             drain.cancel()
             if not ended.done():
                 return None
@@ -160,15 +169,16 @@ class _Raised(Exception):
         self.error = error
 
 
-async def _exchange(loop: asyncio.AbstractEventLoop, ours: socket.socket, data: bytes) -> None:
-    """Send a request, and read what comes, until nothing does, or the connection becomes a WebSocket's."""
+async def _exchange(loop: asyncio.AbstractEventLoop, ours: socket.socket, data: bytes) -> str:
+    """Send a request, and read what comes, until nothing does, or the connection becomes a WebSocket's; return its status line."""
+    first = b""
     with contextlib.suppress(OSError):
         await loop.sock_sendall(ours, data)
         first = await loop.sock_recv(ours, _ROOM)
-        if first.startswith(b"HTTP/1.1 101"):
-            return
-        while await loop.sock_recv(ours, _ROOM):
-            pass
+        if not first.startswith(b"HTTP/1.1 101"):
+            while await loop.sock_recv(ours, _ROOM):
+                pass
+    return first.partition(b"\r\n")[0].decode("latin-1")
 
 
 def _bytes(kept: dict[str, Any], headers: dict[str, str]) -> bytes:

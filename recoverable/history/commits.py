@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from recoverable.history.differences import Difference
     from recoverable.history.line import Line
 
-__all__ = ["Places", "Search", "changed", "commits", "parsed", "places_of"]
+__all__ = ["Places", "Search", "changed", "commits", "containers_within", "parsed", "places_of"]
 
 #: Where somebody has written: numbers of containers, and pairs of such a number and the hash of a key.
 Places: TypeAlias = "tuple[array[int], array[int]]"
@@ -147,7 +147,7 @@ def places_of(path: Path, native: NativeArena) -> Places:
         else:
             keys.add((paths.number_of(container), digest))
     if whole and isinstance(value, Container):
-        for each in _within_it(value):
+        for each in containers_within(value):
             numbers.update(_numbers(each))
     flat = [part for pair in sorted(keys) for part in pair]
     return array("Q", sorted(numbers)), array("Q", flat)
@@ -167,12 +167,13 @@ def _is_key(key: Any) -> bool:
     return True
 
 
-def _within_it(container: Container) -> Iterator[Container]:
+def containers_within(container: Container) -> Iterator[Container]:
+    """Yield a container, and all that are in it."""
     yield container
     if not container._in_pieces:
         for part in container._parts().values():
             if isinstance(part, Container):
-                yield from _within_it(part)
+                yield from containers_within(part)
 
 
 # -- what one has changed ---------------------------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ def _part(container: Container, key: Any) -> Any:
 
 def _in_memory(before: NativeArena, after: NativeArena, told: set[int]) -> Iterator[Difference]:
     """Yield what raw writes have changed, but in containers that were told of: of memory, a commit only says which bytes."""
-    for old in (each for each in _within_it(before.root()) if each._in_pieces and paths.number_of(each) not in told):
+    for old in (each for each in containers_within(before.root()) if each._in_pieces and paths.number_of(each) not in told):
         new = paths.container_at(after, paths.offset_of(old), paths.number_of(old))
         path = None if new is None else Path.of(new)
         if path is not None:

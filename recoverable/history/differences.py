@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from recoverable._native import paths
 from recoverable._native.runtime import Container
+from recoverable._state import exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,12 +58,6 @@ def plain(value: Any) -> Any:
     return value.to_python() if isinstance(value, Container) else value
 
 
-def _equal(before: Any, after: Any) -> bool:
-    if type(before) is not type(after):
-        return False
-    return bool(before == after) or (before != before and after != after)
-
-
 def _alike(before: Any, after: Any) -> bool:
     """Are they containers of one kind, with parts that can be told apart?"""
     return (
@@ -79,7 +74,7 @@ def differences(before: Any, after: Any, path: Path) -> Iterator[Difference]:
         yield from of_parts(before, after, path)
     elif isinstance(before, Container) or isinstance(after, Container):
         yield Difference(path, plain(before), plain(after), is_container=True)
-    elif not _equal(before, after):
+    elif exact(before) != exact(after):
         yield Difference(path, before, after)
 
 
