@@ -7,12 +7,10 @@ deleted and put back is last.
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from recoverable import codecs
 from recoverable._native.runtime import Container, kind_name
 from recoverable.arena import Arena
 
@@ -21,7 +19,6 @@ __all__ = [
     "build",
     "differences",
     "digest",
-    "exact",
     "image",
     "image_of",
     "restore",
@@ -86,14 +83,6 @@ def same(one: Any, other: Any) -> bool:
         and one.parts.keys() == other.parts.keys()
         and all(same(part, other.parts[key]) for key, part in one.parts.items())
     )
-
-
-def exact(value: Any) -> Hashable:
-    """Return what two leaf values have in common only if the arena holds the same of both: 1 is not True, nor 0.0 -0.0."""
-    kind = type(value)
-    if value is None or kind in (bool, int, str, bytes):
-        return kind, value
-    return kind, struct.pack("d", value) if kind is float else codecs.pack(value) or repr(value)
 
 
 def differences(was: Any, now: Any, path: str = "root", limit: int = 5) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -22,7 +22,7 @@ from uuid import UUID
 
 from recoverable.errors import ArenaCorruptError, CodecError, RecoverableError
 
-__all__ = ["BASES", "KINDS", "CodecError", "Kind", "pack", "pack_key", "plain", "register_codec", "unpack"]
+__all__ = ["BASES", "KINDS", "CodecError", "Kind", "exact", "pack", "pack_key", "plain", "register_codec", "unpack"]
 
 T = TypeVar("T")
 
@@ -336,6 +336,14 @@ def pack(value: Any) -> bytes | None:
 def pack_key(value: Any) -> bytes | None:
     """Return the bytes that a key is compared by, or None: it can't be a key."""
     return _pack(value, key=True)
+
+
+def exact(value: Any) -> Hashable:
+    """Return what two leaf values have in common only if the arena holds the same of both: 1 is not True, nor 0.0 -0.0."""
+    kind = type(value)
+    if value is None or kind in (bool, int, str, bytes):
+        return kind, value
+    return kind, struct.pack("d", value) if kind is float else pack(value) or repr(value)
 
 
 def unpack(data: bytes) -> Any:

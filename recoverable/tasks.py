@@ -91,7 +91,8 @@ def _closed_at_its_end(task: asyncio.Task[T], aw: object) -> asyncio.Task[T]:
 
 async def _run(aw: Awaitable[T], transaction: Transaction) -> T:
     try:
-        return await between.around_part(part(aw if asyncio.iscoroutine(aw) else _await(aw), transaction), transaction)
+        driver = part(aw if asyncio.iscoroutine(aw) else _await(aw), transaction)
+        return await between.around_part(driver, transaction)  # type: ignore[no-any-return]
     except _TooLong as stopped:
         if not transaction.late and stops_around(stopped, transaction):
             raise

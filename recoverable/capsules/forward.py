@@ -5,20 +5,20 @@ to apply the records of others' commits to an arena that a transaction goes on i
 containers may lie there. Nor does it to make equal what Python finds different: 1 is not True, and a list that was replaced by
 an equal one is another list.
 
-What does: the commits say which containers were written to. Each of those is made, in a transaction of its own, what it is in the state
-to be come to: the same values by type and bytes, the same containers by their numbers, new ones where there are new ones.
+What does: the commits say which containers were written to. Each of those is made, in a transaction of its own, what it is in the
+state to be come to: the same values by type and bytes, the same containers by their numbers, new ones where there are new ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, Final
 
 from recoverable import _state
 from recoverable._native import paths
 from recoverable._native.runtime import Container
-from recoverable.containers.deque import Deque
-from recoverable.containers.list import List
+from recoverable.codecs import exact
 from recoverable.errors import RecoverableError
 from recoverable.history.commits import Search, commits, containers_within
 from recoverable.history.differences import MISSING
@@ -134,15 +134,15 @@ class Forward:
                     live._put_part(at, piece)
             return
         keys = None if units is None else wanted._written(live, units)
-        if isinstance(live, (List, Deque)):
+        if isinstance(live, MutableSequence):
             self._sequence(live, wanted, keys)
         elif keys is not None:  # a key that is 1 there may be True here: that one has to go
             for key, here in zip(keys, live._written(wanted, units), strict=True):
-                if _state.exact(key) != _state.exact(here):
+                if exact(key) != exact(here):
                     live._drop_part(here)
                 self._put(live, key, _part(live, key), _part(wanted, key))
         else:
-            now, then = ({_state.exact(key): (key, part) for key, part in each._parts().items()} for each in (live, wanted))
+            now, then = ({exact(key): (key, part) for key, part in each._parts().items()} for each in (live, wanted))
             for token, (key, _) in now.items():
                 if token not in then:
                     live._drop_part(key)
@@ -158,7 +158,7 @@ class Forward:
             if not self._take(now, then):
                 live._put_part(key, _state.build(_state.image(then)))
                 self._note(live._part(key), then)
-        elif now is MISSING or isinstance(now, Container) or _state.exact(now) != _state.exact(then):
+        elif now is MISSING or isinstance(now, Container) or exact(now) != exact(then):
             live._put_part(key, then)
 
     def _sequence(self, live: Any, wanted: Any, positions: list[int] | None) -> None:
@@ -186,7 +186,7 @@ class Forward:
 
     def _staying(self, now: list[Any], then: list[Any]) -> list[int | None]:
         """Return for each item that is to be there which of those that are there it is, or None: a new one."""
-        old = [("here", paths.number_of(each)) if isinstance(each, Container) else _state.exact(each) for each in now]
+        old = [("here", paths.number_of(each)) if isinstance(each, Container) else exact(each) for each in now]
         new = [self._token(each) for each in then]
         begin, most = 0, min(len(old), len(new))
         while begin < most and old[begin] == new[begin]:
@@ -207,7 +207,7 @@ class Forward:
 
     def _token(self, then: Any) -> Hashable:
         if not isinstance(then, Container):
-            return _state.exact(then)
+            return exact(then)
         number = self._number(then)
         return ("there", paths.number_of(then)) if number is None else ("here", number)
 

@@ -1,8 +1,8 @@
 """A private arena that has a state of the past: what a capsule is replayed in.
 
 What we want: the state that the first step saw, in an arena that can be written to, beside whatever arenas this process has, and
-without touching the journal. A snapshot is copied into an object without a name, and brought forward there by the journal's records;
-then it is an arena like any other. `forward` brings it on from there.
+without touching the journal. A snapshot is copied into an object without a name, and brought forward there by the journal's
+records; then it is an arena like any other. `forward` brings it on from there.
 """
 
 from __future__ import annotations

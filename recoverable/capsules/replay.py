@@ -79,7 +79,9 @@ class _Run:
     It stands for the `Capsules` of the private arena, which hear of runs that end.
     """
 
-    def __init__(self, capsule: Capsule, forward: Forward, arena: Arena, debug: Callable[[BaseException], None] | None) -> None:
+    def __init__(
+        self, capsule: Capsule, forward: Forward, arena: Arena, debug: Callable[[BaseException], None] | None
+    ) -> None:
         self.steps: steps.Steps | None = None
         self.trouble: RecoverableError | None = None
         self.failure: BaseException | None = None
@@ -305,7 +307,9 @@ async def _called(
 
     if capsule.call is None:
         assert app is not None
-        return await requests.answer(capsule.request or {}, app, headers, run.stepped, handler, whole=capsule.whole_request)
+        return await requests.answer(
+            capsule.request or {}, app, headers, run.stepped, handler, whole=capsule.whole_request
+        )
     function = handler if handler is not None else _function(capsule)
     if capsule.call["missing"]:
         raise CapsuleError(

@@ -146,8 +146,8 @@ async def answer(
             if not came:
                 refused = drain.result() if drain.done() else ""
                 raise CapsuleError(
-                    f"aiohttp refuses the request as it was kept{refused and f': {refused}'}. Nothing was run. Give the headers back "
-                    "that were left out as secret, with headers= or --header, if it is one of them."
+                    f"aiohttp refuses the request as it was kept{refused and f': {refused}'}. Nothing was run. Give the headers "
+                    "back that were left out as secret, with headers= or --header, if it is one of them."
                 )
             drain.cancel()
             if not ended.done():

@@ -221,7 +221,9 @@ def _part(container: Container, key: Any) -> Any:
 
 def _in_memory(before: NativeArena, after: NativeArena, told: set[int]) -> Iterator[Difference]:
     """Yield what raw writes have changed, but in containers that were told of: of memory, a commit only says which bytes."""
-    for old in (each for each in containers_within(before.root()) if each._in_pieces and paths.number_of(each) not in told):
+    for old in (
+        each for each in containers_within(before.root()) if each._in_pieces and paths.number_of(each) not in told
+    ):
         new = paths.container_at(after, paths.offset_of(old), paths.number_of(old))
         path = None if new is None else Path.of(new)
         if path is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from recoverable._native import paths
 from recoverable._native.runtime import Container
-from recoverable._state import exact
+from recoverable.codecs import exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -49,7 +49,13 @@ def work(arena: Arena, begin: int) -> int:
 
 
 def rounds(arena: Arena, folder: str, made: list[int] | None = None) -> list[tuple[int, datetime.datetime]]:
-    """Work and compact by turns; return the value of `n` after each round, and when that was. `made`: takes the snapshots' positions."""
+    """Work and compact by turns; return the value of `n` after each round, and when that was.
+
+    Args:
+        arena: Works.
+        folder: Is compacted.
+        made: Takes the positions of the snapshots.
+    """
     at, seen = 0, []
     for _ in range(ROUNDS):
         at = work(arena, at)
