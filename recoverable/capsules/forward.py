@@ -1,9 +1,9 @@
 """Bringing a private arena forward: to what others have committed since, exactly, while its own transaction goes on.
 
-What we want: what a step saw, down to which containers are the same ones as before, since a handler may hold them. What does not work:
-to apply the records of others' commits to an arena that a transaction goes on in: they say which bytes changed, and by now its own
-containers may lie there. Nor does it to make equal what Python finds different: 1 is not True, and a list that was replaced by
-an equal one is another list.
+What we want: what a step saw, down to which containers are the same ones as before, since a handler may hold them. What does not
+work: to apply the records of others' commits to an arena that a transaction goes on in: they say which bytes changed, and by now
+its own containers may lie there. Nor is it enough to store what Python finds different: True equals 1, and a list that was
+replaced by an equal one is another list.
 
 What does: the commits say which containers were written to. Each of those is made, in a transaction of its own, what it is in the
 state to be come to: the same values by type and bytes, the same containers by their numbers, new ones where there are new ones.

@@ -112,6 +112,7 @@ async def answer(
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[Any] = loop.create_future()
+    ended.add_done_callback(lambda it: it.cancelled() or it.exception())  # nobody may wait for it any more
     came = False
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:

@@ -25,6 +25,8 @@ from recoverable import (
     List,
     Record,
     Set,
+    TaskGroup,
+    gather,
     recoverable,
 )
 from recoverable.capsules import Capsule, Capsules
@@ -223,20 +225,116 @@ def test_what_is_independent_commits_once(arena: Arena, capsules: Capsules) -> N
 
     @recoverable(arena=arena, nested="independent")
     async def counts() -> None:
-        arena.root["calls"] = arena.root.get("calls", 0) + 1
+        arena.root["calls"].append({"call": len(arena.root["calls"]) + 1})
 
     @recoverable(arena=arena)
     async def crashes() -> None:
         arena.root["n"] = 1
         await counts()
         await asyncio.sleep(0)
-        raise ValueError(f"call {arena.root['calls']}, {arena.root['n']}")
+        raise ValueError(f"calls {arena.root['calls'].to_python()}, {arena.root['n']}")
 
+    with arena.transaction():
+        arena.root["calls"] = []
     fails(crashes())
     flush(arena)
     replay = only(capsules).replay(crashes)
     assert replay.same, replay.text
-    assert str(replay.error) == "call 1, 1"
+    assert str(replay.error) == "calls [{'call': 1}], 1"
+
+
+def test_what_only_looks_equal_is_brought_forward(arena: Arena, capsules: Capsules) -> None:
+    """True is not 1, nor -0.0 0.0: also where nothing else was changed."""
+
+    @recoverable(arena=arena)
+    async def looks() -> None:
+        arena.root["mine"] = 1
+        await asyncio.sleep(0)
+        raise ValueError(f"{arena.root['n']} {arena.root['zero']} {list(arena.root['keys'])}")
+
+    @recoverable(arena=arena)
+    async def other() -> None:
+        arena.root.update(n=True, zero=-0.0)
+        del arena.root["keys"][1]
+        arena.root["keys"][True] = "x"
+
+    async def main() -> None:
+        late = asyncio.ensure_future(looks())
+        await asyncio.sleep(0)
+        await other()
+        await late
+
+    with arena.transaction():
+        arena.root.update(n=1, zero=0.0, keys={1: "x"})
+    fails(main())
+    flush(arena)
+    replay = only(capsules).replay(looks)
+    assert replay.same, replay.text
+    assert str(replay.error) == "True -0.0 [True]"
+
+
+def test_parts_see_what_was_committed_between_their_steps(arena: Arena, capsules: Capsules) -> None:
+    """Each step of a part is on its own commit, as those of the handler are; a buffer of an Array is open meanwhile."""
+
+    @recoverable(arena=arena)
+    async def looks() -> None:
+        kept = arena.root["array"].view
+
+        async def part() -> int:
+            arena.root["mine"] = 1
+            for _ in range(4):
+                await asyncio.sleep(0)
+            return int(arena.root["n"])
+
+        async with TaskGroup() as group:
+            late = group.create_task(part())
+        (more,) = await gather(part())
+        del kept
+        raise ValueError(f"{late.result()} {more}")
+
+    @recoverable(arena=arena)
+    async def other() -> None:
+        arena.root["n"] = 2
+
+    async def main() -> None:
+        late = asyncio.ensure_future(looks())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await other()
+        await late
+
+    with arena.transaction():
+        arena.root.update(n=1, array=Array(8, "f8"))
+    fails(main())
+    flush(arena)
+    found = only(capsules)
+    assert found.steps[0][0] < found.steps[-1][0]
+    replay = found.replay(looks)
+    assert replay.same, replay.text
+    assert str(replay.error) == "2 2"
+
+
+def test_the_limit_of_a_replay_is_not_the_handler_s(arena: Arena, capsules: Capsules) -> None:
+    """A replay that takes too long is an error that says where it was, not a request that has met its time limit again."""
+
+    @recoverable(arena=arena, timeout=0.05)
+    async def waits() -> None:
+        arena.root["n"] = 1
+        await asyncio.sleep(10)
+
+    fails(waits())
+    flush(arena)
+    found = only(capsules)
+    assert found.replay(waits).same
+
+    @recoverable(arena=arena)
+    async def waits_longer() -> None:
+        arena.root["n"] = 1
+        await asyncio.sleep(10)
+
+    with pytest.raises(CapsuleError, match=r"stopped after 0\.05 seconds, at test_capsules\.py:\d+ in .*waits_longer"):
+        found.replay(waits_longer, timeout=0.05)
 
 
 def test_a_function_is_called_with_the_arguments_that_it_had(arena: Arena, capsules: Capsules) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -300,3 +301,51 @@ async def test_what_follows_a_replay_is_as_it_was(paid: Capsule, journaled: Aren
     await writes()
     assert (journaled.root["after"], ran) == (1, [1])
     assert between._notes is None
+
+
+async def test_what_a_start_up_does_is_not_the_request_s(paid: Capsule) -> None:
+    """A run that an application begins with, and one that goes on beside the request, are neither replayed nor judged."""
+    ran = []
+
+    def makes(arena: Arena) -> web.Application:
+        @recoverable(arena=arena, retries=1)
+        async def fills(n: int) -> None:
+            arena.root["filled"] = n
+            await asyncio.sleep(0)
+            ran.append(n)
+            raise ValueError("no request")
+
+        async def begin(app: web.Application) -> None:
+            with pytest.raises(ValueError, match="no request"):
+                await fills(1)
+            app[going] = asyncio.ensure_future(beside())
+
+        async def beside() -> None:
+            while True:
+                with contextlib.suppress(ValueError):
+                    await fills(2)
+
+        async def end(app: web.Application) -> None:
+            app[going].cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await app[going]
+
+        going = web.AppKey("going", asyncio.Future[None])
+        app = shop(arena)
+        app.on_startup.append(begin)
+        app.on_cleanup.append(end)
+        return app
+
+    replay = await paid.replay_async(makes)
+    assert replay.same, replay.text
+    assert replay.steps == tuple(seq for seq, _ in paid.steps)
+    assert ran[:2] == [1, 1]
+    assert 2 in ran
+
+
+async def test_a_request_that_http_refuses_is_an_error(paid: Capsule) -> None:
+    """It is not told as one that did not fail."""
+    assert paid.request is not None
+    paid.request["method"] = "G@T /x"
+    with pytest.raises(CapsuleError, match=r"aiohttp refuses the request as it was kept: HTTP/1\.. 400"):
+        await paid.replay_async(shop)
