@@ -114,8 +114,9 @@ cdef class Container:
 
     # What the history asks: see recoverable.history.
 
-    cdef object slot_key(self, rcv_off slot):
-        """The key, or the field, of the part in a slot; NotImplemented: the parts have to be looked through. Asked as slot_text()."""
+    cdef object slot_key(self, rcv_off slot, rcv_off child):
+        """The key, field or position of the container at `child`, which lies in a slot; NotImplemented: the parts have to be looked
+        through. Asked as slot_text()."""
         return NotImplemented
 
     def _unit_of(self, key):

@@ -24,6 +24,7 @@ cdef extern from "containers/deque.h" nogil:
     int rcv_deque_rotate(rcv_txn *t, rcv_off d, int side, uint64_t n)
     int rcv_deque_get(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t i, rcv_value *out)
     int rcv_deque_set(rcv_txn *t, rcv_off d, uint64_t i, const rcv_value *value)
+    int rcv_deque_find(rcv_arena *a, rcv_off d, rcv_off child, uint64_t *out)
     int rcv_deque_ends(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *left, uint64_t *right)
 
 cdef extern from "../src/segment/layout.h" nogil:
@@ -299,6 +300,13 @@ cdef class DequeHandle(Container):
         if unit == RCV_UNIT_SHAPE:
             return "the right end" if arg else "the left end"
         return "an item" if unit == RCV_UNIT_KEY else "its items"
+
+    cdef object slot_key(self, rcv_off slot, rcv_off child):
+        cdef uint64_t i = 0
+        cdef int rc = rcv_deque_find(self.arena.a, self.h.off, child, &i) # its slot is not known: items move
+        if rc < 0:
+            fail(rc)
+        return i if rc == 1 else NotImplemented
 
     def _same(self, other):
         """Are both handles of one container?"""

@@ -350,7 +350,7 @@ cdef class DictHandle(Container):
     cdef object unit_text(self, unsigned unit, uint64_t arg):
         return dict_unit_text(self, unit, arg)
 
-    cdef object slot_key(self, rcv_off slot):
+    cdef object slot_key(self, rcv_off slot, rcv_off child):
         cdef rcv_value key
         return decode_key(&key) if rcv_dict_key_at(self.arena.a, slot, &key) == 0 else NotImplemented
 

@@ -20,6 +20,7 @@ cdef extern from "containers/list.h" nogil:
     int rcv_list_extend(rcv_txn *t, rcv_off l, const rcv_value *values, uint64_t n)
     int rcv_list_insert(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
     int rcv_list_delete(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n)
+    int rcv_list_find(rcv_arena *a, rcv_off l, rcv_off child, uint64_t *out)
     int rcv_list_permute(rcv_txn *t, rcv_off l, const uint64_t *order, uint64_t n)
     int rcv_list_scan(rcv_arena *a, rcv_txn *t, rcv_off l)
 
@@ -353,6 +354,13 @@ cdef class ListHandle(Container):
         if unit == RCV_UNIT_KEY:
             return f"items {arg * RCV_LIST_UNIT} to {arg * RCV_LIST_UNIT + RCV_LIST_UNIT - 1}"
         return {RCV_UNIT_MEMBERSHIP: "its length", RCV_UNIT_SHAPE: "its order", RCV_UNIT_CONTENT: "its items"}.get(unit)
+
+    cdef object slot_key(self, rcv_off slot, rcv_off child):
+        cdef uint64_t i = 0
+        cdef int rc = rcv_list_find(self.arena.a, self.h.off, child, &i) # its slot is not known: items move
+        if rc < 0:
+            fail(rc)
+        return i if rc == 1 else NotImplemented
 
     def _written(self, before, units):
         kinds = {kind for kind, _ in units}

@@ -153,7 +153,7 @@ def key_in(Container parent not None, Container child not None):
     try:
         if rcv_container_slot(parent.arena.a, child.h.off, &holder, &slot, &id) < 0:
             return NotImplemented
-        return parent.slot_key(slot)
+        return parent.slot_key(slot, child.h.off)
     finally:
         try:
             unhold(parent.arena, held)

@@ -67,7 +67,7 @@ cdef class Container:
     cpdef object to_python(self)
     cdef object class_at(self, NativeArena arena, const rcv_handle *h)
     cdef object slot_text(self, rcv_off slot)
-    cdef object slot_key(self, rcv_off slot)
+    cdef object slot_key(self, rcv_off slot, rcv_off child)
     cdef object unit_text(self, unsigned unit, uint64_t arg)
 
 cdef class Mark:

@@ -18,6 +18,7 @@ RCV_API int rcv_deque_rotate(rcv_txn *t, rcv_off d, int side, uint64_t n); /* mo
 /* rcv_deque_get / set -- the i-th from the left: 1, or 0: no such position. */
 RCV_API int rcv_deque_get(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t i, struct rcv_value *out);
 RCV_API int rcv_deque_set(rcv_txn *t, rcv_off d, uint64_t i, const struct rcv_value *value);
+RCV_API int rcv_deque_find(rcv_arena *a, rcv_off d, rcv_off child, uint64_t *out); /* 1, and the position of that container, or 0 */
 /* rcv_deque_ends -- positions of the first item and after the last: they move with every change of length. */
 RCV_API int rcv_deque_ends(rcv_arena *a, rcv_txn *t, rcv_off d, uint64_t *left, uint64_t *right);
 

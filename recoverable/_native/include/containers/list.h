@@ -15,6 +15,7 @@ RCV_API int rcv_list_len(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t *out);
 /* rcv_list_get / set -- 1, or 0: no such position. */
 RCV_API int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, struct rcv_value *out);
 RCV_API int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const struct rcv_value *value);
+RCV_API int rcv_list_find(rcv_arena *a, rcv_off l, rcv_off child, uint64_t *out); /* 1, and the position of that container, or 0 */
 RCV_API int rcv_list_extend(rcv_txn *t, rcv_off l, const struct rcv_value *values, uint64_t n); /* all or none */
 RCV_API int rcv_list_append(rcv_txn *t, rcv_off l, const struct rcv_value *value);
 RCV_API int rcv_list_insert(rcv_txn *t, rcv_off l, uint64_t i, uint64_t n); /* n times None before position i <= length */

@@ -308,6 +308,32 @@ static int position_cell(rcv_arena *a, rcv_off d, const struct rcv_deque *q, uin
     return no_deque(a, d);
 }
 
+int rcv_deque_find(rcv_arena *a, rcv_off d, rcv_off child, uint64_t *out)
+{
+    const struct rcv_deque *q = deque_at(a, d);
+    if (q == NULL)
+        return no_deque(a, d);
+    uint64_t position = q->left;
+    for (rcv_off at = q->left_block; position < q->right;) {
+        const struct rcv_block *b = block_at(a, at);
+        if (b == NULL)
+            return no_deque(a, d);
+        if (position - b->base >= CELLS) { /* the end has left this block */
+            if (position != q->left || b->next == 0 || b->next == at)
+                return no_deque(a, d);
+        }
+        for (; position < q->right && position - b->base < CELLS; position++) {
+            const struct rcv_cell *cell = &b->cells[position - b->base];
+            if (cell->tag == RCV_T_REF && cell->word == child) {
+                *out = position - q->left;
+                return 1;
+            }
+        }
+        at = b->next;
+    }
+    return 0;
+}
+
 /* note_index -- a position counted from the left is used. */
 static int note_index(rcv_txn *t, rcv_off d, const struct rcv_deque *q, uint64_t i, bool write)
 {

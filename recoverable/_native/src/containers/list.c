@@ -146,6 +146,25 @@ int rcv_list_get(rcv_arena *a, rcv_txn *t, rcv_off l, uint64_t i, struct rcv_val
     return rc ? rc : 1;
 }
 
+int rcv_list_find(rcv_arena *a, rcv_off l, rcv_off child, uint64_t *out)
+{
+    const struct rcv_list *list = list_at(a, l);
+    if (list == NULL)
+        return no_list(a, l);
+    for (uint64_t i = 0, end; i < list->length; i = end) {
+        const rcv_off off = cell_off(a, l, list, i);
+        if (off == 0)
+            return no_list(a, l);
+        end = is_packed(list) && i < list->first.n ? list->first.n : (i / RCV_LEAF + 1) * RCV_LEAF; /* these lie side by side */
+        end = end < list->length ? end : list->length;
+        const struct rcv_cell *cell = cell_at(a, off);
+        for (*out = i; *out < end; ++*out, ++cell)
+            if (cell->tag == RCV_T_REF && cell->word == child)
+                return 1;
+    }
+    return 0;
+}
+
 int rcv_list_set(rcv_txn *t, rcv_off l, uint64_t i, const struct rcv_value *value)
 {
     rcv_arena             *a = t->arena;

@@ -1,0 +1,98 @@
+"""Work that history must not do: what it costs is counted, in parts read and files opened, not timed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recoverable import Arena, Deque, List
+from recoverable.history.places import Path as Place
+
+
+@pytest.fixture
+def arena(new_name: Callable[[], str], tmp_path: Path) -> Iterator[Arena]:
+    """Give an arena with a journal."""
+    with Arena.temporary("64 MiB", name=new_name(), feed="16 MiB", journal=tmp_path / "journal", compact=False) as made:
+        yield made
+
+
+def flush(arena: Arena) -> None:
+    """Have all that is committed on the disk."""
+    asyncio.run(arena.durable(timeout=30))
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[object]:
+    """Have the calls of a method noted: whose they were."""
+    calls: list[object] = []
+    method = getattr(owner, name)
+
+    def noting(self: Any, *args: Any) -> Any:
+        calls.append(self)
+        return method(self, *args)
+
+    monkeypatch.setattr(owner, name, noting)
+    return calls
+
+
+def sequences() -> Iterator[tuple[str, Any]]:
+    """Give ways to come to a List or a Deque of Dicts: what they have of memory is another each time."""
+    for n in 1, 31, 32, 33, 100:
+        yield f"list made of {n}", lambda new, n=n: new(List, n)
+        yield f"deque made of {n}", lambda new, n=n: new(Deque, n)
+
+    def appended(new: Any) -> Any:
+        made = new(List, 5)
+        for i in range(90):
+            made.append({"i": -i})
+        return made
+
+    def cut(new: Any) -> Any:
+        made = new(List, 70)
+        del made[3:40]
+        made.insert(0, 1)
+        made.insert(0, {"first": 1})
+        return made
+
+    def worn(new: Any) -> Any:
+        made = new(Deque, 70)
+        for _ in range(40):
+            made.popleft()
+        for i in range(50):
+            made.appendleft({"left": i} if i % 3 else i)
+            made.append({"right": i})
+        made.rotate(7)
+        return made
+
+    def queue(new: Any) -> Any:
+        made = new(Deque, 0)
+        for i in range(200):
+            made.append({"i": i})
+            if i >= 3:
+                made.popleft()
+        return made
+
+    yield from (("appended to", appended), ("cut and added to", cut), ("a worn Deque", worn), ("a queue", queue))
+
+
+@pytest.mark.parametrize("made", [each for _, each in sequences()], ids=[name for name, _ in sequences()])
+def test_where_a_container_is_in_a_sequence(
+    arena: Arena, made: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position of a container in a List or a Deque is found in the core, and no other item is given a handle."""
+
+    def new(kind: Any, n: int) -> Any:
+        arena.root["s"] = kind([{"i": i} for i in range(n)])
+        return arena.root["s"]
+
+    with arena.transaction():
+        made(new)
+    found = arena.root["s"]
+    calls = [counted(monkeypatch, kind, "_parts") for kind in (List, Deque)]
+    for i, each in enumerate(list(found)):
+        if not isinstance(each, int):
+            assert Place.of(each) == Place(("s", i))
+    assert calls == [[], []]
