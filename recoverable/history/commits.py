@@ -195,10 +195,16 @@ def changed(commit: Commit, before: NativeArena, after: NativeArena) -> Iterator
         if old is None or new is None:
             continue
         path = Path.of(new)
-        if path is not None and Path.of(old) is not None:
+        if path is not None and _is_at(old, path):
             yield from _within(old, new, path, of_it)
     if any(unit.kind == paths.PAGE for unit in commit.units):
         yield from _in_memory(before, after, {number for _, number in units})
+
+
+def _is_at(old: Container, path: Path) -> bool:
+    """Return whether a container was there before: of one that a List or a Deque has moved, those are compared by position."""
+    was = Path.of(old)
+    return was is not None and (was == path or was.text == path.text)  # by text: a key may not equal itself
 
 
 def _within(old: Container, new: Container, path: Path, units: list[Unit]) -> Iterator[Difference]:
@@ -226,5 +232,5 @@ def _in_memory(before: NativeArena, after: NativeArena, told: set[int]) -> Itera
     ):
         new = paths.container_at(after, paths.offset_of(old), paths.number_of(old))
         path = None if new is None else Path.of(new)
-        if path is not None:
+        if path is not None and _is_at(old, path):
             yield from differences(old, new, path)

@@ -15,7 +15,7 @@ from recoverable.history.differences import Difference, at_place
 from recoverable.history.line import Line
 from recoverable.history.places import ROOT, Path
 from recoverable.history.states import State, States, Stepper
-from recoverable.history.trail import Change, backwards, forwards, newest_of
+from recoverable.history.trail import Change, Trail, backwards, forwards, newest_of
 from recoverable.history.watch import Watch
 from recoverable.journal.folder import Folder
 from recoverable.journal.start import END
@@ -237,12 +237,21 @@ class History:
 
     def _last(self, line: Line, frame: Snapshot, end: int, place: Path, after: State) -> Change | None:
         """Return the last change between a keyframe and a position: from where the path leads behind it, backwards."""
-        places = places_of(place, after.native) if place.keys else None
-        for _, commit in zip(range(_TRIES), commits(line, Search(), places, frame.position, end), strict=False):
-            only = Search((commit.seq, commit.seq))
-            for change in forwards(Stepper(line, frame, commit.seq - 1), place, only, end, everywhere=True):
-                return change
-        return newest_of(forwards(Stepper(line, frame), place, Search(), end))
+        places, seq = places_of(place, after.native) if place.keys else None, END
+        for _ in range(_TRIES):
+            commit = next(commits(line, Search((0, seq)), places, frame.position, end), None)
+            if commit is None:
+                return None
+            stepper = Stepper(line, frame, commit.seq - 1)
+            trail = Trail(stepper, place, Search((commit.seq, commit.seq)), everywhere=True)
+            for record in stepper.steps(trail.find, end, commit.seq):
+                change = trail.change(record)
+                if change is not None:
+                    return change
+                if place.keys:  # it may have put others where the path leads, which are as those before it were
+                    places = places_of(place, stepper.before.native)
+            seq = commit.seq - 1
+        return newest_of(forwards(Stepper(line, frame), place, Search((0, seq)), end))
 
     def changed_by(self, when: When) -> Change:
         """Return what one commit has changed.

@@ -73,7 +73,7 @@ class Trail:
         (commit,) = parsed(record)
         found, above = self._changed(commit)
         self._vain += not found
-        dropped = any(unit.kind == paths.IDENTITY for unit in commit.units)
+        dropped = not commit.complete or any(unit.kind == paths.IDENTITY for unit in commit.units)
         if above or dropped or any(each.is_container for each in found):  # it may lead to other containers now
             self._moved += 1
             if self._moved <= _MOVED + 1:
