@@ -8,6 +8,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from recoverable import _times
 from recoverable.errors import ArenaOptionError, HistoryError
 from recoverable.feed import Commit
 from recoverable.history.commits import Search, commits, places_of
@@ -125,20 +126,45 @@ class History:
             ArenaCorruptError: The journal is damaged on the way there: the message says where.
             PastError: From the containers: something was to be written.
         """
-        return self._at(Line(self._folder), when, progress).root
+        return self._at(Line(self._folder), when, progress)[0].root
 
-    def _at(self, line: Line, when: When, progress: Callable[[int, int, str], None] | None = None) -> State:
+    def _at(
+        self, line: Line, when: When, progress: Callable[[int, int, str], None] | None = None
+    ) -> tuple[State, Line]:
+        """Return the state after a commit, or at a moment, and the line that it is of, which may have gone on meanwhile."""
         seq, at = _bounds(when, END)
         state = self._states.at(line, seq, at, progress)
-        if seq != END and state.seq < seq and seq > line.newest:
+        if seq != END and state.seq < seq:
+            line = Line(self._folder)
             newest = line.newest
-            raise HistoryError(
-                f"commit {seq} is not in journal {self._folder.path!r}, which goes up to commit {newest}. Nothing was changed. "
-                "What was committed in the last milliseconds may not be there yet: await arena.durable().",
-                line.oldest,
-                newest,
-            )
-        return state
+            if newest < seq:
+                raise HistoryError(
+                    f"commit {seq} is not in journal {self._folder.path!r}, which goes up to commit {newest}. Nothing was changed. "
+                    "What was committed in the last milliseconds may not be there yet: await arena.durable().",
+                    line.oldest,
+                    newest,
+                )
+            line = Line(self._folder)  # it was rolled back, or has just come: perhaps in a file that has
+            state = self._states.at(line, seq, at, progress)
+        if isinstance(when, Commit):
+            self._check(line, when)
+            if state.seq != seq or _times.of(state.at) < when.at:
+                raise self._left(line, when)
+        return state, line
+
+    def _check(self, line: Line, commit: Commit) -> None:
+        """Raise HistoryError if another commit has its number: what is restored goes on from an earlier one."""
+        for found in commits(line, Search((commit.seq, commit.seq))):
+            if found.at != commit.at:
+                raise self._left(line, commit)
+
+    def _left(self, line: Line, commit: Commit) -> HistoryError:
+        return HistoryError(
+            f"commit {commit.seq} of {commit.at.isoformat()} is not in journal {self._folder.path!r} any more: it was restored to "
+            "an earlier one, and what came behind that was left. Nothing was changed. Give a number to look at what has it now.",
+            line.oldest,
+            line.newest,
+        )
 
     # -- commits -------------------------------------------------------------------------------------------------------
 
@@ -164,9 +190,15 @@ class History:
             for change in self.changes(path, since=since, until=until, handler=handler, request_id=request_id):
                 yield change.commit
             return
-        yield from commits(Line(self._folder), self._search(since, until, handler, request_id))
+        line = Line(self._folder)
+        yield from commits(line, self._search(line, since, until, handler, request_id))
 
-    def _search(self, since: When | None, until: When | None, handler: str | None, request_id: str | None) -> Search:
+    def _search(
+        self, line: Line, since: When | None, until: When | None, handler: str | None, request_id: str | None
+    ) -> Search:
+        for when in (since, until):
+            if isinstance(when, Commit):
+                self._check(line, when)
         first, last = _bounds(since, 0), _bounds(until, END)
         return Search(
             (first[0] if first[0] != END else 0, last[0]),
@@ -190,7 +222,7 @@ class History:
             ArenaOptionError: That is no path.
         """
         place, line = Path.parse(path), Line(self._folder)
-        search = self._search(since, until, handler, request_id)
+        search = self._search(line, since, until, handler, request_id)
         yield from backwards(line, place, search)
 
     def watch(
@@ -216,8 +248,12 @@ class History:
             HistoryError: `after` is not kept. Later: what comes next was dropped before it was asked for, or cut off by a restore.
         """
         place, line = None if path is None else Path.parse(path), Line(self._folder)
-        seq = line.newest if after is None else self._at(line, after).seq
-        search = self._search(None, None, handler, request_id).between(seq + 1, END)
+        if after is None:
+            seq = line.newest
+        else:
+            state, line = self._at(line, after)
+            seq = state.seq
+        search = self._search(line, None, None, handler, request_id).between(seq + 1, END)
         watch = Watch(self._folder, self._native, line, place, search, seq)
         self._watches.add(watch)
         return watch
@@ -259,8 +295,8 @@ class History:
         Raises:
             HistoryError: It is not kept, or was none.
         """
-        line = Line(self._folder)
-        seq = self._at(line, when).seq
+        state, line = self._at(Line(self._folder), when)
+        seq = state.seq
         if isinstance(when, int) and seq != when:
             raise HistoryError(
                 f"{when} is not a commit: that number went to a transaction that was rolled back.",
@@ -278,7 +314,9 @@ class History:
     def diff(self, a: When, b: When, path: str | Path = ROOT) -> list[Difference]:
         """Return what is different at a path, or below it, in the second of two states."""
         place, line = Path.parse(path), Line(self._folder)
-        return list(at_place(place, *(self._at(line, when).root for when in (a, b))))
+        before, line = self._at(line, a)
+        after, line = self._at(line, b)
+        return list(at_place(place, before.root, after.root))
 
     def bisect(
         self,
@@ -316,8 +354,8 @@ class History:
                 raise
 
         line = Line(self._folder)
-        low = self._at(line, line.oldest if good is None else good)
-        high = self._at(line, bad) if bad is not None else self._states.at(line)
+        low, line = self._at(line, line.oldest if good is None else good)
+        high, line = self._at(line, bad) if bad is not None else (self._states.at(line), line)
         for state, should, which in (low, True, "good"), (high, False, "bad"):
             if ask(state) != should:
                 raise HistoryError(

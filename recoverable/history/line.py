@@ -99,8 +99,9 @@ class Line:
         return found
 
     def gone(self) -> HistoryError:
-        """Return the error of something that is older than all that is kept."""
-        oldest, newest = self.oldest, self.newest
+        """Return the error of something that is older than all that is kept by now."""
+        now = Line(self.folder)
+        oldest, newest = now.oldest, now.newest
         return HistoryError(
             f"journal {self.folder.path!r} does not go back as far as that. It has the states after commits {oldest} to {newest}. "
             "Nothing was changed. keep= of Arena.open says how much history is kept.",
