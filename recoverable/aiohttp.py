@@ -79,12 +79,14 @@ def setup(
         faults: What is to go wrong at random, as text or as rules (docs/faults.md); by default what the environment variable
             `RECOVERABLE_FAULTS` says, if anything.
         allow_faults: Whether that may be: this is not production.
-        capsules: Where requests that crash are kept (docs/capsules.md). Default: they are not.
+        capsules: Where requests that crash are kept (docs/capsules.md), all that crash on this arena in this process. Default: they
+            are not.
         faults_seed: Repeats a random choice; by default `RECOVERABLE_FAULTS_SEED`, or a new one, which is told at the start.
 
     Raises:
         JournalError: `durable` is "journal" or "disk", and the arena was opened without a journal.
-        ArenaOptionError: `protect` is neither, `step_limit` is no limit, or the application has an arena already.
+        ArenaOptionError: `protect` is neither, `step_limit` is no limit, the application has an arena already, or others keep the
+            arena's crashes.
         FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
         FaultSyntaxError: The text of `faults` is wrong.
     """
@@ -97,6 +99,8 @@ def setup(
             f"the application has an arena already: {app[arena_key]!r}. Nothing was changed. Call setup() once; a "
             "handler on another arena says so with @recoverable(arena=...)."
         )
+    if capsules is not None:
+        capsules.check(arena.native)
     if durable is not None:
         arena.durability = durable
     if step_limit is not None:

@@ -361,7 +361,7 @@ def _kept(
         return None
     late = completion.is_late(transaction, failure)
     run = (call.fn, call.args, call.kwargs)
-    return capsules.crashed(transaction, run, failure, request_id, course.earlier, late=late)  # type: ignore[no-any-return]
+    return capsules.crashed(transaction, run, failure, request_id, course.earlier, lost, late=late)  # type: ignore[no-any-return]
 
 
 def _facts(

@@ -65,6 +65,7 @@ class Facts:
         call: What `call_of` has returned: the function and its arguments.
         route_handler: The module and the name of the handler, where it is the route's own.
         faulty: Whether faults were injected into the process: it may be one that it has crashed by.
+        conflict: Where its last run has lost a conflict, and to whom.
         exploration: What an exploration has found.
     """
 
@@ -83,6 +84,7 @@ class Facts:
     call: dict[str, Any] | None = None
     route_handler: dict[str, Any] | None = None
     faulty: bool = False
+    conflict: dict[str, Any] | None = None
     exploration: dict[str, Any] | None = None
 
     def size(self) -> int:
@@ -146,6 +148,7 @@ class Facts:
             "message": hiding.text(message)[:_TEXT],
             "traceback": hiding.text(text)[-_TEXT:],
             "frame": frame,
+            "conflict": hiding.data(self.conflict),
         }
 
 
@@ -184,8 +187,9 @@ def _request(facts: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
 
 def _clean_request(request: dict[str, Any], hiding: Hiding, limit: int) -> dict[str, Any]:
     body: bytes | None = request["body"]
-    kept = None if body is None else hiding.bytes(body, cut=not request["whole"])[:limit]
-    whole = request["whole"] and body is not None
+    hidden = None if body is None else hiding.bytes(body, cut=not request["whole"])
+    kept = None if hidden is None else hidden[:limit]
+    whole = request["whole"] and hidden is not None and len(hidden) <= limit  # it may have become longer
     told = {"text": None, "base64": None, "size": request["size"], "whole": whole, "left_out": request["left_out"]}
     if kept is not None:
         try:

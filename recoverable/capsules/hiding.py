@@ -155,7 +155,7 @@ class Hiding:
         except (ValueError, RecursionError):
             data = None
         if data is not None:
-            return json.dumps(self.fields(data)).encode() if secret else body
+            return _json(self.fields(data)) if secret else body
         return None if "json" in kind or body.lstrip()[:1] in (b"{", b"[") else body
 
     def _multipart(self, body: bytes, content_type: str) -> bytes | None:
@@ -218,6 +218,13 @@ class Hiding:
                     text = text[:-n]
                     break
         return text.encode("utf-8", "surrogateescape")
+
+
+def _json(data: Any) -> bytes:
+    try:
+        return json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a pair
+        return json.dumps(data).encode()
 
 
 def _leaves(value: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 import traceback
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from recoverable import _options, _registry, between, events, middleware
@@ -68,6 +69,8 @@ class Capsules:
         self._writer = Writer(self.folder, keep, names, self._limit)
         self._held: Facts | None = None
         self._holding = False
+        self._begun: weakref.WeakKeyDictionary[NativeArena, int] = weakref.WeakKeyDictionary()
+        self._instead: weakref.WeakKeyDictionary[NativeArena, Capsules] = weakref.WeakKeyDictionary()
 
     @property
     def written(self) -> int:
@@ -85,18 +88,49 @@ class Capsules:
 
     # -- requests ----------------------------------------------------------------------------------------------------------
 
-    def begin(self, native: NativeArena) -> None:
-        """Keep the requests on an arena that crash, from now on."""
+    def begin(self, native: NativeArena, *, instead: bool = False) -> None:
+        """Keep the requests on an arena that crash, from now on, until `end` was called as often as this.
+
+        Args:
+            native: The arena.
+            instead: In the place of others, which go on at the end: an exploration.
+
+        Raises:
+            ArenaOptionError: Others keep them, with another folder and other secrets.
+        """
         if _registry.stand_in is not None:  # a replay
             return
+        now = native.capsules
+        if not instead:
+            self.check(native)
+        if now is not None and now is not self:
+            if not instead:  # an exploration's
+                return
+            self._instead[native] = now
+        self._begun[native] = self._begun.get(native, 0) + 1
         native.capsules = self
         steps.follow(native, self._on_run)
 
+    def check(self, native: NativeArena) -> None:
+        """Raise ArenaOptionError if others keep them."""
+        now = native.capsules
+        if now not in (None, self) and not now._holding and _registry.stand_in is None:
+            raise ArenaOptionError(
+                f"requests that crash on arena {native.owner.name!r} are kept by {now!r} already. Nothing was changed. Give "
+                "setup() of all applications on one arena the same Capsules."
+            )
+
     def end(self, native: NativeArena) -> None:
-        """Keep them no more."""
-        if native.capsules is self:
-            native.capsules = None
-            steps.unfollow(native)
+        """Keep them no more, if nobody else has begun."""
+        left = self._begun.pop(native, 1) - 1
+        if left:
+            self._begun[native] = left
+        elif native.capsules is self:
+            native.capsules = before = self._instead.pop(native, None)
+            if before is None:
+                steps.unfollow(native)
+            else:
+                steps.follow(native, before._on_run)
 
     def _on_run(self, transaction: Transaction, noted: steps.Steps) -> None:
         answers = transaction.answers
@@ -108,7 +142,7 @@ class Capsules:
     ) -> None:
         """Note what has become of a run that another one follows."""
         if len(runs) < _RUNS:
-            conflict = None if lost is None else {"path": lost.path, "key": lost.key, "winner": lost.winner}
+            conflict = _conflict(lost)
             error = None if lost is not None else f"{type(failure).__qualname__}: {message_of(failure)}"
             runs.append({"run": transaction.attempt, "conflict": conflict, "error": error})
 
@@ -119,6 +153,7 @@ class Capsules:
         failure: BaseException,
         request_id: str | None,
         runs: list[dict[str, Any]],
+        lost: Lost | None,
         *,
         late: bool,
     ) -> str | None:
@@ -130,6 +165,7 @@ class Capsules:
             failure: What it has raised.
             request_id: As in its events.
             runs: What `earlier` has noted.
+            lost: Where it has lost a conflict, if it has.
             late: Whether its time limit has ended it.
         """
         if transaction.parent is not None:  # what leaves it crashes the transaction around, or is caught
@@ -138,7 +174,7 @@ class Capsules:
             return None
         try:
             return self._take(
-                transaction.handler, lambda: self._facts(transaction, call, failure, request_id, runs, late=late)
+                transaction.handler, lambda: self._facts(transaction, call, failure, request_id, runs, lost, late=late)
             )
         except Exception:  # whatever it is, the request goes on
             self._writer.drop(f"it could not be taken: {traceback.format_exc(limit=-2)}")
@@ -151,6 +187,7 @@ class Capsules:
         failure: BaseException,
         request_id: str | None,
         runs: list[dict[str, Any]],
+        lost: Lost | None,
         *,
         late: bool,
     ) -> Facts:
@@ -183,6 +220,7 @@ class Capsules:
             if own and hasattr(call[0], "__qualname__")
             else None,
             between.faults_stand(),
+            conflict=_conflict(lost),
         )
 
     def _take(self, handler: str, make: Callable[[], Facts]) -> str | None:
@@ -218,6 +256,10 @@ class Capsules:
 
     def __repr__(self) -> str:
         return f"Capsules({self.folder!r}, keep={self._keep})"
+
+
+def _conflict(lost: Lost | None) -> dict[str, Any] | None:
+    return None if lost is None else {"path": lost.path, "key": lost.key, "winner": lost.winner}
 
 
 def _any(value: Any) -> Any:

@@ -46,6 +46,7 @@ class Past:
             arena: What the capsule says of the arena.
             last: The number of the last commit that is needed, and its position in the feed.
         """
+        self.name = arena["name"]
         self.folder = Folder(path, write=False)
         self.line = Line(self.folder)
         self.history = History(self.folder)
@@ -82,7 +83,7 @@ def private(past: Past, seq: int, step_limit: float | None) -> Iterator[Arena]:
     fd = os.memfd_create(f"recoverable.{_NAME}", os.MFD_CLOEXEC)
     try:
         _fill(past, fd, seq)
-        arena = open_copy(f"{past.folder.path} at {seq}", fd)
+        arena = open_copy(past.name, fd)
     finally:
         os.close(fd)
     try:

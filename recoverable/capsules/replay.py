@@ -24,7 +24,7 @@ from recoverable.capsules import steps
 from recoverable.capsules.contents import frame_of, message_of, where
 from recoverable.capsules.forward import Forward
 from recoverable.capsules.private import Past, private, standing_in
-from recoverable.errors import CapsuleError, ConflictError, RecoverableError
+from recoverable.errors import CapsuleError, ConflictError, RecoverableError, StepTooLongError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
@@ -140,11 +140,13 @@ class _Run:
         failure: BaseException,
         request_id: str | None,
         runs: Any,
+        lost: Lost | None,
         *,
         late: bool,
     ) -> None:
         """It has crashed."""
         if _here.get() is self and self.failure is None and transaction.parent is None:
+            self.lost = lost
             self.failure = TimeoutError() if late else failure
             self.failure.__traceback__ = failure.__traceback__
 
@@ -395,11 +397,16 @@ def _difference(capsule: Capsule, error: BaseException | None, lost: Lost | None
     if error is None:
         return "it did not fail"
     kind = type(error)
-    if isinstance(error, ConflictError) and kept["type"] == "ConflictError":
-        return ""  # where it was lost, and to whom, is said by who has run it to its end
+    if (
+        isinstance(error, ConflictError) and kept["type"] == "ConflictError"
+    ):  # its message has who has won, and how often
+        lost_at = kept.get("conflict")
+        if lost_at is None or lost is None or (lost.path, lost.key) == (lost_at["path"], lost_at["key"]):
+            return ""
+        return f"it was lost at {lost.path}, {lost.key}"
     if (kind.__module__, kind.__qualname__) != (kept["module"], kept["type"]):
         return "another exception"
-    if kept["type"] != "TimeoutError" or kept["message"]:
+    if not isinstance(error, (TimeoutError, StepTooLongError)):  # theirs has how long it took
         now, then = (_ADDRESS.sub("0x", text) for text in (message_of(error), kept["message"]))
         if now != then:
             return "another message"

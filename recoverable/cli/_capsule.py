@@ -13,6 +13,7 @@ import click
 from recoverable.capsules import Capsule
 from recoverable.capsules.writer import FILE
 from recoverable.cli._codes import DAMAGED, FOUND
+from recoverable.cli._history_text import local
 from recoverable.cli._render import say, table, write_json
 from recoverable.errors import ArenaNotFoundError, CapsuleError
 
@@ -65,7 +66,7 @@ def ls(folder: str, as_json: bool) -> None:
     rows = []
     for name, each in found:
         if isinstance(each, str):
-            rows.append((name, "", "", "", "", each))
+            rows.append((name, "", "", "", "", _harmless(each)))
         else:
             request = (
                 ""
@@ -73,8 +74,8 @@ def ls(folder: str, as_json: bool) -> None:
                 else f"{each.request['method']} {each.request['route'] or each.request['url']}"
             )
             commit = "" if each.end is None else str(each.end)
-            cells = (each.handler, _harmless(request), commit, _harmless(each.summary))
-            rows.append((name, f"{each.at:%Y-%m-%d %H:%M:%S}", *cells))
+            cells = (_harmless(each.handler), _harmless(request), commit, _harmless(each.summary))
+            rows.append((name, local(each.at), *cells))
     table(("FILE", "TIME", "HANDLER", "REQUEST", "COMMIT", "WHAT"), rows, numbers=(4,))
 
 
@@ -117,34 +118,32 @@ def show(file: str, test: bool, app: str | None, as_json: bool) -> None:
     if test:
         say(found.as_test(app).rstrip())
         return
-    say(
-        f"{found.handler}, {found.at:%Y-%m-%d %H:%M:%S.%f} UTC, request {found.request_id or '-'}, arena {found.arena['name']}"
-    )
+    _say(f"{found.handler}, {local(found.at)}, request {found.request_id or '-'}, arena {found.arena['name']}")
     for run in found.runs:
         what = (
             run["error"]
             or f"conflict at {run['conflict']['path']}, {run['conflict']['key']}, with {run['conflict']['winner']}"
         )
-        say(f"run {run['run']}: {what}")
+        _say(f"run {run['run']}: {what}")
     if found.steps:
-        say(f"steps on commits {', '.join(str(seq) for seq, _ in found.steps)}; at the end there were {found.end}")
+        _say(f"steps on commits {', '.join(str(seq) for seq, _ in found.steps)}; at the end there were {found.end}")
     if found.arena.get("journal") is None:
-        say("its arena had no journal: there is no state to replay it on")
+        _say("its arena had no journal: there is no state to replay it on")
     if found.request is not None:
         _show_request(found, found.request)
     if found.call is not None:
-        say(f"\ncalled: {found.call['module']}.{found.call['function']}")
+        _say(f"\ncalled: {found.call['module']}.{found.call['function']}")
     if found.exploration is not None:
-        say(f"\n{found.exploration['faults']}: the run {found.exploration['ended']}")
+        _say(f"\n{found.exploration['faults']}: the run {found.exploration['ended']}")
         for problem in found.exploration["problems"]:
-            say(f"  {problem}")
-        say(f"  again: {found.exploration['again']}")
+            _say(f"  {problem}")
+        _say(f"  again: {found.exploration['again']}")
     if found.error is not None:
         _say("\n" + (found.error["traceback"].rstrip() or found.summary))
     for each in found.lacks:
-        say(f"not in it: {each}")
+        _say(f"not in it: {each}")
     if found.versions:
-        say(", ".join(f"{name} {version}" for name, version in found.versions.items()))
+        _say(", ".join(f"{name} {version}" for name, version in found.versions.items()))
 
 
 def _show_request(found: Capsule, request: dict[str, Any]) -> None:
@@ -191,7 +190,7 @@ def run(file: str, app: str | None, journal: str | None, headers: tuple[str, ...
 
 
 def _post_mortem(error: BaseException) -> None:
-    say(f"{type(error).__qualname__}: {error}")
+    _say(f"{type(error).__qualname__}: {error}")
     trace = error.__traceback__
     while (
         trace is not None

@@ -324,7 +324,8 @@ class _Explorer:
         self.progress = progress
         self._given = capsules
         if capsules is not None:
-            capsules.begin(arena.native)
+            capsules.begin(arena.native, instead=True)
+            capsules.hold(True)
         if app is not None:
             self._open_site()
         self.capsules: Capsules | None = capsules or arena.native.capsules

@@ -299,12 +299,11 @@ def _drop(folder: Folder, starts: list[Start], sound: set[int]) -> tuple[int, in
 def _needed(folder: Folder, starts: list[Start], valid: list[Snapshot]) -> Snapshot:
     """Return the oldest snapshot that is needed: the last but one, or an older one that history is kept from."""
     keep = kept.read(folder)
-    at, needed = keep.oldest(), valid[1]
-    size = os.stat(folder.snapshot_path(valid[0].position)).st_blocks * 512  # noqa: PTH116
+    at, needed, size = keep.oldest(), valid[1], 0
     for newer, each in itertools.pairwise(valid):
         if at is not None and newer.at > at:  # states of that moment begin with this one
             needed = each
-        if keep.bytes is not None:
+        if keep.bytes is not None and each is not valid[1]:  # that one a start needs
             size += os.stat(folder.snapshot_path(each.position)).st_blocks * 512  # noqa: PTH116
             size += newer.position - each.position
             if size <= keep.bytes:

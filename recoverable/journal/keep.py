@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import re
+import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -33,7 +34,7 @@ class Keep(NamedTuple):
 
     Attributes:
         seconds: States of so long ago; None: no time was named.
-        bytes: As much history as takes so many; None: no size was named. Both None: what a start needs.
+        bytes: As much more history as takes so many; None: no size was named. Both None: what a start needs.
     """
 
     seconds: float | None = None
@@ -110,12 +111,18 @@ def write(folder: Folder, keep: Keep) -> None:
         if read(folder) == keep:
             return
     path = f"{folder.path}/{_NAME}"
+    new = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.new"  # workers that start together write their own
     try:
-        with open(f"{path}.new", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            json.dump(keep._asdict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(f"{path}.new", path)  # noqa: PTH104
+        try:
+            with open(new, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                json.dump(keep._asdict(), file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(new, path)  # noqa: PTH104
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(new)  # noqa: PTH108
+            raise
         fd = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)

@@ -122,10 +122,13 @@ def test_the_command_lists_shows_and_runs_them(
     assert (code, "it did not fail, and returned 2.0" in ran) == (1, True)
     assert said("run", found.file, "--app", "nowhere:app")[0] == 4
     assert said("show", str(tmp_path / "none"))[0] == 3
+    assert found.at.astimezone().isoformat(timespec="microseconds") in said("ls", capsules.folder)[1]
     data["error"]["message"] = data["error"]["traceback"] = "\x1b]0;evil\x07"
+    data["runs"] = [{"run": 1, "conflict": None, "error": "ValueError: \x1b[2J"}]
     Path(found.file).write_text(json.dumps(data))
     for shown in said("ls", capsules.folder)[1], said("show", found.file)[1]:
         assert ("\x1b" in shown, r"\x1b]0;evil\x07" in shown) == (False, True)
+    assert r"run 1: ValueError: \x1b[2J" in said("show", found.file)[1]
     name = Path(found.file).name
     Path(capsules.folder, name.replace("divide", "folder")).mkdir()
     Path(capsules.folder, name.replace("divide", "wrong")).write_text(json.dumps(data | {"error": {}}))

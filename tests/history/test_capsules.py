@@ -202,6 +202,26 @@ def test_a_conflict_is_met_again(arena: Arena, capsules: Capsules) -> None:
     replay = found.replay(loses)
     assert replay.same, replay.text
     assert type(replay.error) is ours.ConflictError
+    data = json.loads(Path(found.file).read_text())
+    assert data["error"]["conflict"]["key"] == "'n'"
+    data["error"]["conflict"]["key"] = "'other'"
+    Path(found.file).write_text(json.dumps(data))
+    replay = Capsule.open(found.file).replay(loses)
+    assert (replay.same, "not the same: it was lost at root, 'n'" in replay.text) == (False, True), replay.text
+
+
+def test_a_message_that_names_the_arena_is_the_same(arena: Arena, capsules: Capsules) -> None:
+    """The private arena has the name of the one that it stands for."""
+
+    @recoverable(arena=arena)
+    async def crashes() -> None:
+        arena.root["n"] = 1
+        raise ValueError(f"{arena.name} {arena.native.owner.name}")
+
+    fails(crashes())
+    flush(arena)
+    replay = only(capsules).replay(crashes)
+    assert replay.same, replay.text
 
 
 def test_only_one_run_is_replayed(arena: Arena, capsules: Capsules) -> None:

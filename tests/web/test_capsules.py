@@ -17,7 +17,7 @@ import pytest
 import structlog
 from aiohttp import web
 
-from recoverable import Arena, between, recoverable
+from recoverable import Arena, ArenaOptionError, between, recoverable
 from recoverable._aiohttp_kept import _Remembering
 from recoverable._native import journal as native_journal
 from recoverable.aiohttp import arena_key, setup
@@ -227,8 +227,30 @@ async def test_each_kind_of_end_is_kept_once(arena: Arena, capsules: Capsules) -
     assert [kind.rpartition(".")[2] for kind in told] == ["TimeoutError", "LookupError", "OwnError", "KeyError"]
 
 
-async def test_a_step_that_was_stopped_is_kept(arena: Arena, capsules: Capsules) -> None:
-    """The watchdog's StepTooLongError is a crash as well."""
+async def test_applications_on_one_arena_have_the_same_capsules(
+    arena: Arena, capsules: Capsules, tmp_path: Path
+) -> None:
+    """Others would keep secrets that the first ones hide; the same ones go on until the last application has ended."""
+
+    @recoverable
+    async def crashes(request: web.Request) -> web.Response:
+        raise ValueError
+
+    async with crashing(arena, crashes, capsules) as one:
+        with pytest.raises(ArenaOptionError, match="Give setup\\(\\) of all applications on one arena the same"):
+            setup(web.Application(), arena, capsules=Capsules(tmp_path / "others"))
+        async with crashing(arena, crashes, capsules):
+            pass
+        assert (await one.get("/x")).status == 500
+    assert len(kept(capsules)) == 1
+    async with crashing(arena, crashes, Capsules(tmp_path / "others")) as other:
+        assert (await other.get("/x")).status == 500
+    assert len(kept(capsules)) == 1
+
+
+async def test_a_step_that_was_stopped_is_kept_and_replayed(journaled: Arena, capsules: Capsules) -> None:
+    """The watchdog's StepTooLongError is a crash as well; how long it took, its message says, is never the same."""
+    arena = journaled
 
     @recoverable
     async def hangs(request: web.Request) -> web.Response:
@@ -244,6 +266,9 @@ async def test_a_step_that_was_stopped_is_kept(arena: Arena, capsules: Capsules)
     assert found.error is not None
     assert found.error["type"] == "StepTooLongError"
     assert found.arena["step_limit"] == pytest.approx(0.05)
+    await arena.durable()
+    replay = await found.replay_async(hangs)
+    assert replay.same, replay.text
 
 
 # -- bodies ------------------------------------------------------------------------------------------------------------------
@@ -280,6 +305,26 @@ async def test_a_body_is_kept_however_it_was_read(arena: Arena, tmp_path: Path, 
     assert found.request["body"]["whole"] == (len(body) <= 2000)
     assert any("body" in each for each in found.lacks) == (len(body) > 2000)
     assert found.request["body"]["size"] in (len(body), None)
+
+
+async def test_a_body_that_hiding_makes_longer_is_not_called_whole(arena: Arena, tmp_path: Path) -> None:
+    """What is cut after that is said to be cut; letters of all languages take what they took."""
+
+    @recoverable
+    async def crashes(request: web.Request) -> web.Response:
+        await request.read()
+        raise ValueError
+
+    tea = "茶" * 600
+    capsules = Capsules(tmp_path / "capsules", body_limit=2000, hide=["card", "cards"])
+    async with crashing(arena, crashes, capsules) as client:
+        for body in f'{{"card": "4111 1111", "text": "{tea}"}}', f'{{"cards": [{"1," * 900}1]}}':
+            await client.post("/x", data=body.encode(), headers={"Content-Type": "application/json"})
+    one, two = kept(capsules)
+    assert (one.body or b"").decode() == f'{{"card": "[hidden]", "text": "{tea}"}}'
+    assert not one.request or one.request["body"]["whole"]
+    assert two.request is not None
+    assert two.request["body"]["whole"] == (len(two.body or b"") < 2000)
 
 
 def test_no_more_of_a_body_is_remembered_than_is_kept() -> None:
