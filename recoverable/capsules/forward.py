@@ -19,9 +19,8 @@ from recoverable import _state
 from recoverable._native import paths
 from recoverable._native.runtime import Container
 from recoverable.codecs import exact
-from recoverable.errors import RecoverableError
 from recoverable.history.commits import Search, commits, containers_within
-from recoverable.history.differences import MISSING
+from recoverable.history.differences import MISSING, part_of
 from recoverable.history.places import Path
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ class Forward:
             for key, here in zip(keys, live._written(wanted, units), strict=True):
                 if exact(key) != exact(here):
                     live._drop_part(here)
-                self._put(live, key, _part(live, key), _part(wanted, key))
+                self._put(live, key, part_of(live, key), part_of(wanted, key))
         else:
             now, then = ({exact(key): (key, part) for key, part in each._parts().items()} for each in (live, wanted))
             for token, (key, _) in now.items():
@@ -212,19 +211,10 @@ class Forward:
         return ("there", paths.number_of(then)) if number is None else ("here", number)
 
 
-def _part(container: Any, key: Any) -> Any:
-    try:
-        return container._part(key)
-    except RecoverableError:  # some are LookupErrors as well
-        raise
-    except LookupError:
-        return MISSING
-
-
 def _follow(root: Any, keys: tuple[Any, ...]) -> Any:
     """Return what is at a path, or MISSING."""
     for key in keys:
         if not isinstance(root, Container):
             return MISSING
-        root = _part(root, key)
+        root = part_of(root, key)
     return root

@@ -65,33 +65,23 @@ class _Noted:
 
     def send(self, value: Any) -> Any:
         """Run to the next suspension."""
-        try:
-            return self._coroutine.send(value)
-        except StopIteration:
-            raise
-        except BaseException as error:
-            self._left_by(error)
-            raise
-        finally:
-            self._steps.note(self._transaction)
+        return self._step(self._coroutine.send, value)
 
     def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
         """Run to the next suspension, from an exception."""
+        return self._step(self._coroutine.throw, *((kind,) if value is traceback is None else (kind, value, traceback)))
+
+    def _step(self, take: Callable[..., Any], *args: Any) -> Any:
         try:
-            if value is None and traceback is None:
-                return self._coroutine.throw(kind)
-            return self._coroutine.throw(kind, value, traceback)
+            return take(*args)
         except StopIteration:
             raise
         except BaseException as error:
-            self._left_by(error)
+            if self._steps.on_error is not None:
+                self._steps.on_error(error)
             raise
         finally:
             self._steps.note(self._transaction)
-
-    def _left_by(self, error: BaseException) -> None:
-        if self._steps.on_error is not None:
-            self._steps.on_error(error)
 
     def close(self) -> None:
         """Finalise the coroutine."""

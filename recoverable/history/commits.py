@@ -12,9 +12,8 @@ from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native import paths
 from recoverable._native.runtime import Container
-from recoverable.errors import RecoverableError
 from recoverable.feed import Commit, Unit
-from recoverable.history.differences import MISSING, differences, of_part, of_parts
+from recoverable.history.differences import differences, of_part, of_parts, part_of
 from recoverable.history.places import ROOT, Path
 from recoverable.journal.start import END
 
@@ -213,16 +212,7 @@ def _within(old: Container, new: Container, path: Path, units: list[Unit]) -> It
         yield from of_parts(old, new, path, shallow=True)
         return
     for key in keys:
-        yield from of_part(_part(old, key), _part(new, key), path.to(new, key), shallow=True)
-
-
-def _part(container: Container, key: Any) -> Any:
-    try:
-        return container._part(key)
-    except RecoverableError:  # some are LookupErrors as well
-        raise
-    except LookupError:
-        return MISSING
+        yield from of_part(part_of(old, key), part_of(new, key), path.to(new, key), shallow=True)
 
 
 def _in_memory(before: NativeArena, after: NativeArena, told: set[int]) -> Iterator[Difference]:

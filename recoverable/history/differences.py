@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from recoverable._native import paths
 from recoverable._native.runtime import Container
 from recoverable.codecs import exact
+from recoverable.errors import RecoverableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from recoverable.history.places import Path
 
-__all__ = ["MISSING", "Difference", "at_place", "differences", "of_parts", "plain"]
+__all__ = ["MISSING", "Difference", "at_place", "differences", "of_parts", "part_of", "plain"]
 
 
 class _Missing:
@@ -107,3 +108,13 @@ def of_part(before: Any, after: Any, path: Path, *, shallow: bool) -> Iterator[D
     containers = isinstance(before, Container) and isinstance(after, Container)
     if not (shallow and containers and paths.number_of(before) == paths.number_of(after)):
         yield from differences(before, after, path)
+
+
+def part_of(container: Container, key: Any) -> Any:
+    """Return a part of a container, or MISSING."""
+    try:
+        return container._part(key)
+    except RecoverableError:  # some are LookupErrors as well
+        raise
+    except LookupError:
+        return MISSING

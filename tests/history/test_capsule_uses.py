@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,72 +22,7 @@ from recoverable import (
 from recoverable.capsules import Capsule, Capsules
 from recoverable.cli._app import run as command
 from recoverable.faults import FaultsFound, explore
-
-
-@pytest.fixture
-def arena(new_name: Callable[[], str], tmp_path: Path) -> Iterator[Arena]:
-    """Give an arena with a journal, whose crashes are kept."""
-    with Arena.temporary("16 MiB", name=new_name(), journal=tmp_path / "journal", compact=False, keep="24h") as made:
-        yield made
-
-
-@pytest.fixture
-def capsules(arena: Arena, tmp_path: Path) -> Iterator[Capsules]:
-    """Give where they are kept."""
-    made = Capsules(tmp_path / "capsules", hide=["pin"])
-    made.begin(arena.native)
-    yield made
-    made.end(arena.native)
-
-
-def only(capsules: Capsules) -> Capsule:
-    """Return the one that was kept."""
-    assert capsules.flush(10)
-    (file,) = Path(capsules.folder).iterdir()
-    return Capsule.open(file)
-
-
-def flush(arena: Arena) -> None:
-    """Have all that is committed on the disk."""
-    asyncio.run(arena.durable(timeout=30))
-
-
-def fails(coroutine: Any) -> None:
-    """Run what fails."""
-
-    async def main() -> Any:
-        return await coroutine
-
-    with pytest.raises(Exception):  # noqa: B017 -- whatever the test is about
-        asyncio.run(main())
-
-
-@recoverable
-async def divide(key: str, by: dict[str, int], *, pin: str = "") -> float:
-    """Fail, as a caller's arguments have it."""
-    root = current().root
-    before = root[key]
-    await asyncio.sleep(0)
-    root[key] = before + 1
-    return before / by["n"]  # type: ignore[no-any-return]
-
-
-_arenas: list[Arena] = []
-
-
-def current() -> Arena:
-    """Return the arena that a program has in a global variable."""
-    return _arenas[-1]
-
-
-def crashed(arena: Arena, capsules: Capsules) -> Capsule:
-    """Return the capsule of a function that has crashed."""
-    _arenas.append(arena)
-    with arena.transaction():
-        arena.root["a"] = 4
-    fails(divide("a", {"n": 0}))
-    flush(arena)
-    return only(capsules)
+from support.capsules import arenas, crashed, current, divide, fails, flush, only
 
 
 def test_the_command_lists_shows_and_runs_them(
@@ -102,7 +37,7 @@ def test_the_command_lists_shows_and_runs_them(
         return code, done.out + done.err
 
     assert "divide" in said("ls", capsules.folder)[1]
-    assert "ZeroDivisionError: division by zero, at test_capsule_uses.py" in said("ls", capsules.folder)[1]
+    assert "ZeroDivisionError: division by zero, at capsules.py" in said("ls", capsules.folder)[1]
     (row,) = json.loads(said("ls", capsules.folder, "--json")[1])
     assert (row["error"], row["end"]) == ("ZeroDivisionError", found.end)
     code, shown = said("show", found.file)
@@ -114,7 +49,7 @@ def test_the_command_lists_shows_and_runs_them(
     code, ran = said("run", found.file)
     assert sys.path == path
     assert (code, "in the same way" in ran, "not replayed: the time" in ran) == (0, True, True)
-    _arenas.append(arena)
+    arenas.append(arena)
     data = json.loads(Path(found.file).read_text())
     data["call"]["args"][1]["value"] = {"n": 2}
     Path(found.file).write_text(json.dumps(data))
@@ -231,7 +166,7 @@ def test_an_exploration_leaves_a_capsule_for_each_failure(arena: Arena, capsules
 
 def test_what_an_injected_fault_has_crashed_is_said_to_be_so(arena: Arena, capsules: Capsules) -> None:
     """A crash under chaos is kept like any other, and its replay says that faults were injected."""
-    _arenas.append(arena)
+    arenas.append(arena)
     with arena.transaction():
         arena.root["a"] = 4
     with ours.faults.inject("divide", ours.faults.Raise(), at="await"):  # type: ignore[attr-defined]

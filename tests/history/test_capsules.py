@@ -7,7 +7,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,68 +31,13 @@ from recoverable import (
 )
 from recoverable.capsules import Capsule, Capsules
 from recoverable.cli._app import run as command
+from support.capsules import arenas, crashed, divide, fails, flush, only
 from support.forks import in_child
 
 
 class Cart(Record, name="tests.capsules.Cart"):
     items: Any
     total: int = 0
-
-
-@pytest.fixture
-def arena(new_name: Callable[[], str], tmp_path: Path) -> Iterator[Arena]:
-    """Give an arena with a journal, whose crashes are kept."""
-    with Arena.temporary("16 MiB", name=new_name(), journal=tmp_path / "journal", compact=False, keep="24h") as made:
-        yield made
-
-
-@pytest.fixture
-def capsules(arena: Arena, tmp_path: Path) -> Iterator[Capsules]:
-    """Give where they are kept."""
-    made = Capsules(tmp_path / "capsules", hide=["pin"])
-    made.begin(arena.native)
-    yield made
-    made.end(arena.native)
-
-
-def only(capsules: Capsules) -> Capsule:
-    """Return the one that was kept."""
-    assert capsules.flush(10)
-    (file,) = Path(capsules.folder).iterdir()
-    return Capsule.open(file)
-
-
-def flush(arena: Arena) -> None:
-    """Have all that is committed on the disk."""
-    asyncio.run(arena.durable(timeout=30))
-
-
-def fails(coroutine: Any) -> None:
-    """Run what fails."""
-
-    async def main() -> Any:
-        return await coroutine
-
-    with pytest.raises(Exception):  # noqa: B017 -- whatever the test is about
-        asyncio.run(main())
-
-
-@recoverable
-async def divide(key: str, by: dict[str, int], *, pin: str = "") -> float:
-    """Fail, as a caller's arguments have it."""
-    root = current().root
-    before = root[key]
-    await asyncio.sleep(0)
-    root[key] = before + 1
-    return before / by["n"]  # type: ignore[no-any-return]
-
-
-_arenas: list[Arena] = []
-
-
-def current() -> Arena:
-    """Return the arena that a program has in a global variable."""
-    return _arenas[-1]
 
 
 # -- which state ---------------------------------------------------------------------------------------------------------------
@@ -359,7 +304,7 @@ def test_the_limit_of_a_replay_is_not_the_handler_s(arena: Arena, capsules: Caps
 
 def test_a_function_is_called_with_the_arguments_that_it_had(arena: Arena, capsules: Capsules) -> None:
     """Outside of any web request, a capsule has the function and its arguments; secret ones are hidden, others named."""
-    _arenas.append(arena)
+    arenas.append(arena)
     with arena.transaction():
         arena.root["a"] = 4
     fails(divide("a", {"n": 0}, pin="98765"))
@@ -393,16 +338,6 @@ def test_what_can_not_be_replayed_is_said(arena: Arena, capsules: Capsules) -> N
 
 
 # -- when the state is gone ------------------------------------------------------------------------------------------------------
-
-
-def crashed(arena: Arena, capsules: Capsules) -> Capsule:
-    """Return the capsule of a function that has crashed."""
-    _arenas.append(arena)
-    with arena.transaction():
-        arena.root["a"] = 4
-    fails(divide("a", {"n": 0}))
-    flush(arena)
-    return only(capsules)
 
 
 def test_a_state_that_is_gone_is_a_history_error(arena: Arena, capsules: Capsules, tmp_path: Path) -> None:
@@ -482,7 +417,7 @@ def test_options_that_can_not_be(tmp_path: Path, options: dict[str, Any]) -> Non
 
 def test_a_forked_process_writes_its_own(arena: Arena, capsules: Capsules) -> None:
     """A child of a process that has written some goes on in the same folder, counts its own, and none is lost or written twice."""
-    _arenas.append(arena)
+    arenas.append(arena)
     with arena.transaction():
         arena.root["a"] = 4
     fails(divide("a", {"n": 0}))

@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from recoverable import Arena, Array, Counter, Deque, List, Record, Set, StaleReferenceError
 from recoverable._native import feed as native_feed
@@ -102,13 +98,6 @@ class Acts:
                 del it[key]
             else:
                 it[key] = self.value()
-
-
-@pytest.fixture
-def arena(new_name: Callable[[], str], tmp_path: Path) -> Iterator[Arena]:
-    """Give an arena with a journal."""
-    with Arena.temporary("16 MiB", name=new_name(), journal=tmp_path / "journal", compact=False) as made:
-        yield made
 
 
 def flush(arena: Arena) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from recoverable import Arena
+from recoverable._native import watchdog as native
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,3 +22,29 @@ def watched_arena(name: str, limit: float = LIMIT) -> Iterator[Arena]:
         with opened.transaction():
             opened.root["n"] = 0
         yield opened
+
+
+@contextlib.contextmanager
+def spared_arena(name: str) -> Iterator[Arena]:
+    """Give one whose steps are stopped soon, and never end the process."""
+    with watched_arena(name) as opened:
+        native.set_limit(opened.native, LIMIT / 4, ends=False)
+        yield opened
+
+
+def compute(seconds: float) -> None:
+    """Keep the thread, not the GIL."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def seen(arena: Arena, stage: int) -> native.Overdue:
+    """Wait until a step has come to that."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        found = native.due(arena.native)
+        if found is not None and found.stage >= stage:
+            return found
+        time.sleep(0.002)
+    raise AssertionError("nothing was seen")

@@ -15,6 +15,7 @@ import structlog
 from recoverable import Arena, StepTooLongError, recoverable, watchdog
 from recoverable._native import watchdog as native
 from support.forks import in_child
+from support.watched import compute, seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,24 +41,6 @@ def looked_at_by_hand(arena: Arena) -> Iterator[None]:
     native.begin(lambda: None)
     yield
     watchdog.settle()
-
-
-def seen(arena: Arena, stage: int) -> native.Overdue:
-    """Wait until a step has come to that."""
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        found = native.due(arena.native)
-        if found is not None and found.stage >= stage:
-            return found
-        time.sleep(0.002)
-    raise AssertionError("nothing was seen")
-
-
-def compute(seconds: float) -> None:
-    """Keep the thread, not the GIL."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
 
 
 def raise_in(thread: int, error: type[BaseException] | None) -> None:

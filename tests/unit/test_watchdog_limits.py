@@ -11,6 +11,7 @@ import pytest
 
 from recoverable import Arena, StepTooLongError, watchdog
 from recoverable._native import watchdog as native
+from support.watched import compute, seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,24 +41,6 @@ def change(arena: Arena, limit: float) -> None:
     """Change it, and have the watchdog look at once."""
     native.set_limit(arena.native, limit, ends=False)
     native.begin(lambda: None)
-
-
-def seen(arena: Arena, stage: int) -> native.Overdue:
-    """Wait until a step has come to that."""
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        found = native.due(arena.native)
-        if found is not None and found.stage >= stage:
-            return found
-        time.sleep(0.002)
-    raise AssertionError("nothing was seen")
-
-
-def compute(seconds: float) -> None:
-    """Keep the thread, not the GIL."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
 
 
 PROGRAM = """

@@ -15,6 +15,7 @@ import structlog
 
 from recoverable import Arena, StepTooLongError
 from recoverable._native import watchdog as native
+from support.watched import compute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,13 +62,6 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self.close()
         structlog.reset_defaults()
-
-
-def compute(seconds: float) -> None:
-    """Keep the thread, not the GIL."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
 
 
 def be_stopped(arena: Arena) -> None:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from recoverable import Arena, StepTooLongError
-from recoverable._native import watchdog as native
 from recoverable.errors import _TooLong
-from support.watched import LIMIT, watched_arena
+from support.watched import LIMIT, compute, spared_arena
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -26,8 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def spared(new_name: Callable[[], str]) -> Iterator[Arena]:
     """Give an arena whose steps are stopped soon, and never end the process."""
-    with watched_arena(new_name()) as opened:
-        native.set_limit(opened.native, LIMIT / 4, ends=False)
+    with spared_arena(new_name()) as opened:
         yield opened
 
 
@@ -36,13 +34,6 @@ def other(new_name: Callable[[], str]) -> Iterator[Arena]:
     """Give one whose steps are not watched."""
     with Arena.temporary("4 MiB", name=new_name()) as opened:
         yield opened
-
-
-def compute(seconds: float) -> None:
-    """Keep the event loop, and nothing else."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
 
 
 def test_a_block_that_waits_for_another_arena_beyond_its_limit_ends_by_that(

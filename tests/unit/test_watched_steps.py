@@ -14,7 +14,7 @@ import pytest
 from recoverable import Arena, Array, StepTooLongError, TransactionError, recoverable, watchdog
 from recoverable._native import watchdog as native
 from recoverable.errors import _TooLong
-from support.watched import LIMIT, watched_arena
+from support.watched import LIMIT, compute, watched_arena
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,13 +27,6 @@ def arena(name: str) -> Iterator[Arena]:
     """Give an arena whose steps are watched."""
     with watched_arena(name) as opened:
         yield opened
-
-
-def compute(seconds: float) -> None:
-    """Keep the event loop, and nothing else."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
 
 
 @pytest.mark.parametrize("how", ["block", "handler"])

@@ -8,7 +8,6 @@ import contextlib
 import json
 import stat
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +18,10 @@ from aiohttp import web
 
 from recoverable import Arena, ArenaOptionError, between, recoverable
 from recoverable._aiohttp_kept import _Remembering
-from recoverable._native import journal as native_journal
 from recoverable.aiohttp import arena_key, setup
 from recoverable.capsules import Capsules
 from support.capsules import crashing, kept, only
 from support.web import application, key, lose, ok, serving
-
-
-@pytest.fixture(autouse=True)
-def small_files() -> Iterator[None]:
-    """Have files of the journal small."""
-    native_journal.file_size(256 * 1024)
-    yield
-    native_journal.file_size(64 * 1024**2)
-
-
-@pytest.fixture
-def capsules(tmp_path: Path) -> Capsules:
-    """Give a folder for capsules that does not exist yet."""
-    return Capsules(tmp_path / "capsules", hide=["password", "X-Api-Key", "card"])
-
-
-@pytest.fixture
-def journaled(new_name: Callable[[], str], tmp_path: Path) -> Iterator[Arena]:
-    """Give an arena with a journal."""
-    with Arena.temporary("16 MiB", name=new_name(), journal=tmp_path / "journal", compact=False) as arena:
-        yield arena
 
 
 def is_none_of(secrets: list[str], capsules: Capsules) -> None:
