@@ -248,7 +248,7 @@ def test_files_that_go_while_commits_are_read(new_name: Callable[[], str], folde
             seen += [commit.seq for commit in reading]
         except HistoryError as error:
             assert error.oldest is not None  # noqa: PT017
-            assert arena.history.at(error.oldest) is not None
+            assert arena.history.at(error.oldest) is not None  # noqa: PT017
         assert seen == sorted(seen, reverse=True)
 
 
