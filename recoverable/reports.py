@@ -51,7 +51,8 @@ class Restoration:
         torn: Bytes of a last batch that was not finished: nobody was told that those commits are durable.
         milliseconds: How long it took.
         epoch: How often the state was restored so far.
-        damaged: What was found of newer snapshots that are damaged and were passed over: a sentence each, with the file.
+        damaged: What was found of newer snapshots that are damaged, and of files of commits that were not needed, and were passed
+            over: a sentence each, with the file.
     """
 
     seq: int

@@ -178,6 +178,9 @@ cdef class File:
         cdef int rc = rcv_journal_open_file(folder, raw, number, &self.f)
         if rc:
             fail(rc)
+        cdef rcv_journal_start s
+        rcv_journal_get_start(self.f, &s)
+        self.replayed.chain = s.chain # until a batch was replayed
 
     def __dealloc__(self):
         rcv_journal_close_file(self.f)

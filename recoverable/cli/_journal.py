@@ -239,6 +239,8 @@ def _time(at: int) -> str:
 def tail(path: str, number: int, follow: bool, as_json: bool) -> None:
     """Show the last commits that are on the disk, by whom they were made and when."""
     folder = _opened(path)
+    for each in _journal_files.damaged_heads(folder):
+        click.echo(f"passed over: {each.note}", err=True)
     found = _journal_files.last_commits(folder, number) if number else []
     if as_json and not follow:
         write_json([each.as_json() for each in found])
@@ -267,7 +269,7 @@ def _follow(folder: Folder, position: int | None, as_json: bool) -> None:
     seen: tuple[int, int] | None = None
     while True:
         starts = folder.starts()
-        last = starts[-1].number
+        last = folder.files()[-1]
         now = (last, os.stat(f"{folder.path}/journal-{last:016x}").st_mtime_ns)  # noqa: PTH116
         if position is None:  # nothing was shown: from here on
             tip = folder.tip()

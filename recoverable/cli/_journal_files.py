@@ -7,6 +7,7 @@ the end of the last file counts if it is still at the same place a while later.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from recoverable._native.journal import Batch, Start
-    from recoverable.journal.folder import Folder
+    from recoverable.journal.folder import Damaged, Folder
 
-__all__ = ["Commit", "Found", "commits", "last_commits", "listed", "verified"]
+__all__ = ["Commit", "Found", "commits", "damaged_heads", "last_commits", "listed", "verified"]
 
 _TRIES: Final = 3
 _PAUSE: Final = 0.05  # seconds
@@ -58,7 +59,10 @@ class Found:
 
 
 class _Walked(NamedTuple):
-    """What lies in a file: its end in the feed, the chain there, its last commit, torn bytes, and the end's offset."""
+    """What lies in a file: its end in the feed, the chain there, its last commit, torn bytes, and the end's offset.
+
+    `chain_to` is the chain up to where it counts, which may be before its end.
+    """
 
     end: int
     chain: int
@@ -66,6 +70,7 @@ class _Walked(NamedTuple):
     at: int
     torn: int
     offset: int
+    chain_to: int
 
 
 def _time(at: int) -> str:
@@ -81,9 +86,10 @@ def _walk(
         ArenaCorruptError: It is.
     """
     left, place = _TRIES if index == len(starts) - 1 else 1, -1
+    end = start.until(starts, index)
     while True:
         head = starts[index]
-        walked = _Walked(head.position, head.chain, head.seq, head.at, 0, 0)
+        walked = _Walked(head.position, head.chain, head.seq, head.at, 0, 0, head.chain)
         seen = 0
         with folder.open_file(head.number) as file:
             try:
@@ -97,7 +103,8 @@ def _walk(
                     if each is not None:
                         each(batch, data)
                     last = (batch.seq, batch.at) if batch.records else walked[2:4]
-                    walked = _Walked(batch.end, batch.chain, *last, 0, file.offset)
+                    chain_to = batch.chain if batch.end <= end else walked.chain_to
+                    walked = _Walked(batch.end, batch.chain, *last, 0, file.offset, chain_to)
                     seen = file.offset
             except ArenaCorruptError:
                 left -= seen == place
@@ -173,10 +180,24 @@ def _snapshot_rows(folder: Folder, starts: list[Start], *, check: bool) -> Itera
         yield Found(name, start.lives(found.epoch), None, None, found.seq, _time(found.at), _size(path), note, sound)
 
 
+def damaged_heads(folder: Folder) -> list[Found]:
+    """Return the files of commits that can't be told of, since their heads are damaged."""
+    return _of_damaged(folder, folder.heads()[1])
+
+
+def _of_damaged(folder: Folder, found: list[Damaged]) -> list[Found]:
+    rows = []
+    for each in found:
+        name = _file_name(each.number)
+        with contextlib.suppress(FileNotFoundError):  # it was moved away meanwhile
+            rows.append(_damaged(name, f"{folder.path}/{name}", each.why))
+    return rows
+
+
 def listed(folder: Folder) -> list[Found]:
     """Return what there is, by the heads of files and the ends of snapshots; only the last file is read to its end."""
-    starts = folder.starts()
-    found = list(_snapshot_rows(folder, starts, check=False))
+    starts, damaged = folder.heads()
+    found = _of_damaged(folder, damaged)
     for i in range(len(starts)):
         try:
             found.append(_row(folder, starts, i, _walk(folder, starts, i) if i == len(starts) - 1 else None))
@@ -185,7 +206,7 @@ def listed(folder: Folder) -> list[Found]:
         except ArenaCorruptError as error:
             name = _file_name(starts[i].number)
             found.append(_damaged(name, f"{folder.path}/{name}", error))
-    return found
+    return [*_snapshot_rows(folder, starts, check=False), *sorted(found, key=lambda each: each.name)]
 
 
 # -- verifying ---------------------------------------------------------------------------------------------------------------
@@ -193,18 +214,14 @@ def listed(folder: Folder) -> list[Found]:
 
 def verified(folder: Folder, progress: Callable[[int, int, str], None]) -> Iterator[Found]:
     """Read everything, and yield what was found of each snapshot and file: checksums, the chain, what is missing."""
-    starts: list[Start] = []
-    for number in folder.files():
-        try:
-            starts.append(folder.start_of(number))
-        except ArenaCorruptError as error:  # its head; the others are looked at all the same
-            yield _damaged(_file_name(number), f"{folder.path}/{_file_name(number)}", error)
+    starts, damaged = folder.heads()
+    yield from _of_damaged(folder, damaged)  # the others are looked at all the same
     bridges = set(folder.snapshots())
     rows = list(_snapshot_rows(folder, starts, check=True))
     yield from rows
     if missing := _missing(folder, starts, rows):
         yield Found("(missing)", 0, None, None, None, None, 0, missing, sound=False)
-    before: tuple[Start, _Walked] | None = None
+    before: tuple[Start, _Walked, int] | None = None
     done = 0
     for i, head in enumerate(starts):
         name = _file_name(head.number)
@@ -217,7 +234,7 @@ def verified(folder: Folder, progress: Callable[[int, int, str], None]) -> Itera
             continue
         gap = before and _gap(*before, head, bridges)
         yield _damaged(name, path, gap) if gap else _row(folder, starts, i, walked)
-        before = head, walked
+        before = head, walked, start.until(starts, i)
         done += walked.end - head.position
         progress(done, 0, "verified")
 
@@ -233,21 +250,24 @@ def _missing(folder: Folder, starts: list[Start], rows: list[Found]) -> str:
     return ""
 
 
-def _gap(before: Start, walked: _Walked, head: Start, bridges: set[int]) -> str:
-    """Say why a file does not go on from the one before it; "": it does."""
+def _gap(before: Start, walked: _Walked, end: int, head: Start, bridges: set[int]) -> str:
+    """Say why a file does not go on from the one before it, which counts up to `end`; "": it does."""
     if head.arena != before.arena:
         return "it is another arena's than the file before it"
     if head.number != before.number + 1:
         return f"the file before it is missing: {_file_name(head.number - 1)}"
-    if head.epoch < before.epoch:
-        return f"it is of epoch {start.lives(head.epoch)}, and the file before it of {start.lives(before.epoch)}"
+    if head.epoch != before.epoch and start.lives(head.epoch) <= start.lives(before.epoch):
+        return (
+            f"it is of epoch {start.lives(head.epoch)}, and the file before it of {start.lives(before.epoch)}: of another line of "
+            "states"
+        )
     if head.position > walked.end and head.position not in bridges:
         return (
             f"commits are missing: {_file_name(before.number)} has nothing sound behind commit {walked.seq}, at offset "
             f"{walked.offset}, and this one goes on behind {head.seq}"
         )
-    if head.epoch == before.epoch and head.position == walked.end and head.chain != walked.chain:
-        return "it does not go on from the last batch of the file before it"
+    if before.position < head.position == end <= walked.end and head.chain != walked.chain_to:
+        return "it does not go on from the last batch before it in the file before it"
     return ""
 
 

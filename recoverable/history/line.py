@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from recoverable.errors import ArenaCorruptError, ArenaNotFoundError, HistoryError
 from recoverable.journal import snapshots
-from recoverable.journal.start import END, cut_of, until
+from recoverable.journal.start import END, cut_of, goes_on, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,6 +147,18 @@ class Line:
         return ArenaCorruptError(
             f"journal {self.folder.path!r} lacks the commits from position {position} to {begin} of its feed, so the states behind "
             "them can't be made. Nothing was changed. recoverable journal verify tells what it has."
+        )
+
+    def goes_on(self, stretch: Stretch, chain: int) -> bool:
+        """Return whether a stretch goes on from the batch with that checksum, where it begins."""
+        index = next(i for i, start in enumerate(self.starts) if start.number == stretch.number)
+        return goes_on(self.folder, self.starts, index, chain)
+
+    def strange(self, stretch: Stretch) -> ArenaCorruptError:
+        """Return the error of a file that is of another line of states than the one before it."""
+        return ArenaCorruptError(
+            f"file {stretch.number} of journal {self.folder.path!r} does not go on from the last batch before it, so the states "
+            "behind that can't be made. Nothing was changed. recoverable journal verify tells what it has."
         )
 
     @property

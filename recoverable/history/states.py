@@ -48,12 +48,14 @@ class State:
     Attributes:
         native: It, for containers.
         position: Of the feed, where it ends; `seq` and `at` are of its last commit.
+        chain: The checksum of the last whole batch of the journal before that.
     """
 
     def __init__(self, line: Line, keyframe: Snapshot) -> None:
         self._line = line
         self._keyframe = keyframe
         self.position, self.seq, self.at = keyframe.position, keyframe.seq, keyframe.at
+        self.chain, self._epoch = keyframe.chain, keyframe.epoch
         path = line.folder.snapshot_path(keyframe.position)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -74,13 +76,16 @@ class State:
 
     def forward(self, seq: int, at: int, progress: Callable[[int, int, str], None] | None = None) -> Self:
         """Bring it forward to a commit and a moment, whichever comes first."""
-        begin = replace(self._keyframe, position=self.position, seq=self.seq, at=self.at)
+        begin = replace(
+            self._keyframe, position=self.position, seq=self.seq, at=self.at, chain=self.chain, epoch=self._epoch
+        )
         files = self._line.starts
         if files:  # with one behind the last, which is used as well
             files = [*files, files[-1]._replace(number=files[-1].number + 1, position=END)]
         with self._line.read():
             done, _ = replay(self._line.folder, self._copy, begin, seq=seq, at=at, files=files, progress=progress)
-        self.position, self.seq, self.at = done.position, done.seq, done.at
+        self.position, self.seq, self.at, self.chain = done.position, done.seq, done.at, done.chain
+        self._epoch = next((each.epoch for each in reversed(files) if each.position < self.position), self._epoch)
         self.native.owner.name = f"{self._line.folder.path} at {self.seq}"
         return self
 
@@ -147,6 +152,7 @@ class Stepper:
             self.before.forward(seq, END)
             self.after.forward(seq, END)
         self.position = self.after.position
+        self._chain = self.after.chain  # of the batch behind which both are, or in which
         self._line = line
         self._again = False
 
@@ -171,8 +177,12 @@ class Stepper:
             if last <= self.position:
                 continue
             with self._line.opened(stretch) as file:
+                if stretch.begin == self.position and not self._line.goes_on(stretch, self._chain):
+                    raise self._line.strange(stretch)
                 while self.position < last and (read := file.next(data=True)) is not None:
                     batch, data = read
+                    if batch.end <= stretch.end:
+                        self._chain = batch.chain
                     if batch.end <= self.position:
                         continue
                     if batch.position > self.position:
@@ -180,6 +190,9 @@ class Stepper:
                     yield from self.through(data, batch.position, min(last, batch.end), find)
                     if batch.end <= last and batch.seq >= last_seq:  # what was cut off had other numbers
                         return
+                if self.position == stretch.end:  # batches without commits are part of the chain
+                    while (empty := file.next(tail=True)) is not None and not empty.records:
+                        self._chain = empty.chain
             if self.position < last != END:
                 with self._line.read():
                     raise self._line.lacks(self.position, last)

@@ -116,10 +116,12 @@ def compact(
     try:
         with folder.kept():
             _tidy(folder)
-            starts = folder.starts()
-            if not starts:
+            starts, damaged = folder.heads()
+            if not starts and not damaged:
                 raise JournalError(f"there is no journal in {folder.path!r}. Nothing was changed.")
-            failures: list[ArenaCorruptError] = []
+            failures = [ArenaCorruptError(f"{each.why}.") for each in damaged]
+            if damaged and (not starts or damaged[-1].number > starts[-1].number):
+                raise _damaged(None, failures[-1])
             try:
                 made, records, size, sound = _make(folder, starts, verify, _Pace(rate, progress), failures)
             finally:
@@ -276,7 +278,10 @@ def _drop(folder: Folder, starts: list[Start], sound: set[int]) -> tuple[int, in
     ]
     numbers = []
     for i, each in enumerate(starts[:-1]):
-        if start.until(starts, i) > older:
+        end = start.until(starts, i)
+        if end > older or (
+            end == older and each.position == end
+        ):  # it may be what the next one goes on from: `start.goes_on`
             break
         numbers.append(each.number)
     if not (old or numbers):

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from recoverable._native.journal import File, Lock, host
 from recoverable.errors import (
     ArenaBusyError,
+    ArenaCorruptError,
     ArenaNotFoundError,
     ArenaOptionError,
     ArenaSystemError,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from recoverable._native.journal import Batch, Start
 
-__all__ = ["NEW", "Folder", "Tip"]
+__all__ = ["NEW", "Damaged", "Folder", "Tip"]
 
 #: The name of the first snapshot while it is made.
 NEW: Final = "snapshot.new"
@@ -76,6 +77,18 @@ class Tip(NamedTuple):
     def seq(self) -> int:
         """The number of its last commit."""
         return self.start.seq if self.last is None else self.last.seq
+
+
+class Damaged(NamedTuple):
+    """A file of commits whose head can't be read.
+
+    Attributes:
+        number: Of the file.
+        why: What was found: a sentence with the file and the place, without a full stop.
+    """
+
+    number: int
+    why: str
 
 
 class _Mark(NamedTuple):
@@ -219,13 +232,28 @@ class Folder:
                 last = batch
             return Tip(file.start(), last, file.torn)
 
-    def starts(self) -> list[Start]:
-        """Return what the heads of all files say; files that a compaction drops meanwhile are left out."""
-        found = []
+    def heads(self) -> tuple[list[Start], list[Damaged]]:
+        """Return what the heads of all files say, and which are damaged; files that a compaction drops meanwhile are left out."""
+        found: list[Start] = []
+        damaged: list[Damaged] = []
         for number in self.files():
-            with contextlib.suppress(ArenaNotFoundError):
+            try:
                 found.append(self.start_of(number))
-        return found
+            except ArenaNotFoundError:
+                continue
+            except ArenaCorruptError as error:
+                damaged.append(Damaged(number, str(error)))
+            except ArenaSystemError as error:
+                if (
+                    error.errno != errno.EIO
+                ):  # the disk has lost that place; all else passes, or is told of a whole folder
+                    raise
+                damaged.append(Damaged(number, str(error)))
+        return found, damaged
+
+    def starts(self) -> list[Start]:
+        """Return what the heads of all files say that can be read."""
+        return self.heads()[0]
 
     def start_of(self, number: int) -> Start:
         """Return what the head of a file says."""

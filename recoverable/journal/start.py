@@ -11,6 +11,7 @@ succeed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -37,6 +38,7 @@ __all__ = [
     "State",
     "another",
     "cut_of",
+    "goes_on",
     "is_behind",
     "lives",
     "replay",
@@ -57,7 +59,8 @@ class Restored(NamedTuple):
         position: Where in the feed it ends; `seq` and `at` are of its last commit.
         records: How many commits were replayed, and `bytes` of them.
         torn: Bytes of a last batch that was not finished, and is left out.
-        damaged: What was found of snapshots that are newer than that one, and damaged: the newest first.
+        damaged: What was found of snapshots that are newer than that one, and damaged, the newest first; and of files whose heads
+            are, and which were not needed.
         seconds: How long it took.
         epoch: That began with it.
     """
@@ -96,8 +99,8 @@ def cut_of(snapshot: Snapshot, starts: list[Start]) -> int:
 
 def _damaged(folder: Folder, seq: int, why: str) -> ArenaCorruptError:
     return ArenaCorruptError(
-        f"{why}. The state is sound up to commit {seq}. Nothing was changed. To go on from there, without what came after it: "
-        f"recoverable journal restore --to {seq} --name NAME {folder.path}"
+        f"{why.removesuffix('.')}. The state is sound up to commit {seq}. Nothing was changed. To go on from there, without what "
+        f"came after it: recoverable journal restore --to {seq} --name NAME {folder.path}"
     )
 
 
@@ -112,6 +115,10 @@ def replay(
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[native_journal.Replayed, int]:
     """Bring a copy of a snapshot forward by the journal; without a copy, look whether it could be.
+
+    A file is used if it goes on from what comes before it: by its place in the feed, by the checksum of the batch before, and by
+    its epoch, which is that of the one before it, or of a later restore. So files of another line of states are not taken for this
+    one's, whatever their numbers say. Files that are damaged at their heads, or gone, are missed if they are needed.
 
     Args:
         folder: Of the journal.
@@ -128,25 +135,25 @@ def replay(
     Raises:
         ArenaCorruptError: A file is damaged, or one is missing. What came before is applied.
     """
-    starts = folder.starts() if files is None else files
+    starts, damaged = folder.heads() if files is None else (files, [])
     total = native_journal.Replayed(0, 0, snapshot.position, snapshot.seq, snapshot.at, snapshot.chain, False, False)
-    torn, previous = 0, None
-    for i, start in enumerate(starts if files is None else starts[:-1]):
+    before, torn, reached = _Used(0, snapshot.epoch), 0, False
+    for i, start in enumerate(starts):
         end = until(starts, i)
-        if end <= snapshot.position:
+        if end <= max(snapshot.position, start.position):  # it was not wanted, or all of it was cut off
             continue
-        is_next, previous = previous is None or start.number == previous + 1, start.number
-        if end <= start.position and is_next:  # all of it was cut off
-            continue
-        if start.arena != snapshot.arena:
-            raise _damaged(folder, total.seq, f"file {start.number} of journal {folder.path!r} is another arena's")
-        if start.position > total.position or not is_next:
-            raise _damaged(
-                folder,
-                total.seq,
-                f"journal {folder.path!r} lacks the commits from position {total.position} to {start.position} of its feed: "
-                f"before file {start.number} one is missing",
-            )
+        is_writers = files is not None and i == len(starts) - 1
+        if is_writers and start.position != total.position:
+            break
+        if why := _gap(folder, snapshot, starts, i, before, total):
+            if total.seq >= seq:  # numbers only grow: nothing more is wanted
+                reached = True
+                break
+            found = [each.why for each in damaged if before.number < each.number < start.number]
+            raise _damaged(folder, total.seq, found[-1] if found else why)
+        if is_writers:
+            break
+        before = _Used(start.number, start.epoch)
         with folder.open_file(start.number) as file:
             try:
                 while True:
@@ -156,16 +163,67 @@ def replay(
                     if not part.more:
                         break
             except ArenaCorruptError as error:
-                found = _up_to_damage(folder, start.number, total, file.replayed_seq)
-                if found is None or (found.seq < seq and found.position < end):  # else no more of it was wanted
+                sound = _up_to_damage(folder, start.number, total, file.replayed_seq)
+                if sound is None and not file.replayed_seq and total.seq >= seq:  # nothing of it was wanted
+                    reached = True
+                    break
+                if sound is None or (sound.seq < seq and sound.position < end):  # else no more of it was wanted
                     raise _damaged(folder, max(total.seq, file.replayed_seq), str(error)) from None
-                part = found
+                part = sound
             torn = file.torn if i == len(starts) - 1 else 0
             if part.bytes:
                 total = part._replace(records=total.records + part.records, bytes=total.bytes + part.bytes)
+            elif start.position == total.position:  # there may be a batch without records
+                total = total._replace(chain=part.chain)
             if part.reached and end > part.position:  # of the caller's
+                reached = True
                 break
+    last = starts[-1].number if starts else 0
+    if not reached and total.seq < seq and damaged and damaged[-1].number > last:
+        raise _damaged(folder, total.seq, next(each.why for each in damaged if each.number > last))
     return total, torn
+
+
+def _gap(
+    folder: Folder, snapshot: Snapshot, starts: list[Start], index: int, before: _Used, total: native_journal.Replayed
+) -> str:
+    """Say why a file does not go on from what was replayed; "": it does."""
+    start = starts[index]
+    name = f"file {start.number} of journal {folder.path!r}"
+    if start.arena != snapshot.arena:
+        return f"{name} is another arena's"
+    if start.position > total.position:
+        return (
+            f"journal {folder.path!r} lacks the commits from position {total.position} to {start.position} of its feed: "
+            f"before file {start.number} one is missing"
+        )
+    later = start.epoch != before.epoch
+    if later and (lives(start.epoch) <= lives(before.epoch) or start.position < total.position):
+        return f"{name} is of another restore of the same state than what is before it, or the file between them is missing"
+    if start.position == total.position and not goes_on(folder, starts, index, total.chain):
+        return f"{name} does not go on from the last batch before it: it is of another line, or a file between them is missing"
+    return ""
+
+
+def goes_on(folder: Folder, starts: list[Start], index: int, chain: int) -> bool:
+    """Return whether a file goes on from the batch with that checksum, at the file's position.
+
+    Of files that end where they begin, batches without commits may lie between the two, which a clean end writes.
+    """
+    start, known = starts[index], {chain}
+    for each in starts[:index] if start.chain != chain else ():
+        if each.position == start.position and each.chain in known:
+            with contextlib.suppress(ArenaCorruptError), folder.open_file(each.number) as file:
+                while (batch := file.next(tail=True)) is not None and not batch.records:
+                    known.add(batch.chain)
+    return start.chain in known
+
+
+class _Used(NamedTuple):
+    """The file that was replayed last: its number and epoch; before the first one, 0 and the snapshot's."""
+
+    number: int
+    epoch: int
 
 
 def _up_to_damage(
@@ -216,7 +274,8 @@ def restore(
     found: Snapshot | None = None
     failures: list[ArenaCorruptError] = []
     later: list[Snapshot] = []
-    starts = folder.starts()
+    starts, passed = folder.heads()
+    numbers = [each.number for each in starts] + [each.number for each in passed]
     for snapshot, fd in snapshots.latest(folder, failures):
         if snapshot.position > cut_of(snapshot, starts):
             continue
@@ -267,7 +326,7 @@ def restore(
         folder.path,
         native_journal.Start(
             found.arena,
-            1 if last is None else last.number + 1,
+            1 + max(numbers, default=0),
             0,
             epoch,
             replayed.position,
@@ -285,7 +344,7 @@ def restore(
         replayed.records,
         replayed.bytes,
         torn,
-        tuple(map(str, failures)),
+        (*map(str, failures), *(each.why for each in passed)),
         seconds,
         epoch,
         replayed.chain,

@@ -73,6 +73,14 @@ uint32_t batch_crc(const struct rcv_batch *batch, const void *records)
 
 /* -- opening ----------------------------------------------------------------------------------------------------------- */
 
+/* is_of_format -- another format is believed only where this one's would not be right by the checksum: else it is a flipped bit. */
+static bool is_of_format(const struct rcv_journal_head *head)
+{
+    struct rcv_journal_head h = *head;
+    h.format = RCV_JOURNAL_FORMAT;
+    return head->format == h.format || head->crc == head_crc(&h);
+}
+
 static int read_head(rcv_journal_file *f, uint64_t number)
 {
     struct rcv_journal_head h;
@@ -81,7 +89,7 @@ static int read_head(rcv_journal_file *f, uint64_t number)
         return journal_raise(err, f->where, f->name, "reading");
     if (err != 0 || memcmp(h.magic, RCV_JOURNAL_MAGIC, sizeof h.magic) != 0)
         return rcv_raise(RCV_ERR_CORRUPT, 0, "journal \"%s\": %s is no file of a journal: its first bytes are others", f->where, f->name);
-    if (h.format != RCV_JOURNAL_FORMAT)
+    if (!is_of_format(&h))
         return rcv_raise(RCV_ERR_VERSION, 0, "journal \"%s\": %s has format %u, and this version reads %u", f->where, f->name, h.format,
                          RCV_JOURNAL_FORMAT);
     if (h.crc != head_crc(&h) || h.number != number || h.size < RCV_JOURNAL_HEAD || h.position % 8 != 0)
