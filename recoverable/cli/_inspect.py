@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from recoverable._keys import key_of, key_of_text
 from recoverable._native.runtime import Container
 from recoverable.errors import ArenaBusyError, ArenaCorruptError, RecoverableError, StaleReferenceError
 
@@ -48,7 +49,7 @@ class Step:
         if self.kind != "word":
             return self.key
         try:
-            return ast.literal_eval(self.key)
+            return key_of_text(self.key)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise KeyError(self.key) from None
 
@@ -137,7 +138,7 @@ def parse(path: str) -> list[Step]:
         node = ast.parse(path if path.startswith("root") else f"root{path}", mode="eval").body
         while not isinstance(node, ast.Name):
             if isinstance(node, ast.Subscript):
-                steps.append(Step(ast.literal_eval(node.slice), "key"))
+                steps.append(Step(key_of(node.slice), "key"))
                 node = node.value
             elif isinstance(node, ast.Attribute):
                 steps.append(Step(node.attr, "field"))

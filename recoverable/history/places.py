@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from recoverable._keys import key_of, that_equals_itself
 from recoverable._native import paths
 from recoverable._native.runtime import Container
 from recoverable.errors import ArenaOptionError, RecoverableError
@@ -30,7 +31,7 @@ class Path:
 
     def to(self, container: Container, key: Any) -> Path:
         """Return the path of a part of the container that it leads to."""
-        return Path((*self.keys, key), self.text + container._part_text(key), container._in_pieces)
+        return Path((*self.keys, that_equals_itself(key)), self.text + container._part_text(key), container._in_pieces)
 
     def is_within(self, other: Path) -> bool:
         """Return whether the other is this one, or leads to it."""
@@ -57,7 +58,7 @@ class Path:
             node = ast.parse(text.strip(), mode="eval").body
             while not (isinstance(node, ast.Name) and node.id == "root"):
                 if isinstance(node, ast.Subscript):
-                    keys.append(ast.literal_eval(node.slice))
+                    keys.append(key_of(node.slice))
                 elif isinstance(node, ast.Attribute):
                     keys.append(node.attr)
                 else:
