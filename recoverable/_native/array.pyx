@@ -204,6 +204,20 @@ cdef class ArrayHandle(Container):
             done(self.arena, t)
         return out
 
+    @property
+    def _memory(self):
+        cdef rcv_txn *t
+        cdef rcv_array_info info
+        self.stored()
+        begin(self, False, &t)
+        try:
+            rc = rcv_array_get_info(self.arena.a, self.h.off, &info)
+            if rc:
+                fail(rc)
+        finally:
+            done(self.arena, t)
+        return info.data, info.data + info.nbytes
+
     def _write(self, uint64_t at, const unsigned char[::1] data):
         """Write bytes at `at`: an announced write of exactly that range."""
         self.stored()

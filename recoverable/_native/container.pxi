@@ -128,9 +128,15 @@ cdef class Container:
         by these it can't be told."""
         return None
 
-    def _other_items(self, before):
-        """Return (key, before, after) of the items that another container of the kind has otherwise; None: compare the parts."""
+    def _other_items(self, before, spans=None):
+        """Return (key, before, after) of the items that another container of the kind has otherwise; None: compare the parts. `spans`:
+        only of those that have some of these bytes, each from and up to."""
         return None
+
+    @property
+    def _memory(self):
+        """Where the bytes lie in the segment that its parts are pieces of, from and up to. It never changes."""
+        raise NotImplementedError
 
     # What `recoverable inspect` shows.
 

@@ -112,6 +112,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_measure(rcv_arena *a, rcv_off off, uint64_t *bytes)
     int rcv_spot_queue(const rcv_arena *a, const rcv_hotspot *spot)
     int rcv_hotspots(const rcv_arena *a, rcv_hotspot *out, int room)
+    int rcv_raw_page(const rcv_arena *a, uint64_t page, rcv_off *out)
     void rcv_raw_viewed(rcv_arena *a, rcv_off array)
     int rcv_txn_doom_code(const rcv_txn *t)
     const char *rcv_doom_text(int code)

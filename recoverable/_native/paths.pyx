@@ -128,6 +128,16 @@ def container_at(NativeArena arena not None, unsigned long long offset, unsigned
         done(arena, t)
 
 
+def page_at(NativeArena arena not None, unsigned long long page) -> int | None:
+    """Return where a page begins, by its number as a unit has it; None: it is no Array's."""
+    cdef rcv_txn *t
+    cdef rcv_off at = 0
+    gate(arena, False, &t)
+    cdef bint live = rcv_raw_page(arena.a, page, &at)
+    done(arena, t)
+    return at if live else None
+
+
 def parent_of(Container container not None) -> Container | None:
     """Return the container that it is stored in; None: it is the root, or is gone."""
     cdef rcv_txn *t

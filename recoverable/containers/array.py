@@ -18,6 +18,7 @@ __all__ = ["Array"]
 
 _DIMENSIONS = 8
 _PIECE = 4096  # bytes of a part
+_COMPARED = 512  # items that are compared at once
 _PICKED = 1024  # items that are read one by one; beyond that a copy of all takes less
 
 
@@ -263,15 +264,20 @@ class Array(ArrayHandle):
     def _part_text(key: Any) -> str:
         return f"[{', '.join(map(repr, key))}]" if isinstance(key, tuple) and len(key) > 1 else f"[{key!r}]"
 
-    def _other_items(self, before: Array) -> list[tuple[Any, Any, Any]]:
-        old, new, size = before._read(0, before.nbytes), self._read(0, self.nbytes), self.itemsize
-        if old == new:
-            return []
-        found = []
-        for at in range(0, len(new), size):
-            if old[at : at + size] != new[at : at + size]:
-                index: Any = self._index(at // size)
-                found.append((index, before._part(index), self._part(index)))
+    def _other_items(self, before: Array, spans: list[tuple[int, int]] | None = None) -> list[tuple[Any, Any, Any]]:
+        size, done, found = self.itemsize, 0, []
+        for first, end in [(0, self.nbytes)] if spans is None else sorted(spans):
+            begin = max(first // size * size, done)
+            done = max(-(-end // size) * size, done)
+            for at in range(begin, done, _COMPARED * size):  # a piece at a time: most are alike
+                length = min(_COMPARED * size, done - at)
+                old, new = before._read(at, length), self._read(at, length)
+                if old == new:
+                    continue
+                for i in range(0, length, size):
+                    if old[i : i + size] != new[i : i + size]:
+                        index: Any = self._index((at + i) // size)
+                        found.append((index, before._part(index), self._part(index)))
         return found
 
     def _index(self, flat: int) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-from array import array
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from recoverable import _times
@@ -13,23 +12,23 @@ from recoverable._native import journal as native_journal
 from recoverable._native import paths
 from recoverable._native.runtime import Container
 from recoverable.feed import Commit, Unit
-from recoverable.history.differences import differences, of_part, of_parts, part_of
+from recoverable.history.differences import Difference, differences, of_part, of_parts, part_of
 from recoverable.history.places import ROOT, Path
 from recoverable.journal.start import END
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterator
 
     from recoverable._native.journal import File
     from recoverable._native.runtime import NativeArena
-    from recoverable.history.differences import Difference
     from recoverable.history.line import Line
+    from recoverable.history.within import Within
 
-__all__ = ["Places", "Search", "changed", "commits", "containers_within", "parsed", "places_of"]
+__all__ = ["Places", "Search", "changed", "commits", "containers_within", "parsed"]
 
 #: Where somebody has written: numbers of containers, and pairs of such a number and the hash of a key.
 Places: TypeAlias = "tuple[array[int], array[int]]"
-_MEMORY: Final = 0  # what units of raw memory have as their container's number
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
 _HANDLER: Final = 39  # bytes that a record keeps of a handler's name
 _REQUEST_ID: Final = 135  # and of a request's id
@@ -84,6 +83,17 @@ class Search:
             and self._request_id in (None, commit.request_id)
         )
 
+    def has_all_behind(self, seq: int) -> bool:
+        """Return whether all commits behind one are looked for, up to the last."""
+        return (
+            self._handler is None and self._request_id is None and self._seqs[0] <= seq + 1 and self._times == (0, END)
+        )
+
+    @property
+    def first(self) -> int:
+        """The number before which there are none."""
+        return self._seqs[0]
+
     @property
     def last(self) -> int:
         """The number behind which there are none."""
@@ -133,39 +143,6 @@ def commits(
             return
 
 
-def places_of(path: Path, native: NativeArena) -> Places:
-    """Return where the next commit has to write for the value at a path to change, as the arena is now."""
-    root = native.root()
-    come_through, value, whole = path.chain(root)
-    numbers: set[int] = set()
-    keys: set[tuple[int, int]] = set()
-    for container, key in come_through:
-        digest = container._unit_of(key) if _is_key(key) else None
-        if digest is None:
-            numbers.update(_numbers(container))
-        else:
-            keys.add((paths.number_of(container), digest))
-    if whole and isinstance(value, Container):
-        for each in containers_within(value):
-            numbers.update(_numbers(each))
-    flat = [part for pair in sorted(keys) for part in pair]
-    return array("Q", sorted(numbers)), array("Q", flat)
-
-
-def _numbers(container: Container) -> set[int]:
-    """Return what its units have as their container's number."""
-    number = paths.number_of(container)
-    return {number, _MEMORY} if container._in_pieces else {number}
-
-
-def _is_key(key: Any) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
-
-
 def containers_within(container: Container) -> Iterator[Container]:
     """Yield a container, and all that are in it."""
     yield container
@@ -178,14 +155,18 @@ def containers_within(container: Container) -> Iterator[Container]:
 # -- what one has changed ---------------------------------------------------------------------------------------------------
 
 
-def changed(commit: Commit, before: NativeArena, after: NativeArena) -> Iterator[Difference]:
-    """Yield what a commit has changed, by the states before and after it.
+def changed(commit: Commit, before: NativeArena, after: NativeArena, within: Within) -> Iterator[Difference]:
+    """Yield what a commit has changed, by the states before and after it: all that is at a place, and what leads there.
 
     A container that it has made, or dropped, is told as the value of the place that it was put into, or was in.
     """
     if not commit.complete:
+        within.forget()
         yield from differences(before.root(), after.root(), ROOT)
         return
+    pages = [unit.arg for unit in commit.units if unit.kind == paths.PAGE]
+    if pages:
+        within.know_arrays(before, pages)
     units: dict[tuple[int, int], list[Unit]] = {}
     for unit in dict.fromkeys(commit.units):
         units.setdefault((unit.container, unit.id), []).append(unit)
@@ -194,10 +175,17 @@ def changed(commit: Commit, before: NativeArena, after: NativeArena) -> Iterator
         if old is None or new is None:
             continue
         path = Path.of(new)
-        if path is not None and _is_at(old, path):
-            yield from _within(old, new, path, of_it)
-    if any(unit.kind == paths.PAGE for unit in commit.units):
-        yield from _in_memory(before, after, {number for _, number in units})
+        if path is None or not within.meets(path):
+            continue
+        keys = new._written(old, [(unit.kind, unit.arg) for unit in of_it]) if type(old) is type(new) else None
+        if _is_at(old, path):
+            yield from _within(old, new, path, within.asked_of(path, keys))
+        within.note(old, new, path, keys)
+    if pages:
+        told = {number for _, number in units}
+        for written, spans in within.written(before, commit.ranges):
+            if paths.number_of(written) not in told:
+                yield from _in_memory(written, after, spans)
 
 
 def _is_at(old: Container, path: Path) -> bool:
@@ -206,8 +194,7 @@ def _is_at(old: Container, path: Path) -> bool:
     return was is not None and (was == path or was.text == path.text)  # by text: a key may not equal itself
 
 
-def _within(old: Container, new: Container, path: Path, units: list[Unit]) -> Iterator[Difference]:
-    keys = new._written(old, [(unit.kind, unit.arg) for unit in units]) if type(old) is type(new) else None
+def _within(old: Container, new: Container, path: Path, keys: list[Any] | None) -> Iterator[Difference]:
     if keys is None:
         yield from of_parts(old, new, path, shallow=True)
         return
@@ -215,12 +202,9 @@ def _within(old: Container, new: Container, path: Path, units: list[Unit]) -> It
         yield from of_part(part_of(old, key), part_of(new, key), path.to(new, key), shallow=True)
 
 
-def _in_memory(before: NativeArena, after: NativeArena, told: set[int]) -> Iterator[Difference]:
-    """Yield what raw writes have changed, but in containers that were told of: of memory, a commit only says which bytes."""
-    for old in (
-        each for each in containers_within(before.root()) if each._in_pieces and paths.number_of(each) not in told
-    ):
-        new = paths.container_at(after, paths.offset_of(old), paths.number_of(old))
-        path = None if new is None else Path.of(new)
-        if path is not None and _is_at(old, path):
-            yield from differences(old, new, path)
+def _in_memory(old: Container, after: NativeArena, spans: list[tuple[int, int]]) -> Iterator[Difference]:
+    """Yield what is different in some bytes of an Array: what raw writes have done, a commit only tells by these."""
+    new = paths.container_at(after, paths.offset_of(old), paths.number_of(old))
+    path = None if new is None else Path.of(new)
+    if new is not None and path is not None and _is_at(old, path):
+        yield from (Difference(path.to(new, key), *values) for key, *values in new._other_items(old, spans) or ())

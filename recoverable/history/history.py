@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from recoverable import _times
 from recoverable.errors import ArenaOptionError, HistoryError
 from recoverable.feed import Commit
-from recoverable.history.commits import Search, commits, places_of
+from recoverable.history.commits import Search, commits
 from recoverable.history.differences import Difference, at_place
 from recoverable.history.line import Line
 from recoverable.history.places import ROOT, Path
 from recoverable.history.states import State, States, Stepper
 from recoverable.history.trail import Change, Trail, backwards, forwards, newest_of
 from recoverable.history.watch import Watch
+from recoverable.history.within import places_of
 from recoverable.journal.folder import Folder
 from recoverable.journal.start import END
 

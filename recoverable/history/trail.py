@@ -1,7 +1,7 @@
 """What has changed at a place, commit by commit: two states go through the commits, and what was written to is looked at.
 
-Where to look is asked of the state that has been come to: the containers that the path leads through, and what is in them. It is
-asked again when other containers have come to be there.
+Where to look is asked of the state that has been come to: the containers that the path leads through, and what is in them. Those
+that come are added; all is asked again when the path has come to lead elsewhere.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from recoverable._native import paths
-from recoverable.history.commits import changed, parsed, places_of
+from recoverable.history.commits import changed, parsed
 from recoverable.history.differences import at_place
 from recoverable.history.states import Stepper
+from recoverable.history.within import Within
 from recoverable.journal.start import END
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Change", "Trail", "backwards", "forwards", "newest_of"]
 
 _VAIN: Final = 64  # commits that have changed nothing there, after which it is asked again where to look, at first
-_MOVED: Final = 64  # times that other containers have come to be there, after which all commits are looked at
+_MOVED: Final = 64  # times that the place has come to lead elsewhere, after which all commits are looked at
 _FIRST: Final = 64  # commits that are gone through at a time, at first: the newest are wanted most
 _KEPT: Final = 4096  # changes that are in memory at a time
 _ROOM: Final = 64 << 20  # and the bytes of their commits
@@ -55,30 +55,37 @@ class Trail:
         self._place = place
         self._search = search
         self._everywhere = everywhere or not place.keys
+        self._within = Within(place, all_seen=not self._everywhere or search.has_all_behind(stepper.after.seq))
         self._where: tuple[Search, Places | None] | None = None
         self._vain, self._patience, self._moved = 0, _VAIN, 0
 
     def find(self, data: bytes, begin: int, position: int, end: int) -> list[tuple[int, int, int]]:
         """Return the records of a batch that may have changed the place."""
         if self._where is None:
-            if self._everywhere or self._moved > _MOVED:
+            if self._everywhere:
                 self._where = self._search, None
             else:  # others may change where the place leads
-                self._where = self._search.anybody, places_of(self._place, self._stepper.after.native)
+                self._where = self._search.anybody, self._within.places(self._stepper.after.native)
         search, places = self._where
         return search.find_in(data, begin, position, end, places)
 
     def change(self, record: bytes) -> Change | None:
         """Return what a record, around which the stepper stands, has changed there; None: nothing, or it is not looked for."""
         (commit,) = parsed(record)
-        found, above = self._changed(commit)
+        found = self._changed(commit)
         self._vain += not found
-        dropped = not commit.complete or any(unit.kind == paths.IDENTITY for unit in commit.units)
-        if above or dropped or any(each.is_container for each in found):  # it may lead to other containers now
+        if self._everywhere:
+            pass
+        elif self._within.has_moved:
             self._moved += 1
-            if self._moved <= _MOVED + 1:
-                self._look_again()
+            if self._moved > _MOVED:
+                self._everywhere = True
+                self._within.all_seen = self._search.has_all_behind(commit.seq)
+            self._look_again()
+        elif self._within.has_grown:
+            self._look_again()
         elif self._vain >= self._patience:
+            self._within.forget()
             self._look_again()
             self._vain, self._patience = (
                 0,
@@ -90,15 +97,15 @@ class Trail:
         self._where = None
         self._stepper.find_again()
 
-    def _changed(self, commit: Commit) -> tuple[list[Difference], bool]:
-        """Return what it has changed there, and whether something that leads there is another one."""
+    def _changed(self, commit: Commit) -> list[Difference]:
         before, after, place = self._stepper.before.native, self._stepper.after.native, self._place
-        everything = list(changed(commit, before, after))
+        everything = list(changed(commit, before, after, self._within))
         found = [each for each in everything if each.path.is_within(place)]
-        above = any(place.is_within(each.path) and each.path != place for each in everything)
-        if above:
+        if any(
+            place.is_within(each.path) and each.path != place for each in everything
+        ):  # what leads there is another one
             found += at_place(place, before.root(), after.root())
-        return found, above
+        return found
 
 
 def forwards(
@@ -126,8 +133,9 @@ def backwards(line: Line, place: Path, search: Search) -> Iterator[Change]:
         end = END if last else frames[i + 1].position
         high = min(search.last, line.newest if last else frames[i + 1].seq)
         size = _FIRST
-        while high > frames[i].seq:
-            low = max(high - size, frames[i].seq)
+        least = max(frames[i].seq, search.first - 1)
+        while high > least:
+            low = max(high - size, least)
             stepper = Stepper(line, frames[i], low)
             begin = stepper.after.seq, stepper.after.at
             kept, low, size = _newest(stepper, place, search, end, low, high)

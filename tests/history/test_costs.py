@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recoverable import Arena, Deque, List
+from recoverable import Arena, Array, Deque, Dict, List
 from recoverable.history.places import Path as Place
 
 
@@ -96,3 +96,49 @@ def test_where_a_container_is_in_a_sequence(
         if not isinstance(each, int):
             assert Place.of(each) == Place(("s", i))
     assert calls == [[], []]
+
+
+def test_an_array_that_every_commit_writes_to(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that writes to an Array has that one looked at, not the arena; of a place elsewhere, none."""
+    with arena.transaction():
+        arena.root["hits"] = Array((5000,), "i8")
+        arena.root["ann"] = {"n": 0}
+        arena.root["sessions"] = {str(i): {"i": i} for i in range(200)}
+    for i in range(50):
+        with arena.transaction():
+            arena.root["hits"][i * 7] += 1
+            arena.root["ann"]["n"] += 1
+    flush(arena)
+    read = counted(monkeypatch, Dict, "_parts")
+    found = list(arena.history.changes("root['ann']['n']", since=arena.history.newest - 40))
+    assert len(found) == 41
+    assert read == []
+    compared: list[int] = []
+    method = Array._read
+    monkeypatch.setattr(Array, "_read", lambda self, at, size: compared.append(size) or method(self, at, size))
+    found = list(arena.history.changes("root['hits']", since=arena.history.newest - 40))
+    assert [str(each.differences[0]) for each in found[:2]] == [
+        "root['hits'][343]: 0 -> 1",
+        "root['hits'][336]: 0 -> 1",
+    ]
+    assert sum(compared) <= 41 * 2 * 8
+    assert read == []
+    assert len(list(arena.history.changes(since=arena.history.newest - 40))) == 41
+    assert len(read) <= 203 * 2  # once in each part of the commits
+
+
+def test_containers_that_come_are_added(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each commit adds a container, all that are there are asked for once, not at each commit."""
+    with arena.transaction():
+        arena.root["sessions"] = {str(i): {"i": i} for i in range(200)}
+    sessions: Any = arena.root["sessions"]
+    for i in range(100):
+        with arena.transaction():
+            sessions[f"new {i}"] = {"i": i}
+        with arena.transaction():
+            sessions[f"new {i}"]["i"] += 1
+    flush(arena)
+    read = counted(monkeypatch, Dict, "_parts")
+    found = list(arena.history.commits(path="root['sessions']", since=arena.history.newest - 60))
+    assert len(found) == 61
+    assert len(read) < 400 * 2

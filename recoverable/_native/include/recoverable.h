@@ -353,6 +353,7 @@ struct rcv_raw {
     void *view; /* whose memory it is: the core's */
 };
 RCV_API void *rcv_tracked(rcv_arena *a, rcv_off off); /* where readers outside a transaction find it */
+RCV_API int   rcv_raw_page(const rcv_arena *a, uint64_t page, rcv_off *out); /* where the page of a unit begins: 1; 0: no Array has it */
 RCV_API void  rcv_raw_viewed(rcv_arena *a, rcv_off array); /* a buffer of this Array is being made */
 /* rcv_raw_acquire -- a buffer that the mounted transaction's user code can write through now lives, until rcv_raw_release.
  * RCV_ERR_FULL: too many transactions have live ones. */

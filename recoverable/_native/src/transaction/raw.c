@@ -169,6 +169,12 @@ int raw_put_back(rcv_txn *t)
 
 /* -- raw buffers ------------------------------------------------------------------------------------------ */
 
+int rcv_raw_page(const rcv_arena *a, uint64_t page, rcv_off *out)
+{
+    *out = a->data_off + page * a->hdr->page_size;
+    return page <= UINT32_MAX && heap_page_live(a, (uint32_t)page);
+}
+
 int rcv_raw_acquire(rcv_txn *t, rcv_off off, struct rcv_raw *out)
 {
     if (!t->mounted)
