@@ -57,6 +57,7 @@ cdef extern from "flusher.h" nogil:
     ctypedef struct rcv_writer:
         pass
     int rcv_journal_spare(const char *where)
+    int rcv_journal_settle(const char *where, rcv_journal_start *out)
     int rcv_writer_create(const char *where, const rcv_journal_start *start, rcv_writer **out)
     void rcv_writer_close(rcv_writer *w)
     void rcv_journal_file_size(uint64_t bytes)
@@ -89,6 +90,7 @@ cdef extern from "flusher.h" nogil:
     void rcv_flusher_end(rcv_flusher *f)
     bint rcv_flusher_serves(const rcv_flusher *f)
     uint64_t rcv_durable(const rcv_arena *a)
+    int rcv_journal_goes_on(rcv_arena *a, uint64_t position)
     int rcv_journal_attach(rcv_arena *a, uint64_t position, uint64_t seq)
     void rcv_journal_note_snapshot(rcv_arena *a, uint64_t seq, uint64_t at, uint64_t bytes)
     int rcv_durable_ask(rcv_flusher *f, uint64_t position, int pipe)
@@ -162,6 +164,10 @@ class Replayed(NamedTuple):
     more: bool
 
 
+cdef object start_of(const rcv_journal_start *s):
+    return Start(f"{s.id[0]:016x}{s.id[1]:016x}", s.number, s.size, s.epoch, s.position, s.seq, s.at, s.chain)
+
+
 cdef class File:
     """A file of a journal, to be read batch by batch.
 
@@ -189,7 +195,7 @@ cdef class File:
         """Return what its head says."""
         cdef rcv_journal_start s
         rcv_journal_get_start(self.f, &s)
-        return Start(f"{s.id[0]:016x}{s.id[1]:016x}", s.number, s.size, s.epoch, s.position, s.seq, s.at, s.chain)
+        return start_of(&s)
 
     def next(self, bint data=False, bint tail=False):
         """Return the next batch, or None at the end; with `data`, it and its records as bytes. `tail`: what is not sound may be being
@@ -305,15 +311,36 @@ def make_spare(str where not None) -> None:
         rcv_journal_spare(path)
 
 
+def settle(str where not None) -> Start:
+    """Have what the last file in that folder has be on the disk, wherever it was; return what a file that goes on from there would say,
+    but with the number of the last one. Who has read the file has read what the machine has in memory.
+
+    Raises:
+        ArenaFullError, ArenaSystemError: The disk does not take it.
+    """
+    cdef rcv_journal_start s
+    cdef int rc
+    raw = where.encode("utf-8", "surrogateescape")
+    cdef const char *path = raw
+    with nogil:
+        rc = rcv_journal_settle(path, &s)
+    if rc:
+        fail(rc)
+    return start_of(&s)
+
+
 def create_file(str where not None, start not None) -> None:
-    """Make the file of the journal in that folder which goes on from there. Durable when it returns."""
+    """Make the file of the journal in that folder which goes on from there. Durable when it returns, and so is what is before it."""
     cdef rcv_writer *w
     cdef rcv_journal_start s
     raw = where.encode("utf-8", "surrogateescape")
     s.id[0], s.id[1] = int(start.arena[:16], 16), int(start.arena[16:], 16)
     s.number, s.epoch, s.position = start.number - 1, start.epoch, start.position
     s.seq, s.at, s.chain = start.seq, start.at, start.chain
-    cdef int rc = rcv_writer_create(raw, &s, &w)
+    cdef const char *path = raw
+    cdef int rc
+    with nogil:
+        rc = rcv_writer_create(path, &s, &w)
     if rc:
         fail(rc)
     rcv_writer_close(w)
@@ -426,7 +453,7 @@ class State(NamedTuple):
         batches, records, bytes: What it has written; `nanos` what that took in all, `worst` the longest.
         in_class: Batches by what they took: class i is below 2 ** (i + 8) ns.
         at: When the last one was durable, nanoseconds since the epoch.
-        number: Of the file in use.
+        number: Of the file in use; 0: it has failed before it was known.
         stopped: The errno that it has failed by, for good; 0: it has not. `delayed`: that of a disk that is full.
         snapshot: The last commit of the last snapshot, when that was, and its bytes on the disk; zeros: not known.
     """
@@ -457,8 +484,17 @@ def durable(NativeArena arena not None) -> int:
     return rcv_durable(arena.a)
 
 
+def goes_on(NativeArena arena not None, unsigned long long position) -> bool:
+    """Return whether its journal, whose files end at that position, goes on as it did. If so, nothing is to be done: what is beyond
+    durable() becomes durable, and is told, by whoever writes next."""
+    if arena.closed:
+        closed_error(arena)
+    return rcv_journal_goes_on(arena.a, position) != 0
+
+
 def attach(NativeArena arena not None, unsigned long long position, unsigned long long seq) -> None:
-    """Have its journal go on from that position, which is up to commit `seq`, whatever became of the journal before."""
+    """Have its journal go on from that position, which is up to commit `seq`, whatever became of the journal before. All of it up to
+    there is durable."""
     cdef rcv_txn *t
     if arena.closed:
         closed_error(arena)
@@ -477,7 +513,7 @@ def note_snapshot(NativeArena arena not None, unsigned long long seq, unsigned l
 
 
 def state(NativeArena arena not None):
-    """Return what has been written of this arena, by whatever process; None: nothing yet."""
+    """Return what has been written of this arena, by whatever process; None: nothing yet, and nobody has failed to."""
     cdef rcv_journal_state s
     if arena.closed:
         closed_error(arena)

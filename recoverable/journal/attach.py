@@ -212,7 +212,9 @@ def _is_next(native: NativeArena, name: str, folder: Folder, timeout: float) -> 
         return False
     was = native_journal.state(native)
     has_stopped = was is not None and was.stopped != 0
-    last = _last_durable(native, folder, tip) if has_stopped else tip.as_start()
+    if not has_stopped and native_journal.goes_on(native, tip.position):
+        return True
+    last = _last_durable(native, folder, tip) if has_stopped else native_journal.settle(folder.path)
     if last.position < state[3]:  # what lies between is nowhere but in memory
         _begin(native, folder, last)
         return True

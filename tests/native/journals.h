@@ -50,14 +50,14 @@ static const uint8_t *content(unsigned which, uint64_t n)
 
 static uint64_t size_of(unsigned which) { return 8 * (1 + (which * 37 + which * which) % 90); }
 
-static int append(rcv_writer *w, unsigned which)
+static inline int append(rcv_writer *w, unsigned which)
 {
     return rcv_writer_append(w, content(which, size_of(which)), size_of(which), which + 1, 1000 + which, 1 + which % 3);
 }
 
 /* read_all -- how many batches there are, from batch `which` on, of all files from `number` on; *rc: how it ended. Each is what was
  * appended, in order. */
-static unsigned read_all(int folder, uint64_t number, unsigned which, int *rc)
+static inline unsigned read_all(int folder, uint64_t number, unsigned which, int *rc)
 {
     const unsigned begun = which;
     for (uint64_t end = 0;; number++) {

@@ -1,6 +1,8 @@
 /* test_journal.c -- the journal's files: what was appended is read again, whatever happens to the bytes of them. */
 #include "journals.h"
 
+#include <errno.h>
+
 static void test_the_crc_is_castagnolis(void)
 {
     uint8_t bytes[600];
@@ -265,6 +267,28 @@ static void test_closed_descriptors(void)
     remove_folder(folder);
 }
 
+/* test_a_number_that_is_another_files_by_now -- it is not taken for ours, nor closed. */
+static void test_a_number_that_is_another_files_by_now(void)
+{
+    int           folder = new_folder();
+    struct handle h = {.fd = -1};
+    struct stat   ours, theirs, st;
+    CHECK(handle_open(&h, folder, SPARE_NAME, O_RDWR | O_CREAT | O_NOFOLLOW) == 0 && fstat(h.fd, &ours) == 0);
+    handle_close(&h);
+    const int low = openat(folder, SPARE_NAME, O_RDWR), other = openat(folder, "other", O_RDWR | O_CREAT | O_EXCL, 0600);
+    CHECK(low >= 0 && other >= 0 && fstat(other, &theirs) == 0 && dup2(other, low) == low);
+    CHECK(handle_keep(&h, low) == EBADF && h.fd == -1);
+    CHECK(fstat(low, &st) == 0 && st.st_ino == theirs.st_ino); /* it is theirs, and open */
+    close(low);
+    CHECK(handle_keep(&h, low) == EBADF && h.fd == -1);
+    const int again = handle_fd(&h, folder_path, SPARE_NAME);
+    CHECK(again >= 0 && fstat(again, &st) == 0 && st.st_ino == ours.st_ino);
+    handle_close(&h);
+    close(other);
+    CHECK(unlinkat(folder, "other", 0) == 0);
+    remove_folder(folder);
+}
+
 static void test_a_file_that_was_removed(void)
 {
     int         folder = new_folder();
@@ -289,6 +313,7 @@ int main(void)
     test_what_another_life_has_left_does_not_count();
     test_a_disk_that_is_full_for_a_while();
     test_closed_descriptors();
+    test_a_number_that_is_another_files_by_now();
     test_a_file_that_was_removed();
     CHECKS_DONE();
 }

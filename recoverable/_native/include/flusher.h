@@ -24,8 +24,11 @@ RCV_API int  rcv_flusher_serves(const rcv_flusher *f); /* is it the thread of th
 
 /* -- who waits ------------------------------------------------------------------------------------------------------- */
 
-/* rcv_journal_attach -- the journal goes on from that position, whatever became of it before. Its lock is held. RCV_ERR_STALE: the feed no
- * longer has what comes next. */
+/* rcv_journal_goes_on -- the journal's files end at that position, durable or not. 1: its sink is of this life, and not beyond it, and
+ * stays where it is; whoever takes over moves it when that is durable. 0: it is not, or there is none. */
+RCV_API int      rcv_journal_goes_on(rcv_arena *a, uint64_t position);
+/* rcv_journal_attach -- the journal goes on from that position, whatever became of it before, and all before it is durable. Its lock is
+ * held. RCV_ERR_STALE: the feed no longer has what comes next. */
 RCV_API int      rcv_journal_attach(rcv_arena *a, uint64_t position, uint64_t seq);
 RCV_API void     rcv_journal_note_snapshot(rcv_arena *a, uint64_t seq, uint64_t at, uint64_t bytes); /* the last one that there is */
 RCV_API uint64_t rcv_durable(const rcv_arena *a); /* all before this position of the feed is */
@@ -45,7 +48,7 @@ struct rcv_journal_state {
     int      stopped, delayed;        /* errno: it has failed for good; the disk is full, and it goes on when there is room */
     uint64_t snapshot_seq, snapshot_at, snapshot_bytes; /* of the last snapshot: its last commit, when that was, bytes on the disk; 0: not known */
 };
-RCV_API int rcv_journal_get(const rcv_arena *a, struct rcv_journal_state *out); /* 0: there is no feed, or nobody has written yet */
+RCV_API int rcv_journal_get(const rcv_arena *a, struct rcv_journal_state *out); /* 0: there is no feed, or nobody has written yet, nor failed to */
 RCV_API const char *rcv_flusher_error(rcv_flusher *f, char *out, size_t size); /* what keeps it from writing, if this process has met that; else "" */
 
 struct rcv_feed_seen { /* what can be told of a segment's feed and journal from outside */

@@ -62,9 +62,13 @@ RCV_API uint64_t rcv_journal_torn(const rcv_journal_file *f);   /* bytes of a la
 typedef struct rcv_writer rcv_writer; /* `where`: the folder's path, which is absolute */
 /* rcv_journal_spare -- what the next file is made of, made beforehand: a failure is that file's. Nobody writes there meanwhile. */
 RCV_API int rcv_journal_spare(const char *where);
-/* rcv_writer_create -- a file that goes on from there: the first of a folder, or of a new epoch. Durable when it returns. */
+/* rcv_journal_settle -- what the folder's last file has is on the disk, wherever it was, up to *out. Who has read it there has read it
+ * in the page cache. RCV_ERR_NOTFOUND: there is none. RCV_ERR_FULL, RCV_ERR_OS: the disk does not take it. */
+RCV_API int rcv_journal_settle(const char *where, struct rcv_journal_start *out);
+/* rcv_writer_create -- a file that goes on from there: the first of a folder, or of a new epoch. Durable when it returns, and so is what
+ * the one before it has up to there. */
 RCV_API int rcv_writer_create(const char *where, const struct rcv_journal_start *from, rcv_writer **out);
-/* rcv_writer_resume -- behind the last sound batch of the folder's last file. RCV_ERR_NOTFOUND: it has none. */
+/* rcv_writer_resume -- behind the last sound batch of the folder's last file, which is durable when it returns. Else as settle. */
 RCV_API int rcv_writer_resume(const char *where, rcv_writer **out);
 /* rcv_writer_append -- a batch of whole records, durable when it returns. RCV_ERR_FULL: the disk is, and it may be tried again.
  * RCV_ERR_OS, RCV_ERR_NOTFOUND (it was moved or removed): never again. */

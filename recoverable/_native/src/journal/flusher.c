@@ -404,6 +404,17 @@ static const struct rcv_sink *journal_sink(const rcv_arena *a)
     return NULL;
 }
 
+int rcv_journal_goes_on(rcv_arena *a, uint64_t position)
+{
+    const struct rcv_sink *s = journal_sink(a);
+    if (s == NULL || atomic_load(&s->state) != RCV_SINK_REQUIRED || atomic_load(&s->lost) || atomic_load(&a->feed->flushed.stopped))
+        return 0;
+    if (get(&s->cursor) > position || get(&s->cursor) < get(&a->feed->tail))
+        return 0;
+    atomic_store(&a->feed->flushed.delayed, 0); /* it is tried again */
+    return 1;
+}
+
 int rcv_journal_attach(rcv_arena *a, uint64_t position, uint64_t seq)
 {
     int rc = sink_attach(a, RCV_JOURNAL_SINK, position, seq);

@@ -1,7 +1,12 @@
 /* handle.c -- descriptors of the journal's own, in programs that close numbers which are not theirs.
  *
  * A number is believed only after fstat() has named our file: a batch that went into another file would be two losses. If it is not,
- * the file is opened again by its name. As with the segment's object (segment/object.c), numbers are high ones.
+ * the file is opened again by its name. As with the segment's object (segment/object.c), numbers are high ones. What our file is says its
+ * name in the folder, and not the number that open() has given: that one is low, and another thread that closes it twice may have it
+ * for a file of its own before it is looked at.
+ *
+ * Where it still fails: between fstat() and the call that it was for, another thread may close the number and have it again. Only a
+ * table of descriptors of its own would keep a thread from that.
  */
 #include "internal.h"
 
@@ -19,22 +24,40 @@ static bool is_ours(const struct handle *h, int fd)
     return fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == h->device && st.st_ino == h->inode;
 }
 
-/* handle_keep -- it is ours from now on, by a higher number if there is one. 0 or errno, and it is closed. */
+/* handle_keep -- a descriptor of our file, whose device and inode *h has, is ours from now on, by a higher number if there is one. EBADF: it
+ * is one of another file by now, or of none, and is left to whoever has it. */
 int handle_keep(struct handle *h, int fd)
 {
-    struct stat st;
-    const int   high = fcntl(fd, F_DUPFD_CLOEXEC, HIGH);
-    if (high >= 0)
-        close(fd);
-    h->fd = high >= 0 ? high : fd;
-    if (fstat(h->fd, &st) == 0) {
-        h->device = st.st_dev;
-        h->inode = st.st_ino;
-        return 0;
-    }
-    const int err = errno;
-    close(h->fd);
+    const int high = fcntl(fd, F_DUPFD_CLOEXEC, HIGH), kept = high >= 0 ? high : fd;
     h->fd = -1;
+    if (!is_ours(h, kept)) {
+        if (high >= 0)
+            close(high);
+        return EBADF;
+    }
+    if (high >= 0 && is_ours(h, fd))
+        close(fd);
+    h->fd = kept;
+    return 0;
+}
+
+/* handle_open -- the file of that name in a folder is ours from now on. 0 or errno. */
+int handle_open(struct handle *h, int folder, const char *name, int flags)
+{
+    struct stat st;
+    int         err = EBADF;
+    for (unsigned tries = 0; err == EBADF && tries < CLOSED; tries++) {
+        const int fd = openat(folder, name, flags | O_CLOEXEC, 0600);
+        if (fd < 0)
+            return errno;
+        if (fstatat(folder, name, &st, flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0) != 0) {
+            err = errno;
+            close(fd);
+            return err;
+        }
+        *h = (struct handle){.fd = -1, .device = st.st_dev, .inode = st.st_ino};
+        err = handle_keep(h, fd);
+    }
     return err;
 }
 

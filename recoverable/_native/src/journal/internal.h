@@ -21,12 +21,14 @@ void journal_touch(const char *where); /* whose lock it is still writes there */
 
 /* -- handle.c --------------------------------------------------------------------------------------------------------- */
 
+#define CLOSED 16u /* tries where the program closes a descriptor between the look at it and its use */
 struct handle {
     int   fd; /* -1: none */
     dev_t device;
     ino_t inode;
 };
 int  handle_keep(struct handle *h, int fd);
+int  handle_open(struct handle *h, int folder, const char *name, int flags);
 int  handle_fd(struct handle *h, const char *folder, const char *name); /* or -errno */
 bool handle_gone(const struct handle *h, const char *folder, const char *name); /* does that path lead elsewhere, or nowhere? */
 void handle_close(struct handle *h);

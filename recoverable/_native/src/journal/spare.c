@@ -21,14 +21,10 @@ void spare_begin(struct spare *s) { *s = (struct spare){.file = {.fd = -1}}; }
 
 void spare_end(struct spare *s) { handle_close(&s->file); }
 
-/* adopt -- one that is there already: what it has is kept if there are no holes in it, as in a file that was in use before. */
-static int adopt(struct spare *s, int folder)
+/* look_at -- what one that is there has is kept if there are no holes in it, as in a file that was in use before. */
+static int look_at(struct spare *s)
 {
     struct stat st;
-    int         fd = openat(folder, SPARE_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    int         err = fd >= 0 ? handle_keep(&s->file, fd) : errno;
-    if (err != 0)
-        return err;
     if (fstat(s->file.fd, &st) != 0)
         return errno;
     s->made = (uint64_t)st.st_size;
@@ -38,6 +34,24 @@ static int adopt(struct spare *s, int folder)
         s->made = 0;
     }
     return 0;
+}
+
+/* adopt -- one that is there already, or a new one. That which is there may have been a file of commits a moment ago, and be one
+ * still on the disk: before a byte of it is written, it is `spare` there, too. Else a power loss would leave it with the old name and
+ * the next one's head. */
+static int adopt(struct spare *s, int folder)
+{
+    int err = EEXIST;
+    for (unsigned tries = 0; (err == EEXIST || err == ENOENT) && tries < CLOSED; tries++) {
+        err = handle_open(&s->file, folder, SPARE_NAME, O_RDWR | O_NOFOLLOW);
+        if (err == 0 && (err = disk_sync_folder(folder)) == 0)
+            err = look_at(s);
+        else if (err == ENOENT)
+            err = handle_open(&s->file, folder, SPARE_NAME, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW);
+    }
+    if (err != 0)
+        handle_close(&s->file); /* it is begun again, then */
+    return err;
 }
 
 /* spare_fd -- its descriptor, or -1: then it is begun again. */
