@@ -114,7 +114,7 @@ class FeedState:
         at: When that was, in seconds since the epoch.
         epoch: How often the arena was restored.
         sinks: What reads it.
-        flushes: What has been written to its journal; None: nothing yet.
+        flushes: What has been written to its journal; None: nothing yet, and nobody has failed to.
         snapshot: The journal's last one; None: not known.
     """
 

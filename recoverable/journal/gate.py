@@ -251,8 +251,9 @@ class Gate:
         except (
             StaleReferenceError
         ):  # overwritten, which no commit is before it is on the disk, unless the journal has stopped
-            journal = native_journal.state(native)
-            return state[4] if journal is not None and journal.stopped else 0
+            again = native_feed.state(native)
+            assert again is not None
+            return 0 if native_journal.durable(native) >= again[3] else again[4]
 
     async def wait(self, position: int, timeout: float) -> None:
         """Wait until all before a position is durable.

@@ -34,5 +34,5 @@ int rcv_journal_get(const rcv_arena *a, struct rcv_journal_state *out)
     out->snapshot_bytes = get(&w->snapshot_bytes);
     for (unsigned i = 0; i < RCV_FLUSH_CLASSES; i++)
         out->in_class[i] = get(&w->in_class[i]);
-    return out->number != 0;
+    return out->number != 0 || out->stopped != 0 || out->delayed != 0; /* it may have failed before its first batch */
 }
