@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from recoverable import Arena, _shm
+from recoverable import Arena, StaleReferenceError, _shm
 from recoverable._native import feed as native_feed
 from recoverable.history import History
-from recoverable.history.places import Path as Place
 from recoverable.journal import attach
 from recoverable.journal.folder import Folder
 from recoverable.journal.start import END
 from support.children import child
-from support.doing import Doing, plain, prepare
+from support.doing import Doing, Undone, prepare
+from support.shadows import Difference, Shadow, at, containers, flat_diff, shadow_of
 
 STEPS = int(os.environ.get("RECOVERABLE_HISTORY_STEPS", "30"))
 
@@ -31,13 +34,6 @@ def arena(request: pytest.FixtureRequest, new_name: Callable[[], str], tmp_path:
     with Arena.temporary("64 MiB", name=new_name(), **options) as made:
         prepare(made)
         yield made
-
-
-class Past:
-    """A root of the past, to be read as an arena is."""
-
-    def __init__(self, root: Any) -> None:
-        self.root = root
 
 
 def seq_of(arena: Arena) -> int:
@@ -52,38 +48,99 @@ def flush(arena: Arena) -> None:
     asyncio.run(arena.durable(timeout=30))
 
 
-def told(differences: Any) -> list[tuple[str, str, str]]:
+def told(differences: Any) -> list[Difference]:
     """Return differences comparably."""
     return sorted((each.path.text, repr(each.before), repr(each.after)) for each in differences)
+
+
+class Past:
+    """What plain Python remembers of each commit: the state behind it, and the one before it, where that is known.
+
+    Attributes:
+        shadows: The states that are known, by the number of the last commit.
+        single: The numbers before and after a commit both states around which are known.
+    """
+
+    def __init__(self, arena: Arena) -> None:
+        self.shadows = {seq_of(arena): shadow_of(arena.root)}
+        self.single: list[tuple[int, int]] = []
+
+    def took(self, arena: Arena, before: int, *, one: bool) -> None:
+        """Remember the state after a commit; `one`: there was one at most since the last state."""
+        seq = seq_of(arena)
+        if one and seq != before:
+            self.single.append((before, seq))
+        self.shadows[seq] = shadow_of(arena.root)
+
+    def back_to(self, seq: int) -> None:
+        """Forget what came after a commit."""
+        self.shadows = {each: state for each, state in self.shadows.items() if each <= seq}
+        self.single = [each for each in self.single if each[1] <= seq]
+
+    def check(self, history: History, rng: random.Random) -> None:
+        """Compare what the history says with what is remembered."""
+        for seq, expected in self.shadows.items():
+            assert list(flat_diff(shadow_of(history.at(seq)), expected)) == [], f"commit {seq}"
+        for before, after in self.single:
+            expected = sorted(flat_diff(self.shadows[before], self.shadows[after]))
+            assert told(history.changed_by(after).differences) == expected, f"commit {after}"
+        for _ in range(5):
+            a, b = rng.choices(list(self.shadows), k=2)
+            assert told(history.diff(a, b)) == sorted(flat_diff(self.shadows[a], self.shadows[b])), (a, b)
+        for keys, text in self._paths(rng).items():
+            self._check_path(history, keys, text)
+        for _ in range(2):
+            self._check_bisect(history, rng)
+
+    def _paths(self, rng: random.Random) -> dict[tuple[Any, ...], str]:
+        """Return paths of all levels, some of which are gone, or were never there: as text, by their keys."""
+        found: dict[tuple[Any, ...], str] = {}
+        for seq in rng.choices(list(self.shadows), k=3):
+            there = list(containers(self.shadows[seq]))
+            found |= dict(rng.sample([each for each in there if len(each[0]) == 1], 2))
+            found |= dict(rng.sample([each for each in there if each[0][:1] in {("boxes",), ("row",), ("line",)}], 3))
+            found |= dict(rng.sample(there, 1))
+        return found | {("no", "such"): "root['no']['such']", (): "root"}
+
+    def _check_path(self, history: History, keys: tuple[Any, ...], text: str) -> None:
+        """Compare who has changed what at a path, and who was the last."""
+        changes = {change.commit.seq: change.differences for change in history.changes(text)}
+        for before, after in self.single:
+            expected = sorted(flat_diff(*(at(self.shadows[seq], keys) for seq in (before, after)), text))
+            assert told(changes.get(after, ())) == expected, (text, after)
+        last = history.last_writer(text)
+        assert (None if last is None else last.seq) == max(changes, default=None), text
+        for before, after in itertools.pairwise(sorted(self.shadows)):  # where several commits are between two states
+            if list(flat_diff(*(at(self.shadows[seq], keys) for seq in (before, after)))):
+                assert any(before < seq <= after for seq in changes), (text, before, after)
+
+    def _check_bisect(self, history: History, rng: random.Random) -> None:
+        """Have it find where the states that are remembered come to an end."""
+        seqs = sorted(self.shadows)
+        states = [repr(self.shadows[seq]) for seq in seqs]
+        last = rng.randrange(len(seqs) - 1)
+        good = set(states[: last + 1])
+        first_bad = next((i for i, state in enumerate(states) if state not in good), None)
+        if first_bad is None or any(state in good for state in states[first_bad:]):
+            return  # a state has come again
+        found = history.bisect(lambda root: repr(shadow_of(root)) in good, good=seqs[0], bad=seqs[-1])
+        assert seqs[first_bad - 1] < found.commit.seq <= seqs[first_bad]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_each_state_is_what_was(arena: Arena, seed: int, tmp_path: Path) -> None:
     """Over random work, the state after each commit is the shadow's, and what it changed is what is different."""
-    doing = Doing(arena, random.Random(seed))
+    doing, past = Doing(arena, random.Random(seed), large=False), Past(arena)
     kept = arena.root["a"].view  # a buffer lives: raw writes are possible all the time
-    shadows = {seq_of(arena): plain(arena)}
-    single: list[tuple[int, int]] = []
     for _ in range(STEPS):
-        before = seq_of(arena)
-        if doing.rng.random() < 0.8:
-            doing.block()
-            if seq_of(arena) != before:
-                single.append((before, seq_of(arena)))
-        else:
-            doing.step()
-        shadows[seq_of(arena)] = plain(arena)
+        before, one = seq_of(arena), doing.rng.random() < 0.8
+        doing.block() if one else doing.step()
+        past.took(arena, before, one=one)
     del kept
     flush(arena)
     with History.open(tmp_path / "journal") as history:
-        for seq, expected in shadows.items():
-            found = plain(Past(history.at(seq)))  # type: ignore[arg-type]
-            assert [name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)] == []
-        for before, after in single:
-            found, expected = history.changed_by(after).differences, history.diff(before, after)
-            assert told(found) == told(expected), f"commit {after}"
-        _compare_changes(history, shadows, single)
+        past.check(history, doing.rng)
 
 
 @pytest.mark.slow
@@ -92,83 +149,73 @@ def test_after_going_back_what_counts_is_what_was(name: str, seed: int, tmp_path
     """Numbers come again after a restore to an earlier commit: each is of the line that the arena went on with."""
     rng = random.Random(seed)
     folder = tmp_path / "journal"
-    shadows: dict[int, Any] = {}
-    single: list[tuple[int, int]] = []
-
-    def work(arena: Arena) -> None:
-        doing = Doing(arena, rng)
-        shadows[seq_of(arena)] = plain(arena)
-        for _ in range(STEPS):
-            before = seq_of(arena)
-            doing.block()
-            if seq_of(arena) != before:
-                single.append((before, seq_of(arena)))
-            shadows[seq_of(arena)] = plain(arena)
-            if rng.random() < 0.2:
-                flush(arena)
-        flush(arena)
-
+    past: Past | None = None
     for back in range(3):
         with Arena.open(name, "64 MiB", feed="64 MiB", journal=folder, compact=False) as arena:
-            if not back:
+            if past is None:
                 prepare(arena)
-            work(arena)
+                past = Past(arena)
+            doing = Doing(arena, rng, large=False)
+            for _ in range(STEPS):
+                before = seq_of(arena)
+                doing.block()
+                past.took(arena, before, one=True)
+                if rng.random() < 0.2:
+                    flush(arena)
+            flush(arena)
         Arena.unlink(name)
         if back < 2:
-            kept = rng.choice([before for before, _ in single])
+            kept = rng.choice([before for before, _ in past.single])
             with _shm.locked(name, create=True, timeout=5):
                 attach.restore(name, Folder(folder), seq=kept, at=END)
-            shadows = {seq: state for seq, state in shadows.items() if seq <= kept}
-            single = [each for each in single if each[1] <= kept]
+            past.back_to(kept)
+    assert past is not None
     with History.open(folder) as history:
-        for seq, expected in shadows.items():
-            assert plain(Past(history.at(seq))) == expected  # type: ignore[arg-type]
-        for before, after in single:
-            found, wanted = history.changed_by(after).differences, history.diff(before, after)
-            assert told(found) == told(wanted), f"commit {after}"
         assert [each.seq for each in history.commits()] == sorted(
-            {min(shadows), *(each for _, each in single)}, reverse=True
+            {min(past.shadows), *(each for _, each in past.single)}, reverse=True
         )
-        _compare_changes(history, shadows, single)
-
-
-def _compare_changes(history: History, shadows: dict[int, Any], single: list[tuple[int, int]]) -> None:
-    """Compare who has changed what with the shadows, for some paths, as far as each commit has one."""
-    for path in (
-        "root['c'].value",
-        "root['r'].note",
-        "root['d']['key7']",
-        "root['d']",
-        "root['l']",
-        "root['a']",
-        "root['big']",
-    ):
-        place = Place.parse(path)
-        found = {change.commit.seq: change.differences for change in history.changes(path)}
-        for before, after in single:
-            expected = history.diff(before, after, place)
-            assert told(found.get(after, ())) == told(expected), (path, after)
-        last = history.last_writer(path)
-        assert (last is None) == (not found)
-        assert last is None or last.seq == max(found)
+        past.check(history, rng)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_commits_of_several_processes_are_in_one_history(arena: Arena, seed: int, tmp_path: Path) -> None:
-    """What two processes commit at the same time is one line of states, each of them sound; the last is what the arena is."""
+    """What two processes commit at the same time is one line of states: each is what its transaction left, and follows another."""
+    past = Past(arena)
 
     def work(number: int) -> None:
-        doing = Doing(arena, random.Random(seed + number))
-        for _ in range(STEPS):
-            doing.block()
+        doing = Doing(arena, random.Random(seed + number), large=False)
+        with Path(tmp_path, f"notes-{number}").open("wb") as notes:
+            for i in range(STEPS):
+                with contextlib.suppress(Undone, StaleReferenceError), arena.transaction():
+                    for _ in range(doing.rng.randrange(1, 5)):
+                        doing.one()
+                    arena.root["who"] = (number, i)
+                    pickle.dump((number, i, shadow_of(arena.root)), notes)
+                    if doing.rng.random() < 0.2:
+                        raise Undone
 
     with child(lambda: work(1)):
         work(0)
     flush(arena)
+    noted: dict[tuple[int, int], Shadow] = {}
+    for number in 0, 1:
+        with Path(tmp_path, f"notes-{number}").open("rb") as notes, contextlib.suppress(EOFError):
+            while True:
+                who, i, shadow = pickle.load(notes)
+                noted[who, i] = shadow
     with History.open(tmp_path / "journal") as history:
-        commits = list(history.commits())
-        assert [commit.seq for commit in commits] == sorted({commit.seq for commit in commits}, reverse=True)
-        for commit in commits[:: max(len(commits) // 10, 1)]:
-            plain(Past(history.at(commit)))  # type: ignore[arg-type]
-        assert plain(Past(history.at(commits[0]))) == plain(arena)  # type: ignore[arg-type]
+        seqs = [commit.seq for commit in history.commits()][::-1]
+        assert seqs == sorted(set(seqs))
+        order = [history.at(seq).get("who") for seq in seqs if seq > min(past.shadows)]
+        for number in 0, 1:
+            its = [each for each in order if each[0] == number]
+            assert its == sorted(set(its))
+            assert len(its) > STEPS // 2
+        before = min(past.shadows)
+        for seq, who in zip(seqs[-len(order) :], order, strict=True):
+            past.shadows[seq] = noted[who]
+            past.single.append((before, seq))
+            before = seq
+        past.check(history, random.Random(seed))
+        assert list(flat_diff(past.shadows[before], shadow_of(arena.root))) == []

@@ -14,6 +14,8 @@ from recoverable import Arena, Array, Counter, Deque, Record, Set, StaleReferenc
 
 __all__ = ["Doing", "Undone", "plain", "prepare"]
 
+KINDS = ["dict", "list", "deque", "record", "array", "deep"]
+
 
 class Spot(Record, name="support.doing.Spot"):
     x: int = 0
@@ -44,13 +46,34 @@ def prepare(arena: Arena) -> None:
             {"d": {}, "l": [], "big": {}, "q": Deque(), "c": Counter(), "s": Set(), "a": Array(4096, "f8")}
         )
         arena.root["r"] = Spot()
+        arena.root["boxes"] = {}
+        for kind in KINDS:
+            arena.root["boxes"][kind] = box(kind, 0, 0)
+        arena.root["row"] = [{"n": i, "in": {"x": 0}} for i in range(4)]
+        arena.root["line"] = Deque([{"n": i, "in": {"x": 0}} for i in range(4)])
+
+
+def box(kind: str, x: Any, y: Any) -> Any:
+    """Return a container of a kind, of two values."""
+    match kind:
+        case "dict":
+            return {"x": x, "y": y}
+        case "list":
+            return [x, y]
+        case "deque":
+            return Deque([x, y])
+        case "record":
+            return Spot(x=x, note=str(y))
+        case "array":
+            return Array([x, y], "i8")
+    return {"x": {"z": [x]}, "y": {"z": [y]}}
 
 
 class Doing:
-    """Random changes to an arena that prepare() has filled."""
+    """Random changes to an arena that prepare() has filled; `large`: to containers of any size."""
 
-    def __init__(self, arena: Arena, rng: random.Random) -> None:
-        self.arena, self.rng = arena, rng
+    def __init__(self, arena: Arena, rng: random.Random, *, large: bool = True) -> None:
+        self.arena, self.rng, self.large = arena, rng, large
         self.changes: list[Callable[[], object]] = [
             getattr(self, name) for name in sorted(dir(self)) if name.startswith("do_")
         ]
@@ -102,19 +125,57 @@ class Doing:
         self.arena.root["r"].note = "n" * self.rng.randrange(100)
 
     def do_tree(self) -> None:
-        n = self.rng.randrange(200)
+        n = self.rng.randrange(200 if self.large else 20)
         self.arena.root["big"][self.rng.randrange(20)] = {f"k{i}": [i, {"z": i}] for i in range(n)}
 
     def do_fell(self) -> None:
         self.arena.root["big"].pop(self.rng.randrange(20), None)
 
     def do_array(self) -> None:
-        self.arena.root["big"]["array"] = Array(self.rng.choice([10, 600, 20000, 100000]), "f4")
+        self.arena.root["big"]["array"] = Array(
+            self.rng.choice([10, 600, 20000, 100000][: None if self.large else 2]), "f4"
+        )
 
     def do_fill(self) -> None:
         if "array" in self.arena.root["big"]:
             view = self.arena.root["big"]["array"].view
             view[: len(view) // 2] = self.rng.random()
+
+    def do_replace(self) -> None:
+        """Put another container of its kind in a container's place: often one that is equal, or nearly."""
+        boxes, kind = self.arena.root["boxes"], self.rng.choice(KINDS)
+        copy = boxes[kind].copy() if self.rng.random() < 0.5 else box(kind, self.rng.randrange(3), 0)
+        boxes[kind] = copy
+        if self.rng.random() < 0.3:
+            self.do_open()
+
+    def do_open(self) -> None:
+        """Write to what is in a container that may be replaced."""
+        boxes, kind, n = self.arena.root["boxes"], self.rng.choice(KINDS), self.rng.randrange(3)
+        match kind:
+            case "dict":
+                boxes[kind][self.rng.choice("xy")] = n
+            case "record":
+                boxes[kind].x = n
+            case "deep":
+                boxes[kind][self.rng.choice("xy")]["z"][0] = n
+            case _:
+                boxes[kind][self.rng.randrange(2)] = n
+
+    def do_shift(self) -> None:
+        """Move the containers in a List or a Deque, and change some of them."""
+        items: Any = self.arena.root[self.rng.choice(["row", "line"])]
+        for _ in range(self.rng.randrange(1, 4)):
+            match self.rng.randrange(5):
+                case 0:
+                    items.insert(self.rng.randrange(len(items) + 1), {"n": -1, "in": {"x": -1}})
+                case 1 if len(items):
+                    del items[self.rng.randrange(len(items))]
+                case 2:
+                    items.reverse()
+                case _ if len(items):
+                    item = items[self.rng.randrange(len(items))]
+                    item["n"] = item["in"]["x"] = self.rng.randrange(9)
 
     def one(self) -> None:
         """Change something."""
