@@ -176,13 +176,14 @@ class Stepper:
             last = min(stretch.end, end)
             if last <= self.position:
                 continue
+            whole = self.position  # where the last batch ends that counts to its end
             with self._line.opened(stretch) as file:
                 if stretch.begin == self.position and not self._line.goes_on(stretch, self._chain):
                     raise self._line.strange(stretch)
                 while self.position < last and (read := file.next(data=True)) is not None:
                     batch, data = read
                     if batch.end <= stretch.end:
-                        self._chain = batch.chain
+                        self._chain, whole = batch.chain, batch.end
                     if batch.end <= self.position:
                         continue
                     if batch.position > self.position:
@@ -190,7 +191,7 @@ class Stepper:
                     yield from self.through(data, batch.position, min(last, batch.end), find)
                     if batch.end <= last and batch.seq >= last_seq:  # what was cut off had other numbers
                         return
-                if self.position == stretch.end:  # batches without commits are part of the chain
+                if self.position == stretch.end == whole:  # batches without commits are part of the chain
                     while (empty := file.next(tail=True)) is not None and not empty.records:
                         self._chain = empty.chain
             if self.position < last != END:

@@ -165,6 +165,27 @@ def test_a_commit_of_a_line_that_was_left(name: str, folder: str) -> None:
         assert list(history.commits(since=new[3])) == new[:2:-1]
 
 
+def test_a_line_that_was_left_within_the_last_batch_of_a_file(name: str, folder: str) -> None:
+    """What lies behind it, the mark of a clean end included, is no part of what the next file goes on from."""
+    for n in range(3):
+        with Arena.open(name, "16 MiB", journal=folder, compact=False) as arena:
+            for i in range(5):  # on the disk at once, mostly
+                with arena.transaction():
+                    arena.root["n"] = 10 * n + i
+        Arena.unlink(name)
+        with History.open(folder) as history:
+            newest = history.newest
+        with _shm.locked(name, create=True, timeout=5):
+            attach.restore(name, Folder(folder), seq=newest - 2, at=END)
+        Arena.unlink(name)
+    with History.open(folder) as history:
+        assert [change.differences[0].after for change in history.changes("root['n']")][::-1] == [
+            *(0, 1, 2),
+            *(10, 11, 12),
+            *(20, 21, 22),
+        ]
+
+
 # -- dropped by a compaction -------------------------------------------------------------------------------------------------
 
 
