@@ -31,6 +31,7 @@ cdef extern from "flusher.h" nogil:
         uint64_t n_containers
         const uint64_t *keys
         uint64_t n_keys
+        uint64_t most
     struct rcv_hit:
         uint64_t offset, length, position
     int rcv_journal_search_batch(const void *records, uint64_t length, uint64_t position, const rcv_search *s, rcv_hit **out, uint64_t *n)
@@ -197,9 +198,9 @@ cdef class File:
         rcv_journal_get_start(self.f, &s)
         return start_of(&s)
 
-    def next(self, bint data=False, bint tail=False):
-        """Return the next batch, or None at the end; with `data`, it and its records as bytes. `tail`: what is not sound may be being
-        written, and is not taken for damage."""
+    def next(self, bint data=False, bint tail=False, unsigned long long beyond=0):
+        """Return the next batch, or None at the end; with `data`, it and its records as bytes, which are left out of one that does not go
+        beyond a position. `tail`: what is not sound may be being written, and is not taken for damage."""
         cdef rcv_journal_batch b
         cdef int rc
         with nogil:
@@ -209,7 +210,9 @@ cdef class File:
         if rc == 0:
             return None
         found = Batch(b.offset, b.position, b.end, b.seq, b.at, b.records, b.chain)
-        return (found, (<const char *>b.data)[:b.end - b.position]) if data else found
+        if not data:
+            return found
+        return found, (<const char *>b.data)[:b.end - b.position] if b.end > beyond else b""
 
     def go_on(self, unsigned long long offset, unsigned long long position, unsigned int chain) -> None:
         """Go on behind a batch that another File of this file has read: its `offset` then, the end of the batch in the feed, its chain."""
@@ -236,7 +239,7 @@ cdef class File:
         `places`: where it has written, None: anywhere; or an array of the numbers of containers, sorted, and one of such a number and
         the hash of a key, in turn, sorted by both.
         """
-        return search_in(self.f, None, 0, position, end, seqs, times, handler, request, places)
+        return search_in(self.f, None, 0, position, end, seqs, times, handler, request, places, 0)
 
     @property
     def replayed_seq(self) -> int:
@@ -260,13 +263,16 @@ cdef class File:
 
 
 def search(bytes records not None, unsigned long long begin, unsigned long long position, unsigned long long end, seqs, times,
-           str handler, str request, places) -> list:
-    """Return (offset, length, position) of those of a batch's records that are looked for; the first begins at `begin`. Else as of a File."""
-    return search_in(NULL, records, begin, position, end, seqs, times, handler, request, places)
+           str handler, str request, places, unsigned long long most=0) -> list:
+    """Return (offset, length, position) of those of a batch's records that are looked for, the first `most` of them; 0: all.
+
+    The first record begins at `begin`, and one at `position`. Else as of a File.
+    """
+    return search_in(NULL, records, begin, position, end, seqs, times, handler, request, places, most)
 
 
 cdef list search_in(rcv_journal_file *f, bytes records, uint64_t begin, uint64_t position, uint64_t end, seqs, times, str handler,
-                    str request, places):
+                    str request, places, uint64_t most):
     cdef rcv_search s
     cdef rcv_hit *found = NULL
     cdef uint64_t n = 0, i
@@ -278,7 +284,7 @@ cdef list search_in(rcv_journal_file *f, bytes records, uint64_t begin, uint64_t
         data, length = records, <uint64_t>len(records)
     name = None if handler is None else handler.encode("utf-8", "surrogatepass")
     id = None if request is None else request.encode("utf-8", "surrogatepass")
-    s.position, s.end = position, end
+    s.position, s.end, s.most = position, end, most
     s.seq_from, s.seq_to = seqs
     s.at_from, s.at_to = times
     s.handler = NULL if name is None else <const char *>name

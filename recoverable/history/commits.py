@@ -55,11 +55,14 @@ class Search:
         return file.search(position, end, self._seqs, self._times, self._handler, self._request_id, places)
 
     def find_in(
-        self, records: bytes, begin: int, position: int, end: int, places: Places | None = None
+        self, records: bytes, begin: int, position: int, end: int, places: Places | None = None, most: int = 0
     ) -> list[tuple[int, int, int]]:
-        """Return (offset, length, position) of those in a batch, the first record of which is at `begin` of the feed."""
+        """Return (offset, length, position) of those in a batch, the first record of which is at `begin` of the feed.
+
+        `most`: how many are wanted; 0: all.
+        """
         return native_journal.search(
-            records, begin, position, end, self._seqs, self._times, self._handler, self._request_id, places
+            records, begin, position, end, self._seqs, self._times, self._handler, self._request_id, places, most
         )
 
     def between(self, first: int, last: int) -> Search:

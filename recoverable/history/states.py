@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Find", "State", "States", "Stepper"]
 
+_FEW: Final = 4  # records that are asked for at a time where it may change which are wanted
 _KEPT: Final = 4  # states that were asked for last, and may be asked for again
 
 
@@ -134,8 +135,9 @@ class States:
         self._lock = threading.Lock()
 
 
-#: Returns (offset, length, position) of records of a batch, in their order: of (its bytes, where in the feed they begin, from, to).
-Find: TypeAlias = "Callable[[bytes, int, int, int], list[tuple[int, int, int]]]"
+#: Returns (offset, length, position) of records of a batch, in their order: of (its bytes, where in the feed they begin, from, to,
+#: how many at most; 0: all).
+Find: TypeAlias = "Callable[[bytes, int, int, int, int], list[tuple[int, int, int]]]"
 
 
 class Stepper:
@@ -180,7 +182,7 @@ class Stepper:
             with self._line.opened(stretch) as file:
                 if stretch.begin == self.position and not self._line.goes_on(stretch, self._chain):
                     raise self._line.strange(stretch)
-                while self.position < last and (read := file.next(data=True)) is not None:
+                while self.position < last and (read := file.next(data=True, beyond=self.position)) is not None:
                     batch, data = read
                     if batch.end <= stretch.end:
                         self._chain, whole = batch.chain, batch.end
@@ -200,7 +202,8 @@ class Stepper:
 
     def through(self, data: bytes, begin: int, end: int, find: Find) -> Iterator[bytes]:
         """Go through a batch, which begins at a position of the feed, up to another; yield as `steps` does."""
-        wanted = deque(find(data, begin, self.position, end))
+        most, wanted = 0, deque(find(data, begin, self.position, end, 0))
+        found = len(wanted)
         while wanted:
             offset, length, at = wanted.popleft()
             self._both(data[self.position - begin : offset])
@@ -209,9 +212,14 @@ class Stepper:
             yield record
             self.before.apply(record)
             self.position = at + length
-            if self._again:
-                self._again = False
-                wanted = deque(find(data, begin, self.position, end))
+            if self._again:  # not for all: it may be so behind each of them
+                self._again, most = False, _FEW
+            elif wanted or found != most:
+                continue
+            else:
+                most *= 2
+            wanted = deque(find(data, begin, self.position, end, most))
+            found = len(wanted)
         self._both(data[self.position - begin : end - begin])
         self.position = end
 

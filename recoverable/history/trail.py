@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import TYPE_CHECKING, Final
 
 from recoverable.history.commits import changed, parsed
@@ -30,8 +31,11 @@ __all__ = ["Change", "Trail", "backwards", "forwards", "newest_of"]
 _VAIN: Final = 64  # commits that have changed nothing there, after which it is asked again where to look, at first
 _MOVED: Final = 64  # times that the place has come to lead elsewhere, after which all commits are looked at
 _FIRST: Final = 64  # commits that are gone through at a time, at first: the newest are wanted most
-_KEPT: Final = 4096  # changes that are in memory at a time
-_ROOM: Final = 64 << 20  # and the bytes of their commits
+_KEPT: Final = 16384  # changes that are in memory at a time
+_ROOM: Final = 64 << 20  # and the bytes that they take
+_CHANGE: Final = 1024  # bytes that a change takes, without what it has of values
+_DIFFERENCE: Final = 512  # and a difference
+_NUMBER: Final = 32  # and a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +63,15 @@ class Trail:
         self._where: tuple[Search, Places | None] | None = None
         self._vain, self._patience, self._moved = 0, _VAIN, 0
 
-    def find(self, data: bytes, begin: int, position: int, end: int) -> list[tuple[int, int, int]]:
-        """Return the records of a batch that may have changed the place."""
+    def find(self, data: bytes, begin: int, position: int, end: int, most: int) -> list[tuple[int, int, int]]:
+        """Return the records of a batch that may have changed the place, the first ones; 0: all."""
         if self._where is None:
             if self._everywhere:
                 self._where = self._search, None
             else:  # others may change where the place leads
                 self._where = self._search.anybody, self._within.places(self._stepper.after.native)
         search, places = self._where
-        return search.find_in(data, begin, position, end, places)
+        return search.find_in(data, begin, position, end, places, most)
 
     def change(self, record: bytes) -> Change | None:
         """Return what a record, around which the stepper stands, has changed there; None: nothing, or it is not looked for."""
@@ -161,11 +165,26 @@ def _newest(
                 size -= _bytes(kept.popleft())
     if low > begin:
         return kept, low, high - low
-    return kept, low, (high - low) * (8 if len(kept) < _KEPT // 16 and size < _ROOM // 16 else 1)
+    fuller = min(_KEPT // (len(kept) or 1), _ROOM // (size or 1))  # how many times as many there is room for
+    return kept, low, (high - low) * max(1, min(8, fuller * 3 // 4))
 
 
 def _bytes(change: Change) -> int:
-    return sum(len(data) for _, data in change.commit.ranges if isinstance(data, bytes))
+    """Return what a change takes of memory, about."""
+    records = sum(len(data) for _, data in change.commit.ranges if isinstance(data, bytes))
+    values = sum(_weight(value) for each in change.differences for value in (each.before, each.after))
+    return _CHANGE + records + _DIFFERENCE * len(change.differences) + values
+
+
+def _weight(value: object) -> int:
+    kind = type(value)
+    if kind is int or kind is float or value is None:
+        return _NUMBER
+    if isinstance(value, dict):
+        return getsizeof(value) + sum(_weight(key) + _weight(part) for key, part in value.items())
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return getsizeof(value) + sum(map(_weight, value))
+    return getsizeof(value)
 
 
 def newest_of(changes: Iterable[Change]) -> Change | None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from recoverable import Arena, Array, Deque, Dict, List
+from recoverable.history import trail
 from recoverable.history.places import Path as Place
 
 
@@ -142,3 +143,40 @@ def test_containers_that_come_are_added(arena: Arena, monkeypatch: pytest.Monkey
     found = list(arena.history.commits(path="root['sessions']", since=arena.history.newest - 60))
     assert len(found) == 61
     assert len(read) < 400 * 2
+
+
+def test_parts_are_as_large_as_there_is_room(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every commit changes the place, they are not gone through in small parts: each begins at the snapshot again."""
+    for i in range(600):
+        with arena.transaction():
+            arena.root["n"] = i
+    flush(arena)
+    monkeypatch.setattr(trail, "_FIRST", 8)
+    monkeypatch.setattr(trail, "_KEPT", 256)
+    begun = counted(monkeypatch, trail.Stepper, "__init__")
+    assert [change.differences[0].after for change in arena.history.changes("root['n']")] == list(range(599, -1, -1))
+    assert len(begun) <= 2 + -(-600 // 192) + 1
+
+
+def test_what_differences_take_is_counted(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short record may make many differences: what is in memory at a time is bounded by these as well."""
+    with arena.transaction():
+        arena.root["queue"] = list(range(1000))
+    for i in range(60):
+        with arena.transaction():
+            arena.root["queue"].pop(0)
+            arena.root["queue"].append(1000 + i)
+    flush(arena)
+    monkeypatch.setattr(trail, "_ROOM", 8 << 20)
+    kept: list[int] = []
+    newest = trail._newest
+
+    def noting(*args: Any) -> Any:
+        found = newest(*args)
+        kept.append(sum(len(change.differences) for change in found[0]))
+        return found
+
+    monkeypatch.setattr(trail, "_newest", noting)
+    assert len(list(arena.history.changes("root['queue']"))) == 61
+    assert max(kept) <= (8 << 20) // 512
+    assert len(kept) >= 4

@@ -42,6 +42,7 @@ struct rcv_search { /* which records are looked for: all of it must be so */
     uint64_t        n_containers;
     const uint64_t *keys;           /* number of the container, hash of the key, sorted by both */
     uint64_t        n_keys;
+    uint64_t        most; /* that are wanted; 0: all */
 };
 struct rcv_hit {
     uint64_t offset, length; /* in the file */
@@ -50,7 +51,8 @@ struct rcv_hit {
 /* rcv_journal_search -- what is left of a file: the records that are looked for, in the order of the commits, without slices of reclaiming.
  * *out is to be freed with rcv_journal_hits_free(). RCV_ERR_CORRUPT: those before the damage are there. */
 RCV_API int  rcv_journal_search(rcv_journal_file *f, const struct rcv_search *s, struct rcv_hit **out, uint64_t *n);
-/* rcv_journal_search_batch -- the same of the records of a batch, which begins at `position` of the feed; offsets are in these. */
+/* rcv_journal_search_batch -- the same of the records of a batch, which begins at `position` of the feed; offsets are in these. Where the
+ * search begins, a record does. */
 RCV_API int  rcv_journal_search_batch(const void *records, uint64_t length, uint64_t position, const struct rcv_search *s,
                                       struct rcv_hit **out, uint64_t *n);
 RCV_API void rcv_journal_hits_free(struct rcv_hit *found);

@@ -74,8 +74,8 @@ static int keep(struct hits *hits, struct rcv_hit one)
     return 0;
 }
 
-/* search_in -- the records [position, end) of the feed, which lie at `data`, and at `offset` of their file. 1: there can be none behind
- * them; BROKEN: what lies at *at is no whole record. */
+/* search_in -- the records [position, end) of the feed, which lie at `data`, and at `offset` of their file. 1: no more is looked
+ * for behind them; BROKEN: what lies at *at is no whole record. */
 static int search_in(const struct rcv_search *s, const uint8_t *data, uint64_t position, uint64_t end, uint64_t offset, struct hits *hits,
                      uint64_t *at)
 {
@@ -89,6 +89,8 @@ static int search_in(const struct rcv_search *s, const uint8_t *data, uint64_t p
             int rc = keep(hits, (struct rcv_hit){offset + (*at - position), r->length, *at});
             if (rc != 0)
                 return rc;
+            if (hits->n == s->most)
+                return 1;
         }
         *at += r->length;
     }
@@ -116,7 +118,9 @@ int rcv_journal_search_batch(const void *records, uint64_t length, uint64_t posi
 {
     struct hits hits = {NULL, 0, 0};
     uint64_t    at;
-    int         found = search_in(s, records, position, position + length, 0, &hits, &at);
+    uint64_t    skipped = s->position > position ? s->position - position : 0;
+    skipped = skipped < length ? skipped : length;
+    int found = search_in(s, (const uint8_t *)records + skipped, position + skipped, position + length, skipped, &hits, &at);
     *out = hits.all;
     *n = hits.n;
     if (found == BROKEN)
