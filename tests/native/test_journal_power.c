@@ -533,6 +533,31 @@ static void test_a_full_disk_at_each_call(void)
     forget();
 }
 
+/* test_a_file_that_does_not_need_the_last_batch -- a disk that does not take it again is no obstacle. */
+static void test_a_file_that_does_not_need_the_last_batch(void)
+{
+    static const uint8_t     records[64];
+    struct rcv_journal_start from = at_first;
+    for (unsigned i = 0; i < 4; i++) {
+        int         folder = new_folder();
+        rcv_writer *w;
+        forget();
+        from.number = 0;
+        from.position = at_first.position;
+        CHECK(made(&from) && rcv_writer_resume(folder_path, &w) == 0 && rcv_writer_append(w, records, sizeof records, 1, 1, 1) == 0);
+        CHECK(i < 3 || rcv_writer_end(w) == 0);
+        rcv_writer_close(w);
+        from.number = 1;
+        from.position += (uint64_t[]){0, sizeof records + 8, sizeof records, sizeof records}[i]; /* cut off; behind it; at its end */
+        sick_at = now + 2; /* the flush of what is written again */
+        CHECK(rcv_writer_create(folder_path, &from, &w) == (i < 2 ? 0 : RCV_ERR_OS));
+        if (i < 2)
+            rcv_writer_close(w);
+        remove_folder(folder);
+    }
+    forget();
+}
+
 static void test_a_file_that_somebody_else_has_made(void)
 {
     static const uint8_t records[3000];
@@ -559,6 +584,7 @@ int main(void)
     CHECK(rcv_open(fd, &o, &arena) == 0);
     rcv_journal_file_size(SIZE);
     test_a_full_disk_at_each_call();
+    test_a_file_that_does_not_need_the_last_batch();
     test_a_file_that_somebody_else_has_made();
     for (uint64_t i = 0, n = runs != NULL ? strtoull(runs, NULL, 10) : 400; i < n; i++) {
         dice = i;

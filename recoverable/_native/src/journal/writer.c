@@ -208,9 +208,16 @@ static int write_again(rcv_writer *w, rcv_journal_file *f, const struct rcv_jour
     return err;
 }
 
-/* settle -- what the folder's last file has is on the disk, up to its end, and so is its name: *at, *offset. It is w->file then. `until`:
- * what begins behind it is not needed. `whole`: as above. RCV_ERR_NOTFOUND: there is none. */
-static int settle(rcv_writer *w, uint64_t until, bool whole, struct rcv_journal_start *at, uint64_t *offset)
+/* is_needed -- does what goes on at that position of the feed (UINT64_MAX: behind it) stand on this last batch? Not if it is cut off there,
+ * after a flush that has failed, say; nor if a snapshot lies between. An empty one has a link of the chain. */
+static bool is_needed(const struct rcv_journal_batch *last, uint64_t position)
+{
+    return position == UINT64_MAX || (position <= last->end && (position > last->position || last->position == last->end));
+}
+
+/* settle -- what the folder's last file has is on the disk, up to its end, and so is its name: *at, *offset. It is w->file then. `position`:
+ * where it is gone on from. `whole`: as above. RCV_ERR_NOTFOUND: there is none. */
+static int settle(rcv_writer *w, uint64_t position, bool whole, struct rcv_journal_start *at, uint64_t *offset)
 {
     uint64_t number = 0;
     int      folder = -EBADF, rc = 0, err = EAGAIN;
@@ -232,7 +239,7 @@ static int settle(rcv_writer *w, uint64_t until, bool whole, struct rcv_journal_
         if (rc >= 0 && w->file.fd < 0 && (err = handle_open(&w->file, folder, w->name, O_RDWR | O_NOFOLLOW)) != 0)
             rc = failed(w, err, "opening", w->name);
         else
-            err = rc == 1 && (last.position < until || last.end <= until) ? write_again(w, f, &last) : 0;
+            err = rc == 1 && is_needed(&last, position) ? write_again(w, f, &last) : 0;
         rcv_journal_close_file(f);
     }
     if (rc < 0)
