@@ -35,11 +35,14 @@ __all__ = [
     "resolve",
     "stand",
     "state",
+    "turn",
 ]
 
 
 state = open_arenas_state
+#: Held for moments only, by who changes what is open, or must not have it closed meanwhile.
 lock = threading.RLock()
+_turns: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _segments: dict[tuple[int, int], Segment] = {}  # by device and inode: a name may be unlinked and made again
 _bound: weakref.WeakSet[Arena] = weakref.WeakSet()
 #: Handlers that were decorated with an arena.
@@ -53,6 +56,7 @@ borrowed: weakref.WeakSet[Arena] = weakref.WeakSet()
 def _fork() -> None:
     global lock
     lock = threading.RLock()  # a thread that the child does not have may hold the old one
+    _turns.clear()
 
 
 os.register_at_fork(after_in_child=_fork)
@@ -65,6 +69,15 @@ def _refresh() -> None:
         state.only = stand_in.native
     elif len(natives) == 1 and all(arena.native is natives[0] for arena in _bound):
         state.only = natives[0]
+
+
+def turn(name: str) -> Any:
+    """Return the lock of who opens or closes an arena of that name: a restore may take minutes, and a disk may hang."""
+    with lock:
+        found = _turns.get(name)
+        if found is None:
+            found = _turns[name] = threading.RLock()
+        return found
 
 
 def find(key: tuple[int, int]) -> Segment | None:

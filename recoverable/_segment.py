@@ -44,7 +44,10 @@ class Segment:
         self.size = _counts.stats(self.native)["size"]
 
     def close(self) -> None:
-        """Roll back what is in flight and unmap; refused while raw buffers live."""
+        """Roll back what is in flight and unmap; refused while raw buffers live.
+
+        Where the journal's disk has not answered for `busy_timeout`, it stays mapped, for the thread that waits for that.
+        """
         if current_transaction(self.native) is not None:
             raise TransactionError(
                 f"arena {self.name!r} can't be closed inside one of its own transactions. It stays open and nothing "
@@ -63,9 +66,10 @@ class Segment:
         bell.stop(self.native)
         journal = self.native.journal
         try:
-            if journal is not None:
-                journal.close()
-            self.native.close()
+            left = journal is not None and not journal.close()
+            with _registry.lock:
+                self.native.close(left)
+                _registry.remove(self)
         except BaseException:
             bell.go_on(self.native)
             if listens:
@@ -75,7 +79,6 @@ class Segment:
                 with contextlib.suppress(RecoverableError, RuntimeError):
                     journal.begin_again()
             raise
-        _registry.remove(self)
         if watched:
             watchdog.settle()
 
@@ -102,16 +105,17 @@ def map_segment(name: str, fd: int, asked: int | None, create: bool, **options: 
                     f"{_options.human_size(room)} in all. Nothing was made. Ask for less, or enlarge it "
                     "(mount -o remount,size=...; docker run --shm-size=...)."
                 )
-        address = _core.open_segment(fd, name=name, size=size, create=create, **options)
-        try:
-            segment = Segment(name, (status.st_dev, status.st_ino), address)
-        except BaseException:
-            empty = empty or (create and _core.created(address))
-            _core.close_segment(address)  # it has no transaction and no handle yet
-            raise
+        with _registry.lock:
+            address = _core.open_segment(fd, name=name, size=size, create=create, **options)
+            try:
+                segment = Segment(name, (status.st_dev, status.st_ino), address)
+            except BaseException:
+                empty = empty or (create and _core.created(address))
+                _core.close_segment(address)  # it has no transaction and no handle yet
+                raise
+            _registry.add(segment)
     except BaseException:
         if empty:
             _shm.unlink(name)
         raise
-    _registry.add(segment)
     return segment

@@ -180,7 +180,7 @@ class Arena(ArenaBase):
                 busy_timeout=timeout,
             )
 
-        with _registry.lock:
+        with _registry.turn(name):
             if journal is None:
                 with _shm.locked(name, create=create, timeout=timeout) as fd:
                     shared = _registry.find_behind(fd)
@@ -265,7 +265,7 @@ class Arena(ArenaBase):
             TransactionError: Raw buffers of it are alive, or this is inside one of its transactions. It stays open.
         """
         callbacks.abandon()  # which calls user code, so not under the lock
-        with _registry.lock:
+        with _registry.turn(self._segment.name):
             if self._closed:
                 return
             segment = self._segment
@@ -657,7 +657,7 @@ def open_new(name: str, fd: int, size: int, feed: int) -> Arena:
 
 def _open_fd(name: str, fd: int, size: int | None, feed: int, *, create: bool) -> Arena:
     numbers, _ = speculation.checked_options(speculation.DEFAULT, None)
-    with _registry.lock:
+    with _registry.turn(name):
         return Arena(
             map_segment(
                 name,

@@ -491,6 +491,11 @@ def journal_stopped(name: str, folder: str, detail: str) -> None:
     log().error("journal.stopped", arena=name, journal=folder, detail=detail)
 
 
+def journal_abandoned(name: str, folder: str, detail: str) -> None:
+    """Tell that an arena was closed although its journal's disk did not answer for `busy_timeout`. `detail`: what is known of it."""
+    log().error("journal.abandoned", arena=name, journal=folder, detail=detail)
+
+
 def journal_delayed(name: str, folder: str, detail: str) -> None:
     """Tell that nothing can be written, of a full disk say, and that it is tried again until it can. `detail` says why."""
     log().warning("journal.delayed", arena=name, journal=folder, detail=detail)

@@ -25,6 +25,7 @@ _crash_at = _switch("rcv_crash_at", None, u64)
 _crash_count = _switch("rcv_crash_count", u64)
 _crash_last = _switch("rcv_crash_last", ctypes.c_char_p)
 _crash_only = _switch("rcv_crash_only", None, ctypes.c_char_p)
+_crash_hold = _switch("rcv_crash_hold", None, ctypes.c_char_p)
 _crash_note = _switch("rcv_crash_note", None, void_p, ctypes.c_size_t)
 _fail_at = _switch("rcv_fail_at", None, c_int, u64)
 _fail_count = _switch("rcv_fail_count", u64, c_int)
@@ -69,6 +70,11 @@ def crash_last() -> str:
 def crash_only(name: str | None) -> None:
     """Count only the crash points of that name; None = all."""
     _crash_only(name.encode() if name else None)
+
+
+def crash_hold(name: str | None) -> None:
+    """Have whoever comes to the crash point of that name wait there, as for a disk that hangs; None = go on."""
+    _crash_hold(name.encode() if name else None)
 
 
 def crash_note(address: int, size: int) -> None:

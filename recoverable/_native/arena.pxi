@@ -198,8 +198,10 @@ cdef class NativeArena:
             self._root = root
         return root
 
-    def close(self) -> None:
+    def close(self, bint leave=False) -> None:
         """Roll back what is in flight and unmap the segment: from now on every handle raises instead of touching it.
+
+        With `leave` it stays mapped until the process ends: the thread that writes its journal is still there.
 
         Raises:
             TransactionError: somebody is using it; it stays open.
@@ -212,7 +214,7 @@ cdef class NativeArena:
                 raise _errors.TransactionError(
                     "an arena cannot be closed by a transaction on it; nothing was closed: close it after the handler has ended")
             f = f.below
-        cdef int rc = rcv_close(self.a)
+        cdef int rc = rcv_leave(self.a) if leave else rcv_close(self.a)
         if rc:
             fail(rc)
         self.mark_closed()

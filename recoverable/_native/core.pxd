@@ -31,6 +31,7 @@ cdef extern from "recoverable.h" nogil:
     void rcv_unuse(rcv_arena *a)
     void rcv_wait_over(rcv_arena *a)
     int rcv_close(rcv_arena *a)
+    int rcv_leave(rcv_arena *a)
     struct rcv_stream:
         uint32_t n
         const uint32_t *ends

@@ -89,6 +89,8 @@ cdef extern from "flusher.h" nogil:
     int rcv_flusher_begin(rcv_arena *a, const char *where, uint64_t delay, void *lock, rcv_flusher **out)
     int rcv_flusher_again(rcv_flusher *f)
     void rcv_flusher_end(rcv_flusher *f)
+    int rcv_flusher_over(rcv_flusher *f, uint64_t nanos)
+    void rcv_flusher_free(rcv_flusher *f)
     bint rcv_flusher_serves(const rcv_flusher *f)
     uint64_t rcv_durable(const rcv_arena *a)
     int rcv_journal_goes_on(rcv_arena *a, uint64_t position)
@@ -693,13 +695,32 @@ cdef class Flusher:
         cdef char text[400]
         return "" if self.f == NULL else rcv_flusher_error(self.f, text, sizeof(text)).decode("utf-8", "replace")
 
-    def end(self) -> None:
-        """End it, with all that was committed written if this process writes. Twice is fine."""
+    def end(self, double seconds=-1) -> bool:
+        """End it, with all that was committed written if this process writes; return whether it has ended. Twice is fine.
+
+        With `seconds`, no longer than until nothing has become durable for so long: a disk may hang. Its thread goes on then.
+        """
+        cdef uint64_t slice = <uint64_t>(SLICE * 1e9)
+        cdef uint64_t before
         cdef rcv_flusher *f
+        cdef int over = 0
         self.ended = True
         while self.waiting > 0: # they use it
             sleep(SLICE / 4)
-        f, self.f = self.f, NULL
-        if f != NULL:
+        if self.f == NULL:
+            return True
+        rcv_flusher_end(self.f)
+        before, since = rcv_durable(self.arena.a), monotonic()
+        while True:
             with nogil:
-                rcv_flusher_end(f)
+                over = rcv_flusher_over(self.f, slice)
+            if over:
+                break
+            PyErr_CheckSignals() # Ctrl-C ends the waiting, and no more
+            if rcv_durable(self.arena.a) != before:
+                before, since = rcv_durable(self.arena.a), monotonic()
+            elif 0 <= seconds <= monotonic() - since:
+                return False
+        f, self.f = self.f, NULL
+        rcv_flusher_free(f)
+        return True

@@ -50,6 +50,7 @@ _DELAY: Final = 0.005  # seconds between two looks for commits that nobody waits
 _POLL: Final = 0.002  # seconds between two looks whether closing has come to its end
 _ASK: Final = 1e-6  # seconds that asking for a position takes at most
 _LOOK: Final = 0.05  # seconds: a pipe that somebody has closed must not be waited for
+_AGAIN: Final = 1.0  # seconds that an interrupted close waits for the thread that writes, before that is begun again
 _SHORT: Final = 10 * _LOOK  # timeouts that are looked after one by one
 
 
@@ -210,11 +211,11 @@ class Gate:
         self.doubts = 0  # requests that were answered by an InDoubtError
         self._closed_at: int | None = None  # all before that position was durable when the arena was closed
         if lock is not None:
-            self._health.note_snapshot()
+            self._health.note(self._health.last_snapshot())
 
     def keep(self, compact: bool) -> None:
         """Have failures told; and the journal compacted when it has grown, as long as this process writes to it."""
-        self._keeper = Keeper(self._name, self.path, self._number if compact else lambda: 0, self._health.beat)
+        self._keeper = Keeper(self._name, self.path, self._number if compact else lambda: 0, self._health)
 
     def _number(self) -> int:
         """Return the number of the file that this process writes to; 0: it does not write."""
@@ -336,11 +337,15 @@ class Gate:
                 found = self._loops[loop] = _Waiters(self._flusher, loop)
         return found
 
-    def close(self) -> None:
-        """Write all that is committed, and end: the arena is about to be closed. Whoever still waits is told what came of it."""
+    def close(self) -> bool:
+        """Write all that is committed, and end: the arena is about to be closed. Whoever still waits is told what came of it.
+
+        Returns:
+            Whether it has ended; else the disk has not answered for `busy_timeout`, and the arena has to stay mapped.
+        """
         if self._keeper is not None:
             self._keeper.end()
-        self._flusher.end()
+        over = self._flusher.end(self._native.busy_timeout)
         durable = self._closed_at = native_journal.durable(self._native)
         here = running_loop()
         for loop, waiters in list(self._loops.items()):
@@ -350,12 +355,16 @@ class Gate:
                 with contextlib.suppress(RuntimeError):  # closed meanwhile
                     loop.call_soon_threadsafe(waiters.end, durable)
         self._loops.clear()
+        if not over:
+            events.journal_abandoned(self._name, self.path, self._health.why())
+        return over
 
     def begin_again(self) -> None:
         """The arena was not closed after all; what would have closed it may have been interrupted anywhere."""
         if self._keeper is not None:
             self._keeper.end()
-        self._flusher.end()
+        if not self._flusher.end(_AGAIN):  # its disk hangs: nothing becomes durable, and the next close() waits again
+            return
         self._flusher = Flusher(self._native, self.path, _DELAY)
         self._closed_at = None
         if self._keeper is not None:

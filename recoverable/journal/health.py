@@ -1,6 +1,7 @@
 """A journal that fails is told of, once each time, by each process that has it open: a full disk, a flush that has failed.
 
-Whoever looks reads what the thread that writes has left in the segment, and asks no disk: a request may, in its event loop.
+Whoever looks reads what the thread that writes has left in the segment, and asks no disk: a request may, in its event loop. What the
+keeper asks the disk for, it asks without a lock that closing the arena would wait for.
 """
 
 from __future__ import annotations
@@ -66,23 +67,30 @@ class Health:
         except Exception:  # the program's log pipeline may raise, and what was to be done goes on
             traceback.print_exc()
 
-    def beat(self) -> None:
-        """Do so now and then, and have everybody learn of the last snapshot, if it is this process that writes."""
+    def beat(self) -> bool:
+        """Do so now and then; return whether this process writes, so that it is to tell of the last snapshot."""
         self.look()
-        if self._serves():
-            self.note_snapshot()
+        return self._serves()
 
-    def note_snapshot(self) -> None:
-        """Have everybody learn of the last snapshot. A folder that can't be read says so where it matters."""
+    def last_snapshot(self) -> tuple[int, int, int] | None:
+        """Return the last snapshot's number, time and bytes, if it is a new one. It asks the disk, and the arena nothing.
+
+        A folder that can't be read says so where it matters.
+        """
         failures: list[Any] = []
         with contextlib.suppress(RecoverableError, OSError):
             folder = Folder(self._path)
             if folder.snapshots()[-1:] == self._snapshot:
-                return
+                return None
             self._snapshot = folder.snapshots()[-1:]
             for found, fd in snapshots.latest(folder, failures):
-                native_journal.note_snapshot(self._native, found.seq, found.at, os.fstat(fd).st_blocks * 512)
-                return
+                return found.seq, found.at, os.fstat(fd).st_blocks * 512
+        return None
+
+    def note(self, found: tuple[int, int, int] | None) -> None:
+        """Have everybody learn of the last snapshot. The arena is open."""
+        if found is not None:
+            native_journal.note_snapshot(self._native, *found)
 
     def why(self) -> str:
         """Return why nothing becomes durable, or what has failed last in this process; "": nothing has."""

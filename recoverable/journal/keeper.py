@@ -41,6 +41,8 @@ from recoverable.journal.folder import Folder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from recoverable.journal.health import Health
+
 __all__ = ["Keeper", "is_due"]
 
 _LEAST: Final = 64 * 1024**2  # bytes of files that are worth a snapshot
@@ -78,16 +80,16 @@ def is_due(folder: Folder) -> bool:
 class Keeper:
     """The thread that has an arena's journal compacted, if its process is the one that writes, and sees whether it fails."""
 
-    def __init__(self, name: str, path: str, number: Callable[[], int], look: Callable[[], None]) -> None:
+    def __init__(self, name: str, path: str, number: Callable[[], int], health: Health) -> None:
         """Begin it.
 
         Args:
             name: The arena's.
             path: The folder's.
             number: Returns the number of the file that this process writes to; 0: another process writes, or nobody.
-            look: Tells of a journal that fails.
+            health: Tells of a journal that fails.
         """
-        self._name, self._path, self._number, self._look = name, path, number, look
+        self._name, self._path, self._number, self._health = name, path, number, health
         self._lock = threading.Lock()  # held where the arena is used
         self._ending = threading.Event()
         self._compacting = False
@@ -104,7 +106,7 @@ class Keeper:
 
     def again(self) -> Keeper:
         """Return another one like it, for a forked child, which has not inherited the thread."""
-        return Keeper(self._name, self._path, self._number, self._look)
+        return Keeper(self._name, self._path, self._number, self._health)
 
     # -- the thread ------------------------------------------------------------------------------------------------------
 
@@ -136,10 +138,14 @@ class Keeper:
                     self._tell(events.journal_compacted, *map(done.get, keys), round(done["seconds"] * 1000))
 
     def _looked(self) -> None:
-        """Tell of a journal that fails, unless the arena is being closed."""
+        """Tell of a journal that fails, and of its last snapshot, unless the arena is being closed."""
+        with self._lock:
+            if self._ending.is_set() or not self._health.beat():
+                return
+        found = self._health.last_snapshot()  # a disk that hangs holds up nobody who closes the arena
         with self._lock:
             if not self._ending.is_set():
-                self._look()
+                self._health.note(found)
 
     def _compacted(self) -> dict[str, Any] | None:
         """Compact, and return what came of it; None: the arena is being closed."""

@@ -34,6 +34,7 @@ RCV_API void        rcv_crash_at(uint64_t nth);   /* SIGKILL ourselves at the nt
 RCV_API uint64_t    rcv_crash_count(void);        /* points passed since rcv_crash_at */
 RCV_API void        rcv_crash_only(const char *name); /* count only the points of that name; NULL: all */
 RCV_API const char *rcv_crash_last(void);         /* name of the last point passed */
+RCV_API void        rcv_crash_hold(const char *name); /* who comes to that point waits there, as for a disk that hangs; NULL: go on */
 RCV_API void        rcv_crash_note(char *buffer, size_t size); /* where the point that kills writes its name: shared memory */
 enum rcv_fail_kind { RCV_FAIL_MALLOC = 1, RCV_FAIL_MPROTECT, RCV_FAIL_FALLOCATE, RCV_FAIL_MMAP, RCV_FAIL_HEAP, RCV_FAIL_WRITE, RCV_FAIL_SYNC };
 RCV_API void     rcv_fail_at(int kind, uint64_t nth); /* the nth call of that kind from now fails once; 0 = never */

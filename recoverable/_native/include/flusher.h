@@ -15,11 +15,14 @@ RCV_API int  rcv_journal_host(char *out, size_t size); /* what tells this machin
 typedef struct rcv_flusher rcv_flusher;
 /* rcv_flusher_begin -- of this process, with the GIL. Of all processes that have one, one writes; when it dies, another goes on. `delay`:
  * ns between two looks for commits that nobody waits for. `lock`: of the folder, if the caller has it, who has it no more then; or
- * NULL. The arena is not closed before rcv_flusher_end(). */
+ * NULL. The arena is not closed before
+ * rcv_flusher_free(); but see rcv_leave(). */
 RCV_API int rcv_flusher_begin(rcv_arena *a, const char *where, uint64_t delay, void *lock, rcv_flusher **out);
 RCV_API int rcv_flusher_again(rcv_flusher *f); /* in a forked child, which has not inherited the thread; else nothing */
-/* rcv_flusher_end -- without the GIL: what was committed before is durable then, if this one writes and the disk works. */
+/* rcv_flusher_end -- have the thread end. Once it has, what was committed before is durable, if this one writes and the disk works. */
 RCV_API void rcv_flusher_end(rcv_flusher *f);
+RCV_API int  rcv_flusher_over(rcv_flusher *f, uint64_t nanos); /* 1: it has ended, within so many ns. Without the GIL */
+RCV_API void rcv_flusher_free(rcv_flusher *f); /* when it has; with the GIL */
 RCV_API int  rcv_flusher_serves(const rcv_flusher *f); /* is it the thread of this process that writes? */
 
 /* -- who waits ------------------------------------------------------------------------------------------------------- */

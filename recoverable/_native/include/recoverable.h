@@ -87,6 +87,7 @@ struct rcv_recovery { /* what an attach (or the death of a lock holder) undid; a
 RCV_API int rcv_open(int fd, const struct rcv_open_options *options, rcv_arena **out);
 /* rcv_close -- roll back what is in flight, give back the slot, unmap. RCV_ERR_MISUSE while raw buffers live. */
 RCV_API int rcv_close(rcv_arena *a);
+RCV_API int rcv_leave(rcv_arena *a); /* the same, but it stays mapped, for a thread of the core's that does not end: one of its users */
 RCV_API const struct rcv_recovery *rcv_recovered(const rcv_arena *a);
 RCV_API void rcv_get_recovered(const rcv_arena *a, struct rcv_recovery *out); /* a copy, which the arena's end leaves */
 /* rcv_repair_take -- 1: since the attach, and since this was last asked, this process found a lock whose owner had died and

@@ -312,14 +312,9 @@ static int may_close(rcv_arena *a)
     return 0;
 }
 
-/* rcv_close -- see recoverable.h. RCV_ERR_MISUSE leaves it open; otherwise `a` is gone. */
-int rcv_close(rcv_arena *a)
+/* end_all -- all that goes on in it; nobody finds it any more. */
+static void end_all(rcv_arena *a)
 {
-    if (a == NULL)
-        return 0;
-    int rc = may_close(a);
-    if (rc != 0)
-        return rc;
     a->closing = true;
     while (a->in_flight != NULL)
         rcv_txn_free(a->in_flight); /* rolls back first; a mounted one lets the lock go */
@@ -328,8 +323,30 @@ int rcv_close(rcv_arena *a)
     lock_give_back(a);
     CRASHPOINT("close.rolled_back");
     registry_remove(a);
+}
+
+/* rcv_close -- see recoverable.h. RCV_ERR_MISUSE leaves it open; otherwise `a` is gone. */
+int rcv_close(rcv_arena *a)
+{
+    if (a == NULL)
+        return 0;
+    int rc = may_close(a);
+    if (rc != 0)
+        return rc;
+    end_all(a);
     dispose(a);
     return 0;
+}
+
+/* rcv_leave -- see recoverable.h. */
+int rcv_leave(rcv_arena *a)
+{
+    a->users--; /* who it is left to */
+    int rc = may_close(a);
+    a->users++;
+    if (rc == 0)
+        end_all(a);
+    return rc;
 }
 
 /* -- what others ask of it ------------------------------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 static _Atomic uint64_t      crash_at, passed;
 static const char *_Atomic   last_point;
 static char                  only[64]; /* count only points of this name; "": all */
+static char                  held[64]; /* who comes to that point waits there; "": nobody */
 static char *_Atomic         note; /* where the point that kills writes its name */
 static size_t                note_size;
 static _Atomic uint64_t      fail_at[RCV_FAIL_SYNC + 1], calls[RCV_FAIL_SYNC + 1];
@@ -24,6 +25,8 @@ void rcv_crashpoint(const char *name)
     atomic_store(&last_point, name);
     if (unlikely(rcv_fault_phases))
         fault_phase(RCV_FAULT_STORE, name);
+    while (unlikely(held[0] != 0) && strcmp(held, name) == 0)
+        usleep(1000);
     if (only[0] && strcmp(only, name) != 0)
         return;
     uint64_t n = atomic_fetch_add(&passed, 1) + 1;
@@ -82,6 +85,14 @@ void rcv_crash_only(const char *name)
     only[n] = 0;
 }
 
+void rcv_crash_hold(const char *name)
+{
+    size_t n = name ? strnlen(name, sizeof held - 1) : 0;
+    held[0] = 0; /* not while it is being changed */
+    for (size_t i = n + 1; i-- > 0;)
+        held[i] = i < n ? name[i] : 0;
+}
+
 void rcv_crash_note(char *buffer, size_t size)
 {
     note_size = size;
@@ -116,6 +127,7 @@ int         rcv_mutate(const char *name) { return name == NULL; }
 void        rcv_crash_at(uint64_t nth) { (void)nth; }
 void        rcv_crash_only(const char *name) { (void)name; }
 void        rcv_crash_note(char *buffer, size_t size) { (void)buffer, (void)size; }
+void        rcv_crash_hold(const char *name) { (void)name; }
 uint64_t    rcv_crash_count(void) { return 0; }
 const char *rcv_crash_last(void) { return ""; }
 void        rcv_fail_at(int kind, uint64_t nth) { (void)kind, (void)nth; }

@@ -46,6 +46,7 @@ struct rcv_flusher {
     bool             running;
     unsigned         tries; /* since it is to end */
     _Atomic bool     ending;
+    _Atomic uint32_t over;   /* futex: the thread has ended */
     _Atomic uint32_t local;  /* futex: something has changed for the thread of this process */
     struct pipes     pipes;
     pthread_mutex_t  error_lock;
@@ -313,6 +314,9 @@ static void *run(void *arg)
     if (f->writer != NULL && !stopped(f))
         (void)rcv_writer_end(f->writer);
     let_go(f);
+    sink_leave(f->a, f->sink); /* where the arena stays mapped for this thread */
+    atomic_store(&f->over, 1);
+    os_futex_wake_all(&f->over);
     return NULL;
 }
 
@@ -321,6 +325,7 @@ static void *run(void *arg)
 static int start(rcv_flusher *f)
 {
     sigset_t all, before;
+    atomic_store(&f->over, 0);
     sigfillset(&all); /* the program's signals are for its own threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int err = pthread_create(&f->thread, NULL, run, f);
@@ -357,7 +362,7 @@ int rcv_flusher_begin(rcv_arena *a, const char *where, uint64_t delay, void *loc
 
 int rcv_flusher_again(rcv_flusher *f)
 {
-    if (likely(f->forks == f->a->forks && f->running))
+    if (likely(f->forks == f->a->forks && (f->running || atomic_load(&f->ending))))
         return 0;
     if (f->forks != f->a->forks) {
         f->forks = f->a->forks;
@@ -385,8 +390,24 @@ void rcv_flusher_end(rcv_flusher *f)
         atomic_fetch_add(&words(f)->asked, 1);
         os_futex_wake_all(&words(f)->asked);
         rcv_feed_wake(f->a);
-        pthread_join(f->thread, NULL);
     }
+}
+
+int rcv_flusher_over(rcv_flusher *f, uint64_t nanos)
+{
+    if (!f->running || f->forks != f->a->forks)
+        return 1;
+    if (atomic_load(&f->over) == 0)
+        os_futex_wait(&f->over, 0, nanos);
+    if (atomic_load(&f->over) == 0)
+        return 0;
+    pthread_join(f->thread, NULL);
+    f->running = false;
+    return 1;
+}
+
+void rcv_flusher_free(rcv_flusher *f)
+{
     if (f->forks == f->a->forks)
         f->a->users--;
     pipes_end(&f->pipes);

@@ -278,6 +278,7 @@ const struct rcv_sink *sinks_wait(const rcv_arena *a, uint64_t bytes);
 int                    sinks_full(const rcv_arena *a, uint64_t bytes);
 void                   sinks_lose(rcv_arena *a, uint64_t tail); /* what is before `tail` is about to be overwritten. Lock held */
 int  sink_attach(rcv_arena *a, const char *name, uint64_t cursor, uint64_t seq); /* required, and it goes on there. RCV_ERR_STALE */
+void sink_leave(rcv_arena *a, uint32_t sink); /* who served it does no more */
 void                   sinks_begin_anew(rcv_arena *a);          /* a restored copy: none has taken anything. Alone */
 
 /* -- restore.c: a copy is brought forward ------------------------------------------------------------------------ */

@@ -159,6 +159,15 @@ int rcv_sink_serve(rcv_arena *a, uint32_t sink)
            ((token == 0 || !process_alive(a, token)) && atomic_compare_exchange_strong(&s->token, &token, a->token));
 }
 
+/* sink_leave -- another process, or another mapping of this one, may serve it from now on. */
+void sink_leave(rcv_arena *a, uint32_t sink)
+{
+    struct rcv_sink *s = sink_of(a, sink);
+    uint64_t         token = a->token;
+    if (s != NULL && !a->needs_slot)
+        (void)atomic_compare_exchange_strong(&s->token, &token, 0);
+}
+
 /* check -- may this process say that the sink has taken all before `cursor`? */
 static int check(const rcv_arena *a, const struct rcv_sink *s, uint64_t cursor)
 {

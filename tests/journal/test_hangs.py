@@ -1,0 +1,217 @@
+"""A disk that hangs: closing an arena does not wait for it for ever, and nobody else waits for who closes or opens one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recoverable import Arena, _registry
+from recoverable._native import _switches
+from recoverable.journal import attach, keeper
+from recoverable.journal.health import Health
+
+pytestmark = pytest.mark.skipif(not _switches.test_build(), reason="needs -Dcrashpoints=true")
+_WRITTEN = "journal.written"  # before the flush
+
+
+@pytest.fixture
+def hangs() -> Iterator[Callable[[bool], None]]:
+    """Have all flushes of this process hang from now on, or go on."""
+
+    def hang(on: bool = True) -> None:
+        _switches.crash_hold(_WRITTEN if on else None)
+
+    yield hang
+    hang(False)
+
+
+def commit(arena: Arena, n: int) -> None:
+    with arena.transaction():
+        arena.root["n"] = n
+
+
+def hanging(arena: Arena) -> None:
+    """Wait until the thread that writes hangs."""
+    until = time.monotonic() + 20
+    while _switches.crash_last() != _WRITTEN and time.monotonic() < until:
+        time.sleep(0.005)
+    assert _switches.crash_last() == _WRITTEN
+
+
+def test_closing_gives_up_when_nothing_moves(
+    name: str, tmp_path: Path, log: list[dict[str, Any]], hangs: Callable[..., None]
+) -> None:
+    """It returns after busy_timeout and says so; the thread goes on with the disk, and a later start has everything."""
+    arena = Arena.open(name, "4 MiB", journal=tmp_path / "journal", busy_timeout=0.2)
+    commit(arena, 1)
+    asyncio.run(arena.durable())
+    hangs()
+    commit(arena, 2)
+    hanging(arena)
+    arena.close()
+    assert arena.closed
+    assert [each["arena"] for each in log if each["event"] == "journal.abandoned"] == [name]
+    hangs(False)
+    with Arena.open(name, journal=tmp_path / "journal", busy_timeout=20) as again:
+        assert again.root["n"] == 2
+        commit(again, 3)
+        asyncio.run(again.durable())
+    Arena.unlink(name)
+    with Arena.open(name, journal=tmp_path / "journal") as again:
+        assert again.root["n"] == 3
+    Arena.unlink(name)
+
+
+def test_a_slow_disk_is_waited_for(name: str, tmp_path: Path, log: list[dict[str, Any]]) -> None:
+    """What is waited for is that something becomes durable, not that all does."""
+    arena = Arena.open(name, "4 MiB", journal=tmp_path / "journal", busy_timeout=20)
+    for n in range(50):
+        commit(arena, n)
+    arena.close()
+    assert not [each for each in log if each["event"] == "journal.abandoned"]
+    Arena.unlink(name)
+
+
+def test_others_do_not_wait_for_who_closes(
+    name: str, new_name: Any, tmp_path: Path, hangs: Callable[..., None]
+) -> None:
+    """While one arena is being closed, another is opened and closed, and what is open can be looked at."""
+    arena = Arena.open(name, "4 MiB", journal=tmp_path / "journal", busy_timeout=60)
+    hangs()
+    commit(arena, 1)
+    hanging(arena)
+    closing = threading.Thread(target=arena.close)
+    closing.start()
+    try:
+        while not arena.native.journal._flusher.ended:
+            time.sleep(0.001)
+        with Arena.temporary("4 MiB", name=new_name()) as other:
+            commit(other, 1)
+            with _registry.lock:
+                assert len(_registry.all_open()) == 2
+        assert closing.is_alive()
+    finally:
+        hangs(False)
+        closing.join()
+    assert arena.closed
+    Arena.unlink(name)
+
+
+def test_others_do_not_wait_for_who_restores(
+    name: str, new_name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore may take minutes."""
+    with Arena.open(name, "4 MiB", journal=tmp_path / "journal") as arena:
+        commit(arena, 1)
+    Arena.unlink(name)
+    entered, go_on, real = threading.Event(), threading.Event(), attach.restore
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        entered.set()
+        assert go_on.wait(60)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(attach, "restore", slow)
+
+    def opens() -> None:
+        with Arena.open(name, journal=tmp_path / "journal") as arena:
+            assert arena.root["n"] == 1
+
+    opening = threading.Thread(target=opens)
+    opening.start()
+    try:
+        assert entered.wait(60)
+        with Arena.temporary("4 MiB", name=new_name()) as other:
+            commit(other, 1)
+        assert opening.is_alive()
+    finally:
+        go_on.set()
+        opening.join()
+    Arena.unlink(name)
+
+
+def test_a_signal_ends_the_waiting(name: str, tmp_path: Path, hangs: Callable[..., None]) -> None:
+    """Ctrl-C while an arena is being closed: it stays open, and can be closed when the disk answers."""
+    arena = Arena.open(name, "4 MiB", journal=tmp_path / "journal", busy_timeout=60)
+    hangs()
+    commit(arena, 1)
+    hanging(arena)
+
+    def interrupt() -> None:
+        while not arena.native.journal._flusher.ended:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            arena.close()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not arena.closed
+    hangs(False)
+    arena.close()
+    assert arena.closed
+    Arena.unlink(name)
+
+
+def test_a_program_ends_although_its_disk_hangs(name: str, tmp_path: Path) -> None:
+    """Also where nothing was closed: what is open when the interpreter ends is closed, and not waited for for ever."""
+    code = f"""
+    from recoverable import Arena
+    from recoverable._native import _switches
+
+    arena = Arena.open({name!r}, "4 MiB", journal={str(tmp_path / "journal")!r}, busy_timeout=0.2)
+    _switches.crash_hold({_WRITTEN!r})
+    with arena.transaction():
+        arena.root["n"] = 1
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], timeout=120, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "journal.abandoned" in done.stderr + done.stdout) == (0, True), done.stderr
+    with Arena.open(name, journal=tmp_path / "journal") as arena:
+        assert arena.root["n"] == 1
+    Arena.unlink(name)
+
+
+def test_a_folder_that_hangs_does_not_hold_up_closing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that looks after the journal asks the disk without the lock that closing takes."""
+    monkeypatch.setattr(keeper, "_LOOK", 0.01)
+    monkeypatch.setattr(keeper, "_ENDING", 0.05)
+    asked, go_on = threading.Event(), threading.Event()
+    arena = Arena.open(name, "4 MiB", journal=tmp_path / "journal")
+
+    def hang(self: Health) -> None:
+        asked.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(Health, "last_snapshot", hang)
+    commit(arena, 1)
+    asyncio.run(arena.durable())
+    try:
+        assert asked.wait(60)
+        closing = threading.Thread(target=arena.close)
+        closing.start()
+        closing.join(30)
+        assert arena.closed
+    finally:
+        go_on.set()
+    Arena.unlink(name)
