@@ -498,19 +498,21 @@ class Arena(ArenaBase):
             durability=self.durability,
         )
 
-    def feed(self, after: int | None = None, *, follow: bool = True) -> Feed:
+    def feed(self, after: int | None = None, *, follow: bool = True, durable: bool = False) -> Feed:
         """Return an iterator of the commits, of all processes, the oldest first, for `for` and for `async for`.
 
         Args:
             after: The number of the commit that it begins behind: 0 for the first of all. Default: with the next one.
             follow: Whether it waits for further commits when it has given all there are, or ends.
+            durable: Give commits when they are on the disk: what a power loss takes back is given to nobody.
 
         Raises:
             FeedMissingError: The arena was made without a feed.
+            JournalError: They are to be on the disk, and the arena is open without a journal.
             FeedOverrunError: That commit is overwritten by now. Raised, too, while iterating, by one that is too slow.
         """
         self._check()
-        return Feed(self, after, follow)
+        return Feed(self, after, follow, durable)
 
     def requests(self) -> list[Request]:
         """Return the requests in flight, of all processes, the oldest first: where each is, and what it waits for.

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recoverable import _times, bell
 from recoverable._native import feed as native_feed
+from recoverable._native import journal as native_journal
 from recoverable._native.paths import describe_conflict
 from recoverable.errors import (
     ArenaCorruptError,
     FeedMissingError,
     FeedOverrunError,
+    JournalError,
     StaleReferenceError,
     TransactionClosedError,
     TransactionError,
@@ -119,9 +121,10 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
     ArenaCorruptError after the commits before it.
     """
 
-    def __init__(self, arena: Arena, after: int | None, follow: bool) -> None:
+    def __init__(self, arena: Arena, after: int | None, follow: bool, durable: bool = False) -> None:
         self._arena = arena
         self._follow = follow
+        self._durable = durable
         self._ready: deque[Commit] = deque()
         self._closed = False
         self._damage: ArenaCorruptError | None = None  # behind what is ready
@@ -130,6 +133,11 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
             raise FeedMissingError(
                 f"arena {arena.name!r} was made without a feed. Nothing was changed. Make it with feed=, as in "
                 f'Arena.open({arena.name!r}, feed="64 MiB"); recoverable export --portable and import --feed move what is in it.'
+            )
+        if durable and arena.native.journal is None:
+            raise JournalError(
+                f"arena {arena.name!r} is open without a journal, so none of its commits is ever on the disk. Nothing was "
+                "changed. Open it with journal=, or leave durable= out."
             )
         self._next = state[4] if after is None else self._seek(after)
 
@@ -173,6 +181,10 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
             named = tuple(Unit(*unit) for unit in units)
             self._ready.append(Commit(seq, time, handler, request, named, ranges, not cut, self._arena))
 
+    def _durable_bytes(self) -> int:
+        """Return how many bytes from here on are on the disk: of whole records."""
+        return max(0, native_journal.durable(self._arena.native) - self._next)
+
     def _take(self) -> bool:
         """Read what there is; say whether there is a commit to give."""
         while not self._ready:
@@ -184,7 +196,8 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
                     f"arena {self._arena.name!r} was closed while its next commit was waited for."
                 )
             try:
-                records = native_feed.read(self._arena.native, self._next, _READ)
+                room = min(_READ, self._durable_bytes()) if self._durable else _READ
+                records = native_feed.read(self._arena.native, self._next, room) if room else b""
                 native_feed.parse(records, self._make, self._next)
             except StaleReferenceError:
                 raise self._overrun() from None

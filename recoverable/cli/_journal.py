@@ -241,7 +241,8 @@ def tail(path: str, number: int, follow: bool, as_json: bool) -> None:
     folder = _opened(path)
     for each in _journal_files.damaged_heads(folder):
         click.echo(f"passed over: {each.note}", err=True)
-    found = _journal_files.last_commits(folder, number) if number else []
+    to, _ = _journal_files.settled(folder, 2.0)
+    found = _journal_files.last_commits(folder, number, to) if number else []
     if as_json and not follow:
         write_json([each.as_json() for each in found])
         return
@@ -275,10 +276,11 @@ def _follow(folder: Folder, position: int | None, as_json: bool) -> None:
             tip = folder.tip()
             position = tip.position if tip is not None else 0
         if now != seen:
-            seen = now
+            to, is_all = _journal_files.settled(folder)
+            seen = now if is_all else None
             for i in range(len(starts)):
                 if start.until(starts, i) > position:
-                    found = _journal_files.commits(folder, starts, i, position, 1 << 62)
+                    found = _journal_files.commits(folder, starts, i, position, 1 << 62, to)
                     _lines(found, as_json)
                     position = found[-1].end if found else position
         time.sleep(_LOOK)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from recoverable import _times
 from recoverable._native import feed as native_feed
-from recoverable.errors import ArenaCorruptError
+from recoverable.errors import ArenaCorruptError, ArenaNotFoundError
 from recoverable.journal import snapshots, start
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from recoverable._native.journal import Batch, Start
     from recoverable.journal.folder import Damaged, Folder
 
-__all__ = ["Commit", "Found", "commits", "damaged_heads", "last_commits", "listed", "verified"]
+__all__ = ["Commit", "Found", "commits", "damaged_heads", "last_commits", "listed", "settled", "verified"]
 
 _TRIES: Final = 3
 _PAUSE: Final = 0.05  # seconds
+_SETTLED: Final = 1.0  # seconds: a last batch that is older is taken for being on the disk
 _CUT_OFF: Final = "cut off by a restore"
 
 
@@ -291,9 +292,11 @@ class Commit(NamedTuple):
         return fields
 
 
-def commits(folder: Folder, starts: list[Start], index: int, position: int, most: int) -> list[Commit]:
-    """Return the last commits of a file, from a position on; what is cut off does not count."""
-    end = start.until(starts, index)
+def commits(
+    folder: Folder, starts: list[Start], index: int, position: int, most: int, to: int = start.END
+) -> list[Commit]:
+    """Return the last commits of a file, from a position on, and up to another; what is cut off does not count."""
+    end = min(start.until(starts, index), to)
     kept: list[tuple[Batch, bytes]] = []
 
     def keep(batch: Batch, data: bytes) -> None:
@@ -328,12 +331,38 @@ def commits(folder: Folder, starts: list[Start], index: int, position: int, most
     return found[-most:]
 
 
-def last_commits(folder: Folder, most: int) -> list[Commit]:
-    """Return the last commits of a journal."""
+def settled(folder: Folder, seconds: float = 0.0) -> tuple[int, bool]:
+    """Return up to which position commits are taken for being on the disk, and whether that is all there is.
+
+    The last batch may still be flushed, if it was written within the last second and none is behind it. It is waited for.
+    """
+    until = time.monotonic() + seconds
+    first = None
+    while True:
+        last, sure, age = None, True, 0.0
+        for number in folder.files()[-1:]:
+            with (
+                contextlib.suppress(FileNotFoundError, ArenaNotFoundError, ArenaCorruptError),
+                folder.open_file(number) as file,
+            ):
+                while (batch := file.next(tail=True)) is not None:
+                    last = batch
+                age = time.time() - os.stat(folder.file_path(number)).st_mtime  # noqa: PTH116
+                sure = last is None or not 0 <= age <= _SETTLED
+        if sure or last is None:
+            return start.END, True
+        first = last.position if first is None else first
+        if time.monotonic() >= until or last.position > first:
+            return last.position, False
+        time.sleep(_PAUSE)
+
+
+def last_commits(folder: Folder, most: int, to: int = start.END) -> list[Commit]:
+    """Return the last commits of a journal, up to a position."""
     starts = folder.starts()
     found: list[Commit] = []
     for i in reversed(range(len(starts))):
         if len(found) >= most:
             break
-        found[:0] = commits(folder, starts, i, 0, most - len(found))
+        found[:0] = commits(folder, starts, i, 0, most - len(found), to)
     return found

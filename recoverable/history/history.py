@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from recoverable import _times
+from recoverable._native import feed as native_feed
 from recoverable.errors import ArenaOptionError, HistoryError
 from recoverable.feed import Commit
 from recoverable.history.commits import Search, commits
@@ -110,8 +111,12 @@ class History:
 
     @property
     def newest(self) -> int:
-        """The number of the last commit that is on the disk."""
-        return Line(self._folder).newest
+        """The number of the last commit that is on the disk. Where the arena is not open here, its flush may still go on."""
+        newest = Line(self._folder).newest
+        if self._native is not None and not self._native.closed:
+            for _, name, _, taken, *_ in native_feed.sinks(self._native):
+                newest = min(newest, taken) if name == "journal" else newest
+        return newest
 
     # -- states --------------------------------------------------------------------------------------------------------
 

@@ -89,6 +89,8 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
                 if self._has_ended():  # it was closed meanwhile
                     return False
                 raise
+        if self._follower.holds:
+            return True
         number = self._folder.files()[-1:] or [0]
         try:
             status = os.stat(self._folder.file_path(number[0]))  # noqa: PTH116
@@ -100,15 +102,28 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         self._seen = now if time.time() - status.st_mtime > _FRESH else None
         return True
 
+    def _durable(self) -> int | None:
+        """Return the position of the feed up to which all is on the disk; None: the arena is not open here."""
+        if self._native is None:
+            return None
+        try:
+            return native_journal.durable(self._native)
+        except RecoverableError:
+            if self._has_ended():  # it was closed meanwhile
+                return 0
+            raise
+
     def _take(self) -> None:
         """Read until there is a change to give, or nothing more."""
         with self._lock:
             if self._ready:
                 return
             try:
-                for batch, data in self._follower.batches():
-                    if self._stepper is None:
-                        found = self._search.find_in(data, batch.position, batch.position, batch.end)
+                begin = self._follower.position
+                for batch, data in self._follower.batches(self._durable()):
+                    if self._stepper is None:  # of one that is read again, what is new
+                        found = self._search.find_in(data, batch.position, max(batch.position, begin), batch.end)
+                        begin = batch.end
                         for offset, length, _ in found:
                             self._ready += [Change(each, ()) for each in parsed(data[offset : offset + length])]
                     else:
