@@ -492,7 +492,7 @@ def journal_stopped(name: str, folder: str, detail: str) -> None:
 
 
 def journal_abandoned(name: str, folder: str, detail: str) -> None:
-    """Tell that an arena was closed although its journal's disk did not answer for `busy_timeout`. `detail`: what is known of it."""
+    """Tell that an arena was closed although its journal's disk did not answer for `busy_timeout`. `detail`: what is known."""
     log().error("journal.abandoned", arena=name, journal=folder, detail=detail)
 
 

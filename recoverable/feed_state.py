@@ -179,6 +179,12 @@ def why(number: int) -> str:
     """Return why nothing becomes durable, given an errno; "": it does."""
     if number == errno.ENOENT:
         return "its folder, or the file in use, was moved or removed"
+    if number == errno.ESTALE:
+        return (
+            "the folder is not this arena's journal any more: something else has written there, or files were removed"
+        )
+    if number == errno.EUCLEAN:
+        return "the file in use is damaged: see recoverable journal verify"
     return os.strerror(number) if number else ""
 
 

@@ -79,7 +79,7 @@ def _opened(
                 _check_shared(shared, folder)
                 return shared, shared
             if os.fstat(fd).st_size == 0 and not folder.empty:
-                restored = _report(restore(name, folder))
+                restored = _report(restore(name, folder, timeout=timeout))
                 for found in restored.damaged:
                     events.journal_damaged(name, folder.path, found)
                 events.journal_restored(name, folder.path, restored)
@@ -278,6 +278,17 @@ def _last_durable(native: NativeArena, folder: Folder, tip: Tip) -> Start:
 # -- none, or none that can be used ---------------------------------------------------------------------------------------
 
 
+def _taken(folder: Folder, timeout: float) -> Lock:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return folder.take()
+        except JournalError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_POLL)
+
+
 def restore(
     name: str,
     folder: Folder,
@@ -285,6 +296,7 @@ def restore(
     seq: int = start.END,
     at: int = start.END,
     progress: Callable[[int, int, str], None] | None = None,
+    timeout: float = 0.0,
 ) -> Restored:
     """Make the segment from the journal, and give it the name, whose lock the caller holds.
 
@@ -294,8 +306,9 @@ def restore(
         seq: The last commit to be restored.
         at: The last moment, in nanoseconds since the epoch.
         progress: As of `start.restore`; None: have events say how far it is.
+        timeout: Seconds to wait for who is about to let the folder go.
     """
-    lock = folder.take()
+    lock = _taken(folder, timeout)
     path = half_made(name)
     try:
         folder.drop_new()

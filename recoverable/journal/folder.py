@@ -4,9 +4,11 @@
     snapshot-<position> the state at a position of the feed
     spare               the next file of commits, before it is used
     lock                who writes there
+    keep                how much history is kept, if somebody has said so
     compacting          who makes a snapshot and drops what is before it, or must not be disturbed by that
     snapshot.new        a snapshot that is being made: the first of all, or one of memory
     snapshot.next       one that a compaction makes
+    snapshot.check      a copy of it that is walked, and has a name for a moment
 
 All numbers have 16 hex digits, so names sort as they are meant to. Nothing else is looked at, and nothing else removed.
 """
@@ -45,6 +47,7 @@ __all__ = ["NEW", "Damaged", "Folder", "Tip"]
 NEW: Final = "snapshot.new"
 
 _NUMBERED: Final = re.compile(r"(journal|snapshot)-([0-9a-f]{16})")
+_MOVES: Final = 3.0  # seconds in which a mark that is alive is touched: once a second
 _FRESH: Final = 10.0  # seconds: a mark that was touched since is of somebody who writes there
 
 
@@ -130,6 +133,7 @@ class Folder:
             with contextlib.suppress(FileExistsError), _told(self.path, "made"):
                 os.mkdir(self.path, 0o700)  # noqa: PTH102
                 self._made = True
+                flush_folder(os.path.dirname(self.path))  # noqa: PTH120 -- not every file system keeps it with what lies in it
         with _told(self.path, "opened"):
             status = os.stat(self.path)  # noqa: PTH116
         if not stat.S_ISDIR(status.st_mode):
@@ -269,16 +273,39 @@ class Folder:
             JournalError: Another process has it, on this machine or another.
         """
         mark = self._mark()
-        if mark is not None and mark.host != host() and abs(mark.age) < _FRESH:
+        is_foreign = mark is not None and mark.host != host()
+        if is_foreign and self._moves():
             raise self._in_use(mark)
         try:
-            return Lock(self.path)
+            lock = Lock(self.path)
         except ArenaBusyError:
             raise self._in_use(mark) from None
         except RecoverableError as error:
             raise JournalError(
                 f"journal {self.path!r} can't be locked: {error}. Nothing was opened or changed."
             ) from None
+        if is_foreign:  # others may have found the same, and locks may not hold: the last one to leave a mark has it
+            time.sleep(_MOVES)
+            mark = self._mark()
+            if mark is None or (mark.host, mark.pid) != (host(), os.getpid()):
+                lock.release()
+                raise self._in_use(mark)
+        return lock
+
+    def _moves(self) -> bool:
+        """Return whether somebody touches the mark. No clock of another machine is compared with this one's."""
+        end, before = time.monotonic() + _MOVES, None
+        while True:
+            try:
+                now = os.stat(f"{self.path}/lock").st_mtime_ns  # noqa: PTH116
+            except OSError:
+                return False
+            if before not in (None, now):
+                return True
+            if time.monotonic() > end:
+                return False
+            before = now
+            time.sleep(_MOVES / 30)
 
     def touch(self) -> None:
         """Say again that this process writes there, as its thread does once a second where there is one."""
@@ -316,7 +343,7 @@ class Folder:
         who = f"process {mark.pid} on {mark.host}" if mark else "another process"
         return JournalError(
             f"journal {self.path!r} is written by {who}. Nothing was opened or changed. One arena at a time can use it, on one "
-            f"machine; where another machine is gone, its mark counts for {_FRESH:g} s more."
+            f"machine; the mark of a machine that is gone counts until nobody has touched it for {_MOVES:g} s."
         )
 
     def _mark(self) -> _Mark | None:
@@ -327,6 +354,15 @@ class Folder:
             return _Mark(where, int(pid), time.time() - path.stat().st_mtime)
         except (OSError, ValueError):
             return None
+
+
+def flush_folder(path: str) -> None:
+    """Have the disk have which names there are in a folder."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

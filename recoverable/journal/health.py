@@ -1,7 +1,7 @@
 """A journal that fails is told of, once each time, by each process that has it open: a full disk, a flush that has failed.
 
-Whoever looks reads what the thread that writes has left in the segment, and asks no disk: a request may, in its event loop. What the
-keeper asks the disk for, it asks without a lock that closing the arena would wait for.
+Whoever looks reads what the thread that writes has left in the segment, and asks no disk: a request may, in its event loop. What
+the keeper asks the disk for, it asks without a lock that closing the arena would wait for.
 """
 
 from __future__ import annotations

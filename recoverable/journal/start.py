@@ -244,6 +244,17 @@ def _up_to_damage(
     return native_journal.Replayed(records, size, last.end, last.seq, last.at, last.chain, True, False)
 
 
+def _end_of(folder: Folder, starts: list[Start]) -> tuple[int, int] | None:
+    """Return where the last file ends, and its chain: who writes there although another has the right to moves that."""
+    for start in starts[-1:]:
+        chain = start.chain
+        with contextlib.suppress(ArenaCorruptError), folder.open_file(start.number) as file:
+            while (batch := file.next(tail=True)) is not None:
+                chain = batch.chain
+            return file.offset, chain
+    return None
+
+
 def restore(
     folder: Folder,
     target: int,
@@ -275,6 +286,7 @@ def restore(
     failures: list[ArenaCorruptError] = []
     later: list[Snapshot] = []
     starts, passed = folder.heads()
+    end = _end_of(folder, starts)
     numbers = [each.number for each in starts] + [each.number for each in passed]
     for snapshot, fd in snapshots.latest(folder, failures):
         if snapshot.position > cut_of(snapshot, starts):
@@ -335,6 +347,13 @@ def restore(
             replayed.chain,
         ),
     )
+    if _end_of(folder, starts) != end:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(folder.file_path(1 + max(numbers, default=0)))  # noqa: PTH108 -- just made, with nothing in it
+        raise JournalError(
+            f"journal {folder.path!r} was written to while it was restored, so another host, or a process with another segment, "
+            "uses it. Nothing was opened. One arena at a time can use it: end the other one, and try again."
+        )
     seconds = time.monotonic() - begun
     return Restored(
         found,

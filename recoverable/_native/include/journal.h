@@ -78,6 +78,7 @@ RCV_API int rcv_writer_append(rcv_writer *w, const void *records, uint64_t lengt
 RCV_API int rcv_writer_look(rcv_writer *w);   /* RCV_ERR_NOTFOUND: its file, or a folder that it is in, was moved, removed or replaced */
 RCV_API int rcv_writer_end(rcv_writer *w);    /* an empty batch: what is broken from now on is no torn end */
 RCV_API int rcv_writer_prepare(rcv_writer *w); /* a slice of the next file: 1 while there is more to do */
+RCV_API void rcv_writer_keep_up(rcv_writer *w); /* as much of the next file as is to be there by now, where there is never time for it */
 RCV_API void rcv_writer_get(const rcv_writer *w, struct rcv_journal_start *out); /* .size: bytes of the file in use */
 RCV_API void rcv_journal_file_size(uint64_t bytes); /* of files that are made from now on, in this process; 64 MiB */
 RCV_API void rcv_writer_close(rcv_writer *w);

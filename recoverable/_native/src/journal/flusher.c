@@ -103,21 +103,26 @@ const char *rcv_flusher_error(rcv_flusher *f, char *out, size_t size)
     return out;
 }
 
-static uint32_t last_errno(void) { return (uint32_t)(rcv_error_errno() != 0 ? rcv_error_errno() : EIO); }
+/* last_errno -- why, also where no system call has failed: EUCLEAN, the journal is damaged; ESTALE, it is not this arena's any more. */
+static uint32_t last_errno(int rc)
+{
+    const int err = rcv_error_errno();
+    return (uint32_t)(err != 0 ? err : rc == RCV_ERR_CORRUPT || rc == RCV_ERR_VERSION ? EUCLEAN : rc == RCV_ERR_NOTFOUND ? ESTALE : EIO);
+}
 
 /* delayed -- it could not be written now, and will be tried again. */
-static void delayed(rcv_flusher *f)
+static void delayed(rcv_flusher *f, int rc)
 {
-    keep_error(f, last_errno());
-    atomic_store(&words(f)->delayed, last_errno());
+    keep_error(f, last_errno(rc));
+    atomic_store(&words(f)->delayed, last_errno(rc));
     ring_all(f);
 }
 
 /* failed -- for good: nobody's commit waits for its sink any longer. */
-static void failed(rcv_flusher *f)
+static void failed(rcv_flusher *f, int rc)
 {
-    keep_error(f, (uint64_t)last_errno() << 32);
-    atomic_store(&words(f)->stopped, last_errno());
+    keep_error(f, (uint64_t)last_errno(rc) << 32);
+    atomic_store(&words(f)->stopped, last_errno(rc));
     atomic_store(&f->a->feed->sink[f->sink].lost, 1);
     rcv_feed_wake(f->a); /* who waits for room looks again */
     ring_all(f);
@@ -165,10 +170,14 @@ static int write_some(rcv_flusher *f)
         time = r->at;
         n++;
     }
+    struct rcv_journal_start now;
+    rcv_writer_get(f->writer, &now);
+    if (now.position != from) /* else records would be written under the name of others */
+        return rcv_raise(RCV_ERR_BUG, 0, "arena \"%s\": its journal is at position %llu of the feed, and its sink at %llu", a->name,
+                         (unsigned long long)now.position, (unsigned long long)from);
     int rc = rcv_writer_append(f->writer, a->ring + (from & (a->ring_size - 1)), at - from, seq, time, (uint32_t)n);
     if (rc != 0)
         return rc;
-    struct rcv_journal_start now;
     rcv_writer_get(f->writer, &now);
     atomic_store(&words(f)->number, now.number);
     atomic_store(&words(f)->delayed, 0);
@@ -234,7 +243,7 @@ static bool try_again(rcv_flusher *f, int rc)
 {
     if ((rc != RCV_ERR_FULL && rc != RCV_ERR_BUSY) || (atomic_load(&f->ending) && f->tries++ >= LAST_TRIES))
         return false;
-    delayed(f);
+    delayed(f, rc);
     os_futex_wait(&f->local, atomic_load(&f->local), AGAIN);
     return true;
 }
@@ -265,11 +274,13 @@ static void serve(rcv_flusher *f)
             else if (atomic_load(&f->ending))
                 return;
         }
-        if (rc != 0 && try_again(f, rc))
+        if (rc == 0 && f->writer != NULL)
+            rcv_writer_keep_up(f->writer);
+        else if (try_again(f, rc))
             rc = 0;
     }
     if (rc != 0 && rc != RCV_ERR_FULL && rc != RCV_ERR_BUSY) /* else it ends meanwhile: another one may have better luck */
-        failed(f);
+        failed(f, rc);
 }
 
 /* follow -- another writes: until that is over, or something is durable that is waited for here. */

@@ -1,8 +1,10 @@
 /* spare.c -- the journal's next file, made before it is needed.
  *
- * In slices, between two batches: whoever waits for a batch does not wait for 64 MiB of zeros. It is called `spare` until it is used,
- * and counts for nothing: it may be half-made, or a file that has been in use before. Where it is not ready in time, the next file is
- * made at once, without zeros, and is slower.
+ * In slices, between two batches: whoever waits for a batch does not wait for 64 MiB of zeros. Each waits for the one before it to be on
+ * the disk, so that the flush at the end has little to do. Where there is always a batch to be written, a slice is made behind some of
+ * them, once the file in use is half full: as much of the spare is there then as of its second half is used. It is called `spare` until
+ * it is used, and counts for nothing: it may be half-made, or a file that has been in use before. Where it is not ready in time, the
+ * next file is made at once, without zeros, and is slower: each of its flushes allocates.
  */
 #include "internal.h"
 
@@ -78,8 +80,11 @@ int spare_make(struct spare *s, int folder, const char *where)
     if (err == 0 && s->made < file_size) {
         const uint64_t n = file_size - s->made < SLICE ? file_size - s->made : SLICE;
         err = disk_write(fd, s->made, &(struct iovec){(void *)(uintptr_t)zeros, n}, 1);
-        if (err == 0)
-            (void)sync_file_range(fd, (off_t)s->made, (off_t)n, SYNC_FILE_RANGE_WRITE); /* lest all of it waits for the end */
+        if (err == 0) /* lest all of it waits for the end: this one is on its way, and the one before is waited for */
+            (void)sync_file_range(fd, (off_t)s->made, (off_t)n, SYNC_FILE_RANGE_WRITE);
+        if (err == 0 && s->made >= SLICE)
+            (void)sync_file_range(fd, (off_t)(s->made - SLICE), SLICE,
+                                  SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
         s->made += err == 0 ? n : 0;
         if (err == 0 && s->made < file_size)
             return 1;

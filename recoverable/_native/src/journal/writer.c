@@ -298,8 +298,23 @@ int rcv_writer_resume(const char *where, rcv_writer **out)
     return rc;
 }
 
+/* taken_over -- there is a file behind the one in use, which this writer has not made: another host has restored from what there was.
+ * It looks, too, once that has its name, whether more was written here: so one of the two sees the other. */
+static bool taken_over(const rcv_writer *w)
+{
+    char        path[PATH_MAX], next[JOURNAL_NAME];
+    struct stat st;
+    journal_name(w->at.number + 1, next);
+    return snprintf(path, sizeof path, "%s/%s", w->where, next) < (int)sizeof path && lstat(path, &st) == 0;
+}
+
 int rcv_writer_look(rcv_writer *w)
 {
+    if (unlikely(taken_over(w))) {
+        w->stopped = true;
+        return rcv_raise(RCV_ERR_NOTFOUND, ESTALE, "journal \"%s\": another process, of another host or segment, has taken it over: there is a "
+                         "file behind %s", w->where, w->name);
+    }
     if (!handle_gone(&w->file, w->where, w->name))
         return 0;
     return removed(w, handle_gone(&w->folder, w->where, NULL) ? "its folder" : w->name);
@@ -363,4 +378,11 @@ int rcv_writer_prepare(rcv_writer *w)
 {
     const int folder = handle_fd(&w->folder, w->where, NULL);
     return folder < 0 ? 0 : spare_make(&w->spare, folder, w->where);
+}
+
+void rcv_writer_keep_up(rcv_writer *w)
+{
+    const uint64_t half = w->at.size / 2; /* at 7/8 it is ready: the batch that does not fit may be a large one */
+    while (w->offset > half && (w->offset - half) * 8 / 3 > w->spare.made && rcv_writer_prepare(w) == 1)
+        ;
 }
