@@ -38,6 +38,7 @@ __all__ = [
     "faults_armed",
     "from_handler",
     "hook_failed",
+    "journal_abandoned",
     "journal_compacted",
     "journal_compaction_failed",
     "journal_damaged",
