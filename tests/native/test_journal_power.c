@@ -42,7 +42,7 @@ static struct change { /* a name that leads to a file, and another one no more *
 static unsigned n_files, n_pending, n_changes, n_names;
 
 static uint64_t now, power_at, kill_at, full_at, sick_at; /* operations */
-static bool     dark, dead, sick;
+static bool     dark, dead, sick, rival; /* rival: somebody makes a file at the last moment */
 
 static void forget(void)
 {
@@ -192,6 +192,8 @@ int disk_rename(int folder, const char *from, const char *to)
     CHECK(i < n_files);
     if (!goes && chance(2) == 0)
         return EIO;
+    if (rival)
+        close(openat(folder, to, O_RDWR | O_CREAT | O_EXCL, 0600));
     if (renameat2(folder, from, folder, to, RENAME_NOREPLACE) != 0)
         return errno;
     changed(from, to, i);
@@ -340,7 +342,7 @@ static int served(struct rcv_flusher *f, int (*what)(struct rcv_flusher *))
     if (!dead && !(sick && rc == RCV_ERR_OS))
         wrong("it can't go on");
     if (!dead)
-        failed(f);
+        failed(f, rc);
     sick = false;
     return 1;
 }
@@ -387,6 +389,8 @@ static void one_life(int folder, bool busy)
         for (uint64_t n = 1 + chance(3); n > 0; n--)
             commit();
         rc = served(f, write_some);
+        if (rc == 0 && !busy && chance(2) == 0)
+            rcv_writer_keep_up(f->writer);
     }
     if (rc == 0 && chance(2) == 0)
         (void)rcv_writer_end(f->writer);
@@ -565,11 +569,11 @@ static void test_a_file_that_somebody_else_has_made(void)
     rcv_writer          *w;
     forget();
     CHECK(made(&at_first) && rcv_writer_resume(folder_path, &w) == 0);
-    int fd = openat(folder, "journal-0000000000000002", O_RDWR | O_CREAT | O_EXCL, 0600);
-    CHECK(fd >= 0 && close(fd) == 0);
+    rival = true;
     for (unsigned i = 1; rc == 0 && i < 9; i++)
         rc = rcv_writer_append(w, records, sizeof records, i, i, 1);
     CHECK(rc == RCV_ERR_OS && strstr(rcv_error_text(), "something else writes in this folder") != NULL);
+    rival = false;
     CHECK(rcv_writer_append(w, records, sizeof records, 9, 9, 1) == RCV_ERR_OS);
     rcv_writer_close(w);
     remove_folder(folder);
