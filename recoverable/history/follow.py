@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_right
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from recoverable.errors import HistoryError
@@ -64,11 +66,11 @@ class Follower:
             HistoryError: What comes next was dropped, or cut off by a restore.
             JournalError, ArenaCorruptError: The folder can't be read, or is damaged.
         """
-        self.line = line = Line(self._folder)
-        self._check(line)
-        for stretch in line.stretches:
-            if stretch.end <= self.position:
-                continue
+        known, self.line = self.line, Line(self._folder)
+        line = self.line
+        if self._read is None or line.starts is not known.starts:
+            self._check(line)
+        for stretch in line.stretches[bisect_right(line.stretches, self.position, key=attrgetter("end")) :]:
             with line.opened(stretch) as file:
                 if self._read is not None and self._read[0] == stretch.number:
                     file.go_on(*self._read[1:])

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+import time
+import weakref
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from recoverable.errors import ArenaCorruptError, ArenaNotFoundError, HistoryError
 from recoverable.journal import snapshots
-from recoverable.journal.start import END, cut_of, goes_on, until
+from recoverable.journal.start import END, cut_of, ends_of, goes_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     from recoverable.journal.snapshots import Snapshot
 
 __all__ = ["Line", "Stretch"]
+
+
+_FRESH: Final = 1.0  # seconds: what was changed since may have been changed again with the same time
+
+_Stamp: TypeAlias = "tuple[int, int, int] | None"
+_seen: weakref.WeakKeyDictionary[Folder, _Seen] = weakref.WeakKeyDictionary()
 
 
 class Stretch:
@@ -35,6 +43,80 @@ class Stretch:
         self.end = end
 
 
+class _Seen:
+    """What a folder had when it was looked at. Nobody changes it."""
+
+    def __init__(self, heads: dict[int, tuple[_Stamp, Start]], sound: dict[int, tuple[_Stamp, Snapshot]]) -> None:
+        self.heads, self.sound = (
+            heads,
+            sound,
+        )  # by number, and by position: each with what tells that it is the same file
+        self.starts: list[Start] = [start for _, start in heads.values()]
+        ends = ends_of(self.starts)
+        self.stretches = [
+            Stretch(start.number, start.position, end)
+            for start, end in zip(self.starts, ends, strict=True)
+            if end > start.position
+        ]
+        cuts: dict[int, int] = {}  # by epoch: there are few
+        for _, each in sound.values():
+            if each.epoch not in cuts:
+                cuts[each.epoch] = cut_of(each, self.starts)
+        self.keyframes = [each for _, each in sound.values() if each.position <= cuts[each.epoch]]
+        self.changed = 0  # when names in the folder had changed last, if another change would have another time; else 0
+
+
+def _look(folder: Folder) -> _Seen:
+    """Return what a folder has. What was read before of files that are the same is not read again.
+
+    As long as no name in it has changed, nothing is looked at but the time of that; within a second, one change may hide another.
+    """
+    before = _seen.get(folder)
+    changed = folder.changed
+    if before is not None and changed == before.changed:
+        return before
+    heads: dict[int, tuple[_Stamp, Start]] = {}
+    sound: dict[int, tuple[_Stamp, Snapshot]] = {}
+    known, stamps = {}, {}
+    numbers, positions = folder.files(), folder.snapshots()
+    for number in numbers:
+        stamps[number] = stamp = _stamp(folder.file_path(number))
+        if before is not None and number in before.heads and before.heads[number][0] == stamp is not None:
+            known[number] = before.heads[number][1]
+    for start in folder.starts(known):
+        heads[start.number] = stamps.get(start.number), start
+    for position in positions:
+        path = folder.snapshot_path(position)
+        stamp = _stamp(path)
+        if before is not None and position in before.sound and before.sound[position][0] == stamp is not None:
+            sound[position] = before.sound[position]
+            continue
+        with contextlib.suppress(FileNotFoundError, ArenaCorruptError):  # dropped meanwhile; an older one does as well
+            sound[position] = stamp, _read(path)
+    seen = _Seen(heads, sound)
+    if time.time() - changed / 1e9 > _FRESH and [*heads] == numbers and [*sound] == positions:
+        seen.changed = changed
+    _seen[folder] = seen
+    return seen
+
+
+def _stamp(path: str) -> _Stamp:
+    """Return what tells a file from all others that have had its name; None: it is gone."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns, status.st_size
+
+
+def _read(path: str) -> Snapshot:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return snapshots.read(path, fd)
+    finally:
+        os.close(fd)
+
+
 class Line:
     """The states of a folder, as they were when it was looked at.
 
@@ -46,32 +128,13 @@ class Line:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        self.starts: list[Start] = folder.starts()
-        self.keyframes = list(self._keyframes())
-        self.stretches = [
-            Stretch(start.number, start.position, end)
-            for i, start in enumerate(self.starts)
-            if (end := until(self.starts, i)) > start.position
-        ]
+        seen = _look(folder)
+        self.starts, self.keyframes, self.stretches = seen.starts, seen.keyframes, seen.stretches
         if not self.keyframes:
             raise HistoryError(
                 f"journal {folder.path!r} has no snapshot, so no state of the past can be made. It was left as it is. "
                 "A folder gets its first snapshot when an arena is opened with it."
             )
-
-    def _keyframes(self) -> Iterator[Snapshot]:
-        for position in self.folder.snapshots():
-            path = self.folder.snapshot_path(position)
-            with contextlib.suppress(
-                FileNotFoundError, ArenaCorruptError
-            ):  # dropped meanwhile; an older one does as well
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    found = snapshots.read(path, fd)
-                finally:
-                    os.close(fd)
-                if found.position <= cut_of(found, self.starts):
-                    yield found
 
     @property
     def oldest(self) -> int:

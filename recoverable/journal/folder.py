@@ -37,7 +37,7 @@ from recoverable.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from recoverable._native.journal import Batch, Start
 
@@ -236,13 +236,22 @@ class Folder:
                 last = batch
             return Tip(file.start(), last, file.torn)
 
-    def heads(self) -> tuple[list[Start], list[Damaged]]:
-        """Return what the heads of all files say, and which are damaged; files that a compaction drops meanwhile are left out."""
+    @property
+    def changed(self) -> int:
+        """When names in it have changed last, in nanoseconds since the epoch."""
+        with _told(self.path, "read"):
+            return os.stat(self.path).st_mtime_ns  # noqa: PTH116
+
+    def heads(self, known: Mapping[int, Start] | None = None) -> tuple[list[Start], list[Damaged]]:
+        """Return what the heads of all files say, and which are damaged; files that a compaction drops meanwhile are left out.
+
+        `known`: those that are not to be read again, by number.
+        """
         found: list[Start] = []
         damaged: list[Damaged] = []
         for number in self.files():
             try:
-                found.append(self.start_of(number))
+                found.append(known[number] if known and number in known else self.start_of(number))
             except ArenaNotFoundError:
                 continue
             except ArenaCorruptError as error:
@@ -255,9 +264,9 @@ class Folder:
                 damaged.append(Damaged(number, str(error)))
         return found, damaged
 
-    def starts(self) -> list[Start]:
+    def starts(self, known: Mapping[int, Start] | None = None) -> list[Start]:
         """Return what the heads of all files say that can be read."""
-        return self.heads()[0]
+        return self.heads(known)[0]
 
     def start_of(self, number: int) -> Start:
         """Return what the head of a file says."""

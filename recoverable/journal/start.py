@@ -38,6 +38,7 @@ __all__ = [
     "State",
     "another",
     "cut_of",
+    "ends_of",
     "goes_on",
     "is_behind",
     "lives",
@@ -92,6 +93,15 @@ def until(starts: list[Start], index: int) -> int:
     return min((start.position for start in starts[index + 1 :]), default=END)
 
 
+def ends_of(starts: list[Start]) -> list[int]:
+    """Return `until` of each."""
+    ends, least = [], END
+    for start in reversed(starts):
+        ends.append(least)
+        least = min(least, start.position)
+    return ends[::-1]
+
+
 def cut_of(snapshot: Snapshot, starts: list[Start]) -> int:
     """Return the position where a later epoch left the line of states that a snapshot is of: one beyond it must not be used."""
     return min((start.position for start in starts if start.epoch > snapshot.epoch), default=END)
@@ -138,8 +148,9 @@ def replay(
     starts, damaged = folder.heads() if files is None else (files, [])
     total = native_journal.Replayed(0, 0, snapshot.position, snapshot.seq, snapshot.at, snapshot.chain, False, False)
     before, torn, reached = _Used(0, snapshot.epoch), 0, False
+    ends = ends_of(starts)
     for i, start in enumerate(starts):
-        end = until(starts, i)
+        end = ends[i]
         if end <= max(snapshot.position, start.position):  # it was not wanted, or all of it was cut off
             continue
         is_writers = files is not None and i == len(starts) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 
 from recoverable import Arena, Array, Deque, Dict, List
-from recoverable.history import trail
+from recoverable._native.journal import Start
+from recoverable.history import line, trail
 from recoverable.history.places import Path as Place
+from recoverable.journal.folder import Folder
+from recoverable.journal.start import END, ends_of, until
 
 
 @pytest.fixture
@@ -180,3 +184,48 @@ def test_what_differences_take_is_counted(arena: Arena, monkeypatch: pytest.Monk
     assert len(list(arena.history.changes("root['queue']"))) == 61
     assert max(kept) <= (8 << 20) // 512
     assert len(kept) >= 4
+
+
+def test_files_that_are_known_are_not_read_again(arena: Arena, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heads of the files that are kept, and the snapshots, are read once; a watch looks at the last file alone."""
+    filled = "x" * 60_000
+    while len(Folder(tmp_path / "journal").files()) < 12:
+        with arena.transaction():
+            arena.root["n"] = filled
+            filled = filled[::-1] + "y"
+        flush(arena)
+    opened = counted(monkeypatch, Folder, "start_of")
+    read: list[str] = []
+    snapshot = line._read
+    monkeypatch.setattr(line, "_read", lambda path: read.append(path) or snapshot(path))
+    history = arena.history
+    assert history.oldest < history.newest
+    assert len(opened) <= 12 + 2  # each once, and the last one again
+    assert len(read) == 1
+    watch = history.watch("root['k']")
+    for i in range(5):
+        with arena.transaction():
+            arena.root["k"] = i
+        flush(arena)
+        assert next(watch).differences[0].after == i
+    assert len(opened) <= 12 + 2 + 5 * 3 + 3
+    os.utime(tmp_path / "journal", ns=(1, 1))  # names in it have not changed for long
+    assert history.newest >= 5
+    del opened[:]
+    monkeypatch.setattr(Folder, "files", lambda _: pytest.fail("names were looked at"))
+    assert history.oldest >= 0
+    assert history.commits() is not None
+    assert opened == []
+    monkeypatch.undo()
+    (tmp_path / "journal" / f"snapshot-{1 << 60:016x}").write_bytes(b"no snapshot")  # a new name
+    files = counted(monkeypatch, Folder, "files")
+    assert history.oldest >= 0
+    assert files != []
+    watch.close()
+
+
+def test_what_each_file_counts_up_to_is_asked_once() -> None:
+    """Which part of each file counts is found in one way through them."""
+    assert ends_of([]) == []
+    starts = [Start("", i, 0, 0, position, 0, 0, 0) for i, position in enumerate([0, 100, 300, 200, 200, 500])]
+    assert ends_of(starts) == [until(starts, i) for i in range(6)] == [100, 200, 200, 200, 500, END]
