@@ -179,7 +179,7 @@ def why(number: int) -> str:
     """Return why nothing becomes durable, given an errno; "": it does."""
     if number == errno.ENOENT:
         return "its folder, or the file in use, was moved or removed"
-    if number == errno.ESTALE:
+    if number in (errno.ESTALE, errno.EEXIST):
         return (
             "the folder is not this arena's journal any more: something else has written there, or files were removed"
         )

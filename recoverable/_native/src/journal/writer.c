@@ -298,25 +298,22 @@ int rcv_writer_resume(const char *where, rcv_writer **out)
     return rc;
 }
 
-/* taken_over -- there is a file behind the one in use, which this writer has not made: another host has restored from what there was.
- * It looks, too, once that has its name, whether more was written here: so one of the two sees the other. */
-static bool taken_over(const rcv_writer *w)
+/* look_behind -- no file may be behind the one in use that this writer has not made: another host would have restored from what there
+ * was. That one looks, too, once its file has its name, whether more was written here: so one of the two sees the other. */
+static int look_behind(rcv_writer *w)
 {
     char        path[PATH_MAX], next[JOURNAL_NAME];
     struct stat st;
     journal_name(w->at.number + 1, next);
-    return snprintf(path, sizeof path, "%s/%s", w->where, next) < (int)sizeof path && lstat(path, &st) == 0;
+    if (snprintf(path, sizeof path, "%s/%s", w->where, next) >= (int)sizeof path || lstat(path, &st) != 0)
+        return 0;
+    return taken(w, next);
 }
 
 int rcv_writer_look(rcv_writer *w)
 {
-    if (unlikely(taken_over(w))) {
-        w->stopped = true;
-        return rcv_raise(RCV_ERR_NOTFOUND, ESTALE, "journal \"%s\": another process, of another host or segment, has taken it over: there is a "
-                         "file behind %s", w->where, w->name);
-    }
     if (!handle_gone(&w->file, w->where, w->name))
-        return 0;
+        return look_behind(w);
     return removed(w, handle_gone(&w->folder, w->where, NULL) ? "its folder" : w->name);
 }
 
