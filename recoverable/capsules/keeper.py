@@ -114,7 +114,7 @@ class Capsules:
     def check(self, native: NativeArena) -> None:
         """Raise ArenaOptionError if others keep them."""
         now = native.capsules
-        if now not in (None, self) and not now._holding and _registry.stand_in is None:
+        if _registry.stand_in is None and now not in (None, self) and not now._holding:
             raise ArenaOptionError(
                 f"requests that crash on arena {native.owner.name!r} are kept by {now!r} already. Nothing was changed. Give "
                 "setup() of all applications on one arena the same Capsules."
