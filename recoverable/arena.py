@@ -73,7 +73,7 @@ class Arena(ArenaBase):
         """Attach to a mapped segment. Use `Arena.open`."""
         self._segment = segment
         self._closed = False
-        self._history: History | None = None
+        self._history: dict[None, History] = {}  # one, or none yet
         self.native = segment.native
         segment.arenas.append(self)
         if len(segment.arenas) == 1:
@@ -281,8 +281,8 @@ class Arena(ArenaBase):
                 segment.close()
             segment.arenas[:] = others
             self._closed = True
-            if self._history is not None:
-                self._history.close()
+            for history in list(self._history.values()):
+                history.close()
             native_feed.wake(self.native)  # who waits for a commit by way of this one finds out
         if failure is not None:
             raise failure
@@ -380,9 +380,12 @@ class Arena(ArenaBase):
                 f"arena {self.name!r} was opened without a journal, so it has no history. Nothing was changed. "
                 "Open it with journal=, the path of a folder."
             )
-        if self._history is None:
-            self._history = History.of(self.native)
-        return self._history
+        found = self._history.get(None)
+        if found is None:
+            found = self._history.setdefault(
+                None, History.of(self.native)
+            )  # several threads may be here: one of theirs
+        return found
 
     async def durable(self, seq: int | None = None, timeout: float | None = None) -> None:
         """Wait until commits are on the disk: for streams, and for what was done in `with` blocks.

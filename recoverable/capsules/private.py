@@ -184,7 +184,7 @@ def standing_in(arena: Arena) -> Iterator[Callable[[Arena], None]]:
 def _switched(arena: Arena, to: Arena) -> Callable[[], None]:
     """Have an Arena lead to what another one leads to; return what undoes it."""
     was = arena._segment, arena.native, arena._closed, arena._history
-    arena._segment, arena.native, arena._closed, arena._history = to._segment, to.native, False, None
+    arena._segment, arena.native, arena._closed, arena._history = to._segment, to.native, False, {}
 
     def undo() -> None:
         arena._segment, arena.native, arena._closed, arena._history = was

@@ -14,7 +14,6 @@ from bisect import bisect_right
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from recoverable.errors import HistoryError
 from recoverable.history.line import Line
 from recoverable.journal.start import END
 
@@ -111,12 +110,7 @@ class Follower:
         """Raise HistoryError if what comes next is not what came before goes on with."""
         cut = min((start.position for start in line.starts if start.epoch > self._epoch), default=self.position)
         if cut < self.position:
-            raise HistoryError(
-                f"journal {self._folder.path!r} was restored to a commit before those that were read. Nothing was changed. "
-                "Begin to watch it again.",
-                line.oldest,
-                line.newest,
-            )
+            raise line.restored()
         if line.starts and line.starts[0].position > self.position:
             raise line.gone()
         self._epoch = line.epoch

@@ -62,14 +62,14 @@ class History:
     """The past of an arena, by its journal: read-only, beside a server or without one.
 
     What it shows is what was on the disk when it was asked: commits of the last milliseconds may be missing. Snapshots are taken
-    for sound, which `recoverable journal verify` tells. Use it from one thread at a time; the states that it returns can be shared.
+    for sound, which `recoverable journal verify` tells. Several threads can use it, and share the states that it returns.
     """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._states = States()
         self._native: NativeArena | None = None  # where the arena is open: it tells when something has come to the disk
-        self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+        self._watches: weakref.WeakValueDictionary[int, Watch] = weakref.WeakValueDictionary()
 
     @classmethod
     def of(cls, native: NativeArena) -> Self:
@@ -92,8 +92,10 @@ class History:
 
     def close(self) -> None:
         """End what is being watched, and forget what is kept for the next call; containers of states that somebody has go on."""
-        for watch in list(self._watches):
-            watch.close()
+        for kept in self._watches.valuerefs():  # all at once: another thread may begin one meanwhile
+            watch = kept()
+            if watch is not None:
+                watch.close()
         self._states.close()
 
     def __enter__(self) -> Self:
@@ -112,11 +114,16 @@ class History:
     @property
     def newest(self) -> int:
         """The number of the last commit that is on the disk. Where the arena is not open here, its flush may still go on."""
-        newest = Line(self._folder).newest
+        newest, taken = Line(self._folder).newest, self._taken()
+        return newest if taken is None else min(newest, taken)
+
+    def _taken(self) -> int | None:
+        """Return the last commit that is on the disk, by what the arena knows; None: it is not open here."""
         if self._native is not None and not self._native.closed:
             for _, name, _, taken, *_ in native_feed.sinks(self._native):
-                newest = min(newest, taken) if name == "journal" else newest
-        return newest
+                if name == "journal":
+                    return taken
+        return None
 
     # -- states --------------------------------------------------------------------------------------------------------
 
@@ -241,7 +248,8 @@ class History:
     ) -> Watch:
         """Return an iterator of what commits change at a path or below it, the oldest first, as they come to the disk.
 
-        For `for` in a thread, and for `async for` in an event loop. It goes on until it, this history, or the arena is closed.
+        For `for` in a thread, and for `async for` in an event loop. It goes on until it, this history, or the arena is closed. With
+        `after`, a state is made to find that: in an event loop, use asyncio.to_thread.
 
         Args:
             path: Where; None: each commit, without what it has changed, which takes less.
@@ -255,13 +263,14 @@ class History:
         """
         place, line = None if path is None else Path.parse(path), Line(self._folder)
         if after is None:
-            seq = line.newest
+            taken = self._taken()  # which does not read the last file
+            seq = line.newest if taken is None or taken < line.keyframes[-1].seq else taken
         else:
             state, line = self._at(line, after)
             seq = state.seq
         search = self._search(line, None, None, handler, request_id).between(seq + 1, END)
         watch = Watch(self._folder, self._native, line, place, search, seq)
-        self._watches.add(watch)
+        self._watches[id(watch)] = watch
         return watch
 
     def last_writer(self, path: str | Path) -> Commit | None:

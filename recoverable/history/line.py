@@ -172,6 +172,15 @@ class Line:
             newest,
         )
 
+    def restored(self) -> HistoryError:
+        """Return the error of commits that were read, and that a restore has left behind since."""
+        return HistoryError(
+            f"journal {self.folder.path!r} was restored to a commit before those that were read. Nothing was changed. "
+            "Begin to watch it again.",
+            self.oldest,
+            self.newest,
+        )
+
     @contextlib.contextmanager
     def read(self) -> Iterator[None]:
         """Have what is read in the block told as gone where a compaction has dropped it meanwhile, or has it serve again.

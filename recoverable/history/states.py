@@ -12,8 +12,10 @@ what is changed; then the commits are applied that came between. The file stays 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 import weakref
 from collections import OrderedDict, deque
 from dataclasses import replace
@@ -34,6 +36,7 @@ __all__ = ["Find", "State", "States", "Stepper"]
 
 _FEW: Final = 4  # records that are asked for at a time where it may change which are wanted
 _KEPT: Final = 4  # states that were asked for last, and may be asked for again
+_REST: Final = 60.0  # seconds after which they are forgotten all the same: each may be as large as the arena
 
 
 class _Owner:
@@ -96,10 +99,12 @@ class State:
 
 
 class States:
-    """The states that were asked for last, by the commit that they end with."""
+    """The states that were asked for last, by the commit that they end with; for a minute."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[int, int], State] = OrderedDict()
+        self._asked: dict[tuple[int, int], float] = {}  # when
+        self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
         _caches.add(self)
 
@@ -115,24 +120,65 @@ class States:
         with self._lock:
             found = self._kept.get((line.epoch, seq))
             if found is not None:
-                self._kept.move_to_end((line.epoch, seq))
+                self._keep((line.epoch, seq))
                 return found
         state = State(line, line.keyframe(seq, at)).forward(seq, at, progress)
         with self._lock:
             state = self._kept.setdefault((line.epoch, state.seq), state)
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
+            self._keep((line.epoch, state.seq))
+            dropped = [self._drop(next(iter(self._kept))) for _ in range(len(self._kept) - _KEPT)]
+        del dropped  # not under the lock
         return state
+
+    def _keep(self, key: tuple[int, int]) -> None:
+        self._kept.move_to_end(key)
+        self._asked[key] = time.monotonic()
+        if self._timer is None:
+            self._rest_in(_REST)
+
+    def _drop(self, key: tuple[int, int]) -> State:
+        del self._asked[key]
+        return self._kept.pop(key)
+
+    def _rest_in(self, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, _rest, (weakref.ref(self),))
+        self._timer.daemon = True
+        with contextlib.suppress(RuntimeError):  # the interpreter ends
+            self._timer.start()
+
+    def forget_old(self) -> None:
+        """Forget those that nobody has asked for lately."""
+        with self._lock:
+            self._timer = None
+            old = time.monotonic() - _REST
+            dropped = [self._drop(key) for key, asked in list(self._asked.items()) if asked <= old]
+            if self._asked:
+                self._rest_in(min(self._asked.values()) - old)
+        del dropped
 
     def close(self) -> None:
         """Forget them: those that somebody has containers of go with those."""
         with self._lock:
+            dropped = list(self._kept.values())
             self._kept.clear()
+            self._asked.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        del dropped
 
     def forked(self) -> None:
         """In a child: the states are the parent's, and so may be the lock."""
         self._kept.clear()
+        self._asked.clear()
+        self._timer = None
         self._lock = threading.Lock()
+
+
+def _rest(of: weakref.ref[States]) -> None:
+    states = of()
+    if states is not None:
+        states.forget_old()
 
 
 #: Returns (offset, length, position) of records of a batch, in their order: of (its bytes, where in the feed they begin, from, to,

@@ -21,6 +21,7 @@ from recoverable._native import journal as native_journal
 from recoverable.errors import HistoryError, RecoverableError, TransactionError
 from recoverable.history.commits import parsed
 from recoverable.history.follow import Follower
+from recoverable.history.line import Line
 from recoverable.history.states import Stepper
 from recoverable.history.trail import Change, Trail
 from recoverable.journal.start import END
@@ -28,9 +29,9 @@ from recoverable.journal.start import END
 if TYPE_CHECKING:
     from recoverable._native.runtime import NativeArena
     from recoverable.history.commits import Search
-    from recoverable.history.line import Line
     from recoverable.history.places import Path
     from recoverable.journal.folder import Folder
+    from recoverable.journal.snapshots import Snapshot
 
 __all__ = ["Watch"]
 
@@ -43,8 +44,8 @@ _FRESH: Final = 1.0  # seconds: what was written since may have been written to 
 class Watch(Iterator[Change], AsyncIterator[Change]):
     """Changes of a place from a commit on, the oldest first.
 
-    It has two states of the arena of its own, and reads what has come when the next change is asked for. What a compaction drops
-    before that ends it by a HistoryError.
+    It has two states of the arena of its own, which are made when the first change is asked for: not in an event loop. What has
+    come is read when the next one is. What a compaction drops before that ends it by a HistoryError.
     """
 
     def __init__(
@@ -60,12 +61,11 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         self._seen: tuple[int, int, int] | None = None  # the file that is written: number, size, time
         self._at = 0.0  # when it was read last
         self._seq = seq
-        self._frame = line.keyframe(seq)
-        self._stepper = None if place is None else Stepper(line, self._frame, seq)
-        self._trail = None if self._stepper is None or place is None else Trail(self._stepper, place, search)
-        self._follower = Follower(
-            folder, line, self._frame.position if self._stepper is None else self._stepper.position
-        )
+        self._epoch = line.epoch
+        self._frame: Snapshot | None = None
+        self._stepper: Stepper | None = None
+        self._trail: Trail | None = None
+        self._follower: Follower | None = None  # it and these: not made yet
 
     def close(self) -> None:
         """End it: whoever waits for its next change gets none. Closing twice is fine."""
@@ -80,8 +80,24 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
             self._ended.set()
         return self._ended.is_set()
 
+    def _begin(self) -> Follower:
+        """Make what it reads with, from the commit on that it was begun behind."""
+        line = Line(self._folder)
+        if any(start.epoch > self._epoch and start.seq < self._seq for start in line.starts):
+            raise line.restored()
+        self._frame = line.keyframe(self._seq)
+        position = self._frame.position
+        if self._place is not None:
+            self._stepper = Stepper(line, self._frame, self._seq)
+            self._trail = Trail(self._stepper, self._place, self._search)
+            position = self._stepper.position
+        self._follower = Follower(self._folder, line, position)
+        return self._follower
+
     def _news(self) -> bool:
         """Return whether something may have come to the disk since it was read."""
+        if self._follower is None:
+            return True
         if self._native is not None:
             try:
                 return native_journal.durable(self._native) > self._follower.position
@@ -119,44 +135,45 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
             if self._ready:
                 return
             try:
-                begin = self._follower.position
-                for batch, data in self._follower.batches(self._durable()):
+                follower = self._follower or self._begin()
+                begin = follower.position
+                for batch, data in follower.batches(self._durable()):
                     if self._stepper is None:  # of one that is read again, what is new
                         found = self._search.find_in(data, batch.position, max(batch.position, begin), batch.end)
                         begin = batch.end
                         for offset, length, _ in found:
                             self._ready += [Change(each, ()) for each in parsed(data[offset : offset + length])]
                     else:
-                        self._step(self._stepper, data, batch.position)
+                        self._step(self._stepper, data, batch.position, follower.position)
                     self._seq = batch.seq if batch.records else self._seq
                     if self._ready:
                         self._seen = None  # there may be more behind it
                         break
-                self._renew()
+                self._renew(follower)
             except BaseException:  # it may be in the middle of a commit
                 self._ended.set()
                 raise
 
-    def _step(self, stepper: Stepper, data: bytes, begin: int) -> None:
+    def _step(self, stepper: Stepper, data: bytes, begin: int, end: int) -> None:
         assert self._trail is not None
-        for record in stepper.through(data, begin, self._follower.position, self._trail.find):
+        for record in stepper.through(data, begin, end, self._trail.find):
             change = self._trail.change(record)
             if change is not None:
                 self._ready.append(change)
 
-    def _renew(self) -> None:
+    def _renew(self, follower: Follower) -> None:
         """Go on from a newer keyframe, if there is one.
 
         What was changed since the old one is in this process's memory, and its file is on the disk as long as we have it.
         """
-        line, place = self._follower.line, self._place
+        line, place = follower.line, self._place
         frame = line.keyframes[-1]
-        if place is None or not self._frame.position < frame.position <= self._follower.position:
+        if place is None or self._frame is None or not self._frame.position < frame.position <= follower.position:
             return
         with contextlib.suppress(HistoryError):  # a compaction has dropped it: there is a newer one
             self._stepper = Stepper(line, frame, self._seq)
             self._trail = Trail(self._stepper, place, self._search.between(self._seq + 1, END))
-            self._follower.back_to(self._stepper.position)
+            follower.back_to(self._stepper.position)
             self._frame = frame
 
     # -- waiting -------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,9 @@ import pytest
 
 from recoverable import Arena, Array, Deque, Dict, List
 from recoverable._native.journal import Start
-from recoverable.history import line, trail
+from recoverable.history import line, states, trail, watch
 from recoverable.history.places import Path as Place
+from recoverable.history.states import State
 from recoverable.journal.folder import Folder
 from recoverable.journal.start import END, ends_of, until
 
@@ -229,3 +233,80 @@ def test_what_each_file_counts_up_to_is_asked_once() -> None:
     assert ends_of([]) == []
     starts = [Start("", i, 0, 0, position, 0, 0, 0) for i, position in enumerate([0, 100, 300, 200, 200, 500])]
     assert ends_of(starts) == [until(starts, i) for i in range(6)] == [100, 200, 200, 200, 500, END]
+
+
+def test_a_watch_is_made_in_a_thread(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To begin to watch in an event loop makes no state there, and reads no file of commits: the first change does, in a thread."""
+    with arena.transaction():
+        arena.root["n"] = 0
+    flush(arena)
+    history = arena.history
+    threads: list[int] = []
+    begin = watch.Watch._begin
+
+    def noting(self: watch.Watch) -> Any:
+        threads.append(threading.get_ident())
+        return begin(self)
+
+    monkeypatch.setattr(watch.Watch, "_begin", noting)
+    files, made = counted(monkeypatch, Folder, "open_file"), counted(monkeypatch, State, "__init__")
+
+    async def main() -> None:
+        changes = history.watch("root['n']")
+        opened = len(files)
+        assert opened <= 1  # the head of the last file
+        assert made == []
+        with arena.transaction():
+            arena.root["n"] = 1
+        await arena.durable()
+        async for change in changes:
+            assert change.differences[0].after == 1
+            break
+        changes.close()
+
+    asyncio.run(main())
+    assert len(threads) == 1
+    assert threads != [threading.get_ident()]
+
+
+def test_states_are_forgotten_after_a_while(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that was asked for is kept for the next call, and not for as long as the server runs."""
+    monkeypatch.setattr(states, "_REST", 0.05)
+    with arena.transaction():
+        arena.root["n"] = 0
+    flush(arena)
+    root = arena.history.at(arena.history.newest)
+    native = weakref.ref(root._arena)
+    assert arena.history.at(arena.history.newest)._arena is native()
+    end = time.monotonic() + 30
+    while arena.history._states._kept and time.monotonic() < end:
+        time.sleep(0.01)
+    assert arena.history._states._kept == {}
+    assert root["n"] == 0  # who has a container of it goes on
+    del root
+    assert native() is None
+    assert arena.history.at(arena.history.newest)["n"] == 0
+    monkeypatch.setattr(states, "_REST", 60.0)
+    arena.history.at(arena.history.newest)
+    arena.history.close()
+    assert arena.history._states._timer is None
+
+
+def test_threads_share_a_history(arena: Arena) -> None:
+    """Whichever thread asks for it first, there is one."""
+    threads = 8
+    ready, found = threading.Barrier(threads), []
+
+    def ask() -> None:
+        ready.wait(30)
+        history = arena.history
+        found.append(history)
+        history.watch().close()
+
+    working = [threading.Thread(target=ask) for _ in range(threads)]
+    for each in working:
+        each.start()
+    for each in working:
+        each.join()
+    assert len(found) == threads
+    assert {id(each) for each in found} == {id(arena.history)}
