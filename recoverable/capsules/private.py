@@ -137,7 +137,8 @@ class _Durable:
 
     async def wait(self, position: int, timeout: float) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> bool:
+        return True
 
     def begin_again(self) -> None: ...
 
