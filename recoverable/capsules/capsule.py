@@ -85,7 +85,10 @@ class Capsule:
                 f"{by.get('recoverable', '?') if isinstance(by, dict) else '?'}. Nothing was run. Use that, or a later one."
             )
         try:
-            _check_shape(data)
+            _check(data, _SHAPE)
+            if not all(len(header) == 2 for header in (data["request"] or {"headers": []})["headers"]):
+                raise TypeError("a header is no pair")
+            base64.b64decode((data["request"] or {"body": {}})["body"].get("base64") or "", validate=True)
             return cls(
                 path,
                 datetime.datetime.fromisoformat(data["at"]),
@@ -216,12 +219,21 @@ class Capsule:
         """
         name = re.sub(r"\W+", "_", self.handler.rpartition("<locals>.")[2]).strip("_").lower() or "request"
         given = "" if app is None else repr(app)
+        headers = [each.removeprefix("header ") for each in self.hidden if each.startswith("header ")]
+        if headers:
+            given += f"{given and ', '}headers={dict.fromkeys(headers, '')!r}"
         return (
             "from recoverable.capsules import Capsule\n\n\n"
             f"def test_{name}_of_{self.at:%Y%m%d_%H%M%S}() -> None:\n"
             f'    """{self._told().replace(chr(92), chr(92) * 2).replace(chr(34) * 3, chr(39) * 3)}"""\n'
             f"    replay = Capsule.open({os.path.abspath(self.file)!r}).replay({given})\n"  # noqa: PTH100
             "    assert replay.error is None, replay.text\n"
+            + (
+                f"    # Without its secrets ({', '.join(self.hidden)}) it may be refused before it comes as far.\n"
+                '    assert getattr(replay.result, "status", 200) < 400, replay.text\n'
+                if self.hidden
+                else ""
+            )
         )
 
     def _told(self) -> str:
@@ -229,45 +241,49 @@ class Capsule:
         return f"{self.handler}{request} no longer fails by {(self.error or {}).get('type', 'a fault')}."
 
 
-#: The types of what a capsule has, by key; None may be missing where it is named.
-_SHAPES: Final[dict[str, dict[str, Any]]] = {
-    "": {
-        "at": str,
-        "handler": str,
-        "request_id": str | None,
-        "arena": dict,
-        "error": dict | None,
-        "runs": list,
-        "steps": list,
-        "end": int | None,
-        "request": dict | None,
-        "call": dict | None,
-        "exploration": dict | None,
-        "versions": dict,
-        "hidden": list,
-    },
-    "arena": {"name": str},
-    "error": {"module": str, "type": str, "message": str, "traceback": str, "frame": dict | None},
-    "request": {"method": str, "url": str, "route": str | None, "headers": list, "body": dict, "items_left_out": list},
-    "call": {"module": str | None, "function": str, "args": list, "kwargs": dict, "missing": list},
-    "exploration": {"faults": str, "ended": str, "problems": list, "again": str},
-}
+#: The types of what a capsule has, by key: a type or some, `[type]` for a list of such, a dict for one with such keys, or None.
 _FRAME: Final = {"file": str, "line": int, "function": str}
+_CALLED: Final = {"module": str | None, "function": str, "args": [dict], "kwargs": dict, "missing": [str]}
+_BODY: Final = {"text": str | None, "base64": str | None, "size": int | None, "whole": bool, "left_out": bool}
+_SHAPE: Final[dict[str, Any]] = {
+    "at": str,
+    "handler": str,
+    "request_id": str | None,
+    "arena": {"name": str, "identity": str | None, "epoch": int | None, "journal": str | None},
+    "error?": {"module": str, "type": str, "message": str, "traceback": str, "frame?": _FRAME},
+    "runs": [dict],
+    "steps": [{"seq": int, "position": int}],
+    "end": int | None,
+    "request?": {
+        "method": str,
+        "url": str,
+        "http": str,
+        "route": str | None,
+        "headers": [[str]],
+        "match": dict,
+        "items": dict,
+        "keyed_items": dict,
+        "body": _BODY,
+        "items_left_out": [str],
+    },
+    "call?": _CALLED,
+    "exploration?": {"faults": str, "ended": str, "problems": [str], "again": str},
+    "versions": dict,
+    "hidden": [str],
+}
 
 
-def _check_shape(data: dict[str, Any]) -> None:
-    """Raise TypeError or KeyError where something in a capsule is not what it should be."""
-    for name, shape in _SHAPES.items():
-        part = data if not name else data[name]
-        if part is not None:
-            _check_types(part, shape)
-    if data["error"] is not None and data["error"]["frame"] is not None:
-        _check_types(data["error"]["frame"], _FRAME)
-    if not all(isinstance(each, dict) for each in (*data["runs"], *data["steps"])):
-        raise TypeError("runs and steps")
-
-
-def _check_types(part: dict[str, Any], shape: dict[str, Any]) -> None:
-    for key, kind in shape.items():
-        if not isinstance(part[key], kind):
-            raise TypeError(f"{key!r} is {type(part[key]).__name__}")
+def _check(value: Any, shape: Any, where: str = "") -> None:
+    """Raise TypeError or KeyError where something in a capsule is not what it should be; a key with ? may have None."""
+    if isinstance(shape, dict):
+        _check(value, dict, where)
+        for name, inner in shape.items():
+            key = name.rstrip("?")
+            if key == name or value[key] is not None:
+                _check(value[key], inner, f"{where}.{key}")
+    elif isinstance(shape, list):
+        _check(value, list, where)
+        for each in value:
+            _check(each, shape[0], f"{where}[]")
+    elif not isinstance(value, shape):
+        raise TypeError(f"{where[1:]} is {type(value).__name__}")

@@ -29,19 +29,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
-    from recoverable._native.runtime import Transaction
+    from recoverable._native.runtime import NativeArena, Transaction
     from recoverable.capsules.steps import Steps
 
-__all__ = ["FORMAT", "VERSION", "Facts", "arena_of", "call_of", "frame_of", "is_plain", "message_of", "where"]
+__all__ = [
+    "COMPARED",
+    "FORMAT",
+    "VERSION",
+    "Facts",
+    "arena_of",
+    "call_of",
+    "frame_of",
+    "is_plain",
+    "message_of",
+    "where",
+]
 
 FORMAT: Final = "recoverable capsule"
 VERSION: Final = 1
 _TEXT: Final = 64 * 1024  # characters of a text
+COMPARED: Final = _TEXT - 1024  # of a message: hiding may have cut its end
+_MESSAGE: Final = 4 * _TEXT  # of a message, in which secrets are looked for
 _ERROR: Final = 200  # of the error of an earlier run
 _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # noqa: PTH100, PTH120
 _STANDARD: Final = tuple(
     {sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib") if sysconfig.get_path(name)}
 )
+_CORE: Final = f"recoverable{os.sep}_native{os.sep}"  # what Cython writes into tracebacks
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
@@ -145,7 +159,7 @@ class Facts:
         return {
             "module": module,
             "type": name,
-            "message": hiding.text(message)[:_TEXT],
+            "message": hiding.beginning(message, cut=len(message) >= _MESSAGE)[:_TEXT],
             "traceback": hiding.text(text)[-_TEXT:],
             "frame": frame,
             "conflict": hiding.data(self.conflict),
@@ -214,19 +228,16 @@ def _clean_request(request: dict[str, Any], hiding: Hiding, limit: int) -> dict[
 def _call(call: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
     names: list[str] = call["names"]
     kept = {key: value for key, value in call.items() if key != "names"}
-    kept["args"] = [
-        {"value": hiding.add(arg["value"], f"argument {name}")} if hiding.is_field(name) else _fields(arg, hiding)
-        for name, arg in zip(names, call["args"], strict=True)
-    ]
-    kept["kwargs"] = {
-        name: {"value": hiding.add(arg["value"], f"argument {name}")} if hiding.is_field(name) else _fields(arg, hiding)
-        for name, arg in call["kwargs"].items()
-    }
+    kept["args"] = [_argument(name, arg, hiding) for name, arg in zip(names, call["args"], strict=True)]
+    kept["kwargs"] = {name: _argument(name, arg, hiding) for name, arg in call["kwargs"].items()}
     return kept
 
 
-def _fields(arg: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
-    return {"value": hiding.fields(arg["value"])} if "value" in arg else arg
+def _argument(name: str, arg: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
+    if "value" not in arg:
+        return arg
+    secret = hiding.is_field(name)
+    return {"value": hiding.add(arg["value"], f"argument {name}") if secret else hiding.fields(arg["value"])}
 
 
 def _versions() -> dict[str, str]:
@@ -257,7 +268,7 @@ def arena_of(transaction: Transaction) -> tuple[dict[str, Any], int | None]:
 
 
 def call_of(
-    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], is_request: Callable[[object], bool]
+    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], is_request: Callable[[object], bool], native: NativeArena
 ) -> dict[str, Any]:
     """Return a function and its arguments: those that can be written as JSON, and what the others are."""
     missing: list[str] = []
@@ -265,6 +276,8 @@ def call_of(
     def told(value: object, name: str) -> dict[str, Any]:
         if is_request(value):
             return {"request": True}
+        if getattr(value, "native", None) is native:
+            return {"arena": True}
         if is_plain(value):
             return {"value": value}
         missing.append(f"{name}: {type(value).__qualname__}")
@@ -303,7 +316,7 @@ def is_plain(value: object, depth: int = 8, room: list[int] | None = None) -> bo
 def message_of(error: BaseException) -> str:
     """Return what an exception says; its `__str__` is the program's."""
     try:
-        return str(error)[: 4 * _TEXT]
+        return str(error)[:_MESSAGE]
     except Exception as failure:
         return f"<{type(failure).__name__} in its __str__>"
 
@@ -314,7 +327,7 @@ def frame_of(trace: TracebackType | None) -> tuple[str, int, str] | None:
     while trace is not None:
         code = trace.tb_frame.f_code
         file = code.co_filename
-        if not file.startswith((_OURS, "<")):
+        if not file.startswith((_OURS, _CORE, "<")):
             installed = any(part in file for part in _INSTALLED)
             if installed or not file.startswith(_STANDARD):
                 name = getattr(code, "co_qualname", code.co_name)

@@ -43,8 +43,30 @@ class Forward:
         """Begin with an arena that has the state after a commit."""
         self._arena, self._history, self._line = arena, history, line
         self._seq = seq
+        self._begun = arena.stats().commit_seq
         self._before = history.at(seq)
         self._numbers: dict[int, int] = {}  # of containers of the past that were made here: their numbers here
+
+    def put_back(self) -> bool:
+        """Undo what others have written here since it was made, an application as it started up; return whether anything was.
+
+        A container that they have made in the place of one of the same kind stands for that: who has made it may hold it.
+        """
+        if self._arena.stats().commit_seq == self._begun:
+            return False
+        with self._arena.transaction():
+            self._settle(self._arena.root, self._before)
+        return True
+
+    def _settle(self, live: Any, wanted: Container) -> None:
+        """Make one here, with all in it, what it was before."""
+        self._numbers[paths.number_of(wanted)] = paths.number_of(live)
+        if not wanted._in_pieces:
+            for key, then in wanted._parts().items():
+                now = part_of(live, key) if isinstance(then, Container) else MISSING
+                if isinstance(now, Container) and type(now) is type(then) and now._extra() == then._extra():
+                    self._settle(now, then)
+        self._store(live, wanted, None)
 
     def to(self, seq: int) -> None:
         """Bring it to what was committed by others up to a commit.

@@ -11,6 +11,7 @@ What can't be read as what it says it is, JSON that was cut for one, can't be se
 from __future__ import annotations
 
 import base64
+import codecs
 import html
 import json
 import re
@@ -30,13 +31,12 @@ _SHORT: Final = 4  # characters: shorter ones are only taken out where they stan
 _LEAST: Final = 6  # of a cookie's value: shorter ones, "1" or "dark", are no secrets, and are words of bodies as well
 _MOST: Final = 2000  # values in one capsule: beyond that, texts that might have one are left out
 _QUOTED: Final = re.compile(r'"([^"]+)"')
+_BARE: Final = re.compile(r'=\s*([^",\s]+)')
 _BOUNDARY: Final = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
 _BLANK: Final = re.compile(rb"\r?\n\r?\n")
-_PART_IS: Final = re.compile(rb"^content-disposition:.*", re.IGNORECASE | re.MULTILINE)
+_PART_IS: Final = re.compile(rb"^content-disposition\s*:((?:.*\r?\n[ \t])*.*)", re.IGNORECASE | re.MULTILINE)
+_FOLDED: Final = re.compile(r"\r?\n[ \t]+")
 _PART_TYPE: Final = re.compile(rb"^content-type:\s*([^\s;]+)", re.IGNORECASE | re.MULTILINE)
-_PART_NAME: Final = re.compile(
-    rb"""\bname="((?:[^"\\]|\\.)*)"|\bname\*?=(?:[\w-]*'[\w-]*')?([^\s;"]+)""", re.IGNORECASE
-)
 #: What different libraries leave as it is in a URL: Python's, none, browsers', yarl.
 _LEFT_IN_URLS: Final = ("/", "", "!~*'()", "!$'()*,;=:@~", "/!$'()*,;=:@~")
 
@@ -151,12 +151,12 @@ class Hiding:
             return dict(pairs)
 
         try:
-            data = json.loads(body, object_pairs_hook=noted) if whole else None
+            data = json.loads(body, object_pairs_hook=noted, parse_float=_Number) if whole else None
         except (ValueError, RecursionError):
             data = None
         if data is not None:
             return _json(self.fields(data)) if secret else body
-        return None if "json" in kind or body.lstrip()[:1] in (b"{", b"[") else body
+        return None if "json" in kind or body.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[") else body
 
     def _multipart(self, body: bytes, content_type: str) -> bytes | None:
         found = _BOUNDARY.search(content_type)
@@ -169,12 +169,10 @@ class Hiding:
             if blank is None:
                 continue
             head, content = part[: blank.end()], part[blank.end() :]
-            about, kind = _PART_IS.search(head), _PART_TYPE.search(head)
-            name = _PART_NAME.search(about[0]) if about else None
-            text = urllib.parse.unquote((name[1] or name[2] or b"").decode("utf-8", "replace")) if name else ""
+            kind, text = _PART_TYPE.search(head), _name_of_part(head)
             value = content.removesuffix(b"\n").removesuffix(b"\r")
-            if self.is_field(text):
-                self.add(value.decode("utf-8", "replace"), f"field {text}")
+            if text is None or self.is_field(text):  # None: a server may read it as anything
+                self.add(value.decode("utf-8", "replace"), f"field {text or 'without a name'}")
                 parts[i] = head + HIDDEN.encode() + content[len(value) :]
             elif kind is not None and not kind[1].lower().startswith(b"multipart/"):
                 inner = self.body(value, kind[1].decode("utf-8", "replace"), whole=True)
@@ -210,14 +208,33 @@ class Hiding:
 
     def bytes(self, data: bytes, *, cut: bool = False) -> bytes:
         """Return bytes without the secrets; `cut`: they may end in the middle of one."""
-        text = self.text(data.decode("utf-8", "surrogateescape"))
+        return self.beginning(data.decode("utf-8", "surrogateescape"), cut=cut).encode("utf-8", "surrogateescape")
+
+    def beginning(self, text: str, *, cut: bool) -> str:
+        """Return a text without the secrets; `cut`: it may end in the middle of one."""
+        text = self.text(text)
         for form in self._forms or () if cut else ():
             end = text[-len(form) :].lower()
             for n in range(min(len(form) - 1, len(end)), 0, -1):
                 if end.endswith(form[:n]):
                     text = text[:-n]
                     break
-        return text.encode("utf-8", "surrogateescape")
+        return text
+
+
+def _name_of_part(head: bytes) -> str | None:
+    """Return the name of a part of a multipart body, as aiohttp reads it; None: it can't be told."""
+    from aiohttp.multipart import content_disposition_filename, parse_content_disposition
+
+    told = _PART_IS.search(head)
+    if told is None:
+        return None
+    text = _FOLDED.sub(" ", told[1].decode("utf-8", "surrogateescape")).strip()
+    try:
+        kind, parameters = parse_content_disposition(text)
+        return None if kind is None else content_disposition_filename(parameters, "name")
+    except Warning:  # where the program has them raised: it is malformed
+        return None
 
 
 def _json(data: Any) -> bytes:
@@ -225,6 +242,20 @@ def _json(data: Any) -> bytes:
         return json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half a pair
         return json.dumps(data).encode()
+
+
+class _Number(float):
+    """A number that is written as it stood: 4.1e17."""
+
+    def __new__(cls, text: str) -> _Number:
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def _leaves(value: Any) -> Iterator[str]:
@@ -238,6 +269,8 @@ def _leaves(value: Any) -> Iterator[str]:
         yield value.decode("utf-8", "surrogateescape")
     elif value is not None and not isinstance(value, bool):
         yield str(value)
+        if isinstance(value, _Number):
+            yield float.__repr__(value)
 
 
 def _of_header(name: str, value: str) -> Iterator[str]:
@@ -254,6 +287,7 @@ def _of_header(name: str, value: str) -> Iterator[str]:
         return
     yield rest.strip()
     yield from _QUOTED.findall(rest)
+    yield from (value for value in _BARE.findall(rest) if len(value) >= _LEAST)
     if scheme.lower() == "basic":
         try:
             raw = base64.b64decode(rest.strip() + "==", validate=False)

@@ -215,7 +215,9 @@ class Capsules:
             end,
             request,
             whole,
-            None if own or whole else call_of(*call, lambda value: value is not None and value is here),
+            None
+            if own or whole
+            else call_of(*call, lambda value: value is not None and value is here, transaction.arena),
             {"module": call[0].__module__, "function": call[0].__qualname__}
             if own and hasattr(call[0], "__qualname__")
             else None,

@@ -93,7 +93,8 @@ def private(past: Past, seq: int, step_limit: float | None) -> Iterator[Arena]:
         yield arena
     finally:
         arena.native.capsules = None
-        arena.close()
+        if not arena.native.raw_count():  # else somebody has a view of it, and it goes with that
+            arena.close()
 
 
 def _fill(past: Past, fd: int, seq: int) -> None:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import importlib
+import inspect
 import linecache
 import re
 import traceback
+import weakref
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -21,13 +24,13 @@ from typing import TYPE_CHECKING, Any, Final
 from recoverable import _registry, between, event_log
 from recoverable._native.runtime import Handler
 from recoverable.capsules import steps
-from recoverable.capsules.contents import frame_of, message_of, where
+from recoverable.capsules.contents import COMPARED, frame_of, message_of, where
 from recoverable.capsules.forward import Forward
 from recoverable.capsules.private import Past, private, standing_in
 from recoverable.errors import CapsuleError, ConflictError, RecoverableError, StepTooLongError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 
     from recoverable._native.runtime import Transaction
     from recoverable.arena import Arena
@@ -51,7 +54,7 @@ class Replay:
         same: Whether it failed in the same way: the same exception, with the same message, at the same line of the program.
         error: What it has raised now; None: nothing.
         result: What it has returned, if it has.
-        steps: The commits that its steps stood on, as far as it came.
+        steps: The commits that its steps were brought to, as far as it came.
         text: All of it in words, with what is not replayed.
     """
 
@@ -71,6 +74,8 @@ class _Enough(BaseException):
 
 #: The run that this code is of, also in tasks that it has started; None: that of somebody else, a task of the start-up, say.
 _here: ContextVar[_Run | None] = ContextVar("recoverable-replay", default=None)
+#: The tasks that were started by the replay that this code is of, its application's start-up among it.
+_inside: ContextVar[weakref.WeakSet[Any] | None] = ContextVar("recoverable-replay-tasks", default=None)
 
 
 class _Run:
@@ -86,14 +91,16 @@ class _Run:
         self.trouble: RecoverableError | None = None
         self.failure: BaseException | None = None
         self.lost: Lost | None = None
+        self.begun = False
+        self.put_back = False
         self._targets = [seq for seq, _ in capsule.steps]
         self._end = capsule.end
         self._forward, self._arena, self._debug = forward, arena, debug
 
     @property
     def stood(self) -> tuple[int, ...]:
-        """The commits that its steps stood on."""
-        return () if self.steps is None else tuple(seq for seq, _ in self.steps.stood)[: len(self._targets)]
+        """The commits that its steps were brought to; the private arena has numbers of its own."""
+        return () if self.steps is None else tuple(self._targets[: len(self.steps.stood)])
 
     # -- its steps ---------------------------------------------------------------------------------------------------------
 
@@ -109,6 +116,9 @@ class _Run:
         _here.set(self)
         if self._debug is not None:  # who is in a debugger takes his time
             self._arena.step_limit = None
+        if not self.begun:
+            self.begun = True
+            self.put_back = self._forward.put_back()
         done = 0 if self.steps is None else len(self.steps.stood)
         target = self._targets[done] if done < len(self._targets) else self._end
         if target is None:
@@ -200,8 +210,9 @@ async def replayed(
         arena = stack.enter_context(private(past, seq, capsule.arena.get("step_limit")))
         stand_for = stack.enter_context(standing_in(arena))
         stack.enter_context(event_log.quietly())
+        program = None
         if isinstance(target, str):
-            target = found(target)
+            program, target = target.partition(":")[0], found(target)
         run = _Run(capsule, Forward(arena, past.history, past.line, seq), arena, debug)
         arena.native.capsules = run
         steps.follow(arena.native, run.on_run)
@@ -209,11 +220,12 @@ async def replayed(
         between.put_around_parts(run.around_part)
         stack.callback(between.put_around_parts, None)
         stack.callback(_here.set, None)
+        stack.push(_clear)
         result: Any = None
         error: BaseException | None = None
         try:
-            async with asyncio.timeout(timeout) as limit:
-                result = await _called(capsule, target, arena, stand_for, run, headers)
+            async with _own_tasks(), asyncio.timeout(timeout) as limit:
+                result = await _called(capsule, target, arena, stand_for, run, headers, program)
         except _Enough:
             pass
         except RecoverableError as failure:
@@ -229,15 +241,50 @@ async def replayed(
             error = failure
         if run.failure is not None:
             error = run.failure
+        if error is not None and not run.begun:
+            raise CapsuleError(f"the handler could not be called: {_named(error)}. Nothing was run.") from error
         if error is not None and arena.native.raw_count():
-            traceback.clear_frames(error.__traceback__)  # views in it would keep the arena open
+            _clear(type(error), error, error.__traceback__)
         if limit.expired():
             at = "" if error is None else where(frame_of(error.__traceback__))
             raise CapsuleError(
                 f"{capsule.handler} was stopped after {timeout:g} seconds{at and f', at {at}'}: the replay's own limit, not the "
                 "handler's. What it had written went with the private arena. Give a longer timeout=, or None."
             )
-        return _told(capsule, error, run.lost, result, run.stood, past)
+        return _told(capsule, error, run, result)
+
+
+def _clear(kind: Any, error: BaseException | None, trace: Any) -> None:
+    """Drop what frames have that have ended: views in them would keep the arena open."""
+    if error is not None:
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()  # a debugger's
+
+
+@contextlib.asynccontextmanager
+async def _own_tasks() -> AsyncIterator[None]:
+    """End the tasks that are started in the block: behind it, they would find the program's own arena."""
+    loop = asyncio.get_running_loop()
+    before, started = loop.get_task_factory(), weakref.WeakSet[Any]()
+    inside = _inside.set(started)
+
+    def make(loop: Any, coroutine: Any, **options: Any) -> Any:
+        task = asyncio.Task(coroutine, loop=loop, **options) if before is None else before(loop, coroutine, **options)
+        if _inside.get() is started:
+            started.add(task)
+        return task
+
+    loop.set_task_factory(make)
+    try:
+        yield
+    finally:
+        loop.set_task_factory(before)
+        _inside.reset(inside)
+        left = [task for task in started if not task.done() and task is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=5)
 
 
 def _past(capsule: Capsule, journal: str | None) -> tuple[Past, int]:
@@ -278,14 +325,21 @@ def found(text: str) -> Any:
         ) from error
 
 
-def _function(capsule: Capsule) -> Any:
+def _function(capsule: Capsule, program: str | None = None) -> Any:
+    """Import the function that a capsule is of; `program`: the module that was run as `__main__`."""
     call = capsule.call or capsule.handler_of_route
     if call is None or not call["module"] or "<locals>" in call["function"]:
         raise CapsuleError(
             f"{capsule.handler} can't be imported by its name. Nothing was run. Give the application that it belongs to, "
             "or the handler."
         )
-    return found(f"{call['module']}:{call['function']}")
+    module = program if call["module"] == "__main__" and program is not None else call["module"]
+    function = found(f"{module}:{call['function']}")
+    if type(function) is not Handler and not inspect.iscoroutinefunction(function):  # a file may name anything
+        raise CapsuleError(
+            f"{module}:{call['function']} is no handler. Nothing was run. Run only capsules of your own programs."
+        )
+    return function
 
 
 async def _called(
@@ -295,6 +349,7 @@ async def _called(
     stand_for: Callable[[Arena], None],
     run: _Run,
     headers: dict[str, str],
+    program: str | None,
 ) -> Any:
     """Run the handler once; return what it returns."""
     handler = target if type(target) is Handler else None
@@ -312,7 +367,7 @@ async def _called(
         return await requests.answer(
             capsule.request or {}, app, headers, run.stepped, handler, whole=capsule.whole_request
         )
-    function = handler if handler is not None else _function(capsule)
+    function = handler if handler is not None else _function(capsule, program)
     if capsule.call["missing"]:
         raise CapsuleError(
             f"{capsule.handler} was called with what a capsule can't keep: {', '.join(capsule.call['missing'])}. Nothing was run. "
@@ -321,7 +376,7 @@ async def _called(
 
     def call(request: Any) -> Awaitable[Any]:
         def given(arg: dict[str, Any]) -> Any:
-            return request if "request" in arg else arg["value"]
+            return request if "request" in arg else arena if "arena" in arg else arg["value"]
 
         assert capsule.call is not None
         args = [given(arg) for arg in capsule.call["args"]]
@@ -348,11 +403,9 @@ def _stand_for_others(handler: Any, arena: Arena, stand_for: Callable[[Arena], N
 # -- what came of it -----------------------------------------------------------------------------------------------------
 
 
-def _told(
-    capsule: Capsule, error: BaseException | None, lost: Lost | None, result: Any, stood: tuple[int, ...], past: Past
-) -> Replay:
-    kept = capsule.error
-    differs = _difference(capsule, error, lost)
+def _told(capsule: Capsule, error: BaseException | None, run: _Run, result: Any) -> Replay:
+    kept, stood = capsule.error, run.stood
+    differs = _difference(capsule, error, run.lost)
     on = ", ".join(map(str, dict.fromkeys(stood)))
     lines = [
         f"replayed {capsule.handler} of {capsule.at:%Y-%m-%d %H:%M:%S} UTC, request {capsule.request_id or '-'}: "
@@ -375,6 +428,8 @@ def _told(
                 f"it was {kept['type']}: {kept['message']}" + (f", at {_kept_at(kept)}" if kept["frame"] else "")
             )
         lines.append(f"not the same: {differs}")
+    if run.put_back:
+        lines.append("what the application had written to the arena as it started up was put back before the request")
     lines.append(f"not replayed: {NOT_REPLAYED}")
     lines += [f"not replayed: {each}" for each in capsule.lacks]
     return Replay(not differs, error, result, stood, "\n".join(lines))
@@ -407,7 +462,7 @@ def _difference(capsule: Capsule, error: BaseException | None, lost: Lost | None
     if (kind.__module__, kind.__qualname__) != (kept["module"], kept["type"]):
         return "another exception"
     if not isinstance(error, (TimeoutError, StepTooLongError)):  # theirs has how long it took
-        now, then = (_ADDRESS.sub("0x", text) for text in (message_of(error), kept["message"]))
+        now, then = (_ADDRESS.sub("0x", text)[:COMPARED] for text in (message_of(error), kept["message"]))
         if now != then:
             return "another message"
     frame, was = frame_of(error.__traceback__), kept["frame"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from recoverable import (
 )
 from recoverable.capsules import Capsule, Capsules
 from recoverable.cli._app import run as command
-from support.capsules import arenas, crashed, divide, fails, flush, only
+from support.capsules import arenas, crashed, divide, fails, flush, kept, only
 from support.forks import in_child
 
 
@@ -167,6 +168,177 @@ def test_a_message_that_names_the_arena_is_the_same(arena: Arena, capsules: Caps
     flush(arena)
     replay = only(capsules).replay(crashes)
     assert replay.same, replay.text
+
+
+def test_tasks_that_a_replay_leaves_end_in_its_own_arena(arena: Arena, capsules: Capsules) -> None:
+    """What the handler has started and not awaited is ended while the private arena still stands for the program's."""
+
+    @recoverable(arena=arena)
+    async def leaves() -> None:
+        async def job() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                with arena.transaction():
+                    arena.root["jobs"] += 1
+
+        arena.root["n"] = 1
+        kept.append(asyncio.create_task(job()))
+        await asyncio.sleep(0)
+        raise ValueError
+
+    kept: list[asyncio.Task[None]] = []
+    with arena.transaction():
+        arena.root["jobs"] = 0
+    fails(leaves())
+    flush(arena)
+    assert arena.root["jobs"] == 1
+
+    async def main() -> None:
+        other = asyncio.create_task(asyncio.sleep(0.2))
+        assert (await only(capsules).replay_async(leaves)).same
+        assert not other.cancelled()
+        assert kept[-1].done()
+
+    asyncio.run(main())
+    assert arena.root["jobs"] == 1
+
+
+def test_the_line_is_the_program_s_also_where_a_container_has_raised(arena: Arena, capsules: Capsules) -> None:
+    """A missing key on another line is not the same."""
+    places = ["one"]
+
+    @recoverable(arena=arena)
+    async def looks() -> None:
+        if places == ["one"]:
+            arena.root["none"] += 1
+        del arena.root["none"]
+
+    fails(looks())
+    flush(arena)
+    found = only(capsules)
+    assert "test_capsules.py" in found.summary
+    assert found.replay(looks).same
+    places.clear()
+    replay = found.replay(looks)
+    assert (replay.same, "another place" in replay.text) == (False, True), replay.text
+
+
+def test_numbers_of_steps_are_the_journal_s(arena: Arena, capsules: Capsules) -> None:
+    """The private arena counts its own commits; nobody is told of those."""
+
+    @recoverable(arena=arena)
+    async def looks() -> None:
+        for _ in range(3):
+            arena.root["n"]
+            await asyncio.sleep(0)
+        raise ValueError
+
+    async def main() -> None:
+        late = asyncio.ensure_future(looks())
+        for i in range(6):
+            with arena.transaction():
+                arena.root[f"other{i}"] = i
+            if i % 2:
+                await asyncio.sleep(0)
+        await late
+
+    with arena.transaction():
+        arena.root["n"] = 1
+    fails(main())
+    flush(arena)
+    found = only(capsules)
+    replay = found.replay(looks)
+    assert replay.same, replay.text
+    assert replay.steps == tuple(seq for seq, _ in found.steps)
+    assert len(set(replay.steps)) == 3
+
+
+def test_views_in_frames_do_not_keep_the_private_arena(arena: Arena, capsules: Capsules) -> None:
+    """Also where the replay ends by its limit, in a debugger, or is cancelled: the result comes, and no mapping is left."""
+
+    @recoverable(arena=arena)
+    async def looks() -> None:
+        view = arena.root["a"].view
+        arena.root["n"] = 1
+        await asyncio.sleep(waits[-1])
+        raise ValueError(len(view))
+
+    def maps() -> int:
+        return Path("/proc/self/maps").read_text().count("memfd:recoverable.capsule")
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(found.replay_async(looks))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    waits = [0.0]
+    with arena.transaction():
+        arena.root["a"] = Array(8, "f8")
+    fails(looks())
+    flush(arena)
+    found = only(capsules)
+    traces: list[Any] = []
+    assert found.replay(looks, debug=lambda error: traces.append([error.__traceback__])).same
+    traces.clear()
+    waits.append(60.0)
+    with pytest.raises(CapsuleError, match="stopped after"):
+        found.replay(looks, timeout=0.05)
+    asyncio.run(cancelled())
+    gc.collect()
+    assert maps() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: data["arena"].update(epoch="1"), "arena.epoch is str"),
+        (lambda data: data.update(steps=[{"seq": "1", "position": 1}]), r"steps\[\].seq is str"),
+        (lambda data: data.update(hidden=[1]), r"hidden\[\] is int"),
+        (lambda data: data["error"].update(frame={"file": 1}), "error.frame.file is int"),
+        (lambda data: data["call"].update(function=None), "call.function is NoneType"),
+        (lambda data: data.pop("versions"), "KeyError: 'versions'"),
+    ],
+)
+def test_a_damaged_capsule_is_named(arena: Arena, capsules: Capsules, change: Callable[[Any], Any], says: str) -> None:
+    """Whatever is wrong in it, wherever."""
+    found = crashed(arena, capsules)
+    data = json.loads(Path(found.file).read_text())
+    change(data)
+    Path(found.file).write_text(json.dumps(data))
+    with pytest.raises(CapsuleError, match=f"is damaged: .*{says}"):
+        Capsule.open(found.file)
+
+
+def test_a_file_can_not_have_any_function_called(arena: Arena, capsules: Capsules, tmp_path: Path) -> None:
+    """Only handlers are."""
+    found = crashed(arena, capsules)
+    data = json.loads(Path(found.file).read_text())
+    data["call"].update(module="os", function="mkdir", args=[{"value": str(tmp_path / "made")}])
+    Path(found.file).write_text(json.dumps(data))
+    with pytest.raises(CapsuleError, match="os:mkdir is no handler"):
+        Capsule.open(found.file).replay()
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_argument_that_is_the_arena_is_the_private_one(arena: Arena, capsules: Capsules) -> None:
+    """And one that can't be kept, and is secret by its name, is only named."""
+
+    @recoverable(arena=arena)
+    async def sweeps(given: Arena, pin: object = None) -> None:
+        given.root["n"] = 1
+        raise ValueError(given.root["n"])
+
+    fails(sweeps(arena))
+    fails(sweeps(arena, pin=object()))
+    flush(arena)
+    one, two = kept(capsules)
+    replay = one.replay(sweeps)
+    assert replay.same, replay.text
+    assert two.call is not None
+    assert two.call["missing"] == ["pin: object"]
 
 
 def test_only_one_run_is_replayed(arena: Arena, capsules: Capsules) -> None:

@@ -82,6 +82,38 @@ def test_parts_of_a_multipart_body_are_searched(part: bytes) -> None:
     assert (b"SECRET" in found, HIDDEN.encode() in found) == (False, True)
 
 
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        'form-data; filename="my name=ann.txt"; name="password"',
+        r'form-data; filename="name=\"x"; name="password"',
+        'form-data; filename="x; name=y"; name="password"',
+        'form-data; name*0="pass"; name*1="word"',
+        'form-data;\r\n name="password"',
+        "form-data; name*=utf-8''pass%77ord",
+        'form-data; name = "password"',
+    ],
+)
+def test_a_part_has_the_name_that_aiohttp_gives_it(disposition: str) -> None:
+    """However it is written; where it can't be told, the value is left out."""
+    body = f"--xx\r\nContent-Disposition: {disposition}\r\n\r\nhunter2\r\n--xx--\r\n".encode()
+    cleaned = Hiding(["password"]).body(body, "multipart/form-data; boundary=xx", whole=True)
+    assert cleaned is not None
+    assert b"hunter2" not in cleaned
+
+
+def test_small_leaks() -> None:
+    """Half a secret at the end of a message, a number as it was written, a value of Digest without quotes, a mark before JSON."""
+    hiding = Hiding(["pin"])
+    hiding.headers([("Authorization", "Digest username=ann, response=9a8b7c6d")])
+    assert hiding.text("9a8b7c6d") == HIDDEN
+    assert hiding.beginning("it was 9a8b7c6d, 9a8b", cut=True) == f"it was {HIDDEN}, "
+    assert hiding.body(b'{"pin": 4.1e17}', "application/json", whole=True) == b'{"pin": "[hidden]"}'
+    assert hiding.text("4.1e17, 4.1e+17") == f"{HIDDEN}, {HIDDEN}"
+    assert hiding.body(b'\xef\xbb\xbf{"pin": 1', "text/plain", whole=True) is None
+    assert hiding.body(b'{"n": 4.10}', "application/json", whole=True) == b'{"n": 4.10}'
+
+
 def test_half_a_pair_is_no_reason_to_keep_nothing() -> None:
     """JSON may have one, alone."""
     hiding = Hiding(["card"])

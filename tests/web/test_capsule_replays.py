@@ -327,3 +327,75 @@ async def test_a_request_that_http_refuses_is_an_error(paid: Capsule) -> None:
     paid.request["method"] = "G@T /x"
     with pytest.raises(CapsuleError, match=r"aiohttp refuses the request as it was kept: HTTP/1\.. 400"):
         await paid.replay_async(shop)
+
+
+async def test_what_a_start_up_writes_is_put_back(paid: Capsule) -> None:
+    """The request sees what it saw, also by what the application holds since it has started; and that is said."""
+    held: list[Any] = []
+
+    def makes(arena: Arena) -> web.Application:
+        with arena.transaction():
+            arena.root.update(seen=["mine"], prices={"tea": 9, "more": {}}, own={"new": 1})
+            held[:] = arena.root["seen"], arena.root["prices"]
+        return shop(arena)
+
+    replay = await paid.replay_async(makes)
+    assert replay.same, replay.text
+    assert "what the application had written to the arena as it started up was put back" in replay.text
+
+
+async def test_a_start_up_that_fails_is_not_the_request_s_failure(paid: Capsule) -> None:
+    """It is an error, which says that nothing was run."""
+
+    def makes(arena: Arena) -> web.Application:
+        raise ValueError("the database is down")
+
+    with pytest.raises(CapsuleError, match="could not be called: ValueError: the database is down"):
+        await paid.replay_async(makes)
+
+
+async def test_a_temporary_arena_is_the_private_one(paid: Capsule) -> None:
+    """As one with a name is."""
+
+    def makes(arena: Arena) -> web.Application:
+        with Arena.temporary() as other:
+            assert other.root["prices"]["tea"] == 3
+        return shop(arena)
+
+    assert (await paid.replay_async(makes)).same
+
+
+async def test_a_test_of_a_request_with_secrets_does_not_pass_by_a_refusal(
+    journaled: Arena, capsules: Capsules
+) -> None:
+    """What was left out is named in it, and an answer that refuses is no success."""
+
+    @web.middleware
+    async def login(request: web.Request, handler: Any) -> web.StreamResponse:
+        return (
+            await handler(request)
+            if request.headers.get("Authorization") == "Bearer 12345678"
+            else web.Response(status=401)
+        )
+
+    async def crashes(request: web.Request) -> web.Response:
+        journaled.root["n"] = 1
+        raise ValueError
+
+    def make(arena: Arena, capsules: Capsules | None = None) -> web.Application:
+        app = web.Application(middlewares=[login])
+        app.router.add_get("/x", crashes)
+        setup(app, arena, protect="all", capsules=capsules)
+        return app
+
+    app = make(Arena.open(journaled.name, journal=journaled.native.journal.path), capsules)
+    async with serving(app) as client:
+        assert (await client.get("/x", headers={"Authorization": "Bearer 12345678"})).status == 500
+    await journaled.durable()
+    found = only(capsules)
+    replay = await found.replay_async(make)
+    assert (replay.error, replay.result.status) == (None, 401)
+    text = found.as_test("shop:make")
+    assert "headers={'Authorization': ''}" in text
+    assert 'assert getattr(replay.result, "status", 200) < 400' in text
+    assert (await found.replay_async(make, headers={"Authorization": "Bearer 12345678"})).same
