@@ -4,8 +4,13 @@ What we want: two hundred requests for one key, each with an `await` after its w
 First committer wins, so of those that run at once one is done and all others run again, five and a half times in the mean.
 
 What does: whoever has lost draws a number for that place, in all processes together, and runs again when its turn has come
-(`segment/tickets.c` has the queue, `Turn` is a place in it). It stands there until that run has ended, or for one second of the
+(`segment/tickets.c` has the queue, `Turn` is a place in it). It stands there until its runs have ended, or for one second of the
 others' time. Nobody holds the arena's lock meanwhile, and a request whose first run meets nobody never comes by here.
+
+A turn is worth what it saves those behind: a run of theirs. So one whose handler is known to take a moment waits for some twenty
+such moments, and not less than 50 ms, for one that has its turn; then it takes its number away. Who has lost its number so stands
+in no one's way again. Nor does a handler whose turns were in vain, several in a row, as those of one that only reads are beside
+others that write: its requests wait for their turns, and have the next one go on at once. Until one of them commits a write.
 
 First runs stand there too, where all would lose: of the recent runs of that handler, with these arguments of its route, nine
 of ten have lost at the place, and no more than two others committed in the time of such a run: where several do, in a storm
@@ -43,6 +48,15 @@ _OFTEN: Final = 0.9  # of them have lost there
 _PACE: Final = 8  # of them that the pace is a mean of
 _ABREAST: Final = 2  # commits in the time of a first run; where there are more, one queue would be slower than losing
 _VOTES: Final = 4  # that one place is ahead of the others, at most
+_VAIN: Final = (
+    8  # turns in a row without a commit that wrote anything, from which on a handler gives its turns on at once
+)
+_TAKEN: Final = (
+    4  # of them is as much as one that others have waited for too long, or of a handler not known to write at all
+)
+_WORTH: Final = 20.0  # runs of its own for which one waits for one that has its turn
+_SHORTEST: Final = 0.05  # seconds that it waits at least; a look at others may take a third of that
+_FADES: Final = 0.9  # of the longest run, with each that is shorter
 _DENSE: Final = 32  # commits between two conflicts of a handler that loses often, at most
 _QUIET: Final = 128  # first runs, none of which has lost there, after which its handler is watched no more
 _HABITS: Final = 1024  # kept for an arena; the oldest goes
@@ -68,7 +82,7 @@ class Place:
         request: The transaction on whose behalf it waits, for those who are told of it.
     """
 
-    __slots__ = ("_lost", "_native", "_turn", "around", "request", "waited")
+    __slots__ = ("_lost", "_native", "_slow", "_turn", "around", "request", "waited")
 
     def __init__(self, native: NativeArena, request: Transaction | None = None) -> None:
         self._native = native
@@ -76,6 +90,7 @@ class Place:
         self.around = _inside.get()  # of a request around it, of another arena perhaps
         self._turn: Turn | None = None
         self._lost: Spot | None = None  # where it has lost before
+        self._slow = False  # others have taken its number away
         self.waited = False  # for the turn that it has
 
     async def stand_again(self, spot: Spot | None) -> None:
@@ -98,11 +113,15 @@ class Place:
         if any(privilege.around(self.request)):  # those ahead may be waiting for that one
             return
         turn, self._turn = self._turn, None
-        if turn is not None and turn.held and turn.unit == unit_of(spot):
-            self._turn = turn
-            return
+        if turn is not None and (
+            not turn.held or turn.unit == unit_of(spot)
+        ):  # elsewhere it may have gained nothing, or all
+            self._in_vain(turn)
+            if turn.held and not self._gives_way():
+                self._turn = turn
+                return
         self._leave(turn)
-        turn = Turn(self._native, spot, None if self.request is None else self.request.handler)
+        turn = self._draw(spot)
         self.waited = not turn.has_come()
         if self.waited and habit is not None and habit.probes():
             self.waited = False
@@ -117,8 +136,29 @@ class Place:
         except BaseException:
             self._leave(turn)
             raise
+        if self._gives_way():
+            self._leave(turn)
+            return
         self._turn = turn
         _inside.set(self)
+
+    def _draw(self, spot: Spot) -> Turn:
+        handler = None if self.request is None else self.request.handler
+        watch = None if handler is None else self._native.watches.get(handler)
+        patience = 0.0 if watch is None or not watch.took else max(_SHORTEST, _WORTH * watch.took)
+        return Turn(self._native, spot, handler, patience)
+
+    def _in_vain(self, turn: Turn) -> None:
+        """Its turn has ended, or a run in it has, and nothing was committed."""
+        self._slow = self._slow or not turn.held
+        if self.request is not None:
+            watch = _watch_of(self.request)
+            watch.vain += 1 if turn.held and watch.took else _TAKEN
+
+    def _gives_way(self) -> bool:
+        """Return whether nobody is to wait for it, though its turn has come."""
+        watch = None if self.request is None else self._native.watches.get(self.request.handler)
+        return self._slow or (watch is not None and watch.vain >= _VAIN)
 
     def is_in_queue(self) -> bool:
         """Return whether it stands somewhere."""
@@ -137,6 +177,8 @@ class Place:
     def leave(self) -> None:
         """The run has ended: the next one's turn."""
         turn, self._turn = self._turn, None
+        if turn is not None and (self.request is None or self.request.state != "committed" or not self.request.wrote):
+            self._in_vain(turn)
         self._leave(turn)
         if _inside.get() is self:
             _inside.set(self.around)
@@ -243,12 +285,14 @@ def _in_one(one: Spot, other: Spot) -> bool:
 class _Watch:
     """Whether a handler loses often. Of one that does every first run is noted, which costs each of them some microseconds."""
 
-    __slots__ = ("last", "lost", "quiet")
+    __slots__ = ("last", "lost", "quiet", "took", "vain")
 
     def __init__(self) -> None:
         self.lost = 0  # first runs, one soon after the other
         self.last = 0  # commits in the arena until then
         self.quiet = 0  # first runs since one has lost
+        self.took = 0.0  # seconds: about the longest of its recent runs that have committed writes; 0: not known
+        self.vain = 0  # turns in a row that were, of all its requests
 
 
 def _watch_of(transaction: Transaction) -> _Watch:
@@ -274,8 +318,12 @@ def lost_first(transaction: Transaction, handler: Handler[Any]) -> None:
         handler.watch(True)
 
 
-def note_commit(transaction: Transaction) -> None:
-    """Note that a run has committed, if its handler is watched."""
+def note_commit(transaction: Transaction, took: float) -> None:
+    """Note that a run has committed writes, after so many seconds, if its handler has lost before."""
+    watch: _Watch | None = transaction.arena.watches.get(transaction.handler)
+    if watch is not None:
+        watch.took = max(took, _FADES * watch.took)
+        watch.vain = 0
     if transaction.handler in transaction.arena.watched:
         _habit_of(transaction).commits += 1
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -323,13 +324,14 @@ async def _go_on(
             try:
                 if transaction.rerun == "held":
                     await lockwait.at_entry(transaction)
+                began = time.monotonic()
                 run = call.fn(*call.args, **call.kwargs) if first is None else first.coroutine
                 result: T = await StepDriver(run, transaction, options.decide)
                 if first is not None and course.place is not None:
                     first.ended(transaction, course.place, None)
                     first = None
                 if transaction.wrote:
-                    note_commit(transaction)
+                    note_commit(transaction, time.monotonic() - began)
                 course.leave()
                 await completion.settle(transaction, options, result, None, request_id)
                 return result

@@ -90,6 +90,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_privileged_here(const rcv_arena *a)
     double rcv_busy_timeout(const rcv_arena *a)
     struct rcv_turn:
+        uint64_t most
         uint32_t elsewhere
     int rcv_turn_draw(rcv_arena *a, uint64_t unit, rcv_turn *turn)
     int rcv_turn_come(rcv_arena *a, rcv_turn *turn)

@@ -19,6 +19,7 @@ cdef class Turn:
         arena: the arena.
         spot: where: the container's id, the kind and the argument of the unit, as a report has them.
         handler: whose it is, for those who wait behind it.
+        patience: for how many seconds it waits for one that has its turn, if that is less than for others; 0: as long as they do.
 
     Attributes:
         unit: what stands for the spot.
@@ -29,12 +30,13 @@ cdef class Turn:
     cdef readonly uint64_t unit
     cdef bint drawn
 
-    def __cinit__(self, NativeArena arena not None, tuple spot not None, str handler=None):
+    def __cinit__(self, NativeArena arena not None, tuple spot not None, str handler=None, double patience=0.0):
         if arena.closed:
             closed_error(arena)
         self.arena = arena
         self.unit = rcv_unit(spot[0], spot[1], spot[2])
         self.drawn = rcv_turn_draw(arena.a, self.unit, &self.turn) != 0
+        self.turn.most = <uint64_t>(patience * 1e9)
         if self.drawn and handler is not None:
             rcv_turn_name(arena.a, &self.turn, PyUnicode_AsUTF8(handler))
 

@@ -531,9 +531,9 @@ async def test_an_independent_one_inside_a_privileged_run_waits_for_no_turn(
     """Those ahead of it may be waiting for the privileged run, which waits for it: it runs again at once."""
     drawn: list[Any] = []
 
-    def draw(native: Any, spot: Any, handler: str | None = None) -> Turn:
+    def draw(native: Any, spot: Any, *rest: Any) -> Turn:
         drawn.append(spot)
-        return Turn(native, spot, handler)
+        return Turn(native, spot, *rest)
 
     monkeypatch.setattr("recoverable.contention.Turn", draw)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from recoverable import Arena
+from recoverable import Arena, ConflictError, attempt, contention
 from recoverable._native.runtime import Turn, unit_of, whole_of
 from recoverable.contention import Place
 
@@ -98,3 +101,82 @@ async def test_a_run_that_was_cancelled_is_no_evidence(shop: Arena) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
     assert (habit._n, habit._bits, watch.quiet) == before
+
+
+def disturb(arena: Arena) -> None:
+    """Have somebody else commit a write there."""
+
+    def block() -> None:
+        with arena.transaction():
+            arena.root["stock"] += 1
+
+    contextvars.Context().run(block)
+
+
+async def test_who_only_reads_and_loses_in_its_turn_again_and_again_holds_nobody_up(shop: Arena) -> None:
+    """Its requests have their turns for two runs in all, not for five each; until one of that handler commits a write."""
+    held: list[bool] = []
+    loses = writes = True
+
+    async def get() -> int:
+        place = contention._inside.get()
+        held.append(place is not None and place.is_in_queue())
+        left: int = shop.root["stock"]
+        if loses or attempt() == 1:
+            disturb(shop)
+        await asyncio.sleep(0)
+        if writes and not loses:
+            shop.root["stock"] = left
+        return int(shop.root["stock"])
+
+    get.__qualname__ = "get"
+    for _ in range(3):
+        with pytest.raises(ConflictError):
+            await shop.run(get)
+    assert held == [False, True, True] + [False] * 15
+    held.clear()
+    loses = writes = False
+    await shop.run(get)
+    writes = True
+    await shop.run(get)
+    await shop.run(get)
+    assert held == [False, False] * 2 + [False, True]
+    assert shop.native.queues() == (0, 0)
+
+
+async def test_who_has_kept_others_waiting_for_too_long_does_not_do_so_again(shop: Arena) -> None:
+    """Others wait for a turn as long as it is worth to them; who was slower has none any more, wherever it loses next."""
+    place, behind = Place(shop.native), Turn(shop.native, TWO)
+    await place.stand(ONE)
+    quick = Turn(shop.native, ONE, None, 1e-9)
+    while not quick.has_come():
+        pass
+    assert not place.is_in_queue()
+    quick.drop()
+    await place.stand_again(ONE)
+    assert not place.is_in_queue()
+    behind.drop()
+    await place.stand_again(ELSEWHERE)
+    assert not place.is_in_queue()
+    place.leave()
+    assert shop.native.queues() == (0, 0)
+
+
+async def test_a_turn_is_waited_for_as_long_as_it_is_worth(shop: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty runs of one's own handler, 50 ms at least; of one that has not committed yet nothing is known."""
+    drawn: list[float] = []
+
+    def draw(native: Any, spot: Any, handler: str | None, patience: float) -> Turn:
+        drawn.append(patience)
+        return Turn(native, spot, handler, patience)
+
+    monkeypatch.setattr(contention, "Turn", draw)
+    await watched(shop)
+    assert drawn[0] == 0
+    watch = shop.native.watches["sell"]
+    assert 0 < watch.took < 1
+    for took, patience in ((0.001, 0.05), (0.004, 0.08), (0.1, 2)):
+        watch.took = took
+        place = Place(shop.native, SimpleNamespace(handler="sell", parent=None, around=None))  # type: ignore[arg-type]
+        place._draw(ONE)
+        assert drawn[-1] == pytest.approx(patience)

@@ -56,6 +56,22 @@ static void test_who_stays_too_long_loses_its_turn(void)
     end(a);
 }
 
+static void test_whose_own_run_takes_a_moment_waits_for_some_looks_only(void)
+{
+    enum { LOOKS = 4 };
+    rcv_arena      *a = begin();
+    struct rcv_turn slow, quick;
+    a->busy_timeout = 20;
+    CHECK(rcv_turn_draw(a, UNIT, &slow) && rcv_turn_draw(a, UNIT, &quick));
+    quick.most = 1;
+    for (int i = 0; i <= LOOKS; i++)
+        CHECK(!rcv_turn_come(a, &quick) || i == LOOKS);
+    CHECK(comes_within(a, &quick, 0.5) && !rcv_turn_stands(a, &slow));
+    rcv_turn_drop(a, &slow);
+    rcv_turn_drop(a, &quick);
+    end(a);
+}
+
 static void test_all_of_one_that_hangs_lose_their_turns_soon(void)
 {
     rcv_arena      *a = begin();
@@ -260,6 +276,7 @@ int main(void)
 {
     test_first_come_first_served();
     test_who_stays_too_long_loses_its_turn();
+    test_whose_own_run_takes_a_moment_waits_for_some_looks_only();
     test_all_of_one_that_hangs_lose_their_turns_soon();
     test_several_that_hang_are_in_the_way_for_no_longer_than_one();
     test_a_whole_table_that_hangs_is_in_the_way_for_three_turns();

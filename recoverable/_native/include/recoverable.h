@@ -211,7 +211,7 @@ RCV_API int rcv_privileged_here(const rcv_arena *a); /* is it one of this proces
 RCV_API double rcv_busy_timeout(const rcv_arena *a);
 
 /* A place in the queue of those who have lost at a spot, in all processes: whoever has it asks now and then whether its turn
- * has come. rcv_turn_draw -- 1: it has one, to be dropped; 0: the table is full, and nothing is to be waited for.
+ * has come. rcv_turn_draw -- 1: it has one, to be dropped; 0: the table is full, and nothing is to be waited for. `most` may be set then.
  * rcv_turn_come -- 0: ask again. rcv_turn_stands -- is it still there, and nobody has taken its number away? rcv_turn_drop --
  * without effect after the first time, and in a forked child. rcv_turn_queue -- how many of the living stand there.
  * rcv_turn_queues -- … anywhere, and in the longest queue. */
@@ -219,6 +219,8 @@ struct rcv_turn { /* process memory of who waits */
     uint64_t unit, number;
     uint64_t seen, since; /* whom it waits for, and since when */
     uint64_t forks;
+    uint64_t most;   /* ns that it waits for one that has its turn, if that is less than HOLD; 0: HOLD */
+    uint32_t looks;  /* at that one, so far */
     uint32_t taken;  /* numbers that it has taken away from those who hang */
     uint32_t before; /* of those who stand there without one, who did so before it came */
     uint32_t place;

@@ -18,13 +18,17 @@
  *
  *     HOLD * (1 + 1/2 + 1/4 + …)  +  RCV_TICKETS * HOLD / RCV_TICKETS  <=  3 * HOLD
  *
- * is what all of them together cost one who waits, and a look for each. Where it still fails: one that gets its turn by that, and
+ * is what all of them together cost one who waits, and a look for each. Whoever knows that its own run takes a moment waits for less
+ * than HOLD: what is slow loses its number to what is fast, if it is only a read that will lose again, too, and keeps it among its
+ * like. But not before it has looked some times, since an event loop that stands still does not let the other one end, either.
+ * Where it still fails: one that gets its turn by that, and
  * hangs then, costs another HOLD, up to busy_timeout; and one that takes long without hanging, behind several that hang, may lose its
  * number early, and so lose at the spot once more.
  */
 #include "segment.h"
 
 #define HOLD UINT64_C(1000000000) /* ns of others' waiting that a turn may take; busy_timeout if that is shorter */
+#define LOOKS 4u                  /* at least, of one that waits for less: lines.py looks every 1 or 16 ms */
 
 static struct rcv_ticket *own_place(rcv_arena *a, const struct rcv_turn *turn)
 {
@@ -118,11 +122,15 @@ static struct rcv_ticket *ahead(rcv_arena *a, const struct rcv_turn *turn, uint6
 static double patience(const rcv_arena *a, struct rcv_turn *turn)
 {
     double   most = a->busy_timeout * 1e9 < (double)HOLD ? a->busy_timeout * 1e9 : (double)HOLD;
+    double   least = most / RCV_TICKETS;
     uint32_t there = hanging(a, turn->unit), taken = turn->taken;
+    if (turn->most != 0 && (double)turn->most < most)
+        most = (double)turn->most;
     turn->before = there < turn->before ? there : turn->before; /* some have gone on, and left */
     taken = there - turn->before > taken ? there - turn->before : taken;
     uint64_t share = taken < 63 ? UINT64_C(1) << taken : RCV_TICKETS;
-    return most / (double)(share < RCV_TICKETS ? share : RCV_TICKETS);
+    most /= (double)(share < RCV_TICKETS ? share : RCV_TICKETS);
+    return most > least ? most : least;
 }
 
 int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
@@ -141,8 +149,9 @@ int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
         if (turn->seen != number) {
             turn->seen = number;
             turn->since = now;
+            turn->looks = 0;
         }
-        if ((double)(now - turn->since) <= patience(a, turn))
+        if ((double)(now - turn->since) <= patience(a, turn) || (turn->most != 0 && turn->looks++ < LOOKS))
             return 0;
         turn->taken++;
         (void)atomic_compare_exchange_strong(&t->number, &number, 0); /* it keeps its place until it leaves */
