@@ -28,16 +28,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable import lines, privilege
-from recoverable._native.runtime import Turn, unit_of, whole_of
+from recoverable import lines, privilege, turns
+from recoverable._native.runtime import unit_of, whole_of
 from recoverable.waits import Spot, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Hashable
 
-    from recoverable._native.runtime import Handler, NativeArena, Report, Transaction
+    from recoverable._native.runtime import Handler, NativeArena, Report, Transaction, Turn
 
 __all__ = ["FirstRun", "Habit", "Place", "Spot", "leave_early", "lost_first", "note_commit", "spot_of"]
 
@@ -82,13 +83,15 @@ class Place:
         request: The transaction on whose behalf it waits, for those who are told of it.
     """
 
-    __slots__ = ("_lost", "_native", "_slow", "_turn", "around", "request", "waited")
+    __slots__ = ("_had_place", "_lost", "_native", "_slow", "_spent", "_turn", "around", "request", "waited")
 
     def __init__(self, native: NativeArena, request: Transaction | None = None) -> None:
         self._native = native
         self.request = request  # the transaction of its last run
-        self.around = _inside.get()  # of a request around it, of another arena perhaps
+        self.around = next(iter(_held()), None)  # of a request around it, of another arena perhaps
         self._turn: Turn | None = None
+        self._had_place = False  # in the segment, when its turn came
+        self._spent = 0.0  # seconds that it has waited, wherever
         self._lost: Spot | None = None  # where it has lost before
         self._slow = False  # others have taken its number away
         self.waited = False  # for the turn that it has
@@ -105,7 +108,7 @@ class Place:
 
         Of those who would have to wait, a habit lets some go on without: `waited` is False then, too.
         """
-        around = next(_held(), None)
+        around = next(iter(_held()), None)
         if spot is None or running_loop() is None:  # driven by hand, it can't wait for others to be driven
             return
         if around is not None and around is not self and around.arena >= self.arena:
@@ -114,46 +117,61 @@ class Place:
             return
         turn, self._turn = self._turn, None
         if turn is not None and (
-            not turn.held or turn.unit == unit_of(spot)
-        ):  # elsewhere it may have gained nothing, or all
+            self._was_taken(turn) or turn.unit == unit_of(spot)
+        ):  # elsewhere it may have gained all
             self._in_vain(turn)
-            if turn.held and not self._gives_way():
+            if not self._gives_way():
                 self._turn = turn
                 return
         self._leave(turn)
-        turn = self._draw(spot)
-        self.waited = not turn.has_come()
+        entry = self._entry(spot)
+        self.waited = entry.turn is None or not entry.turn.has_come()
         if self.waited and habit is not None and habit.probes():
             self.waited = False
+            self._leave(entry.turn)
+            return
+        if self.waited:
+            await self._wait(entry)
+        turn = entry.turn
+        if turn is None or self._gives_way():
             self._leave(turn)
             return
-        try:
-            if self.waited:  # behind many who hang one goes on without
-                with waiting(self.request, "turn", turn.holder, turn.unit):
-                    await lines.wait(
-                        self._native, turn.unit, turn.has_come, self._native.busy_timeout, turn.is_behind_others
-                    )
-        except BaseException:
-            self._leave(turn)
-            raise
-        if self._gives_way():
-            self._leave(turn)
-            return
-        self._turn = turn
+        self._turn, self._had_place = turn, turn.held
         _inside.set(self)
 
-    def _draw(self, spot: Spot) -> Turn:
+    async def _wait(self, entry: turns.Entry) -> None:
+        """Wait for its turn, as long as it may in all; behind many who hang one goes on without."""
+        begun, most = monotonic(), self._native.busy_timeout - self._spent
+        try:
+            if most <= 0:
+                return
+            with waiting(self.request, "turn", entry.holder, entry.unit):
+                if entry.turn is None:
+                    await entry.stand_in_front(most)
+                turn, left = entry.turn, most - (monotonic() - begun)
+                if turn is not None and left > 0:
+                    await lines.wait(self._native, turn.unit, turn.has_come, left, turn.is_behind_others)
+        except BaseException:
+            self._leave(entry.turn)
+            raise
+        finally:
+            self._spent += monotonic() - begun
+
+    def _entry(self, spot: Spot) -> turns.Entry:
         handler = None if self.request is None else self.request.handler
         watch = None if handler is None else self._native.watches.get(handler)
         patience = 0.0 if watch is None or not watch.took else max(_SHORTEST, _WORTH * watch.took)
-        return Turn(self._native, spot, handler, patience)
+        return turns.Entry(self._native, spot, handler, patience)
+
+    def _was_taken(self, turn: Turn) -> bool:
+        return self._had_place and not turn.held
 
     def _in_vain(self, turn: Turn) -> None:
         """Its turn has ended, or a run in it has, and nothing was committed."""
-        self._slow = self._slow or not turn.held
+        self._slow = self._slow or self._was_taken(turn)
         if self.request is not None:
             watch = _watch_of(self.request)
-            watch.vain += 1 if turn.held and watch.took else _TAKEN
+            watch.vain += _TAKEN if self._was_taken(turn) or not watch.took else 1
 
     def _gives_way(self) -> bool:
         """Return whether nobody is to wait for it, though its turn has come."""
@@ -162,7 +180,7 @@ class Place:
 
     def is_in_queue(self) -> bool:
         """Return whether it stands somewhere."""
-        return self._turn is not None and self._turn.held
+        return self._turn is not None and not self._was_taken(self._turn)
 
     @property
     def arena(self) -> str:
@@ -172,7 +190,7 @@ class Place:
 
     def is_waited_for(self) -> bool:
         """Return whether others of this process wait for its turn to end."""
-        return self._turn is not None and self._turn.unit in self._native.lines
+        return self._turn is not None and turns.anybody_behind(self._native, self._turn)
 
     def leave(self) -> None:
         """The run has ended: the next one's turn."""
@@ -184,19 +202,25 @@ class Place:
             _inside.set(self.around)
 
     def _leave(self, turn: Turn | None) -> None:
-        if turn is None:
-            return
-        turn.drop()
-        lines.look(self._native, turn.unit)
+        if turn is not None:
+            turns.leave(self._native, turn)
 
 
-def _held() -> Iterator[Place]:
-    """Yield the places that the running request has, and those around it, in whatever arenas; the innermost first."""
+def _held() -> list[Place]:
+    """Return the places that the running request has, and those around it, in whatever arenas; the innermost first.
+
+    They refer to each other from then on, and to no other: a task that starts its successor, which does the same, is around that
+    one only as long as it stands somewhere.
+    """
+    found: list[Place] = []
     place = _inside.get()
     while place is not None:
         if place.is_in_queue():
-            yield place
+            found.append(place)
         place = place.around
+    for i, place in enumerate(found):
+        place.around = found[i + 1] if i + 1 < len(found) else None
+    return found
 
 
 def leave_early(transaction: Transaction) -> None:

@@ -294,7 +294,7 @@ def _forked() -> None:
     for segment in _registry.all_open():
         native = segment.native
         native.listener = None
-        for theirs in (native.waits, native.standing, native.lines, native.give_way):
+        for theirs in (native.waits, native.standing, native.lines, native.fronts, native.give_way):
             theirs.clear()
 
 

@@ -123,11 +123,16 @@ async def wait(
     seconds: float,
     is_elsewhere: Callable[[], bool] = lambda: True,
     rank: int = 0,
+    *,
+    in_order: bool = False,
 ) -> bool:
-    """Wait in the running loop's line for that thing, for about so long at most: return whether it is over."""
-    if is_over():
-        return True
+    """Wait in the running loop's line for that thing, for about so long at most: return whether it is over.
+
+    Whoever looks may go on at once, before those who wait; `in_order`, only if nobody does.
+    """
     loop = asyncio.get_running_loop()
+    if not (in_order and loop in native.lines.get(what, ())) and is_over():
+        return True
     lines: dict[asyncio.AbstractEventLoop, _Line] = native.lines.setdefault(what, {})
     line = lines.get(loop) or _new_line(native, lines, loop)
     future: asyncio.Future[bool] = loop.create_future()

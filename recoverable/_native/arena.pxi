@@ -16,6 +16,7 @@ cdef class NativeArena:
         self.give_way = []
         self.tallies = {}
         self.lines = {}
+        self.fronts = {}
         self.habits = {}
         self.watches = {}
         self.watched = set()

@@ -41,6 +41,7 @@ cdef class NativeArena:
     cdef Container _root
     cdef dict tallies # what meter() has counted: Tally by handler, the rest under None
     cdef readonly dict lines # recoverable.contention: who waits for its turn, by spot and event loop,
+    cdef readonly dict fronts # recoverable.turns: those of this process that stand at a spot, by unit
     cdef readonly dict habits # what becomes of first runs
     cdef readonly dict watches # and which handlers lose often,
     cdef readonly set watched # the names of those that are watched because of it

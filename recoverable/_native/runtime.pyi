@@ -50,6 +50,7 @@ class NativeArena:
     owner: Any
     give_way: list[Any]
     lines: dict[Any, Any]
+    fronts: dict[int, Any]
     habits: dict[Any, Any]
     watches: dict[str, Any]
     watched: set[str]

@@ -535,7 +535,7 @@ async def test_an_independent_one_inside_a_privileged_run_waits_for_no_turn(
         drawn.append(spot)
         return Turn(native, spot, *rest)
 
-    monkeypatch.setattr("recoverable.contention.Turn", draw)
+    monkeypatch.setattr("recoverable.turns.Turn", draw)
 
     def disturb(key: str) -> None:
         with shop.transaction():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recoverable import Arena, ConflictError, attempt, contention
+from recoverable import Arena, ConflictError, attempt, contention, turns
 from recoverable._native.runtime import Turn, unit_of, whole_of
 from recoverable.contention import Place
 
@@ -170,7 +170,7 @@ async def test_a_turn_is_waited_for_as_long_as_it_is_worth(shop: Arena, monkeypa
         drawn.append(patience)
         return Turn(native, spot, handler, patience)
 
-    monkeypatch.setattr(contention, "Turn", draw)
+    monkeypatch.setattr(turns, "Turn", draw)
     await watched(shop)
     assert drawn[0] == 0
     watch = shop.native.watches["sell"]
@@ -178,5 +178,5 @@ async def test_a_turn_is_waited_for_as_long_as_it_is_worth(shop: Arena, monkeypa
     for took, patience in ((0.001, 0.05), (0.004, 0.08), (0.1, 2)):
         watch.took = took
         place = Place(shop.native, SimpleNamespace(handler="sell", parent=None, around=None))  # type: ignore[arg-type]
-        place._draw(ONE)
+        place._leave(place._entry(ONE).turn)
         assert drawn[-1] == pytest.approx(patience)

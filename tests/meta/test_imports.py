@@ -27,7 +27,7 @@ LAYERS = [
     ["between", "callbacks", "transaction", "web", "lines", "waits", "watchdog", "privilege", "tasks", "bell", "feed"],
     ["journal"],
     ["history"],
-    ["outcome", "completion", "contention", "lockwait", "feedwait", "inflight", "_segment"],
+    ["outcome", "completion", "contention", "turns", "lockwait", "feedwait", "inflight", "_segment"],
     ["runner"],
     ["middleware", "_aiohttp", "_aiohttp_kept", "_aiohttp_routes"],
     ["frameworks"],
