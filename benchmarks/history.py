@@ -4,6 +4,8 @@ A bank with 10,000 accounts, beside sessions of a kilobyte each that nobody touc
 snapshot, one of which is wrong by a coin. What is timed is a history that was just opened: of each question, the first one. The
 files are in the page cache, as those that a server wrote lately are.
 
+Beside it, what could grow without bound is measured: many containers, many files of commits, places that every commit changes.
+
 What it costs a server that history is kept is timed as well: the same transfers with `keep=` and without, in turn.
 """
 
@@ -22,7 +24,8 @@ from typing import Any
 
 from benchmarks import disk, journal_state, transfers
 from benchmarks.harness import Report, Settings, Spread, digits, progress
-from recoverable import Arena, ArenaNotFoundError
+from recoverable import Arena, ArenaNotFoundError, Array
+from recoverable._native import journal as native_journal
 from recoverable.history import History
 from recoverable.journal import start
 from recoverable.journal.folder import Folder
@@ -37,6 +40,8 @@ def run(settings: Settings) -> Report:
     try:
         with disk.folder(settings) as path:
             _past(report, settings, path / "past")
+            _shapes(report, settings, path)
+            _files(report, settings, path / "files")
             _kept(report, settings, path)
         disk.tell(report, settings)
     except disk.NoDisk as refused:
@@ -132,14 +137,10 @@ def _questions(report: Report, settings: Settings, where: Path, first: int, last
         )
         assert found.commit.seq == wrong
 
-    def take(history: History, number: int) -> None:
-        changes = history.changes(path)
-        assert len([each for each, _ in zip(changes, range(number), strict=False)]) == number
-
     questions: dict[str, Callable[[History], object]] = {
         f"bisect: a sum over {ACCOUNTS:,} accounts": bisect,
         "last_writer of an account": lambda history: history.last_writer(path).seq,  # type: ignore[union-attr]
-        "changes of an account, the last one": lambda history: take(history, 1),
+        "changes of an account, the last one": lambda history: _take(history, path, 1),
         "changes of an account, all that there are": lambda history: list(history.changes(path, since=first)),
         "changed_by of the last commit": lambda history: history.changed_by(last),
         "commits, the last hundred": lambda history: [
@@ -235,6 +236,127 @@ def _core() -> int | None:
             os._exit(1)
         os.waitpid(pid, 0)
         return next((each.stat().st_blocks * 512 for each in Path(path).iterdir()), None)
+
+
+# -- what is many -----------------------------------------------------------------------------------------------------------
+
+
+def _shapes(report: Report, settings: Settings, path: Path) -> None:
+    """Ask for the last changes in arenas with many containers, and for all where every commit changes the place."""
+    many, few, commits = settings.pick(100_000, 2_000), settings.pick(10_000, 1_000), settings.pick(1_500, 200)
+    every = settings.pick(200_000, 4_000)
+
+    def sessions(arena: Arena, count: int) -> Any:
+        with arena.transaction():
+            arena.root["sessions"] = {}
+        for at in range(0, count, 1000):
+            with arena.transaction():
+                arena.root["sessions"].update({str(i): {"n": i} for i in range(at, at + 1000)})
+            transfers.flush(arena)
+        return arena.root["sessions"]
+
+    def array(arena: Arena) -> Callable[[int], None]:
+        sessions(arena, many)
+        with arena.transaction():
+            arena.root["hits"] = Array((1000,), "i8")
+
+        def write(i: int) -> None:
+            arena.root["hits"][i % 1000] += 1
+            arena.root["n"] = i
+
+        return write
+
+    def added(arena: Arena) -> Callable[[int], None]:
+        kept = sessions(arena, many)
+
+        def write(i: int) -> None:
+            kept[f"new {i}"] = {"n": i}
+
+        return write
+
+    def listed(arena: Arena) -> Callable[[int], None]:
+        with arena.transaction():
+            arena.root["list"] = [{"n": i} for i in range(few)]
+        kept = arena.root["list"]
+
+        def write(i: int) -> None:
+            kept[i * 37 % few]["n"] = -i
+
+        return write
+
+    def changed(arena: Arena) -> Callable[[int], None]:
+        with arena.transaction():
+            arena.root["accounts"] = {str(i): 0 for i in range(1000)}
+        kept = arena.root["accounts"]
+
+        def write(i: int) -> None:
+            kept[str(i % 1000)] = i + 1
+
+        return write
+
+    shapes: list[tuple[str, Callable[[Arena], Callable[[int], None]], int, str, int]] = [
+        (f"an Array and a number, each commit, beside {many:,} Dicts", array, commits, "root['n']", 20),
+        (f"the Array there, of {many:,} containers", array, commits, "root", 20),
+        (f"{many:,} Dicts, each commit adds one", added, commits, "root['sessions']", 20),
+        (f"the same, {commits:,} commits", added, commits, "root['sessions']", commits),
+        (f"a List of {few:,} Dicts, each commit changes one", listed, commits, "root['list']", commits),
+        (f"a Dict that all of {every:,} commits change", changed, every, "root['accounts']", every),
+    ]
+    rows = []
+    for number, (what, begin, count, place, wanted) in enumerate(shapes):
+        progress(f"history: {what}")
+        where = path / f"shape-{number}"
+        with Arena.temporary("512 MiB", journal=where, compact=False) as arena:
+            write = begin(arena)
+            for i in range(count):
+                with arena.transaction():
+                    write(i)
+                if i % 10_000 == 0:
+                    transfers.flush(arena)
+            transfers.flush(arena)
+            took = _timed(lambda history, place=place, wanted=wanted: _take(history, place, wanted), where)
+        shutil.rmtree(where)
+        rows.append([what, f"{wanted:,}", digits(took)])
+        report.figure(f"the last {wanted} changes of {place}, {what}: s", Spread.of([took]))
+    progress("")
+    report.table("Changes of a place, the last ones", ["", "changes", "seconds"], rows)
+
+
+def _take(history: History, place: str, number: int) -> None:
+    assert len([each for each, _ in zip(history.changes(place), range(number), strict=False)]) == number
+
+
+def _files(report: Report, settings: Settings, where: Path) -> None:
+    """Look at a folder with many files of commits: what a look takes the first time, and again, as a watch does."""
+    many = settings.pick(1_000, 50)
+    native_journal.file_size(16 * 1024)
+    try:
+        with Arena.temporary("16 MiB", journal=where, compact=False) as arena:
+            while len(Folder(where).files()) < many:
+                with arena.transaction():
+                    arena.root["filled"] = os.urandom(6000)
+                transfers.flush(arena)
+            first = _timed(lambda history: history.at(history.oldest), where)
+            with History.open(where) as history:
+                time.sleep(1.1)  # a name that has changed within a second may have changed again
+                _ = history.oldest
+                begun = time.perf_counter()
+                for _ in range(100):
+                    _ = history.oldest
+                again = (time.perf_counter() - begun) / 100
+    finally:
+        native_journal.file_size(64 * 1024**2)
+    report.table(
+        f"A folder with {many:,} files of commits",
+        ["", "ms"],
+        [
+            ["at(), in a history that was just opened", digits(first * 1e3)],
+            ["a look at the folder again", digits(again * 1e3)],
+        ],
+    )
+    report.figure(f"at(), beside {many} files: ms", Spread.of([first * 1e3]))
+    report.figure(f"a look again, beside {many} files: ms", Spread.of([again * 1e3]))
+    report.aim(f"at(), beside {many:,} files of commits: ms", AT, Spread.of([first * 1e3]), "ms")
 
 
 # -- a server that keeps it -------------------------------------------------------------------------------------------------
