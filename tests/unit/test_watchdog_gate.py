@@ -167,6 +167,16 @@ def test_a_step_whose_thread_has_ended_is_not_watched(arena: Arena) -> None:
         assert arena.root["n"] == 0
 
 
+@pytest.mark.usefixtures("looked_at_by_hand")
+def test_a_stack_is_not_asked_for_while_others_may_merely_wait_for_the_gil(arena: Arena) -> None:
+    """Python code may be at a place where its own frames are half-made; only a thread that keeps the GIL for long is asked."""
+    native.set_limit(arena.native, 0.01, ends=False)
+    with arena.transaction():
+        arena.root["n"] = 1
+        found = seen(arena, native.ENDING)
+        assert found.text == "" or found.seconds > 0.25
+
+
 def test_what_keeps_it_once_does_not_keep_it(arena: Arena, log: list[dict[str, Any]]) -> None:
     """A finaliser, say, has dropped the exception: it is raised a second time, half a limit later, and told once."""
 

@@ -11,7 +11,7 @@
  * thread itself did not run (SIGSTOP, a suspended machine, no processor) does not count, and under a new limit it begins at
  * nothing, so that no step comes to its end without having been stopped before. What needs the GIL, an event and the
  * exception, `tell` does in a thread that is made for it, and that may wait for the GIL for ever. If that one has not come to it
- * after an eighth, the stack is read without the GIL: a signal goes to the step's thread, whose handler is faulthandler's. It
+ * after an eighth, and a quarter of a second, the stack is read without the GIL: a signal goes to the step's thread, whose handler is faulthandler's. It
  * is sent to nobody who lets others have the GIL, so it interrupts no call that waits.
  *
  *   of the limit   RCV_W_
@@ -245,6 +245,15 @@ static void begin_again(rcv_arena *a)
 
 static bool all_have_looked(void) { return atomic_load(&answered) == atomic_load(&calls); }
 
+/* keeps_the_gil -- nobody has come to tell of that step: is it certain by now that its thread lets nobody else have the GIL? Where it
+ * runs Python code, and others merely took long to get the GIL, its frames may be half-made, and faulthandler would fall over them. A
+ * process that ends next has nothing to lose. */
+static bool keeps_the_gil(const struct rcv_watch *w, uint64_t limit, uint64_t age)
+{
+    uint64_t wait = limit / 8 < LONGEST_PAUSE ? LONGEST_PAUSE : limit / 8;
+    return age >= limit / 2 + wait || (age >= limit / 8 * eighths[RCV_W_ENDING] && !atomic_load(&w->spares));
+}
+
 static void look_at(rcv_arena *a)
 {
     struct rcv_watch *w = &a->watch;
@@ -270,7 +279,7 @@ static void look_at(rcv_arena *a)
     atomic_store(&w->age, age);
     if (stage != RCV_W_FINE && before == RCV_W_FINE)
         memcpy(w->handler, a->hdr->holder_handler, sizeof w->handler - 1);
-    if (before != RCV_W_FINE && told == RCV_W_FINE && !w->dumped) {
+    if (before != RCV_W_FINE && told == RCV_W_FINE && !w->dumped && keeps_the_gil(w, limit, age)) {
         w->dumped = true;
         take_dump(a);
         if (goes_on(a))
