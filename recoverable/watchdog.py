@@ -148,6 +148,7 @@ def _forked() -> None:
     _dumps.forget()
     _read.clear()
     _untold.forget()
+    native.forget_raised()
     settle()
 
 
@@ -338,6 +339,7 @@ def too_long(transaction: Transaction, stopped: BaseException | None = None) -> 
         transaction: Its transaction.
         stopped: What stopped it, whose traceback says where, if that has come to us.
     """
+    native.settle()
     at, seconds, limit = _stopped.pop(transaction, _Stopped(At("", ""), 0.0, 0.0))
     took = (
         f"a step of {transaction.handler} held the arena for {seconds:.3g} s, more than its step_limit of {limit:g} s"

@@ -5,8 +5,10 @@ from libc.stdint cimport uint64_t
 from recoverable._native.core cimport rcv_arena, rcv_txn
 from recoverable._native.runtime cimport NativeArena, Transaction, fail, owner_of
 
+import sys
 from typing import NamedTuple
 
+from recoverable._jumps import NOTHING, outside
 from recoverable.errors import _TooLong
 
 cdef extern from "recoverable.h":
@@ -40,85 +42,10 @@ cdef extern from "recoverable.h":
     int rcv_signal_is_free(int number)
     int rcv_slow_step_read "rcv_slow_step"(const rcv_arena *a, rcv_slow_step *out)
 
-cdef extern from *:
-    """
-    static PyThreadState *rcv_state_of(uint64_t ident)
-    {
-        PyThreadState *state = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
-        while (state != NULL && state->thread_id != (unsigned long)ident)
-            state = PyThreadState_Next(state);
-        return state;
-    }
-
-    /* What a context begins with in CPython 3.11 to 3.14: the one that was left for it. That is private, so rcv_know_contexts() first
-     * looks whether one that was just entered has it there, and the field is read only if so. */
-    struct rcv_context_head { PyObject_HEAD PyObject *previous; };
-    static int rcv_knows_contexts;
-
-    static int rcv_know_contexts(void)
-    {
-        PyObject *entered = PyContext_CopyCurrent();
-        PyThreadState *state = PyThreadState_Get();
-        PyObject *left = state->context;
-        if (entered == NULL || PyContext_Enter(entered) < 0) {
-            Py_XDECREF(entered);
-            return -1;
-        }
-        rcv_knows_contexts = ((struct rcv_context_head *)entered)->previous == left;
-        int rc = PyContext_Exit(entered);
-        Py_DECREF(entered);
-        return rc;
-    }
-
-    /* Has that thread entered the context, and not left it? Also where it has entered others since, as Context.run() does. */
-    static int rcv_runs_in(const PyThreadState *state, const void *context)
-    {
-        PyObject *at = state->context;
-        while (at != NULL && (void *)at != context)
-            at = rcv_knows_contexts ? ((struct rcv_context_head *)at)->previous : NULL;
-        return at != NULL;
-    }
-
-    /* May an exception be set in that thread? Not beside somebody else's, and where a context is given, only while the thread's code
-     * runs in that: `async_exc` and `context` are public in cpython/pystate.h. */
-    static int rcv_may_raise(uint64_t ident, void *context)
-    {
-        PyThreadState *state = rcv_state_of(ident);
-        return state != NULL && state->async_exc == NULL && (context == NULL || rcv_runs_in(state, context));
-    }
-
-    static void rcv_raise_in(uint64_t ident, PyObject *error) { (void)PyThreadState_SetAsyncExc((unsigned long)ident, error); }
-
-    static PyObject *rcv_too_long;
-
-    /* In a forked child: an exception of ours that was set in its thread is for a step of the parent. The first Python function
-     * that is called would have it, which is one of those that are called after a fork. Not by PyThreadState_SetAsyncExc(): another
-     * thread of the parent may have had the mutex that this takes. The class is never freed, so a reference more is no matter. */
-    static void rcv_forget_here(void)
-    {
-        PyThreadState *state = PyGILState_GetThisThreadState();
-        if (state != NULL && state->async_exc != NULL && state->async_exc == rcv_too_long)
-            state->async_exc = NULL;
-    }
-
-    static void rcv_withdraw_from(uint64_t ident, PyObject *error)
-    {
-        PyThreadState *state = rcv_state_of(ident);
-        if (state != NULL && state->async_exc == error)
-            (void)PyThreadState_SetAsyncExc((unsigned long)ident, NULL);
-    }
-    """
-    int rcv_know_contexts() except -1
-    void rcv_forget_here() noexcept nogil
-    PyObject *rcv_too_long
-    bint rcv_may_raise(uint64_t ident, void *context) noexcept
-    void rcv_raise_in(uint64_t ident, object error) noexcept
-    void rcv_withdraw_from(uint64_t ident, object error) noexcept
+include "raising.pxi"
 
 #: What a step comes to that takes long: see src/watch.c.
 SLOW, STOP, AGAIN, ENDING = RCV_W_SLOW, RCV_W_STOP, RCV_W_AGAIN, RCV_W_ENDING
-
-rcv_too_long = <PyObject *>_TooLong
 
 cdef object _look
 
@@ -126,10 +53,6 @@ cdef object _look
 cdef void tell() noexcept nogil:
     with gil:
         _look()
-
-
-cdef void withdraw(uint64_t ident) noexcept:
-    rcv_withdraw_from(ident, _TooLong)
 
 
 cdef class Overdue:
@@ -197,11 +120,17 @@ cdef class Overdue:
         cdef Transaction t = self.transaction
         if t is None:
             return False
+        cdef list frames = frames_of(self.o.thread) # the last that may run Python code, in which others go on
         cdef void *context = t.frame.context if t.entered else NULL
         if self.arena.closed or not rcv_may_raise(self.o.thread, context) or not rcv_watch_stop(self.arena.a, &self.o):
             return False
-        rcv_raise_in(self.o.thread, _TooLong)
+        raise_in(self.o.thread, context, frames, self.o.told < RCV_W_STOP)
         return True
+
+
+def forget_raised() -> None:
+    """In a forked child: what was to be raised in threads of the parent."""
+    raised_after_jump.clear()
 
 
 def due(NativeArena arena not None):

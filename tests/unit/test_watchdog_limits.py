@@ -47,17 +47,14 @@ PROGRAM = """
 import sys, threading, time
 from recoverable import Arena, StepTooLongError
 
-def compute():  # Python 3.13 has the jump of a `while` that ends a `with`, and passes, outside of it
-    began = time.monotonic()
-    while time.monotonic() < began + 5:
-        pass
-
+began = time.monotonic()
 with Arena.temporary("4 MiB", name=sys.argv[1], step_limit=10) as arena:
     threading.Timer(1.2, setattr, (arena, "step_limit", 0.4)).start()
     try:
         with arena.transaction():
             arena.root["n"] = 1
-            compute()
+            while time.monotonic() < began + 5:
+                pass
     except StepTooLongError:
         print("stopped")
 """
