@@ -150,7 +150,7 @@ def test_a_forked_child_knows_of_none_of_its_parents(arena: Arena) -> None:
 
 
 @pytest.mark.slow
-async def test_more_requests_at_a_hot_key_than_there_are_places(tmp_path: Any) -> None:
+async def test_more_requests_at_a_hot_key_than_there_are_places() -> None:
     """Each loses once, if at all, and runs again in its turn; there are 512 places, and seven hundred requests at once."""
     runs = 0
     with Arena.temporary(size="16 MiB", busy_timeout=60) as arena:
