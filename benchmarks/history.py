@@ -6,7 +6,8 @@ files are in the page cache, as those that a server wrote lately are.
 
 Beside it, what could grow without bound is measured: many containers, many files of commits, places that every commit changes.
 
-What it costs a server that history is kept is timed as well: the same transfers with `keep=` and without, in turn.
+What it costs a server that history is kept is timed as well: the same transfers with `keep=` and without, in turn, which shows no more
+than noise, if all is well, since keep= is read by compactions alone; and those with capsules, none of which is written.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from typing import Any
 
 from benchmarks import disk, journal_state, transfers
 from benchmarks.harness import Report, Settings, Spread, digits, progress
-from recoverable import Arena, ArenaNotFoundError, Array
+from recoverable import Arena, ArenaNotFoundError, Array, Counter, Deque, Record, Set
 from recoverable._native import journal as native_journal
+from recoverable.capsules import Capsules
 from recoverable.history import History
 from recoverable.journal import start
 from recoverable.journal.folder import Folder
@@ -75,6 +77,7 @@ def _make(settings: Settings, name: str, where: Path) -> tuple[int, int, int]:
         with arena.transaction():
             arena.root["accounts"] = {f"account-{i}": OPENING for i in range(ACCOUNTS)}
             arena.root["sessions"] = {}
+            arena.root["kinds"] = _kinds()
         for at in range(0, count, 1024):
             progress(f"history: {at:,} of {count:,} sessions")
             journal_state.write(arena, at, at + 1024)
@@ -88,10 +91,52 @@ def _make(settings: Settings, name: str, where: Path) -> tuple[int, int, int]:
             with arena.transaction():
                 accounts[keys[i % ACCOUNTS]] -= 1
                 accounts[keys[(i * 7 + 331) % ACCOUNTS]] += 1 if i != more * 2 // 3 else 2
+            if i % 1000 == 0:
+                with arena.transaction():
+                    _change(arena.root["kinds"], i // 1000)
             if i % 10_000 == 0:
                 transfers.flush(arena)
         transfers.flush(arena)
-    return first, more, first + more * 2 // 3
+    wrong = more * 2 // 3
+    return first, more + (more - 1) // 1000 + 1, first + wrong + (wrong - 1) // 1000 + 1
+
+
+class Cart(Record, name="benchmarks.history.Cart"):
+    total: int = 0
+
+
+#: How a part of each kind of container is looked at.
+_LOOKS: dict[str, Callable[[Any], object]] = {
+    "Dict": lambda it: it["k7"]["n"],
+    "List": lambda it: it[500],
+    "Deque": lambda it: it[500],
+    "Set": lambda it: 7 in it,
+    "Counter": lambda it: it.value,
+    "Record": lambda it: it.total,
+    "Array": lambda it: it[500_000],
+}
+
+
+def _kinds() -> dict[str, Any]:
+    return {
+        "Dict": {f"k{i}": {"n": i} for i in range(1000)},
+        "List": list(range(1000)),
+        "Deque": Deque(range(1000)),
+        "Set": Set(range(1000)),
+        "Counter": Counter(),
+        "Record": Cart(),
+        "Array": Array(1_000_000, "f8"),
+    }
+
+
+def _change(kinds: Any, n: int) -> None:
+    kinds["Dict"][f"k{n % 1000}"]["n"] += 1
+    kinds["List"][n % 1000] += 1
+    kinds["Deque"].rotate(1)
+    kinds["Set"].add(n)
+    kinds["Counter"].add(1)
+    kinds["Record"].total += 1
+    kinds["Array"][n * 977 % 1_000_000] = n
 
 
 def _timed(doing: Callable[[History], object], where: Path) -> float:
@@ -123,6 +168,18 @@ def _states(report: Report, settings: Settings, where: Path, first: int, last: i
     for each, spread in spreads.items():
         report.figure(f"at(), {each} commits since the keyframe: ms", spread)
     report.aim(f"at() of {far[-1]:,} commits since the keyframe, one key: ms", AT, spreads[far[-1]], "ms")
+    parts: dict[str, list[float]] = {kind: [] for kind in _LOOKS}
+    for _ in range(settings.pick(5, 1)):
+        for kind, look in _LOOKS.items():
+            parts[kind].append(_timed(lambda history, k=kind, f=look: f(history.at(last)["kinds"][k]), where) * 1e3)
+    kinds = {kind: Spread.of(values) for kind, values in parts.items()}
+    report.table(
+        f"A state {last - first + 1:,} commits after the keyframe, and a part of a container of each kind looked at",
+        ["a part of", "ms"],
+        [[kind, str(spread)] for kind, spread in kinds.items()],
+    )
+    worst = max(kinds, key=lambda kind: kinds[kind].median)
+    report.aim(f"at(), a part of the slowest kind, {worst}: ms", AT, kinds[worst], "ms")
 
 
 def _questions(report: Report, settings: Settings, where: Path, first: int, last: int, wrong: int) -> None:
@@ -363,23 +420,38 @@ def _files(report: Report, settings: Settings, where: Path) -> None:
 
 
 def _kept(report: Report, settings: Settings, path: Path) -> None:
-    """Load an arena that keeps history and one that does not, in turn."""
+    """Load an arena that keeps history, one that does not, and one that would keep requests that crash, in turn."""
     rounds, seconds = settings.pick(31, 3), settings.pick(0.4, 0.1)
     with contextlib.ExitStack() as stack:
-        handlers = [stack.enter_context(_bank(path / f"keep-{keep}", keep)) for keep in ("24h", 0)]
-        ratios = []
+        handlers = [
+            stack.enter_context(_bank(path / "without", 0)),
+            stack.enter_context(_bank(path / "kept", "24h")),
+            stack.enter_context(_bank(path / "capsules", "24h", Capsules(path / "crashed"))),
+        ]
+        ratios: tuple[list[float], list[float]] = [], []
         for i in range(rounds):
             progress(f"history: kept, round {i + 1} of {rounds}")
             rates = {}
-            for which in (0, 1) if i % 2 else (1, 0):
+            for which in (0, 1, 2) if i % 2 else (2, 1, 0):
                 rates[which] = transfers.load(handlers[which], 16, seconds).rate
-            ratios.append(rates[1] / rates[0])
+            ratios[0].append(rates[0] / rates[1])
+            ratios[1].append(rates[1] / rates[2])
     progress("")
-    report.aim('transfers with a journal: without keep= over keep="24h", commits/s', BEYOND, Spread.of(ratios), "x")
+    report.aim('transfers with a journal: without keep= over keep="24h", commits/s', BEYOND, Spread.of(ratios[0]), "x")
+    report.table(
+        "Transfers with a journal and history, commits a second",
+        ["", "times those of the next row"],
+        [["without capsules", str(Spread.of(ratios[1]))], ["with capsules, none of which is written", ""]],
+    )
+    report.figure("transfers with a journal: without capsules over with them: x", Spread.of(ratios[1]))
 
 
 @contextlib.contextmanager
-def _bank(where: Path, keep: Any) -> Iterator[transfers.Handler]:
+def _bank(where: Path, keep: Any, capsules: Capsules | None = None) -> Iterator[transfers.Handler]:
     with Arena.temporary("64 MiB", journal=where, keep=keep) as arena:
         transfers.fill(arena)
+        if capsules is not None:
+            capsules.begin(arena.native)
         yield transfers.transfers(arena, "journal")
+        if capsules is not None:
+            capsules.end(arena.native)
