@@ -6,8 +6,8 @@ files are in the page cache, as those that a server wrote lately are.
 
 Beside it, what could grow without bound is measured: many containers, many files of commits, places that every commit changes.
 
-What it costs a server that history is kept is timed as well: the same transfers with `keep=` and without, in turn, which shows no more
-than noise, if all is well, since keep= is read by compactions alone; and those with capsules, none of which is written.
+What it costs a server that history is kept is timed as well: the same transfers with `keep=` and without, in turn, which shows no
+more than noise, if all is well, since keep= is read by compactions alone; and those with capsules, none of which is written.
 """
 
 from __future__ import annotations
