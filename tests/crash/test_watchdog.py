@@ -134,6 +134,33 @@ def test_a_process_that_does_not_run_is_not_late(arena: Arena) -> None:
     os.close(writer)
 
 
+@pytest.mark.parametrize(("seconds", "times"), [(0.3, 9), (0.06, 45)], ids=["longer than a pause", "shorter"])
+def test_nor_is_one_that_runs_for_moments_only(arena: Arena, seconds: float, times: int) -> None:
+    """It is stopped again and again, for nearly three times its limit in all, and has computed for a few milliseconds."""
+    reader, writer = os.pipe()
+    arena.step_limit = 5 * LIMIT
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with arena.transaction():
+                arena.root["n"] = 1
+                for _ in range(times):
+                    os.read(reader, 1)
+            os._exit(0)
+        finally:
+            os._exit(2)
+    for _ in range(times):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+        os.write(writer, b"x")
+        time.sleep(0.01)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert arena.root["n"] == 1
+    os.close(reader)
+    os.close(writer)
+
+
 def test_a_child_that_is_forked_in_a_step_is_not_in_it(arena: Arena) -> None:
     """It may take its time while the parent's step is stopped, and meets nothing of that; its own steps are watched."""
 

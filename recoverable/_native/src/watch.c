@@ -8,8 +8,10 @@
  *
  * What does: this thread has no Python. Each eighth of the limit it looks at what is there anyway, the number of the last
  * mounting and whether that goes on. How long it has seen the same one is how long that step has taken; time in which this
- * thread itself did not run (SIGSTOP, a suspended machine, no processor) does not count, and under a new limit it begins at
- * nothing, so that no step comes to its end without having been stopped before. What needs the GIL, an event and the
+ * thread itself did not run (SIGSTOP, a suspended machine, no processor) does not count: of what has passed until a look that comes
+ * late, no more counts than the process has computed. From a quarter of the limit on it looks four times as often, so that short
+ * stops make late looks, too. Under a new limit it begins at nothing, so that no step comes to its end without having been stopped
+ * before. What needs the GIL, an event and the
  * exception, `tell` does in a thread that is made for it, and that may wait for the GIL for ever. If that one has not come to it
  * after an eighth, and a quarter of a second, the stack is read without the GIL: a signal goes to the step's thread, whose handler is faulthandler's. It
  * is sent to nobody who lets others have the GIL, so it interrupts no call that waits.
@@ -43,6 +45,7 @@
 
 #define LONGEST_PAUSE UINT64_C(250000000)
 #define SHORTEST_PAUSE UINT64_C(1000000)
+#define LATE UINT64_C(10000000) /* what a look may be late by for want of a processor, where a quarter of the pause is less */
 #define DUMP_TRIES 50 /* of 2 ms: how long a signal may take to arrive */
 
 static const unsigned eighths[] = {[RCV_W_FINE] = 0, [RCV_W_SLOW] = 4, [RCV_W_STOP] = 8, [RCV_W_AGAIN] = 12,
@@ -259,8 +262,9 @@ static void look_at(rcv_arena *a)
     struct rcv_watch *w = &a->watch;
     uint64_t          limit = atomic_load(&w->limit);
     unsigned          before = atomic_load(&w->stage), told = told_of(w);
-    if (limit != 0 && limit / 8 < look.pause)
-        look.pause = limit / 8;
+    uint64_t          pause = atomic_load(&w->age) >= limit / 4 ? limit / 32 : limit / 8;
+    if (limit != 0 && pause < look.pause)
+        look.pause = pause;
     if (limit == 0 || limit_changed(a)) {
         begin_again(a);
         return;
@@ -331,9 +335,26 @@ static void call_teller(void)
     pthread_attr_destroy(&detached);
 }
 
+static uint64_t computed(void) /* by this process, nanoseconds */
+{
+    struct timespec t = {0};
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* counted -- how much of the time since the last look counts. A look that is late may be so since the process was stopped: then it has
+ * not computed, either. A step that waits outside of Python does not compute, but it keeps no look from being on time. */
+static uint64_t counted(uint64_t passed, uint64_t pause, uint64_t cpu)
+{
+    uint64_t late = pause / 4 < LATE ? LATE : pause / 4;
+    uint64_t most = passed <= pause + late ? passed : cpu;
+    most = most < 2 * pause ? most : 2 * pause;
+    return most < passed ? most : passed;
+}
+
 static void *watch(void *unused)
 {
-    uint64_t last = os_nanos();
+    uint64_t last = os_nanos(), cpu = computed();
     look.pause = SHORTEST_PAUSE;
     for (;;) {
         uint32_t seen = atomic_load(&bell);
@@ -342,10 +363,12 @@ static void *watch(void *unused)
             return unused;
         os_futex_wait(&bell, seen, pause);
         uint64_t now = os_nanos();
-        look.passed = now - last < 2 * pause ? now - last : 2 * pause;
+        uint64_t now_cpu = computed();
+        look.passed = counted(now - last, pause, now_cpu - cpu);
         look.pause = LONGEST_PAUSE;
         look.due = false;
         last = now;
+        cpu = now_cpu;
         registry_hold(look_at);
         if (look.due)
             call_teller();
