@@ -127,10 +127,12 @@ class Arena(ArenaBase):
             policy: How hot pages are chosen: one of `recoverable.speculation.POLICIES`.
             policy_options: Its options by name, as in `recoverable.speculation.OPTIONS`.
             busy_timeout: Seconds to wait for the arena's lock before `ArenaBusyError`.
-            step_limit: Seconds that a step of this process may hold the arena, as `Arena.step_limit`. Default: it is not watched.
+            step_limit: Seconds that a step of this process may hold the arena, as `Arena.step_limit`, which it sets, also where
+                this process has the arena open already. Default: that stays as it is, which is None at first.
 
         Returns:
-            The arena. Opening a name again in one process shares the mapping and its options; close each.
+            The arena. Opening a name again in one process shares the mapping and its options, of which the last `step_limit`
+            counts; close each.
 
         Raises:
             ArenaOptionError: The name, the size or an option is invalid. Also a `ValueError`.
@@ -194,11 +196,10 @@ class Arena(ArenaBase):
                 arena.durability = level
             if past is not None and journal is not None:
                 journal_keep.write(Folder(journal), past)
-            if shared is None:
-                if journal is not None:
-                    segment.native.journal.keep(compact)
-                if step_limit is not None:
-                    watchdog.set_limit(segment.native, step_limit)
+            if shared is None and journal is not None:
+                segment.native.journal.keep(compact)
+            if step_limit is not None:
+                watchdog.set_limit(segment.native, step_limit)
             arena._announce(asked, opened=shared is None)
         except BaseException:  # it has no journal; no thread can be made; the program's log pipeline raises
             arena._give_up(made=shared is None and journal is None and _core.created(segment.native))

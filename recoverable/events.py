@@ -197,7 +197,10 @@ def step_slow(name: str, handler: str, request_id: str | None, milliseconds: int
 
 
 def step_stopped(name: str, handler: str, request_id: str | None, milliseconds: int, where: str, stack: str) -> None:
-    """Tell that a step has reached its limit: its transaction can only roll back, and an exception is raised in its code."""
+    """Tell that a step has reached its limit: its transaction can only roll back, and an exception waits for its code.
+
+    That is raised as soon as the code runs Python again; if it does not, `step_ends_process` follows.
+    """
     _step(log().error, "step.stopped", name, handler, request_id, milliseconds, where, stack)
 
 

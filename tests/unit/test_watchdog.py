@@ -474,6 +474,15 @@ def test_a_limit_that_is_none_is_refused(
     assert not Path(f"/dev/shm/recoverable.{unopened}").exists()
 
 
+def test_whoever_opens_an_arena_again_may_give_it_a_limit(arena: Arena) -> None:
+    """Its steps are those of the one that is open; without a limit, that one's stays."""
+    for asked, counts in ((None, LIMIT), (LIMIT * 2, LIMIT * 2), (None, LIMIT * 2)):
+        again = Arena.open(arena.name, step_limit=asked)
+        assert (again.step_limit, arena.step_limit) == (counts, counts)
+        again.close()
+        assert arena.step_limit == counts
+
+
 def test_a_step_that_waits_at_an_await_is_not_watched(arena: Arena, log: list[dict[str, Any]]) -> None:
     """Requests may take as long as they like; only steps hold the arena."""
 
