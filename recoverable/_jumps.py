@@ -44,7 +44,8 @@ def outside(code: CodeType) -> Outside:
     """
     if not code.co_exceptiontable:
         return NOTHING
-    bytecode: Any = dis.Bytecode(code)
+    # Without its constants, whose reprs may be the program's, or refused.
+    bytecode: Any = dis.Bytecode(code.replace(co_consts=(None,) * len(code.co_consts)))
     covered = [range(entry.start, entry.end) for entry in getattr(bytecode, "exception_entries", ())]
 
     def inside(offset: int) -> bool:

@@ -89,6 +89,8 @@ cdef extern from *:
         return state != NULL && state->tracing != 0;
     }
 
+    static int rcv_lives(uint64_t ident) { return rcv_state_of(ident) != NULL; }
+
     static int rcv_waits_in_any(PyObject *error)
     {
         PyThreadState *state = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
@@ -105,6 +107,7 @@ cdef extern from *:
     bint rcv_withdraw_from(uint64_t ident, object error) noexcept
     bint rcv_is_traced(uint64_t ident) noexcept
     bint rcv_waits_in_any(object error) noexcept
+    bint rcv_lives(uint64_t ident) noexcept
     unsigned long PyThread_get_thread_ident() noexcept
 
 rcv_too_long = <PyObject *>_TooLong
@@ -146,7 +149,10 @@ cdef list frames_of(uint64_t ident):
         if len(known) > MOST_KNOWN and not instrumented:
             known.clear()
         for key, code in new.items():
-            known[key] = code, outside(code)
+            try:
+                known[key] = code, outside(code)
+            except Exception: # code that a tool has made: better stopped somewhere than not at all
+                known[key] = code, NOTHING
     return frames
 
 
@@ -170,19 +176,29 @@ cdef void raise_in(uint64_t ident, void *context, list frames, bint first):
         rcv_raise_in(ident, _TooLong)
 
 
+cdef void take_tool() noexcept:
+    """Have sys.monitoring know us, if it can: before it is clear what is to be stopped, since the program may hear of that."""
+    global tool
+    if monitoring is None or tool is not None:
+        return
+    try:
+        free = [each for each in (3, 4) if monitoring.get_tool(each) is None] # the others are a debugger's, a profiler's
+        if free:
+            monitoring.use_tool_id(free[0], "recoverable.watchdog")
+            tool = free[0]
+            monitoring.register_callback(tool, monitoring.events.INSTRUCTION, on_instruction)
+    except Exception: # an audit hook's
+        tool = None
+
+
 cdef bint instrument(code):
     """Have on_instruction() called before each instruction of that code; return whether it will be."""
     global tool
     if any(each is code for each in instrumented):
         return True
+    if tool is None:
+        return False
     try:
-        if tool is None:
-            free = [each for each in (3, 4) if monitoring.get_tool(each) is None] # the others are a debugger's, a profiler's
-            if not free:
-                return False
-            monitoring.use_tool_id(free[0], "recoverable.watchdog")
-            tool = free[0]
-            monitoring.register_callback(tool, monitoring.events.INSTRUCTION, on_instruction)
         monitoring.set_local_events(tool, code, monitoring.events.INSTRUCTION)
     except Exception: # somebody has freed what is ours
         tool = None
@@ -194,7 +210,9 @@ cdef bint instrument(code):
 def settle() -> None:
     """Leave all code as it was, and give the tool back, if no exception waits to be raised."""
     global tool
-    if not instrumented or raised_after_jump or rcv_waits_in_any(_TooLong):
+    for ident in [each for each in raised_after_jump if not rcv_lives(each)]:
+        raised_after_jump.pop(ident, None)
+    if tool is None or raised_after_jump or (instrumented and rcv_waits_in_any(_TooLong)):
         return
     try:
         for code in instrumented:

@@ -120,12 +120,16 @@ cdef class Overdue:
         cdef Transaction t = self.transaction
         if t is None:
             return False
+        take_tool()
         cdef list frames = frames_of(self.o.thread) # the last that may run Python code, in which others go on
         cdef void *context = t.frame.context if t.entered else NULL
-        if self.arena.closed or not rcv_may_raise(self.o.thread, context) or not rcv_watch_stop(self.arena.a, &self.o):
-            return False
-        raise_in(self.o.thread, context, frames, self.o.told < RCV_W_STOP)
-        return True
+        cdef bint goes = (not self.arena.closed and rcv_may_raise(self.o.thread, context)
+                          and raised_after_jump.get(self.o.thread, <uint64_t>context) == <uint64_t>context
+                          and rcv_watch_stop(self.arena.a, &self.o))
+        if goes:
+            raise_in(self.o.thread, context, frames, self.o.told < RCV_W_STOP)
+        settle()
+        return goes
 
 
 def forget_raised() -> None:

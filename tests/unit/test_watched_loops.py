@@ -299,6 +299,14 @@ def test_where_others_have_all_tools_it_is_stopped_all_the_same(arena: Arena) ->
     assert arena.root["n"] == 0
 
 
+def test_constants_that_can_not_be_shown_do_no_harm() -> None:
+    """A number of more digits than Python writes: the code that has it is looked at all the same."""
+    names: dict[str, Any] = {}
+    text = f"def big(go_on):\n try:\n  n = 0x{'f' * 5000}\n  while go_on:\n   n += 1\n finally:\n  print(n)\n"
+    exec(text, names)
+    assert bool(outside(names["big"].__code__).jumps) == (sys.version_info >= (3, 12))
+
+
 def test_a_loop_that_is_in_nothing_is_left_alone() -> None:
     """Its jump back has no entry, as it should be."""
 

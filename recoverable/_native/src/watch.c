@@ -11,10 +11,10 @@
  * thread itself did not run (SIGSTOP, a suspended machine, no processor) does not count: of what has passed until a look that comes
  * late, no more counts than the process has computed. From a quarter of the limit on it looks four times as often, so that short
  * stops make late looks, too. Under a new limit it begins at nothing, so that no step comes to its end without having been stopped
- * before. What needs the GIL, an event and the
- * exception, `tell` does in a thread that is made for it, and that may wait for the GIL for ever. If that one has not come to it
- * after an eighth, and a quarter of a second, the stack is read without the GIL: a signal goes to the step's thread, whose handler is faulthandler's. It
- * is sent to nobody who lets others have the GIL, so it interrupts no call that waits.
+ * before. What needs the GIL, an event and the exception, `tell` does in a thread that is made for it, and that may wait for the GIL
+ * for ever. If that one has not come to it after an eighth, or a quarter of a second if that is longer, the stack is read without the
+ * GIL: a signal goes to the step's thread, whose handler is faulthandler's. It is sent to nobody who lets others have the GIL, so it
+ * interrupts no call that waits.
  *
  *   of the limit   RCV_W_
  *   1/2            SLOW     told, with the stack, which is put into the segment as well
