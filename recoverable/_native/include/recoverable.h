@@ -220,7 +220,8 @@ struct rcv_turn { /* process memory of who waits */
     uint64_t seen, since; /* whom it waits for, and since when */
     uint64_t forks;
     uint64_t most;   /* ns that it waits for one that has its turn, if that is less than HOLD; 0: HOLD */
-    uint32_t looks;  /* at that one, so far */
+    uint64_t looked; /* when the last of them was */
+    uint32_t looks;  /* at that one after that, so far */
     uint32_t taken;  /* numbers that it has taken away from those who hang */
     uint32_t before; /* of those who stand there without one, who did so before it came */
     uint32_t place;

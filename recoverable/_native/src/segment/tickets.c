@@ -29,6 +29,7 @@
 
 #define HOLD UINT64_C(1000000000) /* ns of others' waiting that a turn may take; busy_timeout if that is shorter */
 #define LOOKS 4u                  /* at least, of one that waits for less: lines.py looks every 1 or 16 ms */
+#define APART UINT64_C(1000000)   /* ns between two of them: it looks more often where others leave or come, in one round of its loop */
 
 static struct rcv_ticket *own_place(rcv_arena *a, const struct rcv_turn *turn)
 {
@@ -133,6 +134,15 @@ static double patience(const rcv_arena *a, struct rcv_turn *turn)
     return most > least ? most : least;
 }
 
+/* looked_enough -- has it looked LOOKS times, and then once more, each some time after the one before? This is a look. */
+static bool looked_enough(struct rcv_turn *turn, uint64_t now)
+{
+    if (now - turn->looked < APART)
+        return false;
+    turn->looked = now;
+    return turn->looks++ >= LOOKS;
+}
+
 int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
 {
     uint64_t           number, now = os_nanos();
@@ -150,8 +160,9 @@ int rcv_turn_come(rcv_arena *a, struct rcv_turn *turn)
             turn->seen = number;
             turn->since = now;
             turn->looks = 0;
+            turn->looked = 0;
         }
-        if ((double)(now - turn->since) <= patience(a, turn) || (turn->most != 0 && turn->looks++ < LOOKS))
+        if ((double)(now - turn->since) <= patience(a, turn) || (turn->most != 0 && !looked_enough(turn, now)))
             return 0;
         turn->taken++;
         (void)atomic_compare_exchange_strong(&t->number, &number, 0); /* it keeps its place until it leaves */
