@@ -9,8 +9,9 @@ others' time. Nobody holds the arena's lock meanwhile, and a request whose first
 
 A turn is worth what it saves those behind: a run of theirs. So one whose handler is known to take a moment waits for some twenty
 such moments, and not less than 50 ms, for one that has its turn; then it takes its number away. Who has lost its number so stands
-in no one's way again. Nor does a handler whose turns were in vain, several in a row, as those of one that only reads are beside
-others that write: its requests wait for their turns, and have the next one go on at once. Until one of them commits a write.
+in no one's way again, unless it was still waiting itself: then it has had no turn, and draws again if it loses. Nor does a handler
+whose turns were in vain, several in a row, as those of one that only reads are beside others that write: its requests wait for
+their turns, and have the next one go on at once. Until one of them commits a write.
 
 First runs stand there too, where all would lose: of the recent runs of that handler, with these arguments of its route, nine
 of ten have lost at the place, and no more than two others committed in the time of such a run: where several do, in a storm
@@ -115,29 +116,32 @@ class Place:
             return
         if any(privilege.around(self.request)):  # those ahead may be waiting for that one
             return
-        turn, self._turn = self._turn, None
-        if turn is not None and (
-            self._was_taken(turn) or turn.unit == unit_of(spot)
-        ):  # elsewhere it may have gained all
-            self._in_vain(turn)
-            if not self._gives_way():
-                self._turn = turn
+        turn = self._turn
+        if turn is not None:
+            there = turn.unit == unit_of(spot)
+            if there or self._was_taken(turn):  # elsewhere it may have gained all
+                self._in_vain(turn)
+            if there and _stands(turn) and not self._gives_way():
                 return
-        self._leave(turn)
+        self._leave()  # who has lost its number while it waited has had no turn: it draws again, behind those who stand there now
         entry = self._entry(spot)
-        self.waited = entry.turn is None or not entry.turn.has_come()
-        if self.waited and habit is not None and habit.probes():
-            self.waited = False
-            self._leave(entry.turn)
-            return
-        if self.waited:
-            await self._wait(entry)
-        turn = entry.turn
-        if turn is None or self._gives_way():
-            self._leave(turn)
-            return
-        self._turn, self._had_place = turn, turn.held
-        _inside.set(self)
+        try:
+            entry.enter()
+            self.waited = entry.turn is None or not entry.turn.has_come()
+            if self.waited and habit is not None and habit.probes():
+                self.waited = False
+            else:
+                if self.waited:
+                    await self._wait(entry)
+                turn = entry.turn
+                if turn is not None and not self._gives_way():
+                    self._turn, self._had_place = turn, turn.held
+                    _inside.set(self)
+                    return
+        except BaseException:
+            entry.leave()
+            raise
+        entry.leave()
 
     async def _wait(self, entry: turns.Entry) -> None:
         """Wait for its turn, as long as it may in all; behind many who hang one goes on without."""
@@ -151,9 +155,6 @@ class Place:
                 turn, left = entry.turn, most - (monotonic() - begun)
                 if turn is not None and left > 0:
                     await lines.wait(self._native, turn.unit, turn.has_come, left, turn.is_behind_others)
-        except BaseException:
-            self._leave(entry.turn)
-            raise
         finally:
             self._spent += monotonic() - begun
 
@@ -166,12 +167,14 @@ class Place:
     def _was_taken(self, turn: Turn) -> bool:
         return self._had_place and not turn.held
 
-    def _in_vain(self, turn: Turn) -> None:
-        """Its turn has ended, or a run in it has, and nothing was committed."""
+    def _in_vain(self, turn: Turn, *, cancelled: bool = False) -> None:
+        """Its turn has ended, or a run in it has, and nothing was committed. That it was cancelled before that says nothing."""
+        if turn.drawn and not self._had_place:
+            return  # it has lost its number while it waited
         self._slow = self._slow or self._was_taken(turn)
-        if self.request is not None:
+        if self.request is not None and (self._was_taken(turn) or not cancelled):
             watch = _watch_of(self.request)
-            watch.vain += _TAKEN if self._was_taken(turn) or not watch.took else 1
+            watch.vain += _TAKEN if self._was_taken(turn) or not watch.writes else 1
 
     def _gives_way(self) -> bool:
         """Return whether nobody is to wait for it, though its turn has come."""
@@ -180,7 +183,7 @@ class Place:
 
     def is_in_queue(self) -> bool:
         """Return whether it stands somewhere."""
-        return self._turn is not None and not self._was_taken(self._turn)
+        return self._turn is not None and _stands(self._turn)
 
     @property
     def arena(self) -> str:
@@ -192,18 +195,28 @@ class Place:
         """Return whether others of this process wait for its turn to end."""
         return self._turn is not None and turns.anybody_behind(self._native, self._turn)
 
-    def leave(self) -> None:
-        """The run has ended: the next one's turn."""
-        turn, self._turn = self._turn, None
-        if turn is not None and (self.request is None or self.request.state != "committed" or not self.request.wrote):
-            self._in_vain(turn)
-        self._leave(turn)
-        if _inside.get() is self:
-            _inside.set(self.around)
+    def leave(self, *, cancelled: bool = False) -> None:
+        """The run has ended, or was cancelled: the next one's turn."""
+        turn = self._turn
+        try:
+            if turn is not None and (
+                self.request is None or self.request.state != "committed" or not self.request.wrote
+            ):
+                self._in_vain(turn, cancelled=cancelled)
+        finally:
+            self._leave()
+            if _inside.get() is self:
+                _inside.set(self.around)
 
-    def _leave(self, turn: Turn | None) -> None:
-        if turn is not None:
-            turns.leave(self._native, turn)
+    def _leave(self) -> None:
+        if self._turn is not None:
+            turns.leave(self._native, self._turn)
+            self._turn = None
+
+
+def _stands(turn: Turn) -> bool:
+    """Return whether it has its turn still: it has a place, or has never had one because the table was full."""
+    return turn.held or not turn.drawn
 
 
 def _held() -> list[Place]:
@@ -225,11 +238,13 @@ def _held() -> list[Place]:
 
 def leave_early(transaction: Transaction) -> None:
     """Its handler has committed it, and goes on outside of it, for as long as it likes: the next one's turn."""
-    name = transaction.arena.owner.name
-    for place in _held():
-        if place.arena == name:
-            place.leave()
-            break
+    if transaction.wrote:
+        note_commit(transaction)
+    place = _inside.get()
+    while place is not None and place.request is not transaction:
+        place = place.around
+    if place is not None:
+        place.leave()
 
 
 # -- who would lose --------------------------------------------------------------------------------------------------------
@@ -309,13 +324,14 @@ def _in_one(one: Spot, other: Spot) -> bool:
 class _Watch:
     """Whether a handler loses often. Of one that does every first run is noted, which costs each of them some microseconds."""
 
-    __slots__ = ("last", "lost", "quiet", "took", "vain")
+    __slots__ = ("last", "lost", "quiet", "took", "vain", "writes")
 
     def __init__(self) -> None:
         self.lost = 0  # first runs, one soon after the other
         self.last = 0  # commits in the arena until then
         self.quiet = 0  # first runs since one has lost
         self.took = 0.0  # seconds: about the longest of its recent runs that have committed writes; 0: not known
+        self.writes = False  # one of its runs has committed writes
         self.vain = 0  # turns in a row that were, of all its requests
 
 
@@ -342,11 +358,13 @@ def lost_first(transaction: Transaction, handler: Handler[Any]) -> None:
         handler.watch(True)
 
 
-def note_commit(transaction: Transaction, took: float) -> None:
-    """Note that a run has committed writes, after so many seconds, if its handler has lost before."""
+def note_commit(transaction: Transaction, took: float | None = None) -> None:
+    """Note that a run has committed writes, after so many seconds if they are known, if its handler has lost before."""
     watch: _Watch | None = transaction.arena.watches.get(transaction.handler)
     if watch is not None:
-        watch.took = max(took, _FADES * watch.took)
+        if took is not None:
+            watch.took = max(took, _FADES * watch.took)
+        watch.writes = True
         watch.vain = 0
     if transaction.handler in transaction.arena.watched:
         _habit_of(transaction).commits += 1

@@ -113,13 +113,13 @@ class _Course:
     lost: Lost | None = None
     place: Place | None = None
     habit: Habit | None = None
+    cancelled: bool = False  # its last run, before it could lose or commit
     earlier: list[dict[str, Any]] = field(default_factory=list)  # runs, for a capsule
 
     async def stand(self, transaction: Transaction, lost: Spot | None) -> None:
         """Wait for the turn to run where its handler always loses, or else where it has lost itself."""
         if self.place is None:
             self.place = Place(transaction.arena, transaction)
-        self.place.request = transaction
         if self.habit is not None and self.habit.queues and lost is not None and self.habit.covers(lost):
             await self.place.stand(self.habit.spot)
         else:
@@ -128,7 +128,7 @@ class _Course:
     def leave(self) -> None:
         """The last run has ended."""
         if self.place is not None:
-            self.place.leave()
+            self.place.leave(cancelled=self.cancelled)
 
 
 # -- what asks for a request --------------------------------------------------------------------------------------
@@ -311,6 +311,8 @@ async def _go_on(
                 if facts.conflicted:
                     await course.stand(transaction, spot_of(report))
                 transaction = transaction.another("rerun" if facts.conflicted else "held" if goes_on else "retry")
+                if course.place is not None:
+                    course.place.request = transaction
                 if 0 < conflicts == options.max_conflicts:
                     await privilege.take(transaction)
             elif first is not None:
@@ -330,13 +332,16 @@ async def _go_on(
                 if first is not None and course.place is not None:
                     first.ended(transaction, course.place, None)
                     first = None
-                if transaction.wrote:
+                if transaction.wrote and not transaction.left:  # else it was noted then
                     note_commit(transaction, time.monotonic() - began)
                 course.leave()
                 await completion.settle(transaction, options, result, None, request_id)
                 return result
             except BaseException as error:
                 failure = error
+                course.cancelled = (
+                    isinstance(error, (asyncio.CancelledError, GeneratorExit)) and not transaction.conflicted
+                )
                 if first is not None and course.place is not None:
                     first.ended(transaction, course.place, failure)
                 first = None

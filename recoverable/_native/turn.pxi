@@ -13,7 +13,9 @@ def whole_of(tuple spot not None) -> tuple[int, int, int]:
 @cython.final
 @cython.no_gc_clear # __dealloc__ needs what it holds
 cdef class Turn:
-    """A place in the queue of a spot, in all processes, from now on until drop(), or until it is forgotten.
+    """A place in the queue of a spot, in all processes, from now on until drop(), or until nobody refers to it any more.
+
+    Those that `recoverable.turns` has made are referred to there until they leave: nothing but leaving ends them.
 
     Args:
         arena: the arena.
@@ -23,12 +25,13 @@ cdef class Turn:
 
     Attributes:
         unit: what stands for the spot.
-        held: whether it has a place. False where there were none left, and where others have waited for too long.
+        drawn: whether it got a place at all. False where there were none left.
+        held: whether it has one now. False as well where others have waited for too long, and after drop().
     """
     cdef NativeArena arena
     cdef rcv_turn turn
     cdef readonly uint64_t unit
-    cdef bint drawn
+    cdef readonly bint drawn
 
     def __cinit__(self, NativeArena arena not None, tuple spot not None, str handler=None, double patience=0.0):
         if arena.closed:
@@ -66,4 +69,3 @@ cdef class Turn:
         """Leave the queue; without effect after the first time."""
         if self.drawn and not self.arena.closed:
             rcv_turn_drop(self.arena.a, &self.turn)
-        self.drawn = False

@@ -11,7 +11,8 @@ import pytest
 
 from recoverable import Arena, ConflictError, attempt, contention, turns
 from recoverable._native.runtime import Turn, unit_of, whole_of
-from recoverable.contention import Place
+from recoverable.contention import Habit, Place
+from recoverable.runner import commit_early
 
 ONE, TWO, ELSEWHERE = (7, 1, 1), (7, 1, 2), (8, 1, 2)  # spots: two of one container
 
@@ -178,5 +179,116 @@ async def test_a_turn_is_waited_for_as_long_as_it_is_worth(shop: Arena, monkeypa
     for took, patience in ((0.001, 0.05), (0.004, 0.08), (0.1, 2)):
         watch.took = took
         place = Place(shop.native, SimpleNamespace(handler="sell", parent=None, around=None))  # type: ignore[arg-type]
-        place._leave(place._entry(ONE).turn)
+        entry = place._entry(ONE)
+        entry.enter()
+        entry.leave()
         assert drawn[-1] == pytest.approx(patience)
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_turn_whose_run_commits_a_write_was_not_in_vain(shop: Arena, early: bool) -> None:
+    """Nor is how long a handler goes on after it has committed the time that its runs take."""
+
+    async def sell() -> None:
+        left = shop.root["stock"]
+        if attempt() == 1:
+            disturb(shop)
+        else:
+            seen.append(watch().vain)
+        shop.root["stock"] = left - 1
+        if early:
+            await commit_early()
+            seen.append(watch().vain)
+            await asyncio.sleep(0)
+
+    def watch() -> contention._Watch:
+        found: contention._Watch = shop.native.watches["sell"]
+        return found
+
+    sell.__qualname__ = "sell"
+    seen: list[int] = []
+    for _ in range(4):
+        await shop.run(sell)
+        seen.append(watch().vain)
+    assert set(seen) == {0}
+    assert (watch().took == 0) is early
+    assert watch().writes
+    assert shop.native.queues() == (0, 0)
+
+
+async def test_a_run_that_is_cancelled_was_not_in_vain(shop: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It might have committed. But where others have waited for it for too long already, it counts."""
+    inside, drawn = asyncio.Event(), []
+
+    def draw(native: Any, spot: Any, *rest: Any) -> Turn:
+        drawn.append((spot, Turn(native, spot, *rest)))
+        return drawn[-1][1]
+
+    async def sell() -> None:
+        left = shop.root["stock"]
+        if attempt() == 1:
+            disturb(shop)
+            shop.root["stock"] = left - 1
+            return
+        inside.set()
+        await asyncio.sleep(60)
+
+    sell.__qualname__ = "sell"
+    monkeypatch.setattr(turns, "Turn", draw)
+    for taken in (False, True):
+        inside.clear()
+        drawn.clear()
+        task = asyncio.ensure_future(shop.run(sell))
+        await asyncio.wait_for(inside.wait(), 20)
+        ((spot, turn),) = drawn
+        if taken:
+            quick = Turn(shop.native, spot, None, 1e-9)
+            while not quick.has_come():
+                pass
+            quick.drop()
+        assert turn.held is not taken
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert shop.native.watches["sell"].vain == (4 if taken else 0)
+
+
+async def test_who_commits_early_inside_of_another_leaves_its_own_place_only(shop: Arena) -> None:
+    """A request that another one makes has its turn in that one's, which goes on."""
+
+    async def early() -> None:
+        shop.root["stock"] -= 1
+        await commit_early()
+
+    outer = Place(shop.native)
+    await outer.stand(ONE)
+    await shop.run(early)
+    assert outer.is_in_queue()
+    outer.leave()
+
+
+async def test_whatever_is_raised_on_the_way_leaves_no_place_behind(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a signal's handler, say: after a place was taken and before it is waited for, or before it is left."""
+
+    class Signal(BaseException):
+        pass
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise Signal
+
+    first, place = Turn(arena.native, ONE), Place(arena.native)
+    with monkeypatch.context() as patch:
+        patch.setattr(Habit, "probes", interrupt)
+        with pytest.raises(Signal):
+            await place.stand(ONE, Habit())
+    first.drop()
+    assert (arena.native.queues(), arena.native.fronts) == ((0, 0), {})
+    await place.stand(ONE)
+    assert place.is_in_queue()
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "_in_vain", interrupt)
+        with pytest.raises(Signal):
+            place.leave()
+    assert (arena.native.queues(), arena.native.fronts) == ((0, 0), {})

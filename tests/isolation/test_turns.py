@@ -138,6 +138,7 @@ async def test_one_without_a_place_is_waited_for_as_long_as_one_with(
 def test_a_forked_child_knows_of_none_of_its_parents(arena: Arena) -> None:
     """Those who stand here are the parent's: in the child they are in nobody's way, in front or elsewhere."""
     entry = turns.Entry(arena.native, SPOT, None, 0.0)
+    entry.enter()
     assert entry.turn is not None
 
     def inside() -> None:
@@ -146,7 +147,108 @@ def test_a_forked_child_knows_of_none_of_its_parents(arena: Arena) -> None:
     with child(inside):
         pass
     assert list(arena.native.fronts[entry.unit]) == [entry.turn]
-    turns.leave(arena.native, entry.turn)
+    entry.leave()
+
+
+def all_lose_their_numbers(arena: Arena) -> Turn:
+    """Have somebody come who waits for a moment only: return its turn."""
+    quick = Turn(arena.native, SPOT, None, 1e-9)
+    while not quick.has_come():
+        pass
+    return quick
+
+
+async def test_a_loop_that_hangs_keeps_no_other_one_in_front(arena: Arena) -> None:
+    """All places that a loop may have are taken, and one more stands in front, and nobody drives it: another loop's come in."""
+    hangs = asyncio.new_event_loop()
+    theirs: list[turns.Entry] = []
+    waiting: list[asyncio.Task[None]] = []
+
+    async def come() -> None:
+        for _ in range(65):
+            theirs.append(turns.Entry(arena.native, SPOT, None, 0.0))
+            theirs[-1].enter()
+        waiting.append(asyncio.create_task(theirs[-1].stand_in_front(60)))
+        await settled()
+
+    async def go() -> None:
+        waiting[0].cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for entry in theirs:
+            entry.leave()
+
+    await asyncio.to_thread(hangs.run_until_complete, come())
+    assert [entry.turn is not None for entry in theirs] == [True] * 64 + [False]
+    entry = turns.Entry(arena.native, SPOT, None, 1e-9)
+    entry.enter()
+    assert entry.turn is not None
+    while not entry.turn.has_come():
+        pass
+    assert entry.turn.held
+    assert not any(each.turn.held for each in theirs if each.turn is not None)
+    entry.leave()
+    await asyncio.to_thread(hangs.run_until_complete, go())
+    hangs.close()
+    assert (arena.native.fronts, arena.native.lines) == ({}, {})
+
+
+async def test_those_who_have_lost_their_numbers_do_not_fill_the_table(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that go on for long after others have waited for too long: only so many of them keep a place."""
+    monkeypatch.setattr(turns, "_PLACES", 3)
+    slow = [Place(arena.native) for _ in range(12)]
+    for place in slow:
+        await asyncio.create_task(place.stand(SPOT), context=contextvars.Context())
+        all_lose_their_numbers(arena).drop()
+    others = full_but(0, arena)
+    assert sum(turn.drawn for turn in others) == 512 - 3
+    assert not any(place.is_in_queue() for place in slow)
+    del others
+    last = all_lose_their_numbers(arena)
+    again = asyncio.create_task(slow[0].stand_again(SPOT), context=contextvars.Context())
+    await settled()
+    assert not again.done()
+    last.drop()
+    await again
+    assert not slow[0].is_in_queue()  # it has been waited for once
+    for place in slow:
+        place.leave()
+    assert (arena.native.fronts, arena.native.lines) == ({}, {})
+
+
+async def test_all_who_lose_their_numbers_while_they_wait_stand_there_again(arena: Arena) -> None:
+    """After a moment in which their loop stood still all run at once; whoever loses then runs in its turn, as it would have."""
+    head, lost, order = Turn(arena.native, SPOT), asyncio.Event(), []
+    places = [Place(arena.native) for _ in range(3)]
+    at_once = most = 0
+
+    async def request(i: int) -> None:
+        nonlocal at_once, most
+        await places[i].stand(SPOT)
+        await lost.wait()
+        await places[i].stand_again(SPOT)
+        order.append(i)
+        at_once += 1
+        most = max(most, at_once)
+        await settled()
+        at_once -= 1
+        places[i].leave()
+
+    tasks = [asyncio.create_task(request(i), context=contextvars.Context()) for i in range(3)]
+    await settled()
+    new_head = all_lose_their_numbers(arena)
+    head.drop()
+    while not all(place._turn for place in places):  # noqa: ASYNC110 -- they look every few milliseconds
+        await asyncio.sleep(0.001)
+    assert not any(place.is_in_queue() for place in places)
+    lost.set()
+    await settled()
+    assert order == []
+    new_head.drop()
+    await asyncio.wait_for(asyncio.gather(*tasks), 20)
+    assert (order, most) == ([0, 1, 2], 1)
+    assert arena.native.fronts == {}
 
 
 @pytest.mark.slow
