@@ -19,7 +19,7 @@ from recoverable.errors import ArenaCorruptError, ArenaNotFoundError
 from recoverable.journal import snapshots, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from recoverable._native.journal import Batch, Start
     from recoverable.journal.folder import Damaged, Folder
@@ -156,7 +156,7 @@ def _damaged(name: str, path: str, why: object) -> Found:
     return Found(name, 0, None, None, None, None, _size(path), str(why), sound=False)
 
 
-def _snapshot_rows(folder: Folder, starts: list[Start], *, check: bool) -> Iterator[Found]:
+def _snapshot_rows(folder: Folder, starts: list[Start], damaged: list[Damaged], *, check: bool) -> Iterator[Found]:
     for position in folder.snapshots():
         path = folder.snapshot_path(position)
         name = os.path.basename(path)  # noqa: PTH119
@@ -174,7 +174,7 @@ def _snapshot_rows(folder: Folder, starts: list[Start], *, check: bool) -> Itera
         finally:
             os.close(fd)
         note, sound = "", True
-        if position > start.cut_of(found, starts):
+        if position > start.cut_of(found, starts, damaged):
             note = _CUT_OFF
         elif starts and position < starts[0].position:
             note, sound = "the commits behind it are missing", False
@@ -207,7 +207,7 @@ def listed(folder: Folder) -> list[Found]:
         except ArenaCorruptError as error:
             name = _file_name(starts[i].number)
             found.append(_damaged(name, f"{folder.path}/{name}", error))
-    return [*_snapshot_rows(folder, starts, check=False), *sorted(found, key=lambda each: each.name)]
+    return [*_snapshot_rows(folder, starts, damaged, check=False), *sorted(found, key=lambda each: each.name)]
 
 
 # -- verifying ---------------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def verified(folder: Folder, progress: Callable[[int, int, str], None]) -> Itera
     starts, damaged = folder.heads()
     yield from _of_damaged(folder, damaged)  # the others are looked at all the same
     bridges = set(folder.snapshots())
-    rows = list(_snapshot_rows(folder, starts, check=True))
+    rows = list(_snapshot_rows(folder, starts, damaged, check=True))
     yield from rows
     if missing := _missing(folder, starts, rows):
         yield Found("(missing)", 0, None, None, None, None, 0, missing, sound=False)
@@ -293,10 +293,16 @@ class Commit(NamedTuple):
 
 
 def commits(
-    folder: Folder, starts: list[Start], index: int, position: int, most: int, to: int = start.END
+    folder: Folder,
+    starts: list[Start],
+    index: int,
+    position: int,
+    most: int,
+    to: int = start.END,
+    damaged: Sequence[Damaged] = (),
 ) -> list[Commit]:
     """Return the last commits of a file, from a position on, and up to another; what is cut off does not count."""
-    end = min(start.until(starts, index), to)
+    end = min(start.until(starts, index, damaged), to)
     kept: list[tuple[Batch, bytes]] = []
 
     def keep(batch: Batch, data: bytes) -> None:
@@ -359,10 +365,10 @@ def settled(folder: Folder, seconds: float = 0.0) -> tuple[int, bool]:
 
 def last_commits(folder: Folder, most: int, to: int = start.END) -> list[Commit]:
     """Return the last commits of a journal, up to a position."""
-    starts = folder.starts()
+    starts, damaged = folder.heads()
     found: list[Commit] = []
     for i in reversed(range(len(starts))):
         if len(found) >= most:
             break
-        found[:0] = commits(folder, starts, i, 0, most - len(found), to)
+        found[:0] = commits(folder, starts, i, 0, most - len(found), to, damaged)
     return found

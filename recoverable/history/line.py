@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from recoverable._native.journal import File, Start
+    from recoverable.journal.damaged import Damaged
     from recoverable.journal.folder import Folder
     from recoverable.journal.snapshots import Snapshot
 
@@ -46,13 +47,18 @@ class Stretch:
 class _Seen:
     """What a folder had when it was looked at. Nobody changes it."""
 
-    def __init__(self, heads: dict[int, tuple[_Stamp, Start]], sound: dict[int, tuple[_Stamp, Snapshot]]) -> None:
+    def __init__(
+        self,
+        heads: dict[int, tuple[_Stamp, Start]],
+        damaged: list[Damaged],
+        sound: dict[int, tuple[_Stamp, Snapshot]],
+    ) -> None:
         self.heads, self.sound = (
             heads,
             sound,
         )  # by number, and by position: each with what tells that it is the same file
         self.starts: list[Start] = [start for _, start in heads.values()]
-        ends = ends_of(self.starts)
+        ends = ends_of(self.starts, damaged)
         self.stretches = [
             Stretch(start.number, start.position, end)
             for start, end in zip(self.starts, ends, strict=True)
@@ -62,7 +68,12 @@ class _Seen:
         for _, each in sound.values():
             if each.epoch not in cuts:
                 cuts[each.epoch] = cut_of(each, self.starts)
-        self.keyframes = [each for _, each in sound.values() if each.position <= cuts[each.epoch]]
+        self.keyframes = [
+            each
+            for _, each in sound.values()
+            if each.position <= cuts[each.epoch]
+            and (not damaged or each.position <= cut_of(each, self.starts, damaged))
+        ]
         self.changed = 0  # when names in the folder had changed last, if another change would have another time; else 0
 
 
@@ -83,7 +94,8 @@ def _look(folder: Folder) -> _Seen:
         stamps[number] = stamp = _stamp(folder.file_path(number))
         if before is not None and number in before.heads and before.heads[number][0] == stamp is not None:
             known[number] = before.heads[number][1]
-    for start in folder.starts(known):
+    starts, damaged = folder.heads(known)
+    for start in starts:
         heads[start.number] = stamps.get(start.number), start
     for position in positions:
         path = folder.snapshot_path(position)
@@ -93,7 +105,7 @@ def _look(folder: Folder) -> _Seen:
             continue
         with contextlib.suppress(FileNotFoundError, ArenaCorruptError):  # dropped meanwhile; an older one does as well
             sound[position] = stamp, _read(path)
-    seen = _Seen(heads, sound)
+    seen = _Seen(heads, damaged, sound)
     if time.time() - changed / 1e9 > _FRESH and [*heads] == numbers and [*sound] == positions:
         seen.changed = changed
     _seen[folder] = seen

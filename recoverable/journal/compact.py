@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from recoverable._native.journal import Start
+    from recoverable.journal.damaged import Damaged
     from recoverable.journal.folder import Folder
 
     Progress = Callable[[int, int, str], None]
@@ -123,7 +124,7 @@ def compact(
             if damaged and (not starts or damaged[-1].number > starts[-1].number):
                 raise _damaged(None, failures[-1])
             try:
-                made, records, size, sound = _make(folder, starts, verify, _Pace(rate, progress), failures)
+                made, records, size, sound = _make(folder, starts, damaged, verify, _Pace(rate, progress), failures)
             finally:
                 _tidy(folder)
             if failures:
@@ -153,6 +154,7 @@ def _damaged(made: Snapshot | None, why: Exception) -> ArenaCorruptError:
 def _make(
     folder: Folder,
     starts: list[Start],
+    bad: list[Damaged],
     verify: Callable[[int], object],
     pace: _Pace,
     failures: list[ArenaCorruptError],
@@ -163,7 +165,7 @@ def _make(
         It, or None: there is one; commits and bytes that were replayed; the positions of snapshots that are known to be sound.
     """
     for source, fd in snapshots.latest(folder, failures):
-        if source.position > start.cut_of(source, starts):
+        if source.position > start.cut_of(source, starts, bad):
             continue
         if source.position >= starts[-1].position:
             if snapshots.checksum(fd, source.size) == source.crc:
@@ -180,7 +182,7 @@ def _make(
                 failures.append(error)
                 continue
             _need(folder, behind + spare)
-            records, size = _bring_forward(folder, starts, source, target, pace)
+            records, size = _bring_forward(folder, starts, bad, source, target, pace)
             _need(folder, spare + (_taken(target) if _taken(target) > _IN_MEMORY else 0))
             crc = _walk(folder, source, target, verify, pace)
             last = starts[-1]
@@ -194,11 +196,13 @@ def _make(
     )
 
 
-def _bring_forward(folder: Folder, starts: list[Start], source: Snapshot, target: int, pace: _Pace) -> tuple[int, int]:
+def _bring_forward(
+    folder: Folder, starts: list[Start], bad: list[Damaged], source: Snapshot, target: int, pace: _Pace
+) -> tuple[int, int]:
     last = starts[-1]
     copy = Restore(target, "snapshot")
     try:
-        replayed, _ = start.replay(folder, copy, source, files=starts, progress=pace)
+        replayed, _ = start.replay(folder, copy, source, files=starts, damaged=bad, progress=pace)
         if (replayed.position, replayed.seq) != (last.position, last.seq):
             raise ArenaCorruptError(
                 f"journal {folder.path!r} ends at commit {replayed.seq}, position {replayed.position}, in front of file "

@@ -35,6 +35,7 @@ from recoverable.errors import (
     JournalError,
     RecoverableError,
 )
+from recoverable.journal.damaged import Damaged, begin_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,6 +48,7 @@ __all__ = ["NEW", "Damaged", "Folder", "Tip"]
 NEW: Final = "snapshot.new"
 
 _NUMBERED: Final = re.compile(r"(journal|snapshot)-([0-9a-f]{16})")
+_MOST: Final = (1 << 64) - 1
 _MOVES: Final = 3.0  # seconds in which a mark that is alive is touched: once a second
 _FRESH: Final = 10.0  # seconds: a mark that was touched since is of somebody who writes there
 
@@ -80,18 +82,6 @@ class Tip(NamedTuple):
     def seq(self) -> int:
         """The number of its last commit."""
         return self.start.seq if self.last is None else self.last.seq
-
-
-class Damaged(NamedTuple):
-    """A file of commits whose head can't be read.
-
-    Attributes:
-        number: Of the file.
-        why: What was found: a sentence with the file and the place, without a full stop.
-    """
-
-    number: int
-    why: str
 
 
 class _Mark(NamedTuple):
@@ -255,14 +245,34 @@ class Folder:
             except ArenaNotFoundError:
                 continue
             except ArenaCorruptError as error:
-                damaged.append(Damaged(number, str(error)))
+                damaged.append(self._damaged(number, error))
             except ArenaSystemError as error:
                 if (
                     error.errno != errno.EIO
                 ):  # the disk has lost that place; all else passes, or is told of a whole folder
                     raise
-                damaged.append(Damaged(number, str(error)))
-        return found, damaged
+                damaged.append(self._damaged(number, error))
+        return found, [self._with_end(found, each) for each in damaged]
+
+    def _damaged(self, number: int, why: Exception) -> Damaged:
+        return Damaged(number, str(why), begin_of(self.file_path(number), number))
+
+    def _with_end(self, starts: list[Start], each: Damaged) -> Damaged:
+        """Return it with where the file before it ends, unless no restore began with it: the files around it are of one epoch."""
+        before = max((start.number for start in starts if start.number < each.number), default=0)
+        epochs = {start.number: start.epoch for start in starts}
+        after = min((start.number for start in starts if start.number > each.number), default=0)
+        if each.position is None or not before or (after and epochs[after] == epochs[before]):
+            return each
+        if before != each.number - 1:  # that one is missing, or damaged
+            return each._replace(end=_MOST)
+        end = _MOST
+        with contextlib.suppress(ArenaCorruptError, ArenaNotFoundError), self.open_file(before) as file:
+            reached = file.start().position
+            while (batch := file.next()) is not None:
+                reached = batch.end
+            end = reached
+        return each._replace(end=end)
 
     def starts(self, known: Mapping[int, Start] | None = None) -> list[Start]:
         """Return what the heads of all files say that can be read."""

@@ -25,10 +25,11 @@ from recoverable.journal import snapshots
 from recoverable.journal.watched import beating, spare_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from recoverable._native.journal import Start
     from recoverable._native.runtime import NativeArena
+    from recoverable.journal.damaged import Damaged
     from recoverable.journal.folder import Folder, Tip
     from recoverable.journal.snapshots import Snapshot
 
@@ -88,26 +89,85 @@ def _next_epoch(epoch: int) -> int:
     return (lives(epoch) + 1) << 32 | int.from_bytes(os.urandom(4))
 
 
-def until(starts: list[Start], index: int) -> int:
-    """Return the position that a file counts up to: a later one may have begun before its end."""
-    return min((start.position for start in starts[index + 1 :]), default=END)
+def until(starts: list[Start], index: int, damaged: Sequence[Damaged] = ()) -> int:
+    """Return the position that a file counts up to: a later one may have begun before its end, also one that is damaged."""
+    return ends_of(starts, damaged)[index]
 
 
-def ends_of(starts: list[Start]) -> list[int]:
+def ends_of(starts: list[Start], damaged: Sequence[Damaged] = ()) -> list[int]:
     """Return `until` of each."""
     ends, least = [], END
+    left = [(each.number, each.position) for each in damaged if each.position is not None]
     for start in reversed(starts):
+        while left and left[-1][0] > start.number:
+            least = min(least, left.pop()[1])
         ends.append(least)
         least = min(least, start.position)
     return ends[::-1]
 
 
-def cut_of(snapshot: Snapshot, starts: list[Start]) -> int:
-    """Return the position where a later epoch left the line of states that a snapshot is of: one beyond it must not be used."""
-    return min((start.position for start in starts if start.epoch > snapshot.epoch), default=END)
+def cut_of(snapshot: Snapshot, starts: list[Start], damaged: Sequence[Damaged] = ()) -> int:
+    """Return the position where a later epoch left the line of states that a snapshot is of: one beyond it must not be used.
+
+    What epoch began with a damaged file is not known. If it may have been a later one, and the snapshot may be of what it cut off
+    from the file before it, that counts: an older snapshot does as well.
+    """
+    cut = min((start.position for start in starts if start.epoch > snapshot.epoch), default=END)
+    for each in damaged:
+        before = max((start.epoch for start in starts if start.number < each.number), default=-1)
+        after = min((start.epoch for start in starts if start.number > each.number), default=END)
+        if (
+            each.position is not None
+            and before >= snapshot.epoch
+            and after > snapshot.epoch
+            and each.position < snapshot.position <= each.end
+        ):
+            cut = min(cut, each.position)
+    return cut
 
 
-def _damaged(folder: Folder, seq: int, why: str) -> ArenaCorruptError:
+def _unknown(starts: list[Start], damaged: Sequence[Damaged], before: _Used) -> int:
+    """Return the number of a file that may have cut off some of what was replayed; 0: what was replayed counts, for sure.
+
+    One that is gone, or damaged so that its place in the feed can't be read either, may have begun with a restore to anything
+    before it, unless the next one says that no epoch began there.
+    """
+    if before.number == 0:
+        return next((each.number for each in damaged if each.position is None), 0)
+    known = {each.number: each.position for each in damaged}
+    for start in starts:
+        known[start.number] = start.position
+    for number in range(before.number + 1, max(known) + 1):
+        if known.get(number) is None:
+            after = next((start.epoch for start in starts if start.number > number), None)
+            if after != before.epoch:
+                return number
+    return 0
+
+
+def _oldest(folder: Folder, starts: list[Start], damaged: Sequence[Damaged]) -> Snapshot | None:
+    """Return the oldest snapshot that counts: no restore has gone back behind it."""
+    oldest = None
+    for snapshot, _ in snapshots.latest(folder, []):
+        if snapshot.position <= cut_of(snapshot, starts, damaged):
+            oldest = snapshot
+    return oldest
+
+
+def _damaged(
+    folder: Folder, starts: list[Start], damaged: Sequence[Damaged], before: _Used, seq: int, why: str
+) -> ArenaCorruptError:
+    """Return the error of a journal that is damaged behind a commit, which says what to go back to."""
+    unknown = _unknown(starts, damaged, before)
+    certain = _oldest(folder, starts, damaged) if unknown else None
+    if certain is not None and certain.seq < seq:
+        return ArenaCorruptError(
+            f"{why.removesuffix('.')}. What is before it can be read up to commit {seq}, but file {unknown} may have begun "
+            f"with a restore to an earlier one, and where, can't be read: only up to commit {certain.seq}, of the oldest snapshot, "
+            "is it certain that nothing was cut off. Nothing was changed. Look for a copy of that file. To go on from what is "
+            f"certain: recoverable journal restore --to {certain.seq} --name NAME {folder.path}; or with --to {seq} if you know "
+            "that the state was not restored to an earlier commit"
+        )
     return ArenaCorruptError(
         f"{why.removesuffix('.')}. The state is sound up to commit {seq}. Nothing was changed. To go on from there, without what "
         f"came after it: recoverable journal restore --to {seq} --name NAME {folder.path}"
@@ -122,6 +182,7 @@ def replay(
     seq: int = END,
     at: int = END,
     files: list[Start] | None = None,
+    damaged: Sequence[Damaged] = (),
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[native_journal.Replayed, int]:
     """Bring a copy of a snapshot forward by the journal; without a copy, look whether it could be.
@@ -137,6 +198,7 @@ def replay(
         seq: The last commit to be replayed.
         at: The last moment, in nanoseconds since the epoch.
         files: The heads of those to be used, and of the one behind them, which somebody may be writing; None: use all.
+        damaged: With these, the ones that can't be used.
         progress: As of `restore`.
 
     Returns:
@@ -145,10 +207,10 @@ def replay(
     Raises:
         ArenaCorruptError: A file is damaged, or one is missing. What came before is applied.
     """
-    starts, damaged = folder.heads() if files is None else (files, [])
+    starts, damaged = folder.heads() if files is None else (files, damaged)
     total = native_journal.Replayed(0, 0, snapshot.position, snapshot.seq, snapshot.at, snapshot.chain, False, False)
     before, torn, reached = _Used(0, snapshot.epoch), 0, False
-    ends = ends_of(starts)
+    ends = ends_of(starts, damaged)
     for i, start in enumerate(starts):
         end = ends[i]
         if end <= max(snapshot.position, start.position):  # it was not wanted, or all of it was cut off
@@ -161,7 +223,7 @@ def replay(
                 reached = True
                 break
             found = [each.why for each in damaged if before.number < each.number < start.number]
-            raise _damaged(folder, total.seq, found[-1] if found else why)
+            raise _damaged(folder, starts, damaged, before, total.seq, found[-1] if found else why)
         if is_writers:
             break
         before = _Used(start.number, start.epoch)
@@ -179,7 +241,8 @@ def replay(
                     reached = True
                     break
                 if sound is None or (sound.seq < seq and sound.position < end):  # else no more of it was wanted
-                    raise _damaged(folder, max(total.seq, file.replayed_seq), str(error)) from None
+                    reached_seq = max(total.seq, file.replayed_seq)
+                    raise _damaged(folder, starts, damaged, before, reached_seq, str(error)) from None
                 part = sound
             torn = file.torn if i == len(starts) - 1 else 0
             if part.bytes:
@@ -191,7 +254,8 @@ def replay(
                 break
     last = starts[-1].number if starts else 0
     if not reached and total.seq < seq and damaged and damaged[-1].number > last:
-        raise _damaged(folder, total.seq, next(each.why for each in damaged if each.number > last))
+        why = next(each.why for each in damaged if each.number > last)
+        raise _damaged(folder, starts, damaged, before, total.seq, why)
     return total, torn
 
 
@@ -300,7 +364,7 @@ def restore(
     end = _end_of(folder, starts)
     numbers = [each.number for each in starts] + [each.number for each in passed]
     for snapshot, fd in snapshots.latest(folder, failures):
-        if snapshot.position > cut_of(snapshot, starts):
+        if snapshot.position > cut_of(snapshot, starts, passed):
             continue
         if snapshot.seq > seq or snapshot.at > at:
             later.append(snapshot)

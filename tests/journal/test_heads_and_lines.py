@@ -162,6 +162,98 @@ def test_a_damaged_head_of_a_file_that_is_needed_is_named(
     assert opened(name, folder) == state
 
 
+class Cut:
+    """A journal of which a restore has cut off something; what is opened is unlinked."""
+
+    def __init__(self, name: str, folder: str, ask: Callable[..., Any], files: int = 0) -> None:
+        """Commit up to n = 10, go back to n = 5, and on with 100 and 101, in so many files more."""
+        self.folder = Folder(folder, create=True)
+        with Arena.open(name, "16 MiB", journal=folder) as arena:
+            for n in range(1, 11):
+                self.last = put(arena, n)
+                if n == 5:
+                    self.to = self.last
+        Arena.unlink(name)
+        assert ask("restore", "--to", str(self.to), "--name", name, folder)[0] == 0
+        self.number = self.folder.files()[-1]
+        with Arena.open(name, "16 MiB", journal=folder) as arena:
+            put(arena, 100)
+            n = 101
+            put(arena, n)
+            while len(self.folder.files()) < self.number + files:
+                put(arena, n := n + 1)
+        Arena.unlink(name)
+        self.path = self.folder.file_path(self.number)
+
+
+@pytest.mark.parametrize("files", [0, 1])
+def test_a_damaged_head_still_cuts_off_what_its_restore_has(
+    name: str, folder: str, files: int, ask: Callable[..., Any]
+) -> None:
+    """Its first batch says where it begins: what a start recommends is of this line, and so is all that others show."""
+    cut = Cut(name, folder, ask, files)
+    damage(cut.path, 40)
+    with pytest.raises(ArenaCorruptError, match=rf"head of.*sound up to commit {cut.to}\b") as error:
+        Arena.open(name, "16 MiB", journal=folder)
+    assert advice(str(error.value)) == cut.to
+    if not files:
+        shown = json.loads(ask("tail", "--json", folder)[1])
+        assert max(each["seq"] for each in shown) == cut.to
+    assert ask("restore", "--to", str(cut.last), "--name", name, folder)[0] != 0
+    code, _, err = ask("restore", "--to", str(cut.to), "--name", name, folder)
+    assert code == 0, err
+    with Arena.open(name, journal=folder) as arena:
+        assert arena.root["n"] == 5
+        put(arena, 6)
+    Arena.unlink(name)
+    assert opened(name, folder)["n"] == 6
+    with History.open(folder) as history:
+        assert history.at(cut.to).to_python()["n"] == 5
+        assert history.at(history.newest).to_python()["n"] == 6
+
+
+@pytest.mark.parametrize("files", [0, 1])
+def test_where_nobody_knows_what_was_cut_off_nothing_is_called_sound(
+    name: str, folder: str, files: int, ask: Callable[..., Any]
+) -> None:
+    """With its first batch damaged as well, or the file gone, what is before it may count or not: what certainly does is named."""
+    cut = Cut(name, folder, ask, files)
+    damage(cut.path, 40)
+    damage(cut.path, 4096 + 70)
+    oldest = cut.folder.start_of(1).seq  # of the first snapshot, and the only one
+    for gone in (False, True) if files else (False,):
+        if gone:
+            Path(cut.path).unlink()
+        with pytest.raises(ArenaCorruptError, match="may have begun with a restore") as error:
+            Arena.open(name, "16 MiB", journal=folder)
+        assert "sound" not in str(error.value)
+        assert advice(str(error.value)) == oldest
+    code, _, err = ask("restore", "--to", str(oldest), "--name", name, folder)
+    assert code == 0, err
+    assert "n" not in opened(name, folder)
+
+
+def test_a_snapshot_of_what_was_cut_off_is_not_begun_with(name: str, folder: str, ask: Callable[..., Any]) -> None:
+    """Also where the head of the file that has cut it off is damaged."""
+    filled(name, folder, 3)
+    compact(Folder(folder), lambda fd: None)
+    journal = Folder(folder)
+    newest = journal.snapshots()[-1]
+    to = journal.start_of(2).seq
+    assert journal.start_of(2).position < newest
+    assert ask("restore", "--to", str(to), "--name", name, folder)[0] == 0
+    with Arena.open(name, journal=folder) as arena:
+        put(arena, 1000)
+    Arena.unlink(name)
+    damage(journal.file_path(journal.files()[-1]), 40)
+    with pytest.raises(ArenaCorruptError) as error:
+        Arena.open(name, "16 MiB", journal=folder)
+    assert advice(str(error.value)) == to
+    assert "cut off" in ask("ls", folder)[1]
+    assert ask("restore", "--to", str(to), "--name", name, folder)[0] == 0
+    assert opened(name, folder)["n"] < 1000
+
+
 # -- what errors recommend -----------------------------------------------------------------------------------------------------
 
 
