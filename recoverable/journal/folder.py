@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from recoverable import _shm
 from recoverable._native.journal import File, Lock, host
 from recoverable.errors import (
     ArenaBusyError,
@@ -90,6 +91,15 @@ class _Mark(NamedTuple):
     host: str
     pid: int
     age: float
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether that is another machine's, or this one's before it was started: locks of one kernel are as good as they look.
+
+        Each container has a name of its own, and all of them the machine's boot id; a system may have none.
+        """
+        boot, own = self.host.rpartition("/")[2], host().rpartition("/")[2]
+        return boot != own if own else self.host != host()
 
 
 class Folder:
@@ -292,7 +302,7 @@ class Folder:
             JournalError: Another process has it, on this machine or another.
         """
         mark = self._mark()
-        is_foreign = mark is not None and mark.host != host()
+        is_foreign = mark is not None and mark.is_foreign
         if is_foreign and self._moves():
             raise self._in_use(mark)
         try:
@@ -330,6 +340,19 @@ class Folder:
         """Say again that this process writes there, as its thread does once a second where there is one."""
         with contextlib.suppress(OSError):
             os.utime(f"{self.path}/lock")
+
+    def is_being_taken(self, name: str) -> bool:
+        """Return whether somebody may be looking if another machine's mark moves, which takes up to twice `_MOVES`.
+
+        Until he has it, the mark is the other machine's; then his, while the arena's object has nothing in it yet.
+        """
+        mark = self._mark()
+        if mark is None:
+            return False
+        with contextlib.suppress(OSError):
+            is_empty = os.stat(_shm.path_of(name)).st_size == 0  # noqa: PTH116
+            return mark.is_foreign or (is_empty and abs(mark.age) < _FRESH)
+        return False
 
     @property
     def marked(self) -> bool:

@@ -24,6 +24,10 @@ _FIRST: Final = 1.0  # seconds: a shorter restore is told when it has ended
 _NEXT: Final = 5.0
 _TOUCHED: Final = 1.0
 _POLL: Final = 0.01
+_TAKEN: Final = (
+    10.0  # seconds in which a folder with another machine's mark is taken, before there is anything to be seen
+)
+_NOTHING_YET: Final = (0, 0, 0)
 _STILL: Final = 10.0  # seconds that what is waited for may stand still: it is touched once a second
 
 
@@ -129,11 +133,13 @@ def its_turn(name: str, folder: Folder, create: bool, timeout: float) -> Iterato
                 break
             except ArenaBusyError:
                 made, now = _made(name, folder), time.monotonic()
+                if made is None and now - begun < _TAKEN and folder.is_being_taken(name):
+                    made = _NOTHING_YET
                 moved = now if made != before else moved
                 if made == before and (made is None or now - moved > _STILL):
                     raise
                 before, wait = made, max(timeout, _NEXT)
-                if made is not None:  # else it has just ended: the lock is let go next
+                if made is not None and made != _NOTHING_YET:  # else it has just ended: the lock is let go next
                     if not folder.marked:
                         raise
                     events.journal_restoring(name, folder.path, "waited for", made[0], 0, round((now - begun) * 1000))

@@ -19,6 +19,7 @@ from recoverable.errors import JournalError
 from recoverable.journal import folder as folders
 from recoverable.journal import start
 from recoverable.journal.folder import Folder
+from support.children import child
 
 
 @pytest.fixture
@@ -131,6 +132,67 @@ def test_of_two_that_find_a_dead_mark_one_goes_on(folder: str, monkeypatch: pyte
         with pytest.raises(JournalError, match="written by process 2 on third/boot"):
             Folder(folder).take()
     Folder(folder).take().release()
+
+
+def test_a_container_that_is_started_again_does_not_wait(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has another host name, and the same kernel: its locks are as good as those of processes beside it."""
+    Folder(folder, create=True)
+    mark = Path(folder, "lock")
+    _, boot = folders.host().split("/")
+    if not boot:
+        pytest.skip("this system has no boot id")
+    mark.write_text(f"0123456789ab/{boot}\n7\n")
+
+    def moves(_: Folder) -> bool:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(Folder, "_moves", moves)
+    lock = Folder(folder).take()
+    assert mark.read_text().split() == [folders.host(), str(os.getpid())]
+    lock.release()
+    mark.write_text("0123456789ab/another\n7\n")
+    with pytest.raises(AssertionError, match="it waits"):
+        Folder(folder).take()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["looks", "has left its mark"])
+def test_who_takes_the_folder_of_another_machine_is_waited_for(
+    name: str, folder: str, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """There is nothing of a restore to be seen yet, and its time is no reason for an error in the other workers."""
+    monkeypatch.setattr(folders, "_MOVES", 0.6)
+    with Arena.open(name, "4 MiB", journal=folder) as arena:
+        put(arena, 1)
+    Arena.unlink(name)
+    Path(folder, "lock").write_text("elsewhere/boot\n1\n")
+    reader, writer = os.pipe()
+    real_lock, real_moves = folders.Lock, Folder._moves
+
+    def lock(path: str) -> Any:
+        taken = real_lock(path)
+        os.write(writer, b".")
+        return taken
+
+    def moves(folder: Folder) -> bool:
+        os.write(writer, b".")
+        return real_moves(folder)
+
+    def start_first() -> None:
+        if when == "looks":
+            monkeypatch.setattr(Folder, "_moves", moves)
+        else:
+            monkeypatch.setattr(folders, "Lock", lock)
+        with Arena.open(name, journal=folder, busy_timeout=5) as arena:
+            assert arena.root["n"] == 1
+
+    with child(start_first):
+        os.read(reader, 1)
+        with Arena.open(name, journal=folder, busy_timeout=0.1) as arena:
+            assert arena.root["n"] == 1
+    os.close(reader)
+    os.close(writer)
+    Arena.unlink(name)
 
 
 def test_why_a_journal_has_stopped_is_said_in_words() -> None:

@@ -4,8 +4,9 @@
  * kept by a page of memory, as the segment's own locks are (os_witness): no forked child inherits it, and closing descriptors does not
  * drop it.
  *
- * Where it still fails: file systems that say yes to everybody. So who has it also writes there which machine he is on, and touches the
- * file once a second; whoever finds another machine's mark that is fresh leaves the folder alone (recoverable/journal/folder.py).
+ * Where it still fails: file systems that say yes to everybody. So who has it also writes there which machine he is on, by the
+ * boot id, and touches the file once a second; whoever finds another machine's mark that is fresh leaves the folder alone
+ * (recoverable/journal/folder.py). Containers of one machine have one kernel, whose locks hold between them.
  */
 #include "flusher.h"
 #include "internal.h"
