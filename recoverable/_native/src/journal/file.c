@@ -58,6 +58,15 @@ int journal_raise(int err, const char *where, const char *name, const char *doin
     return rcv_raise(passes ? RCV_ERR_FULL : RCV_ERR_OS, err, "journal \"%s\": %s %s failed", where, doing, name);
 }
 
+/* unreadable -- err of reading at that offset. The disk has lost that place: EIO is damage, as a wrong checksum there would be. */
+static int unreadable(const rcv_journal_file *f, int err, uint64_t at)
+{
+    if (err != EIO)
+        return journal_raise(err, f->where, f->name, "reading");
+    return rcv_raise(RCV_ERR_CORRUPT, 0, "journal \"%s\": %s is damaged at offset %llu: the disk can't read it", f->where, f->name,
+                     (unsigned long long)at);
+}
+
 uint32_t head_crc(const struct rcv_journal_head *head)
 {
     struct rcv_journal_head h = *head;
@@ -85,8 +94,11 @@ static int read_head(rcv_journal_file *f, uint64_t number)
 {
     struct rcv_journal_head h;
     int                     err = f->size < RCV_JOURNAL_HEAD ? ENODATA : os_read(f->fd, 0, &h, sizeof h);
+    if (err == EIO)
+        return rcv_raise(RCV_ERR_CORRUPT, 0, "journal \"%s\": the head of %s, at its offset 0, is damaged: the disk can't read it", f->where,
+                         f->name);
     if (err != 0 && err != ENODATA)
-        return journal_raise(err, f->where, f->name, "reading");
+        return unreadable(f, err, 0);
     if (err != 0 || memcmp(h.magic, RCV_JOURNAL_MAGIC, sizeof h.magic) != 0)
         return rcv_raise(RCV_ERR_CORRUPT, 0, "journal \"%s\": %s is no file of a journal: its first bytes are others", f->where, f->name);
     if (!is_of_format(&h))
@@ -156,8 +168,12 @@ static int bytes(rcv_journal_file *f, uint64_t at, uint64_t n, const uint8_t **o
         }
         f->have = 0;
         int err = os_read(f->fd, at, f->buffer, want);
+        if (err == EIO && want > n) { /* what is asked for may lie in front of the place that is lost */
+            want = n;
+            err = os_read(f->fd, at, f->buffer, want);
+        }
         if (err != 0)
-            return journal_raise(err, f->where, f->name, "reading");
+            return unreadable(f, err, at);
         f->from = at;
         f->have = want;
     }

@@ -167,12 +167,13 @@ int rcv_journal_spare(const char *where)
 
 /* -- going on where another was ---------------------------------------------------------------------------------------- */
 
-/* last_batch -- over all batches of a file: 1: *last is the last one, without its data; 0: it has none. `whole`: RCV_ERR_CORRUPT, there
- * are sound ones behind a broken one; else that is the end. */
-static int last_batch(rcv_journal_file *f, bool whole, struct rcv_journal_start *at, struct rcv_journal_batch *last)
+/* last_batch -- over all batches of a file: *any: *last is the last one, without its data; else it has none. 0, or what has ended it.
+ * `whole`: RCV_ERR_CORRUPT, there are sound ones behind a broken one; else that is the end. */
+static int last_batch(rcv_journal_file *f, bool whole, struct rcv_journal_start *at, struct rcv_journal_batch *last, bool *any)
 {
     struct rcv_journal_batch b;
-    int                      rc, any = 0;
+    int                      rc;
+    *any = false;
     rcv_journal_get_start(f, at);
     while ((rc = whole ? rcv_journal_next(f, &b) : rcv_journal_next_of_tail(f, &b)) == 1) {
         *last = b;
@@ -183,9 +184,9 @@ static int last_batch(rcv_journal_file *f, bool whole, struct rcv_journal_start 
             at->seq = b.seq;
             at->at = b.at;
         }
-        any = 1;
+        *any = true;
     }
-    return rc < 0 ? rc : any;
+    return rc;
 }
 
 /* write_again -- a batch as it was read, to where it was, and flush the file. 0 or errno. EAGAIN: it is not there any more. */
@@ -216,7 +217,7 @@ static bool is_needed(const struct rcv_journal_batch *last, uint64_t position)
 }
 
 /* settle -- what the folder's last file has is on the disk, up to its end, and so is its name: *at, *offset. It is w->file then. `position`:
- * where it is gone on from. `whole`: as above. RCV_ERR_NOTFOUND: there is none. */
+ * where it is gone on from; if that is known, damage behind it is the end. `whole`: as above. RCV_ERR_NOTFOUND: there is none. */
 static int settle(rcv_writer *w, uint64_t position, bool whole, struct rcv_journal_start *at, uint64_t *offset)
 {
     uint64_t number = 0;
@@ -231,15 +232,18 @@ static int settle(rcv_writer *w, uint64_t position, bool whole, struct rcv_journ
     for (unsigned tries = 0; rc >= 0 && err == EAGAIN && tries < CLOSED; tries++) {
         struct rcv_journal_batch last;
         rcv_journal_file        *f;
+        bool                     has = false;
         if ((rc = rcv_journal_open_file(folder, w->where, number, &f)) != 0)
             return rc;
-        rc = last_batch(f, whole, at, &last);
+        rc = last_batch(f, whole, at, &last, &has);
+        if (rc == RCV_ERR_CORRUPT && position != UINT64_MAX) /* what is before it is to be on the disk all the same */
+            rc = 0;
         *offset = rcv_journal_offset(f);
         journal_name(number, w->name);
         if (rc >= 0 && w->file.fd < 0 && (err = handle_open(&w->file, folder, w->name, O_RDWR | O_NOFOLLOW)) != 0)
             rc = failed(w, err, "opening", w->name);
         else
-            err = rc == 1 && is_needed(&last, position) ? write_again(w, f, &last) : 0;
+            err = rc >= 0 && has && is_needed(&last, position) ? write_again(w, f, &last) : 0;
         rcv_journal_close_file(f);
     }
     if (rc < 0)
