@@ -41,8 +41,16 @@ int disk_sync(int fd)
 
 int disk_sync_folder(int folder) { return fsync(folder) == 0 ? 0 : errno; }
 
-/* disk_rename -- it has the other name at once, and nothing is replaced: EEXIST. */
+/* disk_rename -- it has the other name at once, and nothing is replaced: EEXIST. NFS and others know no such rename: there, whoever is
+ * killed in between leaves it with both names. */
 int disk_rename(int folder, const char *from, const char *to)
 {
-    return renameat2(folder, from, folder, to, RENAME_NOREPLACE) == 0 ? 0 : errno;
+    if (renameat2(folder, from, folder, to, RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno != EINVAL)
+        return errno;
+    if (linkat(folder, from, folder, to, 0) != 0)
+        return errno;
+    (void)unlinkat(folder, from, 0); /* if that fails, it has two names: spare.c */
+    return 0;
 }

@@ -38,15 +38,25 @@ static int look_at(struct spare *s)
     return 0;
 }
 
+static bool has_another_name(const struct spare *s)
+{
+    struct stat st;
+    return fstat(s->file.fd, &st) == 0 && st.st_nlink > 1;
+}
+
 /* adopt -- one that is there already, or a new one. That which is there may have been a file of commits a moment ago, and be one
  * still on the disk: before a byte of it is written, it is `spare` there, too. Else a power loss would leave it with the old name and
- * the next one's head. */
+ * the next one's head. One with another name is a file in use (disk_rename), or somebody's copy: it loses this one. */
 static int adopt(struct spare *s, int folder)
 {
     int err = EEXIST;
     for (unsigned tries = 0; (err == EEXIST || err == ENOENT) && tries < CLOSED; tries++) {
         err = handle_open(&s->file, folder, SPARE_NAME, O_RDWR | O_NOFOLLOW);
-        if (err == 0 && (err = disk_sync_folder(folder)) == 0)
+        if (err == 0 && has_another_name(s)) {
+            handle_close(&s->file);
+            err = unlinkat(folder, SPARE_NAME, 0) == 0 || errno == ENOENT ? EEXIST : errno; /* once more */
+        }
+        else if (err == 0 && (err = disk_sync_folder(folder)) == 0)
             err = look_at(s);
         else if (err == ENOENT)
             err = handle_open(&s->file, folder, SPARE_NAME, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW);
