@@ -517,6 +517,8 @@ class Arena(ArenaBase):
             FeedMissingError: The arena was made without a feed.
             JournalError: They are to be on the disk, and the arena is open without a journal.
             FeedOverrunError: That commit is overwritten by now. Raised, too, while iterating, by one that is too slow.
+
+        With `durable`, a journal that stops ends the waiting by a JournalError, when all that is on the disk was given.
         """
         self._check()
         return Feed(self, after, follow, durable)

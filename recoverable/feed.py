@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from recoverable import _times, bell
+from recoverable import _times, bell, feed_state
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native.paths import describe_conflict
@@ -185,6 +185,20 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
         """Return how many bytes from here on are on the disk: of whole records."""
         return max(0, native_journal.durable(self._arena.native) - self._next)
 
+    def _check_comes(self) -> None:
+        """Raise an error where what comes next never will: it was overwritten undurable, or the journal has stopped."""
+        native = self._arena.native
+        state = native_feed.state(native)
+        if state is not None and self._next < state[3]:
+            raise self._overrun()
+        journal = native_journal.state(native)
+        if self._follow and journal is not None and journal.stopped and not self._durable_bytes():
+            raise JournalError(
+                f"the journal of arena {self._arena.name!r} has stopped: {feed_state.why(journal.stopped)}. What is committed is "
+                "in memory, and no further commit comes to the disk, so none is given. Restart with a sound disk; or leave "
+                "durable= out."
+            )
+
     def _take(self) -> bool:
         """Read what there is; say whether there is a commit to give."""
         while not self._ready:
@@ -197,6 +211,8 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
                 )
             try:
                 room = min(_READ, self._durable_bytes()) if self._durable else _READ
+                if not room:
+                    self._check_comes()
                 records = native_feed.read(self._arena.native, self._next, room) if room else b""
                 native_feed.parse(records, self._make, self._next)
             except StaleReferenceError:

@@ -622,7 +622,7 @@ cdef class Flusher:
             lock.page = NULL
 
     cdef int check(self) except -1:
-        if self.f == NULL:
+        if self.f == NULL or self.arena.closed: # closed with its thread still there, say: end() has given up
             closed_error(self.arena)
         cdef int rc = rcv_flusher_again(self.f)
         if rc:
@@ -681,7 +681,7 @@ cdef class Flusher:
 
     def serves(self) -> bool:
         """Return whether it is the thread of this process that writes."""
-        return self.f != NULL and rcv_flusher_serves(self.f)
+        return self.f != NULL and not self.arena.closed and rcv_flusher_serves(self.f)
 
     def stopped(self) -> bool:
         """Return whether it has failed for good, in whatever process."""
@@ -707,8 +707,8 @@ cdef class Flusher:
         self.ended = True
         while self.waiting > 0: # they use it
             sleep(SLICE / 4)
-        if self.f == NULL:
-            return True
+        if self.f == NULL or self.arena.closed:
+            return self.f == NULL
         rcv_flusher_end(self.f)
         before, since = rcv_durable(self.arena.a), monotonic()
         while True:
@@ -717,6 +717,8 @@ cdef class Flusher:
             if over:
                 break
             PyErr_CheckSignals() # Ctrl-C ends the waiting, and no more
+            if self.f == NULL or self.arena.closed: # by a handler, or by another thread
+                return self.f == NULL
             if rcv_durable(self.arena.a) != before:
                 before, since = rcv_durable(self.arena.a), monotonic()
             elif 0 <= seconds <= monotonic() - since:

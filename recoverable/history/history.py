@@ -260,6 +260,7 @@ class History:
         Raises:
             ArenaOptionError: That is no path.
             HistoryError: `after` is not kept. Later: what comes next was dropped before it was asked for, or cut off by a restore.
+            JournalError: Later, where the arena is open here: its journal has stopped, and all that is on the disk was given.
         """
         place, line = None if path is None else Path.parse(path), Line(self._folder)
         if after is None:

@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Final
 
-from recoverable import bell
+from recoverable import bell, feed_state
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
-from recoverable.errors import HistoryError, RecoverableError, TransactionError
+from recoverable.errors import HistoryError, JournalError, RecoverableError, TransactionError
 from recoverable.history.commits import parsed
 from recoverable.history.follow import Follower
 from recoverable.history.line import Line
@@ -100,11 +100,20 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
             return True
         if self._native is not None:
             try:
-                return native_journal.durable(self._native) > self._follower.position
+                state = native_journal.state(self._native)  # first: what was durable before it stopped is given
+                if native_journal.durable(self._native) > self._follower.position:
+                    return True
             except RecoverableError:
                 if self._has_ended():  # it was closed meanwhile
                     return False
                 raise
+            if state is not None and state.stopped:
+                self._ended.set()
+                raise JournalError(
+                    f"journal {self._folder.path!r} has stopped: {feed_state.why(state.stopped)}. What is committed is in memory, "
+                    "and no further change comes to the disk. Restart with a sound disk, and watch from then on."
+                )
+            return False
         if self._follower.holds:
             return True
         number = self._folder.files()[-1:] or [0]

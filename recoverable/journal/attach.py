@@ -232,11 +232,17 @@ def _begin(native: NativeArena, folder: Folder, last: Start | None) -> None:
         with contextlib.suppress(StaleReferenceError), _made_of(folder) as made:
             taken = first.take(folder, native, chain)
             if taken.position not in before:
-                made.append(folder.snapshot_path(taken.position))
-            made.append(folder.file_path(number + 1))
-            native_journal.create_file(
-                folder.path, Start(taken.arena, number + 1, 0, taken.epoch, taken.position, taken.seq, taken.at, chain)
-            )
+                path = folder.snapshot_path(taken.position)
+                made.append((path, os.stat(path).st_ino))  # noqa: PTH116
+            made.append((folder.file_path(number + 1), None))
+            try:
+                native_journal.create_file(
+                    folder.path,
+                    Start(taken.arena, number + 1, 0, taken.epoch, taken.position, taken.seq, taken.at, chain),
+                )
+            except RecoverableError:  # which has left nothing: a file of that name is another host's
+                made.pop()
+                raise
             native_journal.attach(native, taken.position, taken.seq)
             return
     raise JournalError(
@@ -247,19 +253,22 @@ def _begin(native: NativeArena, folder: Folder, last: Start | None) -> None:
 
 
 @contextlib.contextmanager
-def _made_of(folder: Folder) -> Iterator[list[str]]:
+def _made_of(folder: Folder) -> Iterator[list[tuple[str, int | None]]]:
     """Remove what a block has made, the last first, where it fails: nothing goes on from there.
+
+    Gives a list of what it has made, to be added to: the path, and the number of the inode that is removed there, None: any.
 
     Raises:
         JournalError: The disk has failed it.
     """
-    made: list[str] = []
+    made: list[tuple[str, int | None]] = []
     try:
         yield made
     except BaseException as error:
-        for path in reversed(made):
+        for path, inode in reversed(made):
             with contextlib.suppress(OSError):
-                os.unlink(path)  # noqa: PTH108
+                if inode in (None, os.stat(path).st_ino):  # noqa: PTH116
+                    os.unlink(path)  # noqa: PTH108
         if isinstance(error, (OSError, ArenaFullError)):
             raise first.unwritable(folder, error) from None
         raise

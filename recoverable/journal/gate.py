@@ -14,6 +14,7 @@ import heapq
 import os
 import threading
 import time
+import traceback
 import weakref
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from itertools import count
@@ -175,6 +176,9 @@ class _Waiters:
     def close(self) -> None:
         """Nobody waits any more."""
         self._enough()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         loop = self._loop()
         if loop is not None and not loop.is_closed():
             with contextlib.suppress(RuntimeError):
@@ -280,9 +284,11 @@ class Gate:
 
     async def _pass(self, loop: asyncio.AbstractEventLoop, position: int, timeout: float) -> bool:
         """Wait in a loop until it is rung for; return whether that could be: the program may have closed the pipe, say."""
+        if self._closed_at is not None:  # nobody would ring
+            return False
         try:
             waiters = self._of(loop)
-        except OSError:  # no descriptors
+        except (OSError, TransactionClosedError):  # no descriptors; it is closed just now
             return False
         try:
             await waiters.wait(loop, position, timeout)
@@ -332,9 +338,14 @@ class Gate:
         found = self._loops.get(loop)
         if found is None:
             with self._lock:  # loops of other threads
-                for other in [each for each in self._loops if each.is_closed()]:
-                    self._loops.pop(other).close()
+                for other in [each for each in list(self._loops) if each.is_closed()]:
+                    ended = self._loops.pop(other, None)
+                    if ended is not None:  # else close() has it
+                        ended.close()
                 found = self._loops[loop] = _Waiters(self._flusher, loop)
+            if self._closed_at is not None and self._loops.pop(loop, None) is found:  # close() has not seen it
+                found.close()
+                raise TransactionClosedError(f"arena {self._name!r} was closed meanwhile")
         return found
 
     def close(self) -> bool:
@@ -348,15 +359,18 @@ class Gate:
         over = self._flusher.end(self._native.busy_timeout)
         durable = self._closed_at = native_journal.durable(self._native)
         here = running_loop()
-        for loop, waiters in list(self._loops.items()):
+        while self._loops:  # other threads may add theirs
+            loop, waiters = self._loops.popitem()
             if loop is here or loop.is_closed():
                 waiters.end(durable)
             else:
                 with contextlib.suppress(RuntimeError):  # closed meanwhile
                     loop.call_soon_threadsafe(waiters.end, durable)
-        self._loops.clear()
         if not over:
-            events.journal_abandoned(self._name, self.path, self._health.why())
+            try:
+                events.journal_abandoned(self._name, self.path, self._health.why())
+            except Exception:  # the program's log pipeline may raise, and the arena is closed all the same
+                traceback.print_exc()
         return over
 
     def begin_again(self) -> None:

@@ -22,6 +22,7 @@ from recoverable._native import journal as native_journal
 from recoverable._native.feed import Restore
 from recoverable.errors import ArenaCorruptError, ArenaFullError, HistoryError, JournalError
 from recoverable.journal import snapshots
+from recoverable.journal.folder import flush_folder
 from recoverable.journal.watched import beating, spare_beside
 
 if TYPE_CHECKING:
@@ -423,8 +424,9 @@ def restore(
         ),
     )
     if _end_of(folder, starts) != end:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(folder.file_path(1 + max(numbers, default=0)))  # noqa: PTH108 -- just made, with nothing in it
+            flush_folder(folder.path)
         raise JournalError(
             f"journal {folder.path!r} was written to while it was restored, so another host, or a process with another segment, "
             "uses it. Nothing was opened. One arena at a time can use it: end the other one, and try again."

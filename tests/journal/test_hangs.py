@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from recoverable import Arena, _registry
+from recoverable import Arena, _registry, events
 from recoverable._native import _switches
 from recoverable.journal import attach, keeper
 from recoverable.journal.health import Health
@@ -70,6 +70,84 @@ def test_closing_gives_up_when_nothing_moves(
     Arena.unlink(name)
     with Arena.open(name, journal=tmp_path / "journal") as again:
         assert again.root["n"] == 3
+    Arena.unlink(name)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_waits_in_another_loop_when_it_gives_up_is_told(name: str, tmp_path: Path, when: str) -> None:
+    """Or who begins to wait then: nothing of the arena is looked at any more, and the request is in doubt."""
+    code = f"""
+    import asyncio, threading, time
+    from recoverable import Arena, InDoubtError
+    from recoverable._native import _switches
+
+    arena = Arena.open({name!r}, "4 MiB", journal={str(tmp_path / "journal")!r}, busy_timeout=0.2)
+    gate, flusher = arena.native.journal, arena.native.journal._flusher
+    _switches.crash_hold({_WRITTEN!r})
+    with arena.transaction():
+        arena.root["n"] = 1
+    position = gate.position(arena.native, None)
+    waits, closed = threading.Event(), threading.Event()
+
+    async def main():
+        if {when!r} == "before":
+            waiting = asyncio.ensure_future(gate.wait(position, 60))
+            while not gate._loops:
+                await asyncio.sleep(0)
+            waits.set()
+        else:
+            waits.set()
+            while not closed.is_set():
+                await asyncio.sleep(0.001)
+            waiting = asyncio.ensure_future(gate.wait(position, 60))
+        try:
+            await waiting
+        except InDoubtError as error:
+            print("in doubt:", "closed first" in str(error))
+        await asyncio.sleep(0.2)  # the next looks
+        print(gate._loops, flusher.end(0), flusher.serves())
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    waits.wait()
+    arena.close()
+    closed.set()
+    thread.join()
+    print("closed:", arena.closed)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], timeout=120, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if "event" not in line and "journal" not in line] == [
+        "in doubt: True",
+        "{} False False",
+        "closed: True",
+    ]
+    assert "Traceback" not in done.stderr
+    with Arena.open(name, journal=tmp_path / "journal") as arena:
+        assert arena.root["n"] == 1
+    Arena.unlink(name)
+
+
+def test_a_log_pipeline_that_raises_leaves_it_closed(
+    name: str, tmp_path: Path, hangs: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That its disk hangs is told to nobody then, and printed."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no room for the log")
+
+    arena = Arena.open(name, "4 MiB", journal=tmp_path / "journal", busy_timeout=0.2)
+    hangs()
+    commit(arena, 1)
+    hanging(arena)
+    monkeypatch.setattr(events, "journal_abandoned", fail)
+    arena.close()
+    assert arena.closed
+    hangs(False)
+    with Arena.open(name, journal=tmp_path / "journal", busy_timeout=20) as again:
+        assert again.root["n"] == 1
     Arena.unlink(name)
 
 

@@ -18,7 +18,7 @@ from recoverable._native import _switches
 from recoverable._native import journal as native_journal
 from recoverable.cli import _journal_files
 from recoverable.cli._app import run
-from recoverable.errors import JournalError
+from recoverable.errors import FeedOverrunError, InDoubtError, JournalError
 from recoverable.history import History
 from recoverable.history import follow as followed
 from recoverable.history.follow import Follower
@@ -131,6 +131,78 @@ def test_a_durable_feed_follows(name: str, folder: str) -> None:
     with Arena.open(name, "4 MiB", journal=folder) as arena:
         found = asyncio.run(main(arena))
         assert found == list(range(found[0], found[0] + 5))
+    Arena.unlink(name)
+
+
+def stop(arena: Arena) -> None:
+    """Have the journal stop at the next commit, and see that it has."""
+    _switches.fail_at(_switches.FAIL_SYNC, 1)
+    put(arena, -1)
+    with pytest.raises(InDoubtError):
+        asyncio.run(arena.durable(timeout=30))
+
+
+@in_test_builds
+@pytest.mark.parametrize("follows", ["for", "async for"])
+def test_a_durable_feed_ends_when_the_journal_stops(name: str, folder: str, follows: str) -> None:
+    """What is on the disk is given first; who only wants what there is gets that."""
+    with Arena.open(name, "4 MiB", journal=folder) as arena:
+        put(arena, 1)
+        asyncio.run(arena.durable())
+        feed, rest = arena.feed(0, durable=True), arena.feed(0, follow=False, durable=True)
+        stop(arena)
+        seen: list[int] = []
+
+        async def main() -> None:
+            async for commit in feed:
+                seen.append(commit.seq)
+
+        with pytest.raises(JournalError, match="has stopped"):
+            if follows == "for":
+                seen.extend(commit.seq for commit in feed)
+            else:
+                asyncio.run(asyncio.wait_for(main(), 30))
+        assert [commit.seq for commit in rest] == (seen or [arena.history.newest])
+    Arena.unlink(name)
+
+
+@in_test_builds
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_durable_feed_tells_that_it_was_overrun(name: str, folder: str, follow: bool) -> None:
+    """By commits that no journal holds up any more."""
+    with Arena.open(name, "4 MiB", journal=folder, feed="64 KiB") as arena:
+        put(arena, 1)
+        asyncio.run(arena.durable())
+        feed = arena.feed(follow=follow, durable=True)
+        stop(arena)
+        for n in range(2000):
+            put(arena, n)
+        with pytest.raises(FeedOverrunError):
+            next(feed)
+    Arena.unlink(name)
+
+
+@in_test_builds
+def test_a_watch_ends_when_the_journal_stops(name: str, folder: str) -> None:
+    """After what is on the disk."""
+    with Arena.open(name, "4 MiB", journal=folder) as arena:
+        put(arena, 1)
+        asyncio.run(arena.durable())
+        first = arena.history.newest
+        put(arena, 2)
+        asyncio.run(arena.durable())
+        watch = arena.history.watch("root['n']", after=first)
+        stop(arena)
+        assert next(watch).commit.seq == first + 1
+
+        async def main() -> None:
+            async for _ in watch:
+                raise AssertionError("what is not on the disk was told")
+
+        with pytest.raises(JournalError, match="has stopped"):
+            asyncio.run(asyncio.wait_for(main(), 30))
+        with pytest.raises(StopIteration):
+            next(watch)
     Arena.unlink(name)
 
 

@@ -15,9 +15,10 @@ import pytest
 
 from recoverable import Arena, InDoubtError, feed_state
 from recoverable._native import journal as native_journal
+from recoverable._native.journal import Start
 from recoverable.errors import JournalError
+from recoverable.journal import attach, start
 from recoverable.journal import folder as folders
-from recoverable.journal import start
 from recoverable.journal.folder import Folder
 from support.children import child
 
@@ -131,7 +132,39 @@ def test_of_two_that_find_a_dead_mark_one_goes_on(folder: str, monkeypatch: pyte
         patched.setattr(folders, "Lock", lock)
         with pytest.raises(JournalError, match="written by process 2 on third/boot"):
             Folder(folder).take()
+    assert mark.read_text() == "third/boot\n2\n"  # who lets go takes his own mark alone
     Folder(folder).take().release()
+    assert mark.read_text() == ""
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_who_begins_leaves_what_another_has_made(
+    name: str, folder: str, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """Its file of the same number, in which it writes, and its snapshot of the same position, too."""
+    Folder(folder, create=True)
+    theirs: list[Path] = []
+    real = native_journal.create_file
+
+    def create(where: str, begin: Start) -> None:
+        theirs.append(Path(Folder(folder).file_path(begin.number)))
+        if named:
+            theirs.append(Path(Folder(folder).snapshot_path(begin.position)))
+        for each in theirs:
+            each.with_suffix(".new").write_bytes(b"theirs")
+            each.with_suffix(".new").rename(each)
+        real(where, begin)
+
+    with Arena.open(name, "4 MiB", feed="1 MiB") as arena:
+        put(arena, 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(native_journal, "create_file", create)
+            with pytest.raises(JournalError, match="File exists"):
+                attach._begin(arena.native, Folder(folder), None)
+        assert len(theirs) == 1 + named
+        assert [each.read_bytes() for each in theirs] == [b"theirs"] * len(theirs)
+        assert len(Folder(folder).snapshots()) == named
+    Arena.unlink(name)
 
 
 def test_a_container_that_is_started_again_does_not_wait(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

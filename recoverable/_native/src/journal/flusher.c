@@ -45,6 +45,7 @@ struct rcv_flusher {
     pthread_t        thread;
     bool             running;
     unsigned         tries; /* since it is to end */
+    uint64_t         last;  /* up to which it writes, since then; 0: it is not to end, or there is nothing */
     _Atomic bool     ending;
     _Atomic uint32_t over;   /* futex: the thread has ended */
     _Atomic uint32_t local;  /* futex: something has changed for the thread of this process */
@@ -248,6 +249,16 @@ static bool try_again(rcv_flusher *f, int rc)
     return true;
 }
 
+/* is_done -- it is to end: is all written that was committed when it learned that? What other processes commit meanwhile, one of them
+ * writes; alone, this one writes all there is. */
+static bool is_done(rcv_flusher *f)
+{
+    const uint64_t done = durable(f), head = committed(f);
+    if (f->last == 0)
+        f->last = head;
+    return done == head || (done >= f->last && rcv_processes(f->a, NULL, 0) > 1);
+}
+
 /* serve -- it writes. Until it ends, or has failed. */
 static void serve(rcv_flusher *f)
 {
@@ -268,12 +279,10 @@ static void serve(rcv_flusher *f)
         }
         const bool waited = committed(f) > durable(f) && !demanded(f);
         rest(f, &busy);
-        if (waited || demanded(f) || atomic_load(&f->ending)) {
-            if (committed(f) > durable(f))
-                rc = write_some(f);
-            else if (atomic_load(&f->ending))
-                return;
-        }
+        if (atomic_load(&f->ending) && is_done(f))
+            return;
+        if ((waited || demanded(f) || atomic_load(&f->ending)) && committed(f) > durable(f))
+            rc = write_some(f);
         if (rc == 0 && f->writer != NULL)
             rcv_writer_keep_up(f->writer);
         else if (try_again(f, rc))

@@ -42,13 +42,22 @@ int rcv_journal_host(char *out, size_t size)
     return snprintf(out, size, "%s/%s", name, boot);
 }
 
-/* leave_mark -- which machine, which process. A failure leaves none: it is only for file systems without locks. */
+#define MARK (HOST_NAME_MAX + 80)
+
+/* own_mark -- which machine, which process; its length. */
+static int own_mark(char text[MARK])
+{
+    char host[HOST_NAME_MAX + 50];
+    rcv_journal_host(host, sizeof host);
+    return snprintf(text, MARK, "%s\n%ld\n", host, (long)getpid());
+}
+
+/* leave_mark -- A failure leaves none: it is only for file systems without locks. */
 static void leave_mark(const char *where)
 {
-    char text[HOST_NAME_MAX + 80], host[HOST_NAME_MAX + 50];
-    int  fd;
-    rcv_journal_host(host, sizeof host);
-    const int n = snprintf(text, sizeof text, "%s\n%ld\n", host, (long)getpid());
+    char      text[MARK];
+    int       fd;
+    const int n = own_mark(text);
     if (open_it(where, O_TRUNC, &fd) == 0) {
         (void)!write(fd, text, (size_t)n);
         close(fd);
@@ -77,10 +86,15 @@ void journal_touch(const char *where)
 
 void rcv_journal_unlock(const char *where, void *lock)
 {
-    int fd;
+    char text[MARK], found[MARK];
+    int  fd;
     if (lock == NULL)
         return;
-    if (open_it(where, O_TRUNC, &fd) == 0) /* the mark goes: whoever comes next need not wait until it is old */
+    if (open_it(where, 0, &fd) == 0) { /* the mark goes: whoever comes next need not wait until it is old. Another's stays. */
+        const int n = own_mark(text);
+        if (pread(fd, found, sizeof found, 0) == n && memcmp(found, text, (size_t)n) == 0)
+            (void)!ftruncate(fd, 0);
         close(fd);
+    }
     os_unmap(lock, os_page_size());
 }

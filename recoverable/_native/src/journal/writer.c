@@ -270,8 +270,11 @@ int rcv_writer_create(const char *where, const struct rcv_journal_start *from, r
         ;
     if (rc == 0)
         rc = begin_file(w, 0);
-    if (rc == 0)
-        rc = name_file(w);
+    if (rc == 0 && (rc = name_file(w)) != 0) {
+        const int folder = handle_fd(&w->folder, w->where, NULL);
+        if (folder >= 0)
+            (void)unlinkat(folder, w->name, 0); /* this one has made it, with nothing in it */
+    }
     if (rc != 0)
         rcv_writer_close(w);
     else
