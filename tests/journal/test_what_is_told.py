@@ -29,12 +29,12 @@ def arena(new_name: Callable[[], str], tmp_path: Path) -> Iterator[Arena]:
             made.root["seat"] = None
         asyncio.run(made.durable(timeout=10))
         yield made
+        _switches.crash_hold(None)
 
 
 def fails() -> None:
-    """Have nothing become durable from now on, as on a full disk, until the event loop ends."""
-    _switches.fail_at(_switches.FAIL_WRITE, 1)
-    asyncio.get_running_loop().call_later(0.01, fails)
+    """Have nothing become durable from now on, as on a disk that hangs."""
+    _switches.crash_hold("journal.written")
 
 
 @pytest.mark.parametrize("touched", [False, True])

@@ -240,9 +240,15 @@ static int settle(rcv_writer *w, uint64_t position, bool whole, struct rcv_journ
             rc = 0;
         *offset = rcv_journal_offset(f);
         journal_name(number, w->name);
-        if (rc >= 0 && w->file.fd < 0 && (err = handle_open(&w->file, folder, w->name, O_RDWR | O_NOFOLLOW)) != 0)
+        if (rc >= 0 && w->file.fd < 0)
+            err = handle_open(&w->file, folder, w->name, O_RDWR | O_NOFOLLOW);
+        if (err == EBADF && w->file.fd < 0) { /* the program has closed the folder's */
+            folder = handle_fd(&w->folder, w->where, NULL);
+            err = folder >= 0 || folder == -EBADF ? EAGAIN : -folder;
+        }
+        if (rc >= 0 && w->file.fd < 0 && err != EAGAIN)
             rc = failed(w, err, "opening", w->name);
-        else
+        else if (w->file.fd >= 0)
             err = rc >= 0 && has && is_needed(&last, position) ? write_again(w, f, &last) : 0;
         rcv_journal_close_file(f);
     }
