@@ -91,7 +91,8 @@ def test_doctor_on_this_machine() -> None:
     done = command("doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
     bad = {what for what, finding in findings.items() if finding["level"] == "bad"}
-    assert (done.returncode, bad) in ((0, set()), (1, {"orphaned arenas"}))  # of other tests on this machine
+    assert bad <= {"orphaned arenas", "journals"}  # of other tests on this machine
+    assert done.returncode == bool(bad)
     assert set(findings) >= {"shared memory", "vm.max_map_count", "page size", "SIGSEGV handlers", "container limit"}
     assert "a fault costs" in findings["trial"]["found"]
     text = command("doctor").stdout
