@@ -148,7 +148,8 @@ def test_a_log_that_waits_for_the_arena_keeps_no_step_from_being_stopped(arena: 
     told: list[str] = []
 
     def audit(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
-        told.append(event["event"])
+        if event["event"].startswith("step."):  # that the audit itself is held up may be told, too
+            told.append(event["event"])
         if event["event"] == "step.slow":
             with arena.transaction():
                 arena.root["audited"] = True
