@@ -151,6 +151,12 @@ def arena(name: str) -> Iterator[Arena]:
 
 
 @pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """Give a folder for a journal, which does not exist yet."""
+    return str(tmp_path / "journal")
+
+
+@pytest.fixture
 def log() -> Iterator[list[dict[str, Any]]]:
     """Collect the events that are written, debug included."""
     with structlog.testing.capture_logs() as events:

@@ -30,12 +30,6 @@ class Cart(Record, name="tests.history.Cart"):
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
-@pytest.fixture
 def arena(new_name: Callable[[], str], folder: str) -> Iterator[Arena]:
     """Give an arena whose answers wait for the disk."""
     with Arena.temporary("16 MiB", name=new_name(), journal=folder, durable="disk", compact=False, keep="24h") as made:

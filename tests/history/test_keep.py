@@ -32,12 +32,6 @@ ROUNDS = 5
 NOBODY = 65534
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
 def work(arena: Arena, begin: int) -> int:
     """Fill some files of the journal, durably; return the number that it has come to."""
     for i in range(begin, begin + 600):

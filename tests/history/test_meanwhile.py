@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,12 +18,6 @@ from recoverable.journal import attach
 from recoverable.journal.compact import compact
 from recoverable.journal.folder import Folder
 from recoverable.journal.start import END
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
 
 
 @pytest.fixture

@@ -23,12 +23,6 @@ from support.children import child
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
-@pytest.fixture
 def arena(new_name: Callable[[], str], folder: str) -> Iterator[Arena]:
     """Give an arena with a journal."""
     with Arena.temporary("16 MiB", name=new_name(), journal=folder, compact=False) as made:

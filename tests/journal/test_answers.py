@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -26,12 +25,6 @@ from support.web import application, ok, serving
 WRITE, SYNC = _switches.FAIL_WRITE, _switches.FAIL_SYNC
 
 in_test_builds = pytest.mark.skipif(not _switches.test_build(), reason="needs a build with -Dcrashpoints=true")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
 
 
 @pytest.fixture

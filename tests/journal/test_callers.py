@@ -33,12 +33,6 @@ in_test_builds = pytest.mark.skipif(not _switches.test_build(), reason="needs -D
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
-@pytest.fixture
 def arena(name: str, folder: str) -> Iterator[Arena]:
     """Give an arena whose answers wait for the disk."""
     with Arena.temporary("16 MiB", name=name, journal=folder, durable="disk") as opened:

@@ -15,36 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from click.testing import CliRunner
 
 from recoverable import Arena, recoverable
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable.cli import _doctor_journal
-from recoverable.cli._app import run
 from recoverable.cli._codes import ABSENT
 from recoverable.cli._journal import journal
 from recoverable.journal.folder import Folder
 from support.commands import command
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
-@pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command in this process: its exit code, and what it wrote."""
-
-    def ask(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run(["journal", *arguments])
-        return code, *capsys.readouterr()
-
-    return ask
 
 
 def put(arena: Arena, n: int) -> None:

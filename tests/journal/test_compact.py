@@ -26,12 +26,6 @@ from support.forks import in_child
 KILLS = int(os.environ.get("RECOVERABLE_KILLS", "8"))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
 def fill(arena: Arena, begin: int, number: int) -> None:
     """Commit that many times, durably; 200 commits are some 120 KiB."""
     for i in range(begin, begin + number):

@@ -16,7 +16,6 @@ import pytest
 from recoverable import Arena
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
-from recoverable.cli._app import run
 from recoverable.errors import ArenaCorruptError
 from recoverable.history import History
 from recoverable.journal.compact import compact
@@ -24,24 +23,6 @@ from recoverable.journal.folder import Folder
 from recoverable.journal.keeper import is_due
 
 HEAD = 96  # bytes that the checksum of a head is over
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
-@pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run `recoverable journal` in this process: its exit code, and what it wrote."""
-
-    def ask(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run(["journal", *arguments])
-        return code, *capsys.readouterr()
-
-    return ask
 
 
 def put(arena: Arena, n: int) -> int:

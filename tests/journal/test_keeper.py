@@ -26,12 +26,6 @@ from support.children import child
 SIZE = 256 * 1024  # of a file, and what is worth a snapshot
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have journals looked at all the time, and compacted when they have grown by a little."""

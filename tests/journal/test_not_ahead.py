@@ -32,12 +32,6 @@ in_test_builds = pytest.mark.skipif(not _switches.test_build(), reason="needs -D
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
-@pytest.fixture
 def hang() -> Iterator[Callable[[bool], None]]:
     """Have all flushes of this process hang from now on, or go on."""
     yield lambda on: _switches.crash_hold(_WRITTEN if on else None)

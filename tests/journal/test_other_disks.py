@@ -43,12 +43,6 @@ OPEN = """
 RESTORE = "import sys; from recoverable.cli._app import run; sys.exit(run(['journal', *sys.argv[1:]]))"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Make the library that is in front of the C library."""

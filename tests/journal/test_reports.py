@@ -26,12 +26,6 @@ MIB = 1024**2
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
-@pytest.fixture
 def arena(name: str, folder: str) -> Iterator[Arena]:
     """Give an arena with a journal and some commits, which are durable."""
     with Arena.temporary("16 MiB", name=name, journal=folder, busy_timeout=0.5) as made:

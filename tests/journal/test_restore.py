@@ -23,12 +23,6 @@ from support.forks import in_child
 KILLS = int(os.environ.get("RECOVERABLE_KILLS", "6"))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
 def fill(arena: Arena, number: int) -> None:
     """Commit that many times."""
     for i in range(number):

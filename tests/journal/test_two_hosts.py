@@ -23,12 +23,6 @@ from recoverable.journal.folder import Folder
 from support.children import child
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Give a folder that does not exist yet."""
-    return str(tmp_path / "journal")
-
-
 def put(arena: Arena, n: int) -> None:
     """Commit once."""
     with arena.transaction():

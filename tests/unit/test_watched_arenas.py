@@ -13,27 +13,13 @@ import pytest
 
 from recoverable import Arena, StepTooLongError
 from recoverable.errors import _TooLong
-from support.watched import LIMIT, compute, spared_arena
+from support.watched import LIMIT, compute
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
     from types import FrameType
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def spared(new_name: Callable[[], str]) -> Iterator[Arena]:
-    """Give an arena whose steps are stopped soon, and never end the process."""
-    with spared_arena(new_name()) as opened:
-        yield opened
-
-
-@pytest.fixture
-def other(new_name: Callable[[], str]) -> Iterator[Arena]:
-    """Give one whose steps are not watched."""
-    with Arena.temporary("4 MiB", name=new_name()) as opened:
-        yield opened
 
 
 def test_a_block_that_waits_for_another_arena_beyond_its_limit_ends_by_that(

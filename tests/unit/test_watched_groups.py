@@ -9,26 +9,12 @@ import pytest
 
 from recoverable import Arena, StepTooLongError, TaskGroup, gather
 from recoverable.errors import _TooLong, without_doomed
-from support.watched import compute, spared_arena
+from support.watched import compute
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def spared(new_name: Callable[[], str]) -> Iterator[Arena]:
-    """Give an arena whose steps are stopped soon, and never end the process."""
-    with spared_arena(new_name()) as opened:
-        yield opened
-
-
-@pytest.fixture
-def other(new_name: Callable[[], str]) -> Iterator[Arena]:
-    """Give one whose steps are not watched."""
-    with Arena.temporary("4 MiB", name=new_name()) as opened:
-        yield opened
 
 
 async def by_gather(spins: Awaitable[None]) -> None:
