@@ -20,7 +20,7 @@ from recoverable.history import History
 from recoverable.history.line import Line
 from recoverable.journal import snapshots
 from recoverable.journal.folder import Folder
-from recoverable.journal.start import END, replay
+from recoverable.journal.start import END
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,11 +109,7 @@ def _fill(past: Past, fd: int, seq: int) -> None:
     copy = Restore(fd, _NAME)
     try:
         copy.back()
-        files = line.starts
-        if files:  # with one behind the last, which is used as well
-            files = [*files, files[-1]._replace(number=files[-1].number + 1, position=END)]
-        with line.read():
-            replay(past.folder, copy, keyframe, seq=seq, files=files)
+        line.replay(copy, keyframe, seq)
         copy.renew()
     finally:
         copy.close()

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from recoverable.errors import ArenaCorruptError, ArenaNotFoundError, HistoryError
 from recoverable.journal import snapshots
-from recoverable.journal.start import END, cut_of, ends_of, goes_on
+from recoverable.journal.start import END, cut_of, ends_of, goes_on, replay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from recoverable._native.journal import File, Start
+    from recoverable._native.feed import Restore
+    from recoverable._native.journal import File, Replayed, Start
     from recoverable.journal.damaged import Damaged
     from recoverable.journal.folder import Folder
     from recoverable.journal.snapshots import Snapshot
@@ -53,10 +54,8 @@ class _Seen:
         damaged: list[Damaged],
         sound: dict[int, tuple[_Stamp, Snapshot]],
     ) -> None:
-        self.heads, self.sound = (
-            heads,
-            sound,
-        )  # by number, and by position: each with what tells that it is the same file
+        self.heads = heads  # by number
+        self.sound = sound  # by position; each with what tells that it is the same file
         self.starts: list[Start] = [start for _, start in heads.values()]
         ends = ends_of(self.starts, damaged)
         self.stretches = [
@@ -172,6 +171,22 @@ class Line:
         if found is None:
             raise self.gone()
         return found
+
+    def replay(
+        self,
+        copy: Restore,
+        begin: Snapshot,
+        seq: int = END,
+        at: int = END,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Replayed:
+        """Bring a copy of the state that it begins with forward to a commit and a moment, whichever comes first."""
+        files = self.starts
+        if files:  # with one behind the last, which is used as well
+            files = [*files, files[-1]._replace(number=files[-1].number + 1, position=END)]
+        with self.read():
+            done, _ = replay(self.folder, copy, begin, seq=seq, at=at, files=files, progress=progress)
+        return done
 
     def gone(self) -> HistoryError:
         """Return the error of something that is older than all that is kept by now."""

@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from recoverable._native.feed import Restore
-from recoverable.journal.start import END, replay
+from recoverable.journal.start import END
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,13 +83,11 @@ class State:
         begin = replace(
             self._keyframe, position=self.position, seq=self.seq, at=self.at, chain=self.chain, epoch=self._epoch
         )
-        files = self._line.starts
-        if files:  # with one behind the last, which is used as well
-            files = [*files, files[-1]._replace(number=files[-1].number + 1, position=END)]
-        with self._line.read():
-            done, _ = replay(self._line.folder, self._copy, begin, seq=seq, at=at, files=files, progress=progress)
+        done = self._line.replay(self._copy, begin, seq, at, progress)
         self.position, self.seq, self.at, self.chain = done.position, done.seq, done.at, done.chain
-        self._epoch = next((each.epoch for each in reversed(files) if each.position < self.position), self._epoch)
+        self._epoch = next(
+            (each.epoch for each in reversed(self._line.starts) if each.position < self.position), self._epoch
+        )
         self.native.owner.name = f"{self._line.folder.path} at {self.seq}"
         return self
 
