@@ -301,6 +301,21 @@ static void test_a_file_that_was_removed(void)
     remove_folder(folder);
 }
 
+static void test_a_file_that_was_removed_before_the_next_is_begun(void)
+{
+    int                  folder = new_folder();
+    static const uint8_t large[40000]; /* does not fit into the file in use */
+    struct stat          st;
+    rcv_writer          *w;
+    rcv_journal_file_size(8192);
+    CHECK(rcv_writer_create(folder_path, &at_first, &w) == 0 && append(w, 0) == 0);
+    remove_files(folder);
+    CHECK(rcv_writer_append(w, large, sizeof large, 2, 0, 1) == RCV_ERR_NOTFOUND && append(w, 1) == RCV_ERR_OS);
+    CHECK(fstatat(folder, "journal-0000000000000002", &st, 0) != 0);
+    rcv_writer_close(w);
+    remove_folder(folder);
+}
+
 int main(void)
 {
     test_the_crc_is_castagnolis();
@@ -315,5 +330,6 @@ int main(void)
     test_closed_descriptors();
     test_a_number_that_is_another_files_by_now();
     test_a_file_that_was_removed();
+    test_a_file_that_was_removed_before_the_next_is_begun();
     CHECKS_DONE();
 }

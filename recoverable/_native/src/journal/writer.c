@@ -78,6 +78,14 @@ static int removed(rcv_writer *w, const char *name)
     return rcv_raise(RCV_ERR_NOTFOUND, ENOENT, "journal \"%s\": %s was moved or removed while it was in use", w->where, name);
 }
 
+/* look_at_file -- the file in use, if there is one, is where a start would look for it. */
+static int look_at_file(rcv_writer *w)
+{
+    if (w->file.inode == 0 || !handle_gone(&w->file, w->where, w->name))
+        return 0;
+    return removed(w, handle_gone(&w->folder, w->where, NULL) ? "its folder" : w->name);
+}
+
 /* unreachable -- it was closed by others, and opening it again has failed: for want of descriptors, say, which passes. */
 static int unreachable(rcv_writer *w, int err, const char *name)
 {
@@ -134,6 +142,8 @@ static int begin_file(rcv_writer *w, uint64_t room)
         if (err == 0)
             err = disk_sync(fd);
         CRASHPOINT("journal.head");
+        if (err == 0 && look_at_file(w) != 0) /* nobody looks at it later, and without it what follows is worth nothing */
+            return RCV_ERR_NOTFOUND;
         if (err == 0)
             err = disk_rename(folder, SPARE_NAME, name);
         CRASHPOINT("journal.named");
@@ -325,9 +335,8 @@ static int look_behind(rcv_writer *w)
 
 int rcv_writer_look(rcv_writer *w)
 {
-    if (!handle_gone(&w->file, w->where, w->name))
-        return look_behind(w);
-    return removed(w, handle_gone(&w->folder, w->where, NULL) ? "its folder" : w->name);
+    const int rc = look_at_file(w);
+    return rc != 0 ? rc : look_behind(w);
 }
 
 int rcv_writer_append(rcv_writer *w, const void *records, uint64_t length, uint64_t seq, uint64_t at, uint32_t count)
