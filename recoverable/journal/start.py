@@ -127,19 +127,24 @@ def cut_of(snapshot: Snapshot, starts: list[Start], damaged: Sequence[Damaged] =
     return cut
 
 
-def _unknown(starts: list[Start], damaged: Sequence[Damaged], before: _Used) -> int:
+def _unknown(starts: list[Start], damaged: Sequence[Damaged], before: Used) -> int:
     """Return the number of a file that may have cut off some of what was replayed; 0: what was replayed counts, for sure.
 
     One that is gone, or damaged so that its place in the feed can't be read either, may have begun with a restore to anything
     before it, unless the next one says that no epoch began there.
     """
     if before.number == 0:
-        return next((each.number for each in damaged if each.position is None), 0)
-    known = {each.number: each.position for each in damaged}
-    for start in starts:
-        known[start.number] = start.position
-    for number in range(before.number + 1, max(known) + 1):
-        if known.get(number) is None:
+        begun = max((start.number for start in starts if start.epoch == before.epoch), default=0)
+        return next((each.number for each in damaged if each.position is None and each.number > begun), 0)
+    sound = {start.number for start in starts}
+    placed = {each.number for each in damaged if each.position is not None}
+    left = before.restores
+    for number in range(before.number + 1, max(sound | {each.number for each in damaged}) + 1):
+        if number in sound:
+            left = 0
+        elif left:  # the snapshot is of a restore that has begun there, or later
+            left -= 1
+        elif number not in placed:
             after = next((start.epoch for start in starts if start.number > number), None)
             if after != before.epoch:
                 return number
@@ -156,7 +161,7 @@ def _oldest(folder: Folder, starts: list[Start], damaged: Sequence[Damaged]) -> 
 
 
 def _damaged(
-    folder: Folder, starts: list[Start], damaged: Sequence[Damaged], before: _Used, seq: int, why: str
+    folder: Folder, starts: list[Start], damaged: Sequence[Damaged], before: Used, seq: int, why: str
 ) -> ArenaCorruptError:
     """Return the error of a journal that is damaged behind a commit, which says what to go back to."""
     unknown = _unknown(starts, damaged, before)
@@ -209,17 +214,17 @@ def replay(
         ArenaCorruptError: A file is damaged, or one is missing. What came before is applied.
     """
     starts, damaged = folder.heads() if files is None else (files, damaged)
-    total = native_journal.Replayed(0, 0, snapshot.position, snapshot.seq, snapshot.at, snapshot.chain, False, False)
-    before, torn, reached = _Used(0, snapshot.epoch), 0, False
+    total = replayed_none(snapshot)
+    before, torn, reached = before_all(snapshot, starts, damaged), 0, False
     ends = ends_of(starts, damaged)
     for i, start in enumerate(starts):
         end = ends[i]
-        if end <= max(snapshot.position, start.position):  # it was not wanted, or all of it was cut off
-            continue
+        if is_older(start, snapshot) or end <= max(snapshot.position, start.position):
+            continue  # it was not wanted, also where the file behind it is gone; or all of it was cut off
         is_writers = files is not None and i == len(starts) - 1
         if is_writers and start.position != total.position:
             break
-        if why := _gap(folder, snapshot, starts, i, before, total):
+        if why := gap(folder, snapshot, starts, i, before, total):
             if total.seq >= seq:  # numbers only grow: nothing more is wanted
                 reached = True
                 break
@@ -227,7 +232,7 @@ def replay(
             raise _damaged(folder, starts, damaged, before, total.seq, found[-1] if found else why)
         if is_writers:
             break
-        before = _Used(start.number, start.epoch)
+        before = Used(start.number, start.epoch)
         with folder.open_file(start.number) as file:
             try:
                 while True:
@@ -260,8 +265,29 @@ def replay(
     return total, torn
 
 
-def _gap(
-    folder: Folder, snapshot: Snapshot, starts: list[Start], index: int, before: _Used, total: native_journal.Replayed
+def replayed_none(snapshot: Snapshot) -> native_journal.Replayed:
+    """Return what a snapshot is before anything is replayed."""
+    return native_journal.Replayed(0, 0, snapshot.position, snapshot.seq, snapshot.at, snapshot.chain, False, False)
+
+
+def is_older(start: Start, snapshot: Snapshot) -> bool:
+    """Return whether a file is of a life before the snapshot's: the restore between the two has left nothing that it lacks."""
+    return lives(start.epoch) < lives(snapshot.epoch)
+
+
+def before_all(snapshot: Snapshot, starts: list[Start], damaged: Sequence[Damaged]) -> Used:
+    """Return what the first file that is replayed has to go on from: the snapshot, and the last of the files that it has all of."""
+    last = None
+    for start, end in zip(starts, ends_of(starts, damaged), strict=True):
+        if is_older(start, snapshot) or (start.epoch == snapshot.epoch and end <= snapshot.position):
+            last = start
+    if last is None:
+        return Used(0, snapshot.epoch)
+    return Used(last.number, snapshot.epoch, lives(snapshot.epoch) - lives(last.epoch))
+
+
+def gap(
+    folder: Folder, snapshot: Snapshot, starts: list[Start], index: int, before: Used, total: native_journal.Replayed
 ) -> str:
     """Say why a file does not go on from what was replayed; "": it does."""
     start = starts[index]
@@ -295,11 +321,18 @@ def goes_on(folder: Folder, starts: list[Start], index: int, chain: int) -> bool
     return start.chain in known
 
 
-class _Used(NamedTuple):
-    """The file that was replayed last: its number and epoch; before the first one, 0 and the snapshot's."""
+class Used(NamedTuple):
+    """What a file has to go on from.
+
+    Attributes:
+        number: Of the file that was replayed last; before the first one, of the last that the snapshot has all of, or 0.
+        epoch: Of that file; before the first one, the snapshot's.
+        restores: How many restores lie between that file and the snapshot: each of them has begun a file behind it.
+    """
 
     number: int
     epoch: int
+    restores: int = 0
 
 
 def _up_to_damage(

@@ -266,6 +266,34 @@ def test_what_a_start_recommends_works(name: str, folder: str, which: str, ask: 
         assert history.at(history.newest).to_python() == state
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_what_the_snapshot_has_all_of_is_not_blamed(name: str, folder: str, gone: bool) -> None:
+    """The file that begins where the snapshot lies is gone, or nothing in it can be read: it is named, and no older one."""
+    for n in range(3):  # files 1 to 3, each of a life of its own; the snapshot lies where the third begins
+        with Arena.open(name, "16 MiB", journal=folder) as arena:
+            put(arena, n)
+        Arena.unlink(name)
+    compact(Folder(folder), lambda fd: None)
+    for n in range(3, 5):
+        with Arena.open(name, "16 MiB", journal=folder) as arena:
+            put(arena, n)
+        Arena.unlink(name)
+    journal = Folder(folder)
+    assert journal.snapshots()[-1] == journal.start_of(3).position
+    snapshot = journal.start_of(3).seq
+    if gone:
+        Path(journal.file_path(3)).unlink()
+    else:
+        Path(journal.file_path(3)).write_bytes(b"")
+        damage(journal.file_path(2), 40)  # which nobody needs
+    with pytest.raises(
+        ArenaCorruptError, match="before file 4 one is missing" if gone else "journal-0*3,? .*sound"
+    ) as error:
+        Arena.open(name, "16 MiB", journal=folder)
+    assert advice(str(error.value)) == snapshot
+    assert "another restore" not in str(error.value)
+
+
 def test_a_moment_behind_what_is_missing_says_what_to_do(name: str, folder: str, ask: Callable[..., Any]) -> None:
     """By a time nobody can tell what was meant: it is an error, and the command in it works."""
     states = filled(name, folder, 3)
