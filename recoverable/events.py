@@ -414,6 +414,7 @@ def journal_restored(name: str, folder: str, report: Restoration) -> None:
 def journal_damaged(name: str, folder: str, detail: str) -> None:
     """Tell that a restore has passed over a damaged snapshot for an older one, or a damaged file of commits that it did not need.
 
+    Or that a start has begun the journal anew, from memory, since no restore could have brought back what it had.
     `detail`: which, and what was found.
     """
     log().warning("journal.damaged", arena=name, journal=folder, detail=detail)

@@ -18,7 +18,7 @@ from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native.journal import Start
 from recoverable.errors import ArenaCorruptError, ArenaFullError, JournalError, RecoverableError, StaleReferenceError
-from recoverable.journal import first, start
+from recoverable.journal import first, restorable, start
 from recoverable.journal.gate import Gate
 from recoverable.journal.watched import half_made, its_turn, touch, watched
 from recoverable.reports import Restoration
@@ -38,6 +38,10 @@ _POLL: Final = 0.01
 _RING: Final = 64 * 1024**2
 _LEAST_RING: Final = 1024**2
 _TRIES: Final = 3
+_GOES_ON: Final = (
+    "No restore could have brought the state back. It is in memory, and the journal goes on from a new snapshot of that; earlier "
+    "moments may be lost."
+)
 _DEFAULT_SIZE: Final = 256 * 1024**2
 
 
@@ -212,11 +216,14 @@ def _is_next(native: NativeArena, name: str, folder: Folder, timeout: float) -> 
         return False
     was = native_journal.state(native)
     has_stopped = was is not None and was.stopped != 0
-    if not has_stopped and native_journal.goes_on(native, tip.position):
+    lack = restorable.lack(folder)
+    if not lack and not has_stopped and native_journal.goes_on(native, tip.position):
         return True
     last = _last_durable(native, folder, tip) if has_stopped else native_journal.settle(folder.path)
-    if last.position < state[3]:  # what lies between is nowhere but in memory
+    if lack or last.position < state[3]:  # what is missing, or lies between, is nowhere but in memory
         _begin(native, folder, last)
+        if lack:
+            events.journal_damaged(name, folder.path, f"{lack}. {_GOES_ON}")
         return True
     if has_stopped:  # what the kernel has dropped of the old file, nobody knows
         native_journal.create_file(folder.path, last._replace(number=last.number + 1))
