@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, FrameType
 
-__all__ = ["awaited", "caller", "calls", "innermost", "line_of", "stack"]
+__all__ = ["awaited", "caller", "calls", "innermost", "line_of"]
 
 _DEEPEST: Final = 200  # coroutines that await each other
 _LIBRARY: Final = (sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep)
@@ -31,25 +31,17 @@ def awaited(coroutine: Any) -> list[FrameType]:
     return frames
 
 
-def calls(top: FrameType | None, found: Callable[[FrameType], bool]) -> list[FrameType]:
+def calls(stack: list[FrameType], found: Callable[[FrameType], bool]) -> list[FrameType]:
     """Return the innermost frame of a thread that is looked for and those that it has called, the outermost first; [] without one.
 
     Args:
-        top: The thread's innermost frame.
+        stack: The thread's frames, the innermost first.
         found: Returns whether a frame is the one.
     """
-    between: list[FrameType] = []
-    while top is not None:
-        between.append(top)
-        if found(top):
-            return between[::-1]
-        top = top.f_back
+    for i, frame in enumerate(stack):
+        if found(frame):
+            return stack[i::-1]
     return []
-
-
-def stack(top: FrameType | None) -> list[FrameType]:
-    """Return all frames of a thread whose innermost that is, the outermost first."""
-    return calls(top, lambda frame: frame.f_back is None)
 
 
 def innermost(frames: list[FrameType]) -> FrameType | None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import threading
 import time
 import uuid
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from recoverable import _registry, frames
 from recoverable._native import _notes
+from recoverable._native.frames import of_threads
 from recoverable._native.runtime import own_threads_forked
 from recoverable._threads import OwnThread
 from recoverable.errors import RecoverableError
@@ -51,17 +51,17 @@ _LOOKS: Final = 5  # at those who wait and those who run, until nobody has moved
 # -- of this process --------------------------------------------------------------------------------------------------------
 
 
-def _where(transaction: Transaction, threads: dict[int, FrameType]) -> tuple[str | None, bool]:
+def _where(transaction: Transaction, threads: dict[int, list[FrameType]]) -> tuple[str | None, bool]:
     """Return the line at which a transaction's code is, and whether it runs just now."""
     coroutine, name = transaction.driven, transaction.handler
     if (
         coroutine is None
-    ):  # a block, whose frame has its name; else a helper has opened it, and its thread is what runs in it
-        top = threads.get(transaction.ident) if transaction.one_step else None
-        found = frames.calls(top, lambda frame: frame.f_code.co_qualname == name) or frames.stack(top)
+    ):  # a block, whose frame has its name; else a helper has opened it: its thread is what runs in it
+        stack = threads.get(transaction.ident, []) if transaction.one_step else []
+        found = frames.calls(stack, lambda frame: frame.f_code.co_qualname == name) or stack[::-1]
     elif getattr(coroutine, "cr_running", False):
         own = coroutine.cr_frame
-        each = (frames.calls(top, lambda frame: frame is own) for top in threads.values())
+        each = (frames.calls(stack, lambda frame: frame is own) for stack in threads.values())
         found = next(filter(None, each), [])
     else:
         return frames.line_of(frames.innermost(frames.awaited(coroutine))), False
@@ -80,7 +80,7 @@ def _name(transaction: Transaction) -> str | None:
     return transaction.request_id
 
 
-def _request(transaction: Transaction, waits: waiting | None, threads: dict[int, FrameType]) -> Request:
+def _request(transaction: Transaction, waits: waiting | None, threads: dict[int, list[FrameType]]) -> Request:
     line, running = _where(transaction, threads)
     kind: str | None
     kind, holder, place = None, None, SpotName(None, None)
@@ -108,9 +108,9 @@ def _request(transaction: Transaction, waits: waiting | None, threads: dict[int,
     )
 
 
-def _access(native: NativeArena, since: float, top: FrameType | None) -> Request | None:
+def _access(native: NativeArena, since: float, stack: list[FrameType]) -> Request | None:
     """Return what a thread does that waits for the lock outside of any transaction; None: it has ended."""
-    found = frames.innermost(frames.stack(top))
+    found = frames.innermost(stack[::-1])
     if found is None:
         return None
     waited = time.monotonic() - since
@@ -143,13 +143,13 @@ def _all(native: NativeArena) -> dict[Transaction, waiting | None]:
 def here(native: NativeArena) -> list[Request]:
     """Return this process's requests in flight, the oldest first. From any thread."""
     found, standing = _all(native), list(native.standing.items())
-    threads = sys._current_frames()
+    threads = of_threads()
     requests = []
     for transaction, wait in found.items():
         with contextlib.suppress(Exception):  # it may have ended meanwhile, in its own thread
             requests.append(_request(transaction, wait, threads))
     for ident, since in standing:
-        requests += filter(None, [_access(native, since, threads.get(ident))])
+        requests += filter(None, [_access(native, since, threads.get(ident, []))])
     requests.sort(key=lambda request: -request.age)
     return requests
 

@@ -17,7 +17,6 @@ import linecache
 import math
 import os
 import signal
-import sys
 import sysconfig
 import threading
 import traceback
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from recoverable import _registry, events, waits
 from recoverable._native import watchdog as native
+from recoverable._native.frames import of_thread
 from recoverable.errors import ArenaOptionError, StepTooLongError
 
 if TYPE_CHECKING:
@@ -204,11 +204,13 @@ _dumps = _Dumps()
 # -- where a step is ------------------------------------------------------------------------------------------------
 
 
-def _at(frame: FrameType | None) -> At:
-    """Say where a thread is whose innermost frame that is."""
+def _at(frames: list[FrameType]) -> At:
+    """Say where a thread is whose frames those are, the innermost first."""
     lines: list[str] = []
     where, debugged = "", False
-    while frame is not None and (len(lines) < _FRAMES or not where):
+    for frame in frames:
+        if len(lines) >= _FRAMES and where:
+            break
         code, module = frame.f_code, str(frame.f_globals.get("__name__", ""))
         if module in _AROUND and lines:
             break
@@ -218,7 +220,6 @@ def _at(frame: FrameType | None) -> At:
         if not where and package != "recoverable" and not code.co_filename.startswith((*_LIBRARY, "<frozen")):
             source = "breakpoint()" if debugged else _source(code.co_filename, frame.f_lineno)
             where = f"{code.co_filename}:{frame.f_lineno} in {code.co_name}" + (f": {source}" if source else "")
-        frame = frame.f_back
     return At(where or (lines[0].strip() if lines else ""), "\n".join(lines[:_FRAMES]))
 
 
@@ -301,7 +302,7 @@ def _stop(overdue: native.Overdue) -> tuple[At, bool]:
     """Stop it if it is time for that: return where it was, and whether it could be stopped."""
     stage, told, transaction = overdue.stage, overdue.told, overdue.transaction
     if overdue.current:
-        at = _at(sys._current_frames().get(overdue.thread))
+        at = _at(of_thread(overdue.thread))
     else:  # it has kept the GIL until its end
         where, _, stack = overdue.text.partition("\n")
         at = At(where, stack)

@@ -113,7 +113,6 @@ cdef extern from *:
 rcv_too_long = <PyObject *>_TooLong
 
 cdef object monitoring = getattr(sys, "monitoring", None)
-cdef object frames_now = sys._current_frames
 cdef object tool = None # what sys.monitoring knows us as
 cdef dict known = {} # id of a code object: itself, and its jumps back that are outside of what they are in
 cdef list instrumented = [] # code objects
@@ -138,11 +137,7 @@ cdef list frames_of(uint64_t ident):
     if monitoring is None:
         return frames
     for _ in range(TRIES):
-        frames = []
-        frame = frames_now().get(ident)
-        while frame is not None:
-            frames.append(frame)
-            frame = frame.f_back
+        frames = of_thread(ident)
         new = {id(frame.f_code): frame.f_code for frame in frames if id(frame.f_code) not in known}
         if not new:
             return frames

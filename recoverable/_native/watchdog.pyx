@@ -9,6 +9,7 @@ import sys
 from typing import NamedTuple
 
 from recoverable._jumps import NOTHING, outside
+from recoverable._native.frames import of_thread
 from recoverable.errors import _TooLong
 
 cdef extern from "recoverable.h":
