@@ -6,16 +6,18 @@ No line (`lines.py`) serves for this: a line looks on behalf of its first alone,
 own: one commit may go ahead where the one before it still has to wait. And the core says when the privileged run has ended.
 
 Who is inside a privileged run waits for none here, unless that run is of an arena whose name comes first. So no two wait for each
-other.
+other. Inside are its parts, what it runs independently, and the tasks that it starts, which it may wait for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 import types
+import weakref
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recoverable._native.runtime import current_transaction
 from recoverable.waits import waiting
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["around", "give_way", "take", "wake_all"]
 
+#: The privileged runs that a task was started in, each with its own task. Weak: a task may live on.
+_inside: contextvars.ContextVar[tuple[_Run, ...]] = contextvars.ContextVar("recoverable.privilege", default=())
+
 _POLL = 0.005  # seconds between two looks: at another process, and at a run that may be lost without having ended
 
 
@@ -37,6 +42,9 @@ async def take(transaction: Transaction) -> None:
     except BaseException:
         transaction.rollback()
         raise
+    task = _task()
+    if task is not None:
+        _inside.set((*(run for run in _inside.get() if run.waited_for()), _Run(task, transaction)))
 
 
 async def give_way(transaction: Transaction) -> None:
@@ -47,16 +55,50 @@ async def give_way(transaction: Transaction) -> None:
 def around(transaction: Transaction | None) -> Iterator[Transaction]:
     """Yield the privileged runs, of whatever arenas, that a transaction which is to wait here is inside of."""
     seen: set[Transaction | None] = {None, transaction}
-    left = {current_transaction()}
+    left = {current_transaction(), *_started_in()}
     if transaction is not None:
         left |= {transaction.parent, transaction.around}
     while left := left - seen:  # coroutines that drive each other by turns are around each other
         each = left.pop()
         assert each is not None
         seen.add(each)
-        if each.privileged and each.state == "active":  # else others wait for it no more, however long its code goes on
+        if _is_waited_for(each):
             yield each
         left |= {each.parent, each.around}
+
+
+class _Run:
+    __slots__ = ("_task", "_transaction")
+
+    def __init__(self, task: asyncio.Task[Any], transaction: Transaction) -> None:
+        self._task, self._transaction = weakref.ref(task), weakref.ref(transaction)
+
+    def waited_for(self) -> Transaction | None:
+        """Return its transaction, if others wait for it still."""
+        transaction = self._transaction()
+        return None if transaction is None or not _is_waited_for(transaction) else transaction
+
+    def is_of(self, task: asyncio.Task[Any] | None) -> bool:
+        """Return whether it runs in that task."""
+        return self._task() is task
+
+
+def _task() -> asyncio.Task[Any] | None:
+    return None if running_loop() is None else asyncio.current_task()
+
+
+def _started_in() -> Iterator[Transaction]:
+    """Yield the privileged runs that this task was started in; what runs in the same task is around it, or beside it."""
+    task = _task()
+    for run in () if task is None else _inside.get():
+        transaction = run.waited_for()
+        if transaction is not None and not run.is_of(task):
+            yield transaction
+
+
+def _is_waited_for(transaction: Transaction) -> bool:
+    """Return whether it is privileged; else others wait for it no more, however long its code goes on."""
+    return transaction.privileged and transaction.state == "active"
 
 
 def _may_wait(transaction: Transaction) -> bool:

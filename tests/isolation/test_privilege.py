@@ -537,6 +537,29 @@ def test_who_dies_in_another_process_makes_nobody_wait(name: str) -> None:
             assert writer.done
 
 
+async def test_tasks_of_its_own_do_not_wait_for_it(new_name: Callable[[], str]) -> None:
+    """A handler may start requests as tasks, and wait for them. That they make it invalid is the program's fault; nobody hangs."""
+    with Arena.temporary("4 MiB", name=new_name(), busy_timeout=20.0) as arena:
+        with arena.transaction():
+            arena.root.update(n=0, m=0)
+
+        async def part() -> None:
+            arena.root["n"] += 1
+            await asyncio.sleep(0.001)
+
+        async def whole() -> None:
+            arena.root["n"] += 1
+            await asyncio.gather(*(asyncio.create_task(arena.run(part)) for _ in range(2)))
+            arena.root["m"] += 1
+
+        begun = time.monotonic()
+        results = await asyncio.gather(*(arena.run(whole) for _ in range(3)), return_exceptions=True)
+        assert time.monotonic() - begun < 10
+        assert {type(result) for result in results} == {ConflictError}
+        assert arena.root["m"] == 0
+        assert arena.native.queues() == (0, 0)
+
+
 class Elsewhere:
     """A forked child with a privileged run that hangs, and says when asked whether it still has its privilege."""
 
