@@ -27,6 +27,7 @@ from recoverable import (
     recoverable,
     watchdog,
 )
+from recoverable._native import frames
 from recoverable._native import watchdog as native
 from recoverable.aiohttp import setup
 from support.watched import LIMIT, watched_arena
@@ -205,7 +206,7 @@ def test_whose_code_it_is(module: str, told: str) -> None:
     """A debugger's prompt is named as such, and of this library's own code, who has called it."""
     names: dict[str, Any] = {"__name__": module}
     exec("def call(back):\n    return back()", names)
-    at = names["call"](lambda: watchdog._at(sys._getframe(1)))
+    at = names["call"](lambda: watchdog._at(frames.of_thread(threading.get_ident())[1:]))
     assert told in at.where
     assert "in call" in at.stack.splitlines()[0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from recoverable import Arena, Array, StepTooLongError, TransactionError, recoverable, watchdog
+from recoverable._native import frames
 from recoverable._native import watchdog as native
 from recoverable.errors import _TooLong
 from support.watched import LIMIT, compute, watched_arena
@@ -216,6 +216,6 @@ def test_deep_inside_a_library_the_line_is_the_programs_own() -> None:
     names: dict[str, Any] = {"__name__": "library"}
     path = f"{watchdog._LIBRARY[0]}/library.py"
     exec(compile("def call(n, back):\n    return call(n - 1, back) if n else back()", path, "exec"), names)
-    at = names["call"](60, lambda: watchdog._at(sys._getframe(1)))
+    at = names["call"](60, lambda: watchdog._at(frames.of_thread(threading.get_ident())[1:]))
     assert " in test_deep_inside_a_library_the_line_is_the_programs_own: " in at.where
     assert set(at.stack.splitlines()) == {f'  File "{path}", line 2 in call'}
