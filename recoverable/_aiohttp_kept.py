@@ -67,7 +67,8 @@ def kept_of(before: Any, kept: Any, limit: int, is_plain: Callable[[object], boo
             state[key] = value
         else:
             keyed[name] = value
-    size = getattr(request._payload, "total_bytes", 0)
+    payload: Any = request._payload
+    size = getattr(payload, "total_bytes", 0)
     body: bytes | None = None
     if request._read_bytes is not None:
         body = request._read_bytes
@@ -75,9 +76,10 @@ def kept_of(before: Any, kept: Any, limit: int, is_plain: Callable[[object], boo
         body = b"".join(kept.chunks)
     elif not request.body_exists or not size:
         body = b""
-    ended = bool(request._payload.is_eof()) if body is not None else False
+    ended = bool(payload.is_eof()) if body is not None else False
     declared = request.content_length
-    whole = body is not None and ended and len(body) == (size or len(body)) and len(body) <= limit
+    everything = body is not None and ended and len(body) == (size or len(body))
+    read = request._read_bytes is not None or getattr(payload, "_cursor", True)
     return {
         "method": request.method,
         "url": request.path_qs,
@@ -94,8 +96,20 @@ def kept_of(before: Any, kept: Any, limit: int, is_plain: Callable[[object], boo
         "state_left_out": left_out,
         "body": body,
         "size": declared if declared is not None else size if ended else None,
-        "whole": whole,
+        "all": everything,
+        "whole": everything and body is not None and len(body) <= limit,
+        "seen": bool(size and read),
+        "charset": _or_none(lambda: request.charset),
+        "cookies": _or_none(lambda: list(request.cookies.values())) or [],
     }
+
+
+def _or_none(read: Callable[[], Any]) -> Any:
+    """Return what a request says of itself, or None: what its client has sent can't be read."""
+    try:
+        return read()
+    except Exception:  # of many kinds; its program has not read it, either
+        return None
 
 
 def routed_to(request: web.BaseRequest, fn: Any) -> bool:

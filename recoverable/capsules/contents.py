@@ -16,6 +16,7 @@ import linecache
 import math
 import os
 import platform
+import sys
 import sysconfig
 import traceback
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from recoverable import watchdog
 from recoverable._native import feed as native_feed
-from recoverable.capsules.hiding import Hiding
+from recoverable.capsules.hiding import UNSEARCHED, Hiding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,7 +123,9 @@ class Facts:
         if request is not None:
             request = _clean_request(request, hiding, limit)
         if call is not None:
-            call |= {key: hiding.data(call[key]) for key in ("args", "kwargs", "missing")}
+            call["args"] = [_clean_argument(arg, hiding) for arg in call["args"]]
+            call["kwargs"] = {name: _clean_argument(arg, hiding) for name, arg in call["kwargs"].items()}
+            call["missing"] = hiding.data(call["missing"])
         steps = [] if self.steps is None else self.steps.stood
         return {
             "format": FORMAT,
@@ -134,7 +137,7 @@ class Facts:
             "request_id": None if self.request_id is None else hiding.text(self.request_id),
             "arena": self.arena,
             "error": None if self.error is None else self._error(hiding),
-            "runs": [_shortened(run) for run in hiding.data(self.runs)],
+            "runs": [_run(run, hiding) for run in self.runs],
             "steps": [{"seq": seq, "position": position} for seq, position in steps],
             "steps_left_out": 0 if self.steps is None else self.steps.more,
             "end": self.end,
@@ -155,15 +158,41 @@ class Facts:
             file, line, function = self.frame
             code = linecache.getline(file, line).strip()
             frame = {"file": file, "line": line, "function": function, "code": hiding.text(code)}
-        text = "" if self.trace is None else "".join(self.trace.format())
+        # A class can be made of a secret as well; one that its module has was not.
+        if not _is_there(module, name):
+            name = hiding.said(name)
+        if hiding.unsearched:
+            message = UNSEARCHED
+        text = "" if self.trace is None else "".join(_formatted(self.trace, hiding))
         return {
-            "module": module,
-            "type": name,
+            "module": hiding.text(module),
+            "type": hiding.text(name),
             "message": hiding.beginning(message, cut=len(message) >= _MESSAGE)[:_TEXT],
             "traceback": hiding.text(text)[-_TEXT:],
             "frame": frame,
-            "conflict": hiding.data(self.conflict),
+            "conflict": _clean_conflict(self.conflict, hiding),
         }
+
+
+def _is_there(module: str, name: str) -> bool:
+    """Return whether a module has a class of that name."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return isinstance(found, type)
+
+
+def _formatted(trace: traceback.TracebackException, hiding: Hiding) -> Iterable[str]:
+    """Return the lines of a traceback; only which code it went through, where its messages are left out."""
+    return [*trace.stack.format(), UNSEARCHED, "\n"] if hiding.unsearched else trace.format()
+
+
+def _clean_conflict(conflict: dict[str, Any] | None, hiding: Hiding) -> dict[str, Any] | None:
+    return (
+        None
+        if conflict is None
+        else {key: hiding.made(conflict[key]) for key in ("path", "key")} | {"winner": hiding.data(conflict["winner"])}
+    )
 
 
 def _size_of(trace: traceback.TracebackException | None) -> int:
@@ -177,17 +206,20 @@ def _size_of(trace: traceback.TracebackException | None) -> int:
     return size
 
 
-def _shortened(run: dict[str, Any]) -> dict[str, Any]:
-    """Return what an earlier run was, with less of its error: cut before, a secret would be half there."""
-    return run | {"error": run["error"] and run["error"][:_ERROR]}
+def _run(run: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
+    """Return what an earlier run was, without secrets, and with less of its error: cut before, one would be half there."""
+    error = None if run["error"] is None else hiding.said(run["error"])[:_ERROR]
+    return run | {"conflict": _clean_conflict(run["conflict"], hiding), "error": error}
 
 
 def _request(facts: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
     """Find the secrets of a request, and replace those that have a place of their own."""
     headers = hiding.headers(facts["headers"])
+    hiding.cookies(facts["cookies"])
     content_type = next((value for name, value in facts["headers"] if name.lower() == "content-type"), "")
     raw: bytes | None = facts["body"]
-    body = None if raw is None else hiding.body(raw, content_type, whole=facts["whole"] or len(raw) == facts["size"])
+    body = None if raw is None else hiding.body(raw, content_type, whole=facts["all"], charset=facts["charset"])
+    hiding.unsearched = facts["seen"] and (hiding.unsearched or (raw is None and hiding.has_fields))
     return facts | {
         "url": hiding.url(facts["url"]),
         "headers": headers,
@@ -201,7 +233,7 @@ def _request(facts: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
 
 def _clean_request(request: dict[str, Any], hiding: Hiding, limit: int) -> dict[str, Any]:
     body: bytes | None = request["body"]
-    hidden = None if body is None else hiding.bytes(body, cut=not request["whole"])
+    hidden = None if body is None else hiding.bytes(body, cut=not request["all"], charset=request["charset"] or "")
     kept = None if hidden is None else hidden[:limit]
     whole = request["whole"] and hidden is not None and len(hidden) <= limit  # it may have become longer
     told = {"text": None, "base64": None, "size": request["size"], "whole": whole, "left_out": request["left_out"]}
@@ -218,8 +250,8 @@ def _clean_request(request: dict[str, Any], hiding: Hiding, limit: int) -> dict[
         "route": request["route"],
         "headers": [[name, hiding.text(value)] for name, value in request["headers"]],
         "match": hiding.data(request["match"]),
-        "items": hiding.data(request["state"]),
-        "keyed_items": hiding.data(request["keyed"]),
+        "items": {hiding.text(name): hiding.made(value) for name, value in request["state"].items()},
+        "keyed_items": {hiding.text(name): hiding.made(value) for name, value in request["keyed"].items()},
         "items_left_out": request["state_left_out"],
         "body": told,
     }
@@ -231,6 +263,10 @@ def _call(call: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
     kept["args"] = [_argument(name, arg, hiding) for name, arg in zip(names, call["args"], strict=True)]
     kept["kwargs"] = {name: _argument(name, arg, hiding) for name, arg in call["kwargs"].items()}
     return kept
+
+
+def _clean_argument(arg: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
+    return {"value": hiding.made(arg["value"])} if "value" in arg else arg
 
 
 def _argument(name: str, arg: dict[str, Any], hiding: Hiding) -> dict[str, Any]:

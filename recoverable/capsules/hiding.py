@@ -5,38 +5,48 @@ same value may be in the URL, in a field of the body, in a message of an excepti
 secret values by their names, in headers, query, path, form and JSON; then take each of them out of every text, in all the forms
 that a program gives values on their way into one.
 
-What can't be read as what it says it is, JSON that was cut for one, can't be searched by names: such a body is left out.
+What can't be read as what it says it is, JSON that was cut for one, can't be searched by names: such a body is left out, and so is
+what the program has made of it: messages, arguments, items. Names, charsets and parts are read as aiohttp reads them.
 """
 
 from __future__ import annotations
 
 import base64
 import codecs
+import contextlib
 import html
 import json
 import re
 import urllib.parse
 from typing import TYPE_CHECKING, Any, Final
 
+from recoverable.capsules.parts import parts_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["ALWAYS", "HIDDEN", "Hiding"]
+    from recoverable.capsules.parts import Part
+
+__all__ = ["ALWAYS", "HIDDEN", "UNSEARCHED", "Hiding"]
 
 #: Headers that are never kept.
 ALWAYS: Final = ("authorization", "cookie", "set-cookie", "proxy-authorization")
 #: What stands in the place of a secret.
 HIDDEN: Final = "[hidden]"
+#: What stands in the place of what may have a secret that is not known.
+UNSEARCHED: Final = "[left out: the body could not be searched for secrets]"
 _SHORT: Final = 4  # characters: shorter ones are only taken out where they stand alone
 _LEAST: Final = 6  # of a cookie's value: shorter ones, "1" or "dark", are no secrets, and are words of bodies as well
 _MOST: Final = 2000  # values in one capsule: beyond that, texts that might have one are left out
-_QUOTED: Final = re.compile(r'"([^"]+)"')
-_BARE: Final = re.compile(r'=\s*([^",\s]+)')
-_BOUNDARY: Final = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
+_LINES: Final = 100  # of a secret, which are secret one by one
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_ESCAPED: Final = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
+_BETWEEN: Final = re.compile(r"[\s,;]+")
+_BOUNDARY: Final = re.compile(r'boundary\s*=\s*"?([^";]+)"?', re.IGNORECASE)
+_CHARSET: Final = re.compile(r'charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
 _BLANK: Final = re.compile(rb"\r?\n\r?\n")
-_PART_IS: Final = re.compile(rb"^content-disposition\s*:((?:.*\r?\n[ \t])*.*)", re.IGNORECASE | re.MULTILINE)
-_FOLDED: Final = re.compile(r"\r?\n[ \t]+")
-_PART_TYPE: Final = re.compile(rb"^content-type:\s*([^\s;]+)", re.IGNORECASE | re.MULTILINE)
+_ASCII: Final = "&=abc"
+_URLSAFE: Final = str.maketrans("-_", "+/")
 #: What different libraries leave as it is in a URL: Python's, none, browsers', yarl.
 _LEFT_IN_URLS: Final = ("/", "", "!~*'()", "!$'()*,;=:@~", "/!$'()*,;=:@~")
 
@@ -53,7 +63,8 @@ class Hiding:
         self._headers = self._fields | set(ALWAYS)
         self._values: set[str] = set()
         self._forms: dict[str, str] | None = None  # of all values: in lower case, and the pattern for each
-        self._lost = False
+        self._lost = self._hit = False
+        self.unsearched = False  # whether there may be secrets in the body that are not known
         self.found: dict[str, None] = {}  # what was hidden, in words
 
     # -- finding them ------------------------------------------------------------------------------------------------
@@ -62,14 +73,21 @@ class Hiding:
         """Return whether a field of that name is secret."""
         return isinstance(name, str) and name.casefold() in self._fields
 
+    @property
+    def has_fields(self) -> bool:
+        """Whether fields of some names are secret."""
+        return bool(self._fields)
+
     def add(self, value: Any, where: str = "") -> str:
         """Note a secret; what stands in its place."""
         if where:
             self.found[where] = None
         for text in _leaves(value):
-            if text:
-                self._values.add(text)
-                self._forms = None
+            lines = text.splitlines()[:_LINES]
+            for each in (text, text.strip(), *(line.strip() for line in lines if len(line) >= _LEAST)):
+                if each:
+                    self._values.add(each)
+                    self._forms = None
         self._lost = self._lost or len(self._values) > _MOST
         return HIDDEN
 
@@ -84,6 +102,12 @@ class Hiding:
             else:
                 kept.append((name, value))
         return kept
+
+    def cookies(self, values: Iterable[str]) -> None:
+        """Note the values of cookies, as the framework has read them."""
+        for value in values:
+            if len(value) >= _LEAST:
+                self.add(value)
 
     def mapping(self, items: dict[str, Any], kind: str) -> dict[str, Any]:
         """Return named values, the secret ones replaced."""
@@ -100,84 +124,147 @@ class Hiding:
         query, hash_mark, rest = query.partition("#")
         return f"{head}?{self._form(query, 'query')}{hash_mark}{rest}"
 
-    def _form(self, text: str, kind: str) -> str:
+    def _form(self, text: str, kind: str, charset: str = "utf-8") -> str:
         parts = []
         for part in text.split("&"):
             name, equals, value = part.partition("=")
-            plain = urllib.parse.unquote_plus(name)
-            if equals and self.is_field(plain):
-                self.add(value)
-                part = (
-                    name
-                    + "="
-                    + urllib.parse.quote(self.add(urllib.parse.unquote_plus(value), f"{kind} {plain}"), safe="[]")
-                )
+            names = {_unquoted(name, each) for each in ("utf-8", charset)}
+            plain = _unquoted(value.rstrip(), charset)
+            secret = [each for each in names if self.is_field(each)]
+            if equals and value != HIDDEN and (secret or self._is_secret_within(plain)):
+                self._hit = True
+                self.add([value, plain, _unquoted(value, "utf-8"), _unquoted(value, "latin-1")])
+                told = secret[0] if secret else name
+                part = name + "=" + urllib.parse.quote(self.add(plain, f"{kind} {told}"), safe="[]")
             parts.append(part)
         return "&".join(parts)
 
     def fields(self, value: Any) -> Any:
-        """Return data with the secret fields of its mappings replaced, at any depth."""
+        """Return data with the secret fields of its mappings replaced, at any depth, in texts that are JSON as well."""
         if isinstance(value, dict):
             return self.mapping(value, "field")
         if isinstance(value, (list, tuple)):
             return [self.fields(each) for each in value]
-        return value
+        return self.add(value) if isinstance(value, str) and self._is_secret_within(value) else value
 
-    def body(self, body: bytes, content_type: str, *, whole: bool) -> bytes | None:
-        """Return a body with its secret fields replaced; None: it may have some, and can't be read.
+    def _is_secret_within(self, text: str) -> bool:
+        """Return whether a text is JSON that has secret fields; they are noted."""
+        if not self._fields or text.lstrip()[:1] not in ("{", "[", '"'):
+            return False
+        before, self._hit = self._hit, False
+        with contextlib.suppress(ValueError, RecursionError):
+            self.fields(self._parsed(text))
+        hit, self._hit = self._hit, self._hit or before
+        return hit
+
+    def _parsed(self, text: str) -> Any:
+        """Return JSON as data; its secret fields are noted, all of them: of two of one name, the last one counts."""
+
+        def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            for name, value in pairs:
+                if self.is_field(name):
+                    self._hit = True
+                    self.add(value, f"field {name}")
+            return dict(pairs)
+
+        data = json.loads(text, object_pairs_hook=noted, parse_float=_Number)
+        for token in _QUOTED.findall(text) if self._hit else ():  # as it was written: p\u0061ss
+            if "\\" in token and json.loads(f'"{token}"') in self._values:
+                self.add(token)
+        return data
+
+    def body(self, body: bytes, content_type: str, *, whole: bool, charset: str | None = None) -> bytes | None:
+        """Return a body with its secret fields replaced; None: it may have some, and can't be read, or not be written again.
 
         Args:
             body: As far as it is known.
             content_type: What the request says that it is.
             whole: Whether it is all of it.
+            charset: Which the framework decodes it by; default: as the type says.
         """
         kind = content_type.partition(";")[0].strip().lower()
         if not self._fields or not body:
             return body
-        if kind == "application/x-www-form-urlencoded":
-            return self._form(body.decode("utf-8", "surrogateescape"), "field").encode("utf-8", "surrogateescape")
-        if kind.startswith("multipart/"):
-            return self._multipart(body, content_type) if whole else None
-        secret = False
-
-        def noted(
-            pairs: list[tuple[str, Any]],
-        ) -> dict[str, Any]:  # all of them: of two of one name, the last one counts
-            nonlocal secret
-            for name, value in pairs:
-                if self.is_field(name):
-                    secret = True
-                    self.add(value, f"field {name}")
-            return dict(pairs)
-
-        try:
-            data = json.loads(body, object_pairs_hook=noted, parse_float=_Number) if whole else None
-        except (ValueError, RecursionError):
-            data = None
-        if data is not None:
-            return _json(self.fields(data)) if secret else body
-        return None if "json" in kind or body.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[") else body
-
-    def _multipart(self, body: bytes, content_type: str) -> bytes | None:
-        found = _BOUNDARY.search(content_type)
-        if found is None:
+        if kind.partition("/")[0] == "multipart":
+            return self._multipart(body, content_type, whole=whole)
+        told = _CHARSET.search(content_type)
+        charset = charset or (told[1] if told else "")
+        readings = _readings(body, charset, whole=whole)
+        if whole:
+            read, changed = False, []
+            for text in readings.values():
+                self._hit = False
+                try:
+                    data = self.fields(self._parsed(text.removeprefix("\ufeff")))
+                    read = True
+                except (ValueError, RecursionError):
+                    continue
+                if self._hit:
+                    changed.append(_json(data))
+            if read:
+                return body if not changed else changed[0] if len(set(changed)) == 1 else None
+        begun = _readings(body, charset, whole=False).values()
+        if "json" in kind or any(text.lstrip("\ufeff \t\r\n").startswith(("{", "[")) for text in begun):
+            self.unsearched = True
             return None
-        mark = b"--" + found[1].encode("utf-8", "surrogateescape")
-        parts = body.split(mark)
-        for i, part in enumerate(parts):
-            blank = _BLANK.search(part)
+        return self._posted(body, kind, readings, whole=whole)
+
+    def _posted(self, body: bytes, kind: str, readings: dict[str, str], *, whole: bool) -> bytes | None:
+        """Return the body of a form, or of what may be one."""
+        if not whole and kind in ("", "application/x-www-form-urlencoded"):
+            self.unsearched = True  # behind what is known
+        for charset, text in readings.items():
+            self._hit = False
+            self._form(text, "field", charset)
+            if self._hit and _ASCII.encode(charset, "replace") != _ASCII.encode():
+                return None
+        text = body.decode("utf-8", "surrogateescape")
+        for charset in dict.fromkeys(("utf-8", *readings)):
+            text = self._form(text, "field", charset)
+        return text.encode("utf-8", "surrogateescape")
+
+    def _multipart(self, body: bytes, content_type: str, *, whole: bool) -> bytes | None:
+        boundary = _BOUNDARY.search(content_type)
+        try:
+            parts = parts_of(body, content_type) if whole else None
+        except ValueError:
+            parts = None
+        if parts is None:
+            self.unsearched = True
+            return None
+        instead = [self._part(part) for part in parts]
+        if boundary is None or all(each is None for each in instead):
+            return body if boundary is not None else None
+        mark = b"--" + boundary[1].strip().encode("utf-8", "surrogateescape")
+        pieces = body.split(mark)
+        if len(pieces) != len(parts) + 2:  # it is not as plain as that
+            return None
+        for i, (part, new) in enumerate(zip(parts, instead, strict=True), 1):
+            blank = _BLANK.search(pieces[i])
             if blank is None:
-                continue
-            head, content = part[: blank.end()], part[blank.end() :]
-            kind, text = _PART_TYPE.search(head), _name_of_part(head)
-            value = content.removesuffix(b"\n").removesuffix(b"\r")
-            if text is None or self.is_field(text):  # None: a server may read it as anything
-                self.add(value.decode("utf-8", "replace"), f"field {text or 'without a name'}")
-                parts[i] = head + HIDDEN.encode() + content[len(value) :]
-            elif kind is not None and not kind[1].lower().startswith(b"multipart/"):
-                inner = self.body(value, kind[1].decode("utf-8", "replace"), whole=True)
-                parts[i] = head + (HIDDEN.encode() if inner is None else inner) + content[len(value) :]
-        return mark.join(parts)
+                return None
+            head, content = pieces[i][: blank.end()], pieces[i][blank.end() :]
+            if content.removesuffix(b"\r\n") != part.raw:
+                return None
+            pieces[i] = pieces[i] if new is None else head + new + content[len(part.raw) :]
+        return mark.join(pieces)
+
+    def _part(self, part: Part) -> bytes | None:
+        """Return what stands in the place of the content of a part; None: it stays."""
+        if part.name is None or self.is_field(part.name):  # None: a server may read it as anything
+            for raw in part.raw, part.plain:
+                self.add([raw, *_readings(raw, part.charset, whole=True).values(), raw.decode("latin-1")])
+            self.add("", f"field {part.name or 'without a name'}")
+            return HIDDEN.encode()
+        if part.kind and not part.kind.lower().startswith("text/"):
+            inner = self.body(part.plain, part.kind, whole=True, charset=part.charset)
+            same, new = inner == part.plain, inner if part.plain == part.raw else None
+        else:
+            texts = _readings(part.plain, part.charset, whole=True).values()
+            same, new = True, None
+            for text in texts:  # all of them
+                same = not self._is_secret_within(text) and same
+        return None if same else HIDDEN.encode() if new is None else new
 
     # -- taking them out -----------------------------------------------------------------------------------------------
 
@@ -194,6 +281,17 @@ class Hiding:
         found = [pattern for form, pattern in self._forms.items() if form in low or not form.isascii()]
         return re.compile("|".join(found), re.IGNORECASE).sub(HIDDEN, text) if found else text
 
+    def said(self, text: str) -> str:
+        """Return a text that the program has made of the request, without the secrets."""
+        return UNSEARCHED if self.unsearched else self.text(text)
+
+    def made(self, value: Any) -> Any:
+        """Return data that the program has made of the request, without the secrets."""
+        if not self.unsearched or value is None or isinstance(value, bool):
+            return self.data(value)
+        self.found["what the program has made of the body"] = None
+        return UNSEARCHED
+
     def data(self, value: Any) -> Any:
         """Return JSON data without the secrets in its texts; a number that is one is replaced, too."""
         if isinstance(value, str):
@@ -206,8 +304,12 @@ class Hiding:
             return HIDDEN
         return value
 
-    def bytes(self, data: bytes, *, cut: bool = False) -> bytes:
+    def bytes(self, data: bytes, *, cut: bool = False, charset: str = "") -> bytes:
         """Return bytes without the secrets; `cut`: they may end in the middle of one."""
+        for each in _readings(data, charset, whole=True).keys() - {"utf-8"}:
+            text = data.decode(each, "replace")
+            clean = self.beginning(text, cut=cut)
+            data = data if clean == text else clean.encode(each, "replace")
         return self.beginning(data.decode("utf-8", "surrogateescape"), cut=cut).encode("utf-8", "surrogateescape")
 
     def beginning(self, text: str, *, cut: bool) -> str:
@@ -222,19 +324,21 @@ class Hiding:
         return text
 
 
-def _name_of_part(head: bytes) -> str | None:
-    """Return the name of a part of a multipart body, as aiohttp reads it; None: it can't be told."""
-    from aiohttp.multipart import content_disposition_filename, parse_content_disposition
+def _readings(body: bytes, charset: str, *, whole: bool) -> dict[str, str]:
+    """Return what texts a body may be read as, by their charsets: JSON may be UTF-16 without saying so."""
+    found: dict[str, str] = {}
+    for each in dict.fromkeys(("utf-8", json.detect_encoding(body), charset)):
+        try:
+            name = codecs.lookup(each).name
+            strict = "surrogatepass" if name.startswith("utf") and name != "utf-7" else "strict"
+            found[name] = body.decode(each, strict if whole else "replace")
+        except (LookupError, ValueError):
+            continue
+    return found
 
-    told = _PART_IS.search(head)
-    if told is None:
-        return None
-    text = _FOLDED.sub(" ", told[1].decode("utf-8", "surrogateescape")).strip()
-    try:
-        kind, parameters = parse_content_disposition(text)
-        return None if kind is None else content_disposition_filename(parameters, "name")
-    except Warning:  # where the program has them raised: it is malformed
-        return None
+
+def _unquoted(text: str, charset: str) -> str:
+    return urllib.parse.unquote_plus(text, encoding=charset, errors="replace")
 
 
 def _json(data: Any) -> bytes:
@@ -274,28 +378,52 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _of_header(name: str, value: str) -> Iterator[str]:
-    """Yield what is secret in the value of a header."""
+    """Yield what is secret in the value of a header, however it is taken to pieces."""
     if name in ("cookie", "set-cookie"):
-        for part in value.split(";"):
-            value = part.partition("=")[2].strip().strip('"')
-            if len(value) >= _LEAST:
-                yield value
-                yield urllib.parse.unquote(value)
+        yield from (each for each in _of_cookies(value) if len(each) >= _LEAST)
         return
-    scheme, blank, rest = value.strip().partition(" ")
-    if not blank:
+    words = value.split(None, 1)
+    yield from (part for part in re.split("[:=]", words[0])[1:] if len(part) >= _SHORT) if words else ()
+    if len(words) < 2:
         return
-    yield rest.strip()
-    yield from _QUOTED.findall(rest)
-    yield from (value for value in _BARE.findall(rest) if len(value) >= _LEAST)
+    scheme, rest = words[0], words[1].strip()
+    least = 1 if name in ALWAYS else _LEAST
+    yield rest
+    for text in _QUOTED.findall(rest):
+        yield text
+        yield _unescaped(text)
+    for word in _BETWEEN.split(rest):
+        bare = word.rstrip("=")
+        named, equals, given = bare.partition("=")
+        pieces = [given.strip('"')] if equals else [word, bare]
+        pieces += [piece for piece in (named if not equals else given).split(":") if len(piece) >= _SHORT]
+        yield from (piece for piece in pieces if len(piece) >= least and any(map(str.isalnum, piece)))
     if scheme.lower() == "basic":
         try:
-            raw = base64.b64decode(rest.strip() + "==", validate=False)
+            raw = base64.b64decode(rest.translate(_URLSAFE) + "==", validate=False)
         except ValueError:
             return
         for plain in raw.decode("utf-8", "replace"), raw.decode("latin-1"):
+            user, _, password = plain.partition(":")
             yield plain
-            yield plain.partition(":")[2]
+            yield password
+            if not password or len(user) >= _LEAST:  # keys are given as either
+                yield user
+
+
+def _of_cookies(text: str) -> Iterator[str]:
+    """Yield the values of cookies; proxies separate them by commas as well, and some programs by blanks."""
+    parts = [*text.split(";"), *_BETWEEN.split(text)]
+    values = [part.partition("=")[2].strip() for part in parts] + _QUOTED.findall(text)
+    for value in values:
+        for plain in value, value.strip('"'), _unescaped(value.strip('"')):
+            yield plain
+            yield urllib.parse.unquote(plain)
+
+
+def _unescaped(text: str) -> str:
+    """Return a quoted text, as cookies and parameters have it, without its escapes."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)) if found[1] else found[2], text)
 
 
 def _forms(value: str) -> Iterator[str]:
@@ -310,9 +438,12 @@ def _forms(value: str) -> Iterator[str]:
     yield urllib.parse.quote_plus(raw)
     yield repr(value)[1:-1]
     yield repr(raw)[2:-1]
-    yield json.dumps(value)[1:-1]
-    yield json.dumps(value, ensure_ascii=False)[1:-1]
-    yield json.dumps(value, ensure_ascii=False)[1:-1].replace("/", r"\/")
+    for ascii_only in True, False:
+        text = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
+        for each in text, text.replace("/", r"\/"):
+            yield each
+            yield repr(each)[1:-1]  # JSON that was quoted
+            yield repr(each.encode("utf-8", "surrogatepass"))[2:-1]
     yield html.escape(value)
     if len(value) >= _SHORT:
         yield base64.b64encode(raw).decode().rstrip("=")

@@ -26,6 +26,7 @@ from recoverable._native.runtime import Handler
 from recoverable.capsules import steps
 from recoverable.capsules.contents import COMPARED, frame_of, message_of, where
 from recoverable.capsules.forward import Forward
+from recoverable.capsules.hiding import UNSEARCHED
 from recoverable.capsules.private import Past, private, standing_in
 from recoverable.errors import CapsuleError, ConflictError, RecoverableError, StepTooLongError
 
@@ -456,12 +457,18 @@ def _difference(capsule: Capsule, error: BaseException | None, lost: Lost | None
         isinstance(error, ConflictError) and kept["type"] == "ConflictError"
     ):  # its message has who has won, and how often
         lost_at = kept.get("conflict")
-        if lost_at is None or lost is None or (lost.path, lost.key) == (lost_at["path"], lost_at["key"]):
+        if (
+            lost_at is None
+            or lost is None
+            or UNSEARCHED in lost_at.values()
+            or (lost.path, lost.key) == (lost_at["path"], lost_at["key"])
+        ):
             return ""
         return f"it was lost at {lost.path}, {lost.key}"
     if (kind.__module__, kind.__qualname__) != (kept["module"], kept["type"]):
         return "another exception"
-    if not isinstance(error, (TimeoutError, StepTooLongError)):  # theirs has how long it took
+    left_out = kept["message"] == UNSEARCHED
+    if not left_out and not isinstance(error, (TimeoutError, StepTooLongError)):  # theirs has how long it took
         now, then = (_ADDRESS.sub("0x", text)[:COMPARED] for text in (message_of(error), kept["message"]))
         if now != then:
             return "another message"

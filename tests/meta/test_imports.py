@@ -224,7 +224,7 @@ def test_the_adapter_imports_aiohttp() -> None:
         "_aiohttp_kept.py",
         "_aiohttp_routes.py",
         "aiohttp.py",
-        "capsules/hiding.py",
+        "capsules/parts.py",
         "capsules/request.py",
         "faults/aiohttp.py",
     }

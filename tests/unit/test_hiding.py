@@ -9,7 +9,7 @@ import urllib.parse
 
 import pytest
 
-from recoverable.capsules.hiding import HIDDEN, Hiding
+from recoverable.capsules.hiding import HIDDEN, UNSEARCHED, Hiding
 
 SECRET = 'p&ss "wörd"/1'
 
@@ -68,14 +68,13 @@ def test_what_others_make_of_a_secret_is_hidden(header: str, value: str, text: s
 @pytest.mark.parametrize(
     "part",
     [
-        b'Content-Disposition: form-data; name="card"\n\n4111SECRET\n',
         b"Content-Disposition: form-data; name*=utf-8''card\r\n\r\n4111SECRET\r\n",
         b'Content-Type: text/plain; name=x\r\nContent-Disposition: form-data; name="card"\r\n\r\n4111SECRET\r\n',
         b'Content-Disposition: form-data; name="x"\r\nContent-Type: application/json\r\n\r\n{"card": "4111SECRET"}\r\n',
     ],
 )
 def test_parts_of_a_multipart_body_are_searched(part: bytes) -> None:
-    """However their lines end, their name is written, and where it stands; and JSON in one as JSON."""
+    """However their name is written, and where it stands; and JSON in one as JSON."""
     body = b"--b\r\n" + part + b"--b--\r\n"
     found = Hiding(["card"]).body(body, "multipart/form-data; boundary=b", whole=True)
     assert found is not None
@@ -95,11 +94,115 @@ def test_parts_of_a_multipart_body_are_searched(part: bytes) -> None:
     ],
 )
 def test_a_part_has_the_name_that_aiohttp_gives_it(disposition: str) -> None:
-    """However it is written; where it can't be told, the value is left out."""
+    """However it is written; a body that this aiohttp does not read is left out."""
     body = f"--xx\r\nContent-Disposition: {disposition}\r\n\r\nhunter2\r\n--xx--\r\n".encode()
-    cleaned = Hiding(["password"]).body(body, "multipart/form-data; boundary=xx", whole=True)
-    assert cleaned is not None
-    assert b"hunter2" not in cleaned
+    hiding = Hiding(["password"])
+    cleaned = hiding.body(body, "multipart/form-data; boundary=xx", whole=True)
+    assert (cleaned is None) == hiding.unsearched
+    assert cleaned is not None or "\r\n" in disposition
+    assert b"hunter2" not in (cleaned or b"")
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "secrets"),
+    [
+        ("Authorization", "Bearer\tabcdefghij", ["abcdefghij"]),
+        ("Authorization", "Bearer\xa0abcdefghij", ["abcdefghij"]),
+        ("Authorization", "Bearer abc", ["abc"]),
+        ("Authorization", "Custom key abcdefghij", ["abcdefghij"]),
+        ("Authorization", "Token abcdefghij, xyz123456", ["abcdefghij", "xyz123456"]),
+        ("Authorization", 'Hawk id="one";mac="abc\\"def"', ['abc"def']),
+        ("Authorization", "AWS AKID12:abcdefgh=", ["AKID12", "abcdefgh"]),
+        ("Authorization", "Bearer:abcdefghij", ["abcdefghij"]),
+        ("Authorization", "Basic " + base64.b64encode(b"sk_live_abc:").decode(), ["sk_live_abc"]),
+        ("Authorization", "basic\t" + base64.urlsafe_b64encode(b"sk_live_\xff\xfe:x").decode(), ["sk_live_\xff\xfe"]),
+        ("Cookie", "sid=commasecret1, b=other2secret", ["commasecret1", "other2secret"]),
+        ("Cookie", "sid=commasecret1 b=other2secret", ["commasecret1", "other2secret"]),
+        ("Cookie", 'sid="ab\\073cdefgh"; y=1', ["ab;cdefgh"]),
+        ("Cookie", 'sid="abc;defgh"; y=1', ["abc;defgh"]),
+        ("Cookie", 'sid="p\\344sswort"', ["p\xe4sswort"]),
+    ],
+)
+def test_headers_are_hidden_however_they_are_taken_to_pieces(header: str, value: str, secrets: list[str]) -> None:
+    """Whatever separates their words and values, a program may have split there."""
+    hiding = Hiding([])
+    hiding.headers([(header, value)])
+    for secret in secrets:
+        assert hiding.text(f"who is <{secret}>?") == f"who is <{HIDDEN}>?"
+
+
+def _part(head: str, content: bytes) -> bytes:
+    return f"--BB\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode() + content + b"\r\n--BB--\r\n"
+
+
+_FORM, _PARTS = "application/x-www-form-urlencoded", "multipart/form-data; boundary=BB"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "secret"),
+    [
+        (
+            _part('name="pin"\r\nContent-Transfer-Encoding: base64', base64.b64encode(b"multipin99")),
+            _PARTS,
+            "multipin99",
+        ),
+        (_part('name="pin"\r\nContent-Transfer-Encoding: quoted-printable', b"multi=70in99"), _PARTS, "multipin99"),
+        (_part('name="pin"\r\nContent-Type: text/plain; charset=latin-1', b"p\xfcn99"), _PARTS, "p\xfcn99"),
+        (_part('name="x"', b'{"pin": "multipin99"}'), _PARTS, "multipin99"),
+        (b"pin=f%F6rmpin99&x=1", f"{_FORM}; charset=latin-1", "f\xf6rmpin99"),
+        (b"x=1&pin=f\xf6rmpin99", f"{_FORM}; charset=latin-1", "f\xf6rmpin99"),
+        ("x=1&pin=formpin99".encode("utf-16-le"), f"{_FORM}; charset=utf-16-le", "formpin99"),
+        (b"x=1&pin=formpin99\r\n", _FORM, "formpin99"),
+        (b"pin=formpin99", "", "formpin99"),
+        (b'x={"pin":+"formpin99"}', _FORM, "formpin99"),
+        (b'{"pin": "jsonpin99"}', _FORM, "jsonpin99"),  # what curl sends
+        (b'{"p+AGk-n": "jsonpin99"}', "application/json; charset=utf-7", "jsonpin99"),
+        (b'{"pin": "j\xf6sonpin"}', "application/json; charset=latin-1", "j\xf6sonpin"),
+        (rb'{"pin": "\u006asonpin99"}', "application/json", r"\u006asonpin99"),
+        (b'{"pin": "a\\"b\\u00e9cde"}', "application/json", repr(rb"a\"b\u00e9cde")[2:-1]),
+        (rb'"{\"pin\": \"jsonpin99\"}"', "application/json", "jsonpin99"),
+    ],
+)
+def test_a_field_has_the_value_that_aiohttp_gives_it(body: bytes, content_type: str, secret: str) -> None:
+    """In whatever charset and encoding it has come, and as it was written."""
+    hiding = Hiding(["pin"])
+    cleaned = hiding.body(body, content_type, whole=True)
+    assert not hiding.unsearched
+    assert hiding.text(f"<{secret}>") == f"<{HIDDEN}>"
+    raw = hiding.bytes(cleaned or b"")
+    for mark in b"pin99", b"cGluOTk", b"=70in99", b"rmpin99", b"n99", b"sonpin":
+        assert mark not in raw.replace(b"\0", b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"pin": "jsonpin99",}', "application/json"),
+        (b'{"pin": "jsonpin99"}\n{"pin": "jsonpin98"}', "application/x-ndjson"),
+        (b'{"pin": "\xf6"}', ""),
+        (b'{"pin": "\xf6"}'.replace(b" ", b"\xa0"), _FORM),
+        ('{"pin": "jsonpin99",}'.encode("utf-16"), ""),
+        (_part('name="x"\r\nContent-Type: application/json', b'{"pin": '), _PARTS),
+        (
+            _part(
+                'name="x"\r\nContent-Type: multipart/mixed; boundary=CC',
+                b'--CC\r\nContent-Disposition: form-data; name="pin"\r\n\r\nmultipin99\r\n--CC--\r\n',
+            ),
+            _PARTS,
+        ),
+        (_part('name="x"\r\nContent-Transfer-Encoding: other', b"x"), _PARTS),
+        (_part('name="x"', b"x"), "multipart/form-data"),
+        (b'--BB\nContent-Disposition: form-data; name="pin"\n\nmultipin99\n--BB--\n', _PARTS),
+        (b'{"pin": "multipin99"}', _PARTS),
+    ],
+)
+def test_what_the_program_says_of_a_body_that_can_not_be_searched_is_left_out(body: bytes, content_type: str) -> None:
+    """It may quote a secret that nobody knows."""
+    hiding = Hiding(["pin"])
+    cleaned = hiding.body(body, content_type, whole=True)
+    assert b"pin99" not in (cleaned or b"")
+    assert hiding.unsearched
+    assert hiding.said("no multipin99") == hiding.made(["multipin99"]) == UNSEARCHED
 
 
 def test_small_leaks() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import stat
 import time
 from pathlib import Path
@@ -20,7 +21,8 @@ from recoverable import Arena, ArenaOptionError, between, recoverable
 from recoverable._aiohttp_kept import _Remembering
 from recoverable.aiohttp import arena_key, setup
 from recoverable.capsules import Capsules
-from support.capsules import crashing, kept, only
+from recoverable.capsules.hiding import UNSEARCHED
+from support.capsules import arenas, crashing, current, kept, only
 from support.web import application, key, lose, ok, serving
 
 
@@ -385,6 +387,97 @@ async def test_secrets_are_in_no_part_of_the_file(arena: Arena, capsules: Capsul
         "path card",
         "field password",
     }
+
+
+_streamed_cards: list[bytes] = []  # the second run finds none in the stream
+
+
+@recoverable(retries=1)
+async def _quotes(request: web.Request) -> web.Response:
+    _streamed_cards.extend(re.findall(rb'"card": "(\d+)', b"".join([chunk async for chunk in request.content])))
+    card = _streamed_cards[-1].decode()
+    request[key("note")] = {"told": [card]}
+    await _charges(card, True)
+    return ok()
+
+
+@recoverable(nested="independent")
+async def _charges(number: str, now: bool) -> None:
+    current().root["n"] = now
+    try:
+        raise KeyError(number)
+    except KeyError as error:
+        raise type(f"Refused{number}", (Exception,), {})(f"{number} was refused") from error
+
+
+async def _repeats(request: web.Request) -> web.Response:
+    body = await request.read()
+    request.app[arena_key].root["n"] = 1
+    raise ValueError(f"bad body {body[:100]!r}")
+
+
+@pytest.mark.parametrize(
+    ("handler", "body"),
+    [
+        (_quotes, b'{"card": "4111222233334444", "more": "%s"}' % (b"x" * 400_000)),
+        (_quotes, b'{"card": "4111222233334444",}'),
+        (recoverable(_repeats), b'{"card": "4111222233334444",}'),
+    ],
+)
+async def test_what_quotes_a_body_that_can_not_be_searched_is_left_out(
+    arena: Arena, tmp_path: Path, handler: Any, body: bytes
+) -> None:
+    """Its secrets are not known: messages, the traceback's too, earlier runs' errors, arguments, items, and names of classes."""
+    arenas.append(arena)
+    capsules = Capsules(tmp_path / "capsules", hide=["card"], body_limit="1 KiB")
+    async with crashing(arena, handler, capsules) as client:
+        assert (await client.post("/x", data=body, headers={"Content-Type": "application/json"})).status == 500
+        await asyncio.to_thread(capsules.flush, 10)
+    for found in kept(capsules):
+        assert found.error is not None
+        assert (found.error["message"], UNSEARCHED in found.error["traceback"]) == (UNSEARCHED, True)
+        assert "test_capsules.py" in found.error["traceback"]
+        assert all(run["error"] == UNSEARCHED for run in found.runs)
+        assert found.body is None
+    is_none_of(["4111222233334444"], capsules)
+
+
+@pytest.mark.parametrize(
+    ("reads", "content_type"), [(_unread, "application/json"), (_read, "application/octet-stream")]
+)
+async def test_no_message_is_left_out_without_need(arena: Arena, tmp_path: Path, reads: Any, content_type: str) -> None:
+    """Where nobody has read the body, and where it is of a kind that has no fields."""
+
+    @recoverable
+    async def crashes(request: web.Request) -> web.Response:
+        request.app[arena_key].root["n"] = len(await reads(request))
+        raise ValueError("always")
+
+    capsules = Capsules(tmp_path / "capsules", hide=["card"], body_limit="1 KiB")
+    async with crashing(arena, crashes, capsules) as client:
+        body = (b'{"card": "4111222' if reads is _unread else b"\0=") + b"3" * 3000
+        assert (await client.post("/x", data=body, headers={"Content-Type": content_type})).status == 500
+    found = only(capsules)
+    assert found.error is not None
+    assert found.error["message"] == "always"
+    is_none_of(["4111222"], capsules)
+
+
+async def test_a_cookie_has_the_value_that_aiohttp_gives_it(arena: Arena, capsules: Capsules) -> None:
+    """However it was written; and a class that is made of a secret has another name in the file."""
+
+    @recoverable
+    async def crashes(request: web.Request) -> web.Response:
+        request.app[arena_key].root["n"] = 1
+        raise type(f"No{request.cookies['b']}", (Exception,), {})(f"who is {dict(request.cookies)}")
+
+    async with crashing(arena, crashes, capsules) as client:
+        cookies = 'a=1, b=other2secret; sid="ab\\073cdefgh"; c="p\\344sswort"'
+        assert (await client.get("/x", headers={"Cookie": cookies})).status == 500
+    found = only(capsules)
+    assert found.error is not None
+    assert found.error["type"] == "No[hidden]"
+    is_none_of(["ab;cdefgh", "cdefgh", "other2secret", "sswort"], capsules)
 
 
 # -- when there are many, or none can be written -------------------------------------------------------------------------------
