@@ -42,6 +42,7 @@ _LINES: Final = 100  # of a secret, which are secret one by one
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPED: Final = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 _BETWEEN: Final = re.compile(r"[\s,;]+")
+_NESTED: Final = re.compile(r"[\[\].]+")
 _BOUNDARY: Final = re.compile(r'boundary\s*=\s*"?([^";]+)"?', re.IGNORECASE)
 _CHARSET: Final = re.compile(r'charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
 _BLANK: Final = re.compile(rb"\r?\n\r?\n")
@@ -70,8 +71,11 @@ class Hiding:
     # -- finding them ------------------------------------------------------------------------------------------------
 
     def is_field(self, name: object) -> bool:
-        """Return whether a field of that name is secret."""
-        return isinstance(name, str) and name.casefold() in self._fields
+        """Return whether a field of that name is secret, `user[card]` and `user.card` as `card` is."""
+        if not isinstance(name, str):
+            return False
+        name = name.casefold()
+        return name in self._fields or not self._fields.isdisjoint(_NESTED.split(name))
 
     @property
     def has_fields(self) -> bool:
@@ -112,7 +116,7 @@ class Hiding:
     def mapping(self, items: dict[str, Any], kind: str) -> dict[str, Any]:
         """Return named values, the secret ones replaced."""
         return {
-            key: self.add(value, f"{kind} {key}") if self.is_field(key.rpartition(".")[2]) else self.fields(value)
+            key: self.add(value, f"{kind} {key}") if self.is_field(key) else self.fields(value)
             for key, value in items.items()
         }
 

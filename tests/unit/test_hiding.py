@@ -205,6 +205,16 @@ def test_what_the_program_says_of_a_body_that_can_not_be_searched_is_left_out(bo
     assert hiding.said("no multipin99") == hiding.made(["multipin99"]) == UNSEARCHED
 
 
+def test_a_field_in_another_one_has_its_own_name() -> None:
+    """As frameworks write them in queries and forms."""
+    hiding = Hiding(["card"])
+    assert (
+        hiding.url("/?user[card]=4111222&user.card=4111333&cards=1")
+        == f"/?user[card]={HIDDEN}&user.card={HIDDEN}&cards=1"
+    )
+    assert hiding.text("no 4111222, 4111333") == f"no {HIDDEN}, {HIDDEN}"
+
+
 def test_small_leaks() -> None:
     """Half a secret at the end of a message, a number as it was written, a value of Digest without quotes, a mark before JSON."""
     hiding = Hiding(["pin"])
