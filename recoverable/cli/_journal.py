@@ -140,7 +140,8 @@ def _moment(context: Any, option: Any, text: str | None) -> tuple[int, int]:
     if not isinstance(found, datetime.datetime):
         return (start.END if found is None else found), start.END
     since = found - _times.of(0)
-    return start.END, max(0, (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000 + 999)
+    nanos = (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000 + 999
+    return start.END, min(max(0, nanos), start.END)
 
 
 @journal.command()

@@ -123,14 +123,22 @@ def _file_name(number: int) -> str:
     return f"journal-{number:016x}"
 
 
+def _has_commits(folder: Folder, number: int) -> bool:
+    with contextlib.suppress(ArenaCorruptError, ArenaNotFoundError), folder.open_file(number) as file:
+        while (batch := file.next(tail=True)) is not None:
+            if batch.records:
+                return True
+    return False
+
+
 def _row(folder: Folder, starts: list[Start], index: int, walked: _Walked | None, note: str = "") -> Found:
     """Return what there is to say of a file; `walked`: None where that was not done, and its successor's head says enough."""
     head, end = starts[index], start.until(starts, index)
-    after = starts[index + 1] if index + 1 < len(starts) else None
+    after = next((each for each in starts[index + 1 :] if each.position == end), None)
     last: tuple[int, int] | None = None if walked is None else (walked.seq, walked.at)
-    if after is not None and after.position == end:
+    if after is not None:
         last = (after.seq, after.at)
-    if end <= head.position and any(each.epoch > head.epoch for each in starts[index + 1 :]):
+    if end <= head.position and _has_commits(folder, head.number):
         note = note or _CUT_OFF
         last = None
     elif end <= head.position or (walked is not None and walked.end <= head.position):
@@ -161,7 +169,7 @@ def _snapshot_rows(folder: Folder, starts: list[Start], damaged: list[Damaged], 
         path = folder.snapshot_path(position)
         name = os.path.basename(path)  # noqa: PTH119
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = snapshots.opened(path)
         except FileNotFoundError:  # a compaction has dropped it
             continue
         try:

@@ -40,7 +40,7 @@ class Damaged(NamedTuple):
 def begin_of(path: str, number: int) -> int | None:
     """Return where in the feed a file begins, by its first batch; None: that is not sound, or there is none."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             head = os.pread(fd, _BATCH.size, _HEAD)
             if len(head) < _BATCH.size:

@@ -50,6 +50,7 @@ NEW: Final = "snapshot.new"
 
 _NUMBERED: Final = re.compile(r"(journal|snapshot)-([0-9a-f]{16})")
 _MOST: Final = (1 << 64) - 1
+_NO_FILES: Final = {errno.EISDIR: "a folder", errno.ELOOP: "a link"}
 _MOVES: Final = 3.0  # seconds in which a mark that is alive is touched: once a second
 _FRESH: Final = 10.0  # seconds: a mark that was touched since is of somebody who writes there
 
@@ -214,6 +215,13 @@ class Folder:
             fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             file = File(fd, self.path, number)
+        except ArenaSystemError as error:
+            if error.errno not in _NO_FILES:
+                raise
+            name = os.path.basename(self.file_path(number))  # noqa: PTH119
+            raise ArenaCorruptError(
+                f'journal "{self.path}": {name} is no file of a journal: it is {_NO_FILES[error.errno]}.'
+            ) from None
         finally:
             os.close(fd)
         try:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from recoverable.journal.folder import Folder
 
-__all__ = ["Snapshot", "Sums", "checksum", "copy", "damaged", "duplicate", "finish", "latest", "read"]
+__all__ = ["Snapshot", "Sums", "checksum", "copy", "damaged", "duplicate", "finish", "latest", "opened", "read"]
 
 _MAGIC: Final = b"recoverable-copy"
 _FORMAT: Final = 1
@@ -234,13 +235,21 @@ def copy(snapshot: Snapshot, source: int, target: int, progress: Callable[[int, 
 # -- files ------------------------------------------------------------------------------------------------------------------
 
 
+def opened(path: str) -> int:
+    """Return a descriptor of what lies there, to be given to `read`: whatever it is, that waits for nobody."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
 def read(path: str, fd: int) -> Snapshot:
     """Return what the snapshot in that file is of; its content is not looked at.
 
     Raises:
         ArenaCorruptError: It is none.
     """
-    size = os.fstat(fd).st_size - _PAGE.size
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise ArenaCorruptError(f"snapshot {path!r} is damaged: it is no file. It is unchanged.")
+    size = status.st_size - _PAGE.size
     page = os.pread(fd, _PAGE.size, max(size, 0))
     if len(page) == _PAGE.size:
         magic, version, crc, arena, *rest = _PAGE.unpack(page)
@@ -275,7 +284,7 @@ def latest(folder: Folder, failures: list[ArenaCorruptError]) -> Iterator[tuple[
     for position in reversed(folder.snapshots()):
         path = folder.snapshot_path(position)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = opened(path)
         except FileNotFoundError:  # a compaction has dropped it, which keeps two newer ones
             continue
         try:

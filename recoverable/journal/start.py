@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native.feed import Restore
-from recoverable.errors import ArenaCorruptError, ArenaFullError, HistoryError, JournalError
+from recoverable.errors import ArenaCorruptError, ArenaFullError, ArenaSystemError, HistoryError, JournalError
 from recoverable.journal import snapshots
 from recoverable.journal.folder import flush_folder
 from recoverable.journal.watched import beating, spare_beside
@@ -152,10 +152,13 @@ def _unknown(starts: list[Start], damaged: Sequence[Damaged], before: Used) -> i
 
 
 def _oldest(folder: Folder, starts: list[Start], damaged: Sequence[Damaged]) -> Snapshot | None:
-    """Return the oldest snapshot that counts: no restore has gone back behind it."""
+    """Return the oldest snapshot that counts, and is sound: no restore has gone back behind it."""
     oldest = None
-    for snapshot, _ in snapshots.latest(folder, []):
-        if snapshot.position <= cut_of(snapshot, starts, damaged):
+    for snapshot, fd in snapshots.latest(folder, []):
+        if (
+            snapshot.position <= cut_of(snapshot, starts, damaged)
+            and snapshots.checksum(fd, snapshot.size) == snapshot.crc
+        ):
             oldest = snapshot
     return oldest
 
@@ -425,13 +428,7 @@ def restore(
             later[-1].seq,
         )
     if found is None:
-        raise (
-            failures[0]
-            if failures
-            else JournalError(
-                f"journal {folder.path!r} has no snapshot that the state could be restored from. Nothing was changed."
-            )
-        )
+        raise _none_sound(folder, failures, later)
     copy = Restore(target, name)
     try:
         with beating(alive):
@@ -443,8 +440,8 @@ def restore(
         copy.finish(replayed.position, epoch)
     finally:
         copy.close()
-    native_journal.create_file(
-        folder.path,
+    _begin_file(
+        folder,
         native_journal.Start(
             found.arena,
             1 + max(numbers, default=0),
@@ -478,6 +475,47 @@ def restore(
         epoch,
         replayed.chain,
     )
+
+
+def _none_sound(
+    folder: Folder, failures: list[ArenaCorruptError], later: list[Snapshot]
+) -> ArenaCorruptError | JournalError:
+    """Return the error of a folder without a snapshot to begin with: the damaged ones, and the sound ones of later states."""
+    if not failures:
+        return JournalError(
+            f"journal {folder.path!r} has no snapshot that the state could be restored from. Nothing was changed. Put a copy of "
+            "one that was in it back, or name another folder to begin a new journal."
+        )
+    found = " ".join(str(each).removesuffix(" It is unchanged.") for each in failures)
+    if later:
+        return ArenaCorruptError(
+            f"journal {folder.path!r} can't go back as far as that: {found} The others are of later states, the oldest of them "
+            f"after commit {later[-1].seq}. Nothing was changed. Put a copy of a damaged one back, or restore a later state."
+        )
+    return ArenaCorruptError(
+        f"journal {folder.path!r} has no sound snapshot that the state could be restored from: {found} Nothing was changed. Put a "
+        "copy of a damaged one back: all commits behind it that are in the folder still count. Without one, what is here can't be "
+        "restored: keep the folder, and name another to begin a new journal."
+    )
+
+
+def _begin_file(folder: Folder, begins: Start) -> None:
+    """Begin the file that a restore begins with.
+
+    Raises:
+        JournalError: The disk does not take it.
+    """
+    try:
+        native_journal.create_file(folder.path, begins)
+    except (ArenaFullError, ArenaSystemError) as error:
+        spare = f"{folder.path}/spare"
+        is_file = not os.path.lexists(spare) or (os.path.isfile(spare) and not os.path.islink(spare))  # noqa: PTH113, PTH114
+        then = "See to that" if is_file else f"Move {spare} away, which is no file"
+        why = error.strerror if isinstance(error, ArenaSystemError) else error
+        raise JournalError(
+            f"the state could be restored, but not go on in a new file: {why}. Nothing was opened, and what the journal has is "
+            f"unchanged. {then}, and start again."
+        ) from None
 
 
 # -- a segment that is there --------------------------------------------------------------------------------------------------
