@@ -145,7 +145,7 @@ def test_what_is_certain_begins_with_a_sound_snapshot(name: str, folder: str, as
     Path(journal.file_path(3)).write_bytes(b"")
     with pytest.raises(ArenaCorruptError, match=r"may have begun with a restore.* --to 2 .* --to 3 ") as error:
         Arena.open(name, "4 MiB", journal=folder)
-    assert "of the oldest sound snapshot" in str(error.value)
+    assert "of the oldest snapshot" in str(error.value)
     code, _, err = ask("restore", "--to", "2", "--name", name, folder)
     assert code == 0, err
     with Arena.open(name, "4 MiB", journal=folder) as arena:
