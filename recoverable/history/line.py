@@ -232,7 +232,7 @@ class Line:
         """Return the records at (offset, length, position) of a stretch's file."""
         path = f"{self.folder.path}/journal-{stretch.number:016x}"
         with self.read():
-            fd = snapshots.opened(path)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 records = b"".join(os.pread(fd, length, offset) for offset, length, _ in found)
                 if os.fstat(fd).st_ino != os.stat(path).st_ino:  # noqa: PTH116 -- it serves again, as another one
