@@ -497,7 +497,7 @@ def journal_stopped(name: str, folder: str, detail: str) -> None:
 
 
 def journal_abandoned(name: str, folder: str, detail: str) -> None:
-    """Tell that an arena was closed although its journal's disk did not answer for `busy_timeout`. `detail`: what is known."""
+    """Tell that an arena was closed before all was on the disk, which does not answer, or is full. `detail`: what is known."""
     log().error("journal.abandoned", arena=name, journal=folder, detail=detail)
 
 

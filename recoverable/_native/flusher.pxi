@@ -10,13 +10,15 @@ cdef class Flusher:
     cdef readonly str where
     cdef readonly bint ended # or it is about to: nobody begins to wait
     cdef int waiting # threads that wait in the core
+    cdef int ending # of these, in end()
+    cdef str said # by what kept it from writing, when it ended
 
     def __cinit__(self, NativeArena arena not None, str where not None, double delay, Lock lock=None):
         raw = where.encode("utf-8", "surrogateescape")
         cdef uint64_t nanos = <uint64_t>(delay * 1e9)
         if arena.closed:
             closed_error(arena)
-        self.arena, self.where = arena, where
+        self.arena, self.where, self.said = arena, where, ""
         cdef void *page = NULL if lock is None else lock.page
         cdef int rc = rcv_flusher_begin(arena.a, raw, nanos, page, &self.f)
         try:
@@ -87,24 +89,17 @@ cdef class Flusher:
 
     def go_on(self) -> None:
         """In a forked child: begin the thread that it has not inherited, and forget those that waited."""
-        self.waiting = 0
+        self.waiting = self.ending = 0
         self.check()
 
     def serves(self) -> bool:
         """Return whether it is the thread of this process that writes."""
         return self.f != NULL and not self.arena.closed and rcv_flusher_serves(self.f)
 
-    def stopped(self) -> bool:
-        """Return whether it has failed for good, in whatever process."""
-        cdef rcv_journal_state s
-        self.check()
-        rcv_journal_get(self.arena.a, &s)
-        return s.stopped != 0
-
     def error(self) -> str:
         """Return what keeps it from writing, if this process has met that; else ""."""
         cdef char text[400]
-        return "" if self.f == NULL else rcv_flusher_error(self.f, text, sizeof(text)).decode("utf-8", "replace")
+        return self.said if self.f == NULL else rcv_flusher_error(self.f, text, sizeof(text)).decode("utf-8", "replace")
 
     def end(self, double seconds=-1) -> bool:
         """End it, with all that was committed written if this process writes; return whether it has ended. Twice is fine.
@@ -113,7 +108,6 @@ cdef class Flusher:
         """
         cdef uint64_t slice = <uint64_t>(SLICE * 1e9)
         cdef uint64_t before
-        cdef rcv_flusher *f
         cdef int over = 0
         self.ended = True
         while self.waiting > 0: # they use it
@@ -122,18 +116,46 @@ cdef class Flusher:
             return self.f == NULL
         rcv_flusher_end(self.f)
         before, since = rcv_durable(self.arena.a), monotonic()
-        while True:
-            with nogil:
-                over = rcv_flusher_over(self.f, slice)
-            if over:
-                break
-            PyErr_CheckSignals() # Ctrl-C ends the waiting, and no more
-            if self.f == NULL or self.arena.closed: # by a handler, or by another thread
-                return self.f == NULL
-            if rcv_durable(self.arena.a) != before:
-                before, since = rcv_durable(self.arena.a), monotonic()
-            elif 0 <= seconds <= monotonic() - since:
-                return False
-        f, self.f = self.f, NULL
-        rcv_flusher_free(f)
+        self.ending += 1
+        try:
+            while True:
+                with nogil:
+                    over = rcv_flusher_over(self.f, slice)
+                if self.f == NULL or over:
+                    break
+                PyErr_CheckSignals() # Ctrl-C ends the waiting, and no more
+                if self.f == NULL or self.arena.closed: # by a handler, or by another thread
+                    return self.f == NULL
+                if rcv_durable(self.arena.a) != before:
+                    before, since = rcv_durable(self.arena.a), monotonic()
+                elif 0 <= seconds <= monotonic() - since:
+                    return False
+        finally:
+            self.ending -= 1
+        self.let_go()
         return True
+
+    def is_over(self) -> bool:
+        """Return whether its thread has ended, after an end() that was interrupted or has given up. It does not wait."""
+        if self.f == NULL:
+            return True
+        if not self.ended or self.arena.closed or self.waiting > 0 or self.ending > 0:
+            return False
+        rcv_flusher_end(self.f) # it may have been interrupted before that
+        if not rcv_flusher_over(self.f, 0):
+            return False
+        self.let_go()
+        return True
+
+    cdef int let_go(self) except -1:
+        cdef rcv_flusher *f
+        if self.f != NULL:
+            self.said = self.error()
+            f, self.f = self.f, NULL
+            rcv_flusher_free(f)
+        return 0
+
+
+def is_left_behind(NativeArena arena not None) -> bool:
+    """Return whether there are commits that are not on the disk, and no other process has the arena open, which would write them."""
+    return not arena.closed and rcv_durable(arena.a) < feed_state(arena)[4] and rcv_processes(arena.a, NULL, 0) <= 1

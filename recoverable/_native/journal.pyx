@@ -93,6 +93,7 @@ cdef extern from "flusher.h" nogil:
     void rcv_flusher_free(rcv_flusher *f)
     bint rcv_flusher_serves(const rcv_flusher *f)
     uint64_t rcv_durable(const rcv_arena *a)
+    int rcv_processes(rcv_arena *a, uint64_t *pids, int max)
     int rcv_journal_goes_on(rcv_arena *a, uint64_t position)
     int rcv_journal_attach(rcv_arena *a, uint64_t position, uint64_t seq)
     void rcv_journal_note_snapshot(rcv_arena *a, uint64_t seq, uint64_t at, uint64_t bytes)

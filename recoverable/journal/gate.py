@@ -24,6 +24,7 @@ from recoverable import _registry, callbacks, events
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native.journal import Flusher
+from recoverable._threads import OwnThread
 from recoverable.errors import (
     ArenaFullError,
     ArenaOptionError,
@@ -51,7 +52,8 @@ _DELAY: Final = 0.005  # seconds between two looks for commits that nobody waits
 _POLL: Final = 0.002  # seconds between two looks whether closing has come to its end
 _ASK: Final = 1e-6  # seconds that asking for a position takes at most
 _LOOK: Final = 0.05  # seconds: a pipe that somebody has closed must not be waited for
-_AGAIN: Final = 1.0  # seconds that an interrupted close waits for the thread that writes, before that is begun again
+_TURN: Final = 1.0  # seconds: who closes the arena waits for who begins again, but not in a handler of the same thread
+_INTERRUPTED: Final = "its disk does not answer, for which closing it was to wait, and was interrupted"
 _SHORT: Final = 10 * _LOOK  # timeouts that are looked after one by one
 
 
@@ -214,6 +216,10 @@ class Gate:
         self._keeper: Keeper | None = None
         self.doubts = 0  # requests that were answered by an InDoubtError
         self._closed_at: int | None = None  # all before that position was durable when the arena was closed
+        self._again = (
+            False  # it was not closed after all: it is to be written again when the thread that was to end has
+        )
+        self._turn = threading.Lock()  # of who begins again
         if lock is not None:
             self._health.note(self._health.last_snapshot())
 
@@ -229,7 +235,11 @@ class Gate:
     @property
     def stopped(self) -> bool:
         """Whether nothing more becomes durable."""
-        return self._flusher.ended or self._flusher.stopped()
+        return (self._flusher.ended and not self._again) or self._has_failed()
+
+    def _has_failed(self) -> bool:
+        state = native_journal.state(self._native)
+        return state is not None and state.stopped != 0
 
     def is_durable(self, position: int) -> bool:
         """Return whether all before that position is."""
@@ -268,6 +278,7 @@ class Gate:
         """
         if self.is_durable(position):
             return
+        self._is_back()
         loop = running_loop()
         end = time.monotonic() + timeout
         try:
@@ -305,26 +316,28 @@ class Gate:
     async def _poll(self, position: int, end: float) -> bool:
         """Wait in a loop that nobody rings for; return whether it is durable. It needs neither a pipe nor a thread."""
         while not self._flusher.wait(position, _ASK):
-            if self._closed_at is not None or time.monotonic() >= end:
+            if self._closed_at is not None or time.monotonic() >= end or self.is_durable(position):
                 return self.is_durable(position)
+            self._is_back()
             await asyncio.sleep(_POLL)
         return True
 
     def _stand(self, position: int, end: float) -> bool:
         """Wait in a thread that stands still; return whether it is durable. Who closes the arena meanwhile writes all first."""
         while not self._flusher.wait(position, max(0.0, end - time.monotonic())):
-            if self._closed_at is not None or time.monotonic() >= end:
+            if self._closed_at is not None or time.monotonic() >= end or self.is_durable(position):
                 return self.is_durable(position)
+            self._is_back()
             time.sleep(_POLL)  # it was ended, and soon is closed
         return True
 
     def in_doubt(self, when: str, error: Exception | None = None) -> InDoubtError:
         """Return the error that says so."""
         what = f"arena {self._name!r}: what was committed is in memory, and not known to be on the disk"
-        if not self._flusher.ended:
+        if self._again or not self._flusher.ended:
             with contextlib.suppress(TransactionClosedError):  # another thread closes it meanwhile
                 self._health.look()
-                why = self._health.why() or error
+                why = self._health.why() or error or (_INTERRUPTED if self._again else "")
                 told = f": {why}" if why else ""
                 return InDoubtError(
                     f"{what}{' ' if when else ''}{when}{told}. It is not undone: look for its effect before you send it again."
@@ -356,7 +369,11 @@ class Gate:
         """
         if self._keeper is not None:
             self._keeper.end()
-        over = self._flusher.end(self._native.busy_timeout)
+        over = self._end()
+        left = not over
+        with contextlib.suppress(TransactionClosedError):  # another thread closes it meanwhile
+            self._health.look()
+            left = left or (not self._has_failed() and native_journal.is_left_behind(self._native))
         durable = self._closed_at = native_journal.durable(self._native)
         here = running_loop()
         while self._loops:  # other threads may add theirs
@@ -366,27 +383,76 @@ class Gate:
             else:
                 with contextlib.suppress(RuntimeError):  # closed meanwhile
                     loop.call_soon_threadsafe(waiters.end, durable)
-        if not over:
+        if left:
             try:
                 events.journal_abandoned(self._name, self.path, self._health.why())
             except Exception:  # the program's log pipeline may raise, and the arena is closed all the same
                 traceback.print_exc()
         return over
 
+    def _end(self) -> bool:
+        """Write all that is committed; return whether that has ended."""
+        timeout = self._native.busy_timeout
+        mine = self._turn.acquire(timeout=_TURN)
+        try:
+            over = self._flusher.end(timeout)
+            again = over and self._again  # it was to end before the last commits
+            if again and native_journal.is_left_behind(self._native):
+                with contextlib.suppress(RecoverableError):  # no thread could be made; another thread closes it
+                    self._flusher = Flusher(self._native, self.path, _DELAY)
+                    over = self._flusher.end(timeout)
+            return over
+        finally:
+            self._again = False  # before anybody else has the turn
+            if mine:
+                self._turn.release()
+
     def begin_again(self) -> None:
-        """The arena was not closed after all; what would have closed it may have been interrupted anywhere."""
+        """The arena was not closed after all; what would have closed it may have been interrupted anywhere.
+
+        The thread that was to end may wait for a disk that hangs. It goes on with that, and another one begins when it has ended.
+        """
+        self._again = self._flusher.ended
+        self._closed_at = None
+        if not self._is_back():
+            self._wait_for_it()
         if self._keeper is not None:
             self._keeper.end()
-        if not self._flusher.end(_AGAIN):  # its disk hangs: nothing becomes durable, and the next close() waits again
-            return
-        self._flusher = Flusher(self._native, self.path, _DELAY)
-        self._closed_at = None
-        if self._keeper is not None:
             self._keeper = self._keeper.again()
+
+    def _is_back(self) -> bool:
+        """Return whether all that is committed is written, and have it so if it can be."""
+        if not self._again:
+            return True
+        if not self._turn.acquire(blocking=False):  # somebody else does so, or closes the arena
+            return False
+        try:
+            self._write_again()
+        except RecoverableError:  # no thread could be made; it is closed meanwhile
+            return False
+        finally:
+            self._turn.release()
+        return not self._again
+
+    def _write_again(self) -> None:
+        """Have another thread write if the one that was to end has ended. Whoever calls it has the turn."""
+        if self._again and self._flusher.is_over():
+            self._flusher = Flusher(self._native, self.path, _DELAY)
+            self._again = False
+
+    def _wait_for_it(self) -> None:
+        """Have a thread look whether it is back, so that what nobody waits for is written, too."""
+
+        def look() -> None:
+            while not self._native.closed and not self._is_back():
+                time.sleep(_LOOK)
+
+        with contextlib.suppress(RuntimeError):  # no more threads: the next to wait here looks
+            OwnThread(target=look, name="recoverable-journal", daemon=True).start()
 
     def forget(self) -> None:
         """In a forked child: the loops are the parent's, and so are their pipes. It writes by itself if nobody else does."""
-        self._lock = threading.Lock()  # a thread of the parent may have held it
+        self._lock, self._turn = threading.Lock(), threading.Lock()  # a thread of the parent may have held them
         self._health.forget()
         for waiters in self._loops.values():
             waiters.leave()
@@ -394,6 +460,8 @@ class Gate:
         self.doubts = 0
         with contextlib.suppress(RecoverableError):  # no thread could be made: the next to wait here tries again
             self._flusher.go_on()
+        if not self._is_back():
+            self._wait_for_it()
         if self._keeper is not None:
             with contextlib.suppress(RuntimeError):  # no more threads: others keep it, or who compacts by hand
                 self._keeper = self._keeper.again()

@@ -19,7 +19,7 @@ from recoverable._native import journal as native_journal
 
 name, disk, how = sys.argv[1:]
 native_journal.file_size(256 * 1024)
-arena = Arena.open(name, size="8 MiB", journal=disk + "/journal", feed="1 MiB", busy_timeout=0.3)
+arena = Arena.open(name, size="8 MiB", journal=disk + "/journal", feed="1 MiB", busy_timeout=60 if how == "few" else 0.3)
 with arena.transaction():
     arena.root["n"] = 0
 asyncio.run(arena.durable())
@@ -35,7 +35,7 @@ async def put():
     arena.root["blob"] = os.urandom(60_000)
 
 try:
-    for _ in range(200):  # four times what the disk and the feed have room for
+    for _ in range(12 if how == "few" else 200):  # what the feed has room for; four times what it and the disk have
         asyncio.run(arena.run(put))
 except FeedFullError:
     print("full", flush=True)
@@ -49,7 +49,14 @@ print("closed", flush=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "said"), [("full", ["full", "closed"]), ("room", ["full", "durable", "closed"])])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("full", ["full", "closed"]),
+        ("few", ["closed"]),  # the thread that writes gives up before `busy_timeout` is over
+        ("room", ["full", "durable", "closed"]),
+    ],
+)
 def test_it_says_so_and_closes_and_goes_on_when_there_is_room(
     name: str, tmp_path: Path, how: str, said: list[str]
 ) -> None:
@@ -67,4 +74,5 @@ def test_it_says_so_and_closes_and_goes_on_when_there_is_room(
         timeout=60,
     )
     assert done.stdout.split() == said, done.stderr
+    assert done.stderr.count("journal.abandoned") == (how != "room"), done.stderr  # what it could not write is told of
     Arena.unlink(name)

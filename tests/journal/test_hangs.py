@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from recoverable import Arena, _registry, events
+from recoverable import Arena, InDoubtError, _registry, events
 from recoverable._native import _switches
 from recoverable.journal import attach, keeper
+from recoverable.journal import gate as gate_of
 from recoverable.journal.health import Health
 
 pytestmark = pytest.mark.skipif(not _switches.test_build(), reason="needs -Dcrashpoints=true")
@@ -219,12 +220,8 @@ def test_others_do_not_wait_for_who_restores(
     Arena.unlink(name)
 
 
-def test_a_signal_ends_the_waiting(name: str, tmp_path: Path, hangs: Callable[..., None]) -> None:
-    """Ctrl-C while an arena is being closed: it stays open, and can be closed when the disk answers."""
-    arena = Arena.open(name, "4 MiB", journal=tmp_path / "journal", busy_timeout=60)
-    hangs()
-    commit(arena, 1)
-    hanging(arena)
+def interrupted(arena: Arena) -> None:
+    """Close an arena whose disk hangs, and have Ctrl-C end that."""
 
     def interrupt() -> None:
         while not arena.native.journal._flusher.ended:
@@ -242,9 +239,76 @@ def test_a_signal_ends_the_waiting(name: str, tmp_path: Path, hangs: Callable[..
     finally:
         signal.signal(signal.SIGINT, before)
     assert not arena.closed
+
+
+def test_a_signal_ends_the_waiting(name: str, tmp_path: Path, hangs: Callable[..., None]) -> None:
+    """Ctrl-C while an arena is being closed: it stays open, and can be closed when the disk answers."""
+    arena = Arena.open(name, "4 MiB", journal=tmp_path / "journal", busy_timeout=60)
+    hangs()
+    commit(arena, 1)
+    hanging(arena)
+    interrupted(arena)
     hangs(False)
     arena.close()
     assert arena.closed
+    Arena.unlink(name)
+
+
+@pytest.mark.parametrize("how", ["waits", "stands", "closes"])
+def test_what_is_committed_after_that_is_written(
+    name: str, tmp_path: Path, hangs: Callable[..., None], how: str
+) -> None:
+    """As before, when the disk answers, and nobody is told meanwhile that the arena was closed."""
+    arena = Arena.open(name, "4 MiB", journal=tmp_path / "journal", busy_timeout=60)
+    gate = arena.native.journal
+    hangs()
+    commit(arena, 1)
+    hanging(arena)
+    interrupted(arena)
+    commit(arena, 2)
+    with pytest.raises(InDoubtError, match=r"its disk does not answer.*was interrupted"):
+        asyncio.run(arena.durable(timeout=0.01))
+    hangs(False)
+    if how != "closes":
+        until = time.monotonic() + 20
+        for n in (3, 4):
+            commit(arena, n)
+            position = gate.position(arena.native, None)
+            if how == "waits":
+                asyncio.run(gate.wait(position, 20))
+            else:  # what nobody waits for
+                while not gate.is_durable(position) and time.monotonic() < until:
+                    time.sleep(0.001)
+                assert gate.is_durable(position)
+        assert not gate.stopped
+    commit(arena, 5)
+    arena.close()
+    Arena.unlink(name)
+    with Arena.open(name, journal=tmp_path / "journal") as arena:
+        assert arena.root["n"] == 5
+    Arena.unlink(name)
+
+
+def test_an_interrupted_close_of_what_has_ended_meanwhile_writes_the_rest(
+    name: str, tmp_path: Path, hangs: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no thread has looked whether the one that was to end has."""
+    monkeypatch.setattr(gate_of, "_TURN", 0)
+    arena = Arena.open(name, "4 MiB", journal=tmp_path / "journal", busy_timeout=60)
+    gate = arena.native.journal
+    hangs()
+    commit(arena, 1)
+    hanging(arena)
+    with gate._turn:  # whoever would look waits for his turn
+        interrupted(arena)
+        hangs(False)
+        while gate._flusher.serves():
+            time.sleep(0.001)
+        commit(arena, 2)
+    arena.close()
+    Arena.unlink(name)
+    with Arena.open(name, journal=tmp_path / "journal") as arena:
+        assert arena.root["n"] == 2
     Arena.unlink(name)
 
 

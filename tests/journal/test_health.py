@@ -125,6 +125,7 @@ async def test_an_answer_is_in_doubt_where_another_thread_closes_the_arena(name:
     real = gate._health.look
 
     def closes() -> None:
+        gate._health.look = real  # closing looks, too
         real()
         arena.close()
 
