@@ -138,7 +138,7 @@ def _row(folder: Folder, starts: list[Start], index: int, walked: _Walked | None
     last: tuple[int, int] | None = None if walked is None else (walked.seq, walked.at)
     if after is not None:
         last = (after.seq, after.at)
-    if end <= head.position and _has_commits(folder, head.number):
+    if end < head.position or (end == head.position and _has_commits(folder, head.number)):
         note = note or _CUT_OFF
         last = None
     elif end <= head.position or (walked is not None and walked.end <= head.position):

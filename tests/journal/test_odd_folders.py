@@ -17,10 +17,12 @@ from recoverable.journal.compact import compact
 from recoverable.journal.folder import Folder
 
 
-def life(name: str, folder: str, n: int) -> None:
-    """Open the arena, commit once, and lose what is in memory."""
-    with Arena.open(name, "4 MiB", journal=folder, compact=False) as arena, arena.transaction():
-        arena.root["n"] = n
+def life(name: str, folder: str, n: int | None) -> None:
+    """Open the arena, commit once, unless there is nothing to be, and lose what is in memory."""
+    with Arena.open(name, "4 MiB", journal=folder, compact=False) as arena:
+        if n is not None:
+            with arena.transaction():
+                arena.root["n"] = n
     Arena.unlink(name)
 
 
@@ -167,18 +169,15 @@ def test_a_time_beyond_all_records_is_the_last_commit(name: str, folder: str, to
 
 def test_ls_says_what_was_cut_off_and_what_never_was_there(name: str, folder: str, ask: Callable[..., Any]) -> None:
     """A file without commits is not cut off; one that a later file than the next has cut ends where that one says."""
-    with Arena.open(name, "4 MiB", journal=folder):  # the first file stays empty
-        pass
-    Arena.unlink(name)
-    for n in range(3):
+    for n in None, 0, 1, 2, None:  # the first file stays empty, and the last before the restore
         life(name, folder, n)
     assert ask("restore", "--to", "2", "--name", name, folder)[0] == 0
     Arena.unlink(name)
     rows = {row["name"][-1]: row for row in json.loads(ask("ls", "--json", folder)[1]) if row["name"] < "s"}
-    assert [rows[each]["note"] for each in "12345"] == [
+    assert [rows[each]["note"] for each in "123456"] == [
         "no commits",
         "counts up to commit 2",
-        *["cut off by a restore"] * 2,
+        *["cut off by a restore"] * 3,
         "no commits",
     ]
     assert (rows["2"]["last"], rows["3"]["last"]) == (2, None)
