@@ -121,7 +121,7 @@ int rcv_journal_open_file(int folder, const char *where, uint64_t number, rcv_jo
         return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for reading a journal");
     snprintf(f->where, sizeof f->where, "%s", where);
     journal_name(number, f->name);
-    f->fd = openat(folder, f->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    f->fd = openat(folder, f->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); /* a FIFO would wait for who writes */
     int rc = 0;
     if (f->fd < 0 || fstat(f->fd, &st) != 0)
         rc = errno == ENOENT ? rcv_raise(RCV_ERR_NOTFOUND, errno, "journal \"%s\" has no %s", f->where, f->name)
