@@ -514,6 +514,8 @@ class Arena(ArenaBase):
             durable: Give commits when they are on the disk: what a power loss takes back is given to nobody.
 
         Raises:
+            TypeError: `after` is not an int.
+            ArenaOptionError: It is no commit's number.
             FeedMissingError: The arena was made without a feed.
             JournalError: They are to be on the disk, and the arena is open without a journal.
             FeedOverrunError: That commit is overwritten by now. Raised, too, while iterating, by one that is too slow.

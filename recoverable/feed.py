@@ -19,6 +19,7 @@ from recoverable._native import journal as native_journal
 from recoverable._native.paths import describe_conflict
 from recoverable.errors import (
     ArenaCorruptError,
+    ArenaOptionError,
     FeedMissingError,
     FeedOverrunError,
     JournalError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Commit", "Feed", "Place", "Unit"]
 
 _READ = 256 * 1024  # bytes at a time
+_MOST = (1 << 64) - 1  # a commit's number
 _LOOK = 0.5  # seconds: how often a thread that waits looks for signals, and for what nobody has woken it for (feed.c)
 
 
@@ -138,6 +140,14 @@ class Feed(Iterator[Commit], AsyncIterator[Commit]):
             raise JournalError(
                 f"arena {arena.name!r} is open without a journal, so none of its commits is ever on the disk. Nothing was "
                 "changed. Open it with journal=, or leave durable= out."
+            )
+        if after is not None and type(after) is not int:
+            raise TypeError(
+                f"after={after!r} is not a commit's number: give an int, as Commit.seq, or 0 for all. Nothing was read."
+            )
+        if after is not None and not 0 <= after <= _MOST:
+            raise ArenaOptionError(
+                f"after={after} is no commit's number: those lie between 0, for all, and {_MOST}. Nothing was read."
             )
         self._next = state[4] if after is None else self._seek(after)
 

@@ -16,6 +16,7 @@ import pytest
 from recoverable import (
     Arena,
     ArenaFullError,
+    ArenaOptionError,
     Array,
     FeedMissingError,
     FeedOverrunError,
@@ -119,6 +120,21 @@ def test_it_begins_where_it_is_told(fed: Arena) -> None:
     assert list(fed.feed(commits[0].seq, follow=False)) == commits[1:]
     assert list(fed.feed(commits[-1].seq, follow=False)) == []
     assert list(fed.feed(follow=False)) == []
+
+
+@pytest.mark.parametrize("after", [1.5, "1", True])
+def test_what_is_no_number_is_refused(fed: Arena, after: Any) -> None:
+    """By name, and nothing is rounded."""
+    with pytest.raises(TypeError, match=f"after={after!r} is not a commit's number"):
+        fed.feed(after)
+
+
+@pytest.mark.parametrize("after", [-1, 1 << 64, 1 << 70])
+def test_a_number_that_no_commit_has_is_refused(fed: Arena, after: int) -> None:
+    """Not so one that comes later: it is followed from there on."""
+    with pytest.raises(ArenaOptionError, match=f"after={after} is no commit's number"):
+        fed.feed(after)
+    assert list(fed.feed((1 << 64) - 1, follow=False)) == []
 
 
 def test_a_slow_reader_is_told_what_is_left(fed: Arena) -> None:
