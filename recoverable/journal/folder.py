@@ -220,7 +220,7 @@ class Folder:
                 raise
             name = os.path.basename(self.file_path(number))  # noqa: PTH119
             raise ArenaCorruptError(
-                f'journal "{self.path}": {name} is no file of a journal: it is {_NO_FILES[error.errno]}.'
+                f'journal "{self.path}": {name} is no file of a journal: it is {_NO_FILES[error.errno]}'
             ) from None
         finally:
             os.close(fd)

@@ -50,7 +50,7 @@ def test_what_is_no_file_of_commits_is_named(name: str, folder: str, kind: str, 
     for then in "Move the folder away", "recoverable journal restore --to":
         with pytest.raises(
             ArenaCorruptError,
-            match=rf"journal-0*9 is no file of a journal: {NO_FILES[kind]}.*Nothing was changed.*{then}",
+            match=rf"journal-0*9 is no file of a journal: {NO_FILES[kind]}\. .*Nothing was changed.*{then}",
         ):
             Arena.open(name, "4 MiB", journal=folder)
         if then.startswith("Move"):
