@@ -1,7 +1,7 @@
 """Who stands between a driver and the coroutine of its handler: faults, and what notes the steps of a run.
 
 The core has one place for it, which costs nothing as long as nobody stands there. Who notes stands outermost: what a fault
-raises is what the run has raised. A replay stands around the drivers of parts as well, outside of their steps.
+raises is what the run has raised. A replay stands around the drivers of parts as well, outside of their steps, and hears of writes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from recoverable._native.runtime import Container, Transaction
 
-__all__ = ["around_part", "faults_stand", "put_around_parts", "put_faults", "put_notes"]
+__all__ = ["around_part", "faults_stand", "put_around_parts", "put_faults", "put_notes", "put_writes"]
 
 #: Gives what is driven in the place of a coroutine, for a transaction.
 Stand: TypeAlias = "Callable[[Any, Transaction], Any]"
 
 _faults: Stand | None = None
 _write: Callable[[Container], None] | None = None
+_hears: Callable[[Container], None] | None = None
 _notes: Stand | None = None
 _around: Stand | None = None
 
@@ -38,6 +39,13 @@ def put_notes(run: Stand | None) -> None:
     """Have somebody who notes steps stand there; None: no more."""
     global _notes
     _notes = run
+    _put()
+
+
+def put_writes(write: Callable[[Container], None] | None) -> None:
+    """Have somebody hear of writes to the arenas that `watch_writes` was called of, before faults do; None: no more."""
+    global _hears
+    _hears = write
     _put()
 
 
@@ -58,10 +66,18 @@ def faults_stand() -> bool:
 
 
 def _put() -> None:
-    set_fault_hooks(_both if _faults is not None and _notes is not None else _faults or _notes, _write)
+    run = _both if _faults is not None and _notes is not None else _faults or _notes
+    set_fault_hooks(run, _both_hear if _hears is not None and _write is not None else _hears or _write)
 
 
 def _both(coroutine: Any, transaction: Transaction) -> Any:
     assert _faults is not None
     assert _notes is not None
     return _notes(_faults(coroutine, transaction), transaction)
+
+
+def _both_hear(container: Container) -> None:
+    assert _hears is not None
+    assert _write is not None
+    _hears(container)
+    _write(container)

@@ -3,6 +3,10 @@
 The handler is driven from outside of its transaction. Before each of its steps the private arena is brought to the commit that this
 step stood on; steps that do not use the arena don't count, since how often a handler waits for other things differs. Its first run
 is all that is run: what it raises is what the capsule's last run has raised, or is not.
+
+Tasks of the application's own go on meanwhile. What they had committed while the request ran is in the journal, and comes from
+there. What they would commit now would come twice, or the run would lose a conflict by it, even if it were taken back. So one that
+writes is cancelled, as all are at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from recoverable import _registry, between, event_log
-from recoverable._native.runtime import Handler
+from recoverable._native.runtime import Handler, current_transaction
 from recoverable.capsules import steps
 from recoverable.capsules.contents import COMPARED, frame_of, message_of, where
 from recoverable.capsules.forward import Forward
@@ -33,7 +37,7 @@ from recoverable.errors import CapsuleError, ConflictError, RecoverableError, St
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 
-    from recoverable._native.runtime import Transaction
+    from recoverable._native.runtime import Container, Transaction
     from recoverable.arena import Arena
     from recoverable.capsules.capsule import Capsule
     from recoverable.transaction import Lost
@@ -44,6 +48,7 @@ NOT_REPLAYED: Final = (
     "the time, random numbers, what it reads from or writes to the outside (networks, files, databases, memory of the "
     "program), and when its own tasks ran"
 )
+_CANCELLED: Final = "tasks of the application that would have committed meanwhile were cancelled"
 _ADDRESS: Final = re.compile(r"0x[0-9a-f]+")
 
 
@@ -93,7 +98,10 @@ class _Run:
         self.failure: BaseException | None = None
         self.lost: Lost | None = None
         self.begun = False
+        self.over = False
         self.put_back = False
+        self.cancelled = False  # others that would have committed meanwhile
+        self._wrote: weakref.WeakSet[Transaction] = weakref.WeakSet()  # of others, before
         self._targets = [seq for seq, _ in capsule.steps]
         self._end = capsule.end
         self._forward, self._arena, self._debug = forward, arena, debug
@@ -105,13 +113,18 @@ class _Run:
 
     # -- its steps ---------------------------------------------------------------------------------------------------------
 
-    def stepped(self, awaitable: Awaitable[Any]) -> Awaitable[Any]:
-        """Return what awaits the handler, and brings the arena to what each step saw."""
-        return _Stepped(awaitable, self._before_step)
+    async def stepped(self, awaitable: Awaitable[Any]) -> Any:
+        """Await the handler, and bring the arena to what each step saw."""
+        try:
+            return await _Stepped(awaitable, self._before_step)
+        finally:
+            self.over = True
 
     def around_part(self, driver: Awaitable[Any], transaction: Transaction) -> Awaitable[Any]:
         """Do the same for a part, which has steps of its own."""
-        return self.stepped(driver) if _here.get() is self and transaction.arena is self._arena.native else driver
+        if _here.get() is not self or transaction.arena is not self._arena.native:
+            return driver
+        return _Stepped(driver, self._before_step)
 
     def _before_step(self) -> None:
         _here.set(self)
@@ -132,9 +145,40 @@ class _Run:
 
     def on_run(self, transaction: Transaction, noted: steps.Steps) -> None:
         """Note the run's steps; for `steps.follow`."""
+        if self._is_others():
+            noted.around = functools.partial(self._beside, transaction)
         if _here.get() is self and transaction.parent is None and (self.steps is None or not self.steps.stood):
             self.steps = noted
             noted.on_error = self._debug
+
+    # -- others meanwhile --------------------------------------------------------------------------------------------------
+
+    def _is_others(self) -> bool:
+        """Return whether this code is of a task that the application has started by itself."""
+        return _here.get() is not self and _inside.get() is not None
+
+    def on_write(self, container: Container) -> None:
+        """Cancel who writes without being of the run, while that goes on; for `between.put_writes`."""
+        if container._arena is not self._arena.native or not self._is_others():
+            return
+        transaction = current_transaction(self._arena.native)
+        if transaction is not None:
+            self._wrote.add(transaction)
+        self._cancel()
+
+    async def _beside(self, transaction: Transaction, coroutine: Awaitable[Any]) -> Any:
+        """Run what is not of the run, and cancel it before its commit if that has begun since it has written."""
+        result = await coroutine
+        if transaction in self._wrote:
+            self._cancel()
+        return result
+
+    def _cancel(self) -> None:
+        if self.begun and not self.over:
+            self.cancelled = True
+            raise asyncio.CancelledError(
+                "a request is replayed: what tasks of the application write comes from the journal"
+            )
 
     # -- its end -----------------------------------------------------------------------------------------------------------
 
@@ -220,6 +264,9 @@ async def replayed(
         stack.callback(steps.unfollow, arena.native)
         between.put_around_parts(run.around_part)
         stack.callback(between.put_around_parts, None)
+        arena.native.watch_writes(True)
+        between.put_writes(run.on_write)
+        stack.callback(between.put_writes, None)
         stack.callback(_here.set, None)
         stack.push(_clear)
         result: Any = None
@@ -251,6 +298,7 @@ async def replayed(
             raise CapsuleError(
                 f"{capsule.handler} was stopped after {timeout:g} seconds{at and f', at {at}'}: the replay's own limit, not the "
                 "handler's. What it had written went with the private arena. Give a longer timeout=, or None."
+                + (f" Does it wait for one of them: {_CANCELLED}?" if run.cancelled else "")
             )
         return _told(capsule, error, run, result)
 
@@ -431,6 +479,8 @@ def _told(capsule: Capsule, error: BaseException | None, run: _Run, result: Any)
         lines.append(f"not the same: {differs}")
     if run.put_back:
         lines.append("what the application had written to the arena as it started up was put back before the request")
+    if run.cancelled:
+        lines.append(_CANCELLED)
     lines.append(f"not replayed: {NOT_REPLAYED}")
     lines += [f"not replayed: {each}" for each in capsule.lacks]
     return Replay(not differs, error, result, stood, "\n".join(lines))

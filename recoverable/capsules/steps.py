@@ -25,15 +25,17 @@ class Steps:
         more: Steps behind those, which are not kept.
         body: What the framework's adapter remembers the body by.
         on_error: Is called with what leaves the handler, while its transaction is still there.
+        around: Gives a coroutine that is run in the place of the handler's, and awaits that.
     """
 
-    __slots__ = ("body", "more", "on_error", "stood")
+    __slots__ = ("around", "body", "more", "on_error", "stood")
 
     def __init__(self) -> None:
         self.stood: list[tuple[int, int]] = []
         self.more = 0
         self.body: Any = None
         self.on_error: Callable[[BaseException], None] | None = None
+        self.around: Callable[[Any], Any] | None = None
 
     def note(self, transaction: Transaction) -> None:
         """Take note of a step that is about to end."""
@@ -119,4 +121,6 @@ def _note(coroutine: Any, transaction: Transaction) -> Any:
     if steps is None:
         steps = _runs[transaction] = Steps()
         on_run(transaction, steps)
+        if steps.around is not None:
+            coroutine = steps.around(coroutine)
     return _Noted(coroutine, transaction, steps)

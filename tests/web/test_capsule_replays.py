@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +342,75 @@ async def test_what_a_start_up_writes_is_put_back(paid: Capsule) -> None:
     replay = await paid.replay_async(makes)
     assert replay.same, replay.text
     assert "what the application had written to the arena as it started up was put back" in replay.text
+
+
+@pytest.mark.parametrize("how", ["block", "handler", "begun"])
+async def test_what_tasks_of_the_application_write_meanwhile_is_the_journal_s(
+    journaled: Arena, capsules: Capsules, how: str
+) -> None:
+    """A task of the start-up that writes while the request is replayed is cancelled: the request sees what it saw, and has no conflict."""
+    with journaled.transaction():
+        journaled.root.update(ticks=1, other=0)
+    ended: list[str] = []
+
+    def makes(arena: Arena, capsules: Capsules | None = None) -> web.Application:
+        began, wrote = asyncio.Event(), asyncio.Event()
+
+        @recoverable(max_conflicts=0)
+        async def reads(request: web.Request) -> web.Response:
+            arena.root["mine"] = ticks = arena.root["ticks"]
+            began.set()
+            for _ in range(9):
+                await asyncio.sleep(0)
+            raise RuntimeError(f"{ticks} {arena.root['ticks']} {arena.root['other']}")
+
+        @recoverable(arena=arena)
+        async def ticks() -> None:
+            if how == "begun":
+                arena.root["ticks"] += 1
+                wrote.set()
+                await began.wait()
+            else:
+                arena.root["ticks"] += 1
+
+        async def works() -> None:
+            if how != "begun":
+                await began.wait()
+            try:
+                if how == "block":
+                    with arena.transaction():
+                        arena.root["ticks"] += 1
+                else:
+                    await ticks()
+                ended.append("committed")
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+        async def goes_on(app: web.Application) -> AsyncIterator[None]:
+            task = asyncio.create_task(works())
+            if how == "begun":
+                await wrote.wait()
+            yield
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        app = web.Application()
+        setup(app, arena, capsules=capsules)
+        app.router.add_get("/reads", reads)
+        if capsules is None:
+            app.cleanup_ctx.append(goes_on)
+        return app
+
+    async with serving(makes(Arena.open(journaled.name, journal=journaled.native.journal.path), capsules)) as client:
+        assert (await client.get("/reads")).status == 500
+    await journaled.durable()
+    replay = await only(capsules).replay_async(makes)
+    assert replay.same, replay.text
+    assert str(replay.error) == "1 1 0"
+    assert ended == ["cancelled"]
+    assert "tasks of the application that would have committed meanwhile were cancelled" in replay.text
 
 
 async def test_a_start_up_that_fails_is_not_the_request_s_failure(paid: Capsule) -> None:
