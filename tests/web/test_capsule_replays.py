@@ -348,7 +348,7 @@ async def test_what_a_start_up_writes_is_put_back(paid: Capsule) -> None:
 async def test_what_tasks_of_the_application_write_meanwhile_is_the_journal_s(
     journaled: Arena, capsules: Capsules, how: str
 ) -> None:
-    """A task of the start-up that writes while the request is replayed is cancelled: the request sees what it saw, and has no conflict."""
+    """A task of the start-up that writes while the request is replayed is cancelled: the request sees what it saw."""
     with journaled.transaction():
         journaled.root.update(ticks=1, other=0)
     ended: list[str] = []
