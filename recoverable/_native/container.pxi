@@ -110,7 +110,7 @@ cdef class Container:
     @staticmethod
     def _part_text(key):
         """Return how a path goes on to a part."""
-        return f"[{key!r}]"
+        return f"[{spelled_key(key)}]"
 
     # What the history asks: see recoverable.history.
 
@@ -122,6 +122,10 @@ cdef class Container:
     def _unit_of(self, key):
         """Return the `arg` of a key's conflict unit; None where this kind has no units by key."""
         return None
+
+    def _as_kept(self, key):
+        """Return the key as it lies here: True, where 1 is asked for and True was put in."""
+        return key
 
     def _written(self, before, units):
         """Return the keys of the parts that a commit may have changed, by its units as (kind, arg) and the container before it; None:
@@ -157,7 +161,7 @@ cdef class Container:
         if step.kind == "field":
             raise AttributeError(step.key)
         key = step.literal
-        return self[key], f"[{key!r}]"
+        return self[key], f"[{spelled_key(key)}]"
 
 
 cdef list _kinds = [] # by number: a handle on nothing, of its class; or None

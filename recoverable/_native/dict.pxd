@@ -30,6 +30,7 @@ cdef extern from "containers/dict.h" nogil:
     int rcv_dict_key_of_hash(rcv_arena *a, rcv_off d, uint64_t hash, rcv_value *key)
 
 cdef object dict_unit_of(Container c, object key)
+cdef object dict_as_kept(Container c, object key)
 cdef object dict_written(Container c, Container before, list units)
 cdef object dict_unit_text(Container c, unsigned unit, uint64_t arg)
 

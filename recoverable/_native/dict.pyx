@@ -62,6 +62,14 @@ cdef object dict_unit_of(Container c, object key):
         done(c.arena, t)
 
 
+cdef object dict_as_kept(Container c, object key):
+    """_as_kept() of a Dict or a Set."""
+    for kept in key_of_hash(c, dict_unit_of(c, key)):
+        if kept == key: # another key may have the same hash
+            return kept
+    return key
+
+
 cdef object dict_written(Container c, Container before, list units):
     """_written() of a Dict or a Set."""
     hashes = [arg for kind, arg in units if kind == RCV_UNIT_KEY]
@@ -356,6 +364,9 @@ cdef class DictHandle(Container):
 
     def _unit_of(self, key):
         return dict_unit_of(self, key)
+
+    def _as_kept(self, key):
+        return dict_as_kept(self, key)
 
     def _written(self, before, units):
         return dict_written(self, before, units)

@@ -16,6 +16,7 @@ from copy import deepcopy
 from types import GenericAlias
 
 from recoverable import errors as _errors
+from recoverable._keys import spelled_key
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8(object text) except NULL

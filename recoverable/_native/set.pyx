@@ -147,6 +147,9 @@ cdef class SetHandle(Container):
     def _unit_of(self, key):
         return dict_unit_of(self, key)
 
+    def _as_kept(self, key):
+        return dict_as_kept(self, key)
+
     def _written(self, before, units):
         return dict_written(self, before, units)
 

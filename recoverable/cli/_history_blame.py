@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from recoverable._keys import that_equals_itself
 from recoverable._native.runtime import Container
 from recoverable.cli._inspect import PathError
 from recoverable.history import MISSING
@@ -44,12 +45,12 @@ def of(history: History, path: str, offset: int, limit: int) -> tuple[list[Blame
     place, newest = Path.parse(path), history.newest
     _, value, there = place.chain(history.at(newest))
     if not there or not isinstance(value, Container) or value._in_pieces or value._about()[1] is None:
-        last = history.last_writer(place)
+        last = history.last_writer(path)
         if not there and last is None:
             raise PathError(f"there is nothing at {path}, and nothing was in the history that is kept")
         return [Blamed(path, value if there else MISSING, last)], 0, history.oldest
     parts = value._parts()
-    page = dict(islice(parts.items(), offset, offset + limit))
+    page = {that_equals_itself(key): part for key, part in islice(parts.items(), offset, offset + limit)}
     writers = _writers(history, place, set(page), newest)
     rows = [Blamed(str(place.to(value, key)), part, writers.get(key)) for key, part in page.items()]
     return rows, len(parts) - len(page), history.oldest

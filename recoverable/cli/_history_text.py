@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from recoverable._keys import spelled
 from recoverable.history import MISSING
 from recoverable.journal import keep
 
@@ -84,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 def clipped(value: Any) -> str:
     """Return a value as Python writes it, or the beginning of that."""
-    text = repr(_plain(value))
+    text = spelled(_plain(value))
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
@@ -109,17 +110,20 @@ def coloured(text: str, colour: str) -> str:
 
 
 def value_json(value: Any) -> Any:
-    """Return a value as JSON has it, whole; what JSON has no word for as Python writes it."""
+    """Return a value as JSON has it, whole; what JSON has no word for as Python writes it, or hex() an int of too many digits."""
     value = _plain(value)
-    if value is None or isinstance(value, str | bool | int):
+    if value is None or isinstance(value, str | bool):
         return value
+    if isinstance(value, int):
+        text = spelled(value)
+        return text if text.lstrip("-").startswith("0x") else value
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(value)
     if type(value) is list:
         return [value_json(each) for each in value]
     if type(value) is dict and all(type(key) is str for key in value):
         return {key: value_json(each) for key, each in value.items()}
-    return repr(value)
+    return spelled(value)
 
 
 def commit_json(commit: Commit) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable._keys import key_of, key_of_text
+from recoverable._keys import key_of, key_of_text, said, spelled, spelled_key
 from recoverable._native.runtime import Container
+from recoverable.cli._history_text import value_json
 from recoverable.errors import ArenaBusyError, ArenaCorruptError, RecoverableError, StaleReferenceError
 
 if TYPE_CHECKING:
@@ -103,11 +103,7 @@ class Node:
         if self.memory is not None:
             out["memory"] = self.memory
         if not self.container:
-            plain = self.value is None or isinstance(self.value, str | bool | int | list | dict)
-            if plain or (isinstance(self.value, float) and math.isfinite(self.value)):
-                out["value"] = self.value
-            else:
-                out["value"] = repr(self.value)
+            out["value"] = value_json(self.value)
         elif self.text:
             out["about"] = self.text
         if self.children:
@@ -179,7 +175,7 @@ def look(source: Copy | Live, steps: Sequence[Step], *, depth: int = 1, offset: 
         raise
     except Exception as error:  # a key that is listed and can't be found, a codec's bytes that are none, ...
         raise ArenaCorruptError(
-            f"what lies there can't be read ({type(error).__name__}: {error}): the arena is damaged. It was left as it is; "
+            f"what lies there can't be read ({type(error).__name__}: {said(error)}): the arena is damaged. It was left as it is; "
             "recoverable verify tells more, and a longer path may lead past the damage"
         ) from error
     return node
@@ -207,7 +203,7 @@ def _find(source: Copy | Live, steps: Sequence[Step]) -> tuple[str, Any]:
                 raise KeyError(step.key)
             value, name = value._follow(step)
         except (LookupError, TypeError, AttributeError, ValueError):
-            raise PathError(f"{path} has nothing at {step.key!r}") from None
+            raise PathError(f"{path} has nothing at {spelled_key(step.key)}") from None
         path += name
     return path, value
 
@@ -226,7 +222,7 @@ def _look(source: Copy | Live, path: str, value: Any, depth: int, offset: int, l
 
 
 def _leaf(path: str, value: Any) -> Node:
-    text = repr(value)
+    text = spelled(value)
     size = len(value) if isinstance(value, str | bytes | tuple) else None
     return Node(path, type(value).__name__, size, value, text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")
 

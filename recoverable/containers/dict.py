@@ -6,6 +6,7 @@ import itertools
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from recoverable._keys import spelled_key
 from recoverable._native.dict import DictHandle, view_items, view_keys, view_of, view_values
 from recoverable._native.runtime import register_container, whole
 
@@ -91,11 +92,11 @@ class Dict(DictHandle[K, V]):
         return Dict(parts)
 
     def _entries(self, offset: int, limit: int) -> list[tuple[str, Any]]:
-        return [(f"[{key!r}]", self[key]) for key in itertools.islice(self, offset, offset + limit)]
+        return [(f"[{spelled_key(key)}]", self[key]) for key in itertools.islice(self, offset, offset + limit)]
 
     def _follow(self, step: Any) -> tuple[Any, str]:
         if step.kind == "word" and step.key in self:
-            return self[step.key], f"[{step.key!r}]"
+            return self[step.key], f"[{spelled_key(step.key)}]"
         return super()._follow(step)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, MutableSet
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
+from recoverable._keys import spelled_key
 from recoverable._native.runtime import register_container, whole
 from recoverable._native.set import SetHandle
 
@@ -194,7 +195,7 @@ class Set(SetHandle[T], MutableSet[T]):
         self.discard(key)
 
     def _entries(self, offset: int, limit: int) -> list[tuple[str, Any]]:
-        return [(f"{{{key!r}}}", key) for key in itertools.islice(self, offset, offset + limit)]
+        return [(f"{{{spelled_key(key)}}}", key) for key in itertools.islice(self, offset, offset + limit)]
 
 
 register_container(Set, {set: Set, frozenset: Set})

@@ -11,8 +11,9 @@ from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native import paths
 from recoverable._native.runtime import Container
+from recoverable.codecs import exact
 from recoverable.feed import Commit, Unit
-from recoverable.history.differences import Difference, differences, of_part, of_parts, part_of
+from recoverable.history.differences import MISSING, Difference, differences, of_part, of_parts, part_of
 from recoverable.history.places import ROOT, Path
 from recoverable.journal.start import END
 
@@ -202,7 +203,12 @@ def _within(old: Container, new: Container, path: Path, keys: list[Any] | None) 
         yield from of_parts(old, new, path, shallow=True)
         return
     for key in keys:
-        yield from of_part(part_of(old, key), part_of(new, key), path.to(new, key), shallow=True)
+        before, after = part_of(old, key), part_of(new, key)
+        was = old._as_kept(key) if isinstance(key, int | float) else key  # of those some are other ones that equal it
+        if before is not MISSING and after is not MISSING and exact(was) != exact(key):  # 1 has gone, and True has come
+            yield from of_part(before, MISSING, path.to(old, was), shallow=True)
+            before = MISSING
+        yield from of_part(before, after, path.to(new, key), shallow=True)
 
 
 def _in_memory(old: Container, after: NativeArena, spans: list[tuple[int, int]]) -> Iterator[Difference]:

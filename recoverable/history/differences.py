@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from recoverable._keys import spelled
 from recoverable._native import paths
 from recoverable._native.runtime import Container
 from recoverable.codecs import exact
@@ -51,7 +52,10 @@ class Difference:
     is_container: bool = field(default=False, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.before!r} -> {self.after!r}"
+        return f"{self.path}: {spelled(self.before)} -> {spelled(self.after)}"
+
+    def __repr__(self) -> str:
+        return f"Difference(path={self.path!r}, before={spelled(self.before)}, after={spelled(self.after)})"
 
 
 def plain(value: Any) -> Any:
@@ -98,9 +102,12 @@ def of_parts(before: Container, after: Container, path: Path, *, shallow: bool =
     if items is not None:
         yield from (Difference(path.to(after, key), old, new) for key, old, new in items)
         return
-    old, new = before._parts(), after._parts()
-    for key in [*old, *(key for key in new if key not in old)]:
-        yield from of_part(old.get(key, MISSING), new.get(key, MISSING), path.to(after, key), shallow=shallow)
+    old, new = ({exact(key): (key, part) for key, part in each._parts().items()} for each in (before, after))
+    for which, (key, was) in old.items():
+        yield from of_part(was, new[which][1] if which in new else MISSING, path.to(after, key), shallow=shallow)
+    for which, (key, part) in new.items():
+        if which not in old:
+            yield from of_part(MISSING, part, path.to(after, key), shallow=shallow)
 
 
 def of_part(before: Any, after: Any, path: Path, *, shallow: bool) -> Iterator[Difference]:

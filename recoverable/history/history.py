@@ -232,11 +232,26 @@ class History:
         """Yield what commits have changed at a path or below it, the newest first, with the values before and after.
 
         Raises:
-            ArenaOptionError: That is no path.
+            ArenaOptionError: That is no path; or nothing was found, and a position in the text counts from the end.
         """
         place, line = Path.parse(path), Line(self._folder)
         search = self._search(line, since, until, handler, request_id)
-        yield from backwards(line, place, search)
+        found = False
+        for change in backwards(line, place, search):
+            found = True
+            yield change
+        if not found:
+            self._check_positions(path, place, line)
+
+    def _check_positions(self, path: str | Path, place: Path, line: Line) -> None:
+        """Raise ArenaOptionError if somebody has written a path as Python would read it: with a position that counts from the end.
+
+        Asked where nothing was found: what is a List now may have been a Dict with such a key.
+        """
+        if isinstance(path, str) and "-" in path and place.counts_from_end(self._states.at(line).root):
+            raise ArenaOptionError(
+                f"{path} has a negative position, and nothing was found there. Positions count from the beginning here."
+            )
 
     def watch(
         self,
@@ -258,7 +273,7 @@ class History:
             request_id: Of this request alone.
 
         Raises:
-            ArenaOptionError: That is no path.
+            ArenaOptionError: That is no path; or a position in the text counts from the end.
             HistoryError: `after` is not kept. Later: what comes next was dropped before it was asked for, or cut off by a restore.
             JournalError: Later, where the arena is open here: its journal has stopped, and all that is on the disk was given.
         """
@@ -270,12 +285,17 @@ class History:
             state, line = self._at(line, after)
             seq = state.seq
         search = self._search(line, None, None, handler, request_id).between(seq + 1, END)
+        if path is not None and place is not None:
+            self._check_positions(path, place, line)
         watch = Watch(self._folder, self._native, line, place, search, seq)
         self._watches[id(watch)] = watch
         return watch
 
     def last_writer(self, path: str | Path) -> Commit | None:
-        """Return the commit that has changed what is at a path last; None: none that is kept has."""
+        """Return the commit that has changed what is at a path last; None: none that is kept has.
+
+        Raises: As changes().
+        """
         place, line = Path.parse(path), Line(self._folder)
         frames = line.keyframes
         for i in range(len(frames) - 1, -1, -1):
@@ -285,6 +305,7 @@ class History:
             change = self._last(line, frames[i], end, place, after)
             if change is not None:
                 return change.commit
+        self._check_positions(path, place, line)
         return None
 
     def _last(self, line: Line, frame: Snapshot, end: int, place: Path, after: State) -> Change | None:
@@ -328,11 +349,17 @@ class History:
     # -- between states --------------------------------------------------------------------------------------------------
 
     def diff(self, a: When, b: When, path: str | Path = ROOT) -> list[Difference]:
-        """Return what is different at a path, or below it, in the second of two states."""
+        """Return what is different at a path, or below it, in the second of two states.
+
+        Raises: As at(), and as changes().
+        """
         place, line = Path.parse(path), Line(self._folder)
         before, line = self._at(line, a)
         after, line = self._at(line, b)
-        return list(at_place(place, before.root, after.root))
+        found = list(at_place(place, before.root, after.root))
+        if not found:
+            self._check_positions(path, place, line)
+        return found
 
     def bisect(
         self,

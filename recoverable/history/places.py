@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from recoverable._keys import key_of, that_equals_itself
+from recoverable._keys import key_of, spelled, that_equals_itself
 from recoverable._native import paths
 from recoverable._native.runtime import Container
 from recoverable.errors import ArenaOptionError, RecoverableError
@@ -28,6 +28,9 @@ class Path:
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        return f"Path(keys={spelled(self.keys)}, text={self.text!r})"
 
     def to(self, container: Container, key: Any) -> Path:
         """Return the path of a part of the container that it leads to."""
@@ -92,7 +95,8 @@ class Path:
     def chain(self, root: Any) -> tuple[list[tuple[Container, Any]], Any, bool]:
         """Follow it: what was come through as (container, key), what was found, and whether all of it is there.
 
-        Where it ends early, what was found is the last value that there is.
+        Where it ends early, what was found is the last value that there is. At a position that counts from the end is nothing:
+        what came there as time went by would be another value each time.
         """
         come_through: list[tuple[Container, Any]] = []
         value = root
@@ -104,11 +108,9 @@ class Path:
             if value._in_pieces:  # m[1][2] is m[1, 2]
                 key = _flat((key, *keys))
                 keys.clear()
-            if value._unit_of(0) is None and any(isinstance(each, int) and each < 0 for each in _flat((key,))):
-                raise ArenaOptionError(
-                    f"{self.text} has a negative position. Nothing was looked at. Positions count from the beginning here."
-                )
             come_through.append((value, key))
+            if _counts_from_end(value, key):
+                return come_through, value, False
             try:
                 value = value._part(key)
             except RecoverableError:  # some are LookupErrors as well: its class or codec is not known in this process
@@ -117,8 +119,17 @@ class Path:
                 return come_through, value, False
         return come_through, value, True
 
+    def counts_from_end(self, root: Any) -> bool:
+        """Return whether it has a position that counts from the end, of a sequence that is there."""
+        come_through, _, there = self.chain(root)
+        return not there and bool(come_through) and _counts_from_end(*come_through[-1])
+
 
 ROOT = Path()
+
+
+def _counts_from_end(container: Container, key: Any) -> bool:
+    return container._unit_of(0) is None and any(isinstance(each, int) and each < 0 for each in _flat((key,)))
 
 
 def _flat(keys: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_left, bisect_right, insort
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from recoverable._keys import that_equals_itself
 from recoverable._native import paths
 from recoverable._native.runtime import Container
 from recoverable.history.commits import containers_within
@@ -110,7 +111,8 @@ class Within:
         """Return those of a container's keys that matter: on the way, the one that leads on."""
         if keys is None or path.is_within(self.place):
             return keys
-        return [key for key in keys if key == self._next(path)]
+        leads_on = (self._next(path),)  # as tuples compare: NaN with itself
+        return [key for key in keys if (that_equals_itself(key),) == leads_on]
 
     def note(self, old: Container, new: Container, path: Path, keys: list[Any] | None) -> None:
         """Take notice of the containers that a commit has put into one, by the keys that it has written (None: not known)."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import pickle
 import random
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recoverable import Arena, StaleReferenceError, _shm
+from recoverable import Arena, Dict, StaleReferenceError, _shm
+from recoverable._keys import spelled
 from recoverable._native import feed as native_feed
 from recoverable.history import History
 from recoverable.journal import attach
@@ -25,6 +28,39 @@ from support.doing import Doing, Undone, prepare
 from support.shadows import Difference, Shadow, at, containers, flat_diff, shadow_of
 
 STEPS = int(os.environ.get("RECOVERABLE_HISTORY_STEPS", "30"))
+# Keys that nothing equals, that Python does not write, and that are no positions of a List.
+KEYS = [math.nan, -math.nan, Decimal("NaN"), (math.nan, "a"), 10**4400, (-(10**4400),), -1, 1]
+
+
+def begin(arena: Arena) -> None:
+    """Fill an arena with what Work changes, in one commit."""
+    with arena.transaction():
+        prepare(arena)
+        arena.root["odd"] = {}
+
+
+class Work(Doing):
+    """Random changes, some of them by such keys, where a Dict becomes a List, and a Dict again."""
+
+    def do_odd(self) -> None:
+        odd: Any = self.arena.root["odd"]
+        value = self.rng.choice([0, 1, {"n": 0}])
+        if self.rng.random() < 0.1:
+            self.arena.root["odd"] = self.rng.choice([[0, value], dict.fromkeys(self.rng.sample(KEYS, 4), value)])
+        elif not isinstance(odd, Dict):
+            odd[self.rng.randrange(2)] = value
+        else:
+            key = self.rng.choice(KEYS)
+            if isinstance(odd.get(key), Dict) and self.rng.random() < 0.5:
+                odd[key]["n"] += 1
+            elif self.rng.random() < 0.7:
+                odd[key] = value
+            else:
+                odd.pop(key, None)
+
+    def one(self) -> None:
+        """Change something."""
+        self.do_odd() if self.rng.random() < 0.2 else super().one()
 
 
 @pytest.fixture(params=["hybrid", "trap"])
@@ -32,7 +68,7 @@ def arena(request: pytest.FixtureRequest, new_name: Callable[[], str], tmp_path:
     """Give an arena with a journal that is kept."""
     options = {"tracking": request.param, "feed": "64 MiB", "journal": tmp_path / "journal", "compact": False}
     with Arena.temporary("64 MiB", name=new_name(), **options) as made:
-        prepare(made)
+        begin(made)
         yield made
 
 
@@ -50,7 +86,7 @@ def flush(arena: Arena) -> None:
 
 def told(differences: Any) -> list[Difference]:
     """Return differences comparably."""
-    return sorted((each.path.text, repr(each.before), repr(each.after)) for each in differences)
+    return sorted((each.path.text, spelled(each.before), spelled(each.after)) for each in differences)
 
 
 class Past:
@@ -100,7 +136,8 @@ class Past:
             there = list(containers(self.shadows[seq]))
             found |= dict(rng.sample([each for each in there if len(each[0]) == 1], 2))
             found |= dict(rng.sample([each for each in there if each[0][:1] in {("boxes",), ("row",), ("line",)}], 3))
-            found |= dict(rng.sample(there, 1))
+            odd = [each for each in there if each[0][:1] == ("odd",)]
+            found |= dict(rng.sample(there, 1) + rng.sample(odd, min(len(odd), 3)))
         return found | {("no", "such"): "root['no']['such']", (): "root"}
 
     def _check_path(self, history: History, keys: tuple[Any, ...], text: str) -> None:
@@ -132,7 +169,7 @@ class Past:
 @pytest.mark.timeout(300)
 def test_each_state_is_what_was(arena: Arena, seed: int, tmp_path: Path) -> None:
     """Over random work, the state after each commit is the shadow's, and what it changed is what is different."""
-    doing, past = Doing(arena, random.Random(seed), large=False), Past(arena)
+    doing, past = Work(arena, random.Random(seed), large=False), Past(arena)
     kept = arena.root["a"].view  # a buffer lives: raw writes are possible all the time
     for _ in range(STEPS):
         before, one = seq_of(arena), doing.rng.random() < 0.8
@@ -154,9 +191,9 @@ def test_after_going_back_what_counts_is_what_was(name: str, seed: int, tmp_path
     for back in range(3):
         with Arena.open(name, "64 MiB", feed="64 MiB", journal=folder, compact=False) as arena:
             if past is None:
-                prepare(arena)
+                begin(arena)
                 past = Past(arena)
-            doing = Doing(arena, rng, large=False)
+            doing = Work(arena, rng, large=False)
             for _ in range(STEPS):
                 before = seq_of(arena)
                 doing.block()
@@ -185,7 +222,7 @@ def test_the_commits_of_several_processes_are_in_one_history(arena: Arena, seed:
     past = Past(arena)
 
     def work(number: int) -> None:
-        doing = Doing(arena, random.Random(seed + number), large=False)
+        doing = Work(arena, random.Random(seed + number), large=False)
         with Path(tmp_path, f"notes-{number}").open("wb") as notes:
             for i in range(STEPS):
                 with contextlib.suppress(Undone, StaleReferenceError), arena.transaction():

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from recoverable import Array, Counter, Deque, Dict, List, Record, Set
+from recoverable._keys import spelled, spelled_key, that_equals_itself
 
 __all__ = ["Difference", "Shadow", "at", "containers", "flat_diff", "shadow_of"]
 
-#: A path as text, and what was there before and after, as repr() writes it.
+#: A path as text, and what was there before and after, as spelled() writes it.
 Difference = tuple[str, str, str]
 
 
@@ -29,6 +30,13 @@ class Shadow:
     kind: tuple[Any, ...]
     parts: dict[Any, Any]
     data: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Shadow({self.kind}, {spelled(self.parts)}, {self.data!r})"
+
+    def part(self, key: Any) -> Any:
+        """Return one part, if there is one."""
+        return {that_equals_itself(each): part for each, part in self.parts.items()}.get(key, _NOTHING)
 
 
 def shadow_of(value: Any) -> Any:
@@ -79,16 +87,16 @@ def flat_diff(before: Any, after: Any, path: str = "root") -> Iterator[Differenc
     if not isinstance(before, Shadow) or not isinstance(after, Shadow) or before.kind != after.kind:
         same = type(before) is type(after) and (before == after or (before != before and after != after))
         if not same:
-            yield path, repr(whole(before)), repr(whole(after))
+            yield path, spelled(whole(before)), spelled(whole(after))
     elif before.kind[0] == "Array":
         old, new = _array(before), _array(after)
         for index in map(tuple, np.argwhere(old != new).tolist()):
             yield f"{path}[{', '.join(map(str, index))}]", repr(old[index].item()), repr(new[index].item())
     else:
         dotted = before.kind[0] in {"Record", "Counter"}
-        for key in dict.fromkeys([*before.parts, *after.parts]):
-            old, new = (each.parts.get(key, _NOTHING) for each in (before, after))
-            yield from flat_diff(old, new, f"{path}.{key}" if dotted else f"{path}[{key!r}]")
+        for key in dict.fromkeys(map(that_equals_itself, [*before.parts, *after.parts])):
+            old, new = (each.part(key) for each in (before, after))
+            yield from flat_diff(old, new, f"{path}.{key}" if dotted else f"{path}[{spelled_key(key)}]")
 
 
 class _Nothing:
@@ -102,7 +110,7 @@ _NOTHING = _Nothing()
 def at(shadow: Any, keys: tuple[Any, ...]) -> Any:
     """Return what was at a path; what is written (nothing), if there was nothing."""
     for key in keys:
-        shadow = shadow.parts.get(key, _NOTHING) if isinstance(shadow, Shadow) else _NOTHING
+        shadow = shadow.part(key) if isinstance(shadow, Shadow) else _NOTHING
     return shadow
 
 
@@ -111,8 +119,9 @@ def containers(shadow: Shadow, keys: tuple[Any, ...] = (), path: str = "root") -
     yield keys, path
     dotted = shadow.kind[0] in {"Record", "Counter"}
     for key, part in shadow.parts.items():
-        text = f"{path}.{key}" if dotted else f"{path}[{key!r}]"
+        text = f"{path}.{key}" if dotted else f"{path}[{spelled_key(key)}]"
+        way = (*keys, that_equals_itself(key))
         if isinstance(part, Shadow):
-            yield from containers(part, (*keys, key), text)
+            yield from containers(part, way, text)
         else:
-            yield (*keys, key), text
+            yield way, text
