@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from recoverable._keys import spelled, that_equals_itself
 from recoverable._native.runtime import Container, kind_name
 from recoverable.arena import Arena
 
@@ -51,7 +52,9 @@ def image(value: Any) -> Any:
     """Return the image of a value."""
     if not isinstance(value, Container):
         return value
-    return Node(type(value), value._extra(), {key: image(part) for key, part in value._parts().items()})
+    return Node(
+        type(value), value._extra(), {that_equals_itself(key): image(part) for key, part in value._parts().items()}
+    )
 
 
 def digest(image: Any) -> str:
@@ -65,18 +68,18 @@ def digest(image: Any) -> str:
 
 def _canonical(image: Any) -> Iterator[str]:
     if not isinstance(image, Node):
-        yield f"{type(image).__qualname__} {image!r}"
+        yield f"{type(image).__qualname__} {spelled(image)}"
         return
     yield f"{image.kind!r} {image.extra!r} {len(image.parts)}"
-    for key, part in sorted(image.parts.items(), key=lambda part: f"{type(part[0]).__qualname__} {part[0]!r}"):
-        yield f"{type(key).__qualname__} {key!r}"
+    for key, part in sorted(image.parts.items(), key=lambda part: f"{type(part[0]).__qualname__} {spelled(part[0])}"):
+        yield f"{type(key).__qualname__} {spelled(key)}"
         yield from _canonical(part)
 
 
 def same(one: Any, other: Any) -> bool:
     """Return whether two images are of the same state."""
     if not isinstance(one, Node) or not isinstance(other, Node):
-        return type(one) is type(other) and (one == other or repr(one) == repr(other))  # NaN is like itself
+        return type(one) is type(other) and (one == other or spelled(one) == spelled(other))  # NaN is like itself
     return (
         one.kind is other.kind
         and one.extra == other.extra
@@ -112,7 +115,7 @@ def _bytes(was: bytes, now: bytes, path: str, start: int) -> list[str]:
 
 
 def _short(image: Any) -> str:
-    text = f"a {kind_name(image.kind)} of {len(image.parts)}" if isinstance(image, Node) else repr(image)
+    text = f"a {kind_name(image.kind)} of {len(image.parts)}" if isinstance(image, Node) else spelled(image)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
