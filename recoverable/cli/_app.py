@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from recoverable import _shm
+from recoverable._keys import said
 from recoverable._options import human_size, parse_name
 from recoverable.arena import open_copy
 from recoverable.cli import (
@@ -100,7 +101,7 @@ def run(arguments: list[str] | None = None) -> int:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         return _failed(
-            f"{type(error).__name__}: {error} ({where}). This is a bug in recoverable: please report it", BUG
+            f"{type(error).__name__}: {said(error)} ({where}). This is a bug in recoverable: please report it", BUG
         )
     finally:
         sys.path[:] = path
@@ -113,7 +114,20 @@ def _failed(message: str, code: int) -> int:
     return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """The commands: what a program that one of them runs ends itself with is no end of the command."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run one."""
+        try:
+            return super().invoke(context)
+        except SystemExit as error:
+            raise click.ClickException(
+                f"what was imported, or run, has ended the program (SystemExit: {said(error)})"
+            ) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="recoverable")
 def group() -> None:
     """See which arenas there are, what is in them, and whether they are sound."""

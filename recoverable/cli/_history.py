@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from recoverable._keys import said
 from recoverable._native.runtime import Container
 from recoverable.cli import _history_blame
 from recoverable.cli._codes import FOUND
@@ -313,7 +314,7 @@ def _function(text: str) -> Callable[[Any], bool]:
         found = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise click.BadParameter(f"{text!r} can't be had: {_of(error)}", param_hint="MODULE:FUNCTION") from None
     if not callable(found):
         raise click.BadParameter(f"{text!r} is no function", param_hint="MODULE:FUNCTION")
@@ -325,17 +326,17 @@ def _function(text: str) -> Callable[[Any], bool]:
                 answer.close()
                 raise TypeError("it is asynchronous; bisect takes a plain function")
             return bool(answer)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # of a function that would end the program we say no less
             raise _Raised(f"has failed: {_of(error)}.") from None
 
     return asks
 
 
-def _of(error: Exception) -> str:
+def _of(error: BaseException) -> str:
     """Say what was raised, and where, without our own frames."""
     frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(("<", _HERE))]
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""  # noqa: PTH119
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {said(error)}{where}"
 
 
 _HERE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120

@@ -281,6 +281,12 @@ async def waits(root):
 def never(root):
     return False
 
+def exits(root):
+    raise SystemExit(3)
+
+def has_no(root):
+    return root[10**5000]
+
 number = 5
 """
 
@@ -322,6 +328,8 @@ def test_bisect_finds_the_first_bad_commit(ask: Ask, folder: str, seqs: list[int
         ),
         ("writes", [], 1, "PastError"),
         ("waits", [], 1, "asynchronous"),
+        ("exits", ["--json"], 1, "exits has failed: SystemExit: 3 (history_checks.py:22).|This was asked"),
+        ("has_no", [], 1, "has_no has failed: KeyError: 0x"),
         ("never", [], 3, "does not hold for the good state, after commit 1"),
         ("balanced", ["--good", "3", "--bad", "2"], 3, "is not before the bad one|holds for the bad state"),
         ("balanced", ["--good", "x"], 2, "neither a commit's number nor a time"),
@@ -338,6 +346,16 @@ def test_what_bisect_can_not_do(
     assert (found, out) == (code, ""), err
     assert any(each in err for each in says.split("|")), err
     assert ask("bisect", folder, "no_such_module:f")[0] == 2
+
+
+def test_a_module_that_ends_the_program(ask: Ask, folder: str, checks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is told as one that can't be imported; from wherever it comes, it does not end the command as if all were well."""
+    Path("history_ends.py").write_text("raise SystemExit(0)")
+    code, out, err = ask("bisect", folder, "history_ends:f")
+    assert (code, out, "can't be had: SystemExit: 0" in err) == (2, "", True)
+    monkeypatch.setattr("recoverable.cli._history._function", lambda _: sys.exit(0))
+    code, out, err = ask("bisect", folder, "history_ends:f")
+    assert (code, out, "has ended the program (SystemExit: 0)" in err) == (1, "", True)
 
 
 # -- real processes ----------------------------------------------------------------------------------------------------------
