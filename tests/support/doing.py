@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from recoverable import Arena, Array, Counter, Deque, Record, Set, StaleReferenceError, recoverable
+from recoverable import (
+    Arena,
+    Array,
+    ConflictError,
+    Counter,
+    Deque,
+    Record,
+    Set,
+    StaleReferenceError,
+    TransactionError,
+    recoverable,
+)
 
 __all__ = ["Doing", "Undone", "plain", "prepare"]
 
@@ -203,12 +214,12 @@ class Doing:
                 self.one()
                 await asyncio.sleep(0)
             if self.rng.random() < 0.2:
-                with contextlib.suppress(Exception):  # what it is not allowed to write
+                with contextlib.suppress(TransactionError):  # what it is not allowed to write
                     await audit()
             if self.rng.random() < 0.1:
                 raise Undone
 
-        @recoverable(arena=self.arena, independent=True)
+        @recoverable(arena=self.arena, nested="independent")
         async def audit() -> None:
             self.arena.root["c"].add(1)
 
@@ -221,6 +232,8 @@ class Doing:
             return
 
         async def many() -> None:
-            await asyncio.gather(*(self.request() for _ in range(4)), return_exceptions=True)
+            for ending in await asyncio.gather(*(self.request() for _ in range(4)), return_exceptions=True):
+                if ending is not None and not isinstance(ending, (Undone, ConflictError, StaleReferenceError)):
+                    raise ending
 
         asyncio.run(many())
