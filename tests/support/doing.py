@@ -131,6 +131,22 @@ class Doing:
         with self.arena.root["a"].edit() as view:
             view[self.rng.randrange(4096)] = self.rng.random()
 
+    def do_again(self) -> None:
+        """Write an item raw and by announcement, in any order, often the same value."""
+        at, value = self.rng.randrange(4096), self.rng.random()
+        for way in self.rng.choices(["item", "items", "view", "edit"], k=3):
+            match way:
+                case "item":
+                    self.arena.root["a"][at] = value
+                case "items":
+                    self.arena.root["a"][at : at + 20] = value
+                case "view":
+                    self.arena.root["a"].view[at] = value
+                case "edit":
+                    with self.arena.root["a"].edit(slice(at, at + 1)) as part:
+                        part[0] = value
+            value = value if self.rng.random() < 0.8 else self.rng.random()
+
     def do_record(self) -> None:
         self.arena.root["r"].x += 1
         self.arena.root["r"].note = "n" * self.rng.randrange(100)

@@ -55,7 +55,7 @@ static const char *const mutations[] = {
     "rollback.skip_pages", "stamp.drop",           "validate.skip",     "stash.miss_range",    "intent.twice",
     "resume.no_relink",    "heap.leak",            "heap.no_mark",      "recover.half",        "savepoint.keep",
     "operation.keep_half", "shadow.forget",        "feed.split",        "feed.bitmap",         "feed.page",
-    "feed.hot",            "feed.fresh",           "feed.counters",     "feed.hot_table",
+    "feed.hot",            "feed.announced",       "feed.fresh",        "feed.counters",      "feed.hot_table",
 };
 static const char *mutation;
 

@@ -161,6 +161,15 @@ bool tracker_raw_hot(const rcv_arena *a, uint32_t *i, rcv_off *off, const uint8_
     return false;
 }
 
+bool tracker_announced_hot(const rcv_arena *a) { return a->tracker->announced_hot; }
+
+const uint8_t *tracker_committed(const rcv_arena *a, rcv_off off)
+{
+    const struct rcv_tracker *t = a->tracker;
+    const uint32_t            page = page_of_off(a, off), slot = t->slot_of[page];
+    return slot == 0 ? NULL : hot_shadow(a, slot - 1) + (off - page_off(a, page));
+}
+
 /* collect_hot -- listed pages that could have been written here. */
 static int collect_hot(rcv_arena *a)
 {

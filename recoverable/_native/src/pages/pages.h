@@ -35,6 +35,10 @@ int  tracker_collect(rcv_arena *a, const uint32_t **pages, uint32_t *n);
  * there is? tracker_raw_hot -- the next changed page from *i on that is hot, with its shadow; false: there are no more. */
 bool tracker_is_raw(const rcv_arena *a, rcv_off off);
 bool tracker_raw_hot(const rcv_arena *a, uint32_t *i, rcv_off *off, const uint8_t **shadow);
+/* tracker_announced_hot -- may this step have announced writes to hot pages? What the log has as the old bytes there may be what a
+ * raw write has put there before. tracker_committed -- what is committed from `off` to its page's end; NULL: that is not hot. */
+bool           tracker_announced_hot(const rcv_arena *a);
+const uint8_t *tracker_committed(const rcv_arena *a, rcv_off off);
 /* tracker_savepoint -- protect trapped and hot pages so that later raw writes log again in this step, above `mark`. */
 int  tracker_savepoint(rcv_arena *a, uint64_t *mark);
 /* tracker_rollback_to -- undo down to `mark`, and cut the log there. tracker_retract -- the same for announced writes only. */

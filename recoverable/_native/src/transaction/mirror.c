@@ -1,8 +1,9 @@
 /* mirror.c -- builds for tests: is what the feed tells of each commit all that it has changed?
  *
  * Asked by having it: a private copy of the segment that nothing but the feed's records brings forward, those of other processes
- * too. After each commit of this process every allocated block, the heap table and the header's words of both are compared. So whatever
- * changes committed memory without a record is found at that commit, by any test that makes it.
+ * too. After each commit of this process every allocated block, the heap table and the header's words of both are compared, and
+ * each hot page with its shadow. So whatever changes committed memory without a record is found at that commit, by any test that
+ * makes it.
  */
 #include "transaction.h"
 
@@ -78,6 +79,16 @@ static int same_block(void *ctx, rcv_off off, uint64_t size)
     return 0;
 }
 
+/* compare_shadows -- a rollback and recovery take what they have for what is committed. */
+static void compare_shadows(const rcv_arena *a)
+{
+    for (uint64_t slot = 0, n = hot_slots_backed(a); slot < n; slot++) {
+        const uint64_t e = atomic_load(&hot_table(a)[slot]), at = a->data_off + HOT_PAGE(e) * (uint64_t)a->hdr->page_size;
+        if (e != 0 && memcmp(a->core + at, hot_shadow(a, (uint32_t)slot), a->hdr->page_size) != 0)
+            differ(a, "the shadow of the page", at);
+    }
+}
+
 void mirror_compare(rcv_arena *a)
 {
     struct rcv_mirror *m = a->mirror;
@@ -100,6 +111,7 @@ void mirror_compare(rcv_arena *a)
         restore_put(of, r, ranges);
         m->at += r->length;
     }
+    compare_shadows(a);
     const size_t words = offsetof(struct rcv_header, system);
     if (memcmp(a->core + words, of->core + words, offsetof(struct rcv_header, reclaim) + 8 - words) != 0)
         differ(a, "the header", words);

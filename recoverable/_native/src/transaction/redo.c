@@ -9,6 +9,7 @@
  *      new blocks, filled before anybody can reach them        all of each, once the intentions are applied
  *      the bitmap of a small chunk, cleared when it is taken   where an info word goes from unused to SMALL
  *      raw writes to hot pages, which need no trap             the page against its shadow, before that is refreshed
+ *      the same, and then that value announced                 what is announced there, against the shadow as well
  *      whole pages, trapped or opened by edit()                the page against its pre-image
  *      the counters that are never undone                      in the record's head
  *
@@ -95,20 +96,33 @@ static inline uint64_t word(const uint8_t *at)
     return w;
 }
 
-/* add_written -- what was announced, but for words at its ends that are what they were: the value of a cell changes more often than its
- * type. Where a word is named twice, the older record has what was committed. */
-static void add_written(struct rcv_redo *r, const rcv_arena *a, const struct undo_record *u)
+/* add_written -- [off, off+len), but for words at its ends that are what they were: the value of a cell changes more often than its
+ * type. */
+static inline void add_written(struct rcv_redo *r, const rcv_arena *a, rcv_off off, uint64_t len, const uint8_t *was)
 {
-    const uint8_t *now = a->core + u->off;
-    uint64_t       lo = 0, hi = u->len;
-    if (likely((u->off | u->len) % 8 == 0)) {
-        while (lo < hi && word(now + lo) == word(u->old + lo))
+    const uint8_t *now = a->core + off;
+    uint64_t       lo = 0, hi = len;
+    if (likely((off | len) % 8 == 0)) {
+        while (lo < hi && word(now + lo) == word(was + lo))
             lo += 8;
-        while (lo < hi && word(now + hi - 8) == word(u->old + hi - 8))
+        while (lo < hi && word(now + hi - 8) == word(was + hi - 8))
             hi -= 8;
     }
     if (lo < hi)
-        add(r, u->off + lo, hi - lo);
+        add(r, off + lo, hi - lo);
+}
+
+/* add_announced -- in a step that has announced writes to hot pages: what the log has there as the old bytes may be those of a raw
+ * write, which is in no record. The shadow has what was committed. */
+static void add_announced(struct rcv_redo *r, const rcv_arena *a, const struct undo_record *u)
+{
+    const uint64_t page = a->hdr->page_size;
+    for (rcv_off off = u->off, end = off + u->len, next; off < end; off = next) {
+        next = off - (off - a->data_off) % page + page;
+        next = next < end ? next : end;
+        const uint8_t *committed = tracker_committed(a, off);
+        add_written(r, a, off, next - off, committed != NULL ? committed : u->old + (off - u->off));
+    }
 }
 
 /* add_changed -- the words of a page that differ from what it was. */
@@ -134,10 +148,11 @@ static void add_bitmap(rcv_arena *a, struct rcv_redo *r, const struct undo_recor
             add(r, chunk, sizeof(struct rcv_small_chunk));
 }
 
-/* add_logged -- what the log names. */
+/* add_logged -- what the log names. Where it names a word twice, the older record has what was committed. */
 static int add_logged(rcv_arena *a, struct rcv_redo *r)
 {
     const struct rcv_region *heap = &a->hdr->region[RCV_R_HEAP];
+    const bool               hot = tracker_announced_hot(a);
     struct undo_walk         w = undo_walk(a, UNDO_ALL);
     while (undo_next(&w)) {
         const struct undo_record *u = &w.r;
@@ -146,7 +161,10 @@ static int add_logged(rcv_arena *a, struct rcv_redo *r)
                 add_changed(r, u->off, a->core + u->off, u->old, u->len);
             continue;
         }
-        add_written(r, a, u);
+        if (unlikely(hot) && u->off >= a->data_off && !MUTATED("feed.announced"))
+            add_announced(r, a, u);
+        else
+            add_written(r, a, u->off, u->len, u->old);
         if (u->off - heap->off < heap->size)
             add_bitmap(a, r, u);
     }
