@@ -3,7 +3,7 @@
 What we want: a file for each crash, and a server that does not notice, however often it crashes and whatever the disk does. What
 does not work: to write where the request crashed, in the event loop. What does: the facts are taken there, some tens of
 microseconds; a thread hides what is secret, writes, and drops the oldest. What waits for it is bounded in number and size; what
-does not fit, or can't be written, is counted and told of once, until something is written again.
+does not fit, or can't be written, is counted and told of once, until what waits is written.
 """
 
 from __future__ import annotations
@@ -123,7 +123,10 @@ class Writer:
             try:
                 self._write(name, facts)
                 self.written += 1
-                self._told = False
+                with lock:
+                    self._told = self._told and bool(
+                        self._waiting
+                    )  # a storm is told of once, however many come through
             except OSError as error:
                 self.drop(f"{error.strerror or error}")
             except Exception as error:
@@ -160,11 +163,12 @@ class Writer:
 
     def _tidy(self, folder: int) -> None:
         """Drop the oldest beyond those to be kept, and what was not finished."""
-        names = os.listdir(folder)
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
         kept = sorted(name for name in names if FILE.fullmatch(name))
         left = [name for name in names if _LEFT.fullmatch(name) and self._is_old(folder, name)]
         for name in [*kept[: -self._keep], *left]:
-            with contextlib.suppress(FileNotFoundError):  # another process has
+            with contextlib.suppress(OSError):  # another process has; or it may not be, and the others may
                 os.unlink(name, dir_fd=folder)
 
     @staticmethod

@@ -8,6 +8,7 @@ import contextlib
 import json
 import re
 import stat
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from recoverable import Arena, ArenaOptionError, between, recoverable
 from recoverable._aiohttp_kept import _Remembering
 from recoverable.aiohttp import arena_key, setup
 from recoverable.capsules import Capsules
+from recoverable.capsules.contents import Facts
 from recoverable.capsules.hiding import UNSEARCHED
+from recoverable.capsules.writer import Writer
 from support.capsules import arenas, crashing, current, kept, only
 from support.web import application, key, lose, ok, serving
 
@@ -496,6 +499,50 @@ async def test_a_storm_of_crashes_is_bounded(arena: Arena, tmp_path: Path) -> No
     assert capsules.written >= 32
     assert capsules.dropped
     assert 1 <= [log["event"] for log in logs].count("capsule.dropped") <= capsules.written
+
+
+def test_a_storm_is_told_of_once(tmp_path: Path) -> None:
+    """However many of it are written meanwhile; and another one again, when all of it is."""
+    disk = threading.Semaphore(0)
+    writer = Writer(str(tmp_path), 5, (), 0)
+
+    def fill() -> int:
+        """Take as many as there is room for, and one more, which is dropped."""
+        where = {"name": "a", "identity": None, "epoch": None, "journal": None}
+        for n in range(100):
+            if writer.take("handler", lambda: Facts(0.0, "handler", None, where)) is None:
+                return n
+        raise AssertionError("there is room for more than 100")
+
+    with structlog.testing.capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "_write", lambda name, facts: disk.acquire())
+        patch.setattr("recoverable.capsules.writer._PACE", 0)
+        taken = fill()
+        for n in range(1, 4):
+            disk.release()
+            while writer.written < n:
+                time.sleep(0.001)
+            taken += fill()
+        assert [log["event"] for log in logs] == ["capsule.dropped"]
+        disk.release(taken - 3)
+        assert writer.flush(30)
+        taken = fill()
+        assert [log["event"] for log in logs] == ["capsule.dropped"] * 2
+        disk.release(taken)
+        assert writer.flush(30)
+
+
+async def test_what_can_not_be_removed_leaves_the_others_bounded(arena: Arena, tmp_path: Path) -> None:
+    """A folder that is named like a capsule is no capsule, and what was written beside it counts as written."""
+    folder = tmp_path / "capsules"
+    (folder / "20200101T000000-000001-aaaaaaaa-1-x.json").mkdir(parents=True)
+    capsules = Capsules(folder, keep=2)
+    async with crashing(arena, recoverable(_crashes), capsules) as client:
+        for _ in range(4):
+            assert (await client.get("/x")).status == 500
+        await asyncio.to_thread(capsules.flush, 10)
+    assert (capsules.written, capsules.dropped) == (4, 0)
+    assert len(list(folder.iterdir())) == 3
 
 
 async def test_a_folder_that_can_not_be_written_harms_no_request(arena: Arena, tmp_path: Path) -> None:
