@@ -175,7 +175,7 @@ def test_paths_that_are_none(arena: Arena, path: str) -> None:
     with arena.transaction():
         arena.root["l"] = [1, 2]
     flush(arena)
-    with pytest.raises(ArenaOptionError, match="Nothing was looked at|nothing was found"):
+    with pytest.raises(ArenaOptionError, match=r"Nothing was looked at|nothing was found"):
         list(arena.history.changes(path))
 
 
