@@ -22,7 +22,7 @@ from benchmarks.harness import Report, Settings, Spread, digits, progress
 from benchmarks.transfers import ACCOUNTS, OPENING, Window, fill, flush, load, transfers
 from recoverable import Arena, ArenaNotFoundError
 from recoverable._native import journal as native
-from recoverable.journal import keeper, start
+from recoverable.journal import keeper, order, start
 from recoverable.journal.folder import Folder
 
 SESSION = 1000  # bytes
@@ -217,7 +217,7 @@ def _write_memory(size: int) -> float:
 def _ends(folder: Folder) -> Iterator[tuple[int, int]]:
     starts = folder.starts()
     for i, each in enumerate(starts):
-        yield each.number, start.until(starts, i)
+        yield each.number, order.until(starts, i)
 
 
 def _data(fd: int) -> Iterator[tuple[int, int]]:

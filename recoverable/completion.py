@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from recoverable import event_log, events, waits, web
 from recoverable.callbacks import begin_hooks, run_hooks
 from recoverable.errors import _Doomed
-from recoverable.journal import gate
+from recoverable.journal import answers
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -28,7 +28,7 @@ def after(transaction: Transaction, options: outcome.Options, result: Any) -> Co
         or transaction.left
         or transaction.settled
         or not transaction.touched
-        or ((native.gated or options.durable is not None) and gate.is_before(transaction, options))
+        or ((native.gated or options.durable is not None) and answers.is_before(transaction, options))
         or transaction.state != "committed"
         or native.pending()
         or (transaction.wrote and event_log.committed_wanted())
@@ -61,8 +61,8 @@ async def settle(
     if not committed:
         transaction.hooks = None
     transaction.settled = True
-    if transaction.position and gate.is_before(transaction, options):  # also of one that says what it saw, as a 409
-        await gate.passed(transaction)
+    if transaction.position and answers.is_before(transaction, options):  # also of one that says what it saw, as a 409
+        await answers.passed(transaction)
     await ended(transaction, committed, request_id)
 
 
@@ -75,17 +75,19 @@ async def seen(transaction: Transaction, options: outcome.Options, failure: Base
         return  # it tells of nothing
     if transaction.conflicted:
         await told(transaction, options)
-    elif transaction.position and gate.is_before(transaction, options):
+    elif transaction.position and answers.is_before(transaction, options):
         transaction.hooks = None
-        await gate.passed(transaction)
+        await answers.passed(transaction)
 
 
 async def told(transaction: Transaction, options: outcome.Options) -> None:
     """Wait until what a fallback may tell of is durable: what the runs have seen, all of them, and what it has read itself."""
-    if gate.is_before(transaction, options):
+    if answers.is_before(transaction, options):
         native = transaction.arena
         transaction.hooks = None
-        await gate.passed(transaction, transaction.position if native.closed else native.journal.position(native, None))
+        await answers.passed(
+            transaction, transaction.position if native.closed else native.journal.position(native, None)
+        )
 
 
 async def ended(transaction: Transaction, committed: bool, request_id: str | None = None) -> None:

@@ -20,7 +20,7 @@ from recoverable.history import History
 from recoverable.history.line import Line
 from recoverable.journal import snapshots
 from recoverable.journal.folder import Folder
-from recoverable.journal.start import END
+from recoverable.journal.order import END
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,7 @@ from recoverable.cli._codes import FOUND, Refused
 from recoverable.cli._history_text import when
 from recoverable.cli._render import Progress, say, table, write_json
 from recoverable.errors import ArenaCorruptError, ArenaNotFoundError, HistoryError, JournalError
-from recoverable.journal import attach, start
+from recoverable.journal import attach, order
 from recoverable.journal.compact import compact as compacted
 from recoverable.journal.folder import Folder
 
@@ -138,10 +138,10 @@ def _moment(context: Any, option: Any, text: str | None) -> tuple[int, int]:
     """Return what --to says: a number, and nanoseconds since the epoch."""
     found = when(context, option, text)
     if not isinstance(found, datetime.datetime):
-        return (start.END if found is None else found), start.END
+        return (order.END if found is None else found), order.END
     since = found - _times.of(0)
     nanos = (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000 + 999
-    return start.END, min(max(0, nanos), start.END)
+    return order.END, min(max(0, nanos), order.END)
 
 
 @journal.command()
@@ -168,7 +168,7 @@ def restore(path: str, moment: tuple[int, int], name: str, as_json: bool) -> Non
         raise Refused(str(error)) from None
     progress = Progress(quiet=as_json)
     end = _end(folder)
-    if end is not None and end < seq < start.END:
+    if end is not None and end < seq < order.END:
         raise HistoryError(
             f"commit {seq} is not in journal {folder.path!r}, which goes up to commit {end}. Nothing was changed."
         )
@@ -187,7 +187,7 @@ def restore(path: str, moment: tuple[int, int], name: str, as_json: bool) -> Non
             "at": _time(restored.at),
             "name": name,
             "before": end,
-            "epoch": start.lives(restored.epoch),
+            "epoch": order.lives(restored.epoch),
         }
         del fields["chain"], fields["position"]
         write_json(fields)
@@ -202,7 +202,7 @@ def restore(path: str, moment: tuple[int, int], name: str, as_json: bool) -> Non
                 str(restored.snapshot.seq),
                 str(restored.records),
                 human_size(restored.bytes),
-                str(start.lives(restored.epoch)),
+                str(order.lives(restored.epoch)),
                 f"{restored.seconds:.1f} s",
             )
         ],
@@ -280,7 +280,7 @@ def _follow(folder: Folder, position: int | None, as_json: bool) -> None:
             to, is_all = _journal_files.settled(folder)
             seen = now if is_all else None
             for i in range(len(starts)):
-                if start.until(starts, i) > position:
+                if order.until(starts, i) > position:
                     found = _journal_files.commits(folder, starts, i, position, 1 << 62, to)
                     _lines(found, as_json)
                     position = found[-1].end if found else position

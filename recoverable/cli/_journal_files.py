@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from recoverable import _times
 from recoverable._native import feed as native_feed
 from recoverable.errors import ArenaCorruptError, ArenaNotFoundError
-from recoverable.journal import snapshots, start
+from recoverable.journal import order, snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +87,7 @@ def _walk(
         ArenaCorruptError: It is.
     """
     left, place = _TRIES if index == len(starts) - 1 else 1, -1
-    end = start.until(starts, index)
+    end = order.until(starts, index)
     while True:
         head = starts[index]
         walked = _Walked(head.position, head.chain, head.seq, head.at, 0, 0, head.chain)
@@ -133,7 +133,7 @@ def _has_commits(folder: Folder, number: int) -> bool:
 
 def _row(folder: Folder, starts: list[Start], index: int, walked: _Walked | None, note: str = "") -> Found:
     """Return what there is to say of a file; `walked`: None where that was not done, and its successor's head says enough."""
-    head, end = starts[index], start.until(starts, index)
+    head, end = starts[index], order.until(starts, index)
     after = next((each for each in starts[index + 1 :] if each.position == end), None)
     last: tuple[int, int] | None = None if walked is None else (walked.seq, walked.at)
     if after is not None:
@@ -150,7 +150,7 @@ def _row(folder: Folder, starts: list[Start], index: int, walked: _Walked | None
     seq, at = last or (None, None)
     return Found(
         _file_name(head.number),
-        start.lives(head.epoch),
+        order.lives(head.epoch),
         head.seq,
         _time(head.at),
         seq,
@@ -182,11 +182,11 @@ def _snapshot_rows(folder: Folder, starts: list[Start], damaged: list[Damaged], 
         finally:
             os.close(fd)
         note, sound = "", True
-        if position > start.cut_of(found, starts, damaged):
+        if position > order.cut_of(found, starts, damaged):
             note = _CUT_OFF
         elif starts and position < starts[0].position:
             note, sound = "the commits behind it are missing", False
-        yield Found(name, start.lives(found.epoch), None, None, found.seq, _time(found.at), _size(path), note, sound)
+        yield Found(name, order.lives(found.epoch), None, None, found.seq, _time(found.at), _size(path), note, sound)
 
 
 def damaged_heads(folder: Folder) -> list[Found]:
@@ -243,7 +243,7 @@ def verified(folder: Folder, progress: Callable[[int, int, str], None]) -> Itera
             continue
         gap = before and _gap(*before, head, bridges)
         yield _damaged(name, path, gap) if gap else _row(folder, starts, i, walked)
-        before = head, walked, start.until(starts, i)
+        before = head, walked, order.until(starts, i)
         done += walked.end - head.position
         progress(done, 0, "verified")
 
@@ -254,7 +254,7 @@ def _missing(folder: Folder, starts: list[Start], rows: list[Found]) -> str:
     if not usable:
         return f"{folder.path} has no snapshot that a start could begin with"
     epoch = max(row.epoch for row in usable)
-    if not starts or epoch > start.lives(starts[-1].epoch):
+    if not starts or epoch > order.lives(starts[-1].epoch):
         return f"the last file of commits is gone: a snapshot of epoch {epoch} has none"
     return ""
 
@@ -265,9 +265,9 @@ def _gap(before: Start, walked: _Walked, end: int, head: Start, bridges: set[int
         return "it is another arena's than the file before it"
     if head.number != before.number + 1:
         return f"the file before it is missing: {_file_name(head.number - 1)}"
-    if head.epoch != before.epoch and start.lives(head.epoch) <= start.lives(before.epoch):
+    if head.epoch != before.epoch and order.lives(head.epoch) <= order.lives(before.epoch):
         return (
-            f"it is of epoch {start.lives(head.epoch)}, and the file before it of {start.lives(before.epoch)}: of another line of "
+            f"it is of epoch {order.lives(head.epoch)}, and the file before it of {order.lives(before.epoch)}: of another line of "
             "states"
         )
     if head.position > walked.end and head.position not in bridges:
@@ -306,11 +306,11 @@ def commits(
     index: int,
     position: int,
     most: int,
-    to: int = start.END,
+    to: int = order.END,
     damaged: Sequence[Damaged] = (),
 ) -> list[Commit]:
     """Return the last commits of a file, from a position on, and up to another; what is cut off does not count."""
-    end = min(start.until(starts, index, damaged), to)
+    end = min(order.until(starts, index, damaged), to)
     kept: list[tuple[Batch, bytes]] = []
 
     def keep(batch: Batch, data: bytes) -> None:
@@ -364,14 +364,14 @@ def settled(folder: Folder, seconds: float = 0.0) -> tuple[int, bool]:
                 age = time.time() - os.stat(folder.file_path(number)).st_mtime  # noqa: PTH116
                 sure = last is None or not 0 <= age <= _SETTLED
         if sure or last is None:
-            return start.END, True
+            return order.END, True
         first = last.position if first is None else first
         if time.monotonic() >= until or last.position > first:
             return last.position, False
         time.sleep(_PAUSE)
 
 
-def last_commits(folder: Folder, most: int, to: int = start.END) -> list[Commit]:
+def last_commits(folder: Folder, most: int, to: int = order.END) -> list[Commit]:
     """Return the last commits of a journal, up to a position."""
     starts, damaged = folder.heads()
     found: list[Commit] = []

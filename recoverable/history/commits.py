@@ -15,7 +15,7 @@ from recoverable.codecs import exact
 from recoverable.feed import Commit, Unit
 from recoverable.history.differences import MISSING, Difference, differences, of_part, of_parts, part_of
 from recoverable.history.places import ROOT, Path
-from recoverable.journal.start import END
+from recoverable.journal.order import END
 
 if TYPE_CHECKING:
     from array import array

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from recoverable.history.line import Line
-from recoverable.journal.start import END
+from recoverable.journal.order import END
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from recoverable.history.trail import Change, Trail, backwards, forwards, newest
 from recoverable.history.watch import Watch
 from recoverable.history.within import places_of
 from recoverable.journal.folder import Folder
-from recoverable.journal.start import END
+from recoverable.journal.order import END
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

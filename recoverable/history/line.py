@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from recoverable.errors import ArenaCorruptError, ArenaNotFoundError, HistoryError
 from recoverable.journal import snapshots
-from recoverable.journal.start import END, cut_of, ends_of, goes_on, replay
+from recoverable.journal.order import END, cut_of, ends_of, goes_on
+from recoverable.journal.replay import replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

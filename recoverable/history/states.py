@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from recoverable._native.feed import Restore
-from recoverable.journal.start import END
+from recoverable.journal.order import END
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from recoverable.history.commits import changed, parsed
 from recoverable.history.differences import at_place
 from recoverable.history.states import Stepper
 from recoverable.history.within import Within
-from recoverable.journal.start import END
+from recoverable.journal.order import END
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -24,7 +24,7 @@ from recoverable.history.follow import Follower
 from recoverable.history.line import Line
 from recoverable.history.states import Stepper
 from recoverable.history.trail import Change, Trail
-from recoverable.journal.start import END
+from recoverable.journal.order import END
 
 if TYPE_CHECKING:
     from recoverable._native.runtime import NativeArena

@@ -18,7 +18,7 @@ from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native.journal import Start
 from recoverable.errors import ArenaCorruptError, ArenaFullError, JournalError, RecoverableError, StaleReferenceError
-from recoverable.journal import first, restorable, start
+from recoverable.journal import first, order, restorable, start
 from recoverable.journal.gate import Gate
 from recoverable.journal.watched import half_made, its_turn, touch, watched
 from recoverable.reports import Restoration
@@ -309,8 +309,8 @@ def restore(
     name: str,
     folder: Folder,
     *,
-    seq: int = start.END,
-    at: int = start.END,
+    seq: int = order.END,
+    at: int = order.END,
     progress: Callable[[int, int, str], None] | None = None,
     timeout: float = 0.0,
 ) -> Restored:
@@ -364,5 +364,5 @@ def _report(restored: Restored) -> Restoration:
         torn=restored.torn,
         damaged=restored.damaged,
         milliseconds=round(restored.seconds * 1000),
-        epoch=start.lives(restored.epoch),
+        epoch=order.lives(restored.epoch),
     )

@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from recoverable._native.feed import Restore
 from recoverable.errors import ArenaCorruptError, JournalError
 from recoverable.journal import keep as kept
-from recoverable.journal import snapshots, start
+from recoverable.journal import order, snapshots
+from recoverable.journal.replay import replay
 from recoverable.journal.snapshots import Snapshot
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _make(
         It, or None: there is one; commits and bytes that were replayed; the positions of snapshots that are known to be sound.
     """
     for source, fd in snapshots.latest(folder, failures):
-        if source.position > start.cut_of(source, starts, bad):
+        if source.position > order.cut_of(source, starts, bad):
             continue
         if source.position >= starts[-1].position:
             if snapshots.checksum(fd, source.size) == source.crc:
@@ -202,7 +203,7 @@ def _bring_forward(
     last = starts[-1]
     copy = Restore(target, "snapshot")
     try:
-        replayed, _ = start.replay(folder, copy, source, files=starts, damaged=bad, progress=pace)
+        replayed, _ = replay(folder, copy, source, files=starts, damaged=bad, progress=pace)
         if (replayed.position, replayed.seq) != (last.position, last.seq):
             raise ArenaCorruptError(
                 f"journal {folder.path!r} ends at commit {replayed.seq}, position {replayed.position}, in front of file "
@@ -266,7 +267,7 @@ def _drop(folder: Folder, starts: list[Start], sound: set[int]) -> tuple[int, in
     valid: list[Snapshot] = []  # the newest first
     cut: list[Snapshot] = []
     for snapshot, fd in snapshots.latest(folder, failures):
-        if snapshot.position > start.cut_of(snapshot, starts):
+        if snapshot.position > order.cut_of(snapshot, starts):
             cut.append(snapshot)
             continue
         valid.append(snapshot)
@@ -278,20 +279,20 @@ def _drop(folder: Folder, starts: list[Start], sound: set[int]) -> tuple[int, in
         return 0, 0, 0
     older = _needed(folder, starts, valid).position
     old = [each for each in valid if each.position < older] + [
-        each for each in cut if start.cut_of(each, starts) <= older
+        each for each in cut if order.cut_of(each, starts) <= older
     ]
     numbers = []
     for i, each in enumerate(starts[:-1]):
-        end = start.until(starts, i)
+        end = order.until(starts, i)
         if end > older or (
             end == older and each.position == end
-        ):  # it may be what the next one goes on from: `start.goes_on`
+        ):  # it may be what the next one goes on from: `order.goes_on`
             break
         numbers.append(each.number)
     if not (old or numbers):
         return 0, 0, 0
     if len(sound) < 2:  # nothing was replayed just now
-        start.replay(folder, None, valid[1], files=starts)
+        replay(folder, None, valid[1], files=starts)
     freed = 0
     for snapshot in old:
         path = folder.snapshot_path(snapshot.position)

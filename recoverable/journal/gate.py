@@ -2,25 +2,20 @@
 
 It comes after the commit, before callbacks and answer, and outside of the time limit: the commit stands, whatever comes of it.
 Requests that have only read wait, too, until what they saw is durable: else a client would know what a power loss takes back.
-
-The thread of the core that writes (or that watches who does) puts a byte into a pipe of each event loop in which somebody waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import os
 import threading
 import time
 import traceback
-import weakref
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
-from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from recoverable import _registry, callbacks, events
+from recoverable import _registry, events
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable._native.journal import Flusher
@@ -37,161 +32,19 @@ from recoverable.errors import (
 )
 from recoverable.journal.health import Health
 from recoverable.journal.keeper import Keeper
-from recoverable.waits import waiting
+from recoverable.journal.waiters import LOOK, Waiters
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from recoverable import outcome
     from recoverable._native.journal import Lock
-    from recoverable._native.runtime import NativeArena, Transaction
+    from recoverable._native.runtime import NativeArena
 
-__all__ = ["Gate", "is_before", "passed"]
+__all__ = ["Gate"]
 
 _DELAY: Final = 0.005  # seconds between two looks for commits that nobody waits for: on the disk they are after two
 _POLL: Final = 0.002  # seconds between two looks whether closing has come to its end
 _ASK: Final = 1e-6  # seconds that asking for a position takes at most
-_LOOK: Final = 0.05  # seconds: a pipe that somebody has closed must not be waited for
 _TURN: Final = 1.0  # seconds: who closes the arena waits for who begins again, but not in a handler of the same thread
 _INTERRUPTED: Final = "its disk does not answer, for which closing it was to wait, and was interrupted"
-_SHORT: Final = 10 * _LOOK  # timeouts that are looked after one by one
-
-
-def _identity(fd: int) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-class _Waiters:
-    """Who waits in one event loop, by position.
-
-    Where several have been answered together, those who come next are asked for together, too: at the end of the loop's pass,
-    when all that were ready have committed. So a batch is what the loop had to do, and costs one call of the core; a request that
-    is alone is asked for at once.
-    """
-
-    def __init__(self, flusher: Flusher, loop: asyncio.AbstractEventLoop) -> None:
-        self._flusher = flusher
-        self._loop = weakref.ref(loop)
-        self._heap: list[tuple[int, int, float, asyncio.Future[None]]] = []  # position, order, deadline
-        self._order = count()
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._pipe = _identity(self._read)
-        self._timer: asyncio.TimerHandle | None = None
-        self._most = 0  # the position that was waited for last
-        self._asking = False  # at the end of this pass
-        self._together = 0  # were answered by the last look
-        try:
-            loop.add_reader(self._read, self._rung)
-        except BaseException:
-            self.leave()
-            raise
-
-    async def wait(self, loop: asyncio.AbstractEventLoop, position: int, timeout: float) -> None:
-        future: asyncio.Future[None] = loop.create_future()
-        heapq.heappush(self._heap, (position, next(self._order), loop.time() + timeout, future))
-        self._most = max(self._most, position)
-        if self._timer is None:
-            self._timer = loop.call_later(_LOOK, self._look_again)
-        if self._together <= 1:
-            self._ask()
-        elif not self._asking:
-            self._asking = True
-            loop.call_soon(self._ask)
-        if timeout < _SHORT:
-            async with asyncio.timeout(timeout):
-                await future
-        else:
-            await future
-
-    def _ask(self) -> None:
-        """Have all that is waited for written now."""
-        self._asking = False
-        try:
-            if _identity(self._write) != self._pipe:
-                raise TransactionError("the pipe of a loop that waits for the disk was closed")
-            if self._flusher.ask(self._most, self._write):
-                self._look()
-        except Exception as error:
-            self._fail(error)
-
-    def _rung(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            if _identity(self._read) == self._pipe:
-                os.read(self._read, 4096)
-        self._look()
-
-    def _look(self) -> None:
-        """Answer those whose position is durable."""
-        try:
-            durable = self._flusher.durable()
-        except Exception as error:
-            self._fail(error)
-            return
-        together = 0
-        while self._heap and (self._heap[0][0] <= durable or self._heap[0][3].done()):
-            future = heapq.heappop(self._heap)[3]
-            if not future.done():
-                future.set_result(None)
-                together += 1
-        self._together = together or self._together
-
-    def _look_again(self) -> None:
-        """Answer those that nobody has rung for, and those whose time is over."""
-        self._timer = None
-        self._look()
-        loop = self._loop()
-        if not self._heap or loop is None:
-            self._enough()
-            return
-        now = loop.time()
-        for _, _, deadline, future in self._heap:
-            if deadline <= now and not future.done():
-                future.set_exception(TimeoutError())
-        self._timer = loop.call_later(_LOOK, self._look_again)
-        self._ask()  # of several processes another may have begun to write, which does not know yet
-
-    def _enough(self) -> None:
-        if self._pipe is not None:
-            self._flusher.enough(self._write, *self._pipe)
-
-    def _fail(self, error: Exception) -> None:
-        waiting, self._heap = self._heap, []
-        for *_, future in waiting:
-            if not future.done():
-                future.set_exception(error)
-
-    def end(self, durable: int) -> None:
-        """Nothing more becomes durable."""
-        waiting, self._heap = self._heap, []
-        for position, *_, future in waiting:
-            if not future.done() and not future.get_loop().is_closed():
-                if position <= durable:
-                    future.set_result(None)
-                else:
-                    future.set_exception(TimeoutError())
-        self.close()
-
-    def close(self) -> None:
-        """Nobody waits any more."""
-        self._enough()
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-        loop = self._loop()
-        if loop is not None and not loop.is_closed():
-            with contextlib.suppress(RuntimeError):
-                loop.remove_reader(self._read)
-        self.leave()
-
-    def leave(self) -> None:
-        """Close this process's ends of the pipe, unless the program has closed them and has the numbers for something else."""
-        for fd in (self._read, self._write):
-            if _identity(fd) == self._pipe:
-                os.close(fd)
 
 
 class Gate:
@@ -210,14 +63,14 @@ class Gate:
         self._flusher = Flusher(native, path, _DELAY, lock)
         self._name = name
         self.path = path
-        self._loops: dict[asyncio.AbstractEventLoop, _Waiters] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, Waiters] = {}
         self._lock = threading.Lock()
         self._health = Health(native, name, path, lambda: self._flusher.error(), lambda: self._flusher.serves())
         self._keeper: Keeper | None = None
         self.doubts = 0  # requests that were answered by an InDoubtError
         self._closed_at: int | None = None  # all before that position was durable when the arena was closed
         self._again = (
-            False  # it was not closed after all: it is to be written again when the thread that was to end has
+            False  # it was not closed after all, and is written again when the thread that was to end has ended
         )
         self._turn = threading.Lock()  # of who begins again
         if lock is not None:
@@ -347,7 +200,7 @@ class Gate:
             "writes it, while the machine goes on. Look for its effect before you send it again."
         )
 
-    def _of(self, loop: asyncio.AbstractEventLoop) -> _Waiters:
+    def _of(self, loop: asyncio.AbstractEventLoop) -> Waiters:
         found = self._loops.get(loop)
         if found is None:
             with self._lock:  # loops of other threads
@@ -355,7 +208,7 @@ class Gate:
                     ended = self._loops.pop(other, None)
                     if ended is not None:  # else close() has it
                         ended.close()
-                found = self._loops[loop] = _Waiters(self._flusher, loop)
+                found = self._loops[loop] = Waiters(self._flusher, loop)
             if self._closed_at is not None and self._loops.pop(loop, None) is found:  # close() has not seen it
                 found.close()
                 raise TransactionClosedError(f"arena {self._name!r} was closed meanwhile")
@@ -445,7 +298,7 @@ class Gate:
 
         def look() -> None:
             while not self._native.closed and not self._is_back():
-                time.sleep(_LOOK)
+                time.sleep(LOOK)
 
         with contextlib.suppress(RuntimeError):  # no more threads: the next to wait here looks
             OwnThread(target=look, name="recoverable-journal", daemon=True).start()
@@ -467,86 +320,7 @@ class Gate:
                 self._keeper = self._keeper.again()
 
 
-# -- of requests -------------------------------------------------------------------------------------------------------------
-
-
-def is_before(transaction: Transaction, options: outcome.Options) -> bool:
-    """Return whether a request's answer waits for the disk; then its arena has a journal, or it would not have begun."""
-    return bool(transaction.arena.gated) if options.durable is None else options.durable == "disk"
-
-
-async def passed(transaction: Transaction, position: int | None = None) -> None:
-    """Wait until what a request has committed, and what it has seen, is durable. Its callbacks wait with it, or longer.
-
-    Args:
-        transaction: Its last run's, which has ended.
-        position: Of the feed, up to where it has seen it. Default: what that run has.
-
-    Raises:
-        InDoubtError: It is not, after `busy_timeout`.
-    """
-    native = transaction.arena
-    journal: Gate = native.journal
-    position = transaction.position if position is None else position
-    if journal.is_durable(position):
-        return
-    try:
-        with waiting(transaction, "disk"):
-            await journal.wait(position, native.busy_timeout)
-    except BaseException as error:
-        journal.doubts += isinstance(error, InDoubtError)
-        hooks, transaction.hooks = transaction.hooks, None
-        if hooks is not None:
-            _later(native, position, transaction, hooks, error)
-        raise
-
-
-_running: set[asyncio.Task[None]] = set()
-
-
-def _later(native: NativeArena, position: int, transaction: Transaction, hooks: Any, error: BaseException) -> None:
-    """Have callbacks run when the position is durable after all; if it never is, each is told as failed."""
-    journal: Gate = native.journal
-
-    async def run() -> None:
-        try:
-            while True:
-                try:
-                    await journal.wait(position, 60.0)
-                    break
-                except InDoubtError:
-                    if journal.stopped:
-                        raise
-        except BaseException as failure:
-            _failed(native, transaction, hooks, failure)
-            raise
-        transaction.hooks = hooks
-        await callbacks.run_hooks(transaction)
-
-    if running_loop() is None:
-        _failed(native, transaction, hooks, error)
-        return
-    task = asyncio.get_running_loop().create_task(run(), name=f"after_commit of {transaction.handler}")
-    _running.add(task)
-    task.add_done_callback(_over)
-
-
-def _over(task: asyncio.Task[None]) -> None:
-    _running.discard(task)
-    if not task.cancelled():
-        task.exception()  # it was told
-
-
-def _failed(native: NativeArena, transaction: Transaction, hooks: Any, error: BaseException) -> None:
-    if not isinstance(error, InDoubtError):  # cancelled: the program ends, say
-        error = native.journal.in_doubt("when it was not waited for any longer")
-    for hook in hooks:
-        events.hook_failed(native.owner.name, transaction.handler, callbacks.name_of(hook.func), error)
-
-
 def _forked() -> None:
-    """Forget what is the parent's."""
-    _running.clear()
     for segment in _registry.all_open():
         if segment.native.journal is not None:
             segment.native.journal.forget()

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Final
 from recoverable import events
 from recoverable._threads import OwnThread
 from recoverable.journal import keep as kept
-from recoverable.journal import snapshots, start
+from recoverable.journal import order, snapshots
 from recoverable.journal.folder import Folder
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def is_due(folder: Folder) -> bool:
     old = 0 if keep is None else (time.time() - max(_OFTEN, keep / _PARTS)) * 1e9
     failures: list[Any] = []
     for snapshot, fd in snapshots.latest(folder, failures):
-        if snapshot.position <= start.cut_of(snapshot, starts):
-            behind = sum(each.size for i, each in enumerate(starts[:-1]) if start.until(starts, i) > snapshot.position)
+        if snapshot.position <= order.cut_of(snapshot, starts):
+            behind = sum(each.size for i, each in enumerate(starts[:-1]) if order.until(starts, i) > snapshot.position)
             return behind >= max(_LEAST, os.fstat(fd).st_blocks * 512) or (behind > 0 and snapshot.at < old)
     if failures:
         raise failures[0]

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recoverable.errors import ArenaCorruptError
-from recoverable.journal import snapshots, start
-from recoverable.journal.start import Used
+from recoverable.journal import order, snapshots
+from recoverable.journal.order import Used
 
 if TYPE_CHECKING:
     from recoverable._native.journal import Start
@@ -28,7 +28,7 @@ def lack(folder: Folder) -> str:
     starts, damaged = folder.heads()  # first: a compaction drops files when its snapshot has its name
     failures: list[ArenaCorruptError] = []
     for snapshot, _ in snapshots.latest(folder, failures):
-        if snapshot.position <= start.cut_of(snapshot, starts, damaged):
+        if snapshot.position <= order.cut_of(snapshot, starts, damaged):
             break
     else:
         found = (
@@ -37,12 +37,12 @@ def lack(folder: Folder) -> str:
             else f"journal {folder.path!r} has no snapshot that a restore could begin with."
         )
         return found.removesuffix(".")
-    total, before = start.replayed_none(snapshot), start.before_all(snapshot, starts, damaged)
+    total, before = order.replayed_none(snapshot), order.before_all(snapshot, starts, damaged)
     wanted: Start | None = None  # the one before
-    ends = start.ends_of(starts, damaged)
+    ends = order.ends_of(starts, damaged)
     sound = {each.number for each in starts}
     for i, each in enumerate(starts):
-        if start.is_older(each, snapshot) or ends[i] <= max(snapshot.position, each.position):
+        if order.is_older(each, snapshot) or ends[i] <= max(snapshot.position, each.position):
             continue
         if wanted is not None:
             if sound.issuperset(range(wanted.number, each.number)):
@@ -53,7 +53,7 @@ def lack(folder: Folder) -> str:
                 except ArenaCorruptError as error:
                     return str(error).removesuffix(".")
                 total = total._replace(position=position, chain=chain)
-        if why := start.gap(folder, snapshot, starts, i, before, total):
+        if why := order.gap(folder, snapshot, starts, i, before, total):
             last = before.number
             return next((bad.why for bad in reversed(damaged) if last < bad.number < each.number), why).removesuffix(
                 "."

@@ -19,7 +19,7 @@ from recoverable.history import line, states, trail, watch
 from recoverable.history.places import Path as Place
 from recoverable.history.states import State
 from recoverable.journal.folder import Folder
-from recoverable.journal.start import END, ends_of, until
+from recoverable.journal.order import END, ends_of, until
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from recoverable.history.states import States
 from recoverable.journal import attach
 from recoverable.journal.compact import compact
 from recoverable.journal.folder import Folder
-from recoverable.journal.start import END
+from recoverable.journal.order import END
 
 
 @pytest.fixture

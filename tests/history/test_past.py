@@ -22,7 +22,7 @@ from recoverable._native import feed as native_feed
 from recoverable.history import History
 from recoverable.journal import attach
 from recoverable.journal.folder import Folder
-from recoverable.journal.start import END
+from recoverable.journal.order import END
 from support.children import child
 from support.doing import Doing, Undone, prepare
 from support.shadows import Difference, Shadow, at, containers, flat_diff, shadow_of

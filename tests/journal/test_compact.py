@@ -19,6 +19,7 @@ from recoverable.errors import ArenaBusyError, ArenaCorruptError, JournalError
 from recoverable.journal import snapshots, start
 from recoverable.journal.compact import Compacted, compact
 from recoverable.journal.folder import Folder
+from recoverable.journal.replay import replay
 from support.children import child
 from support.compactions import Steps, copy_folder
 from support.forks import in_child
@@ -167,14 +168,14 @@ def test_killed_at_each_step_it_leaves_all_that_is_needed(name: str, folder: str
         assert len(found) >= 2
         ends = set()
         for snapshot, _ in found[:2]:  # both, and what is behind them
-            ends.add(start.replay(journal, None, snapshot)[0].position)
+            ends.add(replay(journal, None, snapshot)[0].position)
         assert len(ends) == 1
         if not ending.signal or rng.random() < 0.2:
             assert restored(name, copy) == state
         else:
             assert compacted(copy).seconds
             assert "snapshot.next" not in names(copy)
-            assert start.replay(journal, None, next(iter(snapshots.latest(journal, [])))[0])[0].position in ends
+            assert replay(journal, None, next(iter(snapshots.latest(journal, [])))[0])[0].position in ends
         if not ending.signal:
             break
     assert end > 40
