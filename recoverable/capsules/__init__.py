@@ -2,7 +2,7 @@
 
 from recoverable.capsules.capsule import Capsule
 from recoverable.capsules.keeper import Capsules
-from recoverable.capsules.replay import Replay
+from recoverable.capsules.verdict import Replay
 from recoverable.errors import CapsuleError
 
 __all__ = ["Capsule", "CapsuleError", "Capsules", "Replay"]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from recoverable.capsules.contents import FORMAT, VERSION, where
-from recoverable.capsules.replay import Replay, replayed
+from recoverable.capsules.replay import replayed
+from recoverable.capsules.verdict import Replay
 from recoverable.errors import CapsuleError
 
 if TYPE_CHECKING:
