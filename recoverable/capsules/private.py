@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from recoverable import _registry
+from recoverable._descriptors import opened
 from recoverable._native.feed import Restore
 from recoverable.arena import Arena, open_copy
 from recoverable.errors import CapsuleError, HistoryError
@@ -100,12 +101,8 @@ def private(past: Past, seq: int, step_limit: float | None) -> Iterator[Arena]:
 def _fill(past: Past, fd: int, seq: int) -> None:
     line = past.line
     keyframe = line.keyframe(seq)
-    with line.read():
-        source = os.open(past.folder.snapshot_path(keyframe.position), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            snapshots.copy(keyframe, source, fd)
-        finally:
-            os.close(source)
+    with line.read(), opened(past.folder.snapshot_path(keyframe.position), os.O_RDONLY) as source:
+        snapshots.copy(keyframe, source, fd)
     copy = Restore(fd, _NAME)
     try:
         copy.back()

@@ -22,6 +22,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from recoverable import _options, events
+from recoverable._descriptors import opened
 from recoverable._threads import OwnThread
 
 if TYPE_CHECKING:
@@ -143,14 +144,12 @@ class Writer:
         text = json.dumps(facts.written(self._hide, self._limit), indent=1, ensure_ascii=True).encode()
         with contextlib.suppress(FileExistsError):
             os.mkdir(self._folder, 0o700)  # noqa: PTH102
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with opened(self._folder, os.O_RDONLY | os.O_DIRECTORY) as folder:
             new = f".{name}.new"
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
             try:
-                with open(fd, "wb") as file:  # noqa: PTH123 -- a descriptor
-                    file.write(text)
-                    file.flush()
+                with opened(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, dir_fd=folder) as fd:
+                    with open(fd, "wb", closefd=False) as file:
+                        file.write(text)
                     os.fsync(fd)
                 os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
@@ -158,8 +157,6 @@ class Writer:
                     os.unlink(new, dir_fd=folder)
                 raise
             self._tidy(folder)
-        finally:
-            os.close(folder)
 
     def _tidy(self, folder: int) -> None:
         """Drop the oldest beyond those to be kept, and what was not finished."""

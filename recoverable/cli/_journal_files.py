@@ -169,18 +169,15 @@ def _snapshot_rows(folder: Folder, starts: list[Start], damaged: list[Damaged], 
         path = folder.snapshot_path(position)
         name = os.path.basename(path)  # noqa: PTH119
         try:
-            fd = snapshots.opened(path)
+            with snapshots.opened(path) as fd:
+                found = snapshots.read(path, fd)
+                if check and snapshots.checksum(fd, found.size) != found.crc:
+                    raise snapshots.damaged(found)
         except FileNotFoundError:  # a compaction has dropped it
             continue
-        try:
-            found = snapshots.read(path, fd)
-            if check and snapshots.checksum(fd, found.size) != found.crc:
-                raise snapshots.damaged(found)
         except ArenaCorruptError as error:
             yield _damaged(name, path, error)
             continue
-        finally:
-            os.close(fd)
         note, sound = "", True
         if position > order.cut_of(found, starts, damaged):
             note = _CUT_OFF

@@ -12,6 +12,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from recoverable._descriptors import opened
 from recoverable.errors import ArenaCorruptError, ArenaNotFoundError, HistoryError
 from recoverable.journal import snapshots
 from recoverable.journal.order import END, cut_of, ends_of, goes_on
@@ -122,11 +123,8 @@ def _stamp(path: str) -> _Stamp:
 
 
 def _read(path: str) -> Snapshot:
-    fd = snapshots.opened(path)
-    try:
+    with snapshots.opened(path) as fd:
         return snapshots.read(path, fd)
-    finally:
-        os.close(fd)
 
 
 class Line:
@@ -232,15 +230,11 @@ class Line:
     def records(self, stretch: Stretch, found: list[tuple[int, int, int]]) -> bytes:
         """Return the records at (offset, length, position) of a stretch's file."""
         path = f"{self.folder.path}/journal-{stretch.number:016x}"
-        with self.read():
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                records = b"".join(os.pread(fd, length, offset) for offset, length, _ in found)
-                if os.fstat(fd).st_ino != os.stat(path).st_ino:  # noqa: PTH116 -- it serves again, as another one
-                    raise FileNotFoundError
-                return records
-            finally:
-                os.close(fd)
+        with self.read(), opened(path, os.O_RDONLY) as fd:
+            records = b"".join(os.pread(fd, length, offset) for offset, length, _ in found)
+            if os.fstat(fd).st_ino != os.stat(path).st_ino:  # noqa: PTH116 -- it serves again, as another one
+                raise FileNotFoundError
+            return records
 
     def lacks(self, position: int, begin: int) -> ArenaCorruptError:
         """Return the error of commits that are missing between two positions."""

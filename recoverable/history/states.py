@@ -21,6 +21,7 @@ from collections import OrderedDict, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from recoverable._descriptors import opened
 from recoverable._native.feed import Restore
 from recoverable.journal.order import END
 
@@ -62,13 +63,10 @@ class State:
         self.chain, self._epoch = keyframe.chain, keyframe.epoch
         path = line.folder.snapshot_path(keyframe.position)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            with opened(path, os.O_RDONLY) as fd:
+                self._copy = Restore(fd, "what was asked for", keyframe.size)
         except FileNotFoundError:
             raise line.gone() from None
-        try:
-            self._copy = Restore(fd, "what was asked for", keyframe.size)
-        finally:
-            os.close(fd)
         self.native: NativeArena = self._copy.past()
         self.native.owner = _Owner(f"{line.folder.path} at {keyframe.seq}")
         _all.add(self.native)

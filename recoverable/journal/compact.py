@@ -30,6 +30,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from recoverable._descriptors import opened
 from recoverable._native.feed import Restore
 from recoverable.errors import ArenaCorruptError, JournalError
 from recoverable.journal import keep as kept
@@ -38,7 +39,7 @@ from recoverable.journal.replay import replay
 from recoverable.journal.snapshots import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from recoverable._native.journal import Start
     from recoverable.journal.damaged import Damaged
@@ -175,7 +176,7 @@ def _make(
             continue
         behind, spare = starts[-1].position - source.position, _FILES * starts[-1].size
         _need(folder, _taken(fd) + behind + spare)
-        with _new_file(f"{folder.path}/{_NEXT}") as target:
+        with opened(f"{folder.path}/{_NEXT}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW) as target:
             pace.fd = target
             try:
                 snapshots.copy(source, fd, target, pace)
@@ -233,15 +234,6 @@ def _walk(folder: Folder, source: Snapshot, target: int, verify: Callable[[int],
     finally:
         os.close(scratch)
     return crc
-
-
-@contextlib.contextmanager
-def _new_file(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _taken(fd: int) -> int:

@@ -11,6 +11,7 @@ import os
 import struct
 from typing import Final, NamedTuple
 
+from recoverable._descriptors import opened
 from recoverable._native.journal import crc32c
 
 __all__ = ["Damaged", "begin_of"]
@@ -40,8 +41,7 @@ class Damaged(NamedTuple):
 def begin_of(path: str, number: int) -> int | None:
     """Return where in the feed a file begins, by its first batch; None: that is not sound, or there is none."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
+        with opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
             head = os.pread(fd, _BATCH.size, _HEAD)
             if len(head) < _BATCH.size:
                 return None
@@ -50,8 +50,6 @@ def begin_of(path: str, number: int) -> int | None:
             if (mark, of, offset) != (_MARK, number, _HEAD) or length > room:
                 return None
             records = os.pread(fd, length, _HEAD + _BATCH.size)
-        finally:
-            os.close(fd)
     except OSError:
         return None
     is_sound = len(records) == length and crc32c(crc32c(0, head[_SUMMED:]), records) == crc

@@ -16,6 +16,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+from recoverable._descriptors import opened
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable.errors import ArenaFullError, JournalError, StaleReferenceError
@@ -63,8 +64,7 @@ def take(folder: Folder, native: NativeArena, chain: int) -> Snapshot:
     """
     path = f"{folder.path}/{NEW}"
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
+        with opened(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW) as fd:
             for _ in range(_TRIES):
                 with contextlib.suppress(StaleReferenceError):  # the feed was faster
                     found = _Copy(folder, native, fd).made(chain)
@@ -73,8 +73,6 @@ def take(folder: Folder, native: NativeArena, chain: int) -> Snapshot:
             else:
                 found = _Copy(folder, native, fd, at_once=True).made(chain)
             snapshots.finish(folder, fd, NEW, found)
-        finally:
-            os.close(fd)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(path)  # noqa: PTH108

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from recoverable import _shm
+from recoverable._descriptors import opened
 from recoverable._native.journal import File, Lock, host
 from recoverable.errors import (
     ArenaBusyError,
@@ -211,10 +212,11 @@ class Folder:
         Raises:
             ArenaCorruptError, ArenaVersionError: As of `File`.
         """
-        with _told(self.path, "opened"):
-            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            file = File(fd, self.path, number)
+            with contextlib.ExitStack() as stack:
+                with _told(self.path, "opened"):
+                    fd = stack.enter_context(opened(self.path, os.O_RDONLY | os.O_DIRECTORY))
+                file = File(fd, self.path, number)
         except ArenaSystemError as error:
             if error.errno not in _NO_FILES:
                 raise
@@ -222,8 +224,6 @@ class Folder:
             raise ArenaCorruptError(
                 f'journal "{self.path}": {name} is no file of a journal: it is {_NO_FILES[error.errno]}'
             ) from None
-        finally:
-            os.close(fd)
         try:
             yield file
         finally:
@@ -375,9 +375,9 @@ class Folder:
         Raises:
             ArenaBusyError: Another process does so, or is about to drop something.
         """
-        with _told(self.path, "locked"):
-            fd = os.open(f"{self.path}/compacting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
+        with contextlib.ExitStack() as stack:
+            with _told(self.path, "locked"):
+                fd = stack.enter_context(opened(f"{self.path}/compacting", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW))
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -386,8 +386,6 @@ class Folder:
                     "Try again when that has ended."
                 ) from None
             yield
-        finally:
-            os.close(fd)
 
     def _in_use(self, mark: _Mark | None) -> JournalError:
         who = f"process {mark.pid} on {mark.host}" if mark else "another process"
@@ -408,11 +406,8 @@ class Folder:
 
 def flush_folder(path: str) -> None:
     """Have the disk have which names there are in a folder."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

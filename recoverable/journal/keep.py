@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from recoverable import _options
 from recoverable.errors import ArenaOptionError, JournalError
+from recoverable.journal.folder import flush_folder
 
 if TYPE_CHECKING:
     from recoverable.journal.folder import Folder
@@ -123,11 +124,7 @@ def write(folder: Folder, keep: Keep) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(new)  # noqa: PTH108
             raise
-        fd = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        flush_folder(folder.path)
     except OSError as error:
         raise JournalError(
             f"journal {folder.path!r} can't be told what to keep: {error.strerror or error}. It keeps what it did."

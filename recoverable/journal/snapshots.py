@@ -15,6 +15,7 @@ and each record of the journal has been replayed before it is dropped. The first
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -22,11 +23,13 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from recoverable import _descriptors
 from recoverable._native.journal import crc32c
 from recoverable.errors import ArenaCorruptError, JournalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from recoverable.journal.folder import Folder
 
@@ -235,9 +238,9 @@ def copy(snapshot: Snapshot, source: int, target: int, progress: Callable[[int, 
 # -- files ------------------------------------------------------------------------------------------------------------------
 
 
-def opened(path: str) -> int:
-    """Return a descriptor of what lies there, to be given to `read`: whatever it is, that waits for nobody."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+def opened(path: str) -> AbstractContextManager[int]:
+    """Open what lies there for a block, to be given to `read`: whatever it is, that waits for nobody."""
+    return _descriptors.opened(path, os.O_RDONLY | os.O_NONBLOCK)
 
 
 def read(path: str, fd: int) -> Snapshot:
@@ -272,27 +275,22 @@ def finish(folder: Folder, fd: int, name: str, snapshot: Snapshot) -> None:
     os.pwrite(fd, snapshot.page(), snapshot.size)
     os.fsync(fd)
     os.rename(f"{folder.path}/{name}", folder.snapshot_path(snapshot.position))  # noqa: PTH104
-    folder_fd = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with _descriptors.opened(folder.path, os.O_RDONLY | os.O_DIRECTORY) as folder_fd:
         os.fsync(folder_fd)
-    finally:
-        os.close(folder_fd)
 
 
 def latest(folder: Folder, failures: list[ArenaCorruptError]) -> Iterator[tuple[Snapshot, int]]:
     """Yield the snapshots, the newest first, each with a descriptor, which is closed afterwards. Damaged ones go to `failures`."""
     for position in reversed(folder.snapshots()):
         path = folder.snapshot_path(position)
-        try:
-            fd = opened(path)
-        except FileNotFoundError:  # a compaction has dropped it, which keeps two newer ones
-            continue
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                fd = stack.enter_context(opened(path))
+            except FileNotFoundError:  # a compaction has dropped it, which keeps two newer ones
+                continue
             try:
                 found = read(path, fd)
             except ArenaCorruptError as error:
                 failures.append(error)
                 continue
             yield found, fd
-        finally:
-            os.close(fd)

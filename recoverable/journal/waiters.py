@@ -13,6 +13,7 @@ import weakref
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
+from recoverable._descriptors import identity
 from recoverable.errors import TransactionError
 
 if TYPE_CHECKING:
@@ -22,14 +23,6 @@ __all__ = ["LOOK", "Waiters"]
 
 LOOK: Final = 0.05  # seconds: a pipe that somebody has closed must not be waited for
 _SHORT: Final = 10 * LOOK  # timeouts that are looked after one by one
-
-
-def _identity(fd: int) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 class Waiters:
@@ -46,7 +39,7 @@ class Waiters:
         self._heap: list[tuple[int, int, float, asyncio.Future[None]]] = []  # position, order, deadline
         self._order = count()
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._pipe = _identity(self._read)
+        self._pipe = identity(self._read)
         self._timer: asyncio.TimerHandle | None = None
         self._most = 0  # the position that was waited for last
         self._asking = False  # at the end of this pass
@@ -83,7 +76,7 @@ class Waiters:
         """Have all that is waited for written now."""
         self._asking = False
         try:
-            if _identity(self._write) != self._pipe:
+            if identity(self._write) != self._pipe:
                 raise TransactionError("the pipe of a loop that waits for the disk was closed")
             if self._flusher.ask(self._most, self._write):
                 self._look()
@@ -92,7 +85,7 @@ class Waiters:
 
     def _rung(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            if _identity(self._read) == self._pipe:
+            if identity(self._read) == self._pipe:
                 os.read(self._read, 4096)
         self._look()
 
@@ -162,5 +155,5 @@ class Waiters:
     def leave(self) -> None:
         """Close this process's ends of the pipe, unless the program has closed them and has the numbers for something else."""
         for fd in (self._read, self._write):
-            if _identity(fd) == self._pipe:
+            if identity(fd) == self._pipe:
                 os.close(fd)

@@ -37,8 +37,8 @@ def restoring(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [event for event in log if event["event"] == "journal.restoring"]
 
 
-def restore_slowly(name: str, folder: str, begun: int, how_long: float) -> None:
-    """Open an arena whose state is being copied for so long; write to `begun` when that begins."""
+def restore_slowly(name: str, folder: str, begun: int, how_long: float, end: int | None = None) -> None:
+    """Open an arena whose state is being copied for so long; write to `begun` when that begins, and close it when `end` says so."""
     real = start.replay
 
     def slow(*args: Any, **options: Any) -> Any:
@@ -51,7 +51,8 @@ def restore_slowly(name: str, folder: str, begun: int, how_long: float) -> None:
 
     start.replay = slow
     with Arena.open(name, journal=folder):
-        pass
+        if end is not None:
+            os.read(end, 1)
 
 
 @pytest.fixture
@@ -158,10 +159,14 @@ def test_what_was_left_behind_goes(name: str, folder: str) -> None:
 def test_who_does_not_want_to_wait_waits_without_a_storm(name: str, folder: str, log: list[dict[str, Any]]) -> None:
     """It is told once in five seconds, not once in a turn of a loop."""
     reader, writer = os.pipe()
-    with child(lambda: restore_slowly(name, folder, writer, SLOW)):
+    end, over = os.pipe()
+    with child(lambda: restore_slowly(name, folder, writer, SLOW, end)):
         os.read(reader, 1)
-        with Arena.open(name, journal=folder, busy_timeout=0):
-            pass
+        try:
+            with Arena.open(name, journal=folder, busy_timeout=0):
+                pass
+        finally:
+            os.write(over, b".")
     assert len(restoring(log)) == 1
 
 

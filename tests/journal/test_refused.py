@@ -249,7 +249,8 @@ def test_a_link_to_a_folder_is_that_folder(name: str, tmp_path: Path) -> None:
             asyncio.run(arena.durable())
         return "works"
 
-    assert in_child(works).value == "works"
+    ended = in_child(works)
+    assert ended.value == "works", ended.error
     assert len(Folder(folder).files()) > 1
     Arena.unlink(name)
     with Arena.open(name, journal=folder) as arena:

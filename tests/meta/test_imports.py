@@ -21,7 +21,19 @@ PACKAGE = Path(recoverable.__file__).parent
 #: The layers of the Python half, the lowest first: a file imports from its own layer's files and from lower layers; never
 #: from higher ones.
 LAYERS = [
-    ["errors", "reports", "event_log", "frames", "lock_times", "_options", "_times", "_keys", "_jumps", "codecs"],
+    [
+        "errors",
+        "reports",
+        "event_log",
+        "frames",
+        "lock_times",
+        "_options",
+        "_times",
+        "_keys",
+        "_jumps",
+        "_descriptors",
+        "codecs",
+    ],
     ["_native", "speculation", "_registry", "_shm", "_threads", "events", "feed_state"],
     ["containers"],
     ["between", "callbacks", "transaction", "web", "lines", "waits", "watchdog", "privilege", "tasks", "bell", "feed"],

@@ -67,6 +67,17 @@ static int unreadable(const rcv_journal_file *f, int err, uint64_t at)
                      (unsigned long long)at);
 }
 
+/* read_at -- as os_read(), of our file, whatever the program has made of its number. */
+static int read_at(rcv_journal_file *f, uint64_t at, void *to, uint64_t size)
+{
+    int err = EBADF;
+    for (unsigned tries = 0; err == EBADF && tries < CLOSED; tries++) {
+        const int fd = handle_fd(&f->file, f->where, f->name);
+        err = fd < 0 ? -fd : os_read(fd, at, to, size);
+    }
+    return err;
+}
+
 uint32_t head_crc(const struct rcv_journal_head *head)
 {
     struct rcv_journal_head h = *head;
@@ -93,7 +104,7 @@ static bool is_of_format(const struct rcv_journal_head *head)
 static int read_head(rcv_journal_file *f, uint64_t number)
 {
     struct rcv_journal_head h;
-    int                     err = f->size < RCV_JOURNAL_HEAD ? ENODATA : os_read(f->fd, 0, &h, sizeof h);
+    int                     err = f->size < RCV_JOURNAL_HEAD ? ENODATA : read_at(f, 0, &h, sizeof h);
     if (err == EIO)
         return rcv_raise(RCV_ERR_CORRUPT, 0, "journal \"%s\": the head of %s, at its offset 0, is damaged: the disk can't read it", f->where,
                          f->name);
@@ -119,13 +130,16 @@ int rcv_journal_open_file(int folder, const char *where, uint64_t number, rcv_jo
     rcv_journal_file *f = os_calloc(1, sizeof *f);
     if (f == NULL)
         return rcv_raise(RCV_ERR_FULL, ENOMEM, "no memory for reading a journal");
+    f->file.fd = -1;
     snprintf(f->where, sizeof f->where, "%s", where);
     journal_name(number, f->name);
-    f->fd = openat(folder, f->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); /* a FIFO would wait for who writes */
+    int err = handle_open(&f->file, folder, f->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK); /* a FIFO would wait for who writes */
     int rc = 0;
-    if (f->fd < 0 || fstat(f->fd, &st) != 0)
-        rc = errno == ENOENT ? rcv_raise(RCV_ERR_NOTFOUND, errno, "journal \"%s\" has no %s", f->where, f->name)
-                             : journal_raise(errno, f->where, f->name, "opening");
+    if (err == 0 && fstat(f->file.fd, &st) != 0)
+        err = errno;
+    if (err != 0)
+        rc = err == ENOENT ? rcv_raise(RCV_ERR_NOTFOUND, err, "journal \"%s\" has no %s", f->where, f->name)
+                           : journal_raise(err, f->where, f->name, "opening");
     else
         f->size = (uint64_t)st.st_size;
     if (rc == 0)
@@ -141,8 +155,7 @@ void rcv_journal_close_file(rcv_journal_file *f)
 {
     if (f == NULL)
         return;
-    if (f->fd >= 0)
-        close(f->fd);
+    handle_close(&f->file);
     os_free(f->buffer);
     os_free(f);
 }
@@ -167,10 +180,10 @@ static int bytes(rcv_journal_file *f, uint64_t at, uint64_t n, const uint8_t **o
             f->room = want;
         }
         f->have = 0;
-        int err = os_read(f->fd, at, f->buffer, want);
+        int err = read_at(f, at, f->buffer, want);
         if (err == EIO && want > n) { /* what is asked for may lie in front of the place that is lost */
             want = n;
-            err = os_read(f->fd, at, f->buffer, want);
+            err = read_at(f, at, f->buffer, want);
         }
         if (err != 0)
             return unreadable(f, err, at);

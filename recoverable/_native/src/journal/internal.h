@@ -72,7 +72,7 @@ int  disk_rename(int folder, const char *from, const char *to);
 
 #define JOURNAL_NAME 32u
 struct rcv_journal_file {
-    int      fd;
+    struct handle file;
     char     where[200], name[JOURNAL_NAME];
     struct rcv_journal_start start;
     uint64_t size;   /* of the file, as it is */
