@@ -101,7 +101,7 @@ def command(where: Path) -> float:
 
 def _keeper(where: Path) -> float:
     """Compact as a server does."""
-    return _seconds(keeper.compacted(str(where), RATE))
+    return _seconds(keeper.compacted(str(where), RATE, lambda: None))
 
 
 def _seconds(done: dict[str, Any]) -> float:
