@@ -61,4 +61,12 @@ def _open(path: str, flags: int, dir_fd: int | None) -> tuple[int, tuple[int, in
         else:
             if key == (status.st_dev, status.st_ino):
                 return fd, key
+            _let_go(fd, path)
     raise OSError(errno.EBADF, os.strerror(errno.EBADF), path)
+
+
+def _let_go(fd: int, path: str) -> None:
+    """Close it if it is of a file that had that name, and has been replaced."""
+    with contextlib.suppress(OSError):
+        if os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)") == os.path.realpath(path):  # noqa: PTH115
+            os.close(fd)

@@ -221,7 +221,12 @@ def _is_next(native: NativeArena, name: str, folder: Folder, timeout: float) -> 
         return True
     last = _last_durable(native, folder, tip) if has_stopped else native_journal.settle(folder.path)
     if lack or last.position < state[3]:  # what is missing, or lies between, is nowhere but in memory
-        _begin(native, folder, last)
+        try:
+            _begin(native, folder, last)
+        except JournalError as error:
+            if not lack:
+                raise
+            raise JournalError(f"{lack}. {error}") from None
         if lack:
             events.journal_damaged(name, folder.path, f"{lack}. {_GOES_ON}")
         return True

@@ -265,6 +265,8 @@ class Gate:
 
         The thread that was to end may wait for a disk that hangs. It goes on with that, and another one begins when it has ended.
         """
+        if self._native.closed:  # it was, and what came of it came behind that
+            return
         self._again = self._flusher.ended
         self._closed_at = None
         if not self._is_back():

@@ -63,9 +63,15 @@ def lack(folder: Folder) -> str:
 
 
 def _end(folder: Folder, head: Start, end: int) -> tuple[int, int]:
-    """Return where a file ends, or counts up to, and the checksum of its last batch there."""
-    position, chain = head.position, head.chain
-    with folder.open_file(head.number) as file:
-        while (batch := file.next()) is not None and batch.end <= end:
-            position, chain = batch.end, batch.chain
-    return position, chain
+    """Return where a file ends, or counts up to, and the checksum of the batch before: as a replay finds it, also in a batch."""
+    try:
+        with folder.open_file(head.number) as file:
+            while (part := file.replay(None, head.position, end)).more:
+                pass
+        return part.position if part.bytes else head.position, part.chain
+    except ArenaCorruptError:
+        position, chain = head.position, head.chain
+        with folder.open_file(head.number) as file:
+            while position < end and (batch := file.next()) is not None:
+                position, chain = batch.end, batch.chain
+        return position, chain

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot", "Sums", "checksum", "copy", "damaged", "duplicate", "finish", "latest", "opened", "read"]
 
+_UNREADABLE: Final = (errno.EACCES, errno.EPERM, errno.ENXIO, errno.ELOOP, errno.EIO)
 _MAGIC: Final = b"recoverable-copy"
 _FORMAT: Final = 1
 _PAGE: Final = struct.Struct(
@@ -253,7 +254,14 @@ def read(path: str, fd: int) -> Snapshot:
     if not stat.S_ISREG(status.st_mode):
         raise ArenaCorruptError(f"snapshot {path!r} is damaged: it is no file. It is unchanged.")
     size = status.st_size - _PAGE.size
-    page = os.pread(fd, _PAGE.size, max(size, 0))
+    try:
+        page = os.pread(fd, _PAGE.size, max(size, 0))
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise ArenaCorruptError(
+            f"snapshot {path!r} is damaged at offset {max(size, 0)}: the disk can't read it. It is unchanged."
+        ) from None
     if len(page) == _PAGE.size:
         magic, version, crc, arena, *rest = _PAGE.unpack(page)
         blank = page[:20] + bytes(4) + page[24:]
@@ -287,6 +295,13 @@ def latest(folder: Folder, failures: list[ArenaCorruptError]) -> Iterator[tuple[
             try:
                 fd = stack.enter_context(opened(path))
             except FileNotFoundError:  # a compaction has dropped it, which keeps two newer ones
+                continue
+            except OSError as error:
+                if error.errno not in _UNREADABLE:
+                    raise
+                failures.append(
+                    ArenaCorruptError(f"snapshot {path!r} can't be opened: {error.strerror}. It is unchanged.")
+                )
                 continue
             try:
                 found = read(path, fd)

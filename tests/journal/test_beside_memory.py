@@ -30,13 +30,14 @@ def opened(name: str, folder: str) -> Arena:
     return Arena.open(name, "8 MiB", journal=folder, feed="1 MiB", durable="disk", compact=False)
 
 
-def work(arena: Arena, times: int) -> int:
-    """Commit so often, each of them on the disk, and return how often that was in all."""
-    for _ in range(times):
+def work(arena: Arena, times: int, batch: int = 1) -> int:
+    """Commit so often, some at a time on the disk, and return how often that was in all."""
+    for i in range(1, times + 1):
         with arena.transaction():
             arena.root["n"] = arena.root.get("n", 0) + 1
-            arena.root["large"] = os.urandom(LARGE)
-        asyncio.run(arena.durable())  # a batch each
+            arena.root["large"] = os.urandom(LARGE // batch)
+        if i % batch == 0:
+            asyncio.run(arena.durable())
     return int(arena.root["n"])
 
 
@@ -55,11 +56,20 @@ def _head(journal: Folder, number: int) -> None:
     flip(journal.file_path(number), 4120)
 
 
+def _loop(path: str) -> None:
+    Path(path).unlink()
+    Path(path).symlink_to(path)
+
+
 DAMAGE: dict[str, tuple[Callable[[Folder], Any], str]] = {
     "first file gone": (lambda journal: Path(journal.file_path(1)).unlink(), "lacks the commits"),
     "a file gone": (lambda journal: Path(journal.file_path(2)).unlink(), "before file 3 one is missing"),
     "a head": (lambda journal: _head(journal, 2), "journal-0*2"),
     "no snapshot": (lambda journal: Path(journal.snapshot_path(journal.snapshots()[0])).unlink(), "has no snapshot"),
+    "a snapshot that can't be opened": (
+        lambda journal: _loop(journal.snapshot_path(journal.snapshots()[0])),
+        "can't be opened",
+    ),
     "its page": (lambda journal: flip(journal.snapshot_path(journal.snapshots()[0]), -50), "snapshot.*damaged"),
 }
 
@@ -90,16 +100,17 @@ def test_what_it_says_is_durable_can_be_restored(
     Arena.unlink(name)
 
 
+@pytest.mark.parametrize("batch", [1, 5])
 def test_what_nobody_needs_changes_nothing(
-    name: str, folder: str, log: list[dict[str, Any]], ask: Callable[..., Any]
+    name: str, folder: str, log: list[dict[str, Any]], ask: Callable[..., Any], batch: int
 ) -> None:
-    """A damaged head before the snapshot, and a file that is gone where a restore has gone back behind it."""
+    """A damaged head before the snapshot, and a file that is gone where a restore has gone back behind it; into a batch, too."""
     with opened(name, folder) as arena:
         work(arena, 40)
     journal = Folder(folder)
     compact(journal, lambda fd: None)
     with opened(name, folder) as arena:
-        work(arena, 20)
+        work(arena, 20 * batch, batch)
     Arena.unlink(name)
     _head(journal, 2)
     files = journal.files()

@@ -82,6 +82,24 @@ def test_a_file_that_is_removed_meanwhile_can_be_read(ours: Path, monkeypatch: p
         os.fstat(fd)
 
 
+def test_a_file_that_is_replaced_meanwhile_is_closed(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new one is opened, and the old one does not stay open."""
+    opened = os.open
+
+    def replaced(*args: Any, **options: Any) -> int:
+        fd = opened(*args, **options)
+        monkeypatch.setattr(os, "open", opened)
+        (ours.parent / "new").write_text("new!")
+        (ours.parent / "new").rename(ours)
+        return fd
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(os, "open", replaced)
+    with _descriptors.opened(str(ours), os.O_RDONLY) as fd:
+        assert os.read(fd, 4) == b"new!"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_file_of_commits_is_read_on(new_name: Any, folder: str, tmp_path: Path) -> None:
     """It is opened again by its name; what has its number goes on being the program's."""
     with Arena.temporary("4 MiB", name=new_name(), journal=folder) as arena:

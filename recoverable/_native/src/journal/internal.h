@@ -6,6 +6,7 @@
 #include "format.h"
 #include "journal.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -73,7 +74,7 @@ int  disk_rename(int folder, const char *from, const char *to);
 #define JOURNAL_NAME 32u
 struct rcv_journal_file {
     struct handle file;
-    char     where[200], name[JOURNAL_NAME];
+    char     where[PATH_MAX], name[JOURNAL_NAME];
     struct rcv_journal_start start;
     uint64_t size;   /* of the file, as it is */
     uint64_t offset; /* of the next batch */
