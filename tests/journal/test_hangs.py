@@ -357,3 +357,17 @@ def test_a_folder_that_hangs_does_not_hold_up_closing(
     finally:
         go_on.set()
     Arena.unlink(name)
+
+
+def test_what_is_closed_does_not_begin_again(name: str, folder: str) -> None:
+    """A signal came behind the end of closing: whoever waits learns what was durable then, and nothing is watched any more."""
+    arena = Arena.open(name, "4 MiB", journal=folder)
+    with arena.transaction():
+        arena.root["n"] = 1
+    asyncio.run(arena.durable())
+    gate, at = arena.native.journal, gate_of.Gate.position(arena.native, None)
+    arena.close()
+    gate.begin_again()
+    assert gate.is_durable(at)
+    assert gate.stopped
+    Arena.unlink(name)
