@@ -145,11 +145,14 @@ def here(native: NativeArena) -> list[Request]:
     found, standing = _all(native), list(native.standing.items())
     threads = of_threads()
     requests = []
-    for transaction, wait in found.items():
-        with contextlib.suppress(Exception):  # it may have ended meanwhile, in its own thread
-            requests.append(_request(transaction, wait, threads))
-    for ident, since in standing:
-        requests += filter(None, [_access(native, since, threads.get(ident, []))])
+    try:
+        for transaction, wait in found.items():
+            with contextlib.suppress(Exception):  # it may have ended meanwhile, in its own thread
+                requests.append(_request(transaction, wait, threads))
+        for ident, since in standing:
+            requests += filter(None, [_access(native, since, threads.get(ident, []))])
+    finally:
+        threads.clear()  # this frame is one of them: a circle that would keep what all of them have
     requests.sort(key=lambda request: -request.age)
     return requests
 

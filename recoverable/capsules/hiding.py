@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import codecs
-import contextlib
 import html
 import json
 import re
@@ -38,6 +37,9 @@ UNSEARCHED: Final = "[left out: the body could not be searched for secrets]"
 _SHORT: Final = 4  # characters: shorter ones are only taken out where they stand alone
 _LEAST: Final = 6  # of a cookie's value: shorter ones, "1" or "dark", are no secrets, and are words of bodies as well
 _MOST: Final = 2000  # values in one capsule: beyond that, texts that might have one are left out
+_MOST_LEAVES: Final = 100_000  # values of secret fields that are noted
+_WORK: Final = 5_000_000  # values by characters that are looked for at once: some 50 ms
+_LONG: Final = 4096  # characters of the beginning of a value that a text may end with
 _LINES: Final = 100  # of a secret, which are secret one by one
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPED: Final = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
@@ -65,6 +67,7 @@ class Hiding:
         self._values: set[str] = set()
         self._forms: dict[str, str] | None = None  # of all values: in lower case, and the pattern for each
         self._lost = self._hit = False
+        self._leaves = 0  # of secret fields, nested ones once for each that they are in
         self.unsearched = False  # whether there may be secrets in the body that are not known
         self.found: dict[str, None] = {}  # what was hidden, in words
 
@@ -86,7 +89,11 @@ class Hiding:
         """Note a secret; what stands in its place."""
         if where:
             self.found[where] = None
-        for text in _leaves(value):
+        for text in () if self._lost else _leaves(value):
+            self._leaves += 1
+            if self._leaves > _MOST_LEAVES:
+                self._lost = True
+                break
             lines = text.splitlines()[:_LINES]
             for each in (text, text.strip(), *(line.strip() for line in lines if len(line) >= _LEAST)):
                 if each:
@@ -104,7 +111,7 @@ class Hiding:
                     self.add(each)
                 kept.append((name, self.add(value, f"header {name}")))
             else:
-                kept.append((name, value))
+                kept.append((name, self.url(value)))  # Referer, say
         return kept
 
     def cookies(self, values: Iterable[str]) -> None:
@@ -123,7 +130,7 @@ class Hiding:
     def url(self, url: str) -> str:
         """Return a URL with the secret parts of its query replaced."""
         head, mark, query = url.partition("?")
-        if not mark:
+        if not mark or not self._fields:
             return url
         query, hash_mark, rest = query.partition("#")
         return f"{head}?{self._form(query, 'query')}{hash_mark}{rest}"
@@ -156,8 +163,12 @@ class Hiding:
         if not self._fields or text.lstrip()[:1] not in ("{", "[", '"'):
             return False
         before, self._hit = self._hit, False
-        with contextlib.suppress(ValueError, RecursionError):
+        try:
             self.fields(self._parsed(text))
+        except (ValueError, RecursionError):  # a program may still read some of it, or quote it
+            low = text.casefold()
+            if "\\" in text or any(name in low for name in self._fields):
+                self._hit = self.unsearched = True
         hit, self._hit = self._hit, self._hit or before
         return hit
 
@@ -283,6 +294,8 @@ class Hiding:
             self._forms = {form.lower(): _matching(form) for form in sorted(forms, key=len, reverse=True)}
         low = text.lower()  # one by one: a pattern of thousands takes seconds, and the GIL with it
         found = [pattern for form, pattern in self._forms.items() if form in low or not form.isascii()]
+        if len(found) * len(text) > _WORK:  # one call, which keeps the GIL
+            return HIDDEN
         return re.compile("|".join(found), re.IGNORECASE).sub(HIDDEN, text) if found else text
 
     def said(self, text: str) -> str:
@@ -320,7 +333,9 @@ class Hiding:
         """Return a text without the secrets; `cut`: it may end in the middle of one."""
         text = self.text(text)
         for form in self._forms or () if cut else ():
-            end = text[-len(form) :].lower()
+            if len(form) > _LONG and (at := text.lower().find(form[:_LONG])) >= 0:
+                text = text[:at]
+            end = text[-min(len(form), _LONG) :].lower()
             for n in range(min(len(form) - 1, len(end)), 0, -1):
                 if end.endswith(form[:n]):
                     text = text[:-n]
@@ -334,6 +349,7 @@ def _readings(body: bytes, charset: str, *, whole: bool) -> dict[str, str]:
     for each in dict.fromkeys(("utf-8", json.detect_encoding(body), charset)):
         try:
             name = codecs.lookup(each).name
+            b"%".decode(each, "replace"), "%".encode(each, "replace")  # which some can't do
             strict = "surrogatepass" if name.startswith("utf") and name != "utf-7" else "strict"
             found[name] = body.decode(each, strict if whole else "replace")
         except (LookupError, ValueError):

@@ -204,7 +204,7 @@ def _within(old: Container, new: Container, path: Path, keys: list[Any] | None) 
         return
     for key in keys:
         before, after = part_of(old, key), part_of(new, key)
-        was = old._as_kept(key) if isinstance(key, int | float) else key  # of those some are other ones that equal it
+        was = key if isinstance(key, str | bytes) else old._as_kept(key)  # some are other ones that equal it
         if before is not MISSING and after is not MISSING and exact(was) != exact(key):  # 1 has gone, and True has come
             yield from of_part(before, MISSING, path.to(old, was), shallow=True)
             before = MISSING

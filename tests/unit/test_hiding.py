@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import urllib.parse
+from typing import Any
 
 import pytest
 
@@ -339,3 +340,62 @@ def test_what_is_not_secret_stays_as_it_is() -> None:
         assert hiding.bytes(hiding.body(body, "application/octet-stream", whole=True) or b"") == body
     assert hiding.text("the password is wrong") == "the password is wrong"
     assert hiding.found == {}
+
+
+def test_many_secrets_in_a_long_text_take_no_seconds() -> None:
+    """A client may send thousands: then the text goes, at once."""
+    values = [f"{i:08d}-secret" for i in range(1500)]
+    hiding = Hiding(["p"])
+    hiding.fields([{"p": value} for value in values])
+    assert hiding.text(" ".join(values) + "." * 100_000) == HIDDEN
+
+
+def test_deep_secrets_take_no_hours() -> None:
+    """Each level has all that is in it once more."""
+    deep: Any = [1] * 2000
+    for _ in range(500):
+        deep = {"p": deep}
+    hiding = Hiding(["p"])
+    body = json.dumps(deep).encode()
+    assert b"1" not in (hiding.body(body, "application/json", whole=True) or b"")
+    assert hiding.text("anything") == HIDDEN
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_json_in_a_field_that_is_cut_is_left_out(kind: str) -> None:
+    """The program may quote it: that is the crash."""
+    text = b'{"pw":"hunter2xyz"'
+    body = (
+        text
+        if "multi" not in kind
+        else b'--x\r\nContent-Disposition: form-data; name="payload"\r\n\r\n' + text + b"\r\n--x--\r\n"
+    )
+    if "multi" not in kind:
+        body = b"payload=" + body
+    hiding = Hiding(["pw"])
+    assert b"hunter2xyz" not in (hiding.body(body, kind, whole=True) or b"")
+    assert "hunter2xyz" not in hiding.said(f"not JSON: {text!r}")
+
+
+def test_a_charset_that_replaces_nothing_keeps_no_capsule_from_being_written() -> None:
+    """IDNA refuses to."""
+    hiding = Hiding(["pw"])
+    hiding.add("hunter2xyz")
+    assert b"hunter2xyz" not in hiding.bytes(b"a hunter2xyz b", charset="idna")
+
+
+def test_a_page_that_led_there_has_secrets_in_its_query() -> None:
+    """Browsers send all of its address."""
+    hiding = Hiding(["token"])
+    kept = hiding.headers([("Referer", "https://shop/x?token=sesame123&a=1"), ("Accept", "a/b;q=0?")])
+    assert "sesame123" not in str(kept)
+    assert ("Accept", "a/b;q=0?") in kept
+    assert "sesame123" not in hiding.text("no sesame123")
+
+
+def test_a_long_secret_that_is_cut_goes_from_its_beginning() -> None:
+    """It may be longer than the text that quotes it."""
+    secret = "".join(chr(97 + i * i % 26) for i in range(300_000))
+    hiding = Hiding(["p"])
+    hiding.add(secret)
+    assert hiding.beginning("said: " + secret[:200_000], cut=True) == "said: "
