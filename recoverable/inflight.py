@@ -144,17 +144,19 @@ def here(native: NativeArena) -> list[Request]:
     """Return this process's requests in flight, the oldest first. From any thread."""
     found, standing = _all(native), list(native.standing.items())
     threads = of_threads()
-    requests = []
+    requests: list[tuple[float, Request]] = []  # with when it began: its age is of the moment when that was asked
     try:
         for transaction, wait in found.items():
             with contextlib.suppress(Exception):  # it may have ended meanwhile, in its own thread
-                requests.append(_request(transaction, wait, threads))
+                requests.append((transaction.begun, _request(transaction, wait, threads)))
         for ident, since in standing:
-            requests += filter(None, [_access(native, since, threads.get(ident, []))])
+            access = _access(native, since, threads.get(ident, []))
+            if access is not None:
+                requests.append((since, access))
     finally:
         threads.clear()  # this frame is one of them: a circle that would keep what all of them have
-    requests.sort(key=lambda request: -request.age)
-    return requests
+    requests.sort(key=lambda each: each[0])
+    return [request for _, request in requests]
 
 
 def ages(native: NativeArena) -> list[float]:

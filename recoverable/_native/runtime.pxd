@@ -88,7 +88,7 @@ cdef class Transaction:
     cdef int waits # how many of its parts wait
     cdef public bint wait_told # that this is long was told
     cdef public str request_id # in the events of its request, once there were any
-    cdef double begun # when its request began, by rcv_coarse()
+    cdef readonly double begun # when its request began, by rcv_coarse()
     cdef object coroutine # the handler's, until it has ended
     cdef readonly bint blocked # its thread stands still for the lock
     cdef int cause # of its rollback

@@ -11,12 +11,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 import recoverable
-from recoverable import Arena, Array, Request, TransactionError, attempt
+from recoverable import Arena, Array, Request, TransactionError, attempt, inflight
 from recoverable._native import _notes
 from recoverable._native.runtime import own_thread
 from recoverable.inflight import _read, _written, answer_of
@@ -43,11 +44,33 @@ async def test_one_that_awaits(arena: Arena) -> None:
         first, second = arena.requests()
     assert (first.handler, first.process, first.run, first.step) == (handler.__qualname__, os.getpid(), 1, 3)
     assert (second.handler, second.step) == (touches_nothing.__qualname__, 1)
-    assert 0 <= second.age <= first.age < 5
+    assert all(0 <= each.age < 5 for each in (first, second))
     for request in (first, second):
         assert request.line == line_of(helper, "# here")
         assert (request.running, request.waits_for, request.waited, request.holder) == (False, None, 0.0, None)
     assert arena.requests() == []
+
+
+async def test_the_oldest_comes_first_however_long_asking_takes(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ages are of the moments when they were asked for."""
+
+    @recoverable.recoverable(arena=arena)
+    async def first() -> None:
+        await helper()
+
+    @recoverable.recoverable(arena=arena)
+    async def second() -> None:
+        await helper()
+
+    def slowly(*args: Any) -> Any:
+        found = asked(*args)
+        time.sleep(0.02)
+        return found
+
+    asked = inflight._request
+    monkeypatch.setattr(inflight, "_request", slowly)
+    async with running(first(), second()):
+        assert [each.handler.rpartition(".")[2] for each in arena.requests()] == ["first", "second"]
 
 
 async def test_its_id_is_that_of_its_events(arena: Arena) -> None:
