@@ -80,7 +80,9 @@ def _name(transaction: Transaction) -> str | None:
     return transaction.request_id
 
 
-def _request(transaction: Transaction, waits: waiting | None, threads: dict[int, list[FrameType]]) -> Request:
+def _request(
+    transaction: Transaction, waits: waiting | None, threads: dict[int, list[FrameType]], now: float
+) -> Request:
     line, running = _where(transaction, threads)
     kind: str | None
     kind, holder, place = None, None, SpotName(None, None)
@@ -92,7 +94,7 @@ def _request(transaction: Transaction, waits: waiting | None, threads: dict[int,
     return Request(
         handler=transaction.handler,
         process=os.getpid(),
-        age=transaction.age,
+        age=max(0.0, now - transaction.begun),
         request_id=_name(transaction),
         run=transaction.attempt,
         step=transaction.step,
@@ -108,12 +110,12 @@ def _request(transaction: Transaction, waits: waiting | None, threads: dict[int,
     )
 
 
-def _access(native: NativeArena, since: float, stack: list[FrameType]) -> Request | None:
+def _access(native: NativeArena, since: float, stack: list[FrameType], now: float) -> Request | None:
     """Return what a thread does that waits for the lock outside of any transaction; None: it has ended."""
     found = frames.innermost(stack[::-1])
     if found is None:
         return None
-    waited = time.monotonic() - since
+    waited = max(0.0, now - since)
     pid, by = native.lock_holder() or (0, "")
     return Request(
         *(found.f_code.co_qualname, os.getpid(), waited, None, 1, 0, frames.line_of(found), True, "lock", waited),
@@ -144,19 +146,17 @@ def here(native: NativeArena) -> list[Request]:
     """Return this process's requests in flight, the oldest first. From any thread."""
     found, standing = _all(native), list(native.standing.items())
     threads = of_threads()
-    requests: list[tuple[float, Request]] = []  # with when it began: its age is of the moment when that was asked
+    requests, now = [], time.monotonic()  # one moment for all: they are sorted by their ages
     try:
         for transaction, wait in found.items():
             with contextlib.suppress(Exception):  # it may have ended meanwhile, in its own thread
-                requests.append((transaction.begun, _request(transaction, wait, threads)))
+                requests.append(_request(transaction, wait, threads, now))
         for ident, since in standing:
-            access = _access(native, since, threads.get(ident, []))
-            if access is not None:
-                requests.append((since, access))
+            requests += filter(None, [_access(native, since, threads.get(ident, []), now)])
     finally:
         threads.clear()  # this frame is one of them: a circle that would keep what all of them have
-    requests.sort(key=lambda each: each[0])
-    return [request for _, request in requests]
+    requests.sort(key=lambda request: -request.age)
+    return requests
 
 
 def ages(native: NativeArena) -> list[float]:
