@@ -69,6 +69,37 @@ def test_a_limit_that_is_lowered_does_not_end_the_process(name: str) -> None:
     assert [word for word in done.stderr.split() if word.startswith("step.")] == ["step.slow", "step.stopped"]
 
 
+TOLD_LATE = """
+import sys, time
+import structlog
+from recoverable import Arena, StepTooLongError
+
+def slow(logger, method, event):
+    time.sleep(0.1)
+    print(event["event"], flush=True)
+    raise structlog.DropEvent
+
+structlog.configure(processors=[slow])
+began = time.monotonic()
+with Arena.temporary("4 MiB", name=sys.argv[1], step_limit=0.4) as arena:
+    try:
+        with arena.transaction():
+            arena.root["n"] = 1
+            while time.monotonic() < began + 20:
+                pass
+    except StepTooLongError:
+        pass
+"""
+
+
+def test_what_is_told_as_the_program_ends_is_waited_for(name: str) -> None:
+    """Also where its arenas are closed already: who writes has a stream's lock, and Python aborts where it waits for that."""
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD_LATE, name], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["step.stopped"]), done.stderr
+
+
 @pytest.mark.usefixtures("looked_at_by_hand")
 @pytest.mark.parametrize("before", [0.0, 60.0])
 def test_a_step_has_the_whole_of_a_new_limit(arena: Arena, new_name: Callable[[], str], before: float) -> None:

@@ -404,15 +404,17 @@ int rcv_watch_begin(void (*how_to_tell)(void), void (*how_to_withdraw)(uint64_t 
 
 void rcv_watch_end(int for_good)
 {
-    if (!running)
-        return;
+    const bool ends = running;
     running = false;
-    atomic_store(&ending, true);
-    ring();
-    pthread_join(thread, NULL);
+    if (ends) {
+        atomic_store(&ending, true);
+        ring();
+        pthread_join(thread, NULL);
+    }
     for (int i = 0; for_good && i < 500 && atomic_load(&tellers) != 0; i++) /* they are in Python, which ends next, or on their way there */
         nanosleep(&(struct timespec){0, 2000000}, NULL);
-    registry_hold(begin_again);
+    if (ends)
+        registry_hold(begin_again);
 }
 
 void watch_after_fork(rcv_arena *a)
