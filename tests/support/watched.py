@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recoverable import Arena
 from recoverable._native import watchdog as native
@@ -48,3 +48,13 @@ def seen(arena: Arena, stage: int) -> native.Overdue:
             return found
         time.sleep(0.002)
     raise AssertionError("nothing was seen")
+
+
+def told(log: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return the events of steps when there are so many: they are written beside the program, which may be faster."""
+    until = time.monotonic() + 10
+    while True:
+        found = [event for event in list(log) if event["event"].startswith("step.")]
+        if len(found) >= count or time.monotonic() > until:
+            return found
+        time.sleep(0.005)

@@ -30,7 +30,7 @@ from recoverable import (
 from recoverable._native import frames
 from recoverable._native import watchdog as native
 from recoverable.aiohttp import setup
-from support.watched import LIMIT, watched_arena
+from support.watched import LIMIT, told, watched_arena
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -272,8 +272,7 @@ def test_of_what_is_inside_a_request_the_one_that_spins_is_stopped(arena: Arena,
 
     ends = asyncio.run(main())
     name = (audit if inside == "independent" else whole).__qualname__
-    told = [event["handler"] for event in log if event["event"] in {"step.slow", "step.stopped"}]
-    assert told == [name] * 2
+    assert [event["handler"] for event in told(log, 2)] == [name] * 2
     assert ends[1] == "well"
     assert (ends[0] == "well") is (inside == "independent")
     assert inside == "independent" or isinstance(ends[0], StepTooLongError)

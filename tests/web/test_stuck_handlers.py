@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from recoverable import Arena, recoverable
+from support import watched
 from support.web import application, ok, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.crash]
@@ -70,6 +71,7 @@ async def test_a_handler_that_spins_answers_500_and_the_server_goes_on(arena: Ar
         others = [asyncio.create_task(client.get("/counts")) for _ in range(5)]
         assert (await first).status == 500
         assert sorted([await (await other).text() for other in others]) == ["1", "2", "3", "4", "5"]
+    watched.told(log, 2)
     told = {event["event"]: event["request_id"] for event in log if "request_id" in event}
     assert {name: told[name] for name in ("step.slow", "step.stopped", "request.rolled_back")} == dict.fromkeys(
         ("step.slow", "step.stopped", "request.rolled_back"), "stuck-1"
