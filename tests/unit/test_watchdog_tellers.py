@@ -88,8 +88,8 @@ def test_a_log_that_hangs_keeps_no_later_step_from_being_told(arenas: list[Arena
                 time.sleep(LIMIT / 2)
         one, two = (each.name for each in arenas)
         until = time.monotonic() + 10
-        for each in ("step.slow", one), ("step.slow", two), ("step.stopped", two):
-            while log.told.count(each) < 3 and time.monotonic() < until:
+        for wanted in ("step.slow", one), ("step.slow", two), ("step.stopped", two):
+            while log.told.count(wanted) < 3 and time.monotonic() < until:
                 time.sleep(0.005)
         assert log.told[0] == ("step.slow", one)
         assert log.told[1:].count(("step.slow", one)) == 2
