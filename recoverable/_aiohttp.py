@@ -350,9 +350,8 @@ _ROUTE: Final = 39  # characters that a working set keeps of its route: both the
 
 
 class _Adapter(WebAdapter):
-    response = web.StreamResponse
-    error = web.HTTPException
-    status = "status"
+    responses = (web.StreamResponse,)
+    errors = (web.HTTPException,)
     plain = web.Response, "_status"
     loggers = ("aiohttp.server",)
     requests = AiohttpRequests(
@@ -364,6 +363,9 @@ class _Adapter(WebAdapter):
         routed=web.Request,
     )
     arena_key: web.AppKey[Arena] | None = None  # where an application has its arena: recoverable.aiohttp's
+
+    def status_of(self, answer: web.StreamResponse | web.HTTPException) -> int:
+        return answer.status
 
     def arena(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
         request = self.requests.find(args, kwargs)

@@ -13,22 +13,19 @@ closed, since the client has half an answer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import importlib
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aiohttp import web
 from aiosignal import Signal
 
-from recoverable import _registry, callbacks, events
+from recoverable import callbacks, service
 from recoverable import middleware as _middleware
 from recoverable._aiohttp import adapter
 from recoverable._aiohttp_routes import ROUTES_CAN_BE_SERVED, goes_straight, serve
 from recoverable.arena import Arena
-from recoverable.errors import ArenaBusyError, ArenaOptionError, TransactionError
+from recoverable.errors import ArenaOptionError
 
 if TYPE_CHECKING:
     from recoverable.capsules import Capsules
@@ -101,27 +98,14 @@ def setup(
         )
     if capsules is not None:
         capsules.check(arena.native)
-    if durable is not None:
-        arena.durability = durable
-    if step_limit is not None:
-        arena.step_limit = step_limit
+    service.configure(arena, step_limit, durable)
     if protect == "decorated" and ROUTES_CAN_BE_SERVED and isinstance(app.router, web.UrlDispatcher):
         _middleware.adopt(adapter, arena)
         outermost = None
     else:
         outermost = middleware(arena, protect=protect)
-    variable = faults is None
-    if variable:
-        faults = os.environ.get("RECOVERABLE_FAULTS")
-    if faults and _registry.stand_in is None:  # a replay injects none
-        chaos = importlib.import_module("recoverable.faults.chaos")
-        seed = os.environ.get("RECOVERABLE_FAULTS_SEED") if faults_seed is None else faults_seed
-        disarm = chaos.arm(faults, arena, allowed=allow_faults, seed=seed, variable=variable)
-
-        async def end_faults(app: web.Application) -> None:
-            disarm()
-
-        app.on_cleanup.append(end_faults)
+    if (disarm := service.arm(arena, faults, allow_faults, faults_seed)) is not None:
+        app.on_cleanup.append(functools.partial(_disarm, disarm))
     if capsules is not None:
         capsules.begin(arena.native)
         app.on_cleanup.append(functools.partial(_keep_no_more, capsules))
@@ -201,19 +185,19 @@ class _ClosingLast(Signal[web.Application]):
         try:
             await super().send(app)
         finally:
-            await _close(app)
+            service.close(app[arena_key])
 
 
 async def _try(app: web.Application) -> None:
-    """Read in the arena: a worker that was forked, and may not use it, is not to start, only to answer 500 for ever."""
-    with contextlib.suppress(ArenaBusyError):
-        len(app[arena_key].root)
+    service.try_it(app[arena_key])
 
 
 async def _listen(app: web.Application) -> None:
-    """Tell of its requests, if there may be one more thread: who is out of them is to serve all the same."""
-    with contextlib.suppress(RuntimeError):
-        app[arena_key].listen()
+    service.listen(app[arena_key])
+
+
+async def _disarm(disarm: Callable[[], object], app: web.Application) -> None:
+    disarm()
 
 
 async def _finish(app: web.Application) -> None:
@@ -225,11 +209,3 @@ async def _keep_no_more(capsules: Capsules, app: web.Application) -> None:
     """End keeping requests that crash, and wait for those that are being written."""
     await asyncio.to_thread(capsules.flush)
     capsules.end(app[arena_key].native)
-
-
-async def _close(app: web.Application) -> None:
-    arena = app[arena_key]
-    try:
-        arena.close()
-    except TransactionError as error:  # views are alive: raising would keep other clean-up from running
-        events.arena_not_closed(arena.name, str(error))

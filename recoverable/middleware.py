@@ -87,6 +87,7 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
         raise ArenaOptionError(f"protect={protect!r} must be 'decorated' or 'all'. Nothing was changed.")
     adopt(adapter, arena)
     every, native, requests = protect == "all", arena.native, adapter.requests
+    assert requests is not None
 
     async def recoverable_middleware(request: Any, handler: Handler) -> Any:
         outer = running_request.get()
@@ -126,7 +127,7 @@ def leaving(adapter: WebAdapter, request: Any, error: BaseException) -> BaseExce
     It is a response of the framework's, and what it was as well; or the failure as it is, where a response has begun to be
     sent. Then the connection is closed, since the client has half of it.
     """
-    if isinstance(error, adapter.error):  # it is a response already
+    if isinstance(error, adapter.errors):  # it is a response already
         return error
     if not adapter.drop_answer(request):
         adapter.hang_up(request)

@@ -10,7 +10,6 @@ What stands between any of them and a handler is in `recoverable.middleware`.
 from __future__ import annotations
 
 import uuid
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recoverable import errors
@@ -31,6 +30,7 @@ __all__ = [
     "is_answer",
     "register",
     "request_id",
+    "status_of",
     "why_no_rerun",
 ]
 
@@ -39,21 +39,22 @@ class WebAdapter(Protocol):
     """What this library asks of a web framework.
 
     Attributes:
-        response: The class of responses.
-        error: The class of exceptions that are responses.
-        status: The name of the attribute that has the status, of both.
-        requests: How requests are found and kept; natively, since each request comes by there.
+        responses: The classes of responses.
+        errors: The classes of exceptions that are responses.
+        requests: How requests are found and kept; natively, since each request comes by there. None: they are another adapter's.
         plain: The one class that most responses are of, and the name of the attribute of it that has the status: what the default
             commit rule looks at natively. None: there is no such class.
         loggers: The names of the loggers to which the framework writes what handlers raise.
     """
 
-    response: type
-    error: type[BaseException]
-    status: str
-    requests: Requests
-    plain: tuple[type, str] | None
-    loggers: tuple[str, ...]
+    responses: tuple[type, ...] = ()
+    errors: tuple[type[BaseException], ...] = ()
+    requests: Requests | None
+    plain: tuple[type, str] | None = None
+    loggers: tuple[str, ...] = ()
+
+    def status_of(self, answer: Any) -> int | None:
+        """Return the status of what is of one of these classes, or None: it says nothing of how a run has ended."""
 
     # -- a request -----------------------------------------------------------------------------------------------
 
@@ -129,28 +130,25 @@ class WebAdapter(Protocol):
 #: The frameworks in use, in the order in which they were registered.
 adapters: list[WebAdapter] = []
 
-# What `commits` asks of each result: the classes of all adapters, those apart whose status has another name than `status`.
+# What is asked of each result and each error: is it of a class of any of them?
 _errors: tuple[type[BaseException], ...] = ()
 _responses: tuple[type, ...] = ()
-_other_responses: tuple[type, ...] = ()
 
 
 def register(adapter: WebAdapter) -> None:
     """Put a framework into the list, if it is not in it."""
-    global _errors, _responses, _other_responses
+    global _errors, _responses
     if adapter in adapters:  # a list of requests that leads to itself would be searched for ever
         return
     adapters.append(adapter)
-    _errors = (*_errors, adapter.error)
-    if adapter.status == "status":
-        _responses = (*_responses, adapter.response)
-    else:
-        _other_responses = (*_other_responses, adapter.response)
-    adapter.requests.adapter = adapter
+    _errors = (*_errors, *adapter.errors)
+    _responses = (*_responses, *adapter.responses)
     errors.answers = _outside
-    watch_requests(adapter.requests)
-    if (plain := getattr(adapter, "plain", None)) is not None:
-        know_response(*plain)
+    if adapter.requests is not None:
+        adapter.requests.adapter = adapter
+        watch_requests(adapter.requests)
+    if adapter.plain is not None:
+        know_response(*adapter.plain)
 
 
 def _outside(error: BaseException) -> BaseException:
@@ -159,29 +157,34 @@ def _outside(error: BaseException) -> BaseException:
     return error
 
 
-def _status(answer: Any) -> int:
-    """Return the status of a response, or of an exception that is one."""
-    for adapter in adapters:
-        if isinstance(answer, (adapter.response, adapter.error)):
-            return attrgetter(adapter.status)(answer)  # type: ignore[no-any-return]
-    raise AssertionError(f"{answer!r} is no response")
-
-
 # -- what has ended a run -----------------------------------------------------------------------------------------------
+
+
+def status_of(answer: Any) -> int | None:
+    """Return the status of a response, or of an exception that is one; None: it is neither."""
+    if not isinstance(answer, _responses) and not isinstance(answer, _errors):
+        return None
+    for adapter in adapters:
+        if isinstance(answer, (adapter.responses, adapter.errors)):
+            status = adapter.status_of(answer)
+            if status is not None:
+                return status
+    return None
 
 
 def commits(result: Any, error: BaseException | None) -> bool:
     """Return whether a run that ended so commits: the default rule."""
     if error is not None:
-        return isinstance(error, _errors) and _status(error) < 400
-    if isinstance(result, _responses):
-        return result.status < 500  # type: ignore[attr-defined,no-any-return]
-    return not isinstance(result, _other_responses) or _status(result) < 500
+        status = status_of(error)
+        return status is not None and status < 400
+    status = status_of(result)
+    return status is None or status < 500
 
 
 def is_answer(error: BaseException) -> bool:
     """Return whether what was raised is a response below 500: an answer, not a crash."""
-    return isinstance(error, _errors) and _status(error) < 500
+    status = status_of(error)
+    return status is not None and status < 500
 
 
 # -- a request that is to be run again ------------------------------------------------------------------------------------
@@ -205,7 +208,7 @@ def may_rerun(before: Before | None) -> bool:
 
 def comes_too_late(value: Any, before: Before | None) -> bool:
     """Return whether it is a response that can't be sent, because a run has begun to send another one."""
-    return before is not None and isinstance(value, before.adapter.response) and before.adapter.answered(before)
+    return before is not None and isinstance(value, _responses) and before.adapter.answered(before)
 
 
 # -- what a request tells -----------------------------------------------------------------------------------------

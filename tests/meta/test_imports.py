@@ -50,6 +50,7 @@ LAYERS = [
     ["portable"],
     ["capsules"],
     ["faults"],
+    ["service"],
     ["aiohttp", "metrics"],
     ["cli"],
 ]

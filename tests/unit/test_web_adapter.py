@@ -37,13 +37,15 @@ class Abort(Exception):
 
 
 class Small(web.WebAdapter):
-    response = Answer
-    error = Abort
-    status = "code"
+    responses = (Answer,)
+    errors = (Abort,)
     loggers = ("small.server",)
 
     def __init__(self) -> None:
         self.requests = Requests(lambda request: list(request.seen))
+
+    def status_of(self, answer: Answer | Abort) -> int | None:
+        return answer.code
 
     def arena(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
         return None
