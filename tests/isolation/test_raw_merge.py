@@ -65,6 +65,19 @@ def test_an_item_that_two_have_changed_is_a_conflict(arena: Arena, value: int) -
     assert [(spot.path, spot.key, spot.conflicts) for spot in arena.stats().hot_spots] == [("root['a']", "item 3", 1)]
 
 
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "by item"])
+def test_a_raw_store_of_what_is_committed_there_counts_as_none(arena: Arena, raw: bool) -> None:
+    """It can't be seen: what another commits there meanwhile stays. A write by item is one, whatever the value."""
+    with arena.transaction():
+        arena.root["a"][3] = 7
+    (one,) = race(arena, put, (arena, 3, raw, 7))
+    with arena.transaction():
+        arena.root["a"][3] += 1
+    one.step()
+    assert arena.root["a"][3] == (8 if raw else 7)
+    assert arena.stats().conflicts == 0
+
+
 def test_an_item_is_never_mixed_of_two_writes(arena: Arena) -> None:
     """Two requests change different bytes of one item: a conflict, not half of each."""
 

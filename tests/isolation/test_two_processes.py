@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from recoverable import Arena, ConflictError
-from support.operations import Dice, Operation, Undone, copy, fill, look, model, run
+from support.operations import APART, Dice, Operation, Undone, copy, fill, look, model, run
 from support.workers import Request, pause
 
 ROUNDS = int(os.environ.get("RECOVERABLE_RACES", "6"))
@@ -47,7 +47,7 @@ class Worker:
         self.arena, self.name, self.file, self.ticks = arena, name, file, ticks
         self.rng = random.Random(seed)
         self.dice = Dice(self.rng)
-        self.dice.value = seed % 10**6 * 10**6  # nobody else writes these
+        self.dice.value = seed % 100 * 10**6 * APART  # of this life in this place: nobody else writes these
         self.numbers = itertools.count()
         self.names: dict[Request, str] = {}
 

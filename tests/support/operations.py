@@ -22,6 +22,7 @@ ITEMS = 700  # of 8 bytes: two pages
 KEYS = ("x", "y", "z", "u", "v", "w")
 PLACES = (0, 1, 2, 3, 510, 511, 512, 513, 690)  # items of the Array, around its page's end
 RAISED = "raised"
+APART = 10**6  # the values of a Dice: farther than additions to one of them reach, which would make another of them
 
 
 class Row(Record, name="histories.Row"):
@@ -197,7 +198,10 @@ def _savepoint(keep: bool, operations: tuple[Operation, ...], root: Root, arena:
 
 
 class Dice:
-    """Random operations, with few keys, so that they meet, and values that are never written twice.
+    """Random operations, with few keys, so that they meet, and values that were never anywhere before they are written.
+
+    Not even as the sum of another value and what was added to it: a raw store of what is committed there already can't be
+    seen, and counts as none, which no model of plain objects does.
 
     Args:
         rng: Where the randomness comes from.
@@ -208,8 +212,8 @@ class Dice:
         self.value = 1000
 
     def fresh(self) -> int:
-        """Return a value that no other operation writes."""
-        self.value += 1
+        """Return a value that no other operation writes or adds up to."""
+        self.value += APART
         return self.value
 
     def operation(self, depth: int = 0) -> Operation:
