@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Back, Report, Run, Settings, Timed, compare, digits, exceptions
-from recoverable import Arena, Array
+from recoverable import Arena, Array, recoverable
 
 PAGE = 4096
 COUNTS = (1, 4, 16, 64, 256)
@@ -56,6 +56,14 @@ def small(report: Report, settings: Settings) -> None:
                 with transaction():
                     root["n"] = i
 
+        @recoverable(arena=arena)
+        def put(i: int) -> None:
+            root["n"] = i
+
+        def plain(n: int) -> None:
+            for i in range(n):
+                put(i)
+
         def rollback(n: int) -> None:
             back = Back()
             for i in range(n):
@@ -73,6 +81,7 @@ def small(report: Report, settings: Settings) -> None:
                 "transaction: nothing": empty,
                 "transaction: one number read through Dict": read,
                 "transaction: one number written through Dict, commit": commit,
+                "a plain @recoverable function: the same": plain,
                 "transaction: one number written through Dict, rollback": rollback,
                 "raising and catching through an empty `with`": exceptions,
             },
@@ -88,6 +97,8 @@ def small(report: Report, settings: Settings) -> None:
         timed.ratio(commits, ctypes_call),
         "calls",
     )
+    ratio = timed.ratio("a plain @recoverable function: the same", commits)
+    report.aim("the same in a plain @recoverable function, against the block", 1.3, ratio, "x")
     rows = []
     for name in timed.samples:
         report.figure(name, timed[name])

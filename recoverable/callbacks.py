@@ -307,14 +307,15 @@ async def _go_on(calls: _Calls, loop: asyncio.AbstractEventLoop | None) -> None:
 
 
 def run_hooks_now(transaction: Transaction) -> None:
-    """Call the callbacks of a committed `with` block, which can't await; each failure is logged."""
+    """Call the callbacks of a committed `with` block or plain function, which can't await; each failure is logged."""
     calls = _Calls.of(transaction)
     try:
         if transaction.arena.pending():
             transaction.arena.owner._report_found()
     finally:
         calls.drop(
-            "The callback returned something to await, which `with arena.transaction():` can't await. It was not run; the commit "
+            "The callback returned something to await, which "
+            f"{'a plain function' if transaction.plain else '`with arena.transaction():`'} can't await. It was not run; the commit "
             "stands. Start a task in a plain function, or use `await arena.run(...)`."
         )
         calls.end()

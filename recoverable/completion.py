@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from recoverable import event_log, events, waits, web
-from recoverable.callbacks import begin_hooks, run_hooks
+from recoverable._native.runtime import outside
+from recoverable.callbacks import begin_hooks, run_hooks, run_hooks_now
 from recoverable.errors import _Doomed
 from recoverable.journal import answers
 
@@ -17,7 +18,18 @@ if TYPE_CHECKING:
     from recoverable._native.runtime import Report, Transaction
     from recoverable.transaction import Lost
 
-__all__ = ["after", "ended", "is_late", "rolled_back", "seen", "settle", "told"]
+__all__ = [
+    "after",
+    "ended",
+    "is_late",
+    "rolled_back",
+    "seen",
+    "seen_here",
+    "settle",
+    "settle_here",
+    "told",
+    "told_here",
+]
 
 
 def after(transaction: Transaction, options: outcome.Options, result: Any) -> Coroutine[Any, Any, None] | None:
@@ -52,6 +64,37 @@ async def settle(
         if transaction.hooks is not None:
             await run_hooks(transaction)
         return
+    committed = _has_committed(transaction, options, result, answer)
+    if transaction.position and answers.is_before(transaction, options):  # also of one that says what it saw, as a 409
+        await answers.passed(transaction)
+    await ended(transaction, committed, request_id)
+
+
+def settle_here(
+    transaction: Transaction,
+    options: outcome.Options,
+    result: Any,
+    answer: BaseException | None = None,
+    request_id: str | None = None,
+) -> None:
+    """Do so in a thread that stands still where there is something to wait for."""
+    if transaction.settled:
+        if transaction.hooks is not None:  # of those a signal's handler has interrupted
+            outside(run_hooks_now, transaction)
+        return
+    committed = _has_committed(transaction, options, result, answer)
+    if transaction.position and answers.is_before(transaction, options):
+        answers.passed_here(transaction)
+    try:
+        _tell_end(transaction, committed, request_id)
+    finally:
+        if committed and transaction.hooks is not None:
+            outside(run_hooks_now, transaction)
+
+
+def _has_committed(
+    transaction: Transaction, options: outcome.Options, result: Any, answer: BaseException | None
+) -> bool:
     if transaction.limit is not None:
         transaction.limit.end()
     if transaction.touched:
@@ -61,9 +104,7 @@ async def settle(
     if not committed:
         transaction.hooks = None
     transaction.settled = True
-    if transaction.position and answers.is_before(transaction, options):  # also of one that says what it saw, as a 409
-        await answers.passed(transaction)
-    await ended(transaction, committed, request_id)
+    return committed
 
 
 async def seen(transaction: Transaction, options: outcome.Options, failure: BaseException) -> None:
@@ -71,46 +112,77 @@ async def seen(transaction: Transaction, options: outcome.Options, failure: Base
 
     One that has met a conflict tells of the commit that it has lost to, which is behind all that it saw.
     """
+    position = _seen(transaction, options, failure)
+    if position:
+        await answers.passed(transaction, position)
+
+
+def seen_here(transaction: Transaction, options: outcome.Options, failure: BaseException) -> None:
+    """Do so in a thread that stands still."""
+    position = _seen(transaction, options, failure)
+    if position:
+        answers.passed_here(transaction, position)
+
+
+def _seen(transaction: Transaction, options: outcome.Options, failure: BaseException) -> int:
+    """Return where in the feed that is; 0: there is nothing to wait for."""
     if isinstance(failure, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt | _Doomed):
-        return  # it tells of nothing
+        return 0  # it tells of nothing
     if transaction.conflicted:
-        await told(transaction, options)
-    elif transaction.position and answers.is_before(transaction, options):
+        return _told(transaction, options)
+    if transaction.position and answers.is_before(transaction, options):
         transaction.hooks = None
-        await answers.passed(transaction)
+        return transaction.position
+    return 0
 
 
 async def told(transaction: Transaction, options: outcome.Options) -> None:
     """Wait until what a fallback may tell of is durable: what the runs have seen, all of them, and what it has read itself."""
-    if answers.is_before(transaction, options):
-        native = transaction.arena
-        transaction.hooks = None
-        await answers.passed(
-            transaction, transaction.position if native.closed else native.journal.position(native, None)
-        )
+    position = _told(transaction, options)
+    if position:
+        await answers.passed(transaction, position)
+
+
+def told_here(transaction: Transaction, options: outcome.Options) -> None:
+    """Do so in a thread that stands still."""
+    position = _told(transaction, options)
+    if position:
+        answers.passed_here(transaction, position)
+
+
+def _told(transaction: Transaction, options: outcome.Options) -> int:
+    if not answers.is_before(transaction, options):
+        return 0
+    native = transaction.arena
+    transaction.hooks = None
+    return transaction.position if native.closed else native.journal.position(native, None)
 
 
 async def ended(transaction: Transaction, committed: bool, request_id: str | None = None) -> None:
     """Write the events of a run that ended by its own choice, then run its callbacks."""
-    native = transaction.arena
     try:
-        if native.pending():
-            native.owner._report_found()
-        if not committed:
-            if transaction.touched:
-                request_id = request_id or waits.request_id(transaction)
-                rolled_back(transaction, None, request_id, "return", transaction.report())
-        elif transaction.wrote and event_log.committed_wanted():
-            events.request_committed(
-                native.owner.name,
-                transaction.handler,
-                transaction.report(),
-                transaction.attempt,
-                request_id or waits.request_id(transaction),
-            )
+        _tell_end(transaction, committed, request_id)
     finally:  # the program's log pipeline may raise
         if committed and transaction.hooks is not None:
             await run_hooks(transaction)
+
+
+def _tell_end(transaction: Transaction, committed: bool, request_id: str | None) -> None:
+    native = transaction.arena
+    if native.pending():
+        native.owner._report_found()
+    if not committed:
+        if transaction.touched:
+            request_id = request_id or waits.request_id(transaction)
+            rolled_back(transaction, None, request_id, "return", transaction.report())
+    elif transaction.wrote and event_log.committed_wanted():
+        events.request_committed(
+            native.owner.name,
+            transaction.handler,
+            transaction.report(),
+            transaction.attempt,
+            request_id or waits.request_id(transaction),
+        )
 
 
 def is_late(transaction: Transaction, failure: BaseException) -> bool:

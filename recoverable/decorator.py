@@ -1,17 +1,18 @@
-"""`@recoverable`: makes a coroutine function run as one transaction.
+"""`@recoverable`: makes a function run as one transaction.
 
-The wrapper is a native object that is a coroutine function to whoever asks, since that is what web frameworks accept as a
-handler: `runner.transactional` makes it.
+The wrapper is a native object that is a function to whoever asks, a coroutine function if that is one, since that is what web
+frameworks accept as a handler: `runner.transactional` makes it of a coroutine function, `plain.transactional` of a plain one. Its
+`__recoverable__` are its options, by which a framework sees that it is decorated.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from recoverable import _registry, frameworks, outcome, runner
+from recoverable import _registry, frameworks, outcome, plain, runner
 from recoverable.arena import Arena
 from recoverable.callbacks import name_of
 
@@ -19,11 +20,11 @@ __all__ = ["recoverable"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Handler = Callable[P, Coroutine[Any, Any, T]]
+Function = Callable[P, T]  # a coroutine function if T is a coroutine
 
 
 @overload
-def recoverable(fn: Handler[P, T], /) -> Handler[P, T]: ...
+def recoverable(fn: Function[P, T], /) -> Function[P, T]: ...
 
 
 @overload
@@ -38,7 +39,7 @@ def recoverable(
     max_conflicts: int = 5,
     nested: Literal["join", "independent"] = "join",
     durable: outcome.Durability | None = None,
-) -> Callable[[Handler[P, T]], Handler[P, T]]: ...
+) -> Callable[[Function[P, T]], Function[P, T]]: ...
 
 
 def recoverable(
@@ -55,21 +56,23 @@ def recoverable(
     nested: Literal["join", "independent"] = "join",
     durable: outcome.Durability | None = None,
 ) -> Any:
-    """Run a coroutine function as one transaction: all of its writes commit when it returns, or none if it fails.
+    """Run a function as one transaction: all of its writes commit when it returns, or none if it fails.
 
     Works on coroutine functions, on aiohttp handlers and on `web.View` methods, with and without options; also on a
-    `functools.partial` of one, and on an object whose `__call__` is one.
+    `functools.partial` of one, and on an object whose `__call__` is one. And on plain functions, for threads and scripts: such a
+    call is one step, which holds the arena from its first access to its end.
 
     Args:
-        fn: The coroutine function; left out in `@recoverable(...)`.
+        fn: The function; left out in `@recoverable(...)`.
         arena: The arena. By default the one of the request's application (`recoverable.aiohttp.setup`), else the only
             one that is open.
         retries: How many times to run it again after it has raised something in `retry_on`. Conflicts don't count.
         retry_on: What to retry. Cancellation and answers (web exceptions below 500) never are.
         timeout: Seconds for the whole call, all runs together; then it is cancelled, rolled back and `TimeoutError` is
-            raised. `after_commit` callbacks and the fallback are outside of it.
+            raised. `after_commit` callbacks and the fallback are outside of it. Of coroutine functions only: a step of a plain
+            one is limited by `Arena.step_limit`.
         fallback: `fallback(exception, *args, **kwargs)` gives the value to return when every run has failed; it may be a
-            coroutine function. It runs after the rollback, in no transaction.
+            coroutine function, if `fn` is one. It runs after the rollback, in no transaction.
         commit_if: `commit_if(result)` decides instead of the response's status whether a returned result commits.
         max_conflicts: How many times to run it again after a conflict. The last run is privileged: commits that would
             make it lose once more wait until it has ended. 0 never runs again: `ConflictError`.
@@ -79,10 +82,10 @@ def recoverable(
             it is committed. Default: as its arena has it, `Arena.durability`. A part of a transaction has what that one has.
 
     Returns:
-        A coroutine function with the same signature.
+        A function of the same kind with the same signature.
 
     Raises:
-        TypeError: It is no coroutine function.
+        TypeError: It is a class, a generator function, or no function.
         ArenaOptionError: An option can't be.
         JournalError: `durable` needs a journal, and `arena` was opened without one. Where the arena is only known at the call,
             that raises it, and runs nothing.
@@ -110,19 +113,26 @@ def _wrap(fn: Any, arena: Arena | None, options: outcome.Options) -> Any:
     if isinstance(fn, functools.partialmethod):
         return functools.partialmethod(_wrap(fn.func, arena, options), *fn.args, **fn.keywords)
     handler = name_of(fn)
-    if not runner.is_coroutine_function(fn):
-        if isinstance(fn, type):
-            hint = "decorate its methods (`async def get(self)`), not the class"
-        elif inspect.isasyncgenfunction(fn):
-            hint = "an async generator has no end to commit at; decorate the coroutine function that uses it"
-        else:
-            hint = "write it with `async def`, or use `with arena.transaction():` inside a plain function"
-        raise TypeError(f"@recoverable needs a coroutine function, and {handler} is not one: {hint}")
+    make: Any
+    if runner.is_coroutine_function(fn):
+        make = runner.transactional
+    elif plain.is_plain_function(fn):
+        make = plain.transactional
+    else:
+        raise TypeError(f"@recoverable needs a function, and {handler} is not one that it can run: {_hint(fn)}")
     frameworks.discover()
     # A callable object has attributes of its own, which are not the wrapper's.
     wraps = functools.wraps(fn, updated=("__dict__",) if inspect.isroutine(fn) else ())
-    wrapper = wraps(runner.transactional(fn, handler, options, None if arena is None else arena.native))
+    wrapper = wraps(make(fn, handler, options, None if arena is None else arena.native))
     wrapper.__qualname__ = handler  # a partial or a callable object has none
     if arena is not None:
         _registry.handlers.add(cast("Any", wrapper))
     return wrapper
+
+
+def _hint(fn: Any) -> str:
+    if isinstance(fn, type):
+        return "decorate its methods (`async def get(self)`), not the class"
+    if not callable(fn):
+        return "give a function, or an object that can be called"
+    return "a generator has no end to commit at; decorate the function that uses it"

@@ -56,8 +56,8 @@ def _where(transaction: Transaction, threads: dict[int, list[FrameType]]) -> tup
     coroutine, name = transaction.driven, transaction.handler
     if (
         coroutine is None
-    ):  # a block, whose frame has its name; else a helper has opened it: its thread is what runs in it
-        stack = threads.get(transaction.ident, []) if transaction.one_step else []
+    ):  # a block, or a plain function, whose frame has its name; else a helper has opened it: its thread is what runs in it
+        stack = threads.get(transaction.ident, []) if transaction.one_step or transaction.plain else []
         found = frames.calls(stack, lambda frame: frame.f_code.co_qualname == name) or stack[::-1]
     elif getattr(coroutine, "cr_running", False):
         own = coroutine.cr_frame

@@ -31,7 +31,7 @@ from recoverable._native.runtime import (
     set_upcalls,
     transactions_here,
 )
-from recoverable.callbacks import run_hooks_now
+from recoverable.callbacks import name_of, run_hooks_now
 from recoverable.contention import FirstRun, Habit, Place, leave_early, lost_first, note_commit, spot_of
 from recoverable.errors import RecoverableError, TransactionError
 from recoverable.transaction import (
@@ -51,10 +51,16 @@ if TYPE_CHECKING:
     from recoverable.contention import Spot
 
 __all__ = [
+    "Call",
+    "Course",
     "commit_early",
     "coroutine",
+    "facts_of",
     "is_coroutine_function",
+    "stopped_by",
+    "tell",
     "transactional",
+    "what_follows",
 ]
 
 T = TypeVar("T")
@@ -83,30 +89,38 @@ def coroutine(fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> tuple[H
     return _call, (fn, *args)
 
 
-async def _call(fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-    return await fn(*args)
+async def _call(fn: Callable[..., Any], *args: Any) -> Any:
+    result = fn(*args)
+    if not inspect.isawaitable(result):
+        name = name_of(fn)
+        raise TypeError(
+            f"arena.run() needs a function that returns something to await, and {name} returned {result!r:.60}. It was rolled "
+            f"back. Write {name} with `async def`; or have a plain function be a transaction by @recoverable, or by "
+            "`with arena.transaction():`, and call it without arena.run()."
+        )
+    return await result
 
 
-class _Call(NamedTuple, Generic[T]):
+class Call(NamedTuple, Generic[T]):
     """What is to be run again, if need be.
 
     Attributes:
         handler: The handler's name in messages and events.
-        fn: A coroutine function.
+        fn: A coroutine function, or a plain one.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         options: Checked options.
     """
 
     handler: str
-    fn: Handler[T]
+    fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     options: outcome.Options
 
 
 @dataclass(slots=True)
-class _Course:
+class Course:
     """How far a call has come: its last run, where it last lost a conflict, and where it stands because of that."""
 
     runs: int = 1
@@ -169,10 +183,10 @@ def _resolve(args: tuple[Any, ...], kwargs: dict[str, Any], handler: str) -> Nat
 
 
 def _inside(outer: Transaction, handler: NativeHandler[T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _run_inside(outer, _Call(handler.name, handler.fn, args, kwargs, handler.options))
+    return _run_inside(outer, Call(handler.name, handler.fn, args, kwargs, handler.options))
 
 
-async def _run_inside(outer: Transaction, call: _Call[T]) -> T:
+async def _run_inside(outer: Transaction, call: Call[T]) -> T:
     """Run it as a transaction of its own inside another, which goes on afterwards."""
     if outer.open_blocks:
         raise TransactionError(
@@ -181,7 +195,7 @@ async def _run_inside(outer: Transaction, call: _Call[T]) -> T:
         )
     own = transactional(call.fn, call.handler, call.options, outer.arena, joins=False, parent=outer)
     try:
-        result = await own(*call.args, **call.kwargs)
+        result: T = await own(*call.args, **call.kwargs)
     except BaseException as error:
         outer.remount(error)
         raise
@@ -201,7 +215,7 @@ def _again(
 ) -> Coroutine[Any, Any, T]:
     if transaction.conflicted:
         lost_first(transaction, handler)
-    return _go_on_after(_Call(handler.name, handler.fn, args, kwargs, handler.options), transaction, failure)
+    return _go_on_after(Call(handler.name, handler.fn, args, kwargs, handler.options), transaction, failure)
 
 
 def _in_line(
@@ -211,17 +225,17 @@ def _in_line(
     kwargs: dict[str, Any],
     coroutine: Coroutine[Any, Any, T],
 ) -> Coroutine[Any, Any, T]:
-    call = _Call(handler.name, handler.fn, args, kwargs, handler.options)
+    call = Call(handler.name, handler.fn, args, kwargs, handler.options)
     return _go_on_after(call, transaction, None, FirstRun(transaction, handler, coroutine))
 
 
 async def _go_on_after(
-    call: _Call[T], transaction: Transaction, failure: BaseException | None, first: FirstRun | None = None
+    call: Call[T], transaction: Transaction, failure: BaseException | None, first: FirstRun | None = None
 ) -> T:
     """Go on after a first run that raised, or with one that has not begun, until a run returns or the runs are used up."""
     limit: TimeLimit | None = transaction.limit
     options = call.options
-    course = _Course()
+    course = Course()
     try:
         try:
             return await _go_on(call, options.within or options, transaction, failure, course, first)
@@ -240,7 +254,7 @@ async def _go_on_after(
         del failure  # it refers to this frame
 
 
-def _late(call: _Call[Any], course: _Course, cancelled: asyncio.CancelledError) -> TimeoutError:
+def _late(call: Call[Any], course: Course, cancelled: asyncio.CancelledError) -> TimeoutError:
     lost = course.lost
     runs = "" if lost is None else f" in its run {course.runs}, after a conflict{lost}"
     error = TimeoutError(
@@ -252,11 +266,11 @@ def _late(call: _Call[Any], course: _Course, cancelled: asyncio.CancelledError) 
 
 
 async def _go_on(
-    call: _Call[T],
+    call: Call[T],
     options: outcome.Options,
     transaction: Transaction,
     failure: BaseException | None,
-    course: _Course,
+    course: Course,
     first: FirstRun | None,
 ) -> T:
     before = transaction.request
@@ -267,39 +281,17 @@ async def _go_on(
             if failure is not None:
                 conflicts += transaction.conflicted
                 crashes += not (transaction.conflicted or transaction.locked_out)
-                facts = _facts(transaction, failure, options, conflicts, crashes)
-                then, why = outcome.next_action(facts, options), None
+                facts = facts_of(transaction, failure, options, conflicts, crashes, cancelled=_cancelled())
+                then, why = what_follows(facts, options, call, before)
                 if then == "end":
                     course.leave()
                     if transaction.touched or transaction.hooks is not None:
                         await completion.settle(transaction, options, None, failure, request_id)
                     raise failure
-                if (
-                    then in ("rerun", "retry") or facts.beaten
-                ):  # beaten too often: whoever catches that finds the request as it was
-                    why = web.why_no_rerun(before, call.args, call.kwargs)
-                    then = outcome.next_action(facts._replace(spoilt=why is not None), options)
-
                 if facts.stopped:
                     failure = await _end_of(failure)
-                report = transaction.report()
-                lost = where_lost(transaction, report) if transaction.conflicted else None
-                course.runs, course.lost = transaction.attempt, lost or course.lost
-                if lost is not None:
-                    waits.note_spot(transaction.arena, spot_of(report), lost.path, lost.key)
+                failure, request_id = tell(call, transaction, course, facts, then, why, failure, request_id)
                 goes_on = facts.locked_out and then == "rerun"
-                if lost is None and not goes_on:
-                    report_arena_failure(transaction, failure)
-                elif lost is not None and facts.beaten and then != "rerun":
-                    why = why if conflicts <= options.max_conflicts else None
-                    failure = conflict_error(call.handler, lost, transaction.attempt, why)
-                capsule = None
-                if transaction.arena.capsules is not None and not goes_on:
-                    request_id = request_id or waits.request_id(transaction)
-                    capsule = _kept(transaction, call, failure, request_id, course, then, lost)
-                if (transaction.touched or then != "raise") and not goes_on:
-                    request_id = request_id or waits.request_id(transaction)
-                    completion.rolled_back(transaction, failure, request_id, then, report, lost, capsule)
 
                 if then == "raise":
                     await completion.seen(transaction, options, failure)
@@ -309,7 +301,7 @@ async def _go_on(
                     return await _fall_back(call, options, transaction, before, failure)  # type: ignore[no-any-return]
 
                 if facts.conflicted:
-                    await course.stand(transaction, spot_of(report))
+                    await course.stand(transaction, spot_of(transaction.report()))
                 transaction = transaction.another("rerun" if facts.conflicted else "held" if goes_on else "retry")
                 if course.place is not None:
                     course.place.request = transaction
@@ -350,12 +342,61 @@ async def _go_on(
         del failure  # it refers to this frame
 
 
+def what_follows(
+    facts: outcome.Facts, options: outcome.Options, call: Call[Any], before: Before | None
+) -> tuple[outcome.Action, str | None]:
+    """Return what follows a run that raised, and why its request can't be run again: None, and it has been made as it was."""
+    then = outcome.next_action(facts, options)
+    if then == "end" or not (then in ("rerun", "retry") or facts.beaten):
+        return then, None
+    # Also where it was beaten too often: whoever catches that finds the request as it was.
+    why = web.why_no_rerun(before, call.args, call.kwargs)
+    return outcome.next_action(facts._replace(spoilt=why is not None), options), why
+
+
+def tell(
+    call: Call[Any],
+    transaction: Transaction,
+    course: Course,
+    facts: outcome.Facts,
+    then: outcome.Action,
+    why: str | None,
+    failure: BaseException,
+    request_id: str | None,
+) -> tuple[BaseException, str | None]:
+    """Write the events of a run that raised, and did not end so by its own choice; keep it if it crashed.
+
+    Returns:
+        The failure, as its caller is to see it, and the id of its request if that had to be known.
+    """
+    report = transaction.report()
+    lost = where_lost(transaction, report) if transaction.conflicted else None
+    course.runs, course.lost = transaction.attempt, lost or course.lost
+    if lost is not None:
+        waits.note_spot(transaction.arena, spot_of(report), lost.path, lost.key)
+    if facts.locked_out and then == "rerun":
+        return failure, request_id
+    if lost is None:
+        report_arena_failure(transaction, failure)
+    elif facts.beaten and then != "rerun":
+        why = why if facts.conflicts <= call.options.max_conflicts else None
+        failure = conflict_error(call.handler, lost, transaction.attempt, why)
+    capsule = None
+    if transaction.arena.capsules is not None and not transaction.plain:  # a plain function can't be replayed
+        request_id = request_id or waits.request_id(transaction)
+        capsule = _kept(transaction, call, failure, request_id, course, then, lost)
+    if transaction.touched or then != "raise":
+        request_id = request_id or waits.request_id(transaction)
+        completion.rolled_back(transaction, failure, request_id, then, report, lost, capsule)
+    return failure, request_id
+
+
 def _kept(
     transaction: Transaction,
-    call: _Call[Any],
+    call: Call[Any],
     failure: BaseException,
     request_id: str,
-    course: _Course,
+    course: Course,
     then: outcome.Action,
     lost: Lost | None,
 ) -> str | None:
@@ -371,11 +412,17 @@ def _kept(
     return capsules.crashed(transaction, run, failure, request_id, course.earlier, lost, late=late)  # type: ignore[no-any-return]
 
 
-def _facts(
-    transaction: Transaction, failure: BaseException, options: outcome.Options, conflicts: int, crashes: int
+def facts_of(
+    transaction: Transaction,
+    failure: BaseException,
+    options: outcome.Options,
+    conflicts: int,
+    crashes: int,
+    *,
+    cancelled: bool,
 ) -> outcome.Facts:
-    """Find out what is known of a run that raised."""
-    answer, cancelled = web.is_answer(failure), _cancelled()
+    """Find out what is known of a run that raised; `cancelled`: somebody has asked its task to end."""
+    answer = web.is_answer(failure)
     return outcome.Facts(
         chosen=(
             transaction.left
@@ -384,7 +431,7 @@ def _facts(
             or (not transaction.touched and answer)
         ),
         closed=transaction.closed,
-        stopped=_stopped_by(failure) is not None or ((transaction.conflicted or transaction.locked_out) and cancelled),
+        stopped=stopped_by(failure) is not None or ((transaction.conflicted or transaction.locked_out) and cancelled),
         conflicted=transaction.conflicted,
         locked_out=transaction.locked_out,
         cancelled=cancelled,
@@ -395,7 +442,7 @@ def _facts(
     )
 
 
-def _stopped_by(failure: BaseException) -> BaseException | None:
+def stopped_by(failure: BaseException) -> BaseException | None:
     """Return the cancellation, or other end, in which a run was found doomed: that must not be lost."""
     cause = failure.__cause__
     return cause if isinstance(failure, RecoverableError) and not isinstance(cause, Exception) else None
@@ -409,7 +456,7 @@ def _cancelled() -> bool:
 
 async def _end_of(failure: BaseException) -> BaseException:
     """Return what a run was stopped by, or the task's cancellation that has not been delivered yet, lest it come twice."""
-    cause = _stopped_by(failure)
+    cause = stopped_by(failure)
     if cause is not None:
         return cause
     try:
@@ -420,7 +467,7 @@ async def _end_of(failure: BaseException) -> BaseException:
 
 
 async def _fall_back(
-    call: _Call[Any], options: outcome.Options, transaction: Transaction, before: Before | None, failure: BaseException
+    call: Call[Any], options: outcome.Options, transaction: Transaction, before: Before | None, failure: BaseException
 ) -> Any:
     assert options.fallback is not None
     web.why_no_rerun(before, call.args, call.kwargs)

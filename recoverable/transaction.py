@@ -269,9 +269,10 @@ def after_commit(fn: Callable[..., Any], *args: Any) -> None:
         TransactionError: `fn` is a coroutine function and the transaction is a `with` block.
     """
     transaction = _current("after_commit()")
-    if transaction.one_step and inspect.iscoroutinefunction(fn):
+    if (transaction.one_step or transaction.plain) and inspect.iscoroutinefunction(fn):
+        what = f"{transaction.handler}, a plain function," if transaction.plain else "`with arena.transaction():`"
         raise TransactionError(
-            f"{name_of(fn)} is a coroutine function, which `with arena.transaction():` can't await after its commit. It "
+            f"{name_of(fn)} is a coroutine function, which {what} can't await after its commit. It "
             "will not be called; the transaction goes on. Give a plain function, or use `await arena.run(...)`."
         )
     hook = functools.partial(fn, *args)

@@ -51,6 +51,26 @@ cdef inline bint is_gated(Handler handler, NativeArena arena) noexcept:
     return handler.special & (UNGATED if arena.gated else GATED) != (UNGATED if arena.gated else 0)
 
 
+cdef inline bint is_all_of(Transaction t, Handler handler) except -1:
+    """Has the first run, which has returned, left nothing to do: no callback, no rollback to report, no event?"""
+    return (t.hooks is None
+            and (not t.has_touched() or (t._ended is COMMITTED and not t.arena.has_pending()))
+            and not (t.has_written() and commit_is_told())
+            and not (is_gated(handler, t.arena) and t.has_seen()))
+
+
+cdef NativeArena arena_of_call(Handler handler, tuple args, dict kwargs):
+    """The arena that a call is about, which can be as durable as it is said to be."""
+    cdef NativeArena arena = handler.arena
+    if arena is None:
+        arena = open_arenas.only
+        if arena is None:
+            arena = _resolve(args, {} if kwargs is None else kwargs, handler.name)
+        if handler.special & JOURNALED:
+            check_journal(handler, arena)
+    return arena
+
+
 cdef class Call(StepDriver):
     """One call of a Handler. See the top of this file."""
     cdef Handler handler
@@ -204,7 +224,7 @@ cdef class Call(StepDriver):
                 if not self.finished:
                     how[0] = PYGEN_NEXT
                     return result
-                if self.is_all():
+                if is_all_of(self.t, self.handler):
                     how[0] = PYGEN_RETURN
                     return result
                 rest = _after(self.t, self.handler.options, result)
@@ -257,10 +277,8 @@ cdef class Call(StepDriver):
             self.here.begin()
         if arena is None:
             arena = open_arenas.only
-            if arena is None:
-                arena = _resolve(self.given(), self.kwargs or {}, handler.name)
-            if handler.special & JOURNALED:
-                check_journal(handler, arena)
+            if arena is None or handler.special & JOURNALED:
+                arena = arena_of_call(handler, self.given(), self.kwargs)
         if handler.joins:
             outer = running()
             if outer is not None and outer.arena is arena:
@@ -299,14 +317,6 @@ cdef class Call(StepDriver):
     cdef bint has_spare(self) noexcept:
         """Is there what its Transaction was in an earlier life? Nobody else may have got at it since, not by the collector's lists."""
         return self.t is not None and self.t.arena is None and self.t.t == NULL and rcv_is_alone(<PyObject *>self.t)
-
-    cdef bint is_all(self) except -1:
-        """Has the first run, which has returned, left nothing to do: no callback, no rollback to report, no event?"""
-        cdef Transaction t = self.t
-        return (t.hooks is None
-                and (not t.has_touched() or (t._ended is COMMITTED and not t.arena.has_pending()))
-                and not (t.has_written() and commit_is_told())
-                and not (is_gated(self.handler, t.arena) and t.has_seen()))
 
     cdef int fail(self, object error) except -1:
         """Go on with what finds out what an error means."""

@@ -92,6 +92,11 @@ cdef class Handler:
     def __reduce__(self):
         return self.__qualname__ # found by its name, as a function is
 
+    @property
+    def __recoverable__(self):
+        """Its options: a framework that looks for this sees that a function is decorated."""
+        return self.options
+
     def __repr__(self):
         return f"<recoverable function {self.__qualname__} at {<size_t><PyObject *>self:#x}>"
 

@@ -121,13 +121,18 @@ cdef bint finish_commit(StepDriver d) except -1:
     try:
         d.t.commit_failed(rc)
     except _errors._Doomed as doomed:
-        stay_cancelled(d)
-        if d.t.conflicted:
-            raise _errors.ConflictError() from doomed.__cause__
-        if isinstance(doomed, _errors._TooLong):
-            raise _too_long(d.t, doomed)
-        raise
+        raise_doomed(d, doomed)
     return 0
+
+
+cdef int raise_doomed(StepDriver d, object doomed) except -1:
+    """Its commit has failed by that: raise what it means."""
+    stay_cancelled(d)
+    if d.t.conflicted:
+        raise _errors.ConflictError() from doomed.__cause__
+    if isinstance(doomed, _errors._TooLong):
+        raise _too_long(d.t, doomed)
+    raise doomed
 
 
 cdef bint ended_with_error(StepDriver d, object error) except -1:

@@ -79,6 +79,7 @@ cdef class Transaction:
     cdef readonly NativeArena arena
     cdef readonly str handler
     cdef readonly bint one_step
+    cdef readonly bint plain # of a plain function: one step, whose reads are recorded
     cdef public object hooks
     cdef public int attempt
     cdef public str rerun # why it was run again, if it was: "rerun" after a conflict, or "retry"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from asyncio import _get_running_loop as running_loop  # returns None outside a loop; documented for this use
 from typing import TYPE_CHECKING
@@ -12,13 +13,14 @@ from recoverable.errors import InDoubtError
 from recoverable.waits import waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from recoverable import outcome
     from recoverable._native.runtime import NativeArena, Transaction
     from recoverable.journal.gate import Gate
 
-__all__ = ["is_before", "passed"]
+__all__ = ["is_before", "passed", "passed_here"]
 
 
 def is_before(transaction: Transaction, options: outcome.Options) -> bool:
@@ -39,13 +41,34 @@ async def passed(transaction: Transaction, position: int | None = None) -> None:
     native = transaction.arena
     journal: Gate = native.journal
     position = transaction.position if position is None else position
-    if journal.is_durable(position):
-        return
+    if not journal.is_durable(position):
+        with _in_doubt(transaction, position):
+            await journal.wait(position, native.busy_timeout)
+
+
+def passed_here(transaction: Transaction, position: int | None = None) -> None:
+    """Do so in a thread that stands still, and its event loop with it, if it has one.
+
+    Raises:
+        InDoubtError: It is not, after `busy_timeout`.
+    """
+    native = transaction.arena
+    journal: Gate = native.journal
+    position = transaction.position if position is None else position
+    if not journal.is_durable(position):
+        with _in_doubt(transaction, position):
+            journal.wait_here(position, native.busy_timeout)
+
+
+@contextlib.contextmanager
+def _in_doubt(transaction: Transaction, position: int) -> Iterator[None]:
+    """Count those who wait in vain; their callbacks go on waiting."""
+    native = transaction.arena
     try:
         with waiting(transaction, "disk"):
-            await journal.wait(position, native.busy_timeout)
+            yield
     except BaseException as error:
-        journal.doubts += isinstance(error, InDoubtError)
+        native.journal.doubts += isinstance(error, InDoubtError)
         hooks, transaction.hooks = transaction.hooks, None
         if hooks is not None:
             _later(native, position, transaction, hooks, error)

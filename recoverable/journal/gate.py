@@ -131,16 +131,32 @@ class Gate:
         """
         if self.is_durable(position):
             return
-        self._is_back()
         loop = running_loop()
+        if loop is None:  # driven by hand
+            self.wait_here(position, timeout)
+            return
+        self._is_back()
         end = time.monotonic() + timeout
         try:
-            if loop is None:  # driven by hand
-                durable = self._stand(position, end)
-            else:
-                durable = await self._pass(loop, position, timeout) or await self._poll(position, end)
+            durable = await self._pass(loop, position, timeout) or await self._poll(position, end)
         except TimeoutError:
             durable = False
+        except ArenaSystemError as error:
+            raise self.in_doubt("", error) from error
+        if not durable:
+            raise self.in_doubt(f"within {timeout:g} s")
+
+    def wait_here(self, position: int, timeout: float) -> None:
+        """Do so in a thread that stands still, and its event loop with it, if it has one.
+
+        Raises:
+            InDoubtError: It is not, after `timeout` seconds or since the journal has stopped.
+        """
+        if self.is_durable(position):
+            return
+        self._is_back()
+        try:
+            durable = self._stand(position, time.monotonic() + timeout)
         except ArenaSystemError as error:
             raise self.in_doubt("", error) from error
         if not durable:

@@ -41,6 +41,7 @@ LAYERS = [
     ["history"],
     ["outcome", "completion", "contention", "turns", "lockwait", "feedwait", "inflight", "_segment"],
     ["runner"],
+    ["plain"],
     ["middleware", "_aiohttp", "_aiohttp_kept", "_aiohttp_routes"],
     ["frameworks"],
     ["arena"],

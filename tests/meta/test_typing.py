@@ -1,4 +1,4 @@
-"""What a user's mypy sees of the containers."""
+"""What a user's mypy sees of the containers, and of decorated functions."""
 
 from __future__ import annotations
 
@@ -52,15 +52,74 @@ def use(arena: Arena) -> None:
 """
 
 
+DECORATED = """
+from collections.abc import Callable, Coroutine
+from typing import Any, assert_type
+
+from recoverable import recoverable
+
+
+@recoverable
+def plain(a: int, *, b: str = "") -> list[str]:
+    return [b] * a
+
+
+@recoverable(retries=2, retry_on=OSError, nested="independent", durable="disk")
+def with_options(a: int) -> str:
+    return str(a)
+
+
+@recoverable
+async def coroutine(a: int) -> str:
+    return str(a)
+
+
+@recoverable(timeout=1)
+async def coroutine_with_options(a: int) -> str:
+    return str(a)
+
+
+class View:
+    @recoverable
+    def get(self, a: int) -> bytes:
+        return bytes(a)
+
+    @recoverable(max_conflicts=0)
+    async def post(self, a: int) -> bytes:
+        return bytes(a)
+
+
+same: Callable[[int], str] = with_options
+other: Callable[[int], Coroutine[Any, Any, str]] = coroutine
+
+
+async def use() -> None:
+    assert_type(plain(1, b="x"), list[str])
+    assert_type(with_options(1), str)
+    assert_type(await coroutine(1), str)
+    assert_type(await coroutine_with_options(1), str)
+    assert_type(View().get(1), bytes)
+    assert_type(await View().post(1), bytes)
+
+    plain("1")  # wrong: argument
+    plain(1, c="x")  # wrong: name
+    with_options()  # wrong: none given
+    await coroutine("1")  # wrong: argument
+    await with_options(1)  # wrong: nothing to await
+    View().get("1")  # wrong: argument
+"""
+
+
 @pytest.mark.slow
-def test_containers_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mypy --strict knows what a Dict[str, int] and a List[Account] hold, and finds what does not fit."""
+@pytest.mark.parametrize("program", [SAMPLE, DECORATED], ids=["containers", "decorated"])
+def test_it_is_typed(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mypy --strict knows what a Dict[str, int] holds and what a decorated function takes, and finds what does not fit."""
     api = pytest.importorskip("mypy.api", reason="mypy is in the group `types`, not in `test`")
     sample = tmp_path / "sample.py"
-    sample.write_text(SAMPLE)
+    sample.write_text(program)
     monkeypatch.setenv("MYPYPATH", str(Path(__file__).parents[2]))
     out, errors, _ = api.run(["--strict", "--no-incremental", "--config-file", "", str(sample)])
     assert not errors, errors
     found = {int(line.split(":")[1]) for line in out.splitlines() if "sample.py" in line and ": error:" in line}
-    wanted = {number for number, line in enumerate(SAMPLE.splitlines(), 1) if "# wrong" in line}
+    wanted = {number for number, line in enumerate(program.splitlines(), 1) if "# wrong" in line}
     assert found == wanted, out

@@ -105,11 +105,30 @@ async def test_what_arena_run_takes(arena: Arena, kind: str) -> None:
     assert arena.root["n"] == 7
 
 
-def test_what_gives_no_coroutine_is_refused() -> None:
-    """Classes, plain functions and partials of those: a TypeError that names them."""
+def test_what_is_no_function_is_refused() -> None:
+    """Classes, generators and partials of those, and what can't be called: a TypeError that names them."""
 
-    def plain() -> None: ...
+    def generator() -> Any:
+        yield
 
-    for fn, name in ((plain, "plain"), (functools.partial(plain), "plain"), (Called, "Called"), (object(), "object")):
+    for fn, name in (
+        (generator, "generator"),
+        (functools.partial(generator), "generator"),
+        (Called, "Called"),
+        (object(), "object"),
+    ):
         with pytest.raises(TypeError, match=f"{name} is not one"):
-            recoverable(fn)  # type: ignore[call-overload]
+            recoverable(fn)  # type: ignore[arg-type]
+
+
+async def test_arena_run_refuses_what_gives_nothing_to_await(arena: Arena) -> None:
+    """A plain function is rolled back, and the error says how to make it a transaction."""
+
+    def plain() -> int:
+        arena.root["n"] = 1
+        return 1
+
+    for fn in plain, recoverable(plain):
+        with pytest.raises(TypeError, match=r"plain returned 1\. It was rolled back\. .* by @recoverable"):
+            await arena.run(fn)  # type: ignore[arg-type]
+    assert "n" not in arena.root

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -77,7 +77,11 @@ def test_a_write_outside_names_the_websocket(arena: Arena) -> None:
         arena.root["x"] = 1
 
 
-def test_what_is_not_a_coroutine_function() -> None:
-    """A plain function is refused in plain words."""
-    with pytest.raises(TypeError, match=r"needs a coroutine function, and .* is not one: write it with `async def`"):
-        recoverable(lambda: None)  # type: ignore[call-overload]
+def test_what_is_not_a_function_that_can_be_run() -> None:
+    """A generator is refused in plain words."""
+
+    def generator() -> Iterator[None]:
+        yield
+
+    with pytest.raises(TypeError, match=r"needs a function, and .* is not one that it can run: a generator has no end"):
+        recoverable(generator)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from recoverable import Arena, ArenaFullError, ConflictError, FeedFullError, after_commit
+from recoverable import Arena, ArenaFullError, ConflictError, FeedFullError, after_commit, recoverable
 from recoverable._native import feed as native_feed
 from recoverable.transaction import end_block
 from support.feeds import end, fed_arena
@@ -121,27 +121,28 @@ def test_what_never_has_room_is_refused_at_once(fed: Arena, how: str) -> None:
     block(fed, "y", 100_000)
 
 
-@pytest.mark.parametrize("how", ["request", "block"])
+@pytest.mark.parametrize("how", ["request", "plain", "block"])
 def test_one_that_may_need_all_of_the_ring_waits_until_it_is_empty(fed: Arena, how: str) -> None:
     """Where its record fits by little, and what can be told before is more, it does not wait for what never comes."""
 
-    async def put() -> None:
+    @recoverable
+    def put() -> None:
         fed.root["d"]["large"] = os.urandom(RING - 12_000)
         for i in range(40):
             fed.root["d"][f"k{i}"] = i
 
-    async def main() -> None:
-        await fed.run(put)
+    async def request() -> None:
+        put()
 
     block(fed, "x", 100_000)
     with taking(fed, 0.05):
         if how == "request":
-            asyncio.run(main())
+            asyncio.run(fed.run(request))
+        elif how == "plain":
+            put()
         else:
             with fed.transaction():
-                fed.root["d"]["large"] = os.urandom(RING - 12_000)
-                for i in range(40):
-                    fed.root["d"][f"k{i}"] = i
+                put()
     assert "k39" in fed.root["d"]
 
 
