@@ -101,6 +101,6 @@ __all__ += containers.__all__
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in {"aiohttp", "capsules", "faults", "history", "metrics"}:
+    if name in {"aiohttp", "asgi", "capsules", "fastapi", "faults", "history", "metrics"}:
         return importlib.import_module(f"recoverable.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,6 +22,7 @@ __all__ = [
     "after",
     "ended",
     "is_late",
+    "left",
     "rolled_back",
     "seen",
     "seen_here",
@@ -105,6 +106,13 @@ def _has_committed(
         transaction.hooks = None
     transaction.settled = True
     return committed
+
+
+async def left(transaction: Transaction, options: outcome.Options) -> None:
+    """Do what follows a commit in the middle of a run, before what it has come to is answered."""
+    if transaction.position and answers.is_before(transaction, options):
+        await answers.passed(transaction)
+    await ended(transaction, True)
 
 
 async def seen(transaction: Transaction, options: outcome.Options, failure: BaseException) -> None:

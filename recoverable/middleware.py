@@ -30,6 +30,7 @@ from recoverable._native.runtime import (
     set_boundary,
     watch_routes,
 )
+from recoverable._native.runtime import Handler as NativeHandler
 from recoverable.errors import (
     ArenaBusyError,
     ArenaFullError,
@@ -40,13 +41,13 @@ from recoverable.errors import (
 )
 from recoverable.web import WebAdapter
 
-__all__ = ["adopt", "call_handler", "leaving", "of", "refusal", "watch"]
+__all__ = ["FAILURES", "adopt", "call_handler", "leaving", "of", "refusal", "watch"]
 
 Handler: TypeAlias = Callable[[Any], Awaitable[Any]]
 
 _RETRY_AFTER: Final = "1"  # seconds
 
-_FAILURES: Final = (ArenaFullError, ConflictError, ArenaBusyError, FeedFullError, InDoubtError)
+FAILURES: Final = (ArenaFullError, ConflictError, ArenaBusyError, FeedFullError, InDoubtError)
 
 #: What is to be called in the place of a handler, (request, its function, the handler) to that; None: the handler.
 watch_handler: Callable[[Any, Any, Handler], Handler] | None = None
@@ -88,6 +89,12 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
     adopt(adapter, arena)
     every, native, requests = protect == "all", arena.native, adapter.requests
     assert requests is not None
+    wholes: dict[str, NativeHandler[Any]] = {}
+
+    def whole_of(name: str) -> NativeHandler[Any]:
+        if (found := wholes.get(name)) is None:
+            found = wholes[name] = runner.transactional(call_handler, name, outcome.DEFAULT, native, joins=False)
+        return found
 
     async def recoverable_middleware(request: Any, handler: Handler) -> Any:
         outer = running_request.get()
@@ -100,11 +107,8 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
                 handler = watch_handler(request, adapter.function(request), handler)
             if not every or (inside and current_transaction(native) is not None):
                 return await handler(request)
-            name = callbacks.name_of(adapter.function(request))
-            return await runner.transactional(call_handler, name, outcome.DEFAULT, native, joins=False)(
-                handler, request
-            )
-        except _FAILURES as error:
+            return await whole_of(callbacks.name_of(adapter.function(request)))(handler, request)
+        except FAILURES as error:
             if inside:
                 raise
             raise leaving(adapter, request, error)  # noqa: B904 -- which has its cause
@@ -137,7 +141,7 @@ def leaving(adapter: WebAdapter, request: Any, error: BaseException) -> BaseExce
     return answer
 
 
-set_boundary(failures=_FAILURES, leaving=leaving)
+set_boundary(failures=FAILURES, leaving=leaving)
 
 
 def refusal(error: BaseException) -> tuple[int, str, dict[str, str]]:

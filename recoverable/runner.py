@@ -57,6 +57,7 @@ __all__ = [
     "coroutine",
     "facts_of",
     "is_coroutine_function",
+    "leave",
     "stopped_by",
     "tell",
     "transactional",
@@ -496,13 +497,34 @@ async def commit_early() -> None:
         TransactionError: This is inside a block, a part or an independent transaction. Nothing was committed.
     """
     for transaction in transactions_here():
-        await lockwait.before_commit(transaction)
-        while not transaction.commit_early():
-            await lockwait.before_commit(transaction)
-        leave_early(transaction)
-        if transaction.limit is not None:
-            transaction.limit.end()
+        await _commit_early(transaction)
         await completion.ended(transaction, True)
+
+
+async def leave(transaction: Transaction, options: outcome.Options) -> None:
+    """Commit a transaction whose coroutine goes on outside of it, and waits; be it for us, who need not be in it.
+
+    It has ended as `options` say when this returns: what it says is durable, its callbacks have run.
+
+    Raises:
+        TransactionError: It is inside a block. Nothing was committed.
+    """
+    if transaction.open_blocks:
+        raise TransactionError(
+            f"the transaction of {transaction.handler!r} can't be committed inside a savepoint, an edit or a transaction block; "
+            "nothing was committed, and it goes on: answer after the block."
+        )
+    await _commit_early(transaction)
+    await completion.left(transaction, options)
+
+
+async def _commit_early(transaction: Transaction) -> None:
+    await lockwait.before_commit(transaction)
+    while not transaction.commit_early():
+        await lockwait.before_commit(transaction)
+    leave_early(transaction)
+    if transaction.limit is not None:
+        transaction.limit.end()
 
 
 set_upcalls(

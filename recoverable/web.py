@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from recoverable.arena import Arena
 
 __all__ = [
+    "AnswerAdapter",
     "WebAdapter",
     "adapters",
     "arena_of",
@@ -35,8 +36,8 @@ __all__ = [
 ]
 
 
-class WebAdapter(Protocol):
-    """What this library asks of a web framework.
+class AnswerAdapter(Protocol):
+    """What this library asks of whatever has responses of its own.
 
     Attributes:
         responses: The classes of responses.
@@ -49,17 +50,29 @@ class WebAdapter(Protocol):
 
     responses: tuple[type, ...] = ()
     errors: tuple[type[BaseException], ...] = ()
-    requests: Requests | None
+    requests: Requests | None = None
     plain: tuple[type, str] | None = None
     loggers: tuple[str, ...] = ()
 
     def status_of(self, answer: Any) -> int | None:
         """Return the status of what is of one of these classes, or None: it says nothing of how a run has ended."""
 
-    # -- a request -----------------------------------------------------------------------------------------------
-
     def arena(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
         """Return the arena of the application that a request among these arguments belongs to, or None."""
+        return None
+
+    def outside(self, error: BaseException) -> BaseException:
+        """Return what to raise in its place for one of our failures that is met where nothing of ours stands in between.
+
+        Such as a middleware of the program: what it lets through, only the framework makes a response of.
+        """
+        return error
+
+
+class WebAdapter(AnswerAdapter, Protocol):
+    """What this library asks of a web framework, or of what several are made for."""
+
+    # -- a request -----------------------------------------------------------------------------------------------
 
     def route(self, request: Any) -> str | None:
         """Return the method and the route by which it came, such as "GET /users/{id}", or None."""
@@ -119,23 +132,16 @@ class WebAdapter(Protocol):
         """Return the exception that answers with 503 or 507, and is what `error` is as well where classes allow it."""
         return self.refusal(status, text, headers)
 
-    def outside(self, error: BaseException) -> BaseException:
-        """Return what to raise in its place for one of our failures that is met where nothing of ours stands in between.
-
-        Such as a middleware of the program: what it lets through, only the framework makes a response of.
-        """
-        return error
-
 
 #: The frameworks in use, in the order in which they were registered.
-adapters: list[WebAdapter] = []
+adapters: list[AnswerAdapter] = []
 
 # What is asked of each result and each error: is it of a class of any of them?
 _errors: tuple[type[BaseException], ...] = ()
 _responses: tuple[type, ...] = ()
 
 
-def register(adapter: WebAdapter) -> None:
+def register(adapter: AnswerAdapter) -> None:
     """Put a framework into the list, if it is not in it."""
     global _errors, _responses
     if adapter in adapters:  # a list of requests that leads to itself would be searched for ever
@@ -145,7 +151,7 @@ def register(adapter: WebAdapter) -> None:
     _responses = (*_responses, *adapter.responses)
     errors.answers = _outside
     if adapter.requests is not None:
-        adapter.requests.adapter = adapter
+        adapter.requests.adapter = adapter  # type: ignore[assignment]  # one with requests is a WebAdapter
         watch_requests(adapter.requests)
     if adapter.plain is not None:
         know_response(*adapter.plain)

@@ -42,7 +42,7 @@ LAYERS = [
     ["outcome", "completion", "contention", "turns", "lockwait", "feedwait", "inflight", "_segment"],
     ["runner"],
     ["plain"],
-    ["middleware", "_aiohttp", "_aiohttp_kept", "_aiohttp_routes"],
+    ["middleware", "_aiohttp", "_aiohttp_kept", "_aiohttp_routes", "_asgi", "_starlette"],
     ["frameworks"],
     ["arena"],
     ["_compaction", "_state"],
@@ -52,7 +52,7 @@ LAYERS = [
     ["capsules"],
     ["faults"],
     ["service"],
-    ["aiohttp", "metrics"],
+    ["aiohttp", "asgi", "fastapi", "metrics"],
     ["cli"],
 ]
 
@@ -242,6 +242,18 @@ def test_the_adapter_imports_aiohttp() -> None:
         "capsules/request.py",
         "faults/aiohttp.py",
     }
+
+
+def test_only_adapters_import_frameworks_of_asgi() -> None:
+    """`recoverable/asgi.py` knows no framework: Starlette is its adapter's, FastAPI its own module's."""
+    importers = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if found := {module.partition(".")[0] for module in modules} & {"fastapi", "starlette", "uvicorn", "anyio"}:
+                importers.setdefault(str(path.relative_to(PACKAGE)), set()).update(found)
+    assert importers == {"_starlette.py": {"starlette"}}
 
 
 def test_ctypes_and_cython_use_one_library() -> None:

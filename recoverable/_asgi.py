@@ -1,0 +1,405 @@
+"""ASGI's adapter, and an HTTP request as one sees it there: what was received of it, and what was sent.
+
+ASGI has no object for a request: there is a scope, which is a dict, a function that gives the parts of the body, and one that takes
+those of the answer. An `Exchange` stands between both sides. It keeps what it has given of the body, up to a limit, so that
+another run can be given it again; it knows whether anything of an answer has left, and holds the answer of an application that is
+one transaction until that has been committed.
+
+What a framework makes of scope and functions, a Request say, has its own memory of what was read. A `Kind` of it can be put into
+`kinds`: it finds these objects among the arguments of a call, and makes them as they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from recoverable import outcome, runner
+from recoverable._native.runtime import Requests, current_transaction
+from recoverable.web import WebAdapter, commits, register
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable, Iterator, MutableMapping
+
+    from recoverable._native.runtime import RequestBefore, Transaction
+    from recoverable.arena import Arena
+
+    Message = MutableMapping[str, Any]
+    Scope = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+__all__ = ["CLOSED", "STREAMED", "Answer", "Exchange", "Kind", "Refused", "adapter", "kinds"]
+
+_NO_RERUN: Final = "It can't be run again, because "
+_SENT: Final = _NO_RERUN + "its response was being sent already."
+_USED: Final = _NO_RERUN + "it has received or sent messages of its WebSocket; make a message the unit."
+STREAMED: Final = _NO_RERUN + "its body was streamed; read it with body(), json() or form(), or raise body_limit."
+CLOSED: Final = (
+    _NO_RERUN + "the file of an upload was closed; leave that to the framework, which does it after the handler."
+)
+_IN_USE: Final = _NO_RERUN + "it has read the body of a request that it was not given; give it the request."
+
+#: Where a scope has the outermost Exchange of its request.
+KEY: Final = "recoverable.exchange"
+_ANSWER: Final = frozenset(
+    {
+        "http.response.start",
+        "http.response.body",
+        "http.response.pathsend",
+        "http.response.zerocopysend",
+        "http.response.trailers",
+    }
+)
+#: What in a scope is a dict that handlers write to.
+_WRITTEN: Final = ("state", "session")
+
+
+class Answer(NamedTuple):
+    """How an application that is one transaction has answered; `status`: as the commit rule is to see it, None where it has not."""
+
+    status: int | None
+
+
+class Refused(Exception):
+    """An answer of ours to a failure of ours: 503 or 507."""
+
+    def __init__(self, status: int, text: str, headers: dict[str, str]) -> None:
+        super().__init__(status, text, headers)
+        self.status, self.text, self.headers = status, text, headers
+
+    def messages(self) -> Iterator[Message]:
+        """Give it as ASGI's messages."""
+        body = self.text.encode()
+        headers = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body)), **self.headers}
+        yield {
+            "type": "http.response.start",
+            "status": self.status,
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        }
+        yield {"type": "http.response.body", "body": body}
+
+
+class _Kept(NamedTuple):
+    """What an Exchange was like when a run began."""
+
+    scope: dict[str, Any]
+    written: list[tuple[dict[Any, Any], dict[Any, Any], dict[str, Any] | None]]
+    read: int
+    sent: int
+
+    def put_back(self, scope: Scope) -> None:
+        """Make a scope as it was, in place."""
+        scope.clear()
+        scope.update(self.scope)
+        for mapping, items, attributes in self.written:
+            dict.clear(mapping)
+            dict.update(mapping, items)
+            if attributes is not None:
+                vars(mapping).clear()
+                vars(mapping).update(attributes)
+
+
+class Exchange:
+    """One HTTP request, or WebSocket, at one place in the chain of ASGI applications.
+
+    Args:
+        app: The application below.
+        scope: Its scope.
+        receive: Gives what the client sends.
+        send: Takes what it is sent.
+        limit: How many bytes of its body are kept to be read again.
+
+    Attributes:
+        outermost: The one that the request met first: all those of one request have the same.
+        task: The task that it is handled in.
+        read: How many messages it has given, or given again.
+        sent: How many of an answer have left; of a WebSocket: how many messages there were in either direction.
+        over: Whether its application has ended.
+        raised: What was raised in it, and made an answer of, by the framework.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_first",
+        "_held",
+        "_limit",
+        "_messages",
+        "_receive",
+        "_send",
+        "_size",
+        "_start",
+        "_whole",
+        "app",
+        "outermost",
+        "over",
+        "raised",
+        "read",
+        "scope",
+        "sent",
+        "task",
+        "withholds",
+    )
+
+    def __init__(self, app: App, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        self.app = app
+        self.scope = scope
+        self._receive, self._send, self._limit = receive, send, limit
+        self.outermost: Exchange = scope.setdefault(KEY, self)
+        self.task = asyncio.current_task()
+        self.read = self.sent = 0
+        self.over = False
+        self.raised: BaseException | None = None
+        self._messages: list[Message] = []  # of the body
+        self._first = 0  # the number of the first of them
+        self._size = 0
+        self._whole: Transaction | None = None
+        self._start: Message | None = None  # of an answer that is held
+        self._held: list[Message] = []
+        self.withholds = False  # answers of 500 and above, until it is known what was raised
+
+    # -- what is received ----------------------------------------------------------------------------------------------
+
+    async def receive(self) -> Message:
+        """Give the next message from the client, or one that another run was given."""
+        if (i := self.read - self._first) < len(self._messages):
+            self.read += 1
+            return dict(self._messages[i])  # whoever gets it may change it
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._keep(message)
+            self.read += 1
+        elif self.scope["type"] == "websocket":
+            self.sent += 1
+        return message
+
+    def _keep(self, message: Message) -> None:
+        self._size += len(message.get("body", b""))
+        if self._size <= self._limit:
+            self._messages.append(dict(message))
+        else:
+            self._messages.clear()
+            self._first = self.read + 1
+
+    def can_rewind(self, read: int) -> bool:
+        """Return whether all is kept that it has given since it had given so many messages."""
+        return read >= self._first or read == self.read
+
+    def rewind(self, read: int) -> bool:
+        """Be about to give again what followed so many messages; return False if that is gone."""
+        if not self.can_rewind(read):
+            return False
+        self.read = read
+        return True
+
+    # -- what is sent --------------------------------------------------------------------------------------------------
+
+    async def send(self, message: Message) -> None:
+        """Take a message for the client: it is sent on, or held."""
+        kind = message["type"]
+        if kind not in _ANSWER:
+            self.sent += self.scope["type"] == "websocket"
+            await self._send(message)
+        elif self._whole is None and not self.withholds:
+            self.sent += 1
+            await self._send(message)
+        elif kind == "http.response.start":
+            self._start = message
+            if self._whole is None and message["status"] < 500:
+                await self._leave()
+        elif self._start is None:  # nothing to hold, the server will say what is wrong
+            await self._send(message)
+        else:
+            self._held.append(message)
+            if self._whole is not None and self.commits():
+                await self._commit(self._whole)
+            elif self._whole is None and message.get("more_body"):
+                await self._leave()
+
+    def begin_whole(self) -> None:
+        """All of its handling is the transaction that runs here: hold the answer until that is committed."""
+        self._whole = current_transaction()
+
+    def commits(self) -> bool:
+        """Return whether what was answered commits: by what was raised for that, where the framework says so, or by its status."""
+        if self.raised is not None:
+            return commits(None, self.raised)
+        return self._start is None or self._start["status"] < 500
+
+    def answer(self) -> Answer:
+        """Return how it was answered, for the commit rule."""
+        status = None if self._start is None else self._start["status"]
+        return Answer(status if self.commits() else 500)
+
+    async def _commit(self, transaction: Transaction) -> None:
+        """Commit before the first part of the answer leaves; its handling goes on outside, its background tasks say."""
+        if not transaction.left:
+            await runner.leave(transaction, outcome.DEFAULT)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Send what was held, and hold no more."""
+        self._whole, self.withholds = None, False
+        start, held = self._start, self._held
+        self._start, self._held = None, []
+        for message in [] if start is None else [start, *held]:
+            self.sent += 1
+            await self._send(message)
+
+    async def flush(self) -> None:
+        """It has ended: send what was held."""
+        if self._start is not None:
+            await self._leave()
+
+    def drop_answer(self) -> bool:
+        """Drop an answer that is held; return False if some of it has left."""
+        self._start, self._held, self.raised = None, [], None
+        return self.sent == 0 and self.scope["type"] == "http"
+
+    async def refuse(self, refused: Refused) -> None:
+        """Answer with 503 or 507."""
+        self._whole, self.withholds = None, False
+        for message in refused.messages():
+            await self.send(message)
+
+
+# -- as it was before a run -------------------------------------------------------------------------------------------
+
+
+class Kind(Protocol):
+    """What a framework makes of a scope: its class of requests."""
+
+    def among(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        """Give those among a call's arguments, and in what these are made of."""
+
+    def put_back(self, request: Any, exchange: Exchange, kept: int) -> str | None:
+        """Make one as it was when its exchange had given so many messages, or return why it can't be done."""
+
+    def route(self, scope: Scope) -> str | None:
+        """Return the path of the route by which a request came, or None."""
+
+
+#: Those of the frameworks in use.
+kinds: list[Kind] = []
+
+
+def snapshot(exchange: Exchange) -> _Kept:
+    """Return what restore() needs."""
+    scope = exchange.scope
+    written = []
+    for name in _WRITTEN:
+        mapping = scope.get(name)
+        if isinstance(mapping, dict):
+            attributes = getattr(mapping, "__dict__", None)
+            written.append((mapping, dict(mapping), None if attributes is None else dict(attributes)))
+    return _Kept(dict(scope), written, exchange.read, exchange.sent)
+
+
+def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Make the request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
+    exchange: Exchange = before.request
+    kept: _Kept = before.kept
+    if exchange.over:
+        return None
+    if exchange.sent != kept.sent:
+        return _USED if exchange.scope["type"] == "websocket" else _SENT
+    whole = any(each is exchange for each in args)
+    given = [(kind, each) for kind in kinds for each in kind.among(args, kwargs)]
+    given = [(kind, each) for kind, each in given if each.scope.get(KEY) is exchange.outermost]
+    raw = whole or any(type(each) is types.MethodType and each.__self__ is exchange for each in args)
+    consumed = exchange.read != kept.read
+    if not given and not raw:
+        if consumed:
+            return _IN_USE
+        if asyncio.current_task() is not exchange.task:
+            return None
+    if raw and not exchange.rewind(kept.read):
+        return STREAMED
+    for kind, each in given:
+        if (why := kind.put_back(each, exchange, kept.read)) is not None:
+            return why
+    kept.put_back(exchange.scope)
+    if whole:
+        exchange.drop_answer()
+    return None
+
+
+def can_restore(before: RequestBefore) -> bool:
+    """Return whether it could be made as it was before a run, without a doubt; change nothing."""
+    exchange: Exchange = before.request
+    if exchange.over:
+        return True
+    kept: _Kept = before.kept
+    return exchange.sent == kept.sent and exchange.read == kept.read
+
+
+# -- the adapter --------------------------------------------------------------------------------------------------------
+
+_ROUTE: Final = 39  # characters that a working set keeps of its route: both the method and the end of the path
+
+
+class _Adapter(WebAdapter):
+    responses = (Answer,)
+    errors = (Refused,)
+    loggers = ("uvicorn.error", "hypercorn.error")
+    requests: Requests = Requests(snapshot)
+
+    def status_of(self, answer: Answer | Refused) -> int | None:
+        return answer.status
+
+    def arena(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
+        return None  # the context variable says it
+
+    def route(self, request: Exchange) -> str | None:
+        paths = (kind.route(request.scope) for kind in kinds)
+        path = next((path for path in paths if path is not None), None)
+        if path is None:
+            return None
+        method = request.scope.get("method", "WS")
+        if len(method) + len(path) >= _ROUTE:
+            path = ".." + path[len(method) + 3 - _ROUTE :]
+        return f"{method} {path}"
+
+    def arguments(self, request: Exchange) -> Hashable:
+        values = tuple(request.scope.get("path_params", {}).values())
+        try:
+            hash(values)
+        except TypeError:  # of a converter of the program's own
+            return tuple(map(repr, values))
+        return values
+
+    def request_id(self, request: Exchange) -> str | None:
+        for name, value in request.scope["headers"]:
+            if name == b"x-request-id":
+                given: str = value.decode("latin-1")
+                return given if 0 < len(given) <= 128 and given.isprintable() else None
+        return None
+
+    restore = staticmethod(restore)
+    can_restore = staticmethod(can_restore)
+
+    def answered(self, before: RequestBefore) -> bool:
+        exchange: Exchange = before.request
+        kept: _Kept = before.kept
+        return not exchange.over and exchange.sent != kept.sent
+
+    def same(self, one: object, other: object) -> bool:
+        return isinstance(one, Exchange) and isinstance(other, Exchange) and one.outermost is other.outermost
+
+    def function(self, request: Exchange) -> Any:
+        return request.scope.get("app", request.app)
+
+    def drop_answer(self, request: Exchange) -> bool:
+        return request.drop_answer()
+
+    def hang_up(self, request: Exchange) -> None:
+        """Do nothing: what is raised goes on to the server, which closes the connection of one that was answered by half."""
+
+    def refusal(self, status: int, text: str, headers: dict[str, str]) -> Refused:
+        return Refused(status, text, headers)
+
+
+adapter: Final = _Adapter()
+register(adapter)

@@ -1,0 +1,311 @@
+"""recoverable on ASGI: `setup(app, arena)` for Starlette and FastAPI, `Middleware(app, arena)` for any application.
+
+What stands between a request and its handler is in `recoverable.middleware`; what a request is in ASGI, in `_asgi.py`.
+
+With `protect="all"` all that lies below is one transaction: middlewares, dependencies, the handler. What it answers is held until
+it has committed, which is before the first part of the answer's body leaves; what follows is outside: background tasks, the rest of
+a stream. An answer of 500 or above is rolled back, and leaves when its handling has ended.
+
+A request is run again as it came: what was received of its body is kept up to `body_limit`, and what the run before put into the
+scope is gone. A response that has begun to leave can't be taken back: such a request is not run again.
+
+What is decorated commits when it returns. An ASGI application that is decorated itself has sent its answer by then; it is for
+functions that return one, and `protect="all"` for applications.
+
+A WebSocket lives long: nothing is around it, and a message is the unit.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from recoverable import callbacks, frameworks, middleware, service
+from recoverable._asgi import Answer, Exchange, Refused, adapter
+from recoverable._native.runtime import running_request
+from recoverable._options import parse_size
+from recoverable.errors import ArenaOptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from recoverable._asgi import App, Message, Receive, Scope, Send
+    from recoverable.arena import Arena
+    from recoverable.faults import Rule
+    from recoverable.outcome import Durability
+
+__all__ = ["Middleware", "setup"]
+
+_HTTP: Final = ("http", "websocket")
+
+
+class Middleware:
+    """An ASGI application around another one, whose requests use an arena. It closes the arena when the server shuts down.
+
+    Our failures that come through, before anything was sent, are answered with 503 or 507. Answers of 500 that the application
+    below gives are withheld until it has ended, to see whether it was one of those that it made them of.
+
+    Args:
+        app: The application below.
+        arena: An open arena.
+        protect: "decorated" runs as transactions only what is decorated with `@recoverable`; "all": each request, all of it.
+        step_limit: Seconds that a step may hold the arena, which is set as `arena.step_limit`. Default: what the arena was opened
+            with.
+        durable: What is known when a request is answered: "disk": that what it did and saw is on the disk; set as
+            `arena.durability`. Default: as the arena was opened.
+        faults: What is to go wrong at random, as text or as rules (docs/faults.md); by default what the environment variable
+            `RECOVERABLE_FAULTS` says, if anything.
+        allow_faults: Whether that may be: this is not production.
+        faults_seed: Repeats a random choice; by default `RECOVERABLE_FAULTS_SEED`, or a new one, which is told at the start.
+        body_limit: How much of a request's body is kept to be read again by another run, in bytes or as text such as "1 MiB".
+
+    Raises:
+        JournalError: `durable` is "journal" or "disk", and the arena was opened without a journal.
+        ArenaOptionError: `protect` is neither, `step_limit` is no limit, or `body_limit` no size.
+        FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
+        FaultSyntaxError: The text of `faults` is wrong.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        arena: Arena,
+        *,
+        protect: Literal["decorated", "all"] = "decorated",
+        step_limit: float | None = None,
+        durable: Durability | None = None,
+        faults: str | Iterable[Rule] | None = None,
+        allow_faults: bool = False,
+        faults_seed: int | None = None,
+        body_limit: int | str = "1 MiB",
+    ) -> None:
+        frameworks.discover()
+        boundary = _Boundary(app, arena, protect, body_limit, withholds=True)
+        service.configure(arena, step_limit, durable)
+        disarm = service.arm(arena, faults, allow_faults, faults_seed)
+        self._boundary, self._lifespan = boundary, _Lifespan(app, arena, disarm)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a connection, or the lifespan of the application."""
+        if scope["type"] in _HTTP:
+            self._lifespan.begin()
+            await self._boundary(scope, receive, send)
+        else:
+            await self._lifespan(scope, receive, send)
+
+
+class _Boundary:
+    """What stands between requests and an application below, at one place in the chain."""
+
+    def __init__(self, app: App, arena: Arena, protect: str, body_limit: int | str, withholds: bool = False) -> None:
+        self._app, self._limit, self._withholds = app, parse_size(body_limit, "body_limit"), withholds
+        self._whole = protect == "all"
+        self._around = middleware.of(adapter, arena, protect)
+        self._around_websocket = middleware.of(adapter, arena, "decorated")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(self._app, scope, receive, send, self._limit)
+        http = scope["type"] == "http"
+        exchange.withholds = http and self._withholds
+        outer = running_request.get()
+        try:
+            if not http:
+                await self._around_websocket(exchange, _handle)
+            elif self._whole:
+                await self._around(exchange, _handle_whole)
+            else:
+                await self._around(exchange, _handle)
+            await exchange.flush()
+        except Refused as refused:
+            await exchange.refuse(refused)
+        except Exception:
+            await exchange.flush()
+            raise
+        finally:
+            exchange.over = True
+            if outer is None:  # the next request may come in this very context
+                running_request.set(None)
+
+
+async def _handle(exchange: Exchange) -> None:
+    await exchange.app(exchange.scope, exchange.receive, exchange.send)
+
+
+async def _handle_whole(exchange: Exchange) -> Answer:
+    exchange.begin_whole()
+    await exchange.app(exchange.scope, exchange.receive, exchange.send)
+    return exchange.answer()
+
+
+class _Lifespan:
+    """The beginning and the end of an application: where its server tells of neither, it begins with the first request."""
+
+    def __init__(
+        self, app: App, arena: Arena, disarm: Callable[[], object] | None, *ready: Callable[[], object]
+    ) -> None:
+        self._app, self._arena, self._disarm, self._ready = app, arena, disarm, ready
+        self._begun = False
+
+    def begin(self) -> None:
+        """Be ready for requests."""
+        if not self._begun:
+            for each in self._ready:
+                each()
+            service.try_it(self._arena)
+            service.listen(self._arena)
+            self._begun = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the messages of the lifespan; the arena is closed after the application's own shut-down."""
+        ending = False
+
+        async def receiving() -> Message:
+            nonlocal ending
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                ending = True
+                # Those of requests that were cancelled, before what they use is cleaned up.
+                await callbacks.finished(self._arena.native)
+            return message
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self.begin()
+            elif message["type"].startswith("lifespan.shutdown."):
+                self._end()
+            await send(message)
+
+        try:
+            await self._app(scope, receiving, sending)
+        finally:
+            if ending:
+                self._end()
+
+    def _end(self) -> None:
+        if self._disarm is not None:
+            self._disarm()
+            self._disarm = None
+        service.close(self._arena)
+
+
+class _Setup:
+    """The outermost middleware of an application that is set up."""
+
+    def __init__(self, app: App, boundary: Callable[[App], _Boundary], lifespan: Callable[[App], _Lifespan]) -> None:
+        self._boundary, self._lifespan = boundary(app), lifespan(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in _HTTP:
+            self._lifespan.begin()
+            await self._boundary(scope, receive, send)
+        else:
+            await self._lifespan(scope, receive, send)
+
+
+_set_up: weakref.WeakKeyDictionary[Any, Arena] = weakref.WeakKeyDictionary()
+
+
+def setup(
+    app: Any,
+    arena: Arena,
+    *,
+    protect: Literal["decorated", "all"] = "decorated",
+    step_limit: float | None = None,
+    durable: Durability | None = None,
+    faults: str | Iterable[Rule] | None = None,
+    allow_faults: bool = False,
+    faults_seed: int | None = None,
+    capsules: Any = None,
+    body_limit: int | str = "1 MiB",
+) -> None:
+    """Make an application's handlers use the arena, and close it after the application's own shut-down.
+
+    For applications of Starlette, and what is made with it; for any other put `Middleware` around it. For FastAPI there is
+    `recoverable.fastapi.setup`, which does more. We are the outermost of the middlewares that are there, and the innermost as
+    well: call it after the application's own are added. Our failures are answered with 503 or 507 by exception handlers, where
+    the application has none for them.
+
+    Args:
+        app: The application; those that are mounted in it, and are not set up themselves, find the arena through it.
+        arena: An open arena.
+        protect: "decorated" runs as transactions only what is decorated with `@recoverable`; "all": each request, all of it that
+            is behind us.
+        step_limit: As for `Middleware`.
+        durable: As for `Middleware`.
+        faults: As for `Middleware`.
+        allow_faults: As for `Middleware`.
+        faults_seed: As for `Middleware`.
+        capsules: Not yet on ASGI.
+        body_limit: As for `Middleware`.
+
+    Raises:
+        TypeError: It is no application that middlewares can be added to.
+        JournalError: `durable` is "journal" or "disk", and the arena was opened without a journal.
+        ArenaOptionError: As by `Middleware`; or the application has an arena already, or `capsules` were asked for.
+        FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
+        FaultSyntaxError: The text of `faults` is wrong.
+    """
+    prepare(
+        app,
+        arena,
+        protect=protect,
+        step_limit=step_limit,
+        durable=durable,
+        faults=faults,
+        allow_faults=allow_faults,
+        faults_seed=faults_seed,
+        capsules=capsules,
+        body_limit=body_limit,
+    )
+
+
+def prepare(
+    app: Any,
+    arena: Arena,
+    *ready: Callable[[], object],
+    protect: Literal["decorated", "all"],
+    step_limit: float | None,
+    durable: Durability | None,
+    faults: str | Iterable[Rule] | None,
+    allow_faults: bool,
+    faults_seed: int | None,
+    capsules: Any,
+    body_limit: int | str,
+) -> None:
+    """Do what setup() does; `ready`: what else is to be done before the first request."""
+    if not hasattr(app, "add_middleware"):
+        raise TypeError(
+            f"app={app!r} has no add_middleware(), as applications of Starlette and FastAPI have. Nothing was changed. Put "
+            "recoverable.asgi.Middleware(app, arena) around it, and have that served."
+        )
+    if capsules is not None:
+        raise ArenaOptionError(
+            "capsules= is for aiohttp only so far: what crashes on ASGI can't be kept yet. Nothing was changed. Leave it out."
+        )
+    if app in _set_up:
+        raise ArenaOptionError(
+            f"the application has an arena already: {_set_up[app]!r}. Nothing was changed. Call setup() once; a "
+            "handler on another arena says so with @recoverable(arena=...)."
+        )
+    frameworks.discover()
+
+    def below(app: App) -> _Boundary:
+        return _Boundary(app, arena, protect, body_limit)
+
+    below(app)  # says now what is wrong with the options
+    service.configure(arena, step_limit, durable)
+    disarm = service.arm(arena, faults, allow_faults, faults_seed)
+    starlette: Any = sys.modules.get("recoverable._starlette")
+    if starlette is not None:
+        starlette.answer_failures(app)  # now: when it serves, its handlers have been taken over
+
+    def answer_in_mounted() -> None:
+        if starlette is not None:
+            for each in starlette.applications(app, _set_up):
+                starlette.answer_failures(each)
+
+    app.add_middleware(_Setup, below, lambda app: _Lifespan(app, arena, disarm, answer_in_mounted, *ready))
+    if protect == "decorated" and starlette is not None:
+        starlette.add_innermost(app, _Boundary, arena, protect, body_limit)
+    _set_up[app] = arena

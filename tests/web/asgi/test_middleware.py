@@ -1,0 +1,234 @@
+"""`recoverable.asgi.Middleware` around any ASGI application: what is held, what is sent, what is run again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from recoverable import Arena, ArenaBusyError, ArenaOptionError, FaultsNotAllowedError, attempt, recoverable
+from recoverable.asgi import Middleware, setup
+from support.asgi import Socket, client_of, lifespan_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Lose = Callable[[], Awaitable[Any]]
+
+PROTECT = pytest.mark.parametrize("protect", ["decorated", "all"])
+
+
+async def answer(send: Any, status: int, *parts: bytes) -> None:
+    """Send an answer in these parts."""
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    for i, part in enumerate(parts):
+        await send({"type": "http.response.body", "body": part, "more_body": i + 1 < len(parts)})
+
+
+async def body_of(receive: Any) -> bytes:
+    """Receive a whole body."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+
+
+def content(arena: Arena) -> dict[Any, Any]:
+    """Return the root's items, read outside any transaction."""
+    return dict(arena.root.items())
+
+
+@pytest.mark.parametrize(("status", "kept"), [(200, True), (404, True), (500, False), (503, False)])
+async def test_the_status_decides(shared: tuple[Arena, Arena], status: int, kept: bool) -> None:
+    """All below is one transaction, which commits before the answer leaves, or is rolled back before that."""
+    arena, for_app = shared
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        arena.root["a"] = 1
+        await answer(send, status, b"one", b"two")
+        seen.append("ended")
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            seen.append((message["type"].rpartition(".")[2], content(arena)))
+            await send(message)
+
+        await Middleware(app, for_app, protect="all")(scope, receive, sending)
+
+    async with client_of(watched) as client:
+        response = await client.get("/")
+    assert (response.status_code, response.content) == (status, b"onetwo")
+    after = {"a": 1} if kept else {}
+    sent = [("start", after), ("body", after), ("body", after)]
+    assert seen == ([*sent, "ended"] if kept else ["ended", *sent])
+
+
+@PROTECT
+async def test_a_decorated_application(shared: tuple[Arena, Arena], lose: Lose, protect: str) -> None:
+    """An ASGI application that is decorated itself, or is all protected, is run again with the body and the scope as they were."""
+    arena, for_app = shared
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((await body_of(receive), "mark" in scope, dict(scope["state"])))
+        scope["mark"] = scope["state"]["mark"] = True
+        if attempt() == 1:
+            await lose()
+        arena.root["n"] = attempt()
+        await answer(send, 200, b"ok")
+
+    async def stateful(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"] = {"of": "server"}
+        below = app if protect == "all" else recoverable(app)
+        await Middleware(below, for_app, protect=protect)(scope, receive, send)  # type: ignore[arg-type]
+
+    async with client_of(stateful) as client:
+        response = await client.post("/", content=b"body")
+        assert response.content == b"ok"
+    assert seen == [(b"body", False, {"of": "server"})] * 2
+    assert arena.root["n"] == 2
+
+
+async def test_what_has_left_is_not_taken_back(shared: tuple[Arena, Arena], lose: Lose) -> None:
+    """A decorated application that conflicts when its answer has begun is not run again; the error goes on to the server."""
+    arena, for_app = shared
+    runs: list[int] = []
+
+    @recoverable
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        runs.append(1)
+        arena.root["n"] = 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await lose()
+
+    sent: list[str] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    with pytest.raises(Exception, match="its response was being sent already"):
+        await Middleware(app, for_app)(scope, lambda: asyncio.sleep(1), send)
+    assert (runs, sent) == ([1], ["http.response.start"])
+    assert "n" not in arena.root
+
+
+@PROTECT
+async def test_around_a_framework(shared: tuple[Arena, Arena], protect: str) -> None:
+    """A failure of ours that Starlette makes a 500 of is a 503 all the same; one of the program's stays one, and goes on."""
+    _, for_app = shared
+
+    async def endpoint(request: Request) -> Response:
+        raise ArenaBusyError("held") if "busy" in request.query_params else RuntimeError("crash")
+
+    app = Starlette(routes=[Route("/", endpoint)])
+    async with client_of(Middleware(app, for_app, protect=protect)) as client:  # type: ignore[arg-type]
+        busy, crash = [await client.get(f"/?{kind}=1") for kind in ("busy", "crash")]
+    assert (busy.status_code, busy.headers["Retry-After"]) == (503, "1")
+    assert (crash.status_code, crash.text) == (500, "Internal Server Error")
+
+
+async def test_a_middleware_inside_another(shared: tuple[Arena, Arena], lose: Lose) -> None:
+    """An application that is set up, inside one that is protected as a whole, is part of its transaction."""
+    arena, for_app = shared
+
+    @recoverable
+    async def endpoint(request: Request) -> Response:
+        arena.root["n"] = attempt()
+        if attempt() == 1:
+            await lose()
+        return PlainTextResponse(str(attempt()), 500 if "fail" in request.query_params else 200)
+
+    app = Starlette(routes=[Route("/", endpoint)])
+    setup(app, for_app)
+    async with client_of(Middleware(app, for_app, protect="all")) as client:
+        assert (await client.get("/")).text == "2"
+        assert content(arena)["n"] == 2
+        assert (await client.get("/?fail=1")).status_code == 500
+    assert content(arena)["n"] == 2
+
+
+@PROTECT
+async def test_a_websocket_that_is_one_run(shared: tuple[Arena, Arena], lose: Lose, protect: str) -> None:
+    """A decorated connection that has exchanged messages can't be run again."""
+    arena, for_app = shared
+
+    @recoverable
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        arena.root["n"] = 1
+        await lose()
+
+    socket = Socket(Middleware(app, for_app, protect=protect), "/")  # type: ignore[arg-type]
+    assert (await socket.next())["type"] == "websocket.accept"
+    with pytest.raises(Exception, match="make a message the unit"):
+        await socket.running
+    assert "n" not in arena.root
+
+
+async def test_a_traceback_is_written_once(shared: tuple[Arena, Arena], log: list[dict[str, Any]]) -> None:
+    """The server's own record of a crash points to our event, by the request's id."""
+    arena, for_app = shared
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        arena.root["a"] = 1
+        raise KeyError("crash")
+
+    records: list[logging.LogRecord] = []
+    logger = logging.getLogger("uvicorn.error")
+    keep = logging.Handler()
+    keep.emit = records.append  # type: ignore[method-assign]
+    logger.addHandler(keep)
+    logger.propagate = False
+    try:
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"x-request-id", b"mine")]}
+        await Middleware(app, for_app, protect="all")(scope, lambda: asyncio.sleep(1), lambda message: asyncio.sleep(0))
+    except KeyError as error:
+        logger.error("Exception in ASGI application", exc_info=error)
+    finally:
+        logger.removeHandler(keep)
+        logger.propagate = True
+    (record,) = records
+    assert record.getMessage() == ("Exception in ASGI application: KeyError; see request.rolled_back, request_id=mine")
+    assert [event["request_id"] for event in log if event["event"] == "request.rolled_back"] == ["mine"]
+
+
+async def test_the_lifespan(shared: tuple[Arena, Arena]) -> None:
+    """The arena is closed when the server shuts down, also after an application that knows of no lifespan has failed it."""
+    _, for_app = shared
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while True:
+            kind = (await receive())["type"]
+            await send({"type": f"{kind}.complete"})
+            if kind == "lifespan.shutdown":
+                assert not for_app.closed
+                return
+
+    async with lifespan_of(Middleware(app, for_app)) as said:
+        assert [message["type"] for message in said] == ["lifespan.startup.complete"]
+    assert for_app.closed
+
+
+def test_what_is_refused(shared: tuple[Arena, Arena]) -> None:
+    """Options that can't be, and faults in production, are named errors."""
+    _, for_app = shared
+
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    with pytest.raises(ArenaOptionError, match="protect="):
+        Middleware(app, for_app, protect="no")  # type: ignore[arg-type]
+    with pytest.raises(FaultsNotAllowedError):
+        Middleware(app, for_app, faults="*=raise@await")
+    with pytest.raises(TypeError, match="is no Arena"):
+        Middleware(app, "arena")  # type: ignore[arg-type]
