@@ -8,6 +8,7 @@ import functools
 import gc
 import inspect
 import pickle
+import sys
 import typing
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from unittest.mock import Mock
 import pytest
 import structlog
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from recoverable import (
     Arena,
@@ -296,12 +298,93 @@ def test_it_is_retried_and_falls_back_by_the_same_rules(arena: Arena) -> None:
     assert content(arena) == {}
 
 
+def test_a_conflict_is_no_retry(arena: Arena) -> None:
+    """However many there were, the retries are still there."""
+
+    @recoverable(retries=1)
+    def add() -> int:
+        if attempt() < 3:
+            lose(arena)
+        arena.root["n"] = 1
+        if attempt() == 3:
+            raise AppError
+        return attempt()
+
+    assert add() == 4
+
+
+def test_its_crashes_are_not_kept(arena: Arena) -> None:
+    """A capsule could not be replayed: that runs coroutine functions."""
+    arena.native.capsules = capsules = Mock()
+
+    @recoverable(retries=1)
+    def fails() -> None:
+        arena.root["n"] = 1
+        raise AppError
+
+    try:
+        with pytest.raises(AppError):
+            fails()
+    finally:
+        arena.native.capsules = None
+    assert capsules.method_calls == []
+
+
+def test_a_fallback_that_gives_a_coroutine_is_refused(arena: Arena) -> None:
+    """Nobody would await it: it is closed, and the error says whose it was."""
+
+    async def later() -> None: ...
+
+    @recoverable(fallback=lambda error: later())
+    def fails() -> None:
+        arena.root["n"] = 1
+        raise AppError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(
+            TypeError, match=r"the fallback of .*fails, a plain function, returned a coroutine"
+        ) as raised:
+            fails()
+        gc.collect()
+    assert isinstance(raised.value.__cause__, AppError)
+    assert content(arena) == {}
+
+
+def test_another_run_finds_its_request_as_it_was(arena: Arena) -> None:
+    """What a run has stored in it is undone before the next one and the fallback, which can't answer where an answer has begun."""
+    seen: list[Any] = []
+
+    def fallback(error: BaseException, request: web.Request) -> web.Response:
+        seen.append(request.get("run"))
+        return web.Response()
+
+    @recoverable(retries=1, fallback=fallback)
+    def handler(request: web.Request) -> web.Response:
+        seen.append(request.get("run"))
+        request["run"] = arena.root["run"] = attempt()
+        if begins:
+            request._payload_writer.output_size = 10
+        raise AppError
+
+    for begins in False, True:
+        writer: Any = Mock(output_size=0)
+        request = make_mocked_request("GET", "/", writer=writer)
+        if begins:
+            with pytest.raises(AppError):
+                handler(request)
+        else:
+            assert handler(request).status == 200
+    assert seen == [None] * 5
+    assert content(arena) == {}
+
+
 def test_another_run_knows_nothing_of_the_exception_before_it(arena: Arena) -> None:
     """Nothing is being handled in it, and what it raises has no context."""
 
     @recoverable(retries=1)
     def fails() -> None:
-        assert inspect.trace is not None
+        assert sys.exc_info() == (None, None, None)
         raise AppError(attempt())
 
     with pytest.raises(AppError, match="2") as raised:
@@ -551,8 +634,10 @@ def test_callbacks_run_without_a_write(arena: Arena) -> None:
     assert called == [1]
 
 
-def test_a_signal_between_commit_and_callbacks_drops_none(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What its handler raises goes on when they have run."""
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_signal_between_commit_and_callbacks_drops_none(arena: Arena, fails: int) -> None:
+    """What its handler raises goes on when they have run, once; so it is in a second run."""
+    committed: list[int] = []
     called: list[int] = []
 
     class Stop(BaseException):
@@ -560,13 +645,16 @@ def test_a_signal_between_commit_and_callbacks_drops_none(arena: Arena, monkeypa
 
     def logging(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
         if event["event"] == "request.committed":
+            committed.append(event["attempt"])
             raise Stop
         raise structlog.DropEvent
 
-    @recoverable
+    @recoverable(retries=fails)
     def put() -> None:
         arena.root["a"] = 1
         after_commit(called.append, 1)
+        if attempt() == fails:
+            raise AppError
 
     structlog.configure(processors=[logging])
     try:
@@ -575,4 +663,5 @@ def test_a_signal_between_commit_and_callbacks_drops_none(arena: Arena, monkeypa
     finally:
         structlog.reset_defaults()
     assert called == [1]
+    assert committed == [1 + fails]
     assert content(arena) == {"a": 1}

@@ -18,6 +18,7 @@ from recoverable._native import _switches
 from recoverable._native import feed as native_feed
 from recoverable._native import journal as native_journal
 from recoverable.errors import InDoubtError, JournalError
+from support.children import child
 from support.forks import in_child
 from support.watched import LIMIT, compute, told, watched_arena
 
@@ -70,9 +71,8 @@ def test_processes_run_one_after_another(arena: Arena) -> None:
         for _ in range(EACH):
             add()
 
-    with ThreadPoolExecutor(2) as pool:
-        endings = list(pool.map(lambda _: in_child(work), range(2)))
-    assert all(ending.returned for ending in endings), endings
+    with child(work), child(work):
+        pass
     assert arena.root["sum"] == 2 * EACH
     assert arena.root["audits"] >= 2 * EACH
 
@@ -262,11 +262,11 @@ def test_one_that_holds_the_arena_too_long_is_stopped(name: str, log: list[dict[
 @pytest.mark.slow
 def test_what_it_does_before_it_touches_the_arena_is_not_watched(name: str, log: list[dict[str, Any]]) -> None:
     """It may take as long as it likes: nobody waits for it."""
-    with watched_arena(name, limit=0.05) as arena:
+    with watched_arena(name) as arena:
 
         @recoverable
         def computes() -> None:
-            compute(0.15)
+            compute(2.2 * LIMIT)  # its process would have ended
             arena.root["n"] += 1
 
         computes()
@@ -312,7 +312,7 @@ def test_a_child_that_is_forked_in_it_has_no_part_in_it(arena: Arena) -> None:
     """It can't write there, nor commit; the parent's goes on."""
     endings = []
 
-    def child() -> str:
+    def write() -> str:
         try:
             arena.root["child"] = 1
         except Exception as error:
@@ -322,7 +322,7 @@ def test_a_child_that_is_forked_in_it_has_no_part_in_it(arena: Arena) -> None:
     @recoverable
     def forks() -> None:
         arena.root["n"] = 1
-        endings.append(in_child(child))
+        endings.append(in_child(write))
         arena.root["n"] += 1
 
     forks()
@@ -372,6 +372,10 @@ def test_its_answer_waits_for_the_disk(name: str, folder: str, there: Callable[[
             arena.root["n"]
             raise ValueError
 
+        @recoverable
+        def refuses() -> None:
+            raise KeyError(arena.root["n"])  # a 409, say, tells of what it saw
+
         def all_of_them() -> None:
             for n in range(5):
                 put(n)
@@ -384,9 +388,14 @@ def test_its_answer_waits_for_the_disk(name: str, folder: str, there: Callable[[
                     arena.root["n"] += 10
                 assert fails() == "fallen"
                 durable.append(is_durable(arena))
+                with arena.transaction():
+                    arena.root["n"] += 10
+                with pytest.raises(KeyError):
+                    refuses()
+                durable.append(is_durable(arena))
 
         there(all_of_them)
-        assert durable == [True] * 20
+        assert durable == [True] * 25
 
 
 @in_test_builds
