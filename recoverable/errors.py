@@ -300,7 +300,7 @@ def without_doomed(error: BaseException) -> BaseException:
 # `enum rcv_error` in recoverable.h, in its order.
 _NOTFOUND, _FULL, _CORRUPT, _VERSION, _PERMISSION, _BUSY, _CONFLICT = -1, -2, -3, -4, -5, -6, -7
 _STALE, _CLOSED, _NOTXN, _MISUSE, _OS, _AGAIN, _BUG, _STRAY, _HELD = -8, -9, -10, -11, -12, -13, -14, -15, -16
-_TOO_LONG, _FEED, _PAST = -17, -18, -19
+_TOO_LONG, _FEED, _PAST, _ASK = -17, -18, -19, -20
 
 _KINDS: dict[int, type[BaseException]] = {
     _NOTFOUND: ArenaNotFoundError,
@@ -362,7 +362,7 @@ def error_from(code: int, text: str, errno: int = 0) -> BaseException:
     if kind is not None:
         error = kind(text + outside_by_wait_for() if code == _NOTXN else text)
         return as_raised(error) if code in (_FULL, _BUSY, _FEED) else error
-    name = {_AGAIN: "RCV_ERR_AGAIN", _BUG: "RCV_ERR_BUG"}.get(code, f"code {code}")
+    name = {_AGAIN: "RCV_ERR_AGAIN", _ASK: "RCV_ERR_ASK", _BUG: "RCV_ERR_BUG"}.get(code, f"code {code}")
     return InternalError(
         f"{text} ({name}). This is a bug in recoverable: the transaction has not been committed. "
         "Please report it with this message and the traceback."

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from recoverable import _registry, completion, event_log, feedwait, lockwait, outcome, privilege, waits, web
+from recoverable import _registry, ambient, completion, event_log, feedwait, lockwait, outcome, privilege, waits, web
 from recoverable._native.runtime import Handler as NativeHandler
 from recoverable._native.runtime import (
     NativeArena,
@@ -195,11 +195,14 @@ async def _run_inside(outer: Transaction, call: Call[T]) -> T:
             "block, which are part of one step. Nothing was run. Call it before or after the block."
         )
     own = transactional(call.fn, call.handler, call.options, outer.arena, joins=False, parent=outer)
+    token = ambient.nobody()  # what it starts is not in the one around it
     try:
         result: T = await own(*call.args, **call.kwargs)
     except BaseException as error:
         outer.remount(error)
         raise
+    finally:
+        ambient.back(token)
     outer.remount()
     return result
 
@@ -548,4 +551,5 @@ set_upcalls(
     too_long=too_long,
     tell_late=waits.tell_late,
     room_here=feedwait.room_here,
+    async_block=ambient.Block,
 )

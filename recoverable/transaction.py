@@ -182,7 +182,8 @@ def end_block(
         if native.pending():
             native.owner._report_found()
     if error is None:
-        run_hooks_now(transaction)
+        if transaction.one_step:  # else they can be awaited
+            run_hooks_now(transaction)
     elif late:
         raise too_long(transaction, error) from (None if isinstance(error, StepTooLongError) else cause)
     elif ours:

@@ -79,6 +79,7 @@ cdef class TransactionBlock:
     cdef Transaction t
     cdef Transaction outer # an independent one: the transaction around it
     cdef object nested, watch
+    cdef object ambient # of `async with`: what recoverable.ambient has begun, or None: a part of the one around
     cdef object context # where it is current: kept here, since another one could have its address, and be taken for it
     cdef bint used, independent
     cdef readonly bint abandoned
@@ -126,6 +127,21 @@ cdef class TransactionBlock:
         loop = _running_loop()
         if loop is not None:
             self.watch = _watch_block(self, loop)
+
+    def __aenter__(self):
+        cdef PyObject *name = rcv_caller()
+        if self.used:
+            raise _errors.TransactionError(
+                "a transaction block is for one use; this one has been entered before. Nothing was begun. "
+                "Write `async with arena.transaction():` each time.")
+        self.used = True
+        self.ambient = _async_block(self.arena, <str>name if name != NULL else "(unknown)", self.independent)
+        return self.ambient.enter()
+
+    def __aexit__(self, kind, error, trace):
+        if self.ambient is None:
+            raise _errors.TransactionError("a transaction block was left that has not been entered; nothing was changed")
+        return self.ambient.leave(error)
 
     def __exit__(self, kind, error, trace):
         cdef Transaction t = self.t

@@ -18,6 +18,7 @@ cdef extern from "recoverable.h" nogil:
         RCV_ERR_HELD
         RCV_ERR_FEED
         RCV_ERR_TOO_LONG
+        RCV_ERR_ASK
     const char *rcv_error_text()
     int rcv_error_errno()
 
@@ -140,6 +141,7 @@ cdef extern from "recoverable.h" nogil:
         rcv_txn **txn
         void *context
         void *owner
+        void *keeper
         rcv_frame *below
         int left
     rcv_frame **rcv_current()
@@ -147,6 +149,11 @@ cdef extern from "recoverable.h" nogil:
     void rcv_frame_leave(rcv_frame *f)
     uint64_t rcv_thread()
     int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
+    int rcv_access_outside(rcv_arena *a, int write, rcv_txn **out)
+    void rcv_ambient(rcv_txn *t)
+    int rcv_has_ambient(const rcv_arena *a)
+    int rcv_ambient_take(rcv_txn *t)
+    int rcv_ambient_yield(rcv_arena *a)
     int rcv_access_end(rcv_arena *a, rcv_txn *t)
     uint64_t rcv_hold(rcv_arena *a)
     int rcv_unhold(rcv_arena *a, uint64_t held)

@@ -182,6 +182,9 @@ cdef class StepDriver:
         cdef rcv_frame frame
         cdef uint64_t thread = self.t.thread
         cdef PySendResult how
+        if thread != 0 and self.t.ambient is not None: # a step of a task of its own, which nobody has ended yet
+            (<Ambient>self.t.ambient).leave()
+            thread = self.t.thread
         rcv_frame_init(&frame, &self.t.t, rcv_context(), <void *>self.t)
         rcv_current()[0] = &frame
         self.t.thread = rcv_thread()

@@ -30,6 +30,11 @@ cdef class RawBuffer:
         b.size = size
         b.writable = writable
         if writable:
+            if rcv_current()[0].keeper != NULL:
+                raise _errors.TransactionError(
+                    "a raw view in a transaction that is found by context (in `async with arena.transaction():`, or in a task or thread "
+                    "of a request's): nothing could say when its steps end; nothing was done: use items and slices, or take the view "
+                    "in the handler itself, in arena.run() or in `with arena.transaction():`")
             rc = rcv_raw_acquire(t, off, &b.raw)
             if rc:
                 fail(rc)

@@ -12,7 +12,9 @@ cdef void take_off(rcv_frame *f) noexcept:
     while top[0] != f:
         gone = top[0]
         top[0] = gone.below
-        if gone.owner != NULL and gone == &(<Transaction>gone.owner).frame:
+        if gone.keeper != NULL:
+            gone_off(gone)
+        elif gone.owner != NULL and gone == &(<Transaction>gone.owner).frame:
             (<Transaction>gone.owner).off_stack()
 
 
@@ -29,7 +31,7 @@ cdef Transaction running():
     """The Transaction that runs in this thread and context, or None."""
     cdef rcv_frame *f = settle()
     if f.owner == NULL or f.context != rcv_context() or not is_alive(<Transaction>f.owner):
-        return None
+        return None if ambients == 0 else enter_ambient(None)
     return <Transaction>f.owner
 
 
@@ -40,10 +42,10 @@ cdef Transaction running_on(NativeArena arena):
     cdef Transaction t
     while f.owner != NULL and f.context == context:
         t = <Transaction>f.owner
-        if t.arena is arena:
+        if t.arena is arena and not f.left:
             return t if is_alive(t) else None
         f = f.below
-    return None
+    return None if ambients == 0 else enter_ambient(arena)
 
 
 cdef bint has_too_long(object error) noexcept:

@@ -117,6 +117,7 @@ cdef class Transaction:
     cdef rcv_frame frame # on its thread's stack while `entered`; that stack holds a reference then
     cdef bint entered
     cdef uint64_t thread # that it is current in, or 0
+    cdef readonly object ambient # what it is found by, an Ambient, or None
     cdef object __weakref__
     cdef int check(self) except -1
     cdef bint runs_elsewhere(self) noexcept
@@ -143,6 +144,7 @@ cdef int done(NativeArena arena, rcv_txn *t) except -1
 cdef int tell_late(NativeArena arena) except -1
 cdef bint may_look(NativeArena arena, bint stands=*) noexcept
 cdef PyObject *owner_of(rcv_txn **place) noexcept
+cdef void *context_of_step(Transaction t) noexcept
 cdef inline uint64_t hold(NativeArena arena) noexcept:
     """User code may run from here to unhold(), in the middle of an operation."""
     return rcv_hold(arena.a)

@@ -125,6 +125,8 @@ class Transaction:
     wait_told: bool
     request_id: str | None
     @property
+    def ambient(self) -> Ambient | None: ...
+    @property
     def blocked(self) -> bool: ...
     @property
     def waited(self) -> float: ...
@@ -212,7 +214,21 @@ class TransactionBlock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+    async def __aenter__(self) -> None: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
     def abandon(self) -> None: ...
+
+class Ambient:
+    def __init__(self, transaction: Transaction, loop: AbstractEventLoop) -> None: ...
+    @property
+    def transaction(self) -> Transaction: ...
+    def end_step(self) -> None: ...
+
+ambient: ContextVar[Ambient | None]
+
+def begin_for_request(arena: NativeArena, handler: str) -> Transaction: ...
 
 class ArenaBase:
     native: NativeArena
@@ -232,6 +248,7 @@ def set_upcalls(
     is_answer: Callable[[BaseException], bool],
     commits: Decide,
     resolve: Callable[[tuple[Any, ...], dict[str, Any], str], NativeArena],
+    async_block: Callable[[NativeArena, str, bool], Any],
     inside: Callable[[Transaction, Handler[Any], tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]],
     after: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None] | None],
     in_line: Callable[

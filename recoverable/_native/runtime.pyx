@@ -51,12 +51,16 @@ cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1:
         closed_error(arena)
     cdef void *context = rcv_context()
     cdef int rc = rcv_access(arena.a, context, write, t)
+    if rc == RCV_ERR_ASK:
+        rc = ask(arena, context, write, t)
     while rc == RCV_ERR_AGAIN:
         rc = wait_here(arena)
         if arena.closed:
             closed_error(arena)
         if rc == 0:
             rc = rcv_access(arena.a, context, write, t)
+            if rc == RCV_ERR_ASK:
+                rc = ask(arena, context, write, t)
             if rc: # it may be for something else, and the lock was kept for us
                 rcv_wait_over(arena.a)
     if rc:
@@ -66,6 +70,16 @@ cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1:
             if t[0] == NULL:
                 tell_late(arena) # it may have waited in vain
     return 0
+
+
+cdef int ask(NativeArena arena, void *context, bint write, rcv_txn **t) except? -100:
+    """rcv_access(), where the context may have an ambient transaction."""
+    cdef int rc = RCV_ERR_ASK
+    if enter_ambient(arena) is not None:
+        if arena.closed: # entering may have waited
+            closed_error(arena)
+        rc = rcv_access(arena.a, context, write, t)
+    return rcv_access_outside(arena.a, write, t) if rc == RCV_ERR_ASK else rc
 
 
 cdef int done(NativeArena arena, rcv_txn *t) except -1:
@@ -172,6 +186,7 @@ open_arenas_state = open_arenas
 
 
 include "running.pxi"
+include "ambient.pxi"
 include "upcalls.pxi"
 include "tally.pxi"
 include "block.pxi"

@@ -48,6 +48,9 @@ cdef class Transaction:
             self.seen_to = max(self.seen_to, rcv_txn_position(self.t))
         rcv_txn_free(self.t) # stores NULL there
         self.coroutine = None
+        if self.ambient is not None:
+            (<Ambient>self.ambient).is_over()
+            self.ambient = None
         if metered:
             count(self, how is COMMITTED)
         if self.privileged:
@@ -136,7 +139,8 @@ cdef class Transaction:
 
     cdef bint runs_elsewhere(self) noexcept:
         """Is it current in another thread?"""
-        return self.thread != 0 and self.thread != rcv_thread()
+        return self.thread != 0 and self.thread != rcv_thread() and not (
+            self.ambient is not None and (<Ambient>self.ambient).come_back())
 
     cdef int make_current(self) except -1:
         """Make it the current transaction of this thread and context."""
@@ -205,6 +209,8 @@ cdef class Transaction:
         long, and who calls can await that. RCV_ERR_FEED where it is still active: it may await room in the feed, too."""
         if self.arena.has_feed:
             name_request(self)
+        if self.ambient is not None:
+            rcv_ambient_take(self.t) # from a thread that has left it mounted
         cdef int rc = rcv_txn_commit(self.t)
         while rc == RCV_ERR_AGAIN:
             rc = wait_briefly(self.arena) if awaits and _running_loop() is not None else wait_for_lock(self.arena)

@@ -2,13 +2,13 @@
 # Part of runtime.pyx.
 
 cdef object _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
-cdef object _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _too_long, _tell_late, _room_here
+cdef object _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _too_long, _tell_late, _room_here, _async_block
 cdef dict _log_settings
 cdef list _silent
 
 
 def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, await_lock, may_rerun, wake, is_answer, commits, resolve,
-                inside, after, in_line, again, committed_wanted, log_settings, too_long, tell_late, room_here) -> None:
+                inside, after, in_line, again, committed_wanted, log_settings, too_long, tell_late, room_here, async_block) -> None:
     """Say who does what few requests need. recoverable.runner does, when it is imported.
 
     Args:
@@ -33,15 +33,17 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, awai
             which that event is never written.
         too_long: too_long(transaction, stopped) is the error of a run whose step was stopped; `stopped`: by what, or None.
         tell_late: tell_late(arena) tells of those whose threads have stood still for the lock for long.
+        async_block: async_block(arena, handler, independent) is what an `async with` block does: `enter()` and `leave(error)`.
         room_here: room_here(transaction) has this thread wait until the feed has room for a commit that can't await that.
     """
     global _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
     global _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _log_settings, _silent, _too_long, _tell_late, _room_here
+    global _async_block
     _watch_block, _nest_block, _end_block, _run_hooks = watch_block, nest_block, end_block, run_hooks
     _give_way, _await_lock, _may_rerun, _wake, _is_answer = give_way, await_lock, may_rerun, wake, is_answer
     _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted = commits, resolve, inside, after, in_line, again, committed_wanted
     _log_settings, _silent = log_settings
-    _too_long, _tell_late, _room_here = too_long, tell_late, room_here
+    _too_long, _tell_late, _room_here, _async_block = too_long, tell_late, room_here, async_block
 
 
 cdef bint commit_is_told() except -1:

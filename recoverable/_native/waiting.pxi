@@ -107,13 +107,29 @@ cdef int wait_for_lock(NativeArena arena) noexcept:
     cdef Transaction t = request_of(running(), arena)
     rcv_lock_holder(arena.a, &holder)
     stand(arena, t, begun)
-    with nogil:
-        rc = rcv_lock_wait(arena.a, &holder)
+    if rcv_has_ambient(arena.a):
+        rc = wait_for_threads(arena, begun)
+    else:
+        with nogil:
+            rc = rcv_lock_wait(arena.a, &holder)
     if t is not None:
         stood(arena, t, &holder)
     else:
         stood_outside(arena, rcv_monotonic() - begun, &holder)
     rcv_unuse(arena.a)
+    return rc
+
+
+cdef int wait_for_threads(NativeArena arena, double begun) noexcept:
+    """rcv_lock_wait(), in slices: between two of them, a step of an ambient transaction gives way that a thread has left mounted, and
+    that this one's event loop was to end."""
+    cdef int rc = RCV_ERR_AGAIN
+    cdef double until = begun + rcv_busy_timeout(arena.a)
+    while rc == RCV_ERR_AGAIN:
+        with nogil:
+            rc = rcv_lock_wait_briefly(arena.a, True)
+        if rc == RCV_ERR_AGAIN and not rcv_ambient_yield(arena.a) and rcv_monotonic() > until:
+            return rcv_lock_busy(arena.a)
     return rc
 
 

@@ -2,8 +2,8 @@
 """The watchdog's gate: what src/watch.c finds and what needs the GIL, for recoverable.watchdog."""
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
-from recoverable._native.core cimport rcv_arena, rcv_txn
-from recoverable._native.runtime cimport NativeArena, Transaction, fail, owner_of
+from recoverable._native.core cimport rcv_ambient_yield, rcv_arena, rcv_txn
+from recoverable._native.runtime cimport NativeArena, Transaction, context_of_step, fail, owner_of
 
 import sys
 from typing import NamedTuple
@@ -115,18 +115,20 @@ cdef class Overdue:
     def stop(self) -> bool:
         """Doom its transaction and have an exception raised in its thread, if it goes on.
 
-        For a block, which an event loop may have left by an `await`, only while the thread is in its code, or in what that runs in
-        another context.
+        For a block, which an event loop may have left by an `await`, and for one that is found by context, only while the thread is in
+        its code, or in what that runs in another context.
         """
         cdef Transaction t = self.transaction
         if t is None:
             return False
         take_tool()
         cdef list frames = frames_of(self.o.thread) # the last that may run Python code, in which others go on
-        cdef void *context = t.frame.context if t.entered else NULL
+        cdef void *context = context_of_step(t)
         cdef bint goes = (not self.arena.closed and rcv_may_raise(self.o.thread, context)
                           and raised_after_jump.get(self.o.thread, <uint64_t>context) == <uint64_t>context
                           and rcv_watch_stop(self.arena.a, &self.o))
+        if not goes and context != NULL and not self.arena.closed:
+            rcv_ambient_yield(self.arena.a) # its thread has gone on to something else, and its event loop does not come to ending it
         if goes:
             raise_in(self.o.thread, context, frames, self.o.told < RCV_W_STOP)
         settle()

@@ -39,7 +39,7 @@ LAYERS = [
     ["between", "callbacks", "transaction", "web", "lines", "waits", "watchdog", "privilege", "tasks", "bell", "feed"],
     ["journal"],
     ["history"],
-    ["outcome", "completion", "contention", "turns", "lockwait", "feedwait", "inflight", "_segment"],
+    ["outcome", "completion", "ambient", "contention", "turns", "lockwait", "feedwait", "inflight", "_segment"],
     ["runner"],
     ["plain"],
     ["middleware", "_aiohttp", "_aiohttp_kept", "_aiohttp_routes", "_asgi", "_starlette"],

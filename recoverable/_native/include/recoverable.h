@@ -44,6 +44,7 @@ enum rcv_error {
     RCV_ERR_BUG = -14,       /* an invariant of ours is broken: please report */
     RCV_ERR_STRAY = -15,     /* a thread stored through a raw view of the transaction while it waited; it is doomed */
     RCV_ERR_HELD = -16,      /* others hold the lock for long; the transaction is doomed, and its run is to begin again later */
+    RCV_ERR_ASK = -20,       /* outside of any transaction of this thread's stack, but the caller's context may have one */
     RCV_ERR_PAST = -19,      /* a write to a state of the past */
     RCV_ERR_FEED = -18,      /* the feed is full of what a sink has not taken yet */
     RCV_ERR_TOO_LONG = -17   /* the watchdog has stopped its step; it is doomed */
@@ -189,6 +190,17 @@ RCV_API void rcv_txn_get_report(const rcv_txn *t, struct rcv_txn_report *out);
 /* rcv_meter -- whether transactions take the time of what they do: four clock readings for a step. Of the process. */
 RCV_API void rcv_meter(int on);
 RCV_API int rcv_txn_doom_code(const rcv_txn *t); /* the error that doomed it, or 0 */
+/* Ambient transactions: found by the context of whoever runs, in whatever thread, one of them at a time. Between two operations one
+ * that is mounted gives way to all of its process, in whatever thread its step is.
+ * rcv_ambient -- from now on `t` is one: until it ends, rcv_access() asks who is outside.
+ * rcv_ambient_take -- its step, mounted in another thread, goes on in this one. 0: not now, in the middle of an operation or of a
+ *   block; or that thread has ended.
+ * rcv_ambient_yield -- one that is mounted in another thread is suspended, if it can be: 1. */
+RCV_API void rcv_ambient(rcv_txn *t);
+RCV_API int  rcv_has_ambient(const rcv_arena *a);
+RCV_API int  rcv_ambient_take(rcv_txn *t);
+RCV_API int  rcv_ambient_yield(rcv_arena *a);
+
 RCV_API const char *rcv_doom_text(int code); /* of RCV_ERR_STRAY and RCV_ERR_STALE: what the trap handler could not raise. Else NULL */
 /* rcv_txn_doom -- mark it so that it can only roll back (the caller has found it unfit). */
 RCV_API void rcv_txn_doom(rcv_txn *t, int error);
@@ -275,6 +287,7 @@ struct rcv_frame {
     rcv_txn *const   *txn;
     void             *context;
     void             *owner; /* the caller's own object for it */
+    void             *keeper; /* the caller's own object that the frame is in, if it goes off the stack with that; else NULL */
     struct rcv_frame *below;
     int               left;
 };
@@ -288,8 +301,11 @@ RCV_API uint64_t rcv_thread_ident(uint64_t number); /* of a thread by what rcv_t
  *   inside a transaction of this arena: mounts it, *out = it
  *   outside, reading: takes the lock (suspending a mounted transaction of this thread), *out = NULL; pair it with
  *   rcv_access_end()
- *   outside, writing: RCV_ERR_NOTXN                        RCV_ERR_AGAIN: rcv_lock_wait() without the GIL, then again */
+ *   outside, writing: RCV_ERR_NOTXN                        RCV_ERR_AGAIN: rcv_lock_wait() without the GIL, then again
+ * Where the arena has ambient ones, outside is RCV_ERR_ASK: put the context's on the stack and call it again, or
+ * rcv_access_outside(). */
 RCV_API int  rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out);
+RCV_API int  rcv_access_outside(rcv_arena *a, int write, rcv_txn **out);
 RCV_API int  rcv_access_end(rcv_arena *a, rcv_txn *t); /* t: what rcv_access gave. RCV_ERR_BUG, RCV_ERR_MISUSE: the lock was not ours any more */
 
 /* rcv_hold / rcv_unhold -- around code of users that runs in the middle of an operation, between two calls of the core for it.

@@ -126,6 +126,7 @@ struct rcv_arena {
     _Atomic uint32_t    waiters;     /* threads inside rcv_lock_wait: closing would unmap the lock under them */
     rcv_txn            *in_flight;   /* all live transactions of this process, doubly linked */
     uint64_t            n_in_flight, serial;
+    uint32_t            n_ambient;   /* how many of them are found by context: ambient.c */
     uint64_t            feed_waiting, feed_tickets; /* how many of them wait for room in the feed, in line; tickets that there were */
     uint64_t            log_epoch; /* the last that any transaction has begun */
     struct rcv_logged   logged[RCV_LOGGED]; /* here and not in each transaction: only one is mounted, and its cache lines stay warm */

@@ -29,7 +29,7 @@ uint64_t rcv_thread_ident(uint64_t number)
 
 void rcv_frame_init(struct rcv_frame *f, rcv_txn *const *txn, void *context, void *owner)
 {
-    *f = (struct rcv_frame){.txn = txn != NULL ? txn : &nobody, .context = context, .owner = owner, .below = current, .left = 0};
+    *f = (struct rcv_frame){.txn = txn != NULL ? txn : &nobody, .context = context, .owner = owner, .keeper = NULL, .below = current, .left = 0};
 }
 
 void rcv_frame_leave(struct rcv_frame *f)
@@ -94,6 +94,11 @@ static int __attribute__((noinline)) access_slow(rcv_arena *a, void *context, in
         if (!f->left)
             break;
     }
+    return unlikely(a->n_ambient != 0) ? RCV_ERR_ASK : rcv_access_outside(a, write, out);
+}
+
+int rcv_access_outside(rcv_arena *a, int write, rcv_txn **out)
+{
     *out = NULL;
     if (write && a->past != NULL)
         return rcv_raise(RCV_ERR_PAST, 0, "%s is a state of the past, which can only be read; nothing was changed", a->name);

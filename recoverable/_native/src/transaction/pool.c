@@ -175,6 +175,10 @@ void pool_put(rcv_txn *t)
     if (t->next)
         t->next->prev = t->prev;
     a->n_in_flight--;
+    if (unlikely(t->ambient)) {
+        t->ambient = false;
+        a->n_ambient--;
+    }
     if (!t->empty) {
         pool_reset(t); /* again: a slice of reclaim.c ends in its own way */
         memset(&t->report, 0, sizeof t->report);

@@ -177,6 +177,7 @@ struct rcv_txn {
     bool       mounted, touched, wrote, overflowed /* read set gave up: valid only while nobody commits */;
     bool       record_reads;
     bool       holds;      /* there are RCV_I_HELD */
+    bool       ambient;    /* it is found by context, and may go on in another thread: ambient.c */
     bool       forked;     /* it is the parent's: this process was forked inside it */
     bool       empty;      /* there is nothing in it, in its report neither: its end has nothing to undo and nothing to clear */
     uint8_t    end_after;  /* enum rcv_end_after: what is to be done when the operation that goes on has ended */

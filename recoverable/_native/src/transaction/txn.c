@@ -160,7 +160,7 @@ int txn_make_room(rcv_arena *a, uint64_t me)
         return rcv_raise(RCV_ERR_MISUSE, 0,
                          "a transaction cannot begin inside another operation on the arena; nothing was changed: begin it when the "
                          "operation has returned");
-    if (other == NULL || a->step_thread != me)
+    if (other == NULL || (a->step_thread != me && !(unlikely(other->ambient) && rcv_ambient_take(other))))
         return 0;
     if (a->held > 0)
         return rcv_raise(RCV_ERR_MISUSE, 0,
