@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,27 @@ def _recorded(evaluate: Callable[[Example], str | None]) -> Callable[[Example], 
         if program := re.match(r"# (\w+\.py)\n", text):  # a later one may import it
             Path(example.namespace["_programs"].name, program[1]).write_text(text)
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), _logging_of(example.namespace):
             failed = evaluate(example)
         example.namespace["_printed"] = printed.getvalue()
         return failed
 
     return run
+
+
+@contextlib.contextmanager
+def _logging_of(namespace: dict[str, Any]) -> Iterator[None]:
+    """Have logging as a program has it, with what the page has configured, and without the handlers of pytest's."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = namespace.get("_handlers", [])
+    root.setLevel(namespace.get("_level", logging.WARNING))
+    try:
+        yield
+    finally:
+        namespace["_handlers"], namespace["_level"] = root.handlers[:], root.level
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _output(example: Example) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from recoverable import event_log, events, waits, web
 from recoverable._native.runtime import outside
 from recoverable.callbacks import begin_hooks, run_hooks, run_hooks_now
-from recoverable.errors import _Doomed
+from recoverable.errors import ArenaFullError, _Doomed
 from recoverable.journal import answers
 
 if TYPE_CHECKING:
@@ -215,6 +215,14 @@ def rolled_back(
     if lost is not None:
         events.request_conflict(name, handler, report, lost, attempt, request_id, then=then, capsule=capsule)
         return
+    full = isinstance(failure, ArenaFullError)
+    if isinstance(failure, ArenaFullError) and not events.full_told(failure):
+        answered = waits.whole(transaction).request is not None
+        facts = (report, attempt, request_id)
+        events.request_full(
+            name, handler, str(failure), *facts, error=failure, answered=answered, then=then, capsule=capsule
+        )
+        return
     if failure is None:
         kind = None
     elif is_late(transaction, failure):
@@ -229,7 +237,7 @@ def rolled_back(
         or web.is_answer(failure)
     )
     # Who cancels or answers knows why. What leaves an independent part is in the event of the whole, or caught on its way.
-    untold = (expected and kind != "TimeoutError") or (transaction.parent is not None and then == "raise")
+    untold = full or (expected and kind != "TimeoutError") or (transaction.parent is not None and then == "raise")
     error = None if untold else failure
     events.request_rolled_back(
         name,

@@ -1,4 +1,4 @@
-"""The events that the library writes, one function each, over structlog's logger named "recoverable" (event_log.py).
+"""The events that the library writes, one function each, over the program's structlog or logging (event_log.py).
 
 Events name containers and keys where a conflict was, never values. What an exception says is its author's.
 
@@ -14,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from recoverable.event_log import log, shown
+from recoverable.frames import without_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +34,12 @@ __all__ = [
     "arena_orphaned",
     "arena_recovered",
     "capsule_dropped",
+    "exc_info",
     "fault_injected",
     "fault_not_injected",
     "faults_armed",
     "from_handler",
+    "full_told",
     "hook_failed",
     "journal_abandoned",
     "journal_compacted",
@@ -49,6 +52,7 @@ __all__ = [
     "journal_stopped",
     "request_committed",
     "request_conflict",
+    "request_full",
     "request_held_up",
     "request_rolled_back",
     "step_ends_process",
@@ -105,14 +109,15 @@ def arena_attached(
 
 
 def arena_recovered(name: str, report: Recovery, *, found: str) -> None:
-    """Tell what a dead process left and recovery undid.
+    """Tell what a dead process left and recovery undid: a warning, or info where there was nothing to undo.
 
     Args:
         name: The arena.
         report: What that was.
         found: How it was noticed: "attaching", or "running": this process had the arena open already.
     """
-    log().warning(
+    write = log().warning if report.records or report.pages else log().info
+    write(
         "arena.recovered",
         arena=name,
         found=found,
@@ -128,7 +133,7 @@ def arena_recovered(name: str, report: Recovery, *, found: str) -> None:
 
 
 def arena_full(name: str, handler: str, detail: str) -> None:
-    """Tell that a transaction was rolled back because there was no room."""
+    """Tell that a block was rolled back because there was no room, or that a request found none before it had done anything."""
     log().error("arena.full", arena=name, handler=handler, detail=detail)
 
 
@@ -228,12 +233,33 @@ def from_handler(trace: TracebackType | None) -> TracebackType | None:
 
 _OURS = "recoverable."
 _REPORTED = "_recoverable_reported_in"
+_FULL = "_recoverable_full_told"
 
 
 def traceback_reported(error: BaseException) -> str | None:
-    """Return, once, the id of the request whose event has this exception's traceback, or None: no event has it."""
+    """Return, once, which event has this exception's traceback, and the id of its request, or None: no event has it."""
     reported: str | None = getattr(error, "__dict__", {}).pop(_REPORTED, None)
     return reported
+
+
+def full_told(error: BaseException) -> bool:
+    """Return whether an event has told of this full arena; from now on one has."""
+    told = _FULL in error.__dict__
+    setattr(error, _FULL, True)
+    return told
+
+
+def _reported(error: BaseException, event: str, request_id: str, then: str) -> tuple[Any, ...]:
+    """Return what an event has of an exception; where that goes on, whoever logs it next is to know which event that is."""
+    if then == "raise":
+        with contextlib.suppress(AttributeError, TypeError):  # a class of exceptions may refuse attributes
+            setattr(error, _REPORTED, f"{event}, request_id={request_id}")
+    return exc_info(error)
+
+
+def exc_info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """Return what a log is given of an exception: its traceback without our own frames."""
+    return type(error), error, without_ours(error, error.__traceback__)
 
 
 def _extent(report: Report) -> dict[str, int]:
@@ -282,15 +308,55 @@ def request_rolled_back(
     write = log().info if expected else log().warning
     more: dict[str, Any] = {} if capsule is None else {"capsule": capsule}
     if error is not None and (then != "raise" or shown(logging.INFO if expected else logging.WARNING)):
-        more["exc_info"] = (type(error), error, from_handler(error.__traceback__))
-        if then == "raise":
-            with contextlib.suppress(AttributeError, TypeError):  # a class of exceptions may refuse attributes
-                setattr(error, _REPORTED, request_id)
+        more["exc_info"] = _reported(error, "request.rolled_back", request_id, then)
     write(
         "request.rolled_back",
         arena=name,
         handler=handler,
         exception_type=exception,
+        **_extent(report),
+        attempt=attempt,
+        request_id=request_id,
+        then=then,
+        **more,
+    )
+
+
+def request_full(
+    name: str,
+    handler: str,
+    detail: str,
+    report: Report,
+    attempt: int,
+    request_id: str,
+    *,
+    error: BaseException,
+    answered: bool,
+    then: str,
+    capsule: str | None = None,
+) -> None:
+    """Tell that a request's writes were undone because there was no room: `arena.full`, with all that `request.rolled_back` has.
+
+    Args:
+        name: The arena.
+        handler: The handler's qualified name.
+        detail: What there was no room for.
+        report: What was undone.
+        attempt: Which run of the request it was, from 1.
+        request_id: The request's id.
+        error: What it raised.
+        answered: It becomes a response: no framework logs it.
+        then: What comes next: "raise", "retry" or "fallback".
+        capsule: The file that the request is kept in, if it is.
+    """
+    more: dict[str, Any] = {} if capsule is None else {"capsule": capsule}
+    if answered or then != "raise" or shown(logging.ERROR):
+        more["exc_info"] = _reported(error, "arena.full", request_id, then)
+    log().error(
+        "arena.full",
+        arena=name,
+        handler=handler,
+        detail=detail,
         **_extent(report),
         attempt=attempt,
         request_id=request_id,
@@ -382,7 +448,7 @@ def request_held_up(
 
 def hook_failed(name: str, handler: str, hook: str, error: BaseException) -> None:
     """Tell that an `after_commit` callback raised; the commit stands."""
-    log().error("after_commit.failed", arena=name, handler=handler, hook=hook, exc_info=error)
+    log().error("after_commit.failed", arena=name, handler=handler, hook=hook, exc_info=exc_info(error))
 
 
 def capsule_dropped(folder: str, detail: str) -> None:

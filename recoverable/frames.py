@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import sysconfig
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
+
+from recoverable.errors import InternalError, RecoverableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, FrameType
 
-__all__ = ["awaited", "caller", "calls", "innermost", "line_of"]
+__all__ = ["awaited", "caller", "calls", "innermost", "line_of", "without_ours"]
 
 _DEEPEST: Final = 200  # coroutines that await each other
 _LIBRARY: Final = (sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep)
 _OTHERS: Final = os.sep + "site-packages" + os.sep
 _OURS: Final = os.path.dirname(__file__) + os.sep  # noqa: PTH120 -- as frames have it
+_PACKAGE: Final = f"{__package__}."
 
 
 def awaited(coroutine: Any) -> list[FrameType]:
@@ -66,3 +70,24 @@ def caller(running: list[CodeType]) -> str:
 def line_of(frame: FrameType | None) -> str | None:
     """Return the line that it is at."""
     return None if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+
+
+def without_ours(error: BaseException, trace: TracebackType | None) -> TracebackType | None:
+    """Return an exception's traceback without the frames of this library, which stand between the program's own.
+
+    Those at its end are left out for an error that we raise on purpose, whose text says what is wrong. Otherwise they are where
+    it happened, and stay; so do all where none is the program's.
+    """
+    entries: list[TracebackType] = []
+    while trace is not None:
+        entries.append(trace)
+        trace = trace.tb_next
+    theirs = [not str(entry.tb_frame.f_globals.get("__name__")).startswith(_PACKAGE) for entry in entries]
+    meant = isinstance(error, RecoverableError) and not isinstance(error, InternalError)
+    last = next((i for i in reversed(range(len(entries))) if theirs[i]), None)
+    if last is None or all(theirs):
+        return entries[0] if entries else None
+    left = [entry for i, entry in enumerate(entries) if theirs[i] or (i > last and not meant)]
+    for entry in reversed(left):
+        trace = TracebackType(trace, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return trace

@@ -159,11 +159,13 @@ class _ReportedOnce(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and (request_id := events.traceback_reported(error)) is not None:
-            record.msg = (
-                f"{record.getMessage()}: {type(error).__qualname__}; see request.rolled_back, request_id={request_id}"
-            )
+        if error is None:
+            return True
+        if (where := events.traceback_reported(error)) is not None:
+            record.msg = f"{record.getMessage()}: {type(error).__qualname__}; see {where}"
             record.args = record.exc_info = None
+        else:
+            record.exc_info = events.exc_info(error)
         return True
 
 

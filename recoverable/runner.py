@@ -33,7 +33,7 @@ from recoverable._native.runtime import (
 )
 from recoverable.callbacks import name_of, run_hooks_now
 from recoverable.contention import FirstRun, Habit, Place, leave_early, lost_first, note_commit, spot_of
-from recoverable.errors import RecoverableError, TransactionError
+from recoverable.errors import ArenaFullError, RecoverableError, TransactionError
 from recoverable.transaction import (
     Lost,
     Nested,
@@ -380,8 +380,10 @@ def tell(
         waits.note_spot(transaction.arena, spot_of(report), lost.path, lost.key)
     if facts.locked_out and then == "rerun":
         return failure, request_id
+    undone = transaction.touched or then != "raise"
     if lost is None:
-        report_arena_failure(transaction, failure)
+        if not (undone and isinstance(failure, ArenaFullError)):  # else that is one event with what follows
+            report_arena_failure(transaction, failure)
     elif facts.beaten and then != "rerun":
         why = why if facts.conflicts <= call.options.max_conflicts else None
         failure = conflict_error(call.handler, lost, transaction.attempt, why)
@@ -389,7 +391,7 @@ def tell(
     if transaction.arena.capsules is not None and not transaction.plain:  # a plain function can't be replayed
         request_id = request_id or waits.request_id(transaction)
         capsule = _kept(transaction, call, failure, request_id, course, then, lost)
-    if transaction.touched or then != "raise":
+    if undone:
         request_id = request_id or waits.request_id(transaction)
         completion.rolled_back(transaction, failure, request_id, then, report, lost, capsule)
     return failure, request_id
@@ -547,7 +549,7 @@ set_upcalls(
     in_line=_in_line,
     again=_again,
     committed_wanted=event_log.committed_wanted,
-    log_settings=event_log.settings(),
+    untold=event_log.untold,
     too_long=too_long,
     tell_late=waits.tell_late,
     room_here=feedwait.room_here,

@@ -204,7 +204,8 @@ def report_arena_failure(transaction: Transaction, error: BaseException) -> None
     """Write the event of a failure that is the arena's and not the handler's, if it is one."""
     name, handler = transaction.arena.owner.name, transaction.handler
     if isinstance(error, ArenaFullError):
-        events.arena_full(name, handler, str(error))
+        if not events.full_told(error):
+            events.arena_full(name, handler, str(error))
     elif isinstance(error, ArenaBusyError):
         holder = watchdog.slow_step(transaction.arena)
         events.arena_busy(name, handler, str(error), None if holder is None else holder.text.partition("\n")[2])

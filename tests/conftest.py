@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import os
 import random
 import re
@@ -162,3 +163,24 @@ def log() -> Iterator[list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as events:
         yield events
     structlog.reset_defaults()
+
+
+class _Forgets(logging.Handler):
+    """Makes text of a record's exception, for the handlers after it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_info = None
+
+
+@pytest.fixture(autouse=True)
+def exceptions_as_text(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have pytest's records, where no test asks for them, not keep exceptions, and all that their frames refer to, alive."""
+    logger, handler = logging.getLogger("recoverable"), _Forgets()
+    asked = "caplog" in request.fixturenames
+    if not asked:
+        logger.addHandler(handler)
+    yield
+    if not asked:
+        logger.removeHandler(handler)

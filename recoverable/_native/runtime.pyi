@@ -258,7 +258,7 @@ def set_upcalls(
         [Transaction, Handler[Any], tuple[Any, ...], dict[str, Any], BaseException], Coroutine[Any, Any, Any]
     ],
     committed_wanted: Callable[[], bool],
-    log_settings: tuple[dict[str, Any] | None, list[object]],
+    untold: list[Any],
     too_long: Callable[[Transaction, BaseException | None], BaseException],
     tell_late: Callable[[NativeArena], None],
     room_here: Callable[[Transaction], None],

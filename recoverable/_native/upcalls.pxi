@@ -3,12 +3,11 @@
 
 cdef object _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
 cdef object _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _too_long, _tell_late, _room_here, _async_block
-cdef dict _log_settings
-cdef list _silent
+cdef list _untold
 
 
 def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, await_lock, may_rerun, wake, is_answer, commits, resolve,
-                inside, after, in_line, again, committed_wanted, log_settings, too_long, tell_late, room_here, async_block) -> None:
+                inside, after, in_line, again, committed_wanted, untold, too_long, tell_late, room_here, async_block) -> None:
     """Say who does what few requests need. recoverable.runner does, when it is imported.
 
     Args:
@@ -29,28 +28,28 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, awai
             `coroutine` is what the handler has returned.
         again: again(transaction, handler, args, kwargs, error) is a coroutine that goes on after a first run that has raised.
         committed_wanted: committed_wanted() returns whether the event of a commit is written anywhere.
-        log_settings: structlog's settings, a dict that changes, or None; and a list, of the "default_wrapper_class" in there with
-            which that event is never written.
+        untold: two facts, a dict, a key and what is there or None, each: as long as they are unchanged, it is not. Or nothing; a
+            list that changes.
         too_long: too_long(transaction, stopped) is the error of a run whose step was stopped; `stopped`: by what, or None.
         tell_late: tell_late(arena) tells of those whose threads have stood still for the lock for long.
         async_block: async_block(arena, handler, independent) is what an `async with` block does: `enter()` and `leave(error)`.
         room_here: room_here(transaction) has this thread wait until the feed has room for a commit that can't await that.
     """
     global _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
-    global _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _log_settings, _silent, _too_long, _tell_late, _room_here
+    global _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _untold, _too_long, _tell_late, _room_here
     global _async_block
     _watch_block, _nest_block, _end_block, _run_hooks = watch_block, nest_block, end_block, run_hooks
     _give_way, _await_lock, _may_rerun, _wake, _is_answer = give_way, await_lock, may_rerun, wake, is_answer
     _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted = commits, resolve, inside, after, in_line, again, committed_wanted
-    _log_settings, _silent = log_settings
-    _too_long, _tell_late, _room_here, _async_block = too_long, tell_late, room_here, async_block
+    _untold, _too_long, _tell_late, _room_here, _async_block = untold, too_long, tell_late, room_here, async_block
 
 
 cdef bint commit_is_told() except -1:
     """committed_wanted(), natively where the answer is a plain no: each request that has written asks."""
-    if _log_settings is not None:
-        if not _log_settings.get("is_configured", False):
-            return False
-        if _silent and _silent[0] is _log_settings.get("default_wrapper_class"):
-            return False
+    if len(_untold) == 6 and is_still(0) and is_still(3):
+        return False
     return _committed_wanted()
+
+
+cdef inline bint is_still(Py_ssize_t fact) except -1:
+    return (<dict>_untold[fact]).get(_untold[fact + 1]) is _untold[fact + 2]

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import structlog
 
 from recoverable import events
@@ -37,12 +38,15 @@ VALUES: dict[str, list[Any]] = {
     "Report": [REPORT],
     "Lost": [Lost("x", "x", "x")],
     "Restoration": [Restoration(1, datetime(2026, 1, 1, tzinfo=UTC), *[1] * 6)],
-    "Recovery": [Recovery(phase="x", records=1, bytes=1, pages=1, chunks=1, microseconds=1, handler="x", pid=1)],
+    "Recovery": [
+        Recovery(phase="x", records=undone, bytes=1, pages=undone, chunks=1, microseconds=1, handler="x", pid=1)
+        for undone in (0, 1)
+    ],
 }
 THEN = ["raise", "rerun"]
 
 #: Functions that write no event: they answer questions.
-ASKED = {"from_handler", "traceback_reported"}
+ASKED = {"exc_info", "from_handler", "full_told", "traceback_reported"}
 
 TYPES = {
     "text": str,
@@ -122,3 +126,22 @@ def test_the_page_has_every_field_with_its_type() -> None:
             else:
                 kind = page[field].removesuffix(" or none").split(",")[0]
                 assert isinstance(value, TYPES[kind]), (field, value)
+
+
+def test_logging_has_the_same_events_and_fields(caplog: pytest.LogCaptureFixture) -> None:
+    """Each form of each event is a record where structlog is not configured, at its level, with its fields as they are."""
+    caplog.set_level(logging.DEBUG, "recoverable")
+    plain = logging.makeLogRecord({}).__dict__.keys() | {"message", "taskName"}
+    for name, arguments in calls():
+        getattr(events, name)(**arguments)
+    by_logging: dict[str, list[dict[str, Any]]] = {}
+    for record in caplog.records:
+        fields = {field: value for field, value in record.__dict__.items() if field not in plain}
+        event = fields.pop("event")
+        assert record.name == f"recoverable.{event.partition('.')[0]}"
+        assert record.getMessage().startswith(event)
+        by_logging.setdefault(event, []).append({**fields, "log_level": record.levelname.lower()})
+    for forms in (by_structlog := written()).values():
+        for form in forms:
+            form.pop("exc_info", None)  # whose that is depends on who else tells of it
+    assert by_logging == by_structlog

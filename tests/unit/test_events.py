@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import redirect_stderr, redirect_stdout
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +32,7 @@ from recoverable import (
     recoverable,
     transaction,
 )
+from recoverable.reports import Recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,6 +77,16 @@ def test_creating_and_attaching_are_told(name: str, log: list[dict[str, Any]]) -
         ("arena.attached", name, 4 * 1024**2, "info"),
     ]
     assert log[1]["processes"] == 1
+
+
+@pytest.mark.parametrize(("records", "pages", "level"), [(0, 0, "info"), (1, 0, "warning"), (0, 1, "warning")])
+def test_a_recovery_that_undid_nothing_is_no_alarm(
+    log: list[dict[str, Any]], records: int, pages: int, level: str
+) -> None:
+    """Who died between steps, or after its commit, has left nothing half-done: that is for the record."""
+    report = Recovery("idle", records=records, bytes=0, pages=pages, chunks=1, microseconds=1, handler="", pid=0)
+    events.arena_recovered("a", report, found="attaching")
+    assert [e["log_level"] for e in log] == [level]
 
 
 def test_recovery_is_told(name: str, log: list[dict[str, Any]]) -> None:
@@ -162,7 +173,7 @@ print([event["event"] for event in log])
 
 
 def test_a_full_arena_is_told(arena: Arena, log: list[dict[str, Any]]) -> None:
-    """A block and a handler that find no room are each an `arena.full` that names them."""
+    """A block and a handler that find no room are each one event, `arena.full`, that names them."""
 
     async def fill() -> None:
         for number in range(1000):
@@ -172,8 +183,59 @@ def test_a_full_arena_is_told(arena: Arena, log: list[dict[str, Any]]) -> None:
         asyncio.run(arena.run(fill))
     with pytest.raises(ArenaFullError), arena.transaction():
         arena.root["a"] = b"x" * 20_000_000
-    told = [(e["handler"].rpartition(".")[2], e["log_level"]) for e in named(log, "arena.full")]
-    assert told == [("fill", "error"), ("test_a_full_arena_is_told", "error")]
+    told = [(e["event"], e["handler"].rpartition(".")[2], e["log_level"]) for e in log]
+    assert told == [("arena.full", "fill", "error"), ("arena.full", "test_a_full_arena_is_told", "error")]
+
+
+async def test_a_requests_full_arena_has_all_the_facts(arena: Arena, log: list[dict[str, Any]]) -> None:
+    """One event a run: which request, which run, what was undone, what was wanted, where, and what came next."""
+
+    @recoverable(retries=1, fallback=lambda error: "full")
+    async def fill() -> None:
+        arena.root["a"] = 1
+        arena.root["b"] = b"x" * 20_000_000
+
+    assert await fill() == "full"
+    assert [(e["event"], e["log_level"], e["attempt"], e["then"]) for e in log] == [
+        ("arena.full", "error", 1, "retry"),
+        ("arena.full", "error", 2, "fallback"),
+    ]
+    assert len({e["request_id"] for e in log}) == 1
+    for event in log:
+        assert event["bytes"] > 0
+        assert "20000000 bytes" in event["detail"]
+        kind, error, trace = event["exc_info"]
+        assert kind is ArenaFullError
+        assert [frame.name for frame in traceback.extract_tb(trace)] == ["fill"]
+        assert str(error) == event["detail"]
+
+
+@pytest.mark.parametrize("inside", ["part", "block"])
+async def test_a_full_arena_is_told_where_it_was_found(
+    name: str, arena: Arena, log: list[dict[str, Any]], inside: str
+) -> None:
+    """What it undoes further out, in this arena or in another one, is a `request.rolled_back`: no second error or traceback."""
+    with Arena.temporary("4 MiB", name=f"{name}-small") as small:
+
+        async def part() -> None:
+            arena.root["b"] = b"x" * 20_000_000
+
+        async def whole() -> None:
+            arena.root["a"] = 1
+            if inside == "part":
+                await arena.run(part, nested="independent")
+            with small.transaction():
+                small.root["b"] = b"x" * 20_000_000
+
+        log.clear()
+        with pytest.raises(ArenaFullError):
+            await arena.run(whole)
+    full, rolled_back = log
+    assert (full["event"], full["log_level"]) == ("arena.full", "error")
+    assert full["arena"] == (arena.name if inside == "part" else small.name)
+    assert (rolled_back["event"], rolled_back["log_level"]) == ("request.rolled_back", "warning")
+    assert (rolled_back["arena"], rolled_back["exception_type"]) == (arena.name, "ArenaFullError")
+    assert "exc_info" not in rolled_back
 
 
 def test_a_lock_that_is_not_to_be_had_is_told(name: str, log: list[dict[str, Any]]) -> None:
@@ -553,16 +615,19 @@ async def test_a_logger_that_takes_any_name_for_an_events_is_not_asked(arena: Ar
     assert told == ["request.committed", "request.rolled_back"]
 
 
-def test_structlog_tells_natively_whether_it_is_configured() -> None:
-    """Its settings are a dict that follows what it is told; without one, each request that has written calls a function."""
-    found, _ = event_log.settings()
-    assert found is not None
-    for _ in range(2):
-        assert not found.get("is_configured", False)
-        structlog.configure()
-        assert found["is_configured"] is True
-        structlog.reset_defaults()
-    assert event_log.settings()[0] is found
+def test_native_code_is_told_when_nobody_listens() -> None:
+    """What it looks at without a call is there for a logging, and a structlog, of a level; where a commit is told, it asks."""
+    quiet = structlog.make_filtering_bound_logger(logging.INFO)
+    for configure, natively in (
+        (structlog.reset_defaults, True),
+        (structlog.configure, False),
+        (lambda: structlog.configure(wrapper_class=quiet), True),
+    ):
+        configure()
+        assert event_log.committed_wanted() is not natively
+        facts = event_log.untold
+        assert bool(facts) is natively
+        assert all(facts[i].get(facts[i + 1]) is facts[i + 2] for i in range(0, len(facts), 3))
 
 
 async def test_nothing_is_built_for_a_healthy_request_that_nobody_listens_to(
@@ -583,46 +648,3 @@ async def test_nothing_is_built_for_a_healthy_request_that_nobody_listens_to(
         await asyncio.sleep(0)
 
     await handler()
-
-
-def test_an_unconfigured_program_sees_warnings_on_stderr_only(name: str) -> None:
-    """Without a configuration nothing goes to standard output, and info and debug go nowhere."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), Arena.temporary("4 MiB", name=name) as arena:
-
-        async def handler(crash: bool) -> None:
-            arena.root["a"] = 1
-            if crash:
-                raise AppError
-
-        asyncio.run(arena.run(handler, False))
-        with pytest.raises(AppError):
-            asyncio.run(arena.run(handler, True))
-    assert out.getvalue() == ""
-    (line,) = err.getvalue().splitlines()
-    assert "request.rolled_back" in line
-    assert "AppError" in line
-
-
-def test_an_unconfigured_program_sees_what_nobody_else_tells(name: str) -> None:
-    """What a fallback replaces comes with its traceback but no variables; what goes on to the caller is left to it."""
-    err = io.StringIO()
-    with redirect_stderr(err), Arena.temporary("4 MiB", name=name) as arena:
-
-        async def replaced() -> None:
-            arena.root["a"] = secret = "".join(("stored ", "words"))
-            raise AppError(len(secret))
-
-        async def fill() -> None:
-            arena.root["b"] = b"x" * 20_000_000
-
-        asyncio.run(arena.run(replaced, fallback=lambda error: None))
-        with pytest.raises(ArenaFullError):
-            asyncio.run(arena.run(fill))
-    text = err.getvalue()
-    assert text.count("Traceback") == 1
-    assert text.count("AppError: 12") == 1
-    assert "stored words" not in text
-    last = text.splitlines()[-2:]
-    assert re.match(r"\S+Z \[error    \] arena.full +.*detail=", last[0])
-    assert re.match(r"\S+Z \[warning  \] request.rolled_back +.*exception_type=ArenaFullError", last[1])
