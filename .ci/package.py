@@ -36,7 +36,7 @@ def try_out(package: Path, tree: Path, folder: Path, arguments: list[str]) -> No
     python = folder / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "pip")
     quietly = ("install", "--quiet", "--disable-pip-version-check")
-    run(python, "-m", "pip", *quietly, f"{package}[cli,numpy,prometheus]", "--group", "test", cwd=tree)
+    run(python, "-m", "pip", *quietly, f"{package}[numpy,prometheus]", "--group", "test", cwd=tree)
     run(python, "-c", WHERE, cwd=tree)
     run(python, "-m", "pytest", "-p", "no:cacheprovider", *arguments, cwd=tree)
 

@@ -64,8 +64,13 @@ def loaded_by(program: str) -> set[str]:
 
 
 def test_importing_recoverable_imports_no_framework() -> None:
-    """`import recoverable` loads neither aiohttp nor uvloop nor numpy."""
-    assert not loaded_by("import recoverable") & {"aiohttp", "uvloop", "numpy"}
+    """`import recoverable` loads neither aiohttp nor uvloop nor numpy, nor what only its command needs."""
+    assert not loaded_by("import recoverable") & {"aiohttp", "uvloop", "numpy", "click", "rich"}
+
+
+def test_a_server_does_not_load_what_the_command_needs() -> None:
+    """`recoverable.aiohttp` brings neither click nor rich, which are installed, into a worker."""
+    assert not loaded_by("from recoverable import aiohttp, capsules, history") & {"click", "rich"}
 
 
 def test_an_array_of_plain_items_needs_no_numpy() -> None:
