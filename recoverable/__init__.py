@@ -2,6 +2,11 @@
 
 `recoverable.aiohttp` and `recoverable.faults` are loaded when they are first asked for: importing this package imports no
 web framework and no numpy.
+
+    from recoverable import Arena, metrics, recoverable
+    from recoverable.aiohttp import setup
+
+An import of a module by its dotted name would bind the name `recoverable`, as the decorator's import does: the later one wins.
 """
 
 import importlib

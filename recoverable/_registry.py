@@ -144,5 +144,5 @@ def resolve(of_app: Arena | None, handler: str) -> NativeArena:
         )
     raise RecoverableError(
         f"{handler} is recoverable, but {len(names)} arenas are open ({', '.join(map(repr, names))}) and none is "
-        "named. It was not run. Say which: @recoverable(arena=...), or recoverable.aiohttp.setup(app, arena)."
+        "named. It was not run. Say which: @recoverable(arena=...), or setup(app, arena) from recoverable.aiohttp."
     )

@@ -1,4 +1,7 @@
-"""Metrics for Prometheus: `recoverable.metrics.setup(app)` adds a page `/metrics`. Needs the extra `[prometheus]`.
+"""Metrics for Prometheus: `metrics.setup(app)` adds a page `/metrics`. Needs the extra `[prometheus]`.
+
+Its spelling is `from recoverable import metrics`: beside `from recoverable import recoverable`, `recoverable.metrics` is looked for
+on the decorator.
 
 Requests don't touch Prometheus' objects. The native call that ends a run adds it to plain integers of its handler, and a
 collector turns these, and the arena's own statistics, into metrics when somebody scrapes. So a scrape costs by the number
