@@ -24,7 +24,7 @@ TEXTS = sorted(
 ) + sorted(path for kind in ("*.py", "*.pyi", "*.pyx", "*.pxi") for path in PACKAGE.rglob(kind))
 
 #: Modules that users import.
-MODULES = ["aiohttp", "capsules", "faults", "history", "metrics"]
+MODULES = ["aiohttp", "asgi", "capsules", "faults", "history", "metrics"]
 
 #: Binds `recoverable`, unless it gives another name.
 _DOTTED = re.compile(r"^.*\bimport\s+(?:\w+,\s*)*recoverable\.[\w.]+(?!\s+as\b)(?![\w.]).*$", re.MULTILINE)
