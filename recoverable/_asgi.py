@@ -253,6 +253,12 @@ class Exchange:
         if self._start is not None:
             await self._leave()
 
+    def end(self) -> None:
+        """Its application has ended. It lets go of its scope, which leads to it."""
+        self.over = True
+        if self.outermost is self:
+            self.scope.pop(KEY, None)
+
     def drop_answer(self) -> bool:
         """Drop an answer that is held; return False if some of it has left."""
         self._start, self._held, self.raised = None, [], None
@@ -371,7 +377,7 @@ class _Adapter(WebAdapter):
         return values
 
     def request_id(self, request: Exchange) -> str | None:
-        for name, value in request.scope["headers"]:
+        for name, value in request.scope.get("headers", ()):
             if name == b"x-request-id":
                 given: str = value.decode("latin-1")
                 return given if 0 < len(given) <= 128 and given.isprintable() else None

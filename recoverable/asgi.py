@@ -2,7 +2,8 @@
 
 What stands between a request and its handler is in `recoverable.middleware`; what a request is in ASGI, in `_asgi.py`.
 
-With `protect="all"` all that lies below is one transaction: middlewares, dependencies, the handler. What it answers is held until
+With `protect="all"` all that lies below is one transaction: middlewares, dependencies, the handler, in tasks and threads of theirs
+too. What it answers is held until
 it has committed, which is before the first part of the answer's body leaves; what follows is outside: background tasks, the rest of
 a stream. An answer of 500 or above is rolled back, and leaves when its handling has ended.
 
@@ -21,7 +22,7 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from recoverable import callbacks, frameworks, middleware, service
+from recoverable import ambient, callbacks, frameworks, middleware, service
 from recoverable._asgi import Answer, Exchange, Refused, adapter
 from recoverable._native.runtime import running_request
 from recoverable._options import parse_size
@@ -123,7 +124,7 @@ class _Boundary:
             await exchange.flush()
             raise
         finally:
-            exchange.over = True
+            exchange.end()
             if outer is None:  # the next request may come in this very context
                 running_request.set(None)
 
@@ -134,7 +135,7 @@ async def _handle(exchange: Exchange) -> None:
 
 async def _handle_whole(exchange: Exchange) -> Answer:
     exchange.begin_whole()
-    await exchange.app(exchange.scope, exchange.receive, exchange.send)
+    await ambient.around(exchange.app, exchange.scope, exchange.receive, exchange.send)
     return exchange.answer()
 
 
@@ -189,21 +190,15 @@ class _Lifespan:
         service.close(self._arena)
 
 
-class _Setup:
-    """The outermost middleware of an application that is set up."""
+class _Setup(Middleware):
+    """The outermost middleware of an application that is set up: made when its others are."""
 
     def __init__(self, app: App, boundary: Callable[[App], _Boundary], lifespan: Callable[[App], _Lifespan]) -> None:
         self._boundary, self._lifespan = boundary(app), lifespan(app)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in _HTTP:
-            self._lifespan.begin()
-            await self._boundary(scope, receive, send)
-        else:
-            await self._lifespan(scope, receive, send)
 
-
-_set_up: weakref.WeakKeyDictionary[Any, Arena] = weakref.WeakKeyDictionary()
+#: The applications that are set up, and their arenas.
+set_up: weakref.WeakKeyDictionary[Any, Arena] = weakref.WeakKeyDictionary()
 
 
 def setup(
@@ -283,9 +278,9 @@ def prepare(
         raise ArenaOptionError(
             "capsules= is for aiohttp only so far: what crashes on ASGI can't be kept yet. Nothing was changed. Leave it out."
         )
-    if app in _set_up:
+    if app in set_up:
         raise ArenaOptionError(
-            f"the application has an arena already: {_set_up[app]!r}. Nothing was changed. Call setup() once; a "
+            f"the application has an arena already: {set_up[app]!r}. Nothing was changed. Call setup() once; a "
             "handler on another arena says so with @recoverable(arena=...)."
         )
     frameworks.discover()
@@ -302,10 +297,10 @@ def prepare(
 
     def answer_in_mounted() -> None:
         if starlette is not None:
-            for each in starlette.applications(app, _set_up):
+            for each in starlette.applications(app, set_up):
                 starlette.answer_failures(each)
 
     app.add_middleware(_Setup, below, lambda app: _Lifespan(app, arena, disarm, answer_in_mounted, *ready))
     if protect == "decorated" and starlette is not None:
         starlette.add_innermost(app, _Boundary, arena, protect, body_limit)
-    _set_up[app] = arena
+    set_up[app] = arena

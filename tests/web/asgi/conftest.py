@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +33,6 @@ def lose(shared: tuple[Arena, Arena]) -> Callable[[], Awaitable[Any]]:
             with arena.transaction():
                 arena.root["contended"] = seen + 1
 
-        await asyncio.get_running_loop().create_task(other())
+        await asyncio.get_running_loop().create_task(other(), context=contextvars.Context())
 
     return losing
