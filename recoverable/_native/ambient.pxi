@@ -95,16 +95,6 @@ cdef class Ambient:
             self.wait_for_step()
             if not self.can_be_entered():
                 return None
-        if not self.asked:
-            try:
-                if me == self.home:
-                    self.loop.call_soon(self.end_step, context=_nowhere)
-                else:
-                    self.loop.call_soon_threadsafe(self.end_step, context=_nowhere)
-            except RuntimeError as error: # it is closed
-                raise _errors.TransactionError(
-                    f"the event loop of {t.handler!r} is closed, and its transaction with that; nothing was done here") from error
-            self.asked = True
         if self.last is not None: # another context's, in this thread
             drop_step(self.last, True)
         step = AmbientStep.__new__(AmbientStep)
@@ -118,7 +108,27 @@ cdef class Ambient:
         self.last = step
         if t.thread == 0:
             t.thread = me
+        if not self.asked:
+            self.ask_loop(me)
+            if self.last is not step: # the loop was faster, and has ended it, before it has done anything
+                return self.enter()
         return t
+
+    cdef int ask_loop(self, uint64_t me) except -1:
+        """Have the loop end the step. From another thread that lets the GIL go, and the loop may do so before this returns: so the step
+        has begun, and `asked` says so."""
+        self.asked = True
+        try:
+            if me == self.home:
+                self.loop.call_soon(self.end_step, context=_nowhere)
+            else:
+                self.loop.call_soon_threadsafe(self.end_step, context=_nowhere)
+        except RuntimeError as error: # it is closed
+            self.asked = False
+            self.leave()
+            raise _errors.TransactionError(
+                f"the event loop of {self.transaction.handler!r} is closed, and its transaction with that; nothing was done here") from error
+        return 0
 
     cdef int wait_for_step(self) except -1:
         """Wait, without the GIL, until a step in another thread is over, or gives way."""
