@@ -58,9 +58,9 @@ _WRITTEN: Final = ("state", "session")
 
 
 class Answer(NamedTuple):
-    """How an application that is one transaction has answered; `status`: as the commit rule is to see it, None where it has not."""
+    """How an application that is one transaction has answered; `status`: as the commit rule is to see it."""
 
-    status: int | None
+    status: int
 
 
 class Refused(Exception):
@@ -223,15 +223,17 @@ class Exchange:
         self._whole = current_transaction()
 
     def commits(self) -> bool:
-        """Return whether what was answered commits: by what was raised for that, where the framework says so, or by its status."""
+        """Return whether what was answered commits: by what was raised for that, where the framework says so, or by its status.
+
+        Who has not answered, because the client has hung up perhaps, has failed: servers make a 500 of it.
+        """
         if self.raised is not None:
             return commits(None, self.raised)
-        return self._start is None or self._start["status"] < 500
+        return self._start is not None and bool(self._start["status"] < 500)
 
     def answer(self) -> Answer:
         """Return how it was answered, for the commit rule."""
-        status = None if self._start is None else self._start["status"]
-        return Answer(status if self.commits() else 500)
+        return Answer(200 if self.commits() else 500)
 
     async def _commit(self, transaction: Transaction) -> None:
         """Commit before the first part of the answer leaves; its handling goes on outside, its background tasks say."""
@@ -352,7 +354,7 @@ class _Adapter(WebAdapter):
     loggers = ("uvicorn.error", "hypercorn.error")
     requests: Requests = Requests(snapshot)
 
-    def status_of(self, answer: Answer | Refused) -> int | None:
+    def status_of(self, answer: Answer | Refused) -> int:
         return answer.status
 
     def arena(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:

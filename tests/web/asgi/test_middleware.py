@@ -72,6 +72,18 @@ async def test_the_status_decides(shared: tuple[Arena, Arena], status: int, kept
     assert seen == ([*sent, "ended"] if kept else ["ended", *sent])
 
 
+async def test_no_answer_is_no_success(shared: tuple[Arena, Arena]) -> None:
+    """An application that ends without an answer is rolled back."""
+    arena, for_app = shared
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        arena.root["a"] = 1
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    await Middleware(app, for_app, protect="all")(scope, lambda: asyncio.sleep(1), lambda message: asyncio.sleep(1))
+    assert content(arena) == {}
+
+
 @PROTECT
 async def test_a_decorated_application(shared: tuple[Arena, Arena], lose: Lose, protect: str) -> None:
     """An ASGI application that is decorated itself, or is all protected, is run again with the body and the scope as they were."""
