@@ -88,6 +88,7 @@ class _Kept(NamedTuple):
     scope: dict[str, Any]
     written: list[tuple[dict[Any, Any], dict[Any, Any], dict[str, Any] | None]]
     read: int
+    passed: int
     sent: int
 
     def put_back(self, scope: Scope) -> None:
@@ -116,49 +117,44 @@ class Exchange:
         outermost: The one that the request met first: all those of one request have the same.
         task: The task that it is handled in.
         read: How many messages it has given, or given again.
+        passed: How many have been received by middlewares before it moved in, for others or for it.
         sent: How many of an answer have left; of a WebSocket: how many messages there were in either direction.
         over: Whether its application has ended.
         raised: What was raised in it, and made an answer of, by the framework.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_first",
-        "_held",
-        "_limit",
-        "_messages",
-        "_receive",
-        "_send",
-        "_size",
-        "_start",
-        "_whole",
-        "app",
-        "outermost",
-        "over",
-        "raised",
-        "read",
-        "scope",
-        "sent",
-        "task",
-        "withholds",
-    )
+    read = sent = passed = 0
+    over = withholds = False
+    raised: BaseException | None = None
+    _first = _size = 0  # of what is kept of the body: the number of the first message, and bytes in all
+    _whole: Transaction | None = None
+    _start: Message | None = None  # of an answer that is held
 
     def __init__(self, app: App, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        self.app = app
-        self.scope = scope
-        self._receive, self._send, self._limit = receive, send, limit
+        self.app, self.scope = app, scope
+        self._receive, self._send, self._client, self._limit = receive, send, send, limit
         self.outermost: Exchange = scope.setdefault(KEY, self)
         self.task = asyncio.current_task()
-        self.read = self.sent = 0
-        self.over = False
-        self.raised: BaseException | None = None
         self._messages: list[Message] = []  # of the body
-        self._first = 0  # the number of the first of them
-        self._size = 0
-        self._whole: Transaction | None = None
-        self._start: Message | None = None  # of an answer that is held
         self._held: list[Message] = []
-        self.withholds = False  # answers of 500 and above, until it is known what was raised
+
+    def move_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stand between these from now on: behind middlewares, which have handed the request on."""
+        self.scope, self._receive, self._send = scope, receive, send
+
+    def pass_by(self) -> tuple[Receive, Send]:
+        """Return what middlewares are given until then: it is only counted what comes by."""
+        receive, send = self._receive, self._send
+
+        def receiving() -> Awaitable[Message]:
+            self.passed += 1
+            return receive()
+
+        def sending(message: Message) -> Awaitable[None]:
+            self._count(message)
+            return send(message)
+
+        return receiving, sending
 
     # -- what is received ----------------------------------------------------------------------------------------------
 
@@ -196,20 +192,24 @@ class Exchange:
 
     # -- what is sent --------------------------------------------------------------------------------------------------
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Take a message for the client: it is sent on, or held."""
-        kind = message["type"]
-        if kind not in _ANSWER:
-            self.sent += self.scope["type"] == "websocket"
-            await self._send(message)
-        elif self._whole is None and not self.withholds:
+        if self._whole is None and not self.withholds:
+            self._count(message)
+            return self._send(message)
+        return self._hold(message)
+
+    def _count(self, message: Message) -> None:
+        if message["type"] in _ANSWER or self.scope["type"] == "websocket":
             self.sent += 1
-            await self._send(message)
-        elif kind == "http.response.start":
+
+    async def _hold(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
             self._start = message
             if self._whole is None and message["status"] < 500:
                 await self._leave()
-        elif self._start is None:  # nothing to hold, the server will say what is wrong
+        elif kind not in _ANSWER or self._start is None:  # a hint; or what the server refuses
             await self._send(message)
         else:
             self._held.append(message)
@@ -255,11 +255,11 @@ class Exchange:
         if self._start is not None:
             await self._leave()
 
-    def end(self) -> None:
-        """Its application has ended. It lets go of its scope, which leads to it."""
+    def end(self, scope: Scope) -> None:
+        """Its application has ended. The scope that it began with leads to it no more, lest they keep each other."""
         self.over = True
         if self.outermost is self:
-            self.scope.pop(KEY, None)
+            scope.pop(KEY, None)
 
     def drop_answer(self) -> bool:
         """Drop an answer that is held; return False if some of it has left."""
@@ -270,7 +270,8 @@ class Exchange:
         """Answer with 503 or 507."""
         self._whole, self.withholds = None, False
         for message in refused.messages():
-            await self.send(message)
+            self.sent += 1
+            await self._client(message)
 
 
 # -- as it was before a run -------------------------------------------------------------------------------------------
@@ -302,7 +303,7 @@ def snapshot(exchange: Exchange) -> _Kept:
         if isinstance(mapping, dict):
             attributes = getattr(mapping, "__dict__", None)
             written.append((mapping, dict(mapping), None if attributes is None else dict(attributes)))
-    return _Kept(dict(scope), written, exchange.read, exchange.sent)
+    return _Kept(dict(scope), written, exchange.read, exchange.passed, exchange.sent)
 
 
 def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
@@ -319,7 +320,7 @@ def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
     raw = whole or any(type(each) is types.MethodType and each.__self__ is exchange for each in args)
     consumed = exchange.read != kept.read
     if not given and not raw:
-        if consumed:
+        if consumed or exchange.passed != kept.passed:
             return _IN_USE
         if asyncio.current_task() is not exchange.task:
             return None
@@ -340,7 +341,7 @@ def can_restore(before: RequestBefore) -> bool:
     if exchange.over:
         return True
     kept: _Kept = before.kept
-    return exchange.sent == kept.sent and exchange.read == kept.read
+    return exchange.sent == kept.sent and exchange.read == kept.read and exchange.passed == kept.passed
 
 
 # -- the adapter --------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from recoverable._options import parse_size
 from recoverable.errors import ArenaOptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from recoverable._asgi import App, Message, Receive, Scope, Send
     from recoverable.arena import Arena
@@ -99,8 +99,18 @@ class Middleware:
 class _Boundary:
     """What stands between requests and an application below, at one place in the chain."""
 
-    def __init__(self, app: App, arena: Arena, protect: str, body_limit: int | str, withholds: bool = False) -> None:
+    def __init__(
+        self,
+        app: App,
+        arena: Arena,
+        protect: str,
+        body_limit: int | str,
+        *,
+        withholds: bool = False,
+        handle: Callable[[Exchange], Awaitable[None]] | None = None,
+    ) -> None:
         self._app, self._limit, self._withholds = app, parse_size(body_limit, "body_limit"), withholds
+        self._handle = handle or _handle
         self._whole = protect == "all"
         self._around = middleware.of(adapter, arena, protect)
         self._around_websocket = middleware.of(adapter, arena, "decorated")
@@ -112,11 +122,11 @@ class _Boundary:
         outer = running_request.get()
         try:
             if not http:
-                await self._around_websocket(exchange, _handle)
+                await self._around_websocket(exchange, self._handle)
             elif self._whole:
                 await self._around(exchange, _handle_whole)
             else:
-                await self._around(exchange, _handle)
+                await self._around(exchange, self._handle)
             await exchange.flush()
         except Refused as refused:
             await exchange.refuse(refused)
@@ -124,7 +134,7 @@ class _Boundary:
             await exchange.flush()
             raise
         finally:
-            exchange.end()
+            exchange.end(scope)
             if outer is None:  # the next request may come in this very context
                 running_request.set(None)
 
@@ -133,10 +143,30 @@ async def _handle(exchange: Exchange) -> None:
     await exchange.app(exchange.scope, exchange.receive, exchange.send)
 
 
+async def _handle_later(exchange: Exchange) -> None:
+    receive, send = exchange.pass_by()
+    await exchange.app(exchange.scope, receive, send)
+
+
 async def _handle_whole(exchange: Exchange) -> Answer:
     exchange.begin_whole()
     await ambient.around(exchange.app, exchange.scope, exchange.receive, exchange.send)
     return exchange.answer()
+
+
+class _Innermost:
+    """Where a request is met again, behind all middlewares of an application: what handlers receive and send comes by here."""
+
+    def __init__(self, app: App, arena: Arena) -> None:
+        self._app, self._arena = app, arena
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        here = running_request.get()
+        exchange = None if here is None or here.arena is not self._arena else here.request
+        if type(exchange) is Exchange and scope["type"] in _HTTP:
+            exchange.move_in(scope, receive, send)
+            receive, send = exchange.receive, exchange.send
+        await self._app(scope, receive, send)
 
 
 class _Lifespan:
@@ -285,13 +315,17 @@ def prepare(
         )
     frameworks.discover()
 
+    starlette: Any = sys.modules.get("recoverable._starlette")
+    inside = (
+        protect == "decorated" and starlette is not None and isinstance(getattr(app, "user_middleware", None), list)
+    )
+
     def below(app: App) -> _Boundary:
-        return _Boundary(app, arena, protect, body_limit)
+        return _Boundary(app, arena, protect, body_limit, handle=_handle_later if inside else None)
 
     below(app)  # says now what is wrong with the options
     service.configure(arena, step_limit, durable)
     disarm = service.arm(arena, faults, allow_faults, faults_seed)
-    starlette: Any = sys.modules.get("recoverable._starlette")
     if starlette is not None:
         starlette.answer_failures(app)  # now: when it serves, its handlers have been taken over
 
@@ -301,6 +335,6 @@ def prepare(
                 starlette.answer_failures(each)
 
     app.add_middleware(_Setup, below, lambda app: _Lifespan(app, arena, disarm, answer_in_mounted, *ready))
-    if protect == "decorated" and starlette is not None:
-        starlette.add_innermost(app, _Boundary, arena, protect, body_limit)
+    if inside:
+        starlette.add_innermost(app, _Innermost, arena)
     set_up[app] = arena
