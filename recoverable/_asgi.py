@@ -132,7 +132,8 @@ class Exchange:
 
     def __init__(self, app: App, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         self.app, self.scope = app, scope
-        self._receive, self._send, self._client, self._limit = receive, send, send, limit
+        self._receive, self._send, self._limit = receive, send, limit
+        self._client = receive, send
         self.outermost: Exchange = scope.setdefault(KEY, self)
         self.task = asyncio.current_task()
         self._messages: list[Message] = []  # of the body
@@ -151,7 +152,8 @@ class Exchange:
             return receive()
 
         def sending(message: Message) -> Awaitable[None]:
-            self._count(message)
+            if self._send is send:  # else it is counted there
+                self._count(message)
             return send(message)
 
         return receiving, sending
@@ -194,10 +196,13 @@ class Exchange:
 
     def send(self, message: Message) -> Awaitable[None]:
         """Take a message for the client: it is sent on, or held."""
-        if self._whole is None and not self.withholds:
+        if self._whole is not None or self.withholds:
+            return self._hold(message)
+        if message["type"] in _ANSWER:
+            self.sent += 1
+        else:
             self._count(message)
-            return self._send(message)
-        return self._hold(message)
+        return self._send(message)
 
     def _count(self, message: Message) -> None:
         if message["type"] in _ANSWER or self.scope["type"] == "websocket":
@@ -250,14 +255,19 @@ class Exchange:
             self.sent += 1
             await self._send(message)
 
+    @property
+    def holds(self) -> bool:
+        """Whether an answer is held."""
+        return self._start is not None
+
     async def flush(self) -> None:
         """It has ended: send what was held."""
-        if self._start is not None:
-            await self._leave()
+        await self._leave()
 
     def end(self, scope: Scope) -> None:
-        """Its application has ended. The scope that it began with leads to it no more, lest they keep each other."""
+        """Its application has ended. What has led to it, and to where it leads, does so no more: they would keep each other."""
         self.over = True
+        self._receive, self._send = self._client
         if self.outermost is self:
             scope.pop(KEY, None)
 
@@ -269,9 +279,10 @@ class Exchange:
     async def refuse(self, refused: Refused) -> None:
         """Answer with 503 or 507."""
         self._whole, self.withholds = None, False
+        _, send = self._client
         for message in refused.messages():
             self.sent += 1
-            await self._client(message)
+            await send(message)
 
 
 # -- as it was before a run -------------------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ class Middleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a connection, or the lifespan of the application."""
         if scope["type"] in _HTTP:
-            self._lifespan.begin()
+            if not self._lifespan.begun:
+                self._lifespan.begin()
             await self._boundary(scope, receive, send)
         else:
             await self._lifespan(scope, receive, send)
@@ -127,11 +128,13 @@ class _Boundary:
                 await self._around(exchange, _handle_whole)
             else:
                 await self._around(exchange, self._handle)
-            await exchange.flush()
+            if exchange.holds:
+                await exchange.flush()
         except Refused as refused:
             await exchange.refuse(refused)
         except Exception:
-            await exchange.flush()
+            if exchange.holds:
+                await exchange.flush()
             raise
         finally:
             exchange.end(scope)
@@ -139,13 +142,16 @@ class _Boundary:
                 running_request.set(None)
 
 
-async def _handle(exchange: Exchange) -> None:
-    await exchange.app(exchange.scope, exchange.receive, exchange.send)
+# A coroutine more for each request takes longer than most of what is done there: what need not be one is none.
 
 
-async def _handle_later(exchange: Exchange) -> None:
+def _handle(exchange: Exchange) -> Awaitable[None]:
+    return exchange.app(exchange.scope, exchange.receive, exchange.send)
+
+
+def _handle_later(exchange: Exchange) -> Awaitable[None]:
     receive, send = exchange.pass_by()
-    await exchange.app(exchange.scope, receive, send)
+    return exchange.app(exchange.scope, receive, send)
 
 
 async def _handle_whole(exchange: Exchange) -> Answer:
@@ -160,13 +166,13 @@ class _Innermost:
     def __init__(self, app: App, arena: Arena) -> None:
         self._app, self._arena = app, arena
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         here = running_request.get()
         exchange = None if here is None or here.arena is not self._arena else here.request
         if type(exchange) is Exchange and scope["type"] in _HTTP:
             exchange.move_in(scope, receive, send)
             receive, send = exchange.receive, exchange.send
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 class _Lifespan:
@@ -176,16 +182,16 @@ class _Lifespan:
         self, app: App, arena: Arena, disarm: Callable[[], object] | None, *ready: Callable[[], object]
     ) -> None:
         self._app, self._arena, self._disarm, self._ready = app, arena, disarm, ready
-        self._begun = False
+        self.begun = False
 
     def begin(self) -> None:
         """Be ready for requests."""
-        if not self._begun:
+        if not self.begun:
             for each in self._ready:
                 each()
             service.try_it(self._arena)
             service.listen(self._arena)
-            self._begun = True
+            self.begun = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the messages of the lifespan; the arena is closed after the application's own shut-down."""
@@ -225,6 +231,11 @@ class _Setup(Middleware):
 
     def __init__(self, app: App, boundary: Callable[[App], _Boundary], lifespan: Callable[[App], _Lifespan]) -> None:
         self._boundary, self._lifespan = boundary(app), lifespan(app)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]  # awaited at once
+        if scope["type"] in _HTTP and self._lifespan.begun:
+            return self._boundary(scope, receive, send)
+        return super().__call__(scope, receive, send)
 
 
 #: The applications that are set up, and their arenas.

@@ -28,7 +28,7 @@ from recoverable import (
     recoverable,
 )
 from recoverable.asgi import setup
-from support.asgi import Socket, client_of, lifespan_of, served
+from support.asgi import Socket, client_of, lifespan_of, served, served_by_hypercorn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -597,4 +597,39 @@ async def test_under_uvicorn(shared: tuple[Arena, Arena], lose: Lose, protect: s
         request.cancel()
         await left.wait()
         assert arena.root["n"] == 3
+    assert for_app.closed
+
+
+@PROTECT
+async def test_under_hypercorn(shared: tuple[Arena, Arena], lose: Lose, protect: str) -> None:
+    """Another server: a request, one that conflicts, a crash, a stream; the arena is closed at its end."""
+    arena, for_app = shared
+    runs: list[Any] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"one"
+        yield b"two"
+
+    async def endpoint(request: Request) -> Response:
+        arena.root["n"] = arena.root.get("n", 0) + 1
+        what = request.query_params["what"]
+        if what == "conflict":
+            runs.append(await request.json())
+            if len(runs) == 1:
+                await lose()
+            arena.root["what"] = what
+        if what == "crash":
+            raise RuntimeError
+        return StreamingResponse(parts()) if what == "stream" else PlainTextResponse("ok")
+
+    async with (
+        served_by_hypercorn(application(for_app, endpoint, protect)) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        assert (await client.get("/?what=ok")).text == "ok"
+        assert (await client.post("/?what=conflict", json={"a": 1})).text == "ok"
+        assert (await client.get("/?what=crash")).status_code == 500
+        assert (await client.get("/?what=stream")).text == "onetwo"
+    assert runs == [{"a": 1}] * 2
+    assert arena.root["n"] == 3
     assert for_app.closed
