@@ -80,7 +80,7 @@ class Act(ABC):
         self.progress = progress
         self.rng = random.Random(options.seed)
         self.name = f"bank-demo-{os.getpid()}"
-        self.bank = Bank(self.name, accounts=options.accounts, options=bank)
+        self.bank = Bank(self.name, accounts=options.accounts, options=bank, example=options.server)
         self.ledger = Ledger()
         self.customers = Customers(self.bank, self.ledger, options.accounts, options.seed)
         self.books: dict[str, Any] = {"audit": {}}

@@ -1,6 +1,6 @@
 """Drive the bank with clients that misbehave, kill it again and again, and count the money.
 
-    python -m examples.bank.demo [--seconds 12] [--kills 5] [--cuts 3] [--clients 16] [--seed N]
+    python -m examples.bank.demo [--seconds 12] [--kills 5] [--cuts 3] [--clients 16] [--server fastapi_bank] [--seed N]
 
 Clients transfer money at random. Some of their requests raise, answer 500, time out or are cancelled between the debit
 and the credit; some clients hang up before the answer. Meanwhile the server is killed: by SIGKILL from outside at a
@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=3, help="how often its power is cut, in a third of that time")
     parser.add_argument("--clients", type=int, default=16, help="how many work at once")
     parser.add_argument("--accounts", type=int, default=200, help="fewer accounts, more conflicts")
+    parser.add_argument("--server", default="bank", choices=("bank", "fastapi_bank"), help="which of the examples")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="printed if not given")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)

@@ -35,9 +35,17 @@ BankError = ServerError  # the server did something that no client's behaviour e
 class Bank(Server):
     """One bank after another on the same arena."""
 
-    def __init__(self, name: str, *, accounts: int = 200, size: str = "64 MiB", options: tuple[str, ...] = ()) -> None:
-        """Describe the server; `start` starts it."""
-        super().__init__("examples.bank.server", name, "--size", size, "--accounts", str(accounts), *options)
+    def __init__(
+        self,
+        name: str,
+        *,
+        accounts: int = 200,
+        size: str = "64 MiB",
+        options: tuple[str, ...] = (),
+        example: str = "bank",
+    ) -> None:
+        """Describe the server, that of one of the examples; `start` starts it."""
+        super().__init__(f"examples.{example}.server", name, "--size", size, "--accounts", str(accounts), *options)
 
 
 # -- what the clients know ---------------------------------------------------------------------------------------------
@@ -119,7 +127,7 @@ class Customers:
     requests.
     """
 
-    bank: Bank
+    bank: Server
     ledger: Ledger
     accounts: int
     seed: int
@@ -181,7 +189,8 @@ class Customers:
         """Send one request and close the socket before the answer has come."""
         url = await self.bank.url()
         body = json.dumps(order).encode()
-        head = f"POST /transfer HTTP/1.1\r\nHost: bank\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        headers = f"Host: bank\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        head = f"POST /transfer HTTP/1.1\r\n{headers}\r\n\r\n".encode()
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         except OSError:

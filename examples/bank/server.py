@@ -180,17 +180,7 @@ def make_app(
 
 def main(argv: list[str] | None = None) -> None:
     """Serve the bank on the loopback interface until SIGTERM or Ctrl-C."""
-    parser = argparse.ArgumentParser(description="A bank that cannot lose money.")
-    parser.add_argument("--name", default="bank", help="of the arena: the same name finds the same money")
-    parser.add_argument("--size", default="64 MiB", help="ceiling of the arena")
-    parser.add_argument("--accounts", type=int, default=200, help="how many, on the first day")
-    parser.add_argument("--port", type=int, default=0, help="0: any free one, announced on stdout")
-    parser.add_argument("--crash-rate", type=float, default=0.0, help="share of transfers that crash half-way")
-    parser.add_argument("--allow-faults", action="store_true", help="not production: RECOVERABLE_FAULTS is obeyed")
-    parser.add_argument("--journal", help="a folder: what is committed outlives the machine's memory")
-    parser.add_argument("--durable", choices=("memory", "journal", "disk"), help="what an answer waits for")
-    options = parser.parse_args(argv)
-
+    options = options_of(argv)
     # Says on stderr what a killed predecessor left half-done, or what was restored from the journal.
     arena = Arena.open(options.name, size=options.size, journal=options.journal, durable=options.durable)
     app = make_app(arena, accounts=options.accounts, crash_rate=options.crash_rate, allow_faults=options.allow_faults)
@@ -204,6 +194,20 @@ def main(argv: list[str] | None = None) -> None:
         access_log=None,
         print=None,
     )
+
+
+def options_of(argv: list[str] | None) -> argparse.Namespace:
+    """Read the options of a bank."""
+    parser = argparse.ArgumentParser(description="A bank that cannot lose money.")
+    parser.add_argument("--name", default="bank", help="of the arena: the same name finds the same money")
+    parser.add_argument("--size", default="64 MiB", help="ceiling of the arena")
+    parser.add_argument("--accounts", type=int, default=200, help="how many, on the first day")
+    parser.add_argument("--port", type=int, default=0, help="0: any free one, announced on stdout")
+    parser.add_argument("--crash-rate", type=float, default=0.0, help="share of transfers that crash half-way")
+    parser.add_argument("--allow-faults", action="store_true", help="not production: RECOVERABLE_FAULTS is obeyed")
+    parser.add_argument("--journal", help="a folder: what is committed outlives the machine's memory")
+    parser.add_argument("--durable", choices=("memory", "journal", "disk"), help="what an answer waits for")
+    return parser.parse_args(argv)
 
 
 def announcement(arena: Arena, port: int) -> dict[str, Any]:
