@@ -11,7 +11,6 @@ What a framework makes of scope and functions, a Request say, has its own memory
 
 from __future__ import annotations
 
-import asyncio
 import types
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -115,7 +114,6 @@ class Exchange:
 
     Attributes:
         outermost: The one that the request met first: all those of one request have the same.
-        task: The task that it is handled in.
         read: How many messages it has given, or given again.
         passed: How many have been received by middlewares before it moved in, for others or for it.
         sent: How many of an answer have left; of a WebSocket: how many messages there were in either direction.
@@ -135,7 +133,6 @@ class Exchange:
         self._receive, self._send, self._limit = receive, send, limit
         self._client = receive, send
         self.outermost: Exchange = scope.setdefault(KEY, self)
-        self.task = asyncio.current_task()
         self._messages: list[Message] = []  # of the body
         self._held: list[Message] = []
 
@@ -333,8 +330,7 @@ def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
     if not given and not raw:
         if consumed or exchange.passed != kept.passed:
             return _IN_USE
-        if asyncio.current_task() is not exchange.task:
-            return None
+        return None  # who was not given it may be one of several that its handler has running
     if raw and not exchange.rewind(kept.read):
         return STREAMED
     for kind, each in given:

@@ -14,10 +14,12 @@ from starlette.routing import Route
 
 from recoverable import Arena, ArenaBusyError, ArenaOptionError, FaultsNotAllowedError, attempt, recoverable
 from recoverable.asgi import Middleware, setup
+from recoverable.journal import answers
 from support.asgi import Socket, client_of, lifespan_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     Lose = Callable[[], Awaitable[Any]]
 
@@ -244,3 +246,37 @@ def test_what_is_refused(shared: tuple[Arena, Arena]) -> None:
         Middleware(app, for_app, faults="*=raise@await")
     with pytest.raises(TypeError, match="is no Arena"):
         Middleware(app, "arena")  # type: ignore[arg-type]
+
+
+@PROTECT
+async def test_an_answer_waits_for_the_disk(
+    new_name: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protect: str
+) -> None:
+    """With durable="disk" an answer leaves when what it says is on the disk, also where the commit is in the middle of a run."""
+    seen: list[str] = []
+    passed = answers.passed
+
+    async def passing(*args: Any) -> None:
+        await passed(*args)
+        seen.append("on the disk")
+
+    monkeypatch.setattr(answers, "passed", passing)
+    with Arena.open(new_name(), size="16 MiB", journal=tmp_path / "journal", compact=False) as arena:
+
+        async def endpoint(request: Request) -> Response:
+            arena.root["a"] = 1
+            return PlainTextResponse("ok")
+
+        app = Starlette(routes=[Route("/", endpoint if protect == "all" else recoverable(endpoint))])
+        setup(app, arena, protect=protect, durable="disk")  # type: ignore[arg-type]
+
+        async def watched(scope: Any, receive: Any, send: Any) -> None:
+            async def sending(message: Any) -> None:
+                seen.append(message["type"])
+                await send(message)
+
+            await app(scope, receive, sending)
+
+        async with client_of(watched) as client:
+            assert (await client.get("/")).text == "ok"
+    assert seen == ["on the disk", "http.response.start", "http.response.body"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -187,8 +188,9 @@ async def read(request: Request, kind: str, forms: list[Any]) -> Any:
     """Read a request's body in that way; what is read may be changed by us. Forms are for the test to close."""
     if kind == "json":
         value = await request.json()
+        read = copy.deepcopy(value)
         value["a"].append(2)
-        return value
+        return read
     if kind == "body":
         return (await request.body()).decode()
     if kind == "stream":
