@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,29 @@ def test_the_example_does_what_the_readme_says(tmp_path: Path) -> None:
     finally:
         with contextlib.suppress(ArenaNotFoundError):
             Arena.unlink(name)
+
+
+def test_the_same_on_fastapi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second block, behind the first one's state, sells the same, and takes nothing for a request that crashes."""
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("fastapi")
+    first, second = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    program: dict[str, Any] = {}
+    with Arena.temporary("16 MiB") as arena:
+        monkeypatch.setattr(Arena, "open", lambda *args, **options: arena)
+        exec(first.partition("@recoverable\n")[0] + second, program)
+
+        async def ask() -> list[Any]:
+            transport = httpx.ASGITransport(program["app"], raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                answers = [await client.post("/buy?who=ann"), await client.post("/buy"), await client.get("/")]
+                return [(answer.status_code, answer.text) for answer in answers]
+
+        assert asyncio.run(ask()) == [
+            (200, '"sold"'),
+            (500, "Internal Server Error"),
+            (200, '{"stock":2,"sold":["ann"]}'),
+        ]
 
 
 def test_links_lead_somewhere() -> None:
