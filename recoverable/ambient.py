@@ -8,12 +8,13 @@ has no privilege either, which is what the last of several runs has.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from recoverable import completion, lockwait, outcome
+from recoverable import completion, event_log, lockwait, outcome
 from recoverable._native.runtime import Ambient, Transaction, ambient, begin_for_request, current_transaction
 from recoverable.errors import TransactionError
 from recoverable.transaction import end_block
@@ -101,15 +102,34 @@ class Block:
             raise TransactionError("an `async with` block was left that has not been entered; nothing was changed")
         if self._outer:
             return
+        failed: BaseException | None = None
         try:
             if error is None and transaction.state == "active":
-                await lockwait.before_commit(transaction)
+                failed = await _commit(transaction)
         except BaseException as stopped:
             error = stopped
             raise
         finally:
             if self._token is not None:
                 back(self._token)
-            end_block(self, None, error, None)  # type: ignore[arg-type]  # as a TransactionBlock's
-        if error is None:
+            if transaction.state != "committed":
+                end_block(self, None, error, failed)  # type: ignore[arg-type]  # as a TransactionBlock's
+        if (
+            transaction.hooks is not None
+            or transaction.arena.gated
+            or transaction.arena.pending()
+            or (transaction.wrote and event_log.committed_wanted())
+        ):
             await completion.settle(transaction, outcome.DEFAULT, None)
+
+
+async def _commit(transaction: Transaction) -> BaseException | None:
+    """Commit, after whatever that has to wait for; return what it fails with."""
+    try:
+        while not transaction.commit_at_once():
+            await lockwait.before_commit(transaction)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as failed:
+        return failed
+    return None

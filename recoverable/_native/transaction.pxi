@@ -255,6 +255,18 @@ cdef class Transaction:
         if rc:
             self.commit_failed(rc)
 
+    def commit_at_once(self) -> bool:
+        """Commit, unless that has to wait for something: False, and nothing has changed. On any failure it has been rolled back."""
+        self.check()
+        if self.has_to_wait():
+            return False
+        cdef int rc = self.try_commit(True)
+        if rc == RCV_ERR_AGAIN or self.lacks_room(rc):
+            return False
+        if rc:
+            self.commit_failed(rc)
+        return True
+
     def commit_early(self) -> bool:
         """Commit while its coroutine goes on, from here on outside of it. What fails is for its driver to end.
 
