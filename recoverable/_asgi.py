@@ -155,6 +155,12 @@ class Exchange:
 
         return receiving, sending
 
+    @property
+    def transport(self) -> Any:
+        """What `recoverable.faults` closes to have the client hang up, where the server is uvicorn; else None."""
+        receive, _ = self._client
+        return getattr(getattr(receive, "__self__", None), "transport", None)
+
     # -- what is received ----------------------------------------------------------------------------------------------
 
     async def receive(self) -> Message:

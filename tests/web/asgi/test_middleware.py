@@ -280,3 +280,23 @@ async def test_an_answer_waits_for_the_disk(
         async with client_of(watched) as client:
             assert (await client.get("/")).text == "ok"
     assert seen == ["on the disk", "http.response.start", "http.response.body"]
+
+
+@PROTECT
+async def test_faults_strike(shared: tuple[Arena, Arena], protect: str) -> None:
+    """Faults at random hit what is run on ASGI as well: requests fail, and what they have done is gone."""
+    arena, for_app = shared
+
+    async def endpoint(request: Request) -> Response:
+        arena.root["n"] = arena.root.get("n", 0) + 1
+        await asyncio.sleep(0)
+        return PlainTextResponse("ok")
+
+    app = Starlette(routes=[Route("/", endpoint if protect == "all" else recoverable(endpoint))])
+    setup(app, for_app, protect=protect, faults="*=raise@await:0.5", allow_faults=True, faults_seed=1)  # type: ignore[arg-type]
+    statuses = []
+    async with lifespan_of(app), client_of(app) as client:
+        for _ in range(20):
+            statuses.append((await client.get("/")).status_code)
+    assert set(statuses) == {200, 500}
+    assert arena.root["n"] == statuses.count(200)
