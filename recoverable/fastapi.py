@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import fastapi.routing
 from fastapi.encoders import jsonable_encoder
-from fastapi.exceptions import FastAPIError
+from fastapi.exceptions import FastAPIError, RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
 from recoverable import _starlette, ambient, asgi, outcome, runner, web
@@ -43,6 +43,18 @@ if TYPE_CHECKING:
     RouteHandler = Callable[[Any], Awaitable[Any]]
 
 __all__ = ["setup", "transaction"]
+
+
+class _Adapter(web.AnswerAdapter):
+    """What FastAPI raises where a request is not valid is an answer, as an HTTPException is."""
+
+    errors = (RequestValidationError,)
+
+    def status_of(self, answer: RequestValidationError) -> int:
+        return 422
+
+
+web.register(_Adapter())
 
 _REQUEST, _FUNCTION = "fastapi_inner_astack", "fastapi_function_astack"  # where a scope has what ends dependencies
 

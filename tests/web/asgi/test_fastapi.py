@@ -118,6 +118,27 @@ async def test_a_response_model_that_fails_rolls_back(shared: tuple[Arena, Arena
     assert (content(arena), after) == ({"n": 1}, [1])
 
 
+async def test_a_request_that_is_not_valid_is_an_answer(shared: tuple[Arena, Arena], log: list[dict[str, Any]]) -> None:
+    """What FastAPI answers with 422 is rolled back, is no crash, and is not retried."""
+    arena, for_app = shared
+    runs: list[int] = []
+    app = FastAPI()
+
+    def dependency() -> None:
+        runs.append(1)
+        arena.root["n"] = 1
+
+    @app.get("/", dependencies=[Depends(dependency)])
+    @recoverable(retries=2)
+    async def endpoint(n: int) -> None: ...
+
+    setup(app, for_app)
+    async with client_of(app) as client:
+        assert (await client.get("/?n=x")).status_code == 422
+    assert (runs, content(arena)) == ([1], {})
+    assert [event for event in log if event["log_level"] == "warning"] == []
+
+
 @PROTECT
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_a_crash_rolls_back(shared: tuple[Arena, Arena], protect: str, kind: str) -> None:
