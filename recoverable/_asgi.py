@@ -11,10 +11,11 @@ What a framework makes of scope and functions, a Request say, has its own memory
 
 from __future__ import annotations
 
-import types
+from types import BuiltinMethodType, MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from recoverable import outcome, runner
+from recoverable._native.exchange import ANSWER, KEY, Exchanged, Kept, snapshot
 from recoverable._native.runtime import Requests, current_transaction
 from recoverable.web import WebAdapter, commits, register
 
@@ -40,20 +41,6 @@ CLOSED: Final = (
     _NO_RERUN + "the file of an upload was closed; leave that to the framework, which does it after the handler."
 )
 _IN_USE: Final = _NO_RERUN + "it has read the body of a request that it was not given; give it the request."
-
-#: Where a scope has the outermost Exchange of its request.
-KEY: Final = "recoverable.exchange"
-_ANSWER: Final = frozenset(
-    {
-        "http.response.start",
-        "http.response.body",
-        "http.response.pathsend",
-        "http.response.zerocopysend",
-        "http.response.trailers",
-    }
-)
-#: What in a scope is a dict that handlers write to.
-_WRITTEN: Final = ("state", "session")
 
 
 class Answer(NamedTuple):
@@ -81,29 +68,20 @@ class Refused(Exception):
         yield {"type": "http.response.body", "body": body}
 
 
-class _Kept(NamedTuple):
-    """What an Exchange was like when a run began."""
-
-    scope: dict[str, Any]
-    written: list[tuple[dict[Any, Any], dict[Any, Any], dict[str, Any] | None]]
-    read: int
-    passed: int
-    sent: int
-
-    def put_back(self, scope: Scope) -> None:
-        """Make a scope as it was, in place."""
-        scope.clear()
-        scope.update(self.scope)
-        for mapping, items, attributes in self.written:
-            dict.clear(mapping)
-            dict.update(mapping, items)
-            if attributes is not None:
-                vars(mapping).clear()
-                vars(mapping).update(attributes)
+def _put_back(kept: Kept, scope: Scope) -> None:
+    """Make a scope as it was, in place."""
+    scope.clear()
+    scope.update(kept.scope)
+    for mapping, items, attributes in kept.written:
+        dict.clear(mapping)
+        dict.update(mapping, items)
+        if attributes is not None:
+            vars(mapping).clear()
+            vars(mapping).update(attributes)
 
 
-class Exchange:
-    """One HTTP request, or WebSocket, at one place in the chain of ASGI applications.
+class Exchange(Exchanged):
+    """One HTTP request, or WebSocket, at one place in the chain of ASGI applications. What each needs of it is native.
 
     Args:
         app: The application below.
@@ -121,51 +99,18 @@ class Exchange:
         raised: What was raised in it, and made an answer of, by the framework.
     """
 
-    read = sent = passed = 0
-    over = withholds = False
-    raised: BaseException | None = None
-    _first = _size = 0  # of what is kept of the body: the number of the first message, and bytes in all
-    _whole: Transaction | None = None
-    _start: Message | None = None  # of an answer that is held
-
-    def __init__(self, app: App, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        self.app, self.scope = app, scope
-        self._receive, self._send, self._limit = receive, send, limit
-        self._client = receive, send
-        self.outermost: Exchange = scope.setdefault(KEY, self)
-        self._messages: list[Message] = []  # of the body
-        self._held: list[Message] = []
-
-    def move_in(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stand between these from now on: behind middlewares, which have handed the request on."""
-        self.scope, self._receive, self._send = scope, receive, send
-
-    def pass_by(self) -> tuple[Receive, Send]:
-        """Return what middlewares are given until then: it is only counted what comes by."""
-        receive, send = self._receive, self._send
-
-        def receiving() -> Awaitable[Message]:
-            self.passed += 1
-            return receive()
-
-        def sending(message: Message) -> Awaitable[None]:
-            if self._send is send:  # else it is counted there
-                self._count(message)
-            return send(message)
-
-        return receiving, sending
+    __slots__ = ()
 
     @property
     def transport(self) -> Any:
         """What `recoverable.faults` closes to have the client hang up, where the server is uvicorn; else None."""
-        receive, _ = self._client
-        return getattr(getattr(receive, "__self__", None), "transport", None)
+        return getattr(getattr(self.from_client, "__self__", None), "transport", None)
 
     # -- what is received ----------------------------------------------------------------------------------------------
 
     async def receive(self) -> Message:
         """Give the next message from the client, or one that another run was given."""
-        if (i := self.read - self._first) < len(self._messages):
+        if self._messages and (i := self.read - self._first) < len(self._messages):
             self.read += 1
             return dict(self._messages[i])  # whoever gets it may change it
         message = await self._receive()
@@ -178,10 +123,12 @@ class Exchange:
 
     def _keep(self, message: Message) -> None:
         self._size += len(message.get("body", b""))
-        if self._size <= self._limit:
+        if self._size <= self.limit:
+            if self._messages is None:
+                self._messages = []
             self._messages.append(dict(message))
         else:
-            self._messages.clear()
+            self._messages = None
             self._first = self.read + 1
 
     def can_rewind(self, read: int) -> bool:
@@ -197,27 +144,14 @@ class Exchange:
 
     # -- what is sent --------------------------------------------------------------------------------------------------
 
-    def send(self, message: Message) -> Awaitable[None]:
-        """Take a message for the client: it is sent on, or held."""
-        if self._whole is not None or self.withholds:
-            return self._hold(message)
-        if message["type"] in _ANSWER:
-            self.sent += 1
-        else:
-            self._count(message)
-        return self._send(message)
-
-    def _count(self, message: Message) -> None:
-        if message["type"] in _ANSWER or self.scope["type"] == "websocket":
-            self.sent += 1
-
-    async def _hold(self, message: Message) -> None:
+    async def hold(self, message: Message) -> None:
+        """Take a message of an answer that may not leave yet, or of nothing that is held."""
         kind = message["type"]
         if kind == "http.response.start":
-            self._start = message
+            self._start, self._held = message, []
             if self._whole is None and message["status"] < 500:
                 await self._leave()
-        elif kind not in _ANSWER or self._start is None:  # a hint; or what the server refuses
+        elif kind not in ANSWER or self._held is None:  # a hint; or what the server refuses
             await self._send(message)
         else:
             self._held.append(message)
@@ -253,39 +187,26 @@ class Exchange:
         """Send what was held, and hold no more."""
         self._whole, self.withholds = None, False
         start, held = self._start, self._held
-        self._start, self._held = None, []
-        for message in [] if start is None else [start, *held]:
+        self._start, self._held = None, None
+        for message in [] if start is None else [start, *(held or ())]:
             self.sent += 1
             await self._send(message)
-
-    @property
-    def holds(self) -> bool:
-        """Whether an answer is held."""
-        return self._start is not None
 
     async def flush(self) -> None:
         """It has ended: send what was held."""
         await self._leave()
 
-    def end(self, scope: Scope) -> None:
-        """Its application has ended. What has led to it, and to where it leads, does so no more: they would keep each other."""
-        self.over = True
-        self._receive, self._send = self._client
-        if self.outermost is self:
-            scope.pop(KEY, None)
-
     def drop_answer(self) -> bool:
         """Drop an answer that is held; return False if some of it has left."""
-        self._start, self._held, self.raised = None, [], None
+        self._start, self._held, self.raised = None, None, None
         return self.sent == 0 and self.scope["type"] == "http"
 
     async def refuse(self, refused: Refused) -> None:
         """Answer with 503 or 507."""
         self._whole, self.withholds = None, False
-        _, send = self._client
         for message in refused.messages():
             self.sent += 1
-            await send(message)
+            await self.to_client(message)
 
 
 # -- as it was before a run -------------------------------------------------------------------------------------------
@@ -308,22 +229,19 @@ class Kind(Protocol):
 kinds: list[Kind] = []
 
 
-def snapshot(exchange: Exchange) -> _Kept:
-    """Return what restore() needs."""
-    scope = exchange.scope
-    written = []
-    for name in _WRITTEN:
-        mapping = scope.get(name)
-        if isinstance(mapping, dict):
-            attributes = getattr(mapping, "__dict__", None)
-            written.append((mapping, dict(mapping), None if attributes is None else dict(attributes)))
-    return _Kept(dict(scope), written, exchange.read, exchange.passed, exchange.sent)
+def _is_of(value: object, exchange: Exchange) -> bool:
+    """Return whether it is an exchange's receive() or send()."""
+    return (
+        isinstance(value, (MethodType, BuiltinMethodType))
+        and value.__self__ is exchange
+        and value.__name__ in ("receive", "send")
+    )
 
 
 def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """Make the request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
     exchange: Exchange = before.request
-    kept: _Kept = before.kept
+    kept: Kept = before.kept
     if exchange.over:
         return None
     if exchange.sent != kept.sent:
@@ -331,7 +249,7 @@ def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
     whole = any(each is exchange for each in args)
     given = [(kind, each) for kind in kinds for each in kind.among(args, kwargs)]
     given = [(kind, each) for kind, each in given if each.scope.get(KEY) is exchange.outermost]
-    raw = whole or any(type(each) is types.MethodType and each.__self__ is exchange for each in args)
+    raw = whole or any(_is_of(each, exchange) for each in args)
     consumed = exchange.read != kept.read
     if not given and not raw:
         if consumed or exchange.passed != kept.passed:
@@ -342,7 +260,7 @@ def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
     for kind, each in given:
         if (why := kind.put_back(each, exchange, kept.read)) is not None:
             return why
-    kept.put_back(exchange.scope)
+    _put_back(kept, exchange.scope)
     if whole:
         exchange.drop_answer()
     return None
@@ -353,7 +271,7 @@ def can_restore(before: RequestBefore) -> bool:
     exchange: Exchange = before.request
     if exchange.over:
         return True
-    kept: _Kept = before.kept
+    kept: Kept = before.kept
     return exchange.sent == kept.sent and exchange.read == kept.read and exchange.passed == kept.passed
 
 
@@ -404,7 +322,7 @@ class _Adapter(WebAdapter):
 
     def answered(self, before: RequestBefore) -> bool:
         exchange: Exchange = before.request
-        kept: _Kept = before.kept
+        kept: Kept = before.kept
         return not exchange.over and exchange.sent != kept.sent
 
     def same(self, one: object, other: object) -> bool:

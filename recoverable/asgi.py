@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from recoverable import ambient, callbacks, frameworks, middleware, service
 from recoverable._asgi import Answer, Exchange, Refused, adapter
+from recoverable._native.exchange import Innermost, Serve
 from recoverable._native.runtime import running_request
 from recoverable._options import parse_size
 from recoverable.errors import ArenaOptionError
@@ -82,19 +83,14 @@ class Middleware:
         body_limit: int | str = "1 MiB",
     ) -> None:
         frameworks.discover()
-        boundary = _Boundary(app, arena, protect, body_limit, withholds=True)
+        lifespan = _Lifespan(app, arena)
+        self._served = _serving(app, arena, protect, body_limit, lifespan, withholds=True)
         service.configure(arena, step_limit, durable)
-        disarm = service.arm(arena, faults, allow_faults, faults_seed)
-        self._boundary, self._lifespan = boundary, _Lifespan(app, arena, disarm)
+        lifespan.disarm = service.arm(arena, faults, allow_faults, faults_seed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a connection, or the lifespan of the application."""
-        if scope["type"] in _HTTP:
-            if not self._lifespan.begun:
-                self._lifespan.begin()
-            await self._boundary(scope, receive, send)
-        else:
-            await self._lifespan(scope, receive, send)
+        await self._served(scope, receive, send)
 
 
 class _Boundary:
@@ -106,18 +102,17 @@ class _Boundary:
         arena: Arena,
         protect: str,
         body_limit: int | str,
-        *,
-        withholds: bool = False,
-        handle: Callable[[Exchange], Awaitable[None]] | None = None,
+        handle: Callable[[Exchange], Awaitable[None]],
+        withholds: bool,
     ) -> None:
-        self._app, self._limit, self._withholds = app, parse_size(body_limit, "body_limit"), withholds
-        self._handle = handle or _handle
+        self._app, self.limit, self._withholds = app, parse_size(body_limit, "body_limit"), withholds
+        self._handle = handle
         self._whole = protect == "all"
         self._around = middleware.of(adapter, arena, protect)
         self._around_websocket = middleware.of(adapter, arena, "decorated")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(self._app, scope, receive, send, self._limit)
+        exchange = Exchange(self._app, scope, receive, send, self.limit)
         http = scope["type"] == "http"
         exchange.withholds = http and self._withholds
         outer = running_request.get()
@@ -130,16 +125,30 @@ class _Boundary:
                 await self._around(exchange, self._handle)
             if exchange.holds:
                 await exchange.flush()
-        except Refused as refused:
-            await exchange.refuse(refused)
-        except Exception:
-            if exchange.holds:
-                await exchange.flush()
-            raise
+        except Exception as error:
+            if not await _answered(exchange, error):
+                raise
         finally:
             exchange.end(scope)
             if outer is None:  # the next request may come in this very context
                 running_request.set(None)
+
+
+async def _answered(exchange: Exchange, error: BaseException) -> bool:
+    """Answer a failure of ours, if it is one; else send what is held, before it goes on."""
+    if isinstance(error, Refused):
+        await exchange.refuse(error)
+        return True
+    if exchange.holds and isinstance(error, Exception):
+        await exchange.flush()
+    return False
+
+
+async def _failed(exchange: Exchange, error: BaseException, inside: bool) -> bool:
+    """Answer what was raised below, if it is a failure of ours; `inside`: who is around does that."""
+    if isinstance(error, middleware.FAILURES) and not inside:
+        error = middleware.leaving(adapter, exchange, error)
+    return await _answered(exchange, error)
 
 
 # A coroutine more for each request takes longer than most of what is done there: what need not be one is none.
@@ -150,8 +159,7 @@ def _handle(exchange: Exchange) -> Awaitable[None]:
 
 
 def _handle_later(exchange: Exchange) -> Awaitable[None]:
-    receive, send = exchange.pass_by()
-    return exchange.app(exchange.scope, receive, send)
+    return exchange.app(exchange.scope, exchange.pass_received, exchange.pass_sent)
 
 
 async def _handle_whole(exchange: Exchange) -> Answer:
@@ -160,28 +168,41 @@ async def _handle_whole(exchange: Exchange) -> Answer:
     return exchange.answer()
 
 
-class _Innermost:
-    """Where a request is met again, behind all middlewares of an application: what handlers receive and send comes by here."""
+def _serving(
+    app: App,
+    arena: Arena,
+    protect: str,
+    body_limit: int | str,
+    lifespan: _Lifespan,
+    *,
+    withholds: bool = False,
+    later: bool = False,
+) -> App:
+    """Return the application that serves all that there is with the one below; `later`: an Innermost is there, behind others."""
+    if isinstance(app, Innermost):  # there are no others
+        app, later = app.app, False
+    boundary = _Boundary(app, arena, protect, body_limit, _handle_later if later else _handle, withholds)
 
-    def __init__(self, app: App, arena: Arena) -> None:
-        self._app, self._arena = app, arena
+    def otherwise(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] in _HTTP:
+            if not lifespan.begun:
+                lifespan.begin()
+            return boundary(scope, receive, send)
+        return lifespan(scope, receive, send)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        here = running_request.get()
-        exchange = None if here is None or here.arena is not self._arena else here.request
-        if type(exchange) is Exchange and scope["type"] in _HTTP:
-            exchange.move_in(scope, receive, send)
-            receive, send = exchange.receive, exchange.send
-        return self._app(scope, receive, send)
+    if protect == "all":
+        return otherwise
+    requests, begin = adapter.requests, lifespan.begin
+    return Serve(app, Exchange, arena, requests, boundary.limit, withholds, later, _failed, otherwise, begin)
 
 
 class _Lifespan:
     """The beginning and the end of an application: where its server tells of neither, it begins with the first request."""
 
     def __init__(
-        self, app: App, arena: Arena, disarm: Callable[[], object] | None, *ready: Callable[[], object]
+        self, app: App, arena: Arena, disarm: Callable[[], object] | None = None, *ready: Callable[[], object]
     ) -> None:
-        self._app, self._arena, self._disarm, self._ready = app, arena, disarm, ready
+        self._app, self._arena, self.disarm, self._ready = app, arena, disarm, ready
         self.begun = False
 
     def begin(self) -> None:
@@ -220,22 +241,10 @@ class _Lifespan:
                 self._end()
 
     def _end(self) -> None:
-        if self._disarm is not None:
-            self._disarm()
-            self._disarm = None
+        if self.disarm is not None:
+            self.disarm()
+            self.disarm = None
         service.close(self._arena)
-
-
-class _Setup(Middleware):
-    """The outermost middleware of an application that is set up: made when its others are."""
-
-    def __init__(self, app: App, boundary: Callable[[App], _Boundary], lifespan: Callable[[App], _Lifespan]) -> None:
-        self._boundary, self._lifespan = boundary(app), lifespan(app)
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]  # awaited at once
-        if scope["type"] in _HTTP and self._lifespan.begun:
-            return self._boundary(scope, receive, send)
-        return super().__call__(scope, receive, send)
 
 
 #: The applications that are set up, and their arenas.
@@ -331,10 +340,11 @@ def prepare(
         protect == "decorated" and starlette is not None and isinstance(getattr(app, "user_middleware", None), list)
     )
 
-    def below(app: App) -> _Boundary:
-        return _Boundary(app, arena, protect, body_limit, handle=_handle_later if inside else None)
+    def outermost(below: App) -> App:
+        lifespan = _Lifespan(below, arena, disarm, answer_in_mounted, *ready)
+        return _serving(below, arena, protect, body_limit, lifespan, later=inside)
 
-    below(app)  # says now what is wrong with the options
+    _Boundary(app, arena, protect, body_limit, _handle, False)  # says now what is wrong with the options
     service.configure(arena, step_limit, durable)
     disarm = service.arm(arena, faults, allow_faults, faults_seed)
     if starlette is not None:
@@ -345,7 +355,7 @@ def prepare(
             for each in starlette.applications(app, set_up):
                 starlette.answer_failures(each)
 
-    app.add_middleware(_Setup, below, lambda app: _Lifespan(app, arena, disarm, answer_in_mounted, *ready))
+    app.add_middleware(outermost)
     if inside:
-        starlette.add_innermost(app, _Innermost, arena)
+        starlette.add_innermost(app, Innermost, Exchange, arena)
     set_up[app] = arena

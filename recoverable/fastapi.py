@@ -294,7 +294,8 @@ def _whole(handler: RouteHandler, endpoint: Any, decorated: Any) -> RouteHandler
     values = _asks_for_values(options)
 
     async def run(call: _Call) -> Any:
-        await call.end(ConflictError("the run that had begun this has lost a conflict, and runs again"))
+        if call.ends is not None:
+            await call.end(ConflictError("the run that had begun this has lost a conflict, and runs again"))
         request, scope = call.request, call.request.scope
         before = {name: scope[name] for name in (_REQUEST, _FUNCTION) if name in scope}
         token = _running.set(call) if values else None

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 from recoverable import _registry, callbacks, events, outcome, runner
+from recoverable._native.exchange import watch_exchanges
 from recoverable._native.runtime import (
     ArenaBase,
     Running,
@@ -58,6 +59,7 @@ def watch(hook: Callable[[Any, Any, Handler], Handler] | None) -> None:
     global watch_handler
     watch_handler = hook
     watch_routes(hook)
+    watch_exchanges(hook is not None)
 
 
 def adopt(adapter: WebAdapter, arena: Any) -> None:
