@@ -103,8 +103,9 @@ class Exchange(Exchanged):
 
     @property
     def transport(self) -> Any:
-        """What `recoverable.faults` closes to have the client hang up, where the server is uvicorn; else None."""
-        return getattr(getattr(self.from_client, "__self__", None), "transport", None)
+        """What a fault aborts, as of a request of aiohttp's; None: there is no client any more, or none that it could cut off."""
+        outermost = self.outermost
+        return None if outermost.over else getattr(getattr(outermost.from_client, "__self__", None), "transport", None)
 
     # -- what is received ----------------------------------------------------------------------------------------------
 
@@ -224,6 +225,9 @@ class Kind(Protocol):
     def route(self, scope: Scope) -> str | None:
         """Return the path of the route by which a request came, or None."""
 
+    def endpoint(self, app: App, scope: Scope) -> Any:
+        """Return what a request that has not been routed yet will be routed to in an application, or None."""
+
 
 #: Those of the frameworks in use.
 kinds: list[Kind] = []
@@ -330,6 +334,10 @@ class _Adapter(WebAdapter):
 
     def function(self, request: Exchange) -> Any:
         return request.scope.get("app", request.app)
+
+    def will_run(self, request: Exchange) -> Any:
+        found = (kind.endpoint(request.app, request.scope) for kind in kinds)
+        return next((each for each in found if each is not None), None) or self.function(request)
 
     def drop_answer(self, request: Exchange) -> bool:
         return request.drop_answer()

@@ -21,7 +21,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
 
 from recoverable import _asgi, middleware
 from recoverable._native.runtime import running_request
@@ -105,6 +105,24 @@ class _Requests:
             path = "/".join(names) + path
         return path
 
+    def endpoint(self, app: Any, scope: Scope) -> Any:
+        return _endpoint(app, dict(scope))
+
+
+def _endpoint(app: Any, scope: Scope) -> Any:
+    while app is not None and not hasattr(app, "routes"):  # middlewares
+        app = getattr(app, "app", None)
+    for route in getattr(app, "routes", None) or ():
+        match, more, *selected = getattr(route, "_match", route.matches)(scope)  # FastAPI's routers that are included
+        while selected and hasattr(selected[0], "_match"):
+            match, more, *selected = selected[0]._match(scope)
+        if match is Match.FULL:
+            found = more.get("endpoint")
+            if isinstance(found, type):  # a class-based view
+                return getattr(found, str(scope.get("method")).lower(), found)
+            return _endpoint(found, {**scope, **more}) or found  # what is mounted
+    return None
+
 
 # -- what is raised in an application that is one transaction ---------------------------------------------------------------
 
@@ -174,7 +192,9 @@ def applications(app: Any, others: Container[Any]) -> Iterator[Any]:
         inner = getattr(route, "app", None)
         while inner is not None and not hasattr(inner, "routes"):  # middlewares of the mount
             inner = getattr(inner, "app", None)
-        if inner is not None and inner not in others:
+        if inner is not None and (
+            type(inner).__hash__ is None or inner not in others
+        ):  # a Router has no hash, and no setup()
             yield from applications(inner, others)
 
 

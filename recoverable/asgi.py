@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from recoverable import ambient, callbacks, frameworks, middleware, service
 from recoverable._asgi import Answer, Exchange, Refused, adapter
-from recoverable._native.exchange import Innermost, Serve
+from recoverable._asgi_connection import Connection
+from recoverable._native.exchange import KEY, Innermost, Serve
 from recoverable._native.runtime import running_request
 from recoverable._options import parse_size
 from recoverable.errors import ArenaOptionError
@@ -112,6 +113,10 @@ class _Boundary:
         self._around_websocket = middleware.of(adapter, arena, "decorated")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = None
+        if middleware.watch_handler is not None and KEY not in scope:
+            connection = Connection(scope["type"], receive, send)
+            receive, send = connection.receive, connection.send
         exchange = Exchange(self._app, scope, receive, send, self.limit)
         http = scope["type"] == "http"
         exchange.withholds = http and self._withholds
@@ -132,6 +137,8 @@ class _Boundary:
             exchange.end(scope)
             if outer is None:  # the next request may come in this very context
                 running_request.set(None)
+        if connection is not None:
+            connection.end()
 
 
 async def _answered(exchange: Exchange, error: BaseException) -> bool:

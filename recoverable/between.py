@@ -16,23 +16,42 @@ if TYPE_CHECKING:
 
     from recoverable._native.runtime import Container, Transaction
 
-__all__ = ["around_part", "faults_stand", "put_around_parts", "put_faults", "put_notes", "put_writes"]
+__all__ = [
+    "around_part",
+    "before_leaving",
+    "faults_stand",
+    "put_around_parts",
+    "put_faults",
+    "put_notes",
+    "put_writes",
+]
 
 #: Gives what is driven in the place of a coroutine, for a transaction.
 Stand: TypeAlias = "Callable[[Any, Transaction], Any]"
 
 _faults: Stand | None = None
 _write: Callable[[Container], None] | None = None
+_leave: Callable[[Transaction], None] | None = None
 _hears: Callable[[Container], None] | None = None
 _notes: Stand | None = None
 _around: Stand | None = None
 
 
-def put_faults(run: Stand | None, write: Callable[[Container], None] | None) -> None:
-    """Have faults stand there, and hear of writes; None, None: no more."""
-    global _faults, _write
-    _faults, _write = run, write
+def put_faults(
+    run: Stand | None,
+    write: Callable[[Container], None] | None,
+    leave: Callable[[Transaction], None] | None = None,
+) -> None:
+    """Have faults stand there, hear of writes, and of transactions that end before their coroutine; None: no more."""
+    global _faults, _write, _leave
+    _faults, _write, _leave = run, write, leave
     _put()
+
+
+def before_leaving(transaction: Transaction) -> None:
+    """Tell faults that a transaction is about to be committed, and its coroutine to go on outside."""
+    if _leave is not None:
+        _leave(transaction)
 
 
 def put_notes(run: Stand | None) -> None:

@@ -105,11 +105,13 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
         whole = every or (inside and outer is not None and outer.whole)
         token = running_request.set(here := Running(request, arena, whole, requests))
         try:
+            function = None
             if watch_handler is not None and not inside:
-                handler = watch_handler(request, adapter.function(request), handler)
+                function = adapter.will_run(request)
+                handler = watch_handler(request, function, handler)
             if not every or (inside and current_transaction(native) is not None):
                 return await handler(request)
-            return await whole_of(callbacks.name_of(adapter.function(request)))(handler, request)
+            return await whole_of(callbacks.name_of(function or adapter.function(request)))(handler, request)
         except FAILURES as error:
             if inside:
                 raise

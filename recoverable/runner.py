@@ -21,7 +21,19 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from recoverable import _registry, ambient, completion, event_log, feedwait, lockwait, outcome, privilege, waits, web
+from recoverable import (
+    _registry,
+    ambient,
+    between,
+    completion,
+    event_log,
+    feedwait,
+    lockwait,
+    outcome,
+    privilege,
+    waits,
+    web,
+)
 from recoverable._native.runtime import Handler as NativeHandler
 from recoverable._native.runtime import (
     NativeArena,
@@ -519,6 +531,7 @@ async def leave(transaction: Transaction, options: outcome.Options) -> None:
             f"the transaction of {transaction.handler!r} can't be committed inside a savepoint, an edit or a transaction block; "
             "nothing was committed, and it goes on: answer after the block."
         )
+    between.before_leaving(transaction)
     await _commit_early(transaction)
     await completion.left(transaction, options)
 

@@ -113,7 +113,11 @@ class WebAdapter(AnswerAdapter, Protocol):
         """Return whether they are one request, in whatever form."""
 
     def function(self, request: Any) -> Any:
-        """Return the handler that a request was routed to."""
+        """Return the handler that a request was routed to, or where that is done below us, the application."""
+
+    def will_run(self, request: Any) -> Any:
+        """Return the handler that a request will be routed to; asked only while faults may strike."""
+        return self.function(request)
 
     def drop_answer(self, request: Any) -> bool:
         """Drop an answer that was prepared; return False if some of it has left, or may have."""

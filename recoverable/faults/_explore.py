@@ -49,7 +49,7 @@ from recoverable.faults._points import (
     Timeout,
 )
 from recoverable.faults._report import REPLAY, Failure, Report, replay_command
-from recoverable.faults._restart import fresh_selector, restart
+from recoverable.faults._restart import fresh_selector, fresh_threads, restart
 from recoverable.faults._trace import Trace, watching
 
 if TYPE_CHECKING:
@@ -187,7 +187,8 @@ def explore(
             (with `app`, the client) if it takes an argument; parameters named `arena` and `client` are given those.
         arena: An open arena; its state now is the state before, and is there again at the end. By default a new one.
         prepare: `prepare(arena)` fills it, once.
-        app: `app(arena)` makes the aiohttp application that `target`'s client talks to. It is served in this process.
+        app: `app(arena)` makes the application that `target`'s client talks to. It is served in this process: one of aiohttp on a
+            socket, with aiohttp's test client; an ASGI application, with its lifespan, through httpx's ASGI transport.
         invariant: `invariant(arena)` returns false or raises where something must not be so.
         before: `before(arena)` is called before each run, for what is not in the arena.
         points: What goes wrong where: "line", "await", "write", "alloc", "conflict", "kill"; in test builds also "store".
@@ -327,7 +328,12 @@ class _Explorer:
             capsules.begin(arena.native, instead=True)
             capsules.hold(True)
         if app is not None:
-            self._open_site()
+            try:
+                self._open_site()
+            except BaseException:
+                assert self.loop is not None
+                self.loop.close()
+                raise
         self.capsules: Capsules | None = capsules or arena.native.capsules
         if self.capsules is not None:
             self.capsules.hold(True)
@@ -336,13 +342,16 @@ class _Explorer:
         self._reached: set[str] = set()
 
     def _open_site(self) -> None:
-        from recoverable.faults.aiohttp import Site
-
         assert self.app is not None
         assert self.loop is not None
         if self.site is not None:
             self.site.close()
-        self.site = Site(self.loop, call(self.app, arena=Arena.open(self.arena.name)))
+        app = call(self.app, arena=Arena.open(self.arena.name))
+        if any(kind.__module__.partition(".")[0] == "aiohttp" for kind in type(app).__mro__):
+            from recoverable.faults.aiohttp import Site
+        else:
+            from recoverable.faults.asgi import Site  # type: ignore[assignment]
+        self.site = Site(self.loop, app)
 
     def close(self) -> None:
         """Put everything away."""
@@ -597,6 +606,7 @@ class _Explorer:
         def die() -> str:
             if self.loop is not None:
                 fresh_selector(self.loop)
+                fresh_threads(self.loop)
             return self._watched(plan)[0].ended
 
         ending = _children.in_child(die, self.timeout + 5)

@@ -141,7 +141,7 @@ def call(function: Callable[..., Any], **given: Any) -> Any:
 
 def comparable(result: Any) -> Any:
     """Make of a result what can be compared with another run's: of a response its status."""
-    status = getattr(result, "status", None)
+    status = getattr(result, "status", getattr(result, "status_code", None))
     if isinstance(status, int):
         return f"status {status}"
     if result is None or isinstance(result, (bool, int, float, str, bytes, tuple)):

@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import selectors
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from recoverable.faults._judge import Judge, Outcome
 if TYPE_CHECKING:
     from recoverable.faults._points import Plan
 
-__all__ = ["fresh_selector", "restart"]
+__all__ = ["fresh_selector", "fresh_threads", "restart"]
 
 
 def restart(judge: Judge, plan: Plan, outcome: Outcome, timeout: float) -> tuple[str, ...]:
@@ -106,6 +107,18 @@ def fresh_selector(loop: asyncio.AbstractEventLoop) -> None:
     for key in list(old.get_map().values()):
         new.register(key.fileobj, key.events, key.data)
     loop._selector = new  # type: ignore[attr-defined]
+
+
+def fresh_threads(loop: asyncio.AbstractEventLoop) -> None:
+    """In a forked child: forget the threads that wait for work, asyncio's and anyio's: they are the parent's, and none is here."""
+    with contextlib.suppress(AttributeError):  # of uvloop's there is no way to it
+        loop._default_executor = None  # type: ignore[attr-defined]
+    backend = sys.modules.get("anyio._backends._asyncio")
+    for name in ("_threadpool_idle_workers", "_threadpool_workers"):
+        with contextlib.suppress(
+            AttributeError, LookupError, RuntimeError
+        ):  # none; the loop does not run, so they have ended
+            getattr(backend, name).get().clear()
 
 
 def _fresh_epoll(descriptor: int) -> None:

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from recoverable import between, middleware
 from recoverable._native import _faults
 from recoverable._native.linetrace import LineTracer
-from recoverable._native.runtime import Container, NativeArena, Transaction
+from recoverable._native.runtime import Container, NativeArena, Transaction, current_transaction
 from recoverable.callbacks import name_of
 from recoverable.errors import ArenaFullError, TransactionError
 from recoverable.faults._points import Delay, Fault, Raise
@@ -105,7 +106,7 @@ def arm(watch: Watch, arenas: list[NativeArena], *, writes: bool = True) -> None
             "exploration, or chaos, at a time."
         )
     _watch = watch
-    between.put_faults(_run, _write)
+    between.put_faults(_run, _write, _leave)
     middleware.watch(_handle)
     if watch.lines:
         _tracer = _Tracer(watch.files)
@@ -227,6 +228,7 @@ class _MonitorLines:
 _Tracer: Final[type[_TraceLines] | type[_MonitorLines]] = _MonitorLines if sys.version_info >= (3, 12) else _TraceLines
 _tracer: _TraceLines | _MonitorLines | None = None
 _handler = ""  # whose step runs now
+_thread = 0  # and where
 _request: Any = None  # and which web request it answers
 
 
@@ -319,8 +321,8 @@ class Driven:
 
     def _watched(self, watch: Watch, value: Any, error: BaseException | None) -> tuple[Any, Any]:
         """Run to the next suspension, where lines, writes and the end are points; return what is yielded, and the request."""
-        global _handler, _request, _reported
-        before, _handler = _handler, self._handler
+        global _handler, _request, _reported, _thread
+        before, _handler, _thread = _handler, self._handler, threading.get_ident()
         outer, _request = _request, self._request if self._request is not None else _request
         request = _request
         tracer = _tracer if "line" in watch.wants(self._handler) else None
@@ -344,15 +346,9 @@ class Driven:
     def _decide(self, watch: Watch, place: str) -> None:
         """Reach a point that only transactions have."""
         transaction = self._transaction
-        if transaction is None or not transaction.touched or transaction.state != "active":
-            return
-        where = place_of(self._coroutine) if place == "resume" else self._handler
-        fault = watch.reach(place, where, self._handler)
-        if fault is None:
-            return
-        if fault.deadly:
-            strike(fault, where)
-        transaction.doom(conflict=True)
+        if transaction is not None and transaction.touched and transaction.state == "active":
+            where = place_of(self._coroutine) if place == "resume" else self._handler
+            _decide(watch, transaction, place, where, self._handler)
 
     def _suspend(self, watch: Watch, yielded: Any, transport: Any) -> Any:
         """Reach an await; return what the event loop is to wait for."""
@@ -398,6 +394,21 @@ class Driven:
 
 
 _reported = False  # this suspension was reported
+
+
+def _decide(watch: Watch, transaction: Transaction, place: str, where: str, handler: str) -> None:
+    fault = watch.reach(place, where, handler)
+    if fault is None:
+        return
+    if fault.deadly:
+        strike(fault, where)
+    transaction.doom(conflict=True)
+
+
+def _leave(transaction: Transaction) -> None:
+    """Reach the end of a transaction that its handler outlives, which answers or streams."""
+    if _watch is not None and transaction.touched:
+        _decide(_watch, transaction, "commit", transaction.handler, transaction.handler)
 
 
 def _sleep(seconds: float) -> Any:
@@ -489,7 +500,11 @@ def _write(container: Container) -> None:
     if _watch is None:
         return
     where = f"{_caller()} {type(container).__name__}"
-    fault = _watch.reach("write", where, _handler)
+    handler = _handler
+    if threading.get_ident() != _thread:  # plain code, in a thread perhaps
+        transaction = current_transaction()
+        handler = "" if transaction is None else transaction.handler
+    fault = _watch.reach("write", where, handler)
     if fault is not None:
         strike(fault, where)
 

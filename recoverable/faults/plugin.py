@@ -197,7 +197,7 @@ class Faults:
         """Let a child go on into the block, and see it die; then have the block left out here."""
         from recoverable.faults import _children
         from recoverable.faults._judge import Outcome
-        from recoverable.faults._restart import fresh_selector, restart
+        from recoverable.faults._restart import fresh_selector, fresh_threads, restart
         from recoverable.transaction import running_loop
 
         assert self._judge is not None
@@ -210,6 +210,7 @@ class Faults:
             if loop is not None:
                 asyncio._set_running_loop(loop)  # a fork has none
                 fresh_selector(loop)
+                fresh_threads(loop)
             return
         os.close(writer)
         exploration = self._exploration

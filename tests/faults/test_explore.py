@@ -382,6 +382,20 @@ def test_what_a_child_does_with_its_loop_is_not_the_parents(make: Callable[[], a
     loop.close()
 
 
+@pytest.mark.crash
+def test_a_child_has_threads_of_its_own(arena: Arena) -> None:
+    """A thread of the loop's executor, which waits for work here, is not there in a child: it gets another one."""
+
+    @recoverable.recoverable
+    async def asks() -> None:
+        arena.root["ann"] -= 1
+        await asyncio.to_thread(int)
+        arena.root["bob"] += 1
+
+    report = explore(asks, arena=arena, prepare=fill, invariant=total, points="kill", timeout=5)
+    assert report.ok
+
+
 @pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
 def test_an_undecorated_handler_behind_http_is_explored() -> None:
     """Its lines and awaits are points as well, and a client that hangs up between two transactions is found."""

@@ -343,3 +343,91 @@ def test_good():
     assert "must begin on a line of its own" in out
     assert "2 failed, 1 passed, 2 errors in" in out, out
     assert "there is no place 'row'" in run("def test_x(faults): pass", "--faults-replay=row:1=raise")
+
+
+ASGI = """
+import asyncio
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from recoverable import Arena, recoverable
+from recoverable.fastapi import setup
+from recoverable.faults.asgi import serving
+
+
+@pytest.fixture
+def arena():
+    with Arena.temporary("4 MiB") as arena:
+        with arena.transaction():
+            arena.root["a"], arena.root["b"] = 100, 0
+        yield arena
+
+
+def make_app(arena):
+    app = FastAPI()
+
+    @app.post("/pay")
+    @recoverable
+    async def pay():
+        arena.root["a"] -= 10
+        await asyncio.sleep(0)
+        arena.root["b"] += 10
+
+    @app.post("/plain")
+    @recoverable
+    def plain():
+        arena.root["a"] -= 10
+        arena.root["b"] += 10
+
+    @app.post("/forgets")
+    async def forgets():
+        with arena.transaction():
+            arena.root["a"] -= 10
+        await asyncio.sleep(0)
+        with arena.transaction():
+            arena.root["b"] += 10
+
+    setup(app, Arena.open(arena.name))
+    return app
+
+
+@pytest.fixture
+async def client(arena):
+    async with serving(make_app(arena)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/pay", "/plain"])
+async def test_sound(faults, client, path):
+    await client.post("/warm-up")
+    async with faults:
+        await client.post(path)
+    assert faults.arena.root["a"] + faults.arena.root["b"] == 100
+
+
+async def test_a_client_of_its_own(faults, arena):
+    app = make_app(arena)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        async with faults:
+            await client.post("/pay")
+    assert arena.root["a"] + arena.root["b"] == 100
+
+
+async def test_plain_twice(faults, client):
+    await client.post("/plain")                          # its thread is not there in a child
+    async with faults:
+        await client.post("/plain")
+
+
+async def test_forgets(faults, client):
+    async with faults:
+        await client.post("/forgets")
+"""
+
+
+def test_asgi_applications(run: Run) -> None:
+    """What `serving` gives is a client as any other's, and so is one of the test's own; a mistake is found there too."""
+    out = run(ASGI, "-v")
+    assert "1 failed, 4 passed" in out, out
+    assert "--faults-replay=await:1=cancel" in out

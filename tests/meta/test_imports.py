@@ -42,7 +42,7 @@ LAYERS = [
     ["outcome", "completion", "ambient", "contention", "turns", "lockwait", "feedwait", "inflight", "_segment"],
     ["runner"],
     ["plain"],
-    ["middleware", "_aiohttp", "_aiohttp_kept", "_aiohttp_routes", "_asgi", "_starlette"],
+    ["middleware", "_aiohttp", "_aiohttp_kept", "_aiohttp_routes", "_asgi", "_asgi_connection", "_starlette"],
     ["frameworks"],
     ["arena"],
     ["_compaction", "_state"],
