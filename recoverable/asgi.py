@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from recoverable import ambient, callbacks, frameworks, middleware, service
 from recoverable._asgi import Answer, Exchange, Refused, adapter
 from recoverable._asgi_connection import Connection
-from recoverable._native.exchange import KEY, Innermost, Serve
+from recoverable._native.exchange import KEY, Innermost, Serve, hand_on_watched
 from recoverable._native.runtime import running_request
 from recoverable._options import parse_size
 from recoverable.errors import ArenaOptionError
@@ -167,6 +167,20 @@ def _handle(exchange: Exchange) -> Awaitable[None]:
 
 def _handle_later(exchange: Exchange) -> Awaitable[None]:
     return exchange.app(exchange.scope, exchange.pass_received, exchange.pass_sent)
+
+
+def _hand_on(exchange: Exchange, app: App) -> Awaitable[None]:
+    """Hand a request on, while faults may strike: a middleware may have passed it to a task of its own, which is watched here."""
+
+    def handle(exchange: Exchange) -> Awaitable[None]:
+        return app(exchange.scope, exchange.receive, exchange.send)
+
+    watch = middleware.watch_handler
+    handler = handle if watch is None else watch(exchange, adapter.will_run(exchange), handle)
+    return handler(exchange)
+
+
+hand_on_watched(_hand_on)
 
 
 async def _handle_whole(exchange: Exchange) -> Answer:

@@ -15,6 +15,7 @@ KEY: Final[str]
 ANSWER: Final[frozenset[str]]
 
 def watch_exchanges(watched: bool) -> None: ...
+def hand_on_watched(hand_on: Callable[[Any, App], Awaitable[None]]) -> None: ...
 
 class Exchanged:
     app: App

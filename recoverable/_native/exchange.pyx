@@ -25,12 +25,19 @@ cdef extern from *:
 cdef object _Running = Running, _running_request = running_request
 cdef object _reset_running = running_request.reset
 cdef bint _watched = False
+cdef object _hand_on = None
 
 
 def watch_exchanges(bint watched) -> None:
     """Say whether something is called in the place of each handler. recoverable.middleware does."""
     global _watched
     _watched = watched
+
+
+def hand_on_watched(hand_on) -> None:
+    """Have hand_on(exchange, app) serve what an Innermost would hand on to the application below, while that is so."""
+    global _hand_on
+    _hand_on = hand_on
 
 
 #: Where a scope has the outermost Exchange of its request.
@@ -258,5 +265,7 @@ cdef class Innermost:
             if kind == "http" or kind == "websocket":
                 exchange = here.request
                 exchange.move_in(scope, receive, send)
+                if _watched:
+                    return _hand_on(exchange, self.app)
                 receive, send = exchange.receive, exchange.send
         return self.app(scope, receive, send)
