@@ -103,10 +103,15 @@ cdef class Exchanged:
 
     def end(self, scope) -> None:
         """Its application has ended. What has led to it, and to where it leads, does so no more: they would keep each other."""
-        self.over = True
-        self._receive, self._send = self.from_client, self.to_client
-        if self.around is None:
-            forget(scope)
+        ended(self, scope)
+
+
+cdef int ended(Exchanged e, scope) except -1:
+    e.over = True
+    e._receive, e._send = e.from_client, e.to_client
+    if e.around is None:
+        forget(scope)
+    return 0
 
 
 cdef int count(Exchanged e, message) except -1:
@@ -211,16 +216,13 @@ cdef class Serve:
         self.app, self.kind, self.arena, self.requests, self.limit = app, kind, arena, requests, limit
         self.withholds, self.later, self.failed, self.otherwise, self.begin = withholds, later, failed, otherwise, begin
 
-    def __call__(self, scope, receive, send):
-        """Return what serves it, to be awaited."""
+    async def __call__(self, scope, receive, send):
         if _watched or scope["type"] != "http":
-            return self.otherwise(scope, receive, send)
+            await self.otherwise(scope, receive, send)
+            return
         if self.begin is not None:
             self.begin()
             self.begin = None
-        return self.serve(scope, receive, send)
-
-    async def serve(self, scope, receive, send):
         cdef Exchanged exchange = <Exchanged>made(self.kind, ())
         fill(exchange, self.app, scope, receive, send, self.limit)
         exchange.withholds = self.withholds
@@ -244,7 +246,7 @@ cdef class Serve:
             if not await self.failed(exchange, error, inside):
                 raise
         finally:
-            exchange.end(scope)
+            ended(exchange, scope)
             if outer is None: # the next request may come in this very context
                 PyContextVar_Set(_running_request, None)
 
