@@ -1,10 +1,10 @@
 """The servers that `instructions.py` counts, each in a process of its own; they answer requests without a socket.
 
-`python -m benchmarks.counted MARKS FOLDER ROWS` runs under callgrind and forks a child for each row. Requests reach aiohttp's
-real request handler through a transport that stays in memory: parser, router, handler, response and writer are those of
-every server, only the system calls are missing. A row is a server with one thing more than the plain one of its family;
-both answer the same requests. Afterwards some requests are traced, and the lines of Python that each function ran are
-written to a file of FOLDER, PID.json: to callgrind, all Python code is one function.
+`python -m benchmarks.counted MARKS FOLDER ROWS` runs under callgrind and forks a child for each row. Requests reach the
+real server's code through a transport that stays in memory (`loopback.py`): only the system calls are missing. A row is a
+server with one thing more than the plain one of its family; both answer the same requests. Afterwards some requests are
+traced, and the lines of Python that each function ran are written to a file of FOLDER, PID.json: to callgrind, all Python
+code is one function.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
+from benchmarks import counted_asgi
+from benchmarks.loopback import PATIENCE, Loopback, connected
+
 AT_ONCE = 64  # connections
 WARM, COUNTED, TRACED = 192, 256, 64  # requests
 ACCOUNTS, ENTRIES = 100_000, 500  # of the bank: what is there before
-PATIENCE = 600  # seconds a request may take: callgrind is slow
 
-Make = Callable[[], web.Application]
+Make = Callable[[], Any]  # makes an application
 
 
 # -- hello ----------------------------------------------------------------------------------------------------------
@@ -202,6 +204,8 @@ at_end = contextlib.ExitStack()
 
 # -- the rows -------------------------------------------------------------------------------------------------------
 
+ASGI = counted_asgi.families(temporary)
+
 # By family: the plain server first; the others answer the same requests, and their cost is told above its.
 FAMILIES: dict[str, dict[str, Make]] = {
     "hello": {
@@ -227,6 +231,7 @@ FAMILIES: dict[str, dict[str, Make]] = {
         "all in the arena": bank(balances=True, audit=True),
         "all in the arena, in a block after the await": bank(balances=True, audit=True, block=True),
     },
+    **ASGI,
 }
 PLAIN = "plain"
 
@@ -245,47 +250,10 @@ def requests(family: str, row: str) -> Iterator[bytes]:
         yield b"POST %s HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
 
 
-class Loopback(asyncio.Transport):
-    """A transport that hands an answer to who waits for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answered: asyncio.Future[None] | None = None
-
-    def write(self, data: Any) -> None:
-        if data[9:12] != b"200":
-            raise RuntimeError(f"not an answer of 200: {bytes(data[:400])!r}")
-        if self.answered is not None:
-            self.answered.set_result(None)
-            self.answered = None
-
-    def writelines(self, parts: Any) -> None:
-        self.write(b"".join(parts))
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-    def is_closing(self) -> bool:
-        return False
-
-    def close(self) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-
 async def serve(family: str, row: str, marks: Any) -> dict[str, float]:
     """Answer some requests to warm up, then those that are counted; return the lines a request, by Python function."""
     loop = asyncio.get_running_loop()
-    runner = web.AppRunner(FAMILIES[family][row](), access_log=None, keepalive_timeout=PATIENCE)
-    await runner.setup()
-    connections = []
-    for _ in range(AT_ONCE):
-        handler, transport = runner.server(), Loopback()
-        handler.connection_made(transport)
-        connections.append((handler, transport))
-    await asyncio.sleep(0.01)  # the handlers' tasks begin
+    connections = await connected(FAMILIES[family][row](), AT_ONCE)
     source = requests(family, row)
 
     async def client(handler: Any, transport: Loopback, left: Iterator[bytes]) -> None:
@@ -374,6 +342,8 @@ def main(marks: Any, folder: str, rows: list[tuple[str, str]]) -> int:
     failed = False
     while left or running:
         if left and running < 2:
+            if left[0][0] in ASGI:
+                counted_asgi.load()  # here, for all of them; and for no other, whose requests would be asked for by more adapters
             forked(*left.pop(0), marks, folder)
             running += 1
         else:

@@ -34,6 +34,7 @@ from recoverable._native import _core, _switches
 
 REACHED = Path(__file__).with_name("data") / "instructions.json"
 PROFILES = REACHED.with_suffix(".xz")  # JSON: the functions of each row
+VERSIONS = ("aiohttp", "uvloop", "fastapi", "starlette", "uvicorn")  # what else counts depend on
 JUDGED = "3.11"  # the Python of the ceilings
 ROOM, LEAST_ROOM = 0.02, 50  # a ceiling above what was reached: this part of it, or so many instructions
 SAME_PLAIN = 0.02  # how far the plain server's count may be from the stored one, as a part of it
@@ -157,7 +158,7 @@ def build() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "compiler": (compiler[1] or compiler[2]).decode() if compiler else "unknown",
-        **{name: metadata.version(name) for name in ("aiohttp", "uvloop")},
+        **{name: metadata.version(name) for name in VERSIONS},
     }
 
 
@@ -284,6 +285,9 @@ def run(settings: Settings) -> Report:
     aim("hello, `setup()` and `@recoverable`, above plain", 4_000, hello["setup() and @recoverable"])
     aim("hello that counts requests in the arena", 8_000, hello["setup() and @recoverable, counting requests"])
     aim("`timeout=` on top, no suspension", 500, hello["@recoverable(timeout=)"] - hello["@recoverable"])
+    aim(
+        "hello in Starlette, `setup()` and `@recoverable`", 12_000, above["Starlette hello", "setup() and @recoverable"]
+    )
     aim("bank, all in the arena", 25_000, above["bank", "all in the arena"])
     rows = []
     for family, row in ROWS:
