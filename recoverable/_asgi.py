@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from recoverable import outcome, runner
 from recoverable._native.exchange import ANSWER, KEY, Exchanged, Kept, snapshot
-from recoverable._native.runtime import Requests, current_transaction
+from recoverable._native.runtime import Requests, current_transaction, running_request
 from recoverable.web import WebAdapter, commits, register
 
 if TYPE_CHECKING:
@@ -31,7 +31,19 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-__all__ = ["CLOSED", "STREAMED", "Answer", "Exchange", "Kind", "Refused", "adapter", "kinds"]
+__all__ = [
+    "CLOSED",
+    "STREAMED",
+    "Answer",
+    "Exchange",
+    "Host",
+    "Kind",
+    "Refused",
+    "adapter",
+    "hosts",
+    "kinds",
+    "note_raised",
+]
 
 _NO_RERUN: Final = "It can't be run again, because "
 _SENT: Final = _NO_RERUN + "its response was being sent already."
@@ -131,6 +143,15 @@ class Exchange(Exchanged):
         else:
             self._messages = None
             self._first = self.read + 1
+
+    @property
+    def size(self) -> int:
+        """How many bytes of the body it was given."""
+        return self._size
+
+    def received(self, begin: int) -> bytes | None:
+        """Return what has been received of the body, from its byte `begin` on, or None: it is not kept."""
+        return None if self._first else b"".join(each.get("body", b"") for each in self._messages or ())[begin:]
 
     def can_rewind(self, read: int) -> bool:
         """Return whether all is kept that it has given since it had given so many messages."""
@@ -233,6 +254,30 @@ class Kind(Protocol):
 kinds: list[Kind] = []
 
 
+class Host(Protocol):
+    """How `recoverable.asgi.setup` gets around the applications of a framework that has no `add_middleware()`."""
+
+    def has(self, app: Any) -> bool:
+        """Return whether it is such an application."""
+
+    def around(self, app: Any) -> Any:
+        """Return what requests of an application come to first."""
+
+    def put_around(self, app: Any, served: Any, lifespan: Any) -> None:
+        """Have requests come to that first; `lifespan`: what is to begin and to end with the application."""
+
+
+#: Those of the frameworks in use.
+hosts: list[Host] = []
+
+
+def note_raised(error: BaseException) -> None:
+    """A response is going to be made of what was raised. For frameworks, whose answers don't say so."""
+    here = running_request.get()
+    if here is not None and isinstance(here.request, Exchange):
+        here.request.raised = here.request.outermost.raised = error
+
+
 def _is_of(value: object, exchange: Exchange) -> bool:
     """Return whether it is an exchange's receive() or send()."""
     return (
@@ -263,6 +308,9 @@ def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
         return STREAMED
     for kind, each in given:
         if (why := kind.put_back(each, exchange, kept.read)) is not None:
+            return why
+    for back in kept.others or ():
+        if (why := back()) is not None:
             return why
     _put_back(kept, exchange.scope)
     if whole:

@@ -24,7 +24,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Match
 
 from recoverable import _asgi, middleware
-from recoverable._native.runtime import running_request
 from recoverable.web import AnswerAdapter, register
 
 if TYPE_CHECKING:
@@ -127,13 +126,6 @@ def _endpoint(app: Any, scope: Scope) -> Any:
 # -- what is raised in an application that is one transaction ---------------------------------------------------------------
 
 
-def _note(error: BaseException) -> None:
-    """A response is going to be made of what was raised."""
-    here = running_request.get()
-    if here is not None and isinstance(here.request, _asgi.Exchange):
-        here.request.raised = here.request.outermost.raised = error
-
-
 def _noting(handler: Any) -> Any:
     if hasattr(handler, "_recoverable_noting"):
         return handler
@@ -143,12 +135,12 @@ def _noting(handler: Any) -> Any:
     if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None)):  # noqa: B004
 
         async def noting(connection: Any, error: BaseException) -> Any:
-            _note(error)
+            _asgi.note_raised(error)
             return await handler(connection, error)
     else:
 
         def noting(connection: Any, error: BaseException) -> Any:  # type: ignore[misc]  # in a thread
-            _note(error)
+            _asgi.note_raised(error)
             return handler(connection, error)
 
     noting._recoverable_noting = True  # type: ignore[attr-defined]

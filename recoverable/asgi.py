@@ -23,7 +23,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from recoverable import ambient, callbacks, frameworks, middleware, service
-from recoverable._asgi import Answer, Exchange, Refused, adapter
+from recoverable._asgi import Answer, Exchange, Refused, adapter, hosts
 from recoverable._asgi_connection import Connection
 from recoverable._native.exchange import KEY, Innermost, Serve, hand_on_watched
 from recoverable._native.runtime import running_request
@@ -244,28 +244,44 @@ class _Lifespan:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
                 ending = True
-                # Those of requests that were cancelled, before what they use is cleaned up.
-                await callbacks.finished(self._arena.native)
+                await self.ending()
             return message
 
         async def sending(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self.begin()
             elif message["type"].startswith("lifespan.shutdown."):
-                self._end()
+                self.end()
             await send(message)
 
         try:
             await self._app(scope, receiving, sending)
         finally:
             if ending:
-                self._end()
+                self.end()
 
-    def _end(self) -> None:
+    async def ending(self) -> None:
+        """Wait for the callbacks of requests that were cancelled, before what they use is cleaned up."""
+        await callbacks.finished(self._arena.native)
+
+    def end(self) -> None:
+        """Close the arena."""
         if self.disarm is not None:
             self.disarm()
             self.disarm = None
         service.close(self._arena)
+
+
+class _Served:
+    """What is put around an application that has no list of middlewares."""
+
+    __slots__ = ("_served", "arena")
+
+    def __init__(self, arena: Arena, served: App) -> None:
+        self.arena, self._served = arena, served
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._served(scope, receive, send)
 
 
 #: The applications that are set up, and their arenas.
@@ -287,10 +303,10 @@ def setup(
 ) -> None:
     """Make an application's handlers use the arena, and close it after the application's own shut-down.
 
-    For applications of Starlette, and what is made with it; for any other put `Middleware` around it. For FastAPI there is
-    `recoverable.fastapi.setup`, which does more. We are the outermost of the middlewares that are there, and the innermost as
-    well: call it after the application's own are added. Our failures are answered with 503 or 507 by exception handlers, where
-    the application has none for them.
+    For applications of Starlette, and what is made with it, of Litestar and of Quart; for any other put `Middleware` around it.
+    For FastAPI there is `recoverable.fastapi.setup`, which does more. We are the outermost of the middlewares that are there: call
+    it after the application's own are added. In Starlette we are the innermost as well. Our failures are answered with 503 or 507
+    where exceptions are handled, unless the application has a handler for them.
 
     Args:
         app: The application; those that are mounted in it, and are not set up themselves, find the arena through it.
@@ -306,7 +322,7 @@ def setup(
         body_limit: As for `Middleware`.
 
     Raises:
-        TypeError: It is no application that middlewares can be added to.
+        TypeError: It is no application of these frameworks.
         JournalError: `durable` is "journal" or "disk", and the arena was opened without a journal.
         ArenaOptionError: As by `Middleware`; or the application has an arena already, or `capsules` were asked for.
         FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
@@ -340,21 +356,23 @@ def prepare(
     body_limit: int | str,
 ) -> None:
     """Do what setup() does; `ready`: what else is to be done before the first request."""
-    if not hasattr(app, "add_middleware"):
+    frameworks.discover()
+    host = next((each for each in hosts if each.has(app)), None)
+    if host is None and not hasattr(app, "add_middleware"):
         raise TypeError(
-            f"app={app!r} has no add_middleware(), as applications of Starlette and FastAPI have. Nothing was changed. Put "
+            f"app={app!r} is no application of Starlette, FastAPI, Litestar or Quart. Nothing was changed. Put "
             "recoverable.asgi.Middleware(app, arena) around it, and have that served."
         )
     if capsules is not None:
         raise ArenaOptionError(
             "capsules= is for aiohttp only so far: what crashes on ASGI can't be kept yet. Nothing was changed. Leave it out."
         )
-    if app in set_up:
+    before = set_up.get(app) if host is None else getattr(host.around(app), "arena", None)
+    if before is not None:
         raise ArenaOptionError(
-            f"the application has an arena already: {set_up[app]!r}. Nothing was changed. Call setup() once; a "
+            f"the application has an arena already: {before!r}. Nothing was changed. Call setup() once; a "
             "handler on another arena says so with @recoverable(arena=...)."
         )
-    frameworks.discover()
 
     starlette: Any = sys.modules.get("recoverable._starlette")
     inside = (
@@ -376,6 +394,11 @@ def prepare(
             for each in starlette.applications(app, set_up):
                 starlette.answer_failures(each)
 
+    if host is not None:
+        lifespan = _Lifespan(host.around(app), arena, disarm, *ready)
+        served = _serving(host.around(app), arena, protect, body_limit, lifespan)
+        host.put_around(app, _Served(arena, served), lifespan)
+        return
     app.add_middleware(outermost)
     if inside:
         starlette.add_innermost(app, Innermost, Exchange, arena)

@@ -12,7 +12,12 @@ from typing import Final
 __all__ = ["ADAPTERS", "discover"]
 
 #: What a program that uses a framework has imported, and the module that has the adapter of that framework.
-ADAPTERS: Final = {"aiohttp.web": "recoverable._aiohttp", "starlette.requests": "recoverable._starlette"}
+ADAPTERS: Final = {
+    "aiohttp.web": "recoverable._aiohttp",
+    "litestar.app": "recoverable._litestar",
+    "quart.app": "recoverable._quart",
+    "starlette.requests": "recoverable._starlette",
+}
 
 
 def discover() -> None:

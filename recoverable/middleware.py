@@ -42,7 +42,7 @@ from recoverable.errors import (
 )
 from recoverable.web import WebAdapter
 
-__all__ = ["FAILURES", "adopt", "call_handler", "leaving", "of", "refusal", "watch"]
+__all__ = ["FAILURES", "adopt", "call_handler", "leaving", "of", "refusal", "report_once", "watch"]
 
 Handler: TypeAlias = Callable[[Any], Awaitable[Any]]
 
@@ -72,7 +72,12 @@ def adopt(adapter: WebAdapter, arena: Any) -> None:
         raise TypeError(f"arena={arena!r} is no Arena: give what Arena.open() returned")
     _registry.bind(arena)  # type: ignore[arg-type]  # the class is above this file, and what it inherits will do
     for logger in adapter.loggers:
-        logging.getLogger(logger).addFilter(_reported_once)  # which adds it once
+        report_once(logging.getLogger(logger))
+
+
+def report_once(logger: logging.Logger) -> None:
+    """Have no traceback written by a logger that is in an event of ours; as often as it is called."""
+    logger.addFilter(_reported_once)  # which adds it once
 
 
 def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler], Awaitable[Any]]:

@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recoverable import errors
-from recoverable._native.runtime import Requests, know_response, running_request, watch_requests
+from recoverable._native.runtime import Requests, know_response, know_tuples, running_request, watch_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -40,7 +40,7 @@ class AnswerAdapter(Protocol):
     """What this library asks of whatever has responses of its own.
 
     Attributes:
-        responses: The classes of responses.
+        responses: The classes of responses; `tuple` may be one.
         errors: The classes of exceptions that are responses.
         requests: How requests are found and kept; natively, since each request comes by there. None: they are another adapter's.
         plain: The one class that most responses are of, and the name of the attribute of it that has the status: what the default
@@ -159,6 +159,8 @@ def register(adapter: AnswerAdapter) -> None:
         watch_requests(adapter.requests)
     if adapter.plain is not None:
         know_response(*adapter.plain)
+    if tuple in adapter.responses:
+        know_tuples()
 
 
 def _outside(error: BaseException) -> BaseException:

@@ -154,13 +154,19 @@ cdef class Kept:
         read: how much it had given.
         passed: how much had come by it.
         sent: how much of an answer had left.
+        others: what puts back what else a framework has of it, or None; each may return why it can't.
     """
     cdef readonly dict scope
-    cdef readonly list written
+    cdef readonly list written, others
     cdef readonly Py_ssize_t read, passed, sent
 
 
 cdef tuple _WRITTEN = ("state", "session") # what in a scope is a dict that handlers write to
+
+
+#: What frameworks have of a request beside its scope: remember(exchange) returns what puts that back, or None.
+remembering = []
+cdef list _remembering = remembering
 
 
 def snapshot(Exchanged exchange not None) -> Kept:
@@ -180,6 +186,8 @@ def snapshot(Exchanged exchange not None) -> Kept:
         elif isinstance(mapping, dict):
             attributes = getattr(mapping, "__dict__", None)
             kept.written.append((mapping, dict(mapping), None if attributes is None else dict(attributes)))
+    if _remembering:
+        kept.others = [back for remember in _remembering if (back := remember(exchange)) is not None]
     return kept
 
 

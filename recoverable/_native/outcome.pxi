@@ -91,7 +91,7 @@ cdef bint ended_with_result(StepDriver d, object result) except -1:
 cdef bint decides(StepDriver d, object result) except -1:
     """decide(result, None); of the common results the default rule says natively what `recoverable.web.commits` says."""
     if d.decide is _commits:
-        if is_plain(result):
+        if is_plain(result) and not (_tuples and type(result) is tuple):
             return True
         if type(result) is _response:
             status = getattr(result, _response_status, None)

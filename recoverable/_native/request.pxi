@@ -45,6 +45,15 @@ def know_response(cls, str status not None) -> None:
     _response, _response_status = cls, status
 
 
+cdef bint _tuples = False # may one be a response?
+
+
+def know_tuples() -> None:
+    """Have the default commit rule ask in Python whether a tuple is a response. For recoverable.web.register()."""
+    global _tuples
+    _tuples = True
+
+
 cdef extern from *:
     """
     /* What is no response, whichever framework asks. */
