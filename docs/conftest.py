@@ -40,6 +40,8 @@ def _recorded(evaluate: Callable[[Example], str | None]) -> Callable[[Example], 
         text = example.parsed if isinstance(example.parsed, str) else ""  # of a doctest it is an object
         if program := re.match(r"# (\w+\.py)\n", text):  # a later one may import it
             Path(example.namespace["_programs"].name, program[1]).write_text(text)
+        if "from litestar import" in text:  # which looks at the module of each handler
+            example.namespace["__name__"] = __name__
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), _logging_of(example.namespace):
             failed = evaluate(example)
