@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from recoverable import outcome, runner
 from recoverable._native.exchange import ANSWER, KEY, Exchanged, Kept, snapshot
 from recoverable._native.runtime import Requests, current_transaction, running_request
+from recoverable.callbacks import name_of
 from recoverable.web import WebAdapter, commits, register
 
 if TYPE_CHECKING:
@@ -199,9 +200,16 @@ class Exchange(Exchanged):
         """Return how it was answered, for the commit rule."""
         return Answer(200 if self.commits() else 500)
 
+    def name_whole(self) -> None:
+        """Call the transaction of all of it by its endpoint, which its framework has put into the scope when it had found it."""
+        endpoint = self.scope.get("endpoint")
+        if endpoint is not None and (transaction := current_transaction()) is not None:
+            transaction.rename(name_of(endpoint))
+
     async def _commit(self, transaction: Transaction) -> None:
         """Commit before the first part of the answer leaves; its handling goes on outside, its background tasks say."""
         if not transaction.left:
+            self.name_whole()
             await runner.leave(transaction, outcome.DEFAULT)
         await self._leave()
 

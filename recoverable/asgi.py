@@ -185,7 +185,10 @@ hand_on_watched(_hand_on)
 
 async def _handle_whole(exchange: Exchange) -> Answer:
     exchange.begin_whole()
-    await ambient.around(exchange.app, exchange.scope, exchange.receive, exchange.send)
+    try:
+        await ambient.around(exchange.app, exchange.scope, exchange.receive, exchange.send)
+    finally:
+        exchange.name_whole()
     return exchange.answer()
 
 

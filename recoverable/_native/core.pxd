@@ -82,6 +82,7 @@ cdef extern from "recoverable.h" nogil:
     void rcv_txn_doom(rcv_txn *t, int error)
     void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)
     void rcv_txn_route(rcv_txn *t, const char *route)
+    void rcv_txn_rename(rcv_txn *t, const char *handler)
     int rcv_profiles_ask(const rcv_arena *a)
     enum:
         RCV_PRIVILEGED

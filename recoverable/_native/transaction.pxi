@@ -94,6 +94,12 @@ cdef class Transaction:
         self.check()
         rcv_txn_route(self.t, PyUnicode_AsUTF8(route))
 
+    def rename(self, str handler not None) -> None:
+        """Say whose it is, where that has turned out after it had begun. Without effect once it has ended."""
+        if self.t != NULL:
+            rcv_txn_rename(self.t, PyUnicode_AsUTF8(handler))
+            self.handler = handler
+
     def take_privilege(self) -> bool:
         """Have commits that would make it invalid wait until it ends. False: another one has this privilege, ask again.
 

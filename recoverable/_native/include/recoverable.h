@@ -212,6 +212,7 @@ RCV_API void rcv_txn_inside(rcv_txn *t, rcv_txn *parent);
 /* rcv_txn_route -- by which route (its last 39 bytes, the method among them) the request came: its handler has a working set for
  * each. Right after rcv_txn_new. */
 RCV_API void rcv_txn_route(rcv_txn *t, const char *route);
+RCV_API void rcv_txn_rename(rcv_txn *t, const char *handler); /* whose it is has turned out now */
 
 /* rcv_privilege_take -- one of these: from now on, commits that would make it invalid are to wait (rcv_must_wait); another has
  * the privilege, ask again; its handler is not one that would need it. rcv_must_wait -- 1: do not commit yet, ask again; it has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 from typing import TYPE_CHECKING, Any
 
@@ -635,3 +636,35 @@ async def test_under_hypercorn(shared: tuple[Arena, Arena], lose: Lose, protect:
     assert runs == [{"a": 1}] * 2
     assert arena.root["n"] == 3
     assert for_app.closed
+
+
+async def test_a_whole_request_is_called_by_its_endpoint(
+    shared: tuple[Arena, Arena], log: list[dict[str, Any]]
+) -> None:
+    """What begins before its route is found has the name of the function that handles it, in events and to others."""
+    arena, for_app = shared
+
+    async def crashes(request: Request) -> Response:
+        arena.root["n"] = 1
+        raise ZeroDivisionError
+
+    async def winner(request: Request) -> Response:
+        arena.root["n"] = arena.root.get("n", 0) + 1
+        return PlainTextResponse("won")
+
+    async def loser(request: Request) -> Response:
+        n = arena.root.get("n", 0)
+        if attempt() == 1:
+            await asyncio.get_running_loop().create_task(client.get("/winner"), context=contextvars.Context())
+        arena.root["n"] = n + 1
+        return PlainTextResponse("lost")
+
+    app = Starlette(routes=[Route("/crashes", crashes), Route("/winner", winner), Route("/loser", loser)])
+    setup(app, for_app, protect="all")
+    async with client_of(app) as client:
+        assert (await client.get("/crashes")).status_code == 500
+        assert (await client.get("/loser")).text == "lost"
+    told = {each["event"]: each for each in log if each["event"].startswith("request.")}
+    assert told["request.rolled_back"]["handler"].endswith("crashes")
+    assert told["request.conflict"]["handler"].endswith("loser")
+    assert told["request.conflict"]["winner"].endswith("winner")

@@ -148,6 +148,8 @@ uint32_t rcv_txn_step(const rcv_txn *t) { return t->steps + 1; }
 
 void rcv_txn_route(rcv_txn *t, const char *route) { set_name(t->route, route); }
 
+void rcv_txn_rename(rcv_txn *t, const char *handler) { set_name(t->handler, handler); }
+
 void rcv_txn_inside(rcv_txn *t, rcv_txn *parent)
 {
     t->parent = parent;
