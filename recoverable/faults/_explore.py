@@ -333,6 +333,7 @@ class _Explorer:
             except BaseException:
                 assert self.loop is not None
                 self.loop.close()
+                self._arena_of_app.close()
                 raise
         self.capsules: Capsules | None = capsules or arena.native.capsules
         if self.capsules is not None:
@@ -345,13 +346,18 @@ class _Explorer:
         assert self.app is not None
         assert self.loop is not None
         if self.site is not None:
-            self.site.close()
-        app = call(self.app, arena=Arena.open(self.arena.name))
+            self._close_site()
+        self._arena_of_app = Arena.open(self.arena.name)
+        app = call(self.app, arena=self._arena_of_app)
         if any(kind.__module__.partition(".")[0] == "aiohttp" for kind in type(app).__mro__):
             from recoverable.faults.aiohttp import Site
         else:
             from recoverable.faults.asgi import Site  # type: ignore[assignment]
         self.site = Site(self.loop, app)
+
+    def _close_site(self) -> None:
+        self.site.close()
+        self._arena_of_app.close()  # of an application that has no lifespan, or does not close it
 
     def close(self) -> None:
         """Put everything away."""
@@ -361,7 +367,7 @@ class _Explorer:
         if self._given is not None:
             self._given.end(self.arena.native)
         if self.site is not None:
-            self.site.close()
+            self._close_site()
         if self.loop is not None:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from recoverable import Arena, after_commit, recoverable
+from recoverable import Arena, _registry, after_commit, recoverable
 from recoverable import asgi as recoverable_asgi
 from recoverable._native import _switches
 from recoverable.fastapi import setup, transaction
@@ -380,6 +380,7 @@ def test_points_inside_an_answer(fault: Any) -> None:
         report.found["await"] == 5
     )  # in the middle of it: nothing has left; then the start, two bodies, and one between these
     assert report.outcomes == {"rolled back": 1, "committed": 4}
+    assert not _registry.all_open()  # also where no lifespan has closed the application's
 
 
 # -- a client that hangs up ---------------------------------------------------------------------------------------------------
