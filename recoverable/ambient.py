@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Block", "around", "back", "nobody"]
 
 T = TypeVar("T")
+
+_LOOK = 0.001  # seconds between two looks whether a thread has come to rest
 
 
 async def around(fn: Callable[..., Awaitable[T]], *args: Any) -> T:
@@ -44,12 +47,13 @@ def nobody() -> contextvars.Token[Ambient | None]:
     return ambient.set(None)
 
 
-def back(token: contextvars.Token[Ambient | None]) -> None:
-    """Have it be in the one before again, if this is still the context."""
+def back(token: contextvars.Token[Ambient | None], mine: Ambient | None = None) -> None:
+    """Have it be in the one before again, if this is still the context; in another one, in none if `mine` is there."""
     try:
         ambient.reset(token)
-    except ValueError:  # of another context, where nobody has it
-        ambient.set(None)
+    except ValueError:
+        if mine is not None and ambient.get() is mine:
+            ambient.set(None)
 
 
 class Block:
@@ -66,6 +70,7 @@ class Block:
         """Begin nothing yet."""
         self._native, self._handler, self._independent = native, handler, independent
         self._token: contextvars.Token[Ambient | None] | None = None
+        self._mine: Ambient | None = None
         self._outer = False
         self.transaction: Transaction | None = None
 
@@ -89,7 +94,8 @@ class Block:
             self.transaction, self._outer = outer, True
             return
         self.transaction = begin_for_request(self._native, self._handler)
-        self._token = ambient.set(Ambient(self.transaction, loop))
+        self._mine = Ambient(self.transaction, loop)
+        self._token = ambient.set(self._mine)
 
     async def leave(self, error: BaseException | None) -> None:
         """Commit what the block has done, or roll it back because of an error.
@@ -111,7 +117,7 @@ class Block:
             raise
         finally:
             if self._token is not None:
-                back(self._token)
+                back(self._token, self._mine)
             if transaction.state != "committed":
                 end_block(self, None, error, failed)  # type: ignore[arg-type]  # as a TransactionBlock's
         if (
@@ -125,7 +131,11 @@ class Block:
 
 async def _commit(transaction: Transaction) -> BaseException | None:
     """Commit, after whatever that has to wait for; return what it fails with."""
+    mine, until = transaction.ambient, time.monotonic() + transaction.arena.busy_timeout
     try:
+        # While a thread of it is in an operation or a block, which nobody is told the end of.
+        while mine is not None and mine.is_busy() and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
         while not transaction.commit_at_once():
             await lockwait.before_commit(transaction)
     except asyncio.CancelledError:

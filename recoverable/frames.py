@@ -89,5 +89,6 @@ def without_ours(error: BaseException, trace: TracebackType | None) -> Traceback
         return entries[0] if entries else None
     left = [entry for i, entry in enumerate(entries) if theirs[i] or (i > last and not meant)]
     for entry in reversed(left):
-        trace = TracebackType(trace, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+        line = entry.tb_lineno or 0  # None where it is at no line, as an interrupt may be
+        trace = TracebackType(trace, entry.tb_frame, entry.tb_lasti, line)
     return trace

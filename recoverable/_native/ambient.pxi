@@ -24,7 +24,6 @@ ambient = ContextVar("recoverable.ambient", default=None)
 cdef object _ambient = ambient
 from cpython.contextvars cimport get_value
 
-cdef object _nowhere = Context() # what the loop runs our callbacks in
 cdef int ambients = 0 # how many there are; nobody is asked for one where there is none
 
 cdef enum:
@@ -51,6 +50,7 @@ cdef class Ambient:
     cdef readonly Transaction transaction
     cdef Ambient around # of another arena: what was there before
     cdef object loop
+    cdef object nowhere # the context that the loop ends steps in: one can be entered only once at a time
     cdef object last # its last step: an AmbientStep, which may be over, or None
     cdef uint64_t home # the loop's thread
     cdef bint asked # the loop is going to end it
@@ -59,7 +59,7 @@ cdef class Ambient:
     def __init__(self, Transaction transaction not None, loop not None):
         global ambients
         transaction.check()
-        self.transaction, self.loop, self.home = transaction, loop, rcv_thread()
+        self.transaction, self.loop, self.home, self.nowhere = transaction, loop, rcv_thread(), Context()
         rcv_ambient(transaction.t)
         transaction.ambient = self
         self.around = get_value(_ambient)
@@ -120,19 +120,22 @@ cdef class Ambient:
         self.asked = True
         try:
             if me == self.home:
-                self.loop.call_soon(self.end_step, context=_nowhere)
+                self.loop.call_soon(self.end_step, context=self.nowhere)
             else:
-                self.loop.call_soon_threadsafe(self.end_step, context=_nowhere)
-        except RuntimeError as error: # it is closed
+                self.loop.call_soon_threadsafe(self.end_step, context=self.nowhere)
+        except BaseException as error: # it is closed; or of a signal's handler
             self.asked = False
             self.leave()
+            if not isinstance(error, RuntimeError):
+                raise
             raise _errors.TransactionError(
                 f"the event loop of {self.transaction.handler!r} is closed, and its transaction with that; nothing was done here") from error
         return 0
 
     cdef int wait_for_step(self) except -1:
-        """Wait, without the GIL, until a step in another thread is over, or gives way."""
+        """Wait, without the GIL, until a step in another thread is over, or gives way. Not with the lock: that step may need it."""
         cdef Transaction t = self.transaction
+        wait_over(t.arena)
         cdef double until = rcv_monotonic() + t.arena.busy_timeout
         while self.can_be_entered() and t.runs_elsewhere():
             if rcv_monotonic() > until:
@@ -152,7 +155,11 @@ cdef class Ambient:
         self.asked = False
         if not self.leave() and not self.loop.is_closed():
             self.asked = True
-            self.loop.call_later(0.001, self.end_step, context=_nowhere) # a thread is in the middle of something
+            self.loop.call_later(0.001, self.end_step, context=self.nowhere) # a thread is in the middle of something
+
+    def is_busy(self) -> bool:
+        """Return whether another thread is in the middle of an operation or a block of it."""
+        return self.transaction.t != NULL and self.transaction.runs_elsewhere()
 
     cdef bint leave(self) noexcept:
         """Suspend the last step, wherever it is, if it is mounted; False: it can't be, now."""
@@ -162,6 +169,8 @@ cdef class Ambient:
         if step is None:
             return True
         here = step.thread == rcv_thread()
+        if not here and t.blocked: # it stands for the lock, in the middle of an operation
+            return False
         if t.t != NULL and not t.arena.closed and rcv_txn_mounted(t.t):
             if not here and t.open_blocks != 0:
                 return False
@@ -201,7 +210,8 @@ cdef void drop_step(AmbientStep step, bint here) noexcept:
         unlink(&step.frame)
     else: # that thread takes it off its stack when it looks there
         rcv_frame_leave(&step.frame)
-        step.context = None
+        step.frame.owner = NULL
+        step.t = step.context = None
 
 
 cdef void unlink(rcv_frame *frame) noexcept:
@@ -230,6 +240,15 @@ cdef Transaction enter_ambient(NativeArena arena):
     if f.owner == NULL and f.context == rcv_context():
         return None
     each = get_value(_ambient)
-    while each is not None and arena is not None and each.transaction.arena is not arena:
+    while each is not None and not (each.can_be_entered() and (arena is None or each.transaction.arena is arena)):
         each = each.around
     return None if each is None else each.enter()
+
+
+cdef rcv_frame *below_ambient(rcv_frame *frame) noexcept:
+    """Take the steps of ambient transactions off that lie on that frame, which is about to end; the top of the stack."""
+    cdef rcv_frame *f = settle()
+    while f != frame and f.keeper != NULL:
+        unlink(f)
+        f = settle()
+    return f

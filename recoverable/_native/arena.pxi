@@ -211,7 +211,7 @@ cdef class NativeArena:
         if self.closed:
             return
         while f != NULL:
-            if f.owner != NULL and (<Transaction>f.owner).arena is self and not f.left and is_alive(<Transaction>f.owner):
+            if not f.left and f.owner != NULL and (<Transaction>f.owner).arena is self and is_alive(<Transaction>f.owner):
                 raise _errors.TransactionError(
                     "an arena cannot be closed by a transaction on it; nothing was closed: close it after the handler has ended")
             f = f.below

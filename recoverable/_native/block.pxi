@@ -104,9 +104,7 @@ cdef class TransactionBlock:
             raise _errors.TransactionError(
                 "a transaction block is for one use; this one has been entered before. Nothing was begun. "
                 "Write `with arena.transaction():` each time.")
-        cdef Transaction outer = running()
-        if outer is not None and outer.arena is not self.arena:
-            outer = None
+        cdef Transaction outer = nearest_on(self.arena)
         if outer is not None:
             if not self.independent:
                 self.nested = _nest_block(outer)
@@ -150,7 +148,7 @@ cdef class TransactionBlock:
             raise _errors.TransactionError("a transaction block was left that has not been entered; nothing was changed")
         if self.watch is not None and not self.abandoned:
             self.watch.remove(self)
-        if t is not None and not self.abandoned and rcv_current()[0] != &t.frame and settle() != &t.frame:
+        if t is not None and not self.abandoned and rcv_current()[0] != &t.frame and below_ambient(&t.frame) != &t.frame:
             self.end_astray(error)
             return
         if self.outer is not None:

@@ -280,8 +280,8 @@ cdef class Call(StepDriver):
             if arena is None or handler.special & JOURNALED:
                 arena = arena_of_call(handler, self.given(), self.kwargs)
         if handler.joins:
-            outer = running()
-            if outer is not None and outer.arena is arena:
+            outer = nearest_on(arena)
+            if outer is not None:
                 if handler.options.independent:
                     self.rest = _inside(outer, handler, self.given(), self.kwargs or {})
                 else:

@@ -175,7 +175,7 @@ cdef class StepDriver:
 
     cdef bint misplaced(self) noexcept:
         """Can't a step be taken here, or now?"""
-        return self.t.runs_elsewhere() or (self.t.t != NULL and rcv_held(self.t.arena.a))
+        return (self.t.thread != 0 and not self.t.comes_here()) or (self.t.t != NULL and rcv_held(self.t.arena.a))
 
     cdef object run_step(self, object value, object error):
         """step(), where one can be taken."""

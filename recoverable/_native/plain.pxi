@@ -54,11 +54,11 @@ cdef object call_plainly(PlainHandler handler, tuple args, dict kwargs):
     if handler.fn is None:
         raise TypeError("a PlainHandler that was not initialised")
     arena = arena_of_call(handler, args, kwargs)
-    outer = running() if handler.joins else None
-    if outer is None or outer.arena is not arena:
+    outer = nearest_on(arena) if handler.joins else None
+    if outer is None:
         return run_plainly(handler, arena, args, kwargs, parent)
     if not handler.options.independent:
-        return apply(handler.fn, args, kwargs)
+        return apply(handler.fn, args, kwargs) if rcv_current()[0].keeper == NULL else held_plainly(handler, outer, args, kwargs)
     refuse_blocks(outer)
     try:
         result = run_plainly(handler, arena, args, kwargs, outer)
@@ -67,6 +67,16 @@ cdef object call_plainly(PlainHandler handler, tuple args, dict kwargs):
         raise
     outer.remount()
     return result
+
+
+cdef object held_plainly(PlainHandler handler, Transaction outer, tuple args, dict kwargs):
+    """A part of an ambient transaction, which would give way between two operations: it holds the arena up to its end. Nothing is
+    taken back there."""
+    nested = _nest_block(outer)
+    try:
+        return apply(handler.fn, args, kwargs)
+    finally:
+        nested.end(None)
 
 
 cdef object run_plainly(PlainHandler handler, NativeArena arena, tuple args, dict kwargs, Transaction parent):

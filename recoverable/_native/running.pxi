@@ -29,10 +29,24 @@ cdef rcv_frame *settle() noexcept:
 
 cdef Transaction running():
     """The Transaction that runs in this thread and context, or None."""
-    cdef rcv_frame *f = settle()
+    cdef rcv_frame *f = not_others(settle())
     if f.owner == NULL or f.context != rcv_context() or not is_alive(<Transaction>f.owner):
         return None if ambients == 0 else enter_ambient(None)
     return <Transaction>f.owner
+
+
+cdef inline rcv_frame *not_others(rcv_frame *f) noexcept:
+    """The nearest frame from there on. A step of an ambient transaction lies on whatever ran when it was begun, and hides nothing:
+    it counts where nothing of this context lies below."""
+    if f.keeper == NULL:
+        return f
+    cdef void *context = rcv_context()
+    cdef rcv_frame *own = NULL
+    while f.left or f.keeper != NULL:
+        if own == NULL and not f.left and f.context == context:
+            own = f
+        f = f.below
+    return f if own == NULL or (f.owner != NULL and f.context == context and is_alive(<Transaction>f.owner)) else own
 
 
 cdef Transaction running_on(NativeArena arena):
@@ -40,11 +54,20 @@ cdef Transaction running_on(NativeArena arena):
     cdef rcv_frame *f = settle()
     cdef void *context = rcv_context()
     cdef Transaction t
-    while f.owner != NULL and f.context == context:
-        t = <Transaction>f.owner
-        if t.arena is arena and not f.left:
-            return t if is_alive(t) else None
+    while f.left or f.keeper != NULL or (f.owner != NULL and f.context == context):
+        if not f.left and f.context == context:
+            t = <Transaction>f.owner
+            if t.arena is arena:
+                return t if is_alive(t) else None
         f = f.below
+    return None if ambients == 0 else enter_ambient(arena)
+
+
+cdef Transaction nearest_on(NativeArena arena):
+    """The Transaction of that arena that what begins here is to be a part of, or None: what runs here, or else the context's."""
+    cdef Transaction t = running()
+    if t is None or t.arena is arena:
+        return t
     return None if ambients == 0 else enter_ambient(arena)
 
 
@@ -88,5 +111,4 @@ cdef Transaction request_of(Transaction t, NativeArena arena):
 
 def current_transaction(arena: NativeArena | None = None):
     """Return the Transaction that runs in this thread and context (on that arena), or None."""
-    t = running()
-    return t if arena is None or t is None or t.arena is arena else None
+    return running() if arena is None else nearest_on(arena)

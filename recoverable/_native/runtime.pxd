@@ -121,6 +121,7 @@ cdef class Transaction:
     cdef object __weakref__
     cdef int check(self) except -1
     cdef bint runs_elsewhere(self) noexcept
+    cdef bint comes_here(self) noexcept
     cdef int make_current(self) except -1
     cdef void step_down(self) noexcept
     cdef void off_stack(self) noexcept

@@ -75,9 +75,14 @@ cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1:
 cdef int ask(NativeArena arena, void *context, bint write, rcv_txn **t) except? -100:
     """rcv_access(), where the context may have an ambient transaction."""
     cdef int rc = RCV_ERR_ASK
-    if enter_ambient(arena) is not None:
-        if arena.closed: # entering may have waited
-            closed_error(arena)
+    try:
+        entered = enter_ambient(arena)
+    except BaseException:
+        wait_over(arena)
+        raise
+    if arena.closed: # entering may have waited
+        closed_error(arena)
+    if entered is not None:
         rc = rcv_access(arena.a, context, write, t)
     return rcv_access_outside(arena.a, write, t) if rc == RCV_ERR_ASK else rc
 

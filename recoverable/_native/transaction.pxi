@@ -148,6 +148,18 @@ cdef class Transaction:
         return self.thread != 0 and self.thread != rcv_thread() and not (
             self.ambient is not None and (<Ambient>self.ambient).come_back())
 
+    cdef bint comes_here(self) noexcept:
+        """Is it not current in another thread, or no more when that has come to the end of an operation or a block?"""
+        if not self.runs_elsewhere():
+            return True
+        if self.ambient is None:
+            return False
+        try:
+            (<Ambient>self.ambient).wait_for_step()
+        except BaseException:
+            return False
+        return not self.runs_elsewhere()
+
     cdef int make_current(self) except -1:
         """Make it the current transaction of this thread and context."""
         if self.entered:
@@ -192,6 +204,9 @@ cdef class Transaction:
     def mount(self) -> None:
         """Put its writes into the arena and take the lock. A no-op when it is mounted."""
         self.check()
+        if self.ambient is not None and self.thread != rcv_thread(): # its step was ended since it became current here
+            (<Ambient>self.ambient).enter()
+            self.check()
         cdef int rc = rcv_txn_mount(self.t)
         while rc == RCV_ERR_AGAIN:
             rc = wait_here(self.arena)

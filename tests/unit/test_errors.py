@@ -35,6 +35,7 @@ KINDS = {
     "RCV_ERR_MISUSE": errors.TransactionError,
     "RCV_ERR_OS": errors.ArenaSystemError,
     "RCV_ERR_AGAIN": errors.InternalError,
+    "RCV_ERR_ASK": errors.InternalError,
     "RCV_ERR_BUG": errors.InternalError,
     "RCV_ERR_STRAY": errors.StrayWriteError,
     "RCV_ERR_HELD": errors._Doomed,

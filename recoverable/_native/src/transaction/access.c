@@ -91,7 +91,7 @@ static int __attribute__((noinline)) access_slow(rcv_arena *a, void *context, in
                 break; /* its step goes on in the parent; whoever reads here reads from outside */
             return go_on(t);
         }
-        if (!f->left)
+        if (!f->left && f->keeper == NULL) /* a step of an ambient one, begun in the middle of what lies below, hides nothing */
             break;
     }
     return unlikely(a->n_ambient != 0) ? RCV_ERR_ASK : rcv_access_outside(a, write, out);
