@@ -131,7 +131,7 @@ def test_the_page_has_every_field_with_its_type() -> None:
 def test_logging_has_the_same_events_and_fields(caplog: pytest.LogCaptureFixture) -> None:
     """Each form of each event is a record where structlog is not configured, at its level, with its fields as they are."""
     caplog.set_level(logging.DEBUG, "recoverable")
-    plain = logging.makeLogRecord({}).__dict__.keys() | {"message", "taskName"}
+    plain = logging.makeLogRecord({}).__dict__.keys() | {"message", "taskName", "asctime"}
     for name, arguments in calls():
         getattr(events, name)(**arguments)
     by_logging: dict[str, list[dict[str, Any]]] = {}
