@@ -30,9 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import served_asgi
 from benchmarks.serving import cpu_ns, listening, terminated
 
-NAMES = ("bank", "shop", "chat", "leaderboard", "features")
+NAMES = ("bank", "bank, FastAPI", "bank, Starlette", "shop", "chat", "leaderboard", "features")
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS, SOCKETS = 64, 16
 ACCOUNTS, PRODUCTS, SESSIONS, ROOMS, PLAYERS, ITEMS = 100_000, 5_000, 40_000, 600, 300_000, 2816
@@ -151,6 +152,12 @@ end""",
     ),
 }
 
+# FastAPI reads no JSON that is not said to be some.
+JSON_BANK = dataclasses.replace(
+    KINDS["bank"], load='wrk.headers["Content-Type"] = "application/json"\n' + KINDS["bank"].load
+)
+KINDS |= dict.fromkeys(served_asgi.APPLICATIONS, JSON_BANK)
+
 
 # -- the server ---------------------------------------------------------------------------------------------------
 
@@ -159,6 +166,10 @@ def application(name: str, arena: Any) -> Any:
     """Make an example's application around an arena, and fill that."""
     import importlib
 
+    if name in served_asgi.APPLICATIONS:
+        app = served_asgi.APPLICATIONS[name](arena, ACCOUNTS)
+        KINDS[name].fill(arena, random.Random(name))
+        return app
     server = importlib.import_module(f"examples.{name}.server")
     options: dict[str, Any] = {}
     if name == "bank":
@@ -217,6 +228,8 @@ def serve(name: str, mode: str) -> None:
         from benchmarks import plain
 
         plain.install()
+        if name in served_asgi.APPLICATIONS:
+            served_asgi.install_plain()
         arena: Any = plain.Arena()
     else:
         from recoverable import Arena
@@ -225,7 +238,7 @@ def serve(name: str, mode: str) -> None:
         options = json.loads(mode)
         record, announce = options.pop("record", None), options.pop("announce", None)
         try:
-            arena = Arena.open(f"bench-{name}-{os.getpid()}", size=KINDS[name].size, **options)
+            arena = Arena.open(f"bench-{name.replace(', ', '-')}-{os.getpid()}", size=KINDS[name].size, **options)
         except ArenaOptionError as error:
             print(json.dumps({"refused": str(error)}), flush=True)
             return
@@ -236,14 +249,25 @@ def serve(name: str, mode: str) -> None:
 
         app.router.add_post("/announced", announcing(server, announce == "rows"))
 
-    async def stats(request: web.Request) -> web.Response:
-        return web.json_response(dataclasses.asdict(arena.stats()), dumps=lambda x: json.dumps(x, default=str))
+    def told() -> str:
+        return json.dumps(dataclasses.asdict(arena.stats()), default=str)
 
-    if mode != "plain":
-        app.router.add_get("/_stats", stats)
+    async def stats(request: web.Request) -> web.Response:
+        return web.json_response(text=told())
+
+    if name in served_asgi.APPLICATIONS:
+        listen: Any = served_asgi.listening
+        if mode != "plain":
+            from starlette.responses import Response
+
+            app.add_route("/_stats", lambda request: Response(told()))
+    else:
+        listen = listening
+        if mode != "plain":
+            app.router.add_get("/_stats", stats)
 
     async def main() -> None:
-        async with listening(app) as port:  # its clean-up closes the arena
+        async with listen(app) as port:  # its clean-up closes the arena
             print(json.dumps({"port": port}), flush=True)
             await terminated()
             if record is not None:

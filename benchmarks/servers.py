@@ -41,6 +41,8 @@ FEATURES: dict[str, dict[str, Any] | None] = {
 }
 KEPT = {
     "bank": 90,
+    "bank, FastAPI": 92,
+    "bank, Starlette": 92,
     "shop": 90,
     "leaderboard": 90,
     "chat": 95,
