@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,16 @@ def _is_there(python: str) -> bool:
         return subprocess.run([python, "-c", ""], capture_output=True, timeout=30).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_of_interrupts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have what an interrupted test leaves to the collector collected here, where it may be: a coroutine that was never awaited."""
+    yield
+    if any("never awaited" in text for mark in request.node.iter_markers("filterwarnings") for text in mark.args):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            gc.collect()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -55,7 +56,8 @@ def catch_everything() -> None:
 
 
 def stuck(arena: Arena, work: Callable[[], object]) -> None:
-    """Hold the arena, for ever."""
+    """Hold the arena, for ever, in a process whose events are on standard error."""
+    logging.basicConfig(stream=sys.stderr, force=True)
     with arena.transaction():
         arena.root["n"] = 1
         work()

@@ -35,7 +35,10 @@ from support.watched import LIMIT, told, watched_arena
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+]  # stopped in between
 
 STRESS = int(os.environ.get("RECOVERABLE_RACES", "5"))
 

@@ -20,7 +20,11 @@ from support.watched import compute, seen, told
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),  # stopped in between
+]
 
 LIMIT = 0.2  # seconds. No process is ended, but a step that goes on for 15/8 of it has the event that it will be
 

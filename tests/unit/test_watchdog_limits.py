@@ -16,7 +16,10 @@ from support.watched import compute, seen, told
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+]  # stopped in between
 
 LIMIT = 0.2  # seconds. No process is ended, but that of a program of its own
 

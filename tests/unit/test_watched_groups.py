@@ -14,7 +14,10 @@ from support.watched import compute
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+]  # stopped in between
 
 
 async def by_gather(spins: Awaitable[None]) -> None:

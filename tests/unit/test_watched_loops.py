@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+]  # stopped in between
 
 LIMIT = 0.01  # seconds, from where a loop begins
 MONITORING: Any = getattr(sys, "monitoring", None)

@@ -19,7 +19,10 @@ from support.watched import LIMIT, compute, watched_arena
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+]  # stopped in between
 
 
 @pytest.fixture
