@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextvars
-import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,21 +12,6 @@ from recoverable import Arena
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    """Take back what a framework does to the program's logging, above all the thread of Litestar's that writes it."""
-    root = logging.getLogger()
-    level, before = root.level, list(root.handlers)
-    yield
-    root.setLevel(level)
-    for handler in set(root.handlers) - set(before):
-        root.removeHandler(handler)
-        listener = getattr(handler, "listener", None)
-        if getattr(listener, "_thread", None) is not None:
-            atexit.unregister(listener.stop)
-            listener.stop()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
     Lose = Callable[[], Awaitable[Any]]
 
 Shared = tuple[Arena, Arena]
+
+#: An application that leaves the program's logging as it is: otherwise a thread of its own writes that.
+application_of = functools.partial(Litestar, logging_config=None)
+config_of_logs = functools.partial(
+    LoggingConfig,
+    log_exceptions="always",
+    configure_root_logger=False,
+    handlers={"queue_listener": {"class": "logging.StreamHandler"}},
+)
+
 # The newest one wants parameters to be declared in a way that the oldest one does not know.
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*(declared using deprecated|Deprecated use of|Inferred dependency)")
 PROTECT = pytest.mark.parametrize("protect", ["decorated", "all"])
@@ -41,7 +52,7 @@ def application(arena: Arena, handler: Any, protect: str = "decorated", sync: bo
     route = litestar.route(
         "/", http_method=["GET", "POST"], status_code=200, **({"sync_to_thread": True} if sync else {})
     )
-    app = Litestar([route(handler)], openapi_config=None, **options)
+    app = application_of([route(handler)], openapi_config=None, **options)
     setup(app, arena, protect=protect)  # type: ignore[arg-type]
     return app
 
@@ -124,7 +135,7 @@ async def test_the_status_of_the_route(shared: Shared) -> None:
         arena.root["a"] = 1
         return Response(None)
 
-    app = Litestar([handler], openapi_config=None)
+    app = application_of([handler], openapi_config=None)
     setup(app, for_app)
     async with client_of(app) as client:
         assert (await client.get("/")).status_code == 503
@@ -142,9 +153,7 @@ async def test_a_crash_leaves_nothing(
         arena.root["a"] = 1
         raise RuntimeError("crash")
 
-    app = application(
-        for_app, handler, protect, logging_config=LoggingConfig(log_exceptions="always", configure_root_logger=False)
-    )
+    app = application(for_app, handler, protect, logging_config=config_of_logs())
     logger = logging.getLogger("litestar")
     logger.propagate = True
     async with client_of(app) as client:
@@ -231,7 +240,7 @@ async def test_a_conflict_of_a_handler_without_the_request(shared: Shared, lose:
         return len(seen)
 
     handler.__annotations__["data"] = Annotated[UploadFile, Body(media_type=RequestEncodingType.MULTI_PART)]
-    app = Litestar(
+    app = application_of(
         [litestar.post("/")(recoverable(handler) if protect == "decorated" else handler)], openapi_config=None
     )
     setup(app, for_app, protect=protect)  # type: ignore[arg-type]
@@ -253,7 +262,7 @@ async def test_a_body_beyond_the_limit_is_not_run_again(shared: Shared, lose: Lo
         arena.root["n"] = 1
         await lose()
 
-    app = Litestar([handler], openapi_config=None)
+    app = application_of([handler], openapi_config=None)
     setup(app, for_app, body_limit=100)
     async with client_of(app) as client:
         answer = await client.post("/", content=b"x" * 101)
@@ -298,11 +307,11 @@ async def test_failures_become_responses(
             raise ArenaBusyError("held")
         await lose()
 
-    logs = LoggingConfig(log_exceptions="always", configure_root_logger=False)
+    logs = config_of_logs()
     app: Any
     if how == "around":
         app = Middleware(
-            Litestar([litestar.get("/")(recoverable(handler))], openapi_config=None, logging_config=logs), for_app
+            application_of([litestar.get("/")(recoverable(handler))], openapi_config=None, logging_config=logs), for_app
         )
     else:
         app = application(for_app, handler, how, logging_config=logs)
@@ -432,7 +441,7 @@ async def test_the_route_of_a_working_set(shared: Shared) -> None:
         here = running_request.get().request
         routes.append((_asgi.adapter.route(here), _asgi.adapter.arguments(here)))
 
-    app = Litestar([handler], openapi_config=None)
+    app = application_of([handler], openapi_config=None)
     setup(app, for_app)
     async with client_of(app) as client:
         assert (await client.get("/users/7")).status_code == 200
@@ -447,7 +456,7 @@ async def test_the_lifespan_closes_the_arena(shared: Shared) -> None:
         with for_app.transaction():
             arena.root["end"] = True
 
-    app = Litestar([], on_shutdown=[ends], openapi_config=None)
+    app = application_of([], on_shutdown=[ends], openapi_config=None)
     setup(app, for_app)
     async with lifespan_of(app) as said:
         assert said == [{"type": "lifespan.startup.complete"}]
@@ -477,7 +486,7 @@ async def test_a_websocket_by_message(shared: Shared) -> None:
             except RuntimeError:
                 await socket.send_text("crashed")
 
-    app = Litestar([handler], openapi_config=None)
+    app = application_of([handler], openapi_config=None)
     setup(app, for_app, protect="all")
     socket = Socket(app, "/")
     assert (await socket.next())["type"] == "websocket.accept"
@@ -490,7 +499,7 @@ async def test_a_websocket_by_message(shared: Shared) -> None:
 def test_a_second_arena_is_refused(shared: Shared) -> None:
     """setup() is called once."""
     _, for_app = shared
-    app = Litestar([], openapi_config=None)
+    app = application_of([], openapi_config=None)
     setup(app, for_app)
     with pytest.raises(ArenaOptionError, match="has an arena already"):
         setup(app, for_app)
