@@ -17,6 +17,7 @@ it is told otherwise.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -54,6 +55,7 @@ class _Standard:
         _record(logging.ERROR, event, fields)
 
 
+@functools.cache
 def _logger(event: str) -> logging.Logger:
     return logging.getLogger(f"{NAME}.{event.partition('.')[0]}")
 
