@@ -24,7 +24,7 @@ ambient = ContextVar("recoverable.ambient", default=None)
 cdef object _ambient = ambient
 from cpython.contextvars cimport get_value
 
-cdef int ambients = 0 # how many there are; nobody is asked for one where there is none
+cdef int ambients = 0 # live Ambients in this process; at 0, lookups skip the context variable
 
 cdef enum:
     LOOK = 50 # µs between two looks whether a driver's step in another thread is over

@@ -1,9 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """A request in ASGI, as far as each one comes by: what stands around an application, and in the way of what that sends.
 
-What we want: a request that ends well pays for one coroutine and one object more. What only some need is Python's, in the class that
-inherits `Exchanged`: bodies, answers that are held, runs that begin again. Where one is none of those that are plain, `Serve` has
-Python do all.
+What we want: a request that ends well pays for one more coroutine and one more object. What only some requests need (bodies, held
+answers, re-runs) is in Python, in the subclass of `Exchanged`. `Serve` hands everything but a plain HTTP request to Python.
 """
 cimport cython
 from cpython.contextvars cimport PyContextVar_Set, get_value
