@@ -56,7 +56,7 @@ def run(settings: Settings) -> Report:
     if shutil.which("wrk") is None:
         report.note("Not run: `wrk` is not installed (Debian: apt install wrk).")
         return report
-    found = {name: measure(report, settings, name) for name in served.NAMES}
+    found = {name: measure(report, settings, name) for name in served.NAMES + served.ON_ASGI}
     table(report, settings, found)
     details(report, found)
     memory(report, found)

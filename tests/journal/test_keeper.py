@@ -44,17 +44,17 @@ def fill(arena: Arena, number: int = 800) -> None:
     asyncio.run(arena.durable())
 
 
-def fill_until(arena: Arena, condition: Callable[[], Any]) -> None:
-    """Commit until something holds."""
-    for _ in range(200):
-        fill(arena, 100)
+def fill_until(arena: Arena, condition: Callable[[], Any], files: int = 12) -> None:
+    """Commit until something holds, but not without end: where others have the processors, a child takes long to come to its own."""
+    end, most = time.monotonic() + 100, Folder(arena.native.journal.path).files()[-1] + files
+    while not condition():
+        assert time.monotonic() < end, "in vain"
+        if Folder(arena.native.journal.path).files()[-1] < most:
+            fill(arena, 100)
         time.sleep(0.03)
-        if condition():
-            return
-    raise AssertionError("in vain")
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait until something holds, and return it."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -88,6 +88,11 @@ def children() -> list[int]:
     return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
 
 
+def settled(folder: str) -> None:
+    """Wait until nothing is left to be compacted in a folder that nobody fills: another compaction may follow the one that was told."""
+    until(lambda: not keeper.is_due(Folder(folder)) and not children())
+
+
 def restored(name: str, folder: str) -> Any:
     """Return the state that a journal alone has; the arena of that name goes."""
     with Arena.open(name, journal=folder, create=False, compact=False) as arena:
@@ -110,13 +115,13 @@ def test_a_journal_that_has_grown_is_compacted(name: str, folder: str, log: list
     with Arena.open(name, "16 MiB", journal=folder) as arena:
         for i in range(2):
             fill_until(arena, lambda i=i: len(told(log, "compacted")) > i)
-            until(lambda: not children())
+            settled(folder)
         assert len(Folder(folder).snapshots()) == 2
-        assert Folder(folder).files()[0] > 5
+        assert Folder(folder).files()[0] > 1
         state = ended(arena, name)
     first, last = told(log, "compacted")[:2]
     assert (first["arena"], first["journal"]) == (name, folder)
-    assert last["commits"] > 300
+    assert last["commits"] > 100
     assert last["bytes"] >= SIZE
     assert last["files"] > 0
     assert last["freed"] > SIZE
@@ -229,7 +234,7 @@ def test_a_compaction_that_is_killed_is_told_and_done_again(
         (failed,) = until(lambda: told(log, "compaction_failed"))
         assert "SIGKILL" in failed["detail"]
         fill_until(arena, lambda: told(log, "compacted"))
-        until(lambda: not children())  # another one may have begun
+        settled(folder)
         assert len(Folder(folder).snapshots()) == 2, told(log, "compacted")
         assert not Path(folder, "snapshot.next").exists()
         state = ended(arena, name)
