@@ -45,7 +45,7 @@ def fill(arena: Arena, number: int = 800) -> None:
 
 
 def fill_until(arena: Arena, condition: Callable[[], Any], files: int = 12) -> None:
-    """Commit until something holds, but not without end: where others have the processors, a child takes long to come to its own."""
+    """Commit until something holds, but not without end: where others have the processors, a child takes long."""
     end, most = time.monotonic() + 100, Folder(arena.native.journal.path).files()[-1] + files
     while not condition():
         assert time.monotonic() < end, "in vain"
@@ -89,7 +89,7 @@ def children() -> list[int]:
 
 
 def settled(folder: str) -> None:
-    """Wait until nothing is left to be compacted in a folder that nobody fills: another compaction may follow the one that was told."""
+    """Wait until nothing is left to be compacted in a folder that nobody fills: another one may follow the one that was told."""
     until(lambda: not keeper.is_due(Folder(folder)) and not children())
 
 
