@@ -12,7 +12,7 @@ What a framework makes of scope and functions, a Request say, has its own memory
 from __future__ import annotations
 
 from types import BuiltinMethodType, MethodType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from recoverable import outcome, runner
 from recoverable._native.exchange import ANSWER, KEY, Exchanged, Kept, snapshot
@@ -36,6 +36,7 @@ __all__ = [
     "CLOSED",
     "STREAMED",
     "Answer",
+    "Back",
     "Exchange",
     "Host",
     "Kind",
@@ -242,14 +243,18 @@ class Exchange(Exchanged):
 # -- as it was before a run -------------------------------------------------------------------------------------------
 
 
+#: What makes something as it was; a sentence that says why that can't be done; None: there is nothing to be done.
+Back: TypeAlias = "Callable[[], object] | str | None"
+
+
 class Kind(Protocol):
     """What a framework makes of a scope: its class of requests."""
 
     def among(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Give those among a call's arguments, and in what these are made of."""
 
-    def put_back(self, request: Any, exchange: Exchange, kept: int) -> str | None:
-        """Make one as it was when its exchange had given so many messages, or return why it can't be done."""
+    def back(self, request: Any, exchange: Exchange, kept: int) -> Back:
+        """Return what makes one as it was when its exchange had given so many messages, or why it can't be done; change nothing."""
 
     def route(self, scope: Scope) -> str | None:
         """Return the path of the route by which a request came, or None."""
@@ -295,44 +300,49 @@ def _is_of(value: object, exchange: Exchange) -> bool:
     )
 
 
-def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Make the request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
+def _ways_back(
+    before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str | list[Callable[[], object]]:
+    """Return what makes the request as it was before a run with these arguments, or why it can't be done; change nothing."""
     exchange: Exchange = before.request
     kept: Kept = before.kept
     if exchange.over:
-        return None
+        return []
     if exchange.sent != kept.sent:
         return _USED if exchange.scope["type"] == "websocket" else _SENT
     whole = any(each is exchange for each in args)
     given = [(kind, each) for kind in kinds for each in kind.among(args, kwargs)]
     given = [(kind, each) for kind, each in given if each.scope.get(KEY) is exchange.outermost]
     raw = whole or any(_is_of(each, exchange) for each in args)
-    consumed = exchange.read != kept.read
     if not given and not raw:
-        if consumed or exchange.passed != kept.passed:
-            return _IN_USE
-        return None  # who was not given it may be one of several that its handler has running
-    if raw and not exchange.rewind(kept.read):
+        # who was not given it may be one of several that its handler has running
+        return _IN_USE if (exchange.read, exchange.passed) != (kept.read, kept.passed) else []
+    if raw and not exchange.can_rewind(kept.read):
         return STREAMED
-    for kind, each in given:
-        if (why := kind.put_back(each, exchange, kept.read)) is not None:
-            return why
-    for back in kept.others or ():
-        if (why := back()) is not None:
-            return why
-    _put_back(kept, exchange.scope)
+    backs = [kind.back(each, exchange, kept.read) for kind, each in given] + [back() for back in kept.others or ()]
+    if (why := next((each for each in backs if isinstance(each, str)), None)) is not None:
+        return why
+    ways: list[Callable[[], object]] = [each for each in backs if callable(each)]
+    if raw:
+        ways.append(lambda: exchange.rewind(kept.read))
     if whole:
-        exchange.drop_answer()
+        ways.append(exchange.drop_answer)
+    return [*ways, lambda: _put_back(kept, exchange.scope)]
+
+
+def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Make the request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
+    ways = _ways_back(before, args, kwargs)
+    if isinstance(ways, str):
+        return ways
+    for way in ways:
+        way()
     return None
 
 
 def can_restore(before: RequestBefore) -> bool:
-    """Return whether it could be made as it was before a run, without a doubt; change nothing."""
-    exchange: Exchange = before.request
-    if exchange.over:
-        return True
-    kept: Kept = before.kept
-    return exchange.sent == kept.sent and exchange.read == kept.read and exchange.passed == kept.passed
+    """Return whether it could be made as it was before its run, without a doubt; change nothing."""
+    return not isinstance(_ways_back(before, before.args, before.kwargs or {}), str)
 
 
 # -- the adapter --------------------------------------------------------------------------------------------------------

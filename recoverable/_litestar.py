@@ -68,21 +68,31 @@ class _Requests:
             yield _Files(here.request.scope, files)
         yield from (value for value in values if isinstance(value, ASGIConnection))
 
-    def put_back(self, request: Any, exchange: Exchange, kept: int) -> str | None:
+    def back(self, request: Any, exchange: Exchange, kept: int) -> _asgi.Back:
         if isinstance(request, _Files):
-            return None if _rewound(request.files) else _asgi.CLOSED
+            return _asgi.CLOSED if _closed(request.files) else functools.partial(_rewind, request.files)
         state = request._connection_state
-        request._json = request._msgpack = state.json = state.msgpack = Empty
         form = state.form if isinstance(state.form, dict) else {}
-        closed = not _rewound([each for value in form.values() for each in _files_in(value)])
-        if closed or (state.form is Empty and state.body is Empty and exchange.read != kept):
-            if state.body is Empty:  # it went by in a stream
-                receive = request.receive
-                if not (type(receive) is MethodType and receive.__self__ is exchange and exchange.rewind(kept)):
-                    return _asgi.CLOSED if closed else _asgi.STREAMED
+        files = [each for value in form.values() for each in _files_in(value)]
+        closed = _closed(files)
+        parses = closed or (state.form is Empty and state.body is Empty and exchange.read != kept)
+        reads = parses and state.body is Empty  # it went by in a stream
+        if reads:
+            receive = request.receive
+            if not (type(receive) is MethodType and receive.__self__ is exchange and exchange.can_rewind(kept)):
+                return _asgi.CLOSED if closed else _asgi.STREAMED
+
+        def back() -> None:
+            request._json = request._msgpack = state.json = state.msgpack = Empty
+            if parses:
+                request._form = state.form = Empty
+            else:
+                _rewind(files)
+            if reads:
+                exchange.rewind(kept)
                 request.is_connected = True
-            request._form = state.form = Empty
-        return None
+
+        return back
 
     def endpoint(self, app: Any, scope: Scope) -> Any:
         handler = scope.get("route_handler")  # once it was routed
@@ -103,13 +113,13 @@ def _files_in(value: Any) -> Iterator[UploadFile]:
         yield from (each for each in parts if isinstance(each, UploadFile))
 
 
-def _rewound(files: list[UploadFile]) -> bool:
-    """Have files read from their beginnings again, or return False: one was closed."""
-    if any(file.file.closed for file in files):
-        return False
+def _closed(files: list[UploadFile]) -> bool:
+    return any(file.file.closed for file in files)
+
+
+def _rewind(files: list[UploadFile]) -> None:
     for file in files:
         file.file.seek(0)
-    return True
 
 
 # -- where exceptions become responses --------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class _Requests:
         if context is not None and _is_its_own(context):
             yield context.request
 
-    def put_back(self, request: Any, exchange: Exchange, kept: int) -> str | None:
+    def back(self, request: Any, exchange: Exchange, kept: int) -> _asgi.Back:
         return None  # what _remember() has returned does all of it
 
     def endpoint(self, app: Any, scope: Scope) -> Any:
@@ -104,7 +104,7 @@ def _taken(request: Any, exchange: Exchange) -> int:
     return exchange.size - len(request.body._data)
 
 
-def _remember(exchange: Exchange) -> Callable[[], str | None] | None:
+def _remember(exchange: Exchange) -> Callable[[], _asgi.Back] | None:
     """Keep what the request of the running context is like: its body, the session, `g`."""
     context: Any = _cv_request.get(None)
     app: Any = _cv_app.get(None)
@@ -116,17 +116,21 @@ def _remember(exchange: Exchange) -> Callable[[], str | None] | None:
     shared = {} if app is None else dict(vars(app.g))
     items = (dict(session), dict(vars(session))) if isinstance(session, dict) else None
 
-    def back() -> str | None:
-        request._cached_json = dict.fromkeys(request._cached_json, Ellipsis)
+    def back() -> _asgi.Back:
         files = [] if request._files is None else [file for _, file in request._files.items(multi=True)]
         closed = any(file.stream.closed for file in files)
-        if request._form is not None and not closed:
-            for file in files:
-                file.stream.seek(0)
-        elif _taken(request, exchange) != taken:
+        data = None
+        if (request._form is None or closed) and _taken(request, exchange) != taken:
             data = exchange.received(taken)
             if data is None:
                 return _asgi.CLOSED if closed else _asgi.STREAMED
+        return functools.partial(put_back, data, [] if closed else files)
+
+    def put_back(data: bytes | None, files: list[Any]) -> None:
+        request._cached_json = dict.fromkeys(request._cached_json, Ellipsis)
+        for file in files:
+            file.stream.seek(0)
+        if data is not None:
             request._form = request._files = None
             request.body._data[:] = data
             request.body._has_data.set()
@@ -138,7 +142,6 @@ def _remember(exchange: Exchange) -> Callable[[], str | None] | None:
             dict.clear(session)
             dict.update(session, items[0])
             vars(session).update(items[1])
-        return None
 
     return back
 

@@ -72,25 +72,35 @@ class _Requests:
 
     among = staticmethod(_among)
 
-    def put_back(self, request: Any, exchange: Exchange, kept: int) -> str | None:
+    def back(self, request: Any, exchange: Exchange, kept: int) -> _asgi.Back:
         state = vars(request)
-        state.pop("_json", None)
-        state.pop("_state", None)  # it holds on to the scope's
         form = state.get("_form")
         files = [field for _, field in form.multi_items() if isinstance(field, UploadFile)] if form else []
         closed = any(file.file.closed for file in files)
-        if form is not None and not closed:
-            for file in files:
-                file.file.seek(0)
-        elif "_body" in state:
-            if form is not None:
-                request._form = None
-        elif form is not None or state.get("_stream_consumed") or exchange.read != kept:
+        reads = form is None or closed
+        reads = (
+            reads
+            and "_body" not in state
+            and bool(form is not None or state.get("_stream_consumed") or exchange.read != kept)
+        )
+        if reads:
             receive = state.get("_receive")
-            if not (type(receive) is MethodType and receive.__self__ is exchange and exchange.rewind(kept)):
+            if not (type(receive) is MethodType and receive.__self__ is exchange and exchange.can_rewind(kept)):
                 return _asgi.CLOSED if closed else _asgi.STREAMED
-            request._form, request._stream_consumed = None, False
-        return None
+
+        def back() -> None:
+            state.pop("_json", None)
+            state.pop("_state", None)  # it holds on to the scope's
+            if form is not None and not closed:
+                for file in files:
+                    file.file.seek(0)
+            elif form is not None:
+                request._form = None
+            if reads:
+                exchange.rewind(kept)
+                request._stream_consumed = False
+
+        return back
 
     def route(self, scope: Scope) -> str | None:
         context = scope.get("fastapi", {}).get("effective_route_context")  # of a router that is included

@@ -64,7 +64,7 @@ class Kept:
     @property
     def sent(self) -> int: ...
 
-remembering: list[Callable[[Any], Callable[[], str | None] | None]]
+remembering: list[Callable[[Any], Callable[[], Callable[[], object] | str | None] | None]]
 
 def snapshot(exchange: Exchanged) -> Kept: ...
 

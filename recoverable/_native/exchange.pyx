@@ -163,7 +163,7 @@ cdef class Kept:
 cdef tuple _WRITTEN = ("state", "session") # what in a scope is a dict that handlers write to
 
 
-#: What frameworks have of a request beside its scope: remember(exchange) returns what puts that back, or None.
+#: What frameworks have of a request beside its scope: remember(exchange) returns what says how that is put back (`Back`), or None.
 remembering = []
 cdef list _remembering = remembering
 

@@ -160,8 +160,12 @@ cdef class RequestBefore:
         request: it.
         adapter: of its framework.
         kept: what the framework's `Requests` has kept of it.
+        args: the positional arguments of the run.
+        kwargs: its keyword arguments, or None.
     """
     cdef readonly object request, adapter, kept
+    cdef readonly tuple args
+    cdef readonly dict kwargs
 
 
 cpdef object request_before(tuple args, dict kwargs):
@@ -175,18 +179,25 @@ cpdef object request_before(tuple args, dict kwargs):
     while each is not None:
         request = each.among(args)
         if request is not None:
-            return each.before(request)
+            return before_with(each, request, args, kwargs)
         each = each.next
     running = get_value(_running_request)
     if running is not None and (<Running>running).request is not None:
-        return (<Running>running).requests.before((<Running>running).request)
+        return before_with((<Running>running).requests, (<Running>running).request, args, kwargs)
     each = _watched
     while each is not None:
         request = each.search(args, {} if kwargs is None else kwargs)
         if request is not None:
-            return each.before(request)
+            return before_with(each, request, args, kwargs)
         each = each.next
     return None
+
+
+cdef object before_with(Requests requests, object request, tuple args, dict kwargs):
+    before = requests.before(request)
+    if type(before) is RequestBefore:
+        (<RequestBefore>before).args, (<RequestBefore>before).kwargs = args, kwargs
+    return before
 
 
 # -- aiohttp's ---------------------------------------------------------------------------------------------------------
