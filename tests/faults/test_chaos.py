@@ -1,14 +1,12 @@
-"""Chaos: faults by rules in a running server, and one at a chosen point of a program."""
+"""Chaos: faults by rules in a running server."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import faulthandler
-import itertools
-import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -16,11 +14,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from examples.bank.load import Bank, Customers, Ledger
-from examples.process import ServerError
 from recoverable import (
     Arena,
-    ArenaFullError,
     ArenaOptionError,
     FaultsNotAllowedError,
     FaultSyntaxError,
@@ -29,102 +24,16 @@ from recoverable import (
 )
 from recoverable.aiohttp import arena_key, setup
 from recoverable.faults import (
-    Cancel,
-    Conflict,
-    Delay,
     Disconnect,
-    Full,
-    InjectedFault,
-    Kill,
     Raise,
     Rule,
-    Segfault,
-    Timeout,
     _watch,
-    armed,
     explore,
     inject,
-    parse_rules,
 )
 from recoverable.faults.chaos import Chaos
 from support.forks import in_child
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_armed() -> Iterator[None]:
-    """Fail a test that leaves faults armed."""
-    yield
-    left = _watch.armed()
-    _watch.disarm()
-    assert left is None
-
-
-# -- the grammar ------------------------------------------------------------------------------------------------------
-
-
-def test_rules_are_read_as_the_manual_says() -> None:
-    """A rule is handler=fault@place:rate; blanks and empty rules do no harm; the rate is 1 where there is none."""
-    rules = parse_rules("checkout=raise@line:0.01; *=kill@commit:1e-4;\n *=delay(50ms)@await:0.05 ;;Cart.*=full@alloc")
-    assert rules == [
-        Rule("checkout", Raise(), "line", 0.01),
-        Rule("*", Kill(), "commit", 0.0001),
-        Rule("*", Delay(0.05), "await", 0.05),
-        Rule("Cart.*", Full(), "alloc"),
-    ]
-    assert parse_rules("; ".join(map(str, rules))) == rules
-    assert parse_rules("f=raise(builtins.KeyError)@write")[0].fault == Raise(KeyError)
-
-
-@pytest.mark.parametrize(
-    ("text", "at", "why"),
-    [
-        ("", 0, "there is no rule in it"),
-        (" ; ", 0, "there is no rule in it"),
-        ("checkout", 8, "a rule is handler=fault@place:rate"),
-        ("=raise@line", 0, "a rule is handler=fault@place:rate"),
-        ("f=raise", 7, "a rule is handler=fault@place:rate"),
-        ("f=@line", 2, "a rule is handler=fault@place:rate"),
-        ("a=raise@line; f=boom@line", 16, "there is no fault 'boom'"),
-        ("f=raise(Nothing)@line", 8, "'Nothing' is no exception"),
-        ("f=delay(50)@await", 8, "a number and us, ms or s"),
-        ("f=kill(9)@line", 6, "kill takes no argument"),
-        ("f=raise@", 8, "there is no place ''"),
-        ("f=raise@row:0.1", 8, "there is no place 'row'; there are line, await"),
-        ("f=raise@commit", 8, "raise can't strike at commit, but at line, await, write"),
-        ("f=kill@alloc", 7, "kill can't strike at alloc"),
-        ("f=raise@line:", 13, "'' is no rate"),
-        ("f=raise@line:often", 13, "'often' is no rate"),
-        ("f=raise@line:0", 13, "'0' is no rate: a number above 0 and at most 1"),
-        ("f=raise@line:1.5", 13, "'1.5' is no rate"),
-        ("f=raise@line: nan", 14, "'nan' is no rate"),
-    ],
-)
-def test_a_wrong_rule_is_pointed_at(text: str, at: int, why: str) -> None:
-    """The error says what is wrong and stands under the character."""
-    with pytest.raises(FaultSyntaxError, match=re.escape(why)) as caught:
-        parse_rules(text)
-    assert caught.value.position == at
-    assert str(caught.value).splitlines()[-1] == "  " + " " * at + "^"
-
-
-def test_rules_made_by_hand_are_checked() -> None:
-    """A fault that can't strike there and a rate that is none are refused."""
-    for wrong, message in (
-        ({"fault": Conflict(), "at": "line"}, "conflict can't strike at line, but at resume, commit"),
-        ({"fault": Raise(), "at": "line", "rate": 0}, "rate=0 must be above 0"),
-        ({"fault": Raise(), "at": "phase"}, "there is no place 'phase'"),
-    ):
-        with pytest.raises(ArenaOptionError, match=message):
-            Rule("f", **wrong)  # type: ignore[arg-type]
-
-
-def test_a_rule_means_a_name_with_or_without_what_it_is_qualified_by() -> None:
-    """`checkout` is also `Shop.checkout`; * and ? stand for others."""
-    assert all(Rule(name, Raise(), "line").matches("Shop.checkout") for name in ("checkout", "Shop.*", "*", "check???"))
-    assert not any(Rule(name, Raise(), "line").matches("Shop.checkout") for name in ("check", "Shop", "Checkout"))
-
-
-# -- a server ---------------------------------------------------------------------------------------------------------
+from support.injected import injected
 
 
 @recoverable
@@ -170,11 +79,6 @@ async def order(client: TestClient[Any, Any], times: int = 1) -> list[int]:
 def whole(arena: Arena) -> bool:
     """Tell whether nothing is lost."""
     return arena.root["stock"] + len(arena.root["orders"]) == 100
-
-
-def injected(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the events of injections."""
-    return [event for event in log if event["event"] == "fault.injected"]
 
 
 @pytest.mark.parametrize("how", ["variable", "text", "rules"])
@@ -411,190 +315,6 @@ async def test_a_disconnect_reaches_the_client_of_the_request_around(arena: Aren
     assert event["handler"].endswith("inner")
 
 
-async def test_a_disconnect_without_a_client_is_told_and_not_counted(
-    arena: Arena, log: list[dict[str, Any]], work: Any
-) -> None:
-    """Where no request is served, nothing strikes, which an event says once; an injection has not struck."""
-    before = arena.stats().faults
-    setup(app := web.Application(), arena, faults="work=disconnect@await", allow_faults=True)
-    with inject("work", Disconnect(), at="await") as injection:
-        assert [await work(), await work()] == ["done", "done"]
-        assert (injection.struck, injection.left) == (False, 1)
-    told = [event for event in log if event["event"] == "fault.not_injected"]
-    assert [(event["rule"], event["handler"].rpartition(".")[2]) for event in told] == [
-        ("work=disconnect@await", "work")
-    ]
-    assert "no client" in told[0]["why"]
-    assert not injected(log)
-    assert arena.stats().faults == before
-    app.freeze()
-    await app.cleanup()
-
-
-# -- one fault at a chosen point ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def work(arena: Arena) -> Any:
-    """Give a handler with two awaits and three writes."""
-    with arena.transaction():
-        arena.root["n"] = 0
-
-    @recoverable
-    async def work() -> str:
-        arena.root["n"] += 1
-        await asyncio.sleep(0)
-        arena.root["n"] += 1
-        await asyncio.sleep(0)
-        arena.root["n"] += 1
-        return "done"
-
-    return work
-
-
-@pytest.mark.parametrize(
-    ("fault", "at", "nth", "error"),
-    [
-        (Raise(ValueError), "await", 2, ValueError),
-        (Raise(ValueError), "line", 4, ValueError),
-        (Raise(OSError(5, "disk")), "write", 3, OSError),
-        (Timeout(), "await", 1, TimeoutError),
-        (Cancel(), "await", 1, asyncio.CancelledError),
-        (Full(), "write", 1, ArenaFullError),
-        (Full(), "alloc", 1, ArenaFullError),
-    ],
-)
-async def test_a_fault_strikes_once_at_the_nth_point(
-    arena: Arena, work: Any, fault: Any, at: str, nth: int, error: type[BaseException], log: list[dict[str, Any]]
-) -> None:
-    """`inject` lets one fault strike, in the first run that gets that far, as an event; later runs are untouched."""
-    with inject("work", fault, at=at, nth=nth) as injection:
-        if nth > 1:
-            assert not injection.struck
-        with pytest.raises(error):
-            await work()
-        assert injection.struck
-        assert arena.root["n"] == 0
-        assert await work() == "done"
-        assert arena.root["n"] == 3
-    assert [(event["fault"], event["at"]) for event in injected(log)] == [(str(fault), at)]
-
-
-async def test_points_are_counted_across_runs(arena: Arena, work: Any) -> None:
-    """The fourth await is the second of the second run; the seventh write is the first of the third run."""
-    with inject("*", Raise(), at="await", nth=4), inject("work", Raise(KeyError), at="write", nth=7):
-        assert await work() == "done"
-        with pytest.raises(InjectedFault):
-            await work()
-        # three writes of the first, two of the second: the seventh is the second of the third run
-        with pytest.raises(KeyError):
-            await work()
-        assert await work() == "done"
-
-
-async def test_an_allocation_is_counted_across_steps_and_runs(arena: Arena) -> None:
-    """The nth allocation of a run is the one that a plan's fault strikes; one behind the last is in the next run."""
-    done: list[int] = []
-
-    @recoverable
-    async def grow() -> None:
-        done.clear()
-        for i in range(6):
-            arena.root[i] = {"text": b"x" * 300}
-            done.append(i)
-            if i in {1, 3}:
-                await asyncio.sleep(0)
-        raise LookupError  # rolled back: each run is like the first
-
-    async def writes_of(runs: int) -> int:
-        """Run it so often; return how many writes the last one had done when it ran out of room."""
-        for _ in range(runs - 1):
-            with pytest.raises(LookupError):
-                await grow()
-        with pytest.raises(ArenaFullError):
-            await grow()
-        return len(done)
-
-    with contextlib.suppress(LookupError):
-        await grow()
-    expected: list[int] = []
-    while len(done) < 6 or not expected:
-        with armed(f"alloc:{len(expected) + 1}=full", arena), contextlib.suppress(ArenaFullError, LookupError):
-            await grow()
-        expected.append(len(done))
-    expected.pop()
-    assert set(expected) == set(range(6)), "each write is to allocate"
-    total = len(expected)
-    for nth in (1, 2, 3, total // 2, total - 1, total, total + 1, total + 2, 2 * total, 2 * total + 3):
-        with inject("grow", Full(), at="alloc", nth=nth) as injection:
-            assert await writes_of(1 + (nth - 1) // total) == expected[(nth - 1) % total]
-            assert injection.struck
-            with pytest.raises(LookupError):
-                await grow()
-    with inject("grow", Full(), at="alloc", nth=total + 3) as injection:
-        with pytest.raises(LookupError):
-            await grow()
-        assert (injection.struck, injection.left) == (False, 3)
-
-
-async def test_allocations_of_others_are_not_counted(arena: Arena) -> None:
-    """Only those of the handlers that the name means count, also where one runs inside the other."""
-    done: list[str] = []
-
-    @recoverable
-    async def outer() -> None:
-        done.clear()
-        arena.root["before"] = b"x" * 300
-        await arena.run(inner, nested="independent")
-        arena.root["after"] = b"x" * 300
-
-    async def inner() -> None:
-        arena.root["inner"] = b"x" * 300
-        done.append("inner")
-
-    with inject("*inner", Full(), at="alloc") as injection:
-        with pytest.raises(ArenaFullError):
-            await outer()
-        assert injection.struck
-        assert "before" not in arena.root
-    counted = {}
-    await outer()  # the keys are there from now on: each run is like the next
-    for name in ("*outer", "*inner", "*"):
-        with inject(name, Full(), at="alloc", nth=10_000) as injection:
-            await outer()
-        counted[name] = 10_000 - injection.left
-    assert counted["*"] == counted["*outer"] + counted["*inner"] > counted["*inner"] > 0 < counted["*outer"]
-    with inject("*outer", Full(), at="alloc", nth=counted["*outer"]), pytest.raises(ArenaFullError):
-        await outer()
-    assert done == ["inner"], "the last allocation of the outer one is behind the inner one"
-
-
-async def test_a_forced_conflict_runs_the_handler_again(arena: Arena, work: Any, log: list[dict[str, Any]]) -> None:
-    """A conflict at a resume or at the commit is solved by a re-run, and counted as any other."""
-    before = arena.stats()
-    for at in ("resume", "commit"):
-        with inject("work", Conflict(), at=at) as injection:
-            assert await work() == "done"
-            assert injection.struck
-    assert arena.root["n"] == 6
-    after = arena.stats()
-    assert (after.conflicts - before.conflicts, after.rollbacks - before.rollbacks) == (2, 2)
-    assert [event["then"] for event in log if event["event"] == "request.conflict"] == ["rerun", "rerun"]
-
-
-async def test_an_injection_that_is_removed_does_not_strike(arena: Arena, work: Any) -> None:
-    """remove() takes it back; the last one disarms everything."""
-    injection = inject("work", Raise(), at="line")
-    other = inject("work", Raise(), at="write", arena=arena)
-    injection.remove()
-    with pytest.raises(InjectedFault):
-        await work()
-    assert (injection.struck, other.struck) == (False, True)
-    other.remove()
-    other.remove()
-    assert _watch.armed() is None
-
-
 async def test_an_injection_goes_beside_the_rules_of_a_server(arena: Arena) -> None:
     """With chaos armed one more fault can be injected, and taken back without ending the rest."""
     async with serving(arena, faults="plain=raise@line", allow_faults=True) as client:
@@ -605,80 +325,3 @@ async def test_an_injection_goes_beside_the_rules_of_a_server(arena: Arena) -> N
             assert await order(client, 2) == [500, 200]
         async with client.get("/plain") as response:
             assert response.status == 500
-
-
-def test_wrong_injections_are_refused(arena: Arena) -> None:
-    """Places, faults and numbers that can't be are errors, and nothing is armed."""
-    for wrong, message in (
-        ({"fault": Raise(), "at": "commit"}, "raise can't strike at commit"),
-        ({"fault": Raise(), "at": "line", "nth": 0}, "nth=0 must be a whole number, 1 or more"),
-        ({"fault": Segfault(), "at": "recover"}, "there is no place 'recover'"),
-    ):
-        with pytest.raises(ArenaOptionError, match=message):
-            inject("work", **wrong)  # type: ignore[arg-type]
-    assert _watch.armed() is None
-
-
-# -- the bank, a real process -------------------------------------------------------------------------------------------
-
-ACCOUNTS = 10
-RULES = (
-    "transfer=raise@line:0.002; transfer=kill@commit:0.01; *=kill@write:0.0005; *=full@alloc:0.002; *=cancel@await:0.02;"
-    "*=delay(2ms)@await:0.05; *=disconnect@await:0.02; *=conflict@resume:0.03; *=conflict@commit:0.03"
-)
-numbers = itertools.count()
-
-
-@contextlib.asynccontextmanager
-async def bank(*options: str) -> AsyncIterator[Bank]:
-    """Give a bank that has not been started, with an arena of its own; remove both."""
-    made = Bank(f"test-{os.getpid()}-chaos-{next(numbers)}", accounts=ACCOUNTS, size="8 MiB", options=options)
-    try:
-        yield made
-    finally:
-        await made.stop()
-        made.close()
-        made.unlink()
-
-
-@pytest.mark.slow
-async def test_a_server_in_production_does_not_start_with_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bank that is not told that faults are allowed refuses to serve and says why."""
-    monkeypatch.setenv("RECOVERABLE_FAULTS", RULES)
-    async with bank() as server:
-        with pytest.raises(ServerError, match="FaultsNotAllowedError"):
-            await server.start()
-
-
-@pytest.mark.slow
-@pytest.mark.crash
-async def test_the_bank_loses_nothing_in_chaos(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Under every kind of fault, deaths included, each restart finds all the money and every answered transfer."""
-    lives = 4
-    monkeypatch.setenv("RECOVERABLE_FAULTS", RULES)
-    async with bank("--allow-faults") as server, aiohttp.ClientSession() as session:
-        ledger = Ledger()
-        customers = Customers(server, ledger, ACCOUNTS, seed, crash_rate=0)
-        clients: list[asyncio.Task[None]] = []
-        for life in range(lives):
-            monkeypatch.setenv("RECOVERABLE_FAULTS_SEED", str(seed + life))
-            await server.start()
-            server.open_doors()
-            if not clients:
-                clients = [asyncio.ensure_future(customers.work(session, n)) for n in range(4)]
-            async with asyncio.timeout(20):
-                await server.ended()
-            await server.killed()
-        assert server.log(10**6).count("FAULTS ARE ARMED") == lives
-        monkeypatch.delenv("RECOVERABLE_FAULTS")
-        customers.stop.set()
-        await server.start()
-        server.open_doors()
-        await asyncio.wait_for(asyncio.gather(*clients), 20)
-        books = await server.get(session, "/books")
-        await server.get(session, "/verify")
-        struck = re.findall(r"fault=([a-z]+)", server.log(10**6))
-    assert ledger.problems(books, ACCOUNTS) == []
-    assert ledger.answers[200] > 0
-    assert struck.count("kill") == lives
-    assert len(struck) > lives
