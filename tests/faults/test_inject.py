@@ -19,6 +19,7 @@ from recoverable.aiohttp import setup
 from recoverable.faults import (
     Cancel,
     Conflict,
+    Disconnect,
     Full,
     InjectedFault,
     Raise,
