@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import weakref
 from asyncio import (
     _get_running_loop as running_loop,
 )  # returns None outside a loop, such as in a thread; documented for this use
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["adapter"]
 
 _ROUTE: Final = "recoverable.route"  # where a scope has the path of Quart's route
-_TASK: Final = "recoverable.task"  # the task that handles it
+_TASK: Final = "recoverable.task"  # the task that handles it, weakly: its context has what the scope belongs to
 _PLACEHOLDER: Final = re.compile(r"<(?:[^<>]*:)?([^<>:]+)>")
 
 
@@ -96,7 +97,8 @@ class _Requests:
 
 def _is_its_own(context: Any) -> bool:
     """Return whether the code that runs is the one that handles the request, and not one of several tasks that it has started."""
-    return running_loop() is None or asyncio.current_task() is context.request.scope.get(_TASK)
+    task = context.request.scope.get(_TASK)
+    return running_loop() is None or (task is not None and asyncio.current_task() is task())
 
 
 def _taken(request: Any, exchange: Exchange) -> int:
@@ -171,7 +173,8 @@ def _come_in() -> None:
         request = self.request_websocket
         rule, scope = getattr(request, "url_rule", None), request.scope
         if KEY in scope:
-            scope[_TASK] = asyncio.current_task()
+            task = asyncio.current_task()
+            scope[_TASK] = None if task is None else weakref.ref(task)
         if rule is not None and KEY in scope:
             scope[_ROUTE] = _PLACEHOLDER.sub(r"{\1}", rule.rule)
             scope["path_params"] = dict(request.view_args or {})

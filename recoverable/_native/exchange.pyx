@@ -108,6 +108,7 @@ cdef class Exchanged:
 cdef int ended(Exchanged e, scope) except -1:
     e.over = True
     e._receive, e._send = e.from_client, e.to_client
+    e._whole = e.raised = None # which hold it, or frames that do
     if e.around is None:
         forget(scope)
     return 0

@@ -7,108 +7,18 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fastapi import FastAPI
-from litestar import Litestar, post
-from quart import Quart
-from quart import request as quart_request
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
-from recoverable import Arena, attempt, recoverable
-from recoverable import fastapi as recoverable_fastapi
-from recoverable.asgi import Middleware, setup
+from recoverable import Arena
 from support.asgi import client_of, lifespan_of
+from support.posted import POSTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from recoverable._asgi import App, Receive, Scope, Send
+    from recoverable._asgi import App
 
 
-def write(arena: Arena, body: Any, runs: list[int]) -> dict[str, Any]:
-    """Do what the handlers do with a body."""
-    runs.append(attempt())
-    arena.root["body"] = body
-    return {"body": body}
-
-
-def starlette(arena: Arena, protect: Any, runs: list[int]) -> App:
-    """Make it in Starlette: the handler reads its body."""
-
-    async def handler(request: Request) -> JSONResponse:
-        return JSONResponse(write(arena, await request.json(), runs))
-
-    endpoint: Any = recoverable(handler) if protect == "decorated" else handler
-    app = Starlette(routes=[Route("/", endpoint, methods=["POST"])])
-    setup(app, arena, protect=protect)
-    return app
-
-
-def fastapi(arena: Arena, protect: Any, runs: list[int]) -> App:
-    """Make it in FastAPI, which reads the body in the transaction."""
-    app = FastAPI()
-
-    async def handler(body: dict[str, Any]) -> Any:
-        return write(arena, body, runs)
-
-    app.post("/")(recoverable(handler) if protect == "decorated" else handler)
-    recoverable_fastapi.setup(app, arena, protect=protect)
-    return app
-
-
-def litestar(arena: Arena, protect: Any, runs: list[int]) -> App:
-    """Make it in Litestar: the handler reads its body."""
-
-    async def handler(request: Any) -> Any:
-        return write(arena, await request.json(), runs)
-
-    handler.__annotations__ = {"request": "Request", "return": dict}
-    handler.__globals__["Request"] = __import__("litestar").Request
-    app = Litestar([post("/", status_code=200)(recoverable(handler) if protect == "decorated" else handler)])
-    setup(app, arena, protect=protect)
-    return app
-
-
-def quart(arena: Arena, protect: Any, runs: list[int]) -> App:
-    """Make it in Quart, which receives the body beside the handler."""
-    app = Quart("quart")
-
-    async def handler() -> Any:
-        return write(arena, await quart_request.get_json(), runs)
-
-    app.post("/")(recoverable(handler) if protect == "decorated" else handler)
-    setup(app, arena, protect=protect)
-    return app
-
-
-def bare(arena: Arena, protect: Any, runs: list[int]) -> App:
-    """Make it without a framework."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        message = await receive()
-        answer = write(arena, len(message["body"]), runs)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": str(answer).encode()})
-
-    return Middleware(app, arena, protect="all")
-
-
-@pytest.mark.parametrize(
-    ("make", "protect"),
-    [
-        (starlette, "decorated"),
-        (starlette, "all"),
-        (fastapi, "decorated"),
-        (fastapi, "all"),
-        (litestar, "decorated"),
-        (litestar, "all"),
-        (quart, "decorated"),
-        (quart, "all"),
-        (bare, "all"),
-    ],
-)
+@pytest.mark.parametrize(("make", "protect"), POSTED)
 async def test_a_request_that_has_read_its_body(
     shared: tuple[Arena, Arena], make: Callable[[Arena, Any, list[int]], App], protect: str
 ) -> None:
