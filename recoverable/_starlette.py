@@ -174,9 +174,9 @@ def _remember_raised() -> None:
 # -- for recoverable.asgi.setup ----------------------------------------------------------------------------------------------
 
 
-def add_innermost(app: Any, boundary: Any, *args: Any) -> None:
+def add_innermost(app: Any, boundary: Any, **options: Any) -> None:
     """Put something behind all middlewares of an application, be they added later."""
-    app.user_middleware.append(Middleware(boundary, *args))
+    app.user_middleware.append(Middleware(boundary, **options))
 
 
 def routes_of(app: Any) -> Iterator[BaseRoute]:

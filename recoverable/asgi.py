@@ -382,9 +382,9 @@ def prepare(
         protect == "decorated" and starlette is not None and isinstance(getattr(app, "user_middleware", None), list)
     )
 
-    def outermost(below: App) -> App:
-        lifespan = _Lifespan(below, arena, disarm, answer_in_mounted, *ready)
-        return _serving(below, arena, protect, body_limit, lifespan, later=inside)
+    def outermost(app: App) -> App:  # by this name: older Starlettes give it as app=
+        lifespan = _Lifespan(app, arena, disarm, answer_in_mounted, *ready)
+        return _serving(app, arena, protect, body_limit, lifespan, later=inside)
 
     _Boundary(app, arena, protect, body_limit, _handle, False)  # says now what is wrong with the options
     service.configure(arena, step_limit, durable)
@@ -404,5 +404,5 @@ def prepare(
         return
     app.add_middleware(outermost)
     if inside:
-        starlette.add_innermost(app, Innermost, Exchange, arena)
+        starlette.add_innermost(app, Innermost, kind=Exchange, arena=arena)
     set_up[app] = arena

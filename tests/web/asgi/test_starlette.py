@@ -668,3 +668,14 @@ async def test_a_whole_request_is_called_by_its_endpoint(
     assert told["request.rolled_back"]["handler"].endswith("crashes")
     assert told["request.conflict"]["handler"].endswith("loser")
     assert told["request.conflict"]["winner"].endswith("winner")
+
+
+async def test_middlewares_are_made_as_older_starlettes_make_them(shared: tuple[Arena, Arena]) -> None:
+    """They are given what is below by its name, which newer ones give by its place."""
+
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse({})
+
+    app = application(shared[1], endpoint)
+    for each in app.user_middleware:
+        each.cls(*each.args, app=app.router, **each.kwargs)
