@@ -352,7 +352,7 @@ _ROUTE: Final = 39  # characters that a working set keeps of its route: both the
 class _Adapter(WebAdapter):
     responses = (web.StreamResponse,)
     errors = (web.HTTPException,)
-    plain = web.Response, "_status"
+    plain = (web.Response,), "_status"
     loggers = ("aiohttp.server",)
     requests = AiohttpRequests(
         web.BaseRequest,

@@ -20,7 +20,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import BaseRoute, Match
 
 from recoverable import _asgi, middleware
@@ -39,7 +47,10 @@ _PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None), list, tuple
 class _Adapter(AnswerAdapter):
     responses = (Response,)
     errors = (HTTPException,)
-    plain = JSONResponse, "status_code"
+    plain = (
+        (JSONResponse, Response, PlainTextResponse, HTMLResponse, RedirectResponse, StreamingResponse, FileResponse),
+        "status_code",
+    )
 
     def status_of(self, answer: Response | HTTPException) -> int:
         return answer.status_code

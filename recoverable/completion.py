@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from recoverable import event_log, events, waits, web
 from recoverable._native.runtime import outside
-from recoverable.callbacks import begin_hooks, run_hooks, run_hooks_now
+from recoverable.callbacks import run_hooks, run_hooks_now
 from recoverable.errors import ArenaFullError, _Doomed
 from recoverable.journal import answers
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from recoverable import outcome
     from recoverable._native.runtime import Report, Transaction
     from recoverable.transaction import Lost
 
 __all__ = [
-    "after",
     "ended",
     "is_late",
     "left",
@@ -31,26 +28,6 @@ __all__ = [
     "told",
     "told_here",
 ]
-
-
-def after(transaction: Transaction, options: outcome.Options, result: Any) -> Coroutine[Any, Any, None] | None:
-    """Do what follows a first run that has returned, up to where there is something to await: the rest of it, or None."""
-    native = transaction.arena
-    if (
-        transaction.hooks is None
-        or transaction.left
-        or transaction.settled
-        or not transaction.touched
-        or ((native.gated or options.durable is not None) and answers.is_before(transaction, options))
-        or transaction.state != "committed"
-        or native.pending()
-        or (transaction.wrote and event_log.committed_wanted())
-    ):
-        return settle(transaction, options, result)
-    if transaction.limit is not None:
-        transaction.limit.end()
-    transaction.settled = True
-    return begin_hooks(transaction)
 
 
 async def settle(

@@ -193,28 +193,18 @@ def _depends(dependant: Any) -> bool:
 
 
 class _Call:
-    """A request that a route handles: all its runs.
+    """The last run of a path function whose options ask for what it is given, or returns.
 
     Attributes:
-        request: Starlette's Request.
-        ends: What ends the dependencies of its last run, if that has returned.
-        given: The arguments of the path function in its last run, or None: it has not come so far.
-        returned: What that has returned.
+        given: Its arguments, or None: it has not come so far.
+        returned: What it has returned.
     """
 
-    __slots__ = ("__dict__",)  # where what belongs to a request is looked for
+    __slots__ = ("given", "returned")
 
-    def __init__(self, request: Any) -> None:
-        self.request = request
-        self.ends: contextlib.AsyncExitStack | None = None
+    def __init__(self) -> None:
         self.given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.returned: Any = None
-
-    async def end(self, error: BaseException) -> None:
-        """End the dependencies of a run that had returned, and could not commit."""
-        ends, self.ends = self.ends, None
-        if ends is not None:
-            await ends.__aexit__(type(error), error, error.__traceback__)
 
 
 _running: ContextVar[_Call] = ContextVar("recoverable.fastapi")
@@ -264,9 +254,10 @@ def _options(options: outcome.Options) -> outcome.Options:
     def decides(result: Any, error: BaseException | None) -> object:
         return decide(None if result is None else result.returned, error)
 
-    async def falls_back(failure: BaseException, call: _Call) -> Any:
+    async def falls_back(failure: BaseException, request: Any) -> Any:
         assert fallback is not None
-        await call.end(failure)
+        await _ends(request).__aexit__(type(failure), failure, failure.__traceback__)
+        call = _running.get()
         if call.given is None:  # it has failed before the function was called, which alone knows what that takes
             raise failure
         args, kwargs = call.given
@@ -293,31 +284,21 @@ def _whole(handler: RouteHandler, endpoint: Any, decorated: Any) -> RouteHandler
     options = outcome.DEFAULT if decorated is None else decorated.options
     values = _asks_for_values(options)
 
-    async def run(call: _Call) -> Any:
-        if call.ends is not None:
-            await call.end(ConflictError("the run that had begun this has lost a conflict, and runs again"))
-        request, scope = call.request, call.request.scope
-        before = {name: scope[name] for name in (_REQUEST, _FUNCTION) if name in scope}
-        token = _running.set(call) if values else None
-        ends = contextlib.AsyncExitStack()
+    async def run(request: Any) -> Any:
+        here = current_transaction()
+        if here is not None and here.attempt > 1:  # where the run before had returned, its dependencies have not ended
+            lost = ConflictError("the run that had begun this has lost a conflict, and runs again")
+            await _ends(request).__aexit__(ConflictError, lost, None)
         swallowed: BaseException | None = None
         try:
-            try:
-                async with contextlib.AsyncExitStack() as functions:
-                    scope.update({_REQUEST: ends, _FUNCTION: functions})
-                    response = await ambient.around(handler, request)  # functions in threads are in it, too
-                    call.ends = ends
-                    return _Done(response, call.returned) if values else response
-            except BaseException as error:
-                call.ends = None
-                if not await ends.__aexit__(type(error), error, error.__traceback__):
-                    raise
-                swallowed = error
-        finally:
-            scope.update(before)
-            if token is not None:
-                _running.reset(token)
-        await ends.aclose()
+            async with _ends(request, _FUNCTION):
+                response = await ambient.around(handler, request)  # functions in threads are in it, too
+                return _Done(response, _running.get().returned) if values else response
+        except BaseException as error:
+            if not await _ends(request).__aexit__(type(error), error, error.__traceback__):
+                raise
+            swallowed = error
+        await _ends(request).aclose()
         raise FastAPIError(
             "No response: a dependency with yield has caught what its route raised, and has not raised it again; it was rolled back"
         ) from swallowed
@@ -329,14 +310,23 @@ def _whole(handler: RouteHandler, endpoint: Any, decorated: Any) -> RouteHandler
         here = running_request.get()
         if here is None or not isinstance(here.request, Exchange):  # of another application that has the same router
             return await handler(request)
-        call = _Call(request)
+        token = _running.set(_Call()) if values else None
         try:
-            done = await whole(call)
-        except BaseException as error:
-            await call.end(error)
+            done = await whole(request)
+        except BaseException as error:  # of the commit, perhaps
+            await _ends(request).__aexit__(type(error), error, error.__traceback__)
             raise
-        if call.ends is not None and (rest := request.scope.get(_REQUEST)) is not None:
-            rest.push_async_exit(call.ends)
+        finally:
+            if token is not None:
+                _running.reset(token)
         return done.response if values else done
 
     return serve
+
+
+def _ends(request: Any, name: str = _REQUEST) -> contextlib.AsyncExitStack:
+    """Return what ends the dependencies of a request, after each run. FastAPI does so too, in the end, and finds it empty then."""
+    stack: contextlib.AsyncExitStack = request.scope.get(name) or request.scope.setdefault(
+        name, contextlib.AsyncExitStack()
+    )
+    return stack

@@ -20,8 +20,12 @@ ADAPTERS: Final = {
 }
 
 
+_missing = set(ADAPTERS)  # those whose adapters were not loaded here so far
+
+
 def discover() -> None:
     """Load the adapters of the frameworks that the program has imported, and only those."""
-    for framework, adapter in ADAPTERS.items():
-        if framework in sys.modules and adapter not in sys.modules:
-            importlib.import_module(adapter)
+    if not sys.modules.keys().isdisjoint(_missing):
+        for framework in _missing & sys.modules.keys():
+            importlib.import_module(ADAPTERS[framework])
+            _missing.discard(framework)

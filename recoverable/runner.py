@@ -43,7 +43,7 @@ from recoverable._native.runtime import (
     set_upcalls,
     transactions_here,
 )
-from recoverable.callbacks import name_of, run_hooks_now
+from recoverable.callbacks import begin_hooks, name_of, run_hooks_now
 from recoverable.contention import FirstRun, Habit, Place, leave_early, lost_first, note_commit, spot_of
 from recoverable.errors import ArenaFullError, RecoverableError, TransactionError
 from recoverable.transaction import (
@@ -558,7 +558,8 @@ set_upcalls(
     commits=web.commits,
     resolve=_resolve,
     inside=_inside,
-    after=completion.after,
+    settle=completion.settle,
+    begin_hooks=begin_hooks,
     in_line=_in_line,
     again=_again,
     committed_wanted=event_log.committed_wanted,

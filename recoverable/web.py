@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recoverable import errors
-from recoverable._native.runtime import Requests, know_response, know_tuples, running_request, watch_requests
+from recoverable._native.runtime import Requests, know_responses, know_tuples, running_request, watch_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -43,15 +43,15 @@ class AnswerAdapter(Protocol):
         responses: The classes of responses; `tuple` may be one.
         errors: The classes of exceptions that are responses.
         requests: How requests are found and kept; natively, since each request comes by there. None: they are another adapter's.
-        plain: The one class that most responses are of, and the name of the attribute of it that has the status: what the default
-            commit rule looks at natively. None: there is no such class.
+        plain: The classes that most responses are of, and the name of the attribute of them that has the status: where the default
+            commit rule looks natively.
         loggers: The names of the loggers to which the framework writes what handlers raise.
     """
 
     responses: tuple[type, ...] = ()
     errors: tuple[type[BaseException], ...] = ()
     requests: Requests | None = None
-    plain: tuple[type, str] | None = None
+    plain: tuple[tuple[type, ...], str] = ((), "")
     loggers: tuple[str, ...] = ()
 
     def status_of(self, answer: Any) -> int | None:
@@ -157,8 +157,7 @@ def register(adapter: AnswerAdapter) -> None:
     if adapter.requests is not None:
         adapter.requests.adapter = adapter  # type: ignore[assignment]  # one with requests is a WebAdapter
         watch_requests(adapter.requests)
-    if adapter.plain is not None:
-        know_response(*adapter.plain)
+    know_responses(*adapter.plain)
     if tuple in adapter.responses:
         know_tuples()
 

@@ -52,8 +52,8 @@ cdef inline bint is_gated(Handler handler, NativeArena arena) noexcept:
 
 
 cdef inline bint is_all_of(Transaction t, Handler handler) except -1:
-    """Has the first run, which has returned, left nothing to do: no callback, no rollback to report, no event?"""
-    return (t.hooks is None
+    """Has the first run, which has returned, left nothing to do but its callbacks: no rollback to report, no event?"""
+    return ((t.hooks is None or (t.has_touched() and not t.left and not t.settled))
             and (not t.has_touched() or (t._ended is COMMITTED and not t.arena.has_pending()))
             and not (t.has_written() and commit_is_told())
             and not (is_gated(handler, t.arena) and t.has_seen()))
@@ -224,10 +224,10 @@ cdef class Call(StepDriver):
                 if not self.finished:
                     how[0] = PYGEN_NEXT
                     return result
-                if is_all_of(self.t, self.handler):
-                    how[0] = PYGEN_RETURN
-                    return result
-                rest = _after(self.t, self.handler.options, result)
+                if not is_all_of(self.t, self.handler):
+                    rest = _settle(self.t, self.handler.options, result)
+                else:
+                    rest = None if self.t.hooks is None else self.begin_hooks()
                 if rest is None:
                     how[0] = PYGEN_RETURN
                     return result
@@ -267,6 +267,13 @@ cdef class Call(StepDriver):
             raise error
         self.fail(error)
         return self.go(None, None, how)
+
+    cdef object begin_hooks(self):
+        """Call its callbacks, up to where there is something to await: the rest of it, or None."""
+        if self.limit is not None:
+            self.limit.end()
+        self.t.settled = True
+        return _begin_hooks(self.t)
 
     cdef int begin(self) except -1:
         """Find out what this is a part of, and begin it."""

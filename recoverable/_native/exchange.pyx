@@ -9,7 +9,9 @@ from cpython.contextvars cimport PyContextVar_Set, get_value
 from cpython.dict cimport PyDict_Copy, PyDict_DelItem, PyDict_GetItemWithError, PyDict_SetItem
 from cpython.object cimport PyObject
 
-from recoverable._native.runtime import Running, running_request
+from recoverable._native.runtime cimport Requests, Running
+
+from recoverable._native.runtime import running_request
 
 cdef extern from *:
     """
@@ -21,7 +23,7 @@ cdef extern from *:
     """
     object made(object cls, tuple none)
 
-cdef object _Running = Running, _running_request = running_request
+cdef object _running_request = running_request
 cdef object _reset_running = running_request.reset
 cdef bint _watched = False
 cdef object _hand_on = None
@@ -78,11 +80,7 @@ cdef class Exchanged:
         """Whether an answer is held."""
         return self._start is not None
 
-    def move_in(self, scope, receive, send) -> None:
-        """Stand between these from now on: behind middlewares, which have handed the request on."""
-        self.scope, self._receive, self._send = scope, receive, send
-
-    # What middlewares are given until then: it is only counted what comes by.
+    # What middlewares are given until the request is met behind them: it is only counted what comes by.
 
     def pass_received(self):
         self.passed += 1
@@ -216,11 +214,12 @@ cdef class Serve:
         otherwise: the application for what is no request, and for those that have something called in the place of handlers.
         begin: what is to be done before the first of them.
     """
-    cdef object app, kind, arena, requests, failed, otherwise, begin
+    cdef object app, kind, arena, failed, otherwise, begin
+    cdef Requests requests
     cdef Py_ssize_t limit
     cdef bint withholds, later
 
-    def __init__(self, app, kind, arena, requests, Py_ssize_t limit, bint withholds, bint later, failed, otherwise, begin):
+    def __init__(self, app, kind, arena, Requests requests not None, Py_ssize_t limit, bint withholds, bint later, failed, otherwise, begin):
         self.app, self.kind, self.arena, self.requests, self.limit = app, kind, arena, requests, limit
         self.withholds, self.later, self.failed, self.otherwise, self.begin = withholds, later, failed, otherwise, begin
 
@@ -234,9 +233,10 @@ cdef class Serve:
         cdef Exchanged exchange = <Exchanged>made(self.kind, ())
         fill(exchange, self.app, scope, receive, send, self.limit)
         exchange.withholds = self.withholds
-        outer = get_value(_running_request)
+        cdef Running outer = get_value(_running_request)
         inside = outer is not None and getattr(outer.request, "outermost", None) is exchange.outermost
-        here = _Running(exchange, self.arena, inside and outer.whole, self.requests)
+        cdef Running here = Running.__new__(Running)
+        here.request, here.arena, here.whole, here.requests = exchange, self.arena, inside and outer.whole, self.requests
         token = PyContextVar_Set(_running_request, here)
         try:
             try:
@@ -269,12 +269,12 @@ cdef class Innermost:
         self.app, self.kind, self.arena = app, kind, arena
 
     def __call__(self, scope, receive, send):
-        here = get_value(_running_request)
+        cdef Running here = get_value(_running_request)
         if here is not None and here.arena is self.arena and type(here.request) is self.kind:
             kind = scope["type"]
             if kind == "http" or kind == "websocket":
-                exchange = here.request
-                exchange.move_in(scope, receive, send)
+                exchange = <Exchanged>here.request # it stands there from now on
+                exchange.scope, exchange._receive, exchange._send = scope, receive, send
                 if _watched:
                     return _hand_on(exchange, self.app)
                 receive, send = exchange.receive, exchange.send

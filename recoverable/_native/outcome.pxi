@@ -93,10 +93,9 @@ cdef bint decides(StepDriver d, object result) except -1:
     if d.decide is _commits:
         if is_plain(result) and not (_tuples and type(result) is tuple):
             return True
-        if type(result) is _response:
-            status = getattr(result, _response_status, None)
-            if type(status) is int:
-                return status < 500
+        status = status_of(result)
+        if type(status) is int:
+            return status < 500
     return bool(d.decide(result, None))
 
 

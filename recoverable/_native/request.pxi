@@ -2,6 +2,7 @@
 # each request comes by here; what is done about it when a run is to begin again is the web framework's adapter's.
 from cpython.contextvars cimport get_value
 from cpython.dict cimport PyDict_Copy, PyDict_Size
+from cpython.tuple cimport PyTuple_GET_ITEM
 from contextvars import ContextVar
 
 cdef extern from *:
@@ -13,8 +14,6 @@ cdef extern from *:
     }
     """
     bint is_instance(object o, object cls)
-
-cdef class Requests
 
 #: What the running code belongs to, a Running or None: set around a handler (route.pxi, recoverable.middleware), inherited
 #: by tasks.
@@ -30,19 +29,29 @@ def watch_requests(Requests requests not None) -> None:
     _watched = requests
 
 
-cdef object _response = None # the class of most responses
-cdef str _response_status # the name of the attribute of it that has the status
+cdef tuple _responses = () # the classes that most responses are of,
+cdef tuple _response_statuses = () # and the name of the attribute that has the status, for each
 
 
-def know_response(cls, str status not None) -> None:
-    """Have the default commit rule know, natively, the one class that most responses are of. For recoverable.web.register().
+def know_responses(tuple classes not None, str status not None) -> None:
+    """Have the default commit rule know, natively, classes that most responses are of. For recoverable.web.register().
 
     Args:
-        cls: it; what is a subclass is asked for its status in Python.
+        classes: they; what is of a subclass is asked for its status in Python.
         status: the name of the attribute that has the status.
     """
-    global _response, _response_status
-    _response, _response_status = cls, status
+    global _responses, _response_statuses
+    _responses += classes
+    _response_statuses += (status,) * len(classes)
+
+
+cdef object status_of(object result):
+    """The status of a response of one of these classes; None: it is of none."""
+    cdef Py_ssize_t i
+    for i in range(len(_responses)):
+        if type(result) is <object>PyTuple_GET_ITEM(_responses, i):
+            return getattr(result, <str>_response_statuses[i], None)
+    return None
 
 
 cdef bint _tuples = False # may one be a response?
@@ -74,9 +83,6 @@ cdef class Requests:
     Args:
         snapshot: snapshot(request) gives what the adapter's restore() needs, as `RequestBefore.kept`.
     """
-    cdef Requests next
-    cdef object snapshot
-    cdef public object adapter # a recoverable.web.WebAdapter
 
     def __init__(self, snapshot=None):
         self.snapshot = snapshot
@@ -125,10 +131,6 @@ cdef class Running:
 
     One that is set for a single Call (`Call.here`) is told when that begins and ends, so that who sets it needs no coroutine around.
     """
-    cdef public object request
-    cdef readonly object arena
-    cdef readonly bint whole
-    cdef Requests requests
 
     def __init__(self, object request, object arena, bint whole, Requests requests not None):
         self.request = request

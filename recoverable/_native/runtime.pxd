@@ -137,6 +137,27 @@ cdef class Transaction:
     cdef void wake(self) noexcept
     cdef void renew(self) noexcept
 
+cdef class Requests:
+    cdef Requests next
+    cdef object snapshot
+    cdef public object adapter # a recoverable.web.WebAdapter
+    cdef bint is_one(self, object o) noexcept
+    cdef object among(self, tuple args)
+    cdef object search(self, tuple args, dict kwargs)
+    cdef object kept_of(self, object request, bint placeholders)
+    cdef object unseen(self, object request, object kept)
+    cdef object before(self, object request)
+
+cdef class Running:
+    cdef public object request
+    cdef readonly object arena
+    cdef readonly bint whole
+    cdef Requests requests
+    cdef int begin(self) except -1
+    cdef bint says_later(self) except -1
+    cdef object before(self)
+    cdef object end(self, object error)
+
 cdef int fail(int rc) except -1
 cdef int closed_error(NativeArena arena) except -1
 cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1

@@ -253,7 +253,8 @@ def set_upcalls(
     resolve: Callable[[tuple[Any, ...], dict[str, Any], str], NativeArena],
     async_block: Callable[[NativeArena, str, bool], Any],
     inside: Callable[[Transaction, Handler[Any], tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]],
-    after: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None] | None],
+    settle: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None]],
+    begin_hooks: Callable[[Transaction], Coroutine[Any, Any, None] | None],
     in_line: Callable[
         [Transaction, Handler[Any], tuple[Any, ...], dict[str, Any], Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]
     ],
@@ -454,7 +455,7 @@ running_request: ContextVar[Running | None]
 
 def request_before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Before | None: ...
 def watch_requests(requests: Requests) -> None: ...
-def know_response(cls: type, status: str) -> None: ...
+def know_responses(classes: tuple[type, ...], status: str) -> None: ...
 def know_tuples() -> None: ...
 
 class Container:

@@ -2,12 +2,14 @@
 # Part of runtime.pyx.
 
 cdef object _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
-cdef object _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _too_long, _tell_late, _room_here, _async_block
+cdef object _commits, _resolve, _inside, _settle, _begin_hooks, _in_line, _again, _committed_wanted, _too_long, _tell_late, _room_here
+cdef object _async_block
 cdef list _untold
 
 
 def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, await_lock, may_rerun, wake, is_answer, commits, resolve,
-                inside, after, in_line, again, committed_wanted, untold, too_long, tell_late, room_here, async_block) -> None:
+                inside, settle, begin_hooks, in_line, again, committed_wanted, untold, too_long, tell_late, room_here,
+                async_block) -> None:
     """Say who does what few requests need. recoverable.runner does, when it is imported.
 
     Args:
@@ -23,7 +25,8 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, awai
         commits: commits(result, error) is the default rule, of which native code answers the common cases itself.
         resolve: resolve(args, kwargs, handler) finds the arena of a call where it is not plain which.
         inside: inside(transaction, handler, args, kwargs) is a coroutine that runs a call independent of the transaction around it.
-        after: after(transaction, options, result) does what follows a run that has returned: a coroutine of the rest, or None.
+        settle: settle(transaction, options, result) is a coroutine that does what follows a run that has returned.
+        begin_hooks: begin_hooks(transaction) calls its callbacks, where there is nothing else to do: a coroutine of the rest, or None.
         in_line: in_line(transaction, handler, args, kwargs, coroutine) is a coroutine that does all runs of a handler that is watched;
             `coroutine` is what the handler has returned.
         again: again(transaction, handler, args, kwargs, error) is a coroutine that goes on after a first run that has raised.
@@ -36,11 +39,12 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, awai
         room_here: room_here(transaction) has this thread wait until the feed has room for a commit that can't await that.
     """
     global _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
-    global _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted, _untold, _too_long, _tell_late, _room_here
-    global _async_block
+    global _commits, _resolve, _inside, _settle, _begin_hooks, _in_line, _again, _committed_wanted, _untold, _too_long, _tell_late
+    global _room_here, _async_block
     _watch_block, _nest_block, _end_block, _run_hooks = watch_block, nest_block, end_block, run_hooks
     _give_way, _await_lock, _may_rerun, _wake, _is_answer = give_way, await_lock, may_rerun, wake, is_answer
-    _commits, _resolve, _inside, _after, _in_line, _again, _committed_wanted = commits, resolve, inside, after, in_line, again, committed_wanted
+    _commits, _resolve, _inside, _settle, _begin_hooks, _in_line = commits, resolve, inside, settle, begin_hooks, in_line
+    _again, _committed_wanted = again, committed_wanted
     _untold, _too_long, _tell_late, _room_here, _async_block = untold, too_long, tell_late, room_here, async_block
 
 

@@ -29,6 +29,7 @@ from recoverable import (
     attempt,
     recoverable,
 )
+from recoverable._starlette import adapter
 from recoverable.asgi import setup
 from support.asgi import Socket, client_of, lifespan_of, served, served_by_hypercorn
 
@@ -92,6 +93,26 @@ async def test_responses_and_http_exceptions(
     assert after == ([1] if kept else [])
     crashes = [event for event in log if event["event"] == "request.rolled_back" and event["log_level"] == "warning"]
     assert len(crashes) == (protect == "decorated" and raised and status >= 500)
+
+
+class _Own(PlainTextResponse):
+    """A class that only its base says the status of."""
+
+
+@pytest.mark.parametrize("kind", [Response, JSONResponse, PlainTextResponse, _Own])
+async def test_responses_of_each_class(arena: Arena, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    """Whatever the class of a response, its status decides; of the framework's own ones without a call of Python's."""
+    asked: list[Any] = []
+    monkeypatch.setattr(adapter, "status_of", lambda answer: asked.append(answer) or answer.status_code)
+    for status in (200, 503):
+
+        async def answer(status: int = status) -> Any:
+            arena.root["a"] = status
+            return kind(None, status)
+
+        await arena.run(answer)
+        assert arena.root["a"] == 200
+    assert len(asked) == (2 if kind is _Own else 0)
 
 
 @PROTECT
