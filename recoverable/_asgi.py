@@ -23,7 +23,7 @@ from recoverable.web import WebAdapter, commits, register
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, MutableMapping
 
-    from recoverable._native.runtime import RequestBefore, Transaction
+    from recoverable._native.runtime import RequestBefore
     from recoverable.arena import Arena
 
     Message = MutableMapping[str, Any]
@@ -180,7 +180,11 @@ class Exchange(Exchanged):
         else:
             self._held.append(message)
             if self._whole is not None and self.commits():
-                await self._commit(self._whole)
+                # Before the first part of it leaves; its handling goes on outside, its background tasks say.
+                if not self._whole.left:
+                    self.name_whole()
+                    await runner.leave(self._whole, outcome.DEFAULT)
+                await self._leave()
             elif self._whole is None and message.get("more_body"):
                 await self._leave()
 
@@ -203,16 +207,8 @@ class Exchange(Exchanged):
 
     def name_whole(self) -> None:
         """Call the transaction of all of it by its endpoint, which its framework has put into the scope when it had found it."""
-        endpoint = self.scope.get("endpoint")
-        if endpoint is not None and (transaction := current_transaction()) is not None:
-            transaction.rename(name_of(endpoint))
-
-    async def _commit(self, transaction: Transaction) -> None:
-        """Commit before the first part of the answer leaves; its handling goes on outside, its background tasks say."""
-        if not transaction.left:
-            self.name_whole()
-            await runner.leave(transaction, outcome.DEFAULT)
-        await self._leave()
+        if self._whole is not None and (endpoint := self.scope.get("endpoint")) is not None:
+            self._whole.rename(name_of(endpoint))
 
     async def _leave(self) -> None:
         """Send what was held, and hold no more."""

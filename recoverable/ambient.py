@@ -12,8 +12,7 @@ import asyncio
 import contextvars
 import time
 from asyncio import _get_running_loop as running_loop
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from recoverable import completion, event_log, lockwait, outcome
 from recoverable._native.runtime import Ambient, Transaction, ambient, begin_for_request, current_transaction
@@ -23,23 +22,9 @@ from recoverable.transaction import end_block
 if TYPE_CHECKING:
     from recoverable._native.runtime import NativeArena
 
-__all__ = ["Block", "around", "back", "nobody"]
-
-T = TypeVar("T")
+__all__ = ["Block", "back", "nobody"]
 
 _LOOK = 0.001  # seconds between two looks whether a thread has come to rest
-
-
-async def around(fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """Await `fn(*args)`, and have its tasks and threads be in the transaction that runs here."""
-    transaction, loop = current_transaction(), running_loop()
-    if transaction is None or loop is None or transaction.ambient is not None:
-        return await fn(*args)
-    token = ambient.set(Ambient(transaction, loop))
-    try:
-        return await fn(*args)
-    finally:
-        back(token)
 
 
 def nobody() -> contextvars.Token[Ambient | None]:

@@ -22,11 +22,11 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from recoverable import ambient, callbacks, frameworks, middleware, service
+from recoverable import callbacks, frameworks, middleware, service
 from recoverable._asgi import Answer, Exchange, Refused, adapter, hosts
 from recoverable._asgi_connection import Connection
 from recoverable._native.exchange import KEY, Innermost, Serve, hand_on_watched
-from recoverable._native.runtime import running_request
+from recoverable._native.runtime import running_request, share_transaction, unshare_transaction
 from recoverable._options import parse_size
 from recoverable.errors import ArenaOptionError
 
@@ -185,9 +185,11 @@ hand_on_watched(_hand_on)
 
 async def _handle_whole(exchange: Exchange) -> Answer:
     exchange.begin_whole()
+    token = share_transaction()
     try:
-        await ambient.around(exchange.app, exchange.scope, exchange.receive, exchange.send)
+        await exchange.app(exchange.scope, exchange.receive, exchange.send)
     finally:
+        unshare_transaction(token)
         exchange.name_whole()
     return exchange.answer()
 

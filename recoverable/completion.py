@@ -89,7 +89,11 @@ async def left(transaction: Transaction, options: outcome.Options) -> None:
     """Do what follows a commit in the middle of a run, before what it has come to is answered."""
     if transaction.position and answers.is_before(transaction, options):
         await answers.passed(transaction)
-    await ended(transaction, True)
+    try:
+        _tell_end(transaction, True, None)
+    finally:
+        if transaction.hooks is not None:
+            await run_hooks(transaction)
 
 
 async def seen(transaction: Transaction, options: outcome.Options, failure: BaseException) -> None:

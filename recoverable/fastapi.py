@@ -27,9 +27,16 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import FastAPIError, RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
-from recoverable import _starlette, ambient, asgi, outcome, runner, web
+from recoverable import _starlette, asgi, outcome, runner, web
 from recoverable._asgi import Exchange
-from recoverable._native.runtime import Handler, PlainHandler, current_transaction, running_request
+from recoverable._native.runtime import (
+    Handler,
+    PlainHandler,
+    current_transaction,
+    running_request,
+    share_transaction,
+    unshare_transaction,
+)
 from recoverable.callbacks import name_of
 from recoverable.errors import ConflictError, NoTransactionError
 
@@ -290,14 +297,25 @@ def _whole(handler: RouteHandler, endpoint: Any, decorated: Any) -> RouteHandler
             lost = ConflictError("the run that had begun this has lost a conflict, and runs again")
             await _ends(request).__aexit__(ConflictError, lost, None)
         swallowed: BaseException | None = None
+        token = share_transaction()  # functions in threads are in it, too
+        functions = _ends(request, _FUNCTION)
         try:
-            async with _ends(request, _FUNCTION):
-                response = await ambient.around(handler, request)  # functions in threads are in it, too
+            try:
+                response = await handler(request)
+            except BaseException as error:
+                if not await functions.__aexit__(type(error), error, error.__traceback__):
+                    raise
+                swallowed = error
+            else:
+                if getattr(functions, "_exit_callbacks", True):  # most have none, and to find that out there takes long
+                    await functions.__aexit__(None, None, None)
                 return _Done(response, _running.get().returned) if values else response
         except BaseException as error:
             if not await _ends(request).__aexit__(type(error), error, error.__traceback__):
                 raise
             swallowed = error
+        finally:
+            unshare_transaction(token)
         await _ends(request).aclose()
         raise FastAPIError(
             "No response: a dependency with yield has caught what its route raised, and has not raised it again; it was rolled back"

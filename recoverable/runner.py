@@ -537,7 +537,8 @@ async def leave(transaction: Transaction, options: outcome.Options) -> None:
 
 
 async def _commit_early(transaction: Transaction) -> None:
-    await lockwait.before_commit(transaction)
+    if transaction.must_wait():
+        await lockwait.before_commit(transaction)
     while not transaction.commit_early():
         await lockwait.before_commit(transaction)
     leave_early(transaction)

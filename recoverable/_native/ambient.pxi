@@ -57,14 +57,18 @@ cdef class Ambient:
     cdef bint counted
 
     def __init__(self, Transaction transaction not None, loop not None):
+        self.begin(transaction, loop)
+
+    cdef int begin(self, Transaction transaction, object loop) except -1:
         global ambients
         transaction.check()
-        self.transaction, self.loop, self.home, self.nowhere = transaction, loop, rcv_thread(), Context()
+        self.transaction, self.loop, self.home = transaction, loop, rcv_thread()
         rcv_ambient(transaction.t)
         transaction.ambient = self
         self.around = get_value(_ambient)
         self.counted = True
         ambients += 1
+        return 0
 
     def __dealloc__(self):
         self.discount()
@@ -119,6 +123,8 @@ cdef class Ambient:
         has begun, and `asked` says so."""
         self.asked = True
         try:
+            if self.nowhere is None:
+                self.nowhere = Context()
             if me == self.home:
                 self.loop.call_soon(self.end_step, context=self.nowhere)
             else:
@@ -187,6 +193,28 @@ cdef class Ambient:
         if t.thread == step.thread:
             t.thread = 0
         return True
+
+
+def share_transaction():
+    """Have the tasks and threads that are started here from now on be in the transaction that runs here.
+
+    Returns:
+        What unshare_transaction() takes, or None: they are, or there is no transaction, or no event loop.
+    """
+    cdef Transaction t = running()
+    cdef Ambient shared
+    loop = _running_loop()
+    if t is None or loop is None or t.ambient is not None:
+        return None
+    shared = Ambient.__new__(Ambient)
+    shared.begin(t, loop)
+    return PyContextVar_Set(_ambient, shared)
+
+
+def unshare_transaction(token) -> None:
+    """Have those that are started here from now on be where they were before, if this is still the context."""
+    if token is not None:
+        reset_if_here(_ambient, token)
 
 
 def begin_for_request(NativeArena arena not None, str handler not None):

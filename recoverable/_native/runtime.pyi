@@ -2,7 +2,7 @@
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from types import CodeType, GenericAlias, TracebackType
 from typing import Any, ClassVar, Generic, Literal, NoReturn, Self, TypeAlias, TypedDict, TypeVar
 
@@ -231,6 +231,8 @@ class Ambient:
 
 ambient: ContextVar[Ambient | None]
 
+def share_transaction() -> Token[Ambient | None] | None: ...
+def unshare_transaction(token: Token[Ambient | None] | None) -> None: ...
 def begin_for_request(arena: NativeArena, handler: str) -> Transaction: ...
 
 class ArenaBase:
