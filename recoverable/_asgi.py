@@ -15,7 +15,7 @@ from types import BuiltinMethodType, MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from recoverable import outcome, runner
-from recoverable._native.exchange import ANSWER, KEY, Exchanged, Kept, snapshot
+from recoverable._native.exchange import ANSWER, KEY, Exchanged, ExchangeRequests, Kept
 from recoverable._native.runtime import Requests, current_transaction, running_request
 from recoverable.callbacks import name_of
 from recoverable.web import WebAdapter, commits, register
@@ -23,7 +23,6 @@ from recoverable.web import WebAdapter, commits, register
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, MutableMapping
 
-    from recoverable._native.runtime import RequestBefore
     from recoverable.arena import Arena
 
     Message = MutableMapping[str, Any]
@@ -201,9 +200,9 @@ class Exchange(Exchanged):
             return commits(None, self.raised)
         return self._start is not None and bool(self._start["status"] < 500)
 
-    def answer(self) -> Answer:
-        """Return how it was answered, for the commit rule."""
-        return Answer(200 if self.commits() else 500)
+    def answer(self) -> Answer | None:
+        """Return how it was answered, for the commit rule; None: it has committed already."""
+        return None if self._whole is None else Answer(200 if self.commits() else 500)
 
     def name_whole(self) -> None:
         """Call the transaction of all of it by its endpoint, which its framework has put into the scope when it had found it."""
@@ -296,12 +295,9 @@ def _is_of(value: object, exchange: Exchange) -> bool:
     )
 
 
-def _ways_back(
-    before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> str | list[Callable[[], object]]:
+def _ways_back(kept: Kept, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | list[Callable[[], object]]:
     """Return what makes the request as it was before a run with these arguments, or why it can't be done; change nothing."""
-    exchange: Exchange = before.request
-    kept: Kept = before.kept
+    exchange: Exchange = kept.request
     if exchange.over:
         return []
     if exchange.sent != kept.sent:
@@ -326,7 +322,7 @@ def _ways_back(
     return [*ways, lambda: _put_back(kept, exchange.scope)]
 
 
-def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+def restore(before: Kept, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """Make the request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
     ways = _ways_back(before, args, kwargs)
     if isinstance(ways, str):
@@ -336,7 +332,7 @@ def restore(before: RequestBefore, args: tuple[Any, ...], kwargs: dict[str, Any]
     return None
 
 
-def can_restore(before: RequestBefore) -> bool:
+def can_restore(before: Kept) -> bool:
     """Return whether it could be made as it was before its run, without a doubt; change nothing."""
     return not isinstance(_ways_back(before, before.args, before.kwargs or {}), str)
 
@@ -350,7 +346,7 @@ class _Adapter(WebAdapter):
     responses = (Answer,)
     errors = (Refused,)
     loggers = ("uvicorn.error", "hypercorn.error")
-    requests: Requests = Requests(snapshot)
+    requests: Requests = ExchangeRequests()
 
     def status_of(self, answer: Answer | Refused) -> int:
         return answer.status
@@ -386,10 +382,9 @@ class _Adapter(WebAdapter):
     restore = staticmethod(restore)
     can_restore = staticmethod(can_restore)
 
-    def answered(self, before: RequestBefore) -> bool:
+    def answered(self, before: Kept) -> bool:
         exchange: Exchange = before.request
-        kept: Kept = before.kept
-        return not exchange.over and exchange.sent != kept.sent
+        return not exchange.over and exchange.sent != before.sent
 
     def same(self, one: object, other: object) -> bool:
         return isinstance(one, Exchange) and isinstance(other, Exchange) and one.outermost is other.outermost

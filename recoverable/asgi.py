@@ -183,7 +183,7 @@ def _hand_on(exchange: Exchange, app: App) -> Awaitable[None]:
 hand_on_watched(_hand_on)
 
 
-async def _handle_whole(exchange: Exchange) -> Answer:
+async def _handle_whole(exchange: Exchange) -> Answer | None:
     exchange.begin_whole()
     token = share_transaction()
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from recoverable._native.runtime import Requests, Transaction
+from recoverable._native.runtime import RequestBefore, Requests, Transaction
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -49,7 +49,7 @@ class Exchanged:
     def send(self, message: Message) -> Awaitable[None]: ...
     def end(self, scope: Scope) -> None: ...
 
-class Kept:
+class Kept(RequestBefore):
     @property
     def scope(self) -> dict[str, Any]: ...
     @property
@@ -65,7 +65,7 @@ class Kept:
 
 remembering: list[Callable[[Any], Callable[[], Callable[[], object] | str | None] | None]]
 
-def snapshot(exchange: Exchanged) -> Kept: ...
+class ExchangeRequests(Requests): ...
 
 class Serve:
     def __init__(

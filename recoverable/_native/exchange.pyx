@@ -9,7 +9,7 @@ from cpython.contextvars cimport PyContextVar_Set, get_value
 from cpython.dict cimport PyDict_Copy, PyDict_DelItem, PyDict_GetItemWithError, PyDict_SetItem
 from cpython.object cimport PyObject
 
-from recoverable._native.runtime cimport Requests, Running
+from recoverable._native.runtime cimport RequestBefore, Requests, Running
 
 from recoverable._native.runtime import running_request
 
@@ -143,8 +143,9 @@ cdef int forget(scope) except -1:
     return 0
 
 
-cdef class Kept:
-    """What an Exchange was like when a run began.
+@cython.final
+cdef class Kept(RequestBefore):
+    """An Exchange as it was when a run began.
 
     Attributes:
         scope: what its scope was.
@@ -167,9 +168,18 @@ remembering = []
 cdef list _remembering = remembering
 
 
-def snapshot(Exchanged exchange not None) -> Kept:
-    """Return what restore() needs."""
-    cdef Kept kept = Kept.__new__(Kept)
+@cython.final
+cdef class ExchangeRequests(Requests):
+    """How ASGI's requests are kept: as a `Kept`."""
+
+    cdef object before(self, object request):
+        cdef Kept kept = Kept.__new__(Kept)
+        kept.request, kept.adapter = request, self.adapter
+        keep(kept, <Exchanged?>request)
+        return kept
+
+
+cdef int keep(Kept kept, Exchanged exchange) except -1:
     cdef PyObject *found
     kept.read, kept.passed, kept.sent, kept.written = exchange.read, exchange.passed, exchange.sent, []
     scope = exchange.scope
@@ -186,7 +196,7 @@ def snapshot(Exchanged exchange not None) -> Kept:
             kept.written.append((mapping, dict(mapping), None if attributes is None else dict(attributes)))
     if _remembering:
         kept.others = [back for remember in _remembering if (back := remember(exchange)) is not None]
-    return kept
+    return 0
 
 
 cdef int back(token) except -1:

@@ -165,9 +165,6 @@ cdef class RequestBefore:
         args: the positional arguments of the run.
         kwargs: its keyword arguments, or None.
     """
-    cdef readonly object request, adapter, kept
-    cdef readonly tuple args
-    cdef readonly dict kwargs
 
 
 cpdef object request_before(tuple args, dict kwargs):
@@ -197,7 +194,7 @@ cpdef object request_before(tuple args, dict kwargs):
 
 cdef object before_with(Requests requests, object request, tuple args, dict kwargs):
     before = requests.before(request)
-    if type(before) is RequestBefore:
+    if is_instance(before, RequestBefore):
         (<RequestBefore>before).args, (<RequestBefore>before).kwargs = args, kwargs
     return before
 

@@ -148,6 +148,11 @@ cdef class Requests:
     cdef object unseen(self, object request, object kept)
     cdef object before(self, object request)
 
+cdef class RequestBefore:
+    cdef readonly object request, adapter, kept
+    cdef readonly tuple args
+    cdef readonly dict kwargs
+
 cdef class Running:
     cdef public object request
     cdef readonly object arena

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -211,6 +212,33 @@ async def test_dependencies_are_in_the_transaction(
     names = {"plain": 1, "async": 1, "yields": 1, "yields_async": 1, "sum": 4}
     assert content(arena) == ({} if fails else names)
     assert seen == ([RuntimeError] if fails else ["ended"])
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+@pytest.mark.parametrize("caught", [False, True])
+async def test_a_dependency_of_the_function_ends_inside(shared: tuple[Arena, Arena], kind: str, caught: bool) -> None:
+    """What it writes at its end is committed with the rest, from a thread too; one that keeps an error to itself gets a 500."""
+    arena, for_app = shared
+
+    def yields() -> Iterator[int]:
+        with contextlib.suppress(*([RuntimeError] if caught else [])):
+            yield 1
+        arena.root["after"] = dict(arena.root.items())
+
+    async def yields_async() -> AsyncIterator[int]:
+        with contextlib.suppress(*([RuntimeError] if caught else [])):
+            yield 1
+        arena.root["after"] = dict(arena.root.items())
+
+    async def work(a: int = Depends(yields if kind == "sync" else yields_async, scope="function")) -> int:
+        arena.root["a"] = a
+        if caught:
+            raise RuntimeError
+        return a
+
+    async with client_of(application(for_app, work, "decorated")) as client:
+        assert (await client.get("/")).status_code == (500 if caught else 200)
+    assert arena.root.to_python() == ({} if caught else {"a": 1, "after": {"a": 1}})
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
