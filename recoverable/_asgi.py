@@ -128,22 +128,8 @@ class Exchange(Exchanged):
             self.read += 1
             return dict(self._messages[i])  # whoever gets it may change it
         message = await self._receive()
-        if message["type"] == "http.request":
-            self._keep(message)
-            self.read += 1
-        elif self.scope["type"] == "websocket":
-            self.sent += 1
+        self.keep(message)
         return message
-
-    def _keep(self, message: Message) -> None:
-        self._size += len(message.get("body", b""))
-        if self._size <= self.limit:
-            if self._messages is None:
-                self._messages = []
-            self._messages.append(dict(message))
-        else:
-            self._messages = None
-            self._first = self.read + 1
 
     @property
     def size(self) -> int:

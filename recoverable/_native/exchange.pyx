@@ -91,6 +91,21 @@ cdef class Exchanged:
             count(self, message)
         return self.to_client(message)
 
+    def keep(self, message) -> None:
+        """Remember a message that it gives, to be given again, as long as there is room for the body."""
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            if self._size <= self.limit:
+                if self._messages is None:
+                    self._messages = []
+                self._messages.append(dict(message))
+            else:
+                self._messages = None
+                self._first = self.read + 1
+            self.read += 1
+        elif self.scope["type"] == "websocket":
+            self.sent += 1
+
     def send(self, message):
         """Take a message for the client: it is sent on, or held."""
         if self._whole is not None or self.withholds:
