@@ -241,13 +241,15 @@ def requests(family: str, row: str) -> Iterator[bytes]:
     rng, number = random.Random(7), 0
     path = "/block" if "block" in row else "/transfer"
     while True:
-        if family != "bank":
+        if not family.startswith("bank"):
             yield b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
             continue
         number += 1
         accounts = {"from": rng.randrange(ACCOUNTS), "to": rng.randrange(ACCOUNTS)}
         body = json.dumps({"id": f"new-{number:06d}", **accounts, "amount": rng.randint(1, 50)}).encode()
-        yield b"POST %s HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
+        kind = b"" if family == "bank" else b"Content-Type: application/json\r\n"  # FastAPI reads no other
+        head = b"POST %s HTTP/1.1\r\nHost: bench\r\n%sContent-Length: %d\r\n\r\n" % (path.encode(), kind, len(body))
+        yield head + body
 
 
 async def serve(family: str, row: str, marks: Any) -> dict[str, float]:

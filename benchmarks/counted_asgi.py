@@ -1,9 +1,12 @@
-"""The servers of `counted.py` that speak ASGI: hello in Starlette and in FastAPI, below uvicorn."""
+"""The servers of `counted.py` that speak ASGI: hello and the bank in Starlette and in FastAPI, below uvicorn."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks.loopback import PATIENCE
 
 Make = Callable[[], Any]  # makes an application
 
@@ -58,6 +61,32 @@ def fastapi_hello(temporary: Callable[[str], Any], protect: str | None = None) -
     return make
 
 
+def bank(temporary: Callable[[str], Any], name: str, protected: bool) -> Make:
+    """Return what makes the bank of `served_asgi.py`, plain or with all of it in the arena."""
+
+    def make() -> Any:
+        from benchmarks import plain, served_asgi
+
+        served_asgi.PATIENCE = PATIENCE
+        if not protected:
+            plain.install()
+            served_asgi.install_plain()
+        from examples.bank import server
+
+        async def fraud_check(*, hangs: bool) -> None:
+            await asyncio.sleep(0)
+
+        server.fraud_check = fraud_check
+        arena: Any = temporary("64 MiB") if protected else plain.Arena()
+        app = served_asgi.APPLICATIONS[name](arena, 100_000)
+        with arena.transaction():
+            for n in range(500):
+                arena.root["audit"][f"old-{n}"] = {"from": n, "to": n + 1, "amount": n}
+        return app
+
+    return make
+
+
 def families(temporary: Callable[[str], Any]) -> dict[str, dict[str, Make]]:
     """Return the rows, by family; `temporary(size)` opens an arena for one."""
     return {
@@ -69,6 +98,10 @@ def families(temporary: Callable[[str], Any]) -> dict[str, dict[str, Make]]:
         "FastAPI hello": {
             "plain": fastapi_hello(temporary),
             "setup() and @recoverable": fastapi_hello(temporary, "decorated"),
+        },
+        **{
+            name: {"plain": bank(temporary, name, False), "all in the arena": bank(temporary, name, True)}
+            for name in ("bank, Starlette", "bank, FastAPI")
         },
     }
 
