@@ -104,7 +104,7 @@ class Block:
             if self._token is not None:
                 back(self._token, self._mine)
             if transaction.state != "committed":
-                end_block(self, None, error, failed)  # type: ignore[arg-type]  # as a TransactionBlock's
+                end_block(self, error, failed)  # type: ignore[arg-type]  # as a TransactionBlock's
         if (
             transaction.hooks is not None
             or transaction.arena.gated

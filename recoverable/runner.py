@@ -48,7 +48,6 @@ from recoverable.contention import FirstRun, Habit, Place, leave_early, lost_fir
 from recoverable.errors import ArenaFullError, RecoverableError, TransactionError
 from recoverable.transaction import (
     Lost,
-    Nested,
     conflict_error,
     end_block,
     report_arena_failure,
@@ -548,7 +547,6 @@ async def _commit_early(transaction: Transaction) -> None:
 
 set_upcalls(
     watch_block=watch_block,
-    nest_block=Nested,
     end_block=end_block,
     run_hooks=run_hooks_now,
     give_way=lockwait.before_commit,

@@ -24,8 +24,7 @@ from recoverable import events
 from recoverable._native import watchdog
 from recoverable._native.paths import describe_conflict
 from recoverable._native.runtime import (
-    Mark,
-    NativeArena,
+    SavepointBlock,
     Transaction,
     TransactionBlock,
     current_transaction,
@@ -50,13 +49,11 @@ from recoverable.watchdog import too_long
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from recoverable._native.runtime import Report
 
 __all__ = [
     "Lost",
-    "Nested",
     "SavepointBlock",
     "TransactionBlock",
     "after_commit",
@@ -95,34 +92,6 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-class Nested:
-    """A savepoint in a running transaction, for both kinds of block."""
-
-    __slots__ = ("hooks", "mark", "outer")
-
-    def __init__(self, outer: Transaction) -> None:
-        self.mark: Mark = outer.savepoint()
-        self.outer = outer
-        self.hooks = len(outer.hooks or ())
-
-    def end(self, error: BaseException | None) -> None:
-        """Keep what was done since, or undo it; a transaction that has ended meanwhile is left to its owner."""
-        outer = self.outer
-        if outer.state != "active":
-            if outer.state == "doomed":
-                outer.open_blocks -= 1
-            return
-        if error is None:
-            outer.release(self.mark)
-            return
-        try:
-            outer.rollback_to(self.mark)
-        except TransactionError as astray:  # left out of order
-            raise astray from error
-        if outer.hooks is not None:
-            del outer.hooks[self.hooks :]
-
-
 def watch_block(block: TransactionBlock, loop: AbstractEventLoop) -> list[TransactionBlock]:
     """Have the block looked at by this iteration's sentinel; it leaves the list that is returned when it ends."""
     if _open.loop is not loop:
@@ -132,20 +101,14 @@ def watch_block(block: TransactionBlock, loop: AbstractEventLoop) -> list[Transa
     return _open.blocks
 
 
-def end_block(
-    block: TransactionBlock, nested: Nested | None, error: BaseException | None, failed: BaseException | None
-) -> None:
+def end_block(block: TransactionBlock, error: BaseException | None, failed: BaseException | None) -> None:
     """End a block in any way but by a commit that succeeds.
 
     Args:
         block: The block.
-        nested: Its savepoint, where it is a part of another transaction.
         error: What left the block.
         failed: What its commit raised; it has been rolled back.
     """
-    if nested is not None:
-        nested.end(error)
-        return
     transaction = block.transaction
     if block.abandoned:
         if error is None or isinstance(error, Exception):
@@ -211,33 +174,6 @@ def report_arena_failure(transaction: Transaction, error: BaseException) -> None
         events.arena_busy(name, handler, str(error), None if holder is None else holder.text.partition("\n")[2])
     elif isinstance(error, ArenaCorruptError):
         events.arena_corrupt(name, handler, str(error))
-
-
-class SavepointBlock:
-    """What `arena.savepoint()` returns: a context manager for one use."""
-
-    __slots__ = ("_native", "_nested")
-
-    def __init__(self, native: NativeArena) -> None:
-        """Begin nothing yet."""
-        self._native = native
-        self._nested: Nested | None = None
-
-    def __enter__(self) -> None:
-        outer = current_transaction(self._native)
-        if outer is None:
-            raise NoTransactionError(
-                "arena.savepoint() needs a running transaction, and there is none here. Nothing was begun. Use it "
-                "inside a @recoverable handler, arena.run() or `with arena.transaction():`."
-            )
-        self._nested = Nested(outer)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._nested is None:
-            raise TransactionError("A savepoint was left that has not been entered. Nothing was changed.")
-        self._nested.end(error)
 
 
 # -- what a handler can ask for -------------------------------------------------------------------------------

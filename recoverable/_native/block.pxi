@@ -72,13 +72,69 @@ cdef int follow(Transaction t) except -1:
 
 
 @cython.freelist(16)
+@cython.final
+cdef class Nested:
+    """A savepoint in a running transaction, for both kinds of block, and for plain functions. Native, because a block's end is its own
+    thread's to say: an interrupt must not find it before it has begun."""
+    cdef Transaction outer
+    cdef Mark mark
+    cdef Py_ssize_t hooks
+
+    cdef int end(self, object error) except -1:
+        """Keep what was done since, or undo it; a transaction that has ended meanwhile is left to its owner."""
+        cdef Transaction outer = self.outer
+        if error is None:
+            outer.release(self.mark)
+            return 0
+        try:
+            outer.rollback_to(self.mark)
+        except _errors.TransactionError as astray: # left out of order
+            raise astray from error
+        if outer.hooks is not None and outer.t != NULL and rcv_txn_state(outer.t) == RCV_ACTIVE:
+            del outer.hooks[self.hooks:]
+        return 0
+
+
+cdef Nested nest(Transaction outer):
+    """Begin a savepoint."""
+    cdef Nested nested = Nested.__new__(Nested)
+    nested.hooks = 0 if outer.hooks is None else len(outer.hooks)
+    nested.outer = outer
+    nested.mark = outer.savepoint()
+    return nested
+
+
+cdef class SavepointBlock:
+    """What `arena.savepoint()` returns: a context manager for one use."""
+    cdef NativeArena arena
+    cdef Nested nested
+
+    def __init__(self, NativeArena arena not None):
+        self.arena = arena
+
+    def __enter__(self):
+        cdef Transaction outer = nearest_on(self.arena)
+        if outer is None:
+            raise _errors.NoTransactionError(
+                "arena.savepoint() needs a running transaction, and there is none here. Nothing was begun. Use it "
+                "inside a @recoverable handler, arena.run() or `with arena.transaction():`.")
+        self.nested = nest(outer)
+
+    def __exit__(self, kind, error, trace):
+        if self.nested is None:
+            raise _errors.TransactionError("A savepoint was left that has not been entered. Nothing was changed.")
+        self.nested.end(error)
+
+
+@cython.freelist(16)
 @cython.no_gc_clear # __dealloc__ needs what it holds
 cdef class TransactionBlock:
     """What `arena.transaction()` returns: a context manager for one use."""
     cdef NativeArena arena
     cdef Transaction t
     cdef Transaction outer # an independent one: the transaction around it
-    cdef object nested, watch
+    cdef Nested nested # where it is a part of another one
+    cdef object watch
     cdef object ambient # of `async with`: what recoverable.ambient has begun, or None: a part of the one around
     cdef object context # where it is current: kept here, since another one could have its address, and be taken for it
     cdef bint used, independent
@@ -107,7 +163,7 @@ cdef class TransactionBlock:
         cdef Transaction outer = nearest_on(self.arena)
         if outer is not None:
             if not self.independent:
-                self.nested = _nest_block(outer)
+                self.nested = nest(outer)
                 self.used = True
                 return
             refuse_blocks(outer)
@@ -151,6 +207,9 @@ cdef class TransactionBlock:
         if t is not None and not self.abandoned and rcv_current()[0] != &t.frame and below_ambient(&t.frame) != &t.frame:
             self.end_astray(error)
             return
+        if self.nested is not None:
+            self.nested.end(error)
+            return
         if self.outer is not None:
             return self.leave_outer(error)
         if t is None or t.t == NULL or (error is not None and (is_reported(error) or t.is_late())):
@@ -190,7 +249,7 @@ cdef class TransactionBlock:
     cdef object end(self, object error, object failed):
         """_end_block(), but it has ended whatever that raises: a signal's handler may, or the watchdog, before it has begun."""
         try:
-            return _end_block(self, self.nested, error, failed)
+            return _end_block(self, error, failed)
         except BaseException as stopped:
             if self.t is not None:
                 late = self.t.is_late() # else it has ended, perhaps by a commit, and what is raised is another one's

@@ -135,6 +135,7 @@ cdef extern from "recoverable.h" nogil:
     int rcv_savepoint(rcv_txn *t, rcv_mark *out)
     int rcv_rollback_to(rcv_txn *t, const rcv_mark *mark)
     int rcv_release(rcv_txn *t, const rcv_mark *mark)
+    void rcv_lapse(rcv_txn *t)
     void rcv_op_begin(rcv_txn *t, rcv_mark *out)
     void rcv_op_fail(rcv_txn *t, const rcv_mark *mark)
 

@@ -72,7 +72,7 @@ cdef object call_plainly(PlainHandler handler, tuple args, dict kwargs):
 cdef object held_plainly(PlainHandler handler, Transaction outer, tuple args, dict kwargs):
     """A part of an ambient transaction, which would give way between two operations: it holds the arena up to its end. Nothing is
     taken back there."""
-    nested = _nest_block(outer)
+    cdef Nested nested = nest(outer)
     try:
         return apply(handler.fn, args, kwargs)
     finally:

@@ -134,6 +134,7 @@ cdef class Transaction:
     cdef int commit_failed(self, int rc) except -1
     cdef bint lacks_room(self, int rc) noexcept
     cdef bint has_to_wait(self) noexcept
+    cdef bint is_active_at_end(self) noexcept
     cdef void wake(self) noexcept
     cdef void renew(self) noexcept
 

@@ -235,6 +235,13 @@ def share_transaction() -> Token[Ambient | None] | None: ...
 def unshare_transaction(token: Token[Ambient | None] | None) -> None: ...
 def begin_for_request(arena: NativeArena, handler: str) -> Transaction: ...
 
+class SavepointBlock:
+    def __init__(self, arena: NativeArena) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
 class ArenaBase:
     native: NativeArena
     _closed: bool
@@ -243,8 +250,7 @@ class ArenaBase:
 def set_upcalls(
     *,
     watch_block: Callable[[TransactionBlock, Any], list[TransactionBlock]],
-    nest_block: Callable[[Transaction], Any],
-    end_block: Callable[[TransactionBlock, Any, BaseException | None, BaseException | None], None],
+    end_block: Callable[[TransactionBlock, BaseException | None, BaseException | None], None],
     run_hooks: Callable[[Transaction], None],
     give_way: Callable[[Transaction], Coroutine[Any, Any, None]],
     await_lock: Callable[[Transaction], Coroutine[Any, Any, None]],

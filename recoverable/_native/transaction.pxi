@@ -352,22 +352,30 @@ cdef class Transaction:
         return m
 
     def rollback_to(self, Mark mark not None) -> None:
-        """Undo what was done since the mark, and release it."""
-        if self.t == NULL:
-            return
-        self.open_blocks -= 1
-        cdef int rc = rcv_rollback_to(self.t, &mark.mark)
-        if rc:
-            fail(rc)
+        """Undo what was done since the mark, and release it. Where it can only roll back, its next access says so, and not this."""
+        cdef int rc
+        if self.is_active_at_end():
+            rc = rcv_rollback_to(self.t, &mark.mark)
+            if rc:
+                fail(rc)
 
     def release(self, Mark mark not None) -> None:
-        """Keep what was done since the mark."""
+        """Keep what was done since the mark. Where it can only roll back, as rollback_to()."""
+        cdef int rc
+        if self.is_active_at_end():
+            rc = rcv_release(self.t, &mark.mark)
+            if rc:
+                fail(rc)
+
+    cdef bint is_active_at_end(self) noexcept:
+        """A block of it ends, an edit or a savepoint: is there anything to keep, or to undo?"""
         if self.t == NULL:
-            return
+            return False
         self.open_blocks -= 1
-        cdef int rc = rcv_release(self.t, &mark.mark)
-        if rc:
-            fail(rc)
+        if rcv_txn_state(self.t) == RCV_ACTIVE:
+            return True
+        rcv_lapse(self.t)
+        return False
 
     def report(self) -> dict:
         """Return what it did or undid: pages, bytes, records, micros; and where it lost, if it did, in numbers.

@@ -1,21 +1,20 @@
 # upcalls.pxi -- what native code calls in Python: the Python half imports the native one, so it says here who does what.
 # Part of runtime.pyx.
 
-cdef object _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
+cdef object _watch_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
 cdef object _commits, _resolve, _inside, _settle, _begin_hooks, _in_line, _again, _committed_wanted, _too_long, _tell_late, _room_here
 cdef object _async_block
 cdef list _untold
 
 
-def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, await_lock, may_rerun, wake, is_answer, commits, resolve,
+def set_upcalls(*, watch_block, end_block, run_hooks, give_way, await_lock, may_rerun, wake, is_answer, commits, resolve,
                 inside, settle, begin_hooks, in_line, again, committed_wanted, untold, too_long, tell_late, room_here,
                 async_block) -> None:
     """Say who does what few requests need. recoverable.runner does, when it is imported.
 
     Args:
         watch_block: watch_block(block, loop) has a block looked at when its event loop goes on; the list that it is in.
-        nest_block: nest_block(transaction) opens a savepoint for a block that is a part of a transaction.
-        end_block: end_block(block, savepoint, error, failed) ends a block in any way but by a commit that succeeds.
+        end_block: end_block(block, error, failed) ends a block in any way but by a commit that succeeds.
         run_hooks: run_hooks(transaction) calls the callbacks of a committed block, which can't await.
         give_way: give_way(transaction) is a coroutine that waits until a privileged run has ended, and the lock is free.
         await_lock: await_lock(transaction) is a coroutine that waits until the lock is free.
@@ -38,10 +37,10 @@ def set_upcalls(*, watch_block, nest_block, end_block, run_hooks, give_way, awai
         async_block: async_block(arena, handler, independent) is what an `async with` block does: `enter()` and `leave(error)`.
         room_here: room_here(transaction) has this thread wait until the feed has room for a commit that can't await that.
     """
-    global _watch_block, _nest_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
+    global _watch_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
     global _commits, _resolve, _inside, _settle, _begin_hooks, _in_line, _again, _committed_wanted, _untold, _too_long, _tell_late
     global _room_here, _async_block
-    _watch_block, _nest_block, _end_block, _run_hooks = watch_block, nest_block, end_block, run_hooks
+    _watch_block, _end_block, _run_hooks = watch_block, end_block, run_hooks
     _give_way, _await_lock, _may_rerun, _wake, _is_answer = give_way, await_lock, may_rerun, wake, is_answer
     _commits, _resolve, _inside, _settle, _begin_hooks, _in_line = commits, resolve, inside, settle, begin_hooks, in_line
     _again, _committed_wanted = again, committed_wanted

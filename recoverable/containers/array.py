@@ -377,10 +377,6 @@ class _Edit:
         if not self._open:
             raise TransactionError("An edit was left that has not been entered. Nothing was changed.")
         owner, mark = self._open.pop()
-        if owner.state == "doomed":  # what ends it is its own way out
-            owner.open_blocks -= 1
-        if owner.state != "active":
-            return
         try:
             owner.release(mark)
         except TransactionError as astray:  # left out of order

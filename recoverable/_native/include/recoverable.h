@@ -272,6 +272,7 @@ RCV_API int  rcv_savepoint(rcv_txn *t, struct rcv_mark *out);
  * transaction can only roll back, and has nothing in the arena any more. */
 RCV_API int  rcv_rollback_to(rcv_txn *t, const struct rcv_mark *mark);
 RCV_API int  rcv_release(rcv_txn *t, const struct rcv_mark *mark); /* keep what was done since */
+RCV_API void rcv_lapse(rcv_txn *t);                                 /* instead of either, where it can only roll back */
 /* rcv_txn_strand -- the same for a transaction that was left where it can't go on. */
 RCV_API void rcv_txn_strand(rcv_txn *t);
 

@@ -58,6 +58,16 @@ int rcv_release(rcv_txn *t, const struct rcv_mark *mark)
     return rc;
 }
 
+/* rcv_lapse -- a savepoint ends of one that can only roll back: there is nothing to keep, and nothing to go back to. Behind the last one
+ * the step of an ambient one is over: its code may do anything else, and nobody else says where it ends. */
+void rcv_lapse(rcv_txn *t)
+{
+    if (t->savepoints > 0)
+        t->savepoints--;
+    if (t->state == RCV_DOOMED && rcv_ambient_take(t))
+        (void)rcv_txn_suspend(t);
+}
+
 void rcv_op_begin(rcv_txn *t, struct rcv_mark *out)
 {
     txn_log_epoch(t); /* what was logged before must be logged again, or going back to here would miss it */
