@@ -6,11 +6,13 @@ up to a limit; what a middleware has read before a run began is what `read()` ha
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import streams, web
+
+from recoverable._aiohttp_parts import parts_of
+from recoverable._kept import leads_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -101,6 +103,9 @@ def kept_of(before: Any, kept: Any, limit: int, is_plain: Callable[[object], boo
         "seen": bool(size and read),
         "charset": _or_none(lambda: request.charset),
         "cookies": _or_none(lambda: list(request.cookies.values())) or [],
+        "parts_of": parts_of,
+        "interface": "aiohttp",
+        "libraries": ("aiohttp",),
     }
 
 
@@ -112,18 +117,6 @@ def _or_none(read: Callable[[], Any]) -> Any:
         return None
 
 
-def routed_to(request: web.BaseRequest, fn: Any) -> bool:
-    """Return whether a request's route leads to a function itself, not to something that calls it."""
-    handler: Any = getattr(getattr(request, "_match_info", None), "handler", None)
-    for _ in range(20):
-        if handler is None:
-            return False
-        if handler is fn or getattr(handler, "fn", None) is fn:
-            return True
-        if isinstance(handler, type):  # a View: its methods are
-            return any(getattr(value, "fn", value) is fn for kind in handler.__mro__ for value in vars(kind).values())
-        if isinstance(handler, functools.partial):
-            handler = handler.func
-        else:
-            handler = getattr(handler, "__func__", None) or getattr(handler, "__wrapped__", None)
-    return False
+def routed_to(request: web.BaseRequest, fn: Any) -> Any:
+    """Return the function that a request's route leads to, if that is `fn`, not something that calls it; or None."""
+    return fn if leads_to(getattr(getattr(request, "_match_info", None), "handler", None), fn) else None

@@ -15,14 +15,16 @@ from types import BuiltinMethodType, MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from recoverable import outcome, runner
+from recoverable._asgi_kept import Received, keep_body, kept_of, routed_to
 from recoverable._native.exchange import ANSWER, KEY, Exchanged, ExchangeRequests, Kept
 from recoverable._native.runtime import Requests, current_transaction, running_request
 from recoverable.callbacks import name_of
-from recoverable.web import WebAdapter, commits, register
+from recoverable.web import WebAdapter, commits, register, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, MutableMapping
 
+    from recoverable._kept import PartsOf
     from recoverable.arena import Arena
 
     Message = MutableMapping[str, Any]
@@ -175,7 +177,7 @@ class Exchange(Exchanged):
 
     def begin_whole(self) -> None:
         """All of its handling is the transaction that runs here: hold the answer until that is committed."""
-        self._whole = current_transaction()
+        self._whole, self.crashed = current_transaction(), False
 
     def commits(self) -> bool:
         """Return whether what was answered commits: by what was raised for that, where the framework says so, or by its status.
@@ -189,6 +191,13 @@ class Exchange(Exchanged):
     def answer(self) -> Answer | None:
         """Return how it was answered, for the commit rule; None: it has committed already."""
         return None if self._whole is None else Answer(200 if self.commits() else 500)
+
+    def crash(self) -> BaseException | None:
+        """Return what a framework has made a 500 of, and has not raised: a crash, where crashes are kept."""
+        whole, start = self._whole, self._start
+        if whole is None or start is None or start["status"] < 500 or whole.arena.capsules is None:
+            return None
+        return None if self.raised is None or status_of(self.raised) is not None else self.raised
 
     def name_whole(self) -> None:
         """Call the transaction of all of it by its endpoint, which its framework has put into the scope when it had found it."""
@@ -230,6 +239,20 @@ Back: TypeAlias = "Callable[[], object] | str | None"
 
 class Kind(Protocol):
     """What a framework makes of a scope: its class of requests."""
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The names of its distributions."""
+
+    @property
+    def parts_of(self) -> PartsOf | None:
+        """What gives the parts of a multipart body as it reads them; None: nothing here does."""
+
+    def has(self, scope: Scope) -> bool:
+        """Return whether a request has come to an application of it."""
+
+    def routed_to(self, scope: Scope) -> Any:
+        """Return the function that its route has led to, or what calls only that, or None."""
 
     def among(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Give those among a call's arguments, and in what these are made of."""
@@ -313,6 +336,9 @@ def restore(before: Kept, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str 
     ways = _ways_back(before, args, kwargs)
     if isinstance(ways, str):
         return ways
+    exchange: Exchange = before.request
+    if isinstance(exchange._receive, Received):
+        exchange._receive.scope = dict(exchange.scope)  # a capsule may be made of it yet
     for way in ways:
         way()
     return None
@@ -367,6 +393,17 @@ class _Adapter(WebAdapter):
 
     restore = staticmethod(restore)
     can_restore = staticmethod(can_restore)
+
+    def keep_body(self, request: Exchange, limit: int) -> Received | None:
+        return keep_body(request, limit)
+
+    def kept_of(
+        self, before: Kept, kept: Received | None, limit: int, is_plain: Callable[[object], bool]
+    ) -> dict[str, Any]:
+        return kept_of(before.request, kept, limit, is_plain, kinds)
+
+    def routed_to(self, request: Exchange, fn: Any) -> Any:
+        return routed_to(request, fn, kinds)
 
     def answered(self, before: Kept) -> bool:
         exchange: Exchange = before.request

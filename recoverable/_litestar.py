@@ -60,6 +60,15 @@ class _Files:
 class _Requests:
     """The Kind of `recoverable._asgi` for Litestar."""
 
+    libraries = ("litestar",)
+    parts_of = None
+
+    def has(self, scope: Scope) -> bool:
+        return isinstance(scope.get("app"), Litestar)
+
+    def routed_to(self, scope: Scope) -> Any:
+        return self.endpoint(None, scope)
+
     def among(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         values = (*args, *kwargs.values())
         files = [each for value in values for each in _files_in(value)]
@@ -185,7 +194,7 @@ class _Host:
             lifespan.begin()
 
         async def end() -> None:
-            lifespan.end()
+            await lifespan.end()
 
         app.asgi_handler = served
         app.on_startup.append(begin)

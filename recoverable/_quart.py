@@ -80,6 +80,17 @@ def _status_of_tuple(answer: tuple[Any, ...]) -> int | None:
 class _Requests:
     """The Kind of `recoverable._asgi` for Quart."""
 
+    libraries = "quart", "werkzeug"
+    parts_of = None
+
+    def has(self, scope: Scope) -> bool:
+        return _ROUTE in scope or _cv_app.get(None) is not None
+
+    def routed_to(self, scope: Scope) -> Any:
+        context: Any = _cv_request.get(None)
+        rule = None if context is None else context.request.url_rule
+        return None if rule is None else context.app.view_functions.get(rule.endpoint)
+
     def among(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         context: Any = _cv_request.get(None)
         if context is not None and _is_its_own(context):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add",
+    "all_bound",
     "all_open",
     "bind",
     "borrowed",
@@ -114,6 +115,11 @@ def bind(arena: Arena) -> None:
     """Note that an application's handlers mean this arena, open or closed."""
     _bound.add(arena)
     _refresh()
+
+
+def all_bound() -> list[Arena]:
+    """Return the arenas that handlers of applications mean, open or closed."""
+    return list(_bound)
 
 
 def all_open() -> list[Segment]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
+from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -32,6 +33,7 @@ from starlette.responses import (
 from starlette.routing import BaseRoute, Match
 
 from recoverable import _asgi, middleware
+from recoverable._starlette_parts import parts_of
 from recoverable.web import AnswerAdapter, register
 
 if TYPE_CHECKING:
@@ -81,7 +83,15 @@ def _among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[HTTPConnec
 class _Requests:
     """The Kind of `recoverable._asgi` for Starlette."""
 
+    libraries = "starlette", "fastapi"
+    parts_of = staticmethod(parts_of)
     among = staticmethod(_among)
+
+    def has(self, scope: Scope) -> bool:
+        return isinstance(scope.get("app"), Starlette)
+
+    def routed_to(self, scope: Scope) -> Any:
+        return scope.get("endpoint") if self.has(scope) else None
 
     def back(self, request: Any, exchange: Exchange, kept: int) -> _asgi.Back:
         state = vars(request)

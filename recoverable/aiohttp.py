@@ -12,7 +12,6 @@ closed, since the client has half an answer.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -87,17 +86,12 @@ def setup(
         FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
         FaultSyntaxError: The text of `faults` is wrong.
     """
-    if capsules is not None and not hasattr(capsules, "crashed"):
-        raise ArenaOptionError(
-            f"capsules={capsules!r} must be recoverable.capsules.Capsules(folder). Nothing was changed."
-        )
     if arena_key in app:
         raise ArenaOptionError(
             f"the application has an arena already: {app[arena_key]!r}. Nothing was changed. Call setup() once; a "
             "handler on another arena says so with @recoverable(arena=...)."
         )
-    if capsules is not None:
-        capsules.check(arena.native)
+    service.check_capsules(arena, capsules)
     service.configure(arena, step_limit, durable)
     if protect == "decorated" and ROUTES_CAN_BE_SERVED and isinstance(app.router, web.UrlDispatcher):
         _middleware.adopt(adapter, arena)
@@ -206,6 +200,4 @@ async def _finish(app: web.Application) -> None:
 
 
 async def _keep_no_more(capsules: Capsules, app: web.Application) -> None:
-    """End keeping requests that crash, and wait for those that are being written."""
-    await asyncio.to_thread(capsules.flush)
-    capsules.end(app[arena_key].native)
+    await service.keep_no_more(app[arena_key], capsules)

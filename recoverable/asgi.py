@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from recoverable._asgi import App, Message, Receive, Scope, Send
     from recoverable.arena import Arena
+    from recoverable.capsules import Capsules
     from recoverable.faults import Rule
     from recoverable.outcome import Durability
 
@@ -61,11 +62,13 @@ class Middleware:
             `RECOVERABLE_FAULTS` says, if anything.
         allow_faults: Whether that may be: this is not production.
         faults_seed: Repeats a random choice; by default `RECOVERABLE_FAULTS_SEED`, or a new one, which is told at the start.
+        capsules: Where requests that crash are kept (docs/capsules.md), all that crash on this arena in this process. Default: they
+            are not.
         body_limit: How much of a request's body is kept to be read again by another run, in bytes or as text such as "1 MiB".
 
     Raises:
         JournalError: `durable` is "journal" or "disk", and the arena was opened without a journal.
-        ArenaOptionError: `protect` is neither, `step_limit` is no limit, or `body_limit` no size.
+        ArenaOptionError: `protect` is neither, `step_limit` is no limit, `body_limit` no size, or others keep the arena's crashes.
         FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
         FaultSyntaxError: The text of `faults` is wrong.
     """
@@ -81,13 +84,18 @@ class Middleware:
         faults: str | Iterable[Rule] | None = None,
         allow_faults: bool = False,
         faults_seed: int | None = None,
+        capsules: Capsules | None = None,
         body_limit: int | str = "1 MiB",
     ) -> None:
         frameworks.discover()
         lifespan = _Lifespan(app, arena)
         self._served = _serving(app, arena, protect, body_limit, lifespan, withholds=True)
+        service.check_capsules(arena, capsules)
         service.configure(arena, step_limit, durable)
         lifespan.disarm = service.arm(arena, faults, allow_faults, faults_seed)
+        lifespan.capsules = capsules
+        if capsules is not None:
+            capsules.begin(arena.native)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a connection, or the lifespan of the application."""
@@ -131,7 +139,7 @@ class _Boundary:
             if exchange.holds:
                 await exchange.flush()
         except Exception as error:
-            if not await _answered(exchange, error):
+            if not await _answered(exchange, error) and not exchange.crashed:
                 raise
         finally:
             exchange.end(scope)
@@ -191,6 +199,9 @@ async def _handle_whole(exchange: Exchange) -> Answer | None:
     finally:
         unshare_transaction(token)
         exchange.name_whole()
+    if (crash := exchange.crash()) is not None and not isinstance(crash, middleware.FAILURES):
+        exchange.crashed = True
+        raise crash
     return exchange.answer()
 
 
@@ -229,6 +240,7 @@ class _Lifespan:
         self, app: App, arena: Arena, disarm: Callable[[], object] | None = None, *ready: Callable[[], object]
     ) -> None:
         self._app, self._arena, self.disarm, self._ready = app, arena, disarm, ready
+        self.capsules: Capsules | None = None  # which keep its requests that crash until the end
         self.begun = False
 
     def begin(self) -> None:
@@ -256,25 +268,29 @@ class _Lifespan:
             if message["type"] == "lifespan.startup.complete":
                 self.begin()
             elif message["type"].startswith("lifespan.shutdown."):
-                self.end()
+                await self.end()
             await send(message)
 
         try:
             await self._app(scope, receiving, sending)
         finally:
             if ending:
-                self.end()
+                await self.end()
 
     async def ending(self) -> None:
         """Wait for the callbacks of requests that were cancelled, before what they use is cleaned up."""
         await callbacks.finished(self._arena.native)
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Close the arena."""
         if self.disarm is not None:
             self.disarm()
             self.disarm = None
-        service.close(self._arena)
+        try:
+            if self.capsules is not None and not self._arena.closed:
+                await service.keep_no_more(self._arena, self.capsules)
+        finally:
+            service.close(self._arena)
 
 
 class _Served:
@@ -303,7 +319,7 @@ def setup(
     faults: str | Iterable[Rule] | None = None,
     allow_faults: bool = False,
     faults_seed: int | None = None,
-    capsules: Any = None,
+    capsules: Capsules | None = None,
     body_limit: int | str = "1 MiB",
 ) -> None:
     """Make an application's handlers use the arena, and close it after the application's own shut-down.
@@ -323,13 +339,13 @@ def setup(
         faults: As for `Middleware`.
         allow_faults: As for `Middleware`.
         faults_seed: As for `Middleware`.
-        capsules: Not yet on ASGI.
+        capsules: As for `Middleware`.
         body_limit: As for `Middleware`.
 
     Raises:
         TypeError: It is no application of these frameworks.
         JournalError: `durable` is "journal" or "disk", and the arena was opened without a journal.
-        ArenaOptionError: As by `Middleware`; or the application has an arena already, or `capsules` were asked for.
+        ArenaOptionError: As by `Middleware`; or the application has an arena already.
         FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
         FaultSyntaxError: The text of `faults` is wrong.
     """
@@ -357,7 +373,7 @@ def prepare(
     faults: str | Iterable[Rule] | None,
     allow_faults: bool,
     faults_seed: int | None,
-    capsules: Any,
+    capsules: Capsules | None,
     body_limit: int | str,
 ) -> None:
     """Do what setup() does; `ready`: what else is to be done before the first request."""
@@ -367,10 +383,6 @@ def prepare(
         raise TypeError(
             f"app={app!r} is no application of Starlette, FastAPI, Litestar or Quart. Nothing was changed. Put "
             "recoverable.asgi.Middleware(app, arena) around it, and have that served."
-        )
-    if capsules is not None:
-        raise ArenaOptionError(
-            "capsules= is for aiohttp only so far: what crashes on ASGI can't be kept yet. Nothing was changed. Leave it out."
         )
     before = set_up.get(app) if host is None else getattr(host.around(app), "arena", None)
     if before is not None:
@@ -386,11 +398,15 @@ def prepare(
 
     def outermost(app: App) -> App:  # by this name: older Starlettes give it as app=
         lifespan = _Lifespan(app, arena, disarm, answer_in_mounted, *ready)
+        lifespan.capsules = capsules
         return _serving(app, arena, protect, body_limit, lifespan, later=inside)
 
     _Boundary(app, arena, protect, body_limit, _handle, False)  # says now what is wrong with the options
+    service.check_capsules(arena, capsules)
     service.configure(arena, step_limit, durable)
     disarm = service.arm(arena, faults, allow_faults, faults_seed)
+    if capsules is not None:
+        capsules.begin(arena.native)
     if starlette is not None:
         starlette.answer_failures(app)  # now: when it serves, its handlers have been taken over
 
@@ -401,6 +417,7 @@ def prepare(
 
     if host is not None:
         lifespan = _Lifespan(host.around(app), arena, disarm, *ready)
+        lifespan.capsules = capsules
         served = _serving(host.around(app), arena, protect, body_limit, lifespan)
         host.put_around(app, _Served(arena, served), lifespan)
         return

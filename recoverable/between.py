@@ -1,7 +1,8 @@
 """Who stands between a driver and the coroutine of its handler: faults, and what notes the steps of a run.
 
 The core has one place for it, which costs nothing as long as nobody stands there. Who notes stands outermost: what a fault
-raises is what the run has raised. A replay stands around the drivers of parts as well, outside of their steps, and hears of writes.
+raises is what the run has raised. A replay stands around the drivers of parts as well, outside of their steps, around calls that
+begin a transaction, and hears of writes.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from recoverable._native.runtime import set_fault_hooks
+from recoverable._native.runtime import set_around_calls, set_fault_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from recoverable._native.runtime import Container, Transaction
+    from recoverable._native.runtime import Container, Handler, Transaction
 
 __all__ = [
     "around_part",
     "before_leaving",
     "faults_stand",
+    "put_around_calls",
     "put_around_parts",
     "put_faults",
     "put_notes",
@@ -66,6 +68,13 @@ def put_writes(write: Callable[[Container], None] | None) -> None:
     global _hears
     _hears = write
     _put()
+
+
+def put_around_calls(
+    around: Callable[[Handler[Any], tuple[Any, ...], dict[str, Any]], Awaitable[Any] | None] | None,
+) -> None:
+    """Have somebody give what is awaited in the place of calls that begin a transaction, or None: the call; None: no more."""
+    set_around_calls(around)
 
 
 def put_around_parts(run: Stand | None) -> None:

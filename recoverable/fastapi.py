@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from recoverable.arena import Arena
+    from recoverable.capsules import Capsules
     from recoverable.faults import Rule
     from recoverable.outcome import Durability
 
@@ -76,7 +77,7 @@ def setup(
     faults: str | Iterable[Rule] | None = None,
     allow_faults: bool = False,
     faults_seed: int | None = None,
-    capsules: Any = None,
+    capsules: Capsules | None = None,
     body_limit: int | str = "1 MiB",
 ) -> None:
     """Make an application's path functions use the arena, and close it after the application's own shut-down.
@@ -94,7 +95,7 @@ def setup(
         faults: As there.
         allow_faults: As there.
         faults_seed: As there.
-        capsules: Not yet on ASGI.
+        capsules: As there.
         body_limit: As for `recoverable.asgi.Middleware`.
 
     Raises:
@@ -321,6 +322,7 @@ def _whole(handler: RouteHandler, endpoint: Any, decorated: Any) -> RouteHandler
             "No response: a dependency with yield has caught what its route raised, and has not raised it again; it was rolled back"
         ) from swallowed
 
+    run.whole_of = endpoint  # type: ignore[attr-defined]  # what a capsule calls it by
     native = None if decorated is None else decorated.arena
     whole = runner.transactional(run, name_of(endpoint), _options(options), native)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["ADAPTERS", "discover"]
+__all__ = ["ADAPTERS", "REPLAYS", "discover", "replay_of", "replayed_by"]
 
 #: What a program that uses a framework has imported, and the module that has the adapter of that framework.
 ADAPTERS: Final = {
@@ -18,6 +18,23 @@ ADAPTERS: Final = {
     "quart.app": "recoverable._quart",
     "starlette.requests": "recoverable._starlette",
 }
+
+#: What an interface is called in capsules, what a program that uses it has imported, and what answers a kept request again.
+REPLAYS: Final = {
+    "aiohttp": ("aiohttp.web", "recoverable._aiohttp_replay"),
+    "asgi": ("recoverable._asgi", "recoverable._asgi_replay"),
+}
+
+
+def replay_of(interface: str) -> Any:
+    """Return the module that answers the requests of an interface again; KeyError: there is none."""
+    return importlib.import_module(REPLAYS[interface][1])
+
+
+def replayed_by(app: Any) -> Any:
+    """Return the module that answers requests to an application again, or None: it is no application."""
+    there = (importlib.import_module(module) for imported, module in REPLAYS.values() if imported in sys.modules)
+    return next((each for each in there if each.is_application(app)), None)
 
 
 _missing = set(ADAPTERS)  # those whose adapters were not loaded here so far

@@ -94,12 +94,13 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
     if protect not in {"decorated", "all"}:
         raise ArenaOptionError(f"protect={protect!r} must be 'decorated' or 'all'. Nothing was changed.")
     adopt(adapter, arena)
-    every, native, requests = protect == "all", arena.native, adapter.requests
+    every, requests = protect == "all", adapter.requests
     assert requests is not None
     wholes: dict[str, NativeHandler[Any]] = {}
 
     def whole_of(name: str) -> NativeHandler[Any]:
-        if (found := wholes.get(name)) is None:
+        found, native = wholes.get(name), arena.native  # another one stands for it while a capsule is replayed
+        if found is None or found.arena is not native:
             found = wholes[name] = runner.transactional(call_handler, name, outcome.DEFAULT, native, joins=False)
         return found
 
@@ -114,7 +115,7 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
             if watch_handler is not None and not inside:
                 function = adapter.will_run(request)
                 handler = watch_handler(request, function, handler)
-            if not every or (inside and current_transaction(native) is not None):
+            if not every or (inside and current_transaction(arena.native) is not None):
                 return await handler(request)
             return await whole_of(callbacks.name_of(function or adapter.function(request)))(handler, request)
         except FAILURES as error:

@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
 from recoverable import _registry, events
-from recoverable.errors import ArenaBusyError, TransactionError
+from recoverable.errors import ArenaBusyError, ArenaOptionError, TransactionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from recoverable.arena import Arena
+    from recoverable.capsules import Capsules
     from recoverable.faults import Rule
     from recoverable.outcome import Durability
 
-__all__ = ["arm", "close", "configure", "listen", "try_it"]
+__all__ = ["arm", "check_capsules", "close", "configure", "keep_no_more", "listen", "try_it"]
 
 
 def configure(arena: Arena, step_limit: float | None, durable: Durability | None) -> None:
@@ -34,6 +36,29 @@ def configure(arena: Arena, step_limit: float | None, durable: Durability | None
         arena.durability = durable
     if step_limit is not None:
         arena.step_limit = step_limit
+
+
+def check_capsules(arena: Arena, capsules: Any) -> None:
+    """See whether requests that crash can be kept there.
+
+    Raises:
+        ArenaOptionError: It is no Capsules, or others keep them.
+    """
+    if capsules is None:
+        return
+    if not hasattr(capsules, "crashed"):
+        raise ArenaOptionError(
+            f"capsules={capsules!r} must be recoverable.capsules.Capsules(folder). Nothing was changed."
+        )
+    capsules.check(arena.native)
+
+
+async def keep_no_more(arena: Arena, capsules: Capsules) -> None:
+    """End keeping requests that crash, and wait for those that are being written."""
+    try:
+        await asyncio.to_thread(capsules.flush)
+    finally:
+        capsules.end(arena.native)
 
 
 def arm(arena: Arena, faults: str | Iterable[Rule] | None, allowed: bool, seed: int | None) -> Callable[[], Any] | None:

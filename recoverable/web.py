@@ -100,12 +100,15 @@ class WebAdapter(AnswerAdapter, Protocol):
         return None
 
     def kept_of(self, before: Any, kept: Any, limit: int, is_plain: Callable[[object], bool]) -> dict[str, Any] | None:
-        """Return the facts of a request as `recoverable.capsules` keeps them, or None: it can't be told."""
+        """Return the facts of a request as `recoverable.capsules` keeps them, or None: it can't be told.
+
+        Among them `interface`, by which `recoverable.frameworks` knows what answers it again.
+        """
         return None
 
-    def routed_to(self, request: Any, fn: Any) -> bool:
-        """Return whether a request's route leads to a function itself."""
-        return False
+    def routed_to(self, request: Any, fn: Any) -> Any:
+        """Return the function that a request's route leads to, if a run of `fn` is one of that, else None."""
+        return None
 
     # -- what stands between it and a handler (recoverable.middleware) ---------------------------------------------
 

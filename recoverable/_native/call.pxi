@@ -295,6 +295,11 @@ cdef class Call(StepDriver):
                     self.rest = apply(handler.fn, self.given(), self.kwargs)
                 self.stage = JOINED
                 return 0
+        if _around_calls is not None:
+            self.rest = _around_calls(handler, self.given(), self.kwargs or {})
+            if self.rest is not None:
+                self.stage = JOINED
+                return 0
         coroutine = PyObject_CallOneArg(handler.fn, self.argument) if self.args is None else apply(handler.fn, self.args, self.kwargs)
         try:
             before = self.here if self.here is not None and self.here.says_later() else request_before(self.given(), self.kwargs)

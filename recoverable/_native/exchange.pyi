@@ -27,6 +27,7 @@ class Exchanged:
     limit: int
     over: bool
     withholds: bool
+    crashed: bool
     _receive: Receive
     _send: Send
     _messages: list[Message] | None

@@ -57,6 +57,7 @@ cdef class Exchanged:
     cdef object around # the outermost one, or None: it is that itself
     cdef public Py_ssize_t read, passed, sent, limit
     cdef public bint over
+    cdef public bint crashed # what is raised now is what its framework has made an answer of, which is held
     cdef public bint withholds # answers of 500 and above, until it is known what was raised
     cdef readonly object from_client, to_client # what the outermost application was called with
     cdef public object _receive, _send # and what leads there from here

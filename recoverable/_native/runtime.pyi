@@ -1,7 +1,7 @@
 """What `runtime.pyx` gives: the arena's native handle, transactions and the driver of their steps."""
 
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextvars import ContextVar, Token
 from types import CodeType, GenericAlias, TracebackType
 from typing import Any, ClassVar, Generic, Literal, NoReturn, Self, TypeAlias, TypedDict, TypeVar
@@ -283,6 +283,9 @@ open_arenas_state: OpenArenas
 
 def set_fault_hooks(
     run: Callable[[Any, Transaction], Any] | None, write: Callable[[Container], None] | None
+) -> None: ...
+def set_around_calls(
+    around: Callable[[Handler[Any], tuple[Any, ...], dict[str, Any]], Awaitable[Any] | None] | None,
 ) -> None: ...
 def set_boundary(
     *, failures: tuple[type[BaseException], ...], leaving: Callable[[WebAdapter, Any, BaseException], BaseException]

@@ -147,7 +147,7 @@ cdef extern from *:
     bint fault_hooked(object run) noexcept
 
 
-cdef object _fault_run, _fault_write
+cdef object _fault_run, _fault_write, _around_calls
 
 
 def set_fault_hooks(run, write) -> None:
@@ -155,6 +155,13 @@ def set_fault_hooks(run, write) -> None:
     write(container) is called before writes to an arena that watch_writes() is on for. None, None: neither."""
     global _fault_run, _fault_write
     _fault_run, _fault_write = run, write
+
+
+def set_around_calls(around) -> None:
+    """For recoverable.capsules: around(handler, args, kwargs) gives what is awaited in the place of a call that is about to begin a
+    transaction, or None: the call itself. None: nobody is asked."""
+    global _around_calls
+    _around_calls = around
 
 
 cdef int begin_slow(Container c, bint write, rcv_txn **t) except -1:

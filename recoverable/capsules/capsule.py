@@ -149,6 +149,8 @@ class Capsule:
                 found.append(
                     f"the body behind its first {kept} bytes{of}: it was cut, or had not arrived, or was not kept"
                 )
+            if self.request.get("kind") == "websocket" and self.call is None:
+                found.append("the messages of its WebSocket")
             if self.request["items_left_out"]:
                 found.append(f"what middlewares had put on the request: {', '.join(self.request['items_left_out'])}")
         if self.data.get("faulty"):
@@ -231,7 +233,7 @@ class Capsule:
             "    assert replay.error is None, replay.text\n"
             + (
                 f"    # Without its secrets ({', '.join(self.hidden)}) it may be refused before it comes as far.\n"
-                '    assert getattr(replay.result, "status", 200) < 400, replay.text\n'
+                "    assert (replay.status or 200) < 400, replay.text\n"
                 if self.hidden
                 else ""
             )

@@ -116,7 +116,7 @@ class Facts:
             hide: Names of headers and fields.
             limit: Bytes of the body.
         """
-        hiding = Hiding(hide)
+        hiding = Hiding(hide, None if self.request is None else self.request["parts_of"])
         request = None if self.request is None else _request(self.request, hiding)
         call = None if self.call is None else _call(self.call, hiding)
         # Only now all secrets are known.
@@ -131,7 +131,7 @@ class Facts:
             "format": FORMAT,
             "version": VERSION,
             "at": datetime.datetime.fromtimestamp(self.at, datetime.UTC).isoformat(timespec="microseconds"),
-            "versions": _versions(),
+            "versions": _versions(() if self.request is None else self.request["libraries"]),
             "process": os.getpid(),
             "handler": self.handler,
             "request_id": None if self.request_id is None else hiding.text(self.request_id),
@@ -254,6 +254,8 @@ def _clean_request(request: dict[str, Any], hiding: Hiding, limit: int) -> dict[
         "keyed_items": {hiding.text(name): hiding.made(value) for name, value in request["keyed"].items()},
         "items_left_out": request["state_left_out"],
         "body": told,
+        "interface": request["interface"],
+        **hiding.data(request.get("more", {})),
     }
 
 
@@ -276,9 +278,9 @@ def _argument(name: str, arg: dict[str, Any], hiding: Hiding) -> dict[str, Any]:
     return {"value": hiding.add(arg["value"], f"argument {name}") if secret else hiding.fields(arg["value"])}
 
 
-def _versions() -> dict[str, str]:
+def _versions(libraries: Iterable[str]) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in ("recoverable", "aiohttp"):
+    for name in ("recoverable", *libraries):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -6,25 +6,24 @@ secret values by their names, in headers, query, path, form and JSON; then take 
 that a program gives values on their way into one.
 
 What can't be read as what it says it is, JSON that was cut for one, can't be searched by names: such a body is left out, and so is
-what the program has made of it: messages, arguments, items. Names, charsets and parts are read as aiohttp reads them.
+what the program has made of it: messages, arguments, items. Names, charsets and parts are read as frameworks read them.
 """
 
 from __future__ import annotations
 
 import base64
 import codecs
+import contextlib
 import html
 import json
 import re
 import urllib.parse
 from typing import TYPE_CHECKING, Any, Final
 
-from recoverable.capsules.parts import parts_of
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from recoverable.capsules.parts import Part
+    from recoverable._kept import Part, PartsOf
 
 __all__ = ["ALWAYS", "HIDDEN", "UNSEARCHED", "Hiding"]
 
@@ -59,9 +58,11 @@ class Hiding:
 
     Args:
         names: Of headers and fields that are secret, beside those that always are; case does not count.
+        parts_of: Gives the parts of a multipart body as the framework reads them; None: nothing here can.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], parts_of: PartsOf | None = None) -> None:
+        self._parts_of = parts_of
         self._fields = {name.casefold() for name in names}
         self._headers = self._fields | set(ALWAYS)
         self._values: set[str] = set()
@@ -107,8 +108,8 @@ class Hiding:
         kept = []
         for name, value in headers:
             if name.casefold() in self._headers:
-                for each in _of_header(name.casefold(), value):
-                    self.add(each)
+                for reading in _readings_of_header(value):
+                    self.add([reading, *_of_header(name.casefold(), reading)])
                 kept.append((name, self.add(value, f"header {name}")))
             else:
                 kept.append((name, self.url(value)))  # Referer, say
@@ -241,7 +242,7 @@ class Hiding:
     def _multipart(self, body: bytes, content_type: str, *, whole: bool) -> bytes | None:
         boundary = _BOUNDARY.search(content_type)
         try:
-            parts = parts_of(body, content_type) if whole else None
+            parts = self._parts_of(body, content_type) if whole and self._parts_of is not None else None
         except ValueError:
             parts = None
         if parts is None:
@@ -429,6 +430,15 @@ def _of_header(name: str, value: str) -> Iterator[str]:
             yield password
             if not password or len(user) >= _LEAST:  # keys are given as either
                 yield user
+
+
+def _readings_of_header(value: str) -> Iterator[str]:
+    """Yield a value, and what it is where it is decoded otherwise: some frameworks do by UTF-8, some by Latin-1."""
+    yield value
+    if not value.isascii():
+        for one, other in ("utf-8", "latin-1"), ("latin-1", "utf-8"):
+            with contextlib.suppress(UnicodeError):
+                yield value.encode(one, "surrogateescape").decode(other, "surrogateescape")
 
 
 def _of_cookies(text: str) -> Iterator[str]:

@@ -43,7 +43,7 @@ class Capsules:
         body_limit: int | str = "64 KiB",
         hide: Iterable[str] = (),
     ) -> None:
-        """Say where requests that crashed are kept; `recoverable.aiohttp.setup(capsules=...)` has them kept.
+        """Say where requests that crashed are kept; `setup(capsules=...)` has them kept.
 
         Args:
             folder: The folder, made with the mode 0700 if only the last part of its path is missing. Files have 0600.
@@ -194,7 +194,8 @@ class Capsules:
         noted = steps.of(transaction)
         arena, end = arena_of(transaction)
         before = transaction.request
-        request, here, own = None, None, False
+        request, here = None, None
+        own: Any = None
         if before is not None:
             here = before.request
             request = before.adapter.kept_of(before, noted.body, self._limit, is_plain)
@@ -216,11 +217,9 @@ class Capsules:
             request,
             whole,
             None
-            if own or whole
+            if own is not None or whole
             else call_of(*call, lambda value: value is not None and value is here, transaction.arena),
-            {"module": call[0].__module__, "function": call[0].__qualname__}
-            if own and hasattr(call[0], "__qualname__")
-            else None,
+            {"module": own.__module__, "function": own.__qualname__} if hasattr(own, "__qualname__") else None,
             between.faults_stand(),
             conflict=_conflict(lost),
         )

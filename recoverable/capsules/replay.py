@@ -14,7 +14,7 @@ import inspect
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from recoverable import _registry, between, event_log
+from recoverable import _registry, between, event_log, frameworks
 from recoverable._native.runtime import Handler
 from recoverable.capsules import steps
 from recoverable.capsules.contents import frame_of, where
@@ -57,6 +57,8 @@ async def replayed(
         stack.callback(steps.unfollow, arena.native)
         between.put_around_parts(run.around_part)
         stack.callback(between.put_around_parts, None)
+        between.put_around_calls(run.around_call)
+        stack.callback(between.put_around_calls, None)
         arena.native.watch_writes(True)
         between.put_writes(run.on_write)
         stack.callback(between.put_writes, None)
@@ -171,18 +173,17 @@ async def _called(
     handler = target if type(target) is Handler else None
     if target is None:
         handler = _function(capsule)
-    app = None
-    if handler is None or capsule.request is not None:
-        from recoverable.capsules import request as requests  # which needs aiohttp
-
-        app = await requests.application(target, arena, stand_for, alone=handler is not None)
+    app: Any = None
+    how: Any = None  # the module that answers requests to it again
+    if handler is None:
+        app, how = await _made(target, arena)
+    elif capsule.request is not None:
+        how = frameworks.replay_of(capsule.request.get("interface", "aiohttp"))
+        app = how.alone(arena)
     _stand_for_others(handler, arena, stand_for)
 
-    if capsule.call is None:
-        assert app is not None
-        return await requests.answer(
-            capsule.request or {}, app, headers, run.stepped, handler, whole=capsule.whole_request
-        )
+    if capsule.call is None or (capsule.call["missing"] and app is not None and how.FINDS_CALLS):
+        return await how.answer(capsule.request or {}, app, headers, run, handler, whole=capsule.whole_request)
     function = handler if handler is not None else _function(capsule, program)
     if capsule.call["missing"]:
         raise CapsuleError(
@@ -203,14 +204,33 @@ async def _called(
 
     if app is None or capsule.request is None:
         return await run.stepped(call(None))
-    return await requests.answer(capsule.request, app, headers, run.stepped, call, whole=False)
+    return await how.answer(capsule.request, app, headers, run, call, whole=False)
+
+
+async def _made(target: Any, arena: Arena) -> tuple[Any, Any]:
+    """Return the application that a target is, or makes, of the arena if it takes an argument; and what answers its requests."""
+    found, how = target, frameworks.replayed_by(target)
+    if how is None:
+        takes = [p for p in inspect.signature(target).parameters.values() if p.default is p.empty and p.kind in (0, 1)]
+        found = target(arena) if takes else target()
+        if inspect.isawaitable(found):
+            found = await found
+        how = frameworks.replayed_by(found)
+    if how is None:
+        raise CapsuleError(
+            f"{target!r} gave {found!r}, which is no application of aiohttp or ASGI. Nothing was run. Give an application, a "
+            "function that makes one, or the handler itself."
+        )
+    return found, how
 
 
 def _stand_for_others(handler: Any, arena: Arena, stand_for: Callable[[Arena], None]) -> None:
-    """Have the private arena stand for the one that a handler was decorated with, and for all that are open."""
+    """Have the private arena stand for the one that a handler was decorated with, for applications', and for all that are open."""
     native = getattr(handler, "arena", None)
     if native is not None and native.owner is not None:
         stand_for(native.owner)
+    for bound in _registry.all_bound():
+        stand_for(bound)
     for segment in _registry.all_open():
         if segment.native is not arena.native and segment.arenas:
             stand_for(segment.arenas[0])

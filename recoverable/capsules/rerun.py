@@ -23,7 +23,7 @@ from recoverable.errors import RecoverableError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 
-    from recoverable._native.runtime import Container, Transaction
+    from recoverable._native.runtime import Container, Handler, Transaction
     from recoverable.arena import Arena
     from recoverable.capsules import steps
     from recoverable.capsules.capsule import Capsule
@@ -41,6 +41,8 @@ class Enough(BaseException):
 _here: ContextVar[Run | None] = ContextVar("recoverable-replay", default=None)
 #: The tasks that were started by the replay that this code is of, its application's start-up among it.
 _inside: ContextVar[weakref.WeakSet[Any] | None] = ContextVar("recoverable-replay-tasks", default=None)
+#: Whether this code handles the request itself, or has been started by what does.
+_asked: ContextVar[bool] = ContextVar("recoverable-replay-asked", default=False)
 
 
 class Run:
@@ -61,6 +63,8 @@ class Run:
         self.put_back = False
         self.cancelled = False  # others that would have committed meanwhile
         self._wrote: weakref.WeakSet[Transaction] = weakref.WeakSet()  # of others, before
+        self._awaited: asyncio.Future[Callable[[], Any]] | None = None
+        self._handler = None if capsule.whole_request else capsule.handler
         self._targets = [seq for seq, _ in capsule.steps]
         self._end = capsule.end
         self._forward, self._arena, self._debug = forward, arena, debug
@@ -78,6 +82,44 @@ class Run:
             return await _Stepped(awaitable, self._before_step)
         finally:
             self.over = True
+
+    def expect(self) -> asyncio.Future[Callable[[], Any]]:
+        """Have the handler's call brought forward that is made next where the request is handled, which begins in this context.
+
+        Returns:
+            What comes to be a function that returns what this call has returned, or raises what it has raised.
+        """
+        _asked.set(True)
+        self._awaited = asyncio.get_running_loop().create_future()
+        return self._awaited
+
+    def around_call(
+        self, handler: Handler[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Awaitable[Any] | None:
+        """Return what is awaited in the place of the call that is meant, None for others; for `between.put_around_calls`."""
+        awaited = self._awaited
+        if awaited is None or not _asked.get() or self._handler not in (None, handler.name):
+            return None
+        self._awaited = None
+        return self._brought(handler(*args, **kwargs), awaited)
+
+    async def _brought(self, call: Awaitable[Any], awaited: asyncio.Future[Callable[[], Any]]) -> Any:
+        def ended() -> Any:
+            if error is not None:
+                raise error
+            return result
+
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = await self.stepped(call)
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            if not awaited.done():
+                awaited.set_result(ended)
+        return result
 
     def around_part(self, driver: Awaitable[Any], transaction: Transaction) -> Awaitable[Any]:
         """Do the same for a part, which has steps of its own."""
@@ -202,6 +244,7 @@ class _Stepped:
 def forget_run() -> None:
     """What goes on here is not of a run any more."""
     _here.set(None)
+    _asked.set(False)
 
 
 @contextlib.asynccontextmanager

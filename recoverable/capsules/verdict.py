@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from recoverable import web
 from recoverable.capsules.contents import COMPARED, frame_of, message_of, where
 from recoverable.capsules.hiding import UNSEARCHED
 from recoverable.errors import ConflictError, StepTooLongError
@@ -46,6 +47,11 @@ class Replay:
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def status(self) -> int | None:
+        """The status of what it has returned, or None: that is no response."""
+        return web.status_of(self.result)
 
 
 def told(capsule: Capsule, error: BaseException | None, run: Run, result: Any) -> Replay:

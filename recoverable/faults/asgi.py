@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recoverable._asgi_connection import Connection
+from recoverable._asgi_lifespan import Lifespan
 from recoverable.errors import ArenaOptionError
 
 try:
@@ -41,48 +42,21 @@ class _Server:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._state: dict[str, Any] = {}
-        self._to_app: asyncio.Queue[Message] = asyncio.Queue()
-        self._said: asyncio.Queue[Message | None] = asyncio.Queue()
-        self._lifespan: asyncio.Task[None] | None = None
-
-    # -- its lifespan ------------------------------------------------------------------------------------------------------
+        self._lifespan = Lifespan(app)
 
     async def start(self) -> None:
         """Start the application up."""
-        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self._state}
-        self._lifespan = asyncio.create_task(self._live(scope), context=contextvars.Context())
-        if (said := await self._say("lifespan.startup")) is not None and said["type"] == "lifespan.startup.failed":
-            raise RuntimeError(f"the application did not start: {said.get('message', '')}")
+        await self._lifespan.start(contextvars.Context())
 
     async def stop(self) -> None:
         """Shut it down."""
-        assert self._lifespan is not None
-        said = await self._say("lifespan.shutdown")
-        await self._lifespan
-        if said is not None and said["type"] == "lifespan.shutdown.failed":
-            raise RuntimeError(f"the application did not shut down: {said.get('message', '')}")
-
-    async def _live(self, scope: Scope) -> None:
-        try:
-            await self._app(scope, self._to_app.get, self._said.put)
-        except Exception:  # one that knows no lifespan; others have said so
-            pass
-        finally:
-            self._said.put_nowait(None)
-
-    async def _say(self, kind: str) -> Message | None:
-        assert self._lifespan is not None
-        if self._lifespan.done():
-            return None
-        self._to_app.put_nowait({"type": kind})
-        return await self._said.get()
+        await self._lifespan.stop()
 
     # -- a request -----------------------------------------------------------------------------------------------------------
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        scope["state"] = dict(self._state)
+        scope["state"] = dict(self._lifespan.state)
         task = asyncio.create_task(self._answer(scope, receive, send), context=contextvars.Context())
         try:
             await asyncio.wait((task,))

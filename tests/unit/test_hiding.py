@@ -6,11 +6,22 @@ import base64
 import json
 import re
 import urllib.parse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from recoverable.capsules.hiding import HIDDEN, UNSEARCHED, Hiding
+from recoverable._aiohttp_parts import parts_of
+from recoverable.capsules.hiding import HIDDEN, UNSEARCHED
+from recoverable.capsules.hiding import Hiding as HidingOf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def Hiding(names: Iterable[str]) -> HidingOf:  # noqa: N802 -- the class, for a request of aiohttp
+    """Return the secrets of a request of aiohttp."""
+    return HidingOf(names, parts_of)
+
 
 SECRET = 'p&ss "wörd"/1'
 

@@ -6,32 +6,18 @@ on bytes that are all there: nothing waits. What it refuses, and what it would r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp.multipart import MultipartReader
+
+from recoverable._kept import Part
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["Part", "parts_of"]
+__all__ = ["parts_of"]
 
 _PARTS: Final = 2000
-
-
-class Part(NamedTuple):
-    """A part.
-
-    Attributes:
-        name: Its name; None: it can't be told.
-        kind: Its Content-Type as it stands; "": it has none.
-        charset: Which its text is decoded by.
-        raw: Its content as it stands.
-        plain: The same, decoded as Content-Transfer-Encoding says.
-    """
-
-    name: str | None
-    kind: str
-    charset: str
-    raw: bytes
-    plain: bytes
 
 
 def parts_of(body: bytes, content_type: str) -> list[Part]:
@@ -47,8 +33,6 @@ def parts_of(body: bytes, content_type: str) -> list[Part]:
 
 
 def _parts(body: bytes, content_type: str) -> list[Part]:
-    from aiohttp.multipart import MultipartReader
-
     content: Any = _Content(body)
     reader = MultipartReader({"Content-Type": content_type}, content)
     found: list[Part] = []

@@ -7,10 +7,8 @@ plain data. With `protect="all"` they are inside, and run.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import gc
-import inspect
 import socket
 import weakref
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from recoverable._aiohttp import adapter
+from recoverable._kept import body_of, headers_of
 from recoverable._native.runtime import Running, running_request
 from recoverable.errors import CapsuleError
 
@@ -26,48 +25,28 @@ if TYPE_CHECKING:
 
     from recoverable.arena import Arena
 
-__all__ = ["answer", "application"]
+__all__ = ["FINDS_CALLS", "alone", "answer", "is_application"]
 
-#: What is said of the connection, or of the body as it came; and the body's length, which is another one where it was cut.
-_ANEW: Final = {"content-length", "transfer-encoding", "content-encoding", "expect", "connection"}
+#: A call inside of a request is made by itself, with that request.
+FINDS_CALLS: Final = False
+
 _ROOM: Final = 1 << 16
 _Key: Final = getattr(web, "RequestKey", ())  # what a request's mapping is asked with, since aiohttp 3.14
 _started: weakref.WeakSet[web.Application] = weakref.WeakSet()
 
 
-async def application(target: Any, arena: Arena, stand_for: Callable[[Arena], None], *, alone: bool) -> web.Application:
-    """Return the application that a target is, or makes, of the arena if it takes an argument; have that stand for its own.
+def is_application(found: Any) -> bool:
+    """Return whether something is an application of aiohttp."""
+    return isinstance(found, web.Application)
 
-    Args:
-        target: It.
-        arena: The private arena.
-        stand_for: Has that stand for another one.
-        alone: Whether the target is a handler, which needs some application.
-    """
-    app = web.Application() if alone else await _made(target, arena)
+
+def alone(arena: Arena) -> web.Application:
+    """Return some application for a handler that is called without its own."""
+    app = web.Application()
     key: Any = adapter.arena_key
-    if key is None:  # recoverable.aiohttp is not loaded, so nobody can ask for it
-        return app
-    if alone:
+    if key is not None:  # else recoverable.aiohttp is not loaded, so nobody can ask for it
         app[key] = arena
-    elif (own := app.get(key)) is not None:
-        stand_for(own)
     return app
-
-
-async def _made(target: Any, arena: Arena) -> web.Application:
-    found = target
-    if not isinstance(found, web.Application):
-        takes = [p for p in inspect.signature(target).parameters.values() if p.default is p.empty and p.kind in (0, 1)]
-        found = target(arena) if takes else target()
-        if inspect.isawaitable(found):
-            found = await found
-    if not isinstance(found, web.Application):
-        raise CapsuleError(
-            f"{target!r} gave {found!r}, which is no aiohttp application. Nothing was run. Give an application, a function that "
-            "makes one, or the handler itself."
-        )
-    return found
 
 
 @contextlib.asynccontextmanager
@@ -95,7 +74,7 @@ async def answer(
     kept: dict[str, Any],
     app: web.Application,
     headers: dict[str, str],
-    run: Callable[[Awaitable[Any]], Awaitable[Any]],
+    run: Any,
     call: Callable[[web.Request], Awaitable[Any]] | None,
     *,
     whole: bool,
@@ -106,7 +85,7 @@ async def answer(
         kept: What the capsule has of it.
         app: The application.
         headers: Headers to be added, or to replace what was hidden.
-        run: Drives what the handler has returned.
+        run: The `recoverable.capsules.rerun.Run`, which drives what the handler has returned.
         call: What is called with the request in the place of its route's handler.
         whole: Whether middlewares are a part of it.
     """
@@ -120,7 +99,7 @@ async def answer(
         assert isinstance(request, web.Request)
         came = True
         try:
-            result = await _handled(request, kept, app, run, call, whole=whole)
+            result = await _handled(request, kept, app, run.stepped, call, whole=whole)
         except BaseException as error:
             if not ended.done():
                 ended.set_exception(_Raised(error))
@@ -183,16 +162,12 @@ async def _exchange(loop: asyncio.AbstractEventLoop, ours: socket.socket, data: 
 
 
 def _bytes(kept: dict[str, Any], headers: dict[str, str]) -> bytes:
-    told = kept["body"]
-    body = base64.b64decode(told["base64"]) if told["base64"] is not None else (told["text"] or "").encode()
-    given = {name.lower() for name in headers}
+    body = body_of(kept)
     upgrade = any(name.lower() == "upgrade" for name, _ in kept["headers"])
-    left_out = _ANEW | given - ({"connection"} if upgrade else set())
     lines = [f"{kept['method']} {kept['url']} HTTP/{kept['http']}"]
-    lines += [f"{name}: {value}" for name, value in kept["headers"] if name.lower() not in left_out]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    if body or kept["method"] not in ("GET", "HEAD"):
-        lines.append(f"Content-Length: {len(body)}")
+    lines += [
+        f"{name}: {value}" for name, value in headers_of(kept, headers, body, *(["connection"] if upgrade else []))
+    ]
     if upgrade:
         lines.append("Connection: Upgrade")
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body
