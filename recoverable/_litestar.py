@@ -84,7 +84,8 @@ class _Requests:
         form = state.form if isinstance(state.form, dict) else {}
         files = [each for value in form.values() for each in _files_in(value)]
         closed = _closed(files)
-        parses = closed or (state.form is Empty and state.body is Empty and exchange.read != kept)
+        gone = exchange.read != kept or not request.is_connected  # a middleware in between may have read it before
+        parses = closed or (state.form is Empty and state.body is Empty and gone)
         reads = parses and state.body is Empty  # it went by in a stream
         if reads:
             receive = request.receive

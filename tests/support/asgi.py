@@ -7,8 +7,6 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import hypercorn.asyncio
-import hypercorn.config
 import uvicorn
 
 if TYPE_CHECKING:
@@ -78,31 +76,6 @@ class Socket:
         """Hang up."""
         self._to_app.put_nowait({"type": "websocket.disconnect", "code": 1000})
         await self.running
-
-
-@contextlib.asynccontextmanager
-async def served_by_hypercorn(app: Any) -> AsyncIterator[str]:
-    """Serve an application by hypercorn, in this event loop, on a free port; give its address."""
-    config = hypercorn.config.Config()
-    listening = config.create_sockets
-    config.bind = ["127.0.0.1:0"]
-    ports: list[int] = []
-
-    def create_sockets() -> Any:
-        sockets = listening()
-        ports.append(sockets.insecure_sockets[0].getsockname()[1])
-        return sockets
-
-    config.create_sockets = create_sockets  # type: ignore[method-assign]
-    end = asyncio.Event()
-    running = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=end.wait))  # type: ignore[arg-type]
-    while not ports and not running.done():  # noqa: ASYNC110 -- the server has no event for it
-        await asyncio.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{ports[0]}"
-    finally:
-        end.set()
-        await running
 
 
 @contextlib.asynccontextmanager

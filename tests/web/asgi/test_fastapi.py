@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, HTTPException, UploadFile, WebSocket
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, HTTPException, UploadFile
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from recoverable import Arena, NoTransactionError, after_commit, attempt, recoverable
 from recoverable.fastapi import setup, transaction
-from support.asgi import Socket, client_of, served
+from support.asgi import client_of, served
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -378,25 +378,6 @@ async def test_a_conflict_at_the_commit(shared: tuple[Arena, Arena]) -> None:
     assert dependencies == ["begin", "ConflictError", "begin", "end"]
 
 
-@PROTECT
-async def test_failures_become_responses(shared: tuple[Arena, Arena], lose: Lose, protect: str) -> None:
-    """What conflicts in each run is 503; what has no room is 507."""
-    arena, for_app = shared
-
-    async def endpoint(what: str) -> None:
-        arena.root["n"] = 1
-        if what == "full":
-            arena.root["big"] = b"x" * 2**26
-        await lose()
-        arena.root["n"] = 2
-
-    async with client_of(application(for_app, endpoint, protect)) as client:
-        full, lost = await client.get("/?what=full"), await client.get("/?what=lost")
-    assert full.status_code == 507
-    assert (lost.status_code, lost.headers["Retry-After"]) == (503, "1")
-    assert "n" not in arena.root
-
-
 # -- options of the decorator ---------------------------------------------------------------------------------------------
 
 
@@ -471,24 +452,6 @@ async def test_background_tasks_run_after_the_commit(shared: tuple[Arena, Arena]
         assert seen == []
         await client.get("/?fails=0")
     assert seen == [{"n": 1}]
-
-
-@PROTECT
-async def test_streams_are_sent_after_the_commit(shared: tuple[Arena, Arena], protect: str) -> None:
-    """A response that streams is committed before its first byte."""
-    arena, for_app = shared
-
-    async def parts() -> AsyncIterator[bytes]:
-        yield b"one"
-        yield b"two"
-
-    async def endpoint() -> StreamingResponse:
-        arena.root["n"] = 1
-        return StreamingResponse(parts())
-
-    async with client_of(application(for_app, endpoint, protect)) as client:
-        assert (await client.get("/")).text == "onetwo"
-    assert content(arena) == {"n": 1}
 
 
 # -- where routes are -----------------------------------------------------------------------------------------------------
@@ -615,30 +578,6 @@ async def test_behind_a_middleware_of_the_programs(shared: tuple[Arena, Arena], 
     assert (answer.text, answer.headers["X-Between"]) == ("2", "yes")
     assert runs == ["pear", "pear"]
     assert arena.root["n"] == 2
-
-
-async def test_a_websocket_by_message(shared: tuple[Arena, Arena]) -> None:
-    """A message is the unit: `arena.run` finds the arena, `Depends(transaction)` is refused."""
-    arena, for_app = shared
-    app = FastAPI()
-
-    @app.websocket("/")
-    async def endpoint(websocket: WebSocket) -> None:
-        await websocket.accept()
-        async for text in websocket.iter_text():
-
-            async def note(text: str = text) -> str:
-                arena.root["last"] = text
-                return text
-
-            await websocket.send_text(await arena.run(note))
-
-    setup(app, for_app)
-    socket = Socket(app, "/")
-    assert (await socket.next())["type"] == "websocket.accept"
-    assert await socket.ask("one") == "one"
-    assert content(arena) == {"last": "one"}
-    await socket.close()
 
 
 @PROTECT
