@@ -227,6 +227,20 @@ def test_a_field_in_another_one_has_its_own_name() -> None:
     assert hiding.text("no 4111222, 4111333") == f"no {HIDDEN}, {HIDDEN}"
 
 
+@pytest.mark.parametrize("value", ["Bearer g\u00e4heim", "Bearer g\u00c3\u00a4heim", "Bearer g\udce4heim"])
+def test_a_header_is_hidden_however_it_is_decoded(value: str) -> None:
+    """By UTF-8, as aiohttp does, or by Latin-1, as frameworks of ASGI do."""
+    hiding = Hiding([])
+    hiding.headers([("Authorization", value)])
+    assert hiding.text(f"<{value.removeprefix('Bearer ')}>") == f"<{HIDDEN}>"
+    if "\u00c3" in value:
+        assert hiding.text("<g\u00e4heim>") == f"<{HIDDEN}>"
+    elif "\u00e4" in value:
+        assert hiding.text("<g\u00c3\u00a4heim>") == f"<{HIDDEN}>"
+    else:
+        assert hiding.text("<g\u00e4heim>") == f"<{HIDDEN}>"
+
+
 def test_small_leaks() -> None:
     """Half a secret at the end of a message, a number as it was written, a value of Digest without quotes, a mark before JSON."""
     hiding = Hiding(["pin"])
