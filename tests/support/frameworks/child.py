@@ -17,7 +17,7 @@ from support.frameworks.work import Outermost, Work
 def main(framework: str, protect: str, server: str, name: str, folder: str, fd: str) -> None:
     """Serve an application on a socket that is there already, for as long as the test lives."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    work = Work(Arena.open(name, create=False, busy_timeout=0.2), Path(folder))
+    work = Work(Arena.open(name, create=False, busy_timeout=0.5), Path(folder))
     app = Outermost(importlib.import_module(f"support.frameworks.on_{framework}").build(work, protect), Path(folder))
     if server == "uvicorn":
         import uvicorn
@@ -35,7 +35,7 @@ def main(framework: str, protect: str, server: str, name: str, folder: str, fd: 
 
 
 PR_SET_PDEATHSIG = 1
-GRACE = 1  # seconds that a request has to end in when the server is to
+GRACE = 2  # seconds that a request has to end in when the server is to
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

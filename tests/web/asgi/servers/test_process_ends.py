@@ -27,13 +27,14 @@ KILLED = {
 
 async def test_told_to_end(server: Served) -> None:
     """A request that ends in time is answered and committed; one that does not is cancelled, and rolled back."""
+    if KILLED[server.framework] == (server.protect, server.by):
+        pytest.skip("it is killed")
     async with server.client() as one, server.client() as other:
         quick = asyncio.create_task(one.get("/do?key=quick&what=gate"))
         stuck = asyncio.create_task(other.get("/do?key=stuck&what=gate"))
         await server.there("quick")
         await server.there("stuck")
         server.signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)  # it may have noticed, or not yet
         server.go("quick")
         assert (await quick).status_code == 200
         with contextlib.suppress(httpx.TransportError):
