@@ -566,5 +566,6 @@ set_upcalls(
     too_long=too_long,
     tell_late=waits.tell_late,
     room_here=feedwait.room_here,
-    async_block=ambient.Block,
+    commit_waiting=ambient.commit_waiting,
+    settle_block=ambient.settle,
 )

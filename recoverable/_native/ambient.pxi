@@ -22,7 +22,7 @@ cdef extern from "unistd.h" nogil:
 #: What the running code is in, an Ambient or None: inherited by tasks, and by threads that are given a copy of the context.
 ambient = ContextVar("recoverable.ambient", default=None)
 cdef object _ambient = ambient
-from cpython.contextvars cimport get_value
+from cpython.contextvars cimport PyContextVar_Set, get_value
 
 cdef int ambients = 0 # live Ambients in this process; at 0, lookups skip the context variable
 
@@ -56,9 +56,6 @@ cdef class Ambient:
     cdef bint asked # the loop is going to end it
     cdef bint counted
 
-    def __init__(self, Transaction transaction not None, loop not None):
-        self.begin(transaction, loop)
-
     cdef int begin(self, Transaction transaction, object loop) except -1:
         global ambients
         transaction.check()
@@ -66,6 +63,9 @@ cdef class Ambient:
         rcv_ambient(transaction.t)
         transaction.ambient = self
         self.around = get_value(_ambient)
+        cdef Ambient each = self
+        while each is not None: # what has ended is not kept by what was started in it, which may go on so for ever
+            each = each.next_around()
         self.counted = True
         ambients += 1
         return 0
@@ -83,6 +83,12 @@ cdef class Ambient:
         """Its transaction has ended."""
         self.discount()
         self.leave()
+
+    cdef Ambient next_around(self):
+        """The next one around that has not ended."""
+        while self.around is not None and not self.around.can_be_entered():
+            self.around = self.around.around
+        return self.around
 
     cdef bint can_be_entered(self) noexcept:
         cdef Transaction t = self.transaction
@@ -217,11 +223,6 @@ def unshare_transaction(token) -> None:
         reset_if_here(_ambient, token)
 
 
-def begin_for_request(NativeArena arena not None, str handler not None):
-    """Return a fresh transaction that answers the request which the running code belongs to, if it does."""
-    return begin_run(Transaction.__new__(Transaction), arena, handler, NULL, request_before((), None), None)
-
-
 cdef void *context_of_step(Transaction t) noexcept:
     """The context that its step runs in, where nobody knows whether the step is over; else NULL."""
     if t.entered:
@@ -269,7 +270,7 @@ cdef Transaction enter_ambient(NativeArena arena):
         return None
     each = get_value(_ambient)
     while each is not None and not (each.can_be_entered() and (arena is None or each.transaction.arena is arena)):
-        each = each.around
+        each = each.next_around()
     return None if each is None else each.enter()
 
 

@@ -135,7 +135,7 @@ cdef class TransactionBlock:
     cdef Transaction outer # an independent one: the transaction around it
     cdef Nested nested # where it is a part of another one
     cdef object watch
-    cdef object ambient # of `async with`: what recoverable.ambient has begun, or None: a part of the one around
+    cdef AsyncBlock ambient # of `async with`
     cdef object context # where it is current: kept here, since another one could have its address, and be taken for it
     cdef bint used, independent
     cdef readonly bint abandoned
@@ -189,8 +189,11 @@ cdef class TransactionBlock:
                 "a transaction block is for one use; this one has been entered before. Nothing was begun. "
                 "Write `async with arena.transaction():` each time.")
         self.used = True
-        self.ambient = _async_block(self.arena, <str>name if name != NULL else "(unknown)", self.independent)
-        return self.ambient.enter()
+        cdef AsyncBlock ambient = AsyncBlock.__new__(AsyncBlock)
+        ambient.arena, ambient.independent = self.arena, self.independent
+        ambient.handler = <str>name if name != NULL else "(unknown)"
+        self.ambient = ambient
+        return ambient.enter()
 
     def __aexit__(self, kind, error, trace):
         if self.ambient is None:

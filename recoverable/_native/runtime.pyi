@@ -233,7 +233,6 @@ ambient: ContextVar[Ambient | None]
 
 def share_transaction() -> Token[Ambient | None] | None: ...
 def unshare_transaction(token: Token[Ambient | None] | None) -> None: ...
-def begin_for_request(arena: NativeArena, handler: str) -> Transaction: ...
 
 class SavepointBlock:
     def __init__(self, arena: NativeArena) -> None: ...
@@ -259,7 +258,8 @@ def set_upcalls(
     is_answer: Callable[[BaseException], bool],
     commits: Decide,
     resolve: Callable[[tuple[Any, ...], dict[str, Any], str], NativeArena],
-    async_block: Callable[[NativeArena, str, bool], Any],
+    commit_waiting: Callable[[Transaction], Coroutine[Any, Any, BaseException | None]],
+    settle_block: Callable[[Transaction], Coroutine[Any, Any, None]],
     inside: Callable[[Transaction, Handler[Any], tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]],
     settle: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None]],
     begin_hooks: Callable[[Transaction], Coroutine[Any, Any, None] | None],

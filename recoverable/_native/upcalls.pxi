@@ -3,13 +3,13 @@
 
 cdef object _watch_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
 cdef object _commits, _resolve, _inside, _settle, _begin_hooks, _in_line, _again, _committed_wanted, _too_long, _tell_late, _room_here
-cdef object _async_block
+cdef object _commit_waiting, _settle_block
 cdef list _untold
 
 
 def set_upcalls(*, watch_block, end_block, run_hooks, give_way, await_lock, may_rerun, wake, is_answer, commits, resolve,
                 inside, settle, begin_hooks, in_line, again, committed_wanted, untold, too_long, tell_late, room_here,
-                async_block) -> None:
+                commit_waiting, settle_block) -> None:
     """Say who does what few requests need. recoverable.runner does, when it is imported.
 
     Args:
@@ -34,17 +34,19 @@ def set_upcalls(*, watch_block, end_block, run_hooks, give_way, await_lock, may_
             list that changes.
         too_long: too_long(transaction, stopped) is the error of a run whose step was stopped; `stopped`: by what, or None.
         tell_late: tell_late(arena) tells of those whose threads have stood still for the lock for long.
-        async_block: async_block(arena, handler, independent) is what an `async with` block does: `enter()` and `leave(error)`.
+        commit_waiting: commit_waiting(transaction) is a coroutine that commits after what that has to wait for: what it fails with.
+        settle_block: settle_block(transaction) is a coroutine of what follows the commit of an `async with` block.
         room_here: room_here(transaction) has this thread wait until the feed has room for a commit that can't await that.
     """
     global _watch_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
     global _commits, _resolve, _inside, _settle, _begin_hooks, _in_line, _again, _committed_wanted, _untold, _too_long, _tell_late
-    global _room_here, _async_block
+    global _room_here, _commit_waiting, _settle_block
     _watch_block, _end_block, _run_hooks = watch_block, end_block, run_hooks
     _give_way, _await_lock, _may_rerun, _wake, _is_answer = give_way, await_lock, may_rerun, wake, is_answer
     _commits, _resolve, _inside, _settle, _begin_hooks, _in_line = commits, resolve, inside, settle, begin_hooks, in_line
     _again, _committed_wanted = again, committed_wanted
-    _untold, _too_long, _tell_late, _room_here, _async_block = untold, too_long, tell_late, room_here, async_block
+    _untold, _too_long, _tell_late, _room_here = untold, too_long, tell_late, room_here
+    _commit_waiting, _settle_block = commit_waiting, settle_block
 
 
 cdef bint commit_is_told() except -1:

@@ -76,7 +76,8 @@ def test_the_arena_is_closed_while_a_thread_waits(name: str, run: Any) -> None:
                 return
 
     async def main(arena: Arena) -> None:
-        await arena.transaction().__aenter__()
+        block = arena.transaction()
+        await block.__aenter__()
         working = [asyncio.create_task(asyncio.to_thread(work, arena)) for _ in range(3)]
         try:
             for _ in range(2000):  # it is refused while a thread waits for the lock
