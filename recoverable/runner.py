@@ -31,6 +31,7 @@ from recoverable import (
     lockwait,
     outcome,
     privilege,
+    tasks,
     waits,
     web,
 )
@@ -568,4 +569,5 @@ set_upcalls(
     room_here=feedwait.room_here,
     commit_waiting=ambient.commit_waiting,
     settle_block=ambient.settle,
+    taken_back=tasks.taken_back,
 )

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Awaitable, Collection, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 from recoverable import between
 from recoverable._native.runtime import Transaction, current_transaction, part, stops_around
@@ -193,3 +194,50 @@ class TaskGroup(asyncio.TaskGroup):
             whole.close()
             coro.close()
             raise
+
+
+def taken_back(coroutine: Any) -> bool:
+    """Take back the cancellation by which an `asyncio.TaskGroup` wakes who waits for it, since a task of it has failed.
+
+    Before Python 3.13 the group never does, which would look as if the request were being cancelled, and keep it from being run
+    again. What is to be thrown in may come of others that cancel as well.
+
+    Args:
+        coroutine: What `CancelledError` is about to be thrown into.
+
+    Returns:
+        Whether it was that, and nobody else has cancelled the task.
+    """
+    if sys.version_info >= (3, 13):
+        return False
+    group = _waited_for(coroutine)
+    task = asyncio.current_task()
+    if group is None or task is None or getattr(group, "_parent_task", None) is not task or group in _taken_back:
+        return False
+    if not getattr(group, "_parent_cancel_requested", False):
+        return False
+    _taken_back.add(group)
+    return task.uncancel() == 0
+
+
+_taken_back: WeakSet[asyncio.TaskGroup] = WeakSet()
+
+
+def _waited_for(coroutine: Any) -> asyncio.TaskGroup | None:
+    """Return the group whose tasks' ends a suspended coroutine waits for, if it does."""
+    while (inner := _awaited(coroutine)) is not None:
+        coroutine = inner
+    frame = getattr(coroutine, "cr_frame", None)
+    if frame is None or frame.f_code is not asyncio.TaskGroup.__aexit__.__code__:
+        return None
+    group = frame.f_locals.get("self")
+    return group if isinstance(group, asyncio.TaskGroup) else None
+
+
+def _awaited(coroutine: Any) -> Any:
+    """Return the coroutine, or the like of it, that one waits for, or None."""
+    for name in ("cr_await", "gi_yieldfrom", "ag_await"):
+        inner = getattr(coroutine, name, None)
+        if inner is not None:
+            return inner if any(hasattr(inner, each) for each in ("cr_await", "gi_yieldfrom", "ag_await")) else None
+    return None

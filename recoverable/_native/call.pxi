@@ -252,8 +252,7 @@ cdef class Call(StepDriver):
         if self.stage == CALLED:
             raise error
         if not isinstance(error, GeneratorExit):
-            if interrupts(error):
-                self.cancelled = error
+            note_stop(self, error, self.coroutine if self.stage == FIRST_RUN else self.rest)
             return self.go(None, error, how)
         try:
             if self.stage != FIRST_RUN:

@@ -122,8 +122,7 @@ cdef class StepDriver:
 
     def throw(self, kind, value=None, traceback=None):
         error = thrown(kind, value, traceback)
-        if interrupts(error):
-            self.cancelled = error
+        note_stop(self, error, self.coroutine)
         result = self.step(None, error)
         return stop(result) if self.finished else result
 

@@ -168,6 +168,13 @@ cdef bint interrupts(object error) except -1:
     return error is not None and not isinstance(error, (Exception, _errors._Doomed, BaseExceptionGroup))
 
 
+cdef int note_stop(StepDriver d, object error, object awaited) except -1:
+    """An error is about to be thrown into what it awaits: does it stop the handler from outside?"""
+    if interrupts(error) and not (isinstance(error, _cancelled_error) and _taken_back(awaited)):
+        d.cancelled = error
+    return 0
+
+
 cdef bint is_cancelled() except -1:
     """Is the running task still being cancelled? asyncio.timeout() takes its own cancellation back."""
     import asyncio

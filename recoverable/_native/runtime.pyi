@@ -223,7 +223,6 @@ class TransactionBlock:
     def abandon(self) -> None: ...
 
 class Ambient:
-    def __init__(self, transaction: Transaction, loop: AbstractEventLoop) -> None: ...
     @property
     def transaction(self) -> Transaction: ...
     def end_step(self) -> None: ...
@@ -260,6 +259,7 @@ def set_upcalls(
     resolve: Callable[[tuple[Any, ...], dict[str, Any], str], NativeArena],
     commit_waiting: Callable[[Transaction], Coroutine[Any, Any, BaseException | None]],
     settle_block: Callable[[Transaction], Coroutine[Any, Any, None]],
+    taken_back: Callable[[Any], bool],
     inside: Callable[[Transaction, Handler[Any], tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]],
     settle: Callable[[Transaction, Options, Any], Coroutine[Any, Any, None]],
     begin_hooks: Callable[[Transaction], Coroutine[Any, Any, None] | None],

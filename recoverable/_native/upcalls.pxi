@@ -3,13 +3,13 @@
 
 cdef object _watch_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
 cdef object _commits, _resolve, _inside, _settle, _begin_hooks, _in_line, _again, _committed_wanted, _too_long, _tell_late, _room_here
-cdef object _commit_waiting, _settle_block
+cdef object _commit_waiting, _settle_block, _taken_back
 cdef list _untold
 
 
 def set_upcalls(*, watch_block, end_block, run_hooks, give_way, await_lock, may_rerun, wake, is_answer, commits, resolve,
                 inside, settle, begin_hooks, in_line, again, committed_wanted, untold, too_long, tell_late, room_here,
-                commit_waiting, settle_block) -> None:
+                commit_waiting, settle_block, taken_back) -> None:
     """Say who does what few requests need. recoverable.runner does, when it is imported.
 
     Args:
@@ -36,17 +36,18 @@ def set_upcalls(*, watch_block, end_block, run_hooks, give_way, await_lock, may_
         tell_late: tell_late(arena) tells of those whose threads have stood still for the lock for long.
         commit_waiting: commit_waiting(transaction) is a coroutine that commits after what that has to wait for: what it fails with.
         settle_block: settle_block(transaction) is a coroutine of what follows the commit of an `async with` block.
+        taken_back: taken_back(coroutine) takes a cancellation back that is about to be thrown into it, if it is to be none: was it?
         room_here: room_here(transaction) has this thread wait until the feed has room for a commit that can't await that.
     """
     global _watch_block, _end_block, _run_hooks, _give_way, _await_lock, _may_rerun, _wake, _is_answer
     global _commits, _resolve, _inside, _settle, _begin_hooks, _in_line, _again, _committed_wanted, _untold, _too_long, _tell_late
-    global _room_here, _commit_waiting, _settle_block
+    global _room_here, _commit_waiting, _settle_block, _taken_back
     _watch_block, _end_block, _run_hooks = watch_block, end_block, run_hooks
     _give_way, _await_lock, _may_rerun, _wake, _is_answer = give_way, await_lock, may_rerun, wake, is_answer
     _commits, _resolve, _inside, _settle, _begin_hooks, _in_line = commits, resolve, inside, settle, begin_hooks, in_line
     _again, _committed_wanted = again, committed_wanted
     _untold, _too_long, _tell_late, _room_here = untold, too_long, tell_late, room_here
-    _commit_waiting, _settle_block = commit_waiting, settle_block
+    _commit_waiting, _settle_block, _taken_back = commit_waiting, settle_block, taken_back
 
 
 cdef bint commit_is_told() except -1:
