@@ -210,14 +210,14 @@ def taken_back(coroutine: Any) -> bool:
     """
     if sys.version_info >= (3, 13):
         return False
-    group = _waited_for(coroutine)
+    group: Any = _waited_for(coroutine)
     task = asyncio.current_task()
-    if group is None or task is None or getattr(group, "_parent_task", None) is not task or group in _taken_back:
+    if group is None or group in _taken_back or task is None or group._parent_task is not task:
         return False
-    if not getattr(group, "_parent_cancel_requested", False):
+    if not group._parent_cancel_requested:
         return False
     _taken_back.add(group)
-    return task.uncancel() == 0
+    return bool(task.uncancel() == 0)
 
 
 _taken_back: WeakSet[asyncio.TaskGroup] = WeakSet()
