@@ -44,6 +44,7 @@ def test_a_part_says_that_the_whole_was_rolled_back(arena: Arena, run: Any) -> N
     assert calls == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may raise in a finaliser
 @pytest.mark.timeout(60, method="thread")  # the usual one has this signal
 def test_no_signal_leaves_one_half_done(arena: Arena, run: Any) -> None:
     """Its handler raises anywhere: what was left cleanly is committed and called back, and no transaction is left behind."""
