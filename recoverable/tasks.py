@@ -167,6 +167,7 @@ class TaskGroup(asyncio.TaskGroup):
                 and not requested
                 and self._cancel_requested()
                 and task.cancelling() > cancels
+                and self not in _taken_back
             ):
                 task.uncancel()
             if self._transaction is not None:
