@@ -212,10 +212,10 @@ def taken_back(coroutine: Any) -> bool:
     if sys.version_info >= (3, 13):
         return False
     group: Any = _waited_for(coroutine)
-    task = asyncio.current_task()
-    if group is None or group in _taken_back or task is None or group._parent_task is not task:
+    if group is None or group in _taken_back or not group._parent_cancel_requested:
         return False
-    if not group._parent_cancel_requested:
+    task = asyncio.current_task()
+    if task is None or group._parent_task is not task:
         return False
     _taken_back.add(group)
     return bool(task.uncancel() == 0)
@@ -232,7 +232,8 @@ def _waited_for(coroutine: Any) -> asyncio.TaskGroup | None:
     if frame is None or frame.f_code is not asyncio.TaskGroup.__aexit__.__code__:
         return None
     group = frame.f_locals.get("self")
-    return group if isinstance(group, asyncio.TaskGroup) else None
+    # Where its body was cancelled by it, or has failed, the group has taken that back, or has not cancelled anybody.
+    return group if isinstance(group, asyncio.TaskGroup) and frame.f_locals.get("et") is None else None
 
 
 def _awaited(coroutine: Any) -> Any:
