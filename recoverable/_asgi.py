@@ -177,7 +177,7 @@ class Exchange(Exchanged):
 
     def begin_whole(self) -> None:
         """All of its handling is the transaction that runs here: hold the answer until that is committed."""
-        self._whole, self.crashed = current_transaction(), False
+        self._whole = current_transaction()
 
     def commits(self) -> bool:
         """Return whether what was answered commits: by what was raised for that, where the framework says so, or by its status.
@@ -219,7 +219,7 @@ class Exchange(Exchanged):
 
     def drop_answer(self) -> bool:
         """Drop an answer that is held; return False if some of it has left."""
-        self._start, self._held, self.raised = None, None, None
+        self._start, self._held, self.raised, self.crashed = None, None, None, False
         return self.sent == 0 and self.scope["type"] == "http"
 
     async def refuse(self, refused: Refused) -> None:

@@ -199,7 +199,8 @@ async def _handle_whole(exchange: Exchange) -> Answer | None:
     finally:
         unshare_transaction(token)
         exchange.name_whole()
-    if (crash := exchange.crash()) is not None and not isinstance(crash, middleware.FAILURES):
+    crash = None if exchange.raised is None else exchange.crash()
+    if crash is not None and not isinstance(crash, middleware.FAILURES):
         exchange.crashed = True
         raise crash
     return exchange.answer()
