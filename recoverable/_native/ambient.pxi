@@ -160,7 +160,8 @@ cdef class Ambient:
 
     cdef bint come_back(self) noexcept:
         """Its last step, in another thread, gives way to this one: True. False: not now, or it is a driver's."""
-        return self.last is not None and (<AmbientStep>self.last).thread == self.transaction.thread and self.leave()
+        return (self.transaction.driven_steps == 0 and self.last is not None
+                and (<AmbientStep>self.last).thread == self.transaction.thread and self.leave())
 
     def end_step(self) -> None:
         """End the last step; called by the event loop."""
@@ -181,9 +182,12 @@ cdef class Ambient:
         if step is None:
             return True
         here = step.thread == rcv_thread()
-        if not here and t.blocked: # it stands for the lock, in the middle of an operation
+        if not here and t.halted != 0: # one stands for the lock, in the middle of an operation
             return False
-        if t.t != NULL and not t.arena.closed and rcv_txn_mounted(t.t):
+        if t.driven_steps != 0: # it is begun in the middle of a driver's step, which goes on, and whose end is the driver's to say
+            if not here:
+                return False
+        elif t.t != NULL and not t.arena.closed and rcv_txn_mounted(t.t):
             if not here and t.open_blocks != 0:
                 return False
             if rcv_held(t.arena.a) or not rcv_ambient_take(t.t):
@@ -196,7 +200,7 @@ cdef class Ambient:
             return False
         self.last = None
         drop_step(step, here)
-        if t.thread == step.thread:
+        if t.thread == step.thread and t.driven_steps == 0:
             t.thread = 0
         return True
 

@@ -125,7 +125,7 @@ cdef class NativeArena:
         False at once where somebody here has tried in vain just now.
         """
         self.check_open()
-        cdef int rc = wait_briefly(self)
+        cdef int rc = wait_briefly(self, here_on(self))
         if rc == RCV_ERR_AGAIN:
             return False
         if rc:
@@ -155,7 +155,7 @@ cdef class NativeArena:
             ArenaBusyError: others have had it for `busy_timeout`.
         """
         self.check_open()
-        cdef int rc = wait_for_lock(self)
+        cdef int rc = wait_for_lock(self, here_on(self))
         if rc:
             fail(rc)
 

@@ -103,6 +103,7 @@ cdef extern from "recoverable.h" nogil:
         char handler[40]
     int rcv_lock_holder(const rcv_arena *a, rcv_holder *out)
     int rcv_lock_wait(rcv_arena *a, rcv_holder *longest)
+    int rcv_lock_wait_yielding(rcv_arena *a, rcv_holder *longest, int (*give_way)(rcv_arena *a) noexcept nogil)
     int rcv_privilege_holder(const rcv_arena *a, rcv_holder *out)
     int rcv_turn_holder(rcv_arena *a, const rcv_turn *turn, rcv_holder *out)
     void rcv_turn_name(rcv_arena *a, const rcv_turn *turn, const char *handler)
@@ -153,7 +154,6 @@ cdef extern from "recoverable.h" nogil:
     int rcv_access(rcv_arena *a, void *context, int write, rcv_txn **out)
     int rcv_access_outside(rcv_arena *a, int write, rcv_txn **out)
     void rcv_ambient(rcv_txn *t)
-    int rcv_has_ambient(const rcv_arena *a)
     int rcv_ambient_take(rcv_txn *t)
     int rcv_ambient_yield(rcv_arena *a)
     int rcv_access_end(rcv_arena *a, rcv_txn *t)

@@ -191,6 +191,7 @@ cdef class StepDriver:
         if frame.below.owner != NULL and frame.below.context == frame.context and not self.part:
             self.t.around = <Transaction>frame.below.owner
         self.t.parts += self.part
+        self.t.driven_steps += 1
         try:
             # A cancellation does not wait.
             if error is None and self.t.t != NULL and rcv_txn_lock_held(self.t.t) and self.can_wait():
@@ -223,6 +224,7 @@ cdef class StepDriver:
         finally:
             self.running = False
             self.t.parts -= self.part
+            self.t.driven_steps -= 1
             leave_frame(&frame)
             self.t.thread = thread
 

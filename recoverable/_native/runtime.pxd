@@ -91,7 +91,8 @@ cdef class Transaction:
     cdef public str request_id # in the events of its request, once there were any
     cdef readonly double begun # when its request began, by rcv_coarse()
     cdef object coroutine # the handler's, until it has ended
-    cdef readonly bint blocked # its thread stands still for the lock
+    cdef int halted # threads that stand still for the lock in the middle of an operation of this very one
+    cdef int standing # threads that do so in its request: this one, and independent ones inside it
     cdef int cause # of its rollback
     cdef public int open_blocks
     cdef readonly bint conflicted
@@ -109,6 +110,7 @@ cdef class Transaction:
     cdef public bint settled # runner has decided what follows its end
     cdef int early # what the commit failed with that was to be early
     cdef int parts # steps of parts of it that are running
+    cdef int driven_steps # steps that drivers of it have begun, and that these say the end of
     cdef str _ended
     cdef bint _touched, _wrote
     cdef rcv_txn_report kept
@@ -135,6 +137,7 @@ cdef class Transaction:
     cdef bint lacks_room(self, int rc) noexcept
     cdef bint has_to_wait(self) noexcept
     cdef bint is_active_at_end(self) noexcept
+    cdef int mount_here(self) except? -100
     cdef void wake(self) noexcept
     cdef void renew(self) noexcept
 

@@ -54,7 +54,7 @@ cdef int gate(NativeArena arena, bint write, rcv_txn **t) except -1:
     if rc == RCV_ERR_ASK:
         rc = ask(arena, context, write, t)
     while rc == RCV_ERR_AGAIN:
-        rc = wait_here(arena)
+        rc = wait_here(arena, here_on(arena))
         if arena.closed:
             closed_error(arena)
         if rc == 0:

@@ -204,19 +204,28 @@ cdef class Transaction:
     def mount(self) -> None:
         """Put its writes into the arena and take the lock. A no-op when it is mounted."""
         self.check()
-        if self.ambient is not None and self.thread != rcv_thread(): # its step was ended since it became current here
-            (<Ambient>self.ambient).enter()
-            self.check()
-        cdef int rc = rcv_txn_mount(self.t)
+        cdef int rc = self.mount_here()
         while rc == RCV_ERR_AGAIN:
-            rc = wait_here(self.arena)
+            rc = wait_here(self.arena, self)
             if rc == 0:
-                rc = rcv_txn_mount(self.t) if self.t != NULL else RCV_ERR_CLOSED # another thread has ended it meanwhile
-                if rc:
+                try:
+                    self.check() # another thread may have ended it meanwhile
+                    rc = self.mount_here()
+                    if rc:
+                        wait_over(self.arena)
+                except BaseException:
                     wait_over(self.arena)
+                    raise
         if rc:
             self.check()
             fail(rc)
+
+    cdef int mount_here(self) except? -100:
+        """Mount it without waiting: what the core says."""
+        if self.ambient is not None and self.thread != rcv_thread(): # its step was ended since it became current here
+            (<Ambient>self.ambient).enter()
+            self.check()
+        return rcv_txn_mount(self.t)
 
     def suspend(self) -> None:
         """End a step: its writes leave the arena, and the lock is dropped. A no-op when it is not mounted."""
@@ -234,7 +243,7 @@ cdef class Transaction:
             rcv_ambient_take(self.t) # from a thread that has left it mounted
         cdef int rc = rcv_txn_commit(self.t)
         while rc == RCV_ERR_AGAIN:
-            rc = wait_briefly(self.arena) if awaits and _running_loop() is not None else wait_for_lock(self.arena)
+            rc = wait_briefly(self.arena, self) if awaits and _running_loop() is not None else wait_for_lock(self.arena, self)
             if rc == RCV_ERR_AGAIN:
                 return rc
             if rc == 0:
@@ -425,6 +434,11 @@ cdef class Transaction:
         if self.t == NULL or not rcv_txn_stood_on(self.t, &seq, &position):
             return None
         return seq, position
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a thread stands still for the lock, in it or in an independent one inside it."""
+        return self.standing != 0
 
     @property
     def driven(self):

@@ -98,20 +98,33 @@ cdef class Wait:
             self._tell_if(waited(t))
 
 
-cdef int wait_for_lock(NativeArena arena) noexcept:
-    """Wait for the lock, without the GIL; whoever closes the arena meanwhile is refused, but it may be closed on return."""
+cdef Transaction here_on(NativeArena arena):
+    """The Transaction of that arena that is current already for what runs here: the one whose operation waits. Whoever waits begins
+    nothing, since that may wait as well, or fail."""
+    cdef rcv_frame *f = settle()
+    cdef void *context = rcv_context()
+    cdef Transaction t
+    while True:
+        if not f.left and f.owner != NULL and f.txn[0] != NULL and f.context == context:
+            t = <Transaction>f.owner
+            if t.arena is arena and is_alive(t):
+                return t
+        if not f.left and f.keeper == NULL:
+            return None
+        f = f.below
+
+
+cdef int wait_for_lock(NativeArena arena, Transaction t) noexcept:
+    """Wait for the lock, for that transaction if it is not None, without the GIL; whoever closes the arena meanwhile is refused, but
+    it may be closed on return."""
     cdef int rc
     cdef rcv_holder holder
     cdef double begun = rcv_monotonic()
     rcv_use(arena.a)
-    cdef Transaction t = request_of(running(), arena)
     rcv_lock_holder(arena.a, &holder)
     stand(arena, t, begun)
-    if rcv_has_ambient(arena.a):
-        rc = wait_for_threads(arena, begun)
-    else:
-        with nogil:
-            rc = rcv_lock_wait(arena.a, &holder)
+    with nogil:
+        rc = rcv_lock_wait_yielding(arena.a, &holder, ask_for_it)
     if t is not None:
         stood(arena, t, &holder)
     else:
@@ -120,17 +133,9 @@ cdef int wait_for_lock(NativeArena arena) noexcept:
     return rc
 
 
-cdef int wait_for_threads(NativeArena arena, double begun) noexcept:
-    """rcv_lock_wait(), in slices: between two of them, a step of an ambient transaction gives way that a thread has left mounted, and
-    that this one's event loop was to end."""
-    cdef int rc = RCV_ERR_AGAIN
-    cdef double until = begun + rcv_busy_timeout(arena.a)
-    while rc == RCV_ERR_AGAIN:
-        with nogil:
-            rc = rcv_lock_wait_briefly(arena.a, True)
-        if rc == RCV_ERR_AGAIN and not rcv_ambient_yield(arena.a) and rcv_monotonic() > until:
-            return rcv_lock_busy(arena.a)
-    return rc
+cdef int ask_for_it(rcv_arena *a) noexcept with gil:
+    """Have a step of an ambient transaction give way that a thread has left mounted, and that its event loop was to end."""
+    return rcv_ambient_yield(a)
 
 
 cdef void wait_over(NativeArena arena) noexcept:
@@ -139,37 +144,54 @@ cdef void wait_over(NativeArena arena) noexcept:
         rcv_wait_over(arena.a)
 
 
-cdef void stand(NativeArena arena, Transaction t, double begun):
-    """Let it be seen from other threads that this one stands for the lock, for a request or outside of any transaction."""
+# What is remembered of a wait is for people. Where there is no memory for that, the wait goes on, or is over, all the same.
+
+cdef void stand(NativeArena arena, Transaction t, double begun) noexcept:
+    """Let it be seen from other threads that this one stands for the lock, for a transaction or outside of any."""
+    cdef Transaction root
     if t is None:
-        arena.standing[PyThread_get_thread_ident()] = begun
+        try:
+            arena.standing[PyThread_get_thread_ident()] = begun
+        except BaseException:
+            pass
     else:
-        begin_wait(t)
-        t.blocked = True
+        root = request_of(t, arena)
+        begin_wait(root)
+        root.standing += 1
+        t.halted += 1
 
 
-cdef void stood(NativeArena arena, Transaction t, rcv_holder *holder):
-    """A request has stood for the lock in the middle of an operation: it is reported, if that was long, when the step is over."""
-    t.blocked = False
-    end_wait(t)
-    if not t.wait_told and waited(t) >= LATE:
-        t.wait_told = True
-        tell_later(arena, t, waited(t), holder)
+cdef void stood(NativeArena arena, Transaction t, rcv_holder *holder) noexcept:
+    """It has stood for the lock in the middle of an operation: its request is reported, if that was long, when the step is over."""
+    cdef Transaction root = request_of(t, arena)
+    t.halted -= 1
+    root.standing -= 1
+    end_wait(root)
+    if not root.wait_told and waited(root) >= LATE:
+        root.wait_told = True
+        tell_later(arena, root, waited(root), holder)
 
 
-cdef void stood_outside(NativeArena arena, double seconds, rcv_holder *holder):
+cdef void stood_outside(NativeArena arena, double seconds, rcv_holder *holder) noexcept:
     """A read outside of any transaction has, or what looks at all of the arena: it is reported when that is over."""
-    arena.standing.pop(PyThread_get_thread_ident(), None)
-    if seconds >= LATE:
-        tell_later(arena, rcv_functions(), seconds, holder)
+    try:
+        arena.standing.pop(PyThread_get_thread_ident(), None)
+        if seconds >= LATE:
+            tell_later(arena, rcv_functions(), seconds, holder)
+    except BaseException:
+        pass
 
 
-cdef void tell_later(NativeArena arena, object who, double seconds, rcv_holder *holder):
-    cdef list told = [(who, seconds, holder_of(holder))] # the collector may run here, and what it calls may tell of the others
-    if arena.untold is None:
-        arena.untold = told
-    else:
-        arena.untold.append(told[0])
+cdef void tell_later(NativeArena arena, object who, double seconds, rcv_holder *holder) noexcept:
+    cdef list told
+    try:
+        told = [(who, seconds, holder_of(holder))] # the collector may run here, and what it calls may tell of the others
+        if arena.untold is None:
+            arena.untold = told
+        else:
+            arena.untold.append(told[0])
+    except BaseException:
+        pass
 
 
 cdef int tell_late(NativeArena arena) except -1:
@@ -186,33 +208,31 @@ cdef int tell_late(NativeArena arena) except -1:
     return 0
 
 
-cdef int wait_here(NativeArena arena) except? -100:
+cdef int wait_here(NativeArena arena, Transaction waits) except? -100:
     """wait_for_lock(), but only briefly where an event loop runs and what runs here can begin again: its transaction is then
     doomed, and its next access says so."""
     cdef int rc
     if _running_loop() is None:
-        return wait_for_lock(arena)
-    rc = wait_briefly(arena)
+        return wait_for_lock(arena, waits)
+    rc = wait_briefly(arena, waits)
     if rc != RCV_ERR_AGAIN:
         return rc
     t = rerunnable(arena)
     if arena.closed: # while _may_rerun() found that out
         closed_error(arena)
     if t is None:
-        return wait_for_lock(arena)
+        return wait_for_lock(arena, waits)
     if t.t != NULL: # it may do anything
         rcv_txn_doom(t.t, RCV_ERR_HELD)
     return 0
 
 
-cdef int wait_briefly(NativeArena arena) noexcept:
+cdef int wait_briefly(NativeArena arena, Transaction t) noexcept:
     """wait_for_lock() for some milliseconds: RCV_ERR_AGAIN if it is still taken then."""
     cdef int rc
-    rcv_use(arena.a)
-    cdef Transaction t = running()
-    cdef bint patient = t is not None and t.arena is arena and t.lock_time > UNLUCKY
-    t = request_of(t, arena)
     cdef rcv_holder holder
+    cdef bint patient = t is not None and t.lock_time > UNLUCKY
+    rcv_use(arena.a)
     rcv_lock_holder(arena.a, &holder)
     if t is not None:
         stand(arena, t, 0)
@@ -229,7 +249,7 @@ cdef bint may_look(NativeArena arena, bint stands=True) noexcept:
     elsewhere, unless one that `stands` for the lock may ask."""
     if arena.closed:
         return False
-    return (stands and _running_loop() is None) or rcv_lock_is_free(arena.a) or wait_briefly(arena) == 0
+    return (stands and _running_loop() is None) or rcv_lock_is_free(arena.a) or wait_briefly(arena, here_on(arena)) == 0
 
 
 cdef Transaction rerunnable(NativeArena arena):

@@ -114,6 +114,9 @@ RCV_API int rcv_processes(rcv_arena *a, uint64_t *pids, int max);
  * call that wants it. Touches no process state. *longest, if it is not NULL: whom it has waited for the longest, if for anybody. */
 struct rcv_holder;
 RCV_API int rcv_lock_wait(rcv_arena *a, struct rcv_holder *longest);
+/* rcv_lock_wait_yielding -- the same. Where a step of this process holds it that may give way (ambient.c), `yield` is called every few
+ * milliseconds: it takes the GIL, calls rcv_ambient_yield(), and returns that. */
+RCV_API int rcv_lock_wait_yielding(rcv_arena *a, struct rcv_holder *longest, int (*yield)(rcv_arena *a));
 /* rcv_get_lock_times -- for how long it is held and waited for; without the lock, so what is being added may be there by half. */
 RCV_API void rcv_get_lock_times(rcv_arena *a, struct rcv_lock_times *out);
 RCV_API int rcv_lock_busy(rcv_arena *a); /* the RCV_ERR_BUSY of one that has waited for that long otherwise */
@@ -197,7 +200,6 @@ RCV_API int rcv_txn_doom_code(const rcv_txn *t); /* the error that doomed it, or
  *   block; or that thread has ended.
  * rcv_ambient_yield -- one that is mounted in another thread is suspended, if it can be: 1. */
 RCV_API void rcv_ambient(rcv_txn *t);
-RCV_API int  rcv_has_ambient(const rcv_arena *a);
 RCV_API int  rcv_ambient_take(rcv_txn *t);
 RCV_API int  rcv_ambient_yield(rcv_arena *a);
 

@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,10 +17,9 @@ from recoverable import (
     TransactionError,
     recoverable,
 )
+from recoverable import gather as recoverable_gather
+from recoverable._native.runtime import share_transaction, unshare_transaction
 from support.async_blocks import AppError, outside
-
-if TYPE_CHECKING:
-    pass
 
 
 def hold(arena: Arena, begun: threading.Event, seconds: float) -> None:
@@ -197,3 +196,174 @@ def test_a_step_begun_in_the_middle_of_another_is_not_in_its_way(arena: Arena, r
 
     run(main())
     assert dict(root) == {"h1": 1, "h2": 1, "w1": 1, "w2": 1}
+
+
+def test_who_waits_for_the_lock_is_not_taken_for_done_when_another_has_it(arena: Arena, run: Any) -> None:
+    """Threads wait in a transaction, and in independent ones inside it: who gets the lock first changes nothing for the others."""
+    root, begun, go = arena.root, threading.Event(), threading.Event()
+    ready = threading.Barrier(4)
+
+    @recoverable(nested="independent")
+    def audit(key: str) -> None:
+        ready.wait(20)
+        go.wait(20)  # nothing of the arena is touched so far
+        root[key] = 1
+        time.sleep(0.1)
+
+    def block() -> None:
+        with contextlib.suppress(AppError), arena.transaction():
+            time.sleep(0.2)
+            root["a"] = 1
+            raise AppError
+
+    async def main() -> None:
+        third = threading.Thread(target=hold, args=(arena, begun, 0.3))
+        async with arena.transaction():
+            root["first"] = 1
+            audits = [asyncio.create_task(asyncio.to_thread(audit, f"audit{i}")) for i in range(3)]
+            await asyncio.to_thread(ready.wait, 20)
+            third.start()
+            await asyncio.to_thread(begun.wait, 20)
+            go.set()
+            await asyncio.sleep(0.1)  # they stand before the next one
+            working = asyncio.create_task(asyncio.to_thread(block))
+            await asyncio.sleep(0.1)
+            for i in range(20):
+                root["loop"] = i
+                await asyncio.sleep(0.01)
+            await asyncio.gather(working, *audits)
+        third.join()
+
+    before = time.monotonic()
+    run(main())
+    assert time.monotonic() - before < arena.native.busy_timeout
+    assert dict(root) == {"first": 1, "third": 1, "loop": 19} | {f"audit{i}": 1 for i in range(3)}
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["route", "part"])
+def test_a_thread_waits_for_a_step_in_which_another_context_has_used_the_arena(
+    arena: Arena, run: Any, part: bool
+) -> None:
+    """A driver's step goes on up to its `await`, whatever it runs in a copy of its context: a thread does not come in between."""
+    root, go, inside = arena.root, threading.Event(), threading.Event()
+
+    def block() -> None:
+        go.wait(20)
+        with arena.transaction():
+            inside.set()
+            root["thread"] = root["step"]
+
+    async def body() -> None:
+        working = asyncio.create_task(asyncio.to_thread(block))
+        await asyncio.sleep(0)
+        root["step"] = 1
+        assert contextvars.copy_context().run(root.get, "step") == 1
+        go.set()
+        assert not inside.wait(0.2)
+        root["step"] = 2
+        await working
+
+    async def shared() -> None:
+        token = share_transaction()
+        try:
+            await body()
+        finally:
+            unshare_transaction(token)
+
+    async def main() -> None:
+        if part:
+            async with arena.transaction():
+                await recoverable_gather(body())
+        else:
+            await arena.run(shared)
+
+    run(main())
+    assert dict(root) == {"step": 2, "thread": 2}
+
+
+def test_a_wait_for_another_arena_begins_nothing_of_the_block(arena: Arena, run: Any, name: str) -> None:
+    """A thread of the block reads an arena that is in use. What it waits for is that one alone, and both can be closed."""
+    with Arena.temporary("4 MiB", name=f"{name}-b") as other:
+        with other.transaction():
+            other.root["x"] = 1
+        ours, theirs, read = threading.Event(), threading.Event(), threading.Event()
+
+        def hold_ours() -> None:
+            with arena.transaction():
+                arena.root["a"] = 1
+                ours.set()
+                assert read.wait(20)
+
+        async def main() -> None:
+            async with arena.transaction():
+                holding = asyncio.create_task(asyncio.to_thread(hold_ours))
+                await asyncio.to_thread(ours.wait, 20)
+                third = threading.Thread(target=hold, args=(other, theirs, 0.1))
+                third.start()
+                await asyncio.to_thread(theirs.wait, 20)
+                assert await asyncio.to_thread(other.root.get, "x") == 1  # while that block goes on
+                read.set()
+                await holding
+            third.join()
+
+        run(main())
+        assert dict(arena.root) == {"a": 1}
+        other.close()
+
+
+def test_who_waits_already_is_given_way_to(arena: Arena, run: Any) -> None:
+    """A thread of the block has the lock next, and leaves its step at rest while the loop stands still."""
+    root, begun, done = arena.root, threading.Event(), threading.Event()
+
+    def work() -> None:
+        root["a"] = 1
+        done.wait(20)
+
+    def other() -> None:
+        with arena.transaction():
+            root["other"] = 1
+        done.set()
+
+    async def main() -> None:
+        threads = [threading.Thread(target=hold, args=(arena, begun, 0.3))]
+        async with arena.transaction():
+            threads[0].start()
+            assert begun.wait(20)
+            threads.append(threading.Thread(target=contextvars.copy_context().run, args=(work,)))
+            threads[1].start()
+            time.sleep(0.1)  # it stands before the next one
+            threads.append(threading.Thread(target=other))
+            threads[2].start()
+            assert done.wait(20)
+            for thread in threads:
+                thread.join()
+
+    run(main())
+    assert dict(root) == {"third": 1, "a": 1, "other": 1}
+
+
+def test_threads_sleep_while_they_wait(arena: Arena, run: Any) -> None:
+    """As they do where no block is in flight."""
+    begun, seconds = threading.Event(), 1.0
+
+    def add() -> None:
+        with arena.transaction():
+            arena.root["n"] = arena.root.get("n", 0) + 1
+
+    async def main() -> float:
+        threads = [
+            threading.Thread(target=hold, args=(arena, begun, seconds)),
+            *(threading.Thread(target=add) for _ in range(4)),
+        ]
+        async with arena.transaction():
+            threads[0].start()
+            assert begun.wait(20)
+            before = time.process_time()
+            for thread in threads[1:]:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return time.process_time() - before
+
+    assert run(main()) < seconds / 3
+    assert arena.root["n"] == 4

@@ -81,7 +81,7 @@ int rcv_lock_wait_briefly(rcv_arena *a, int patient)
     unsigned looks = spin(a, begun);
     if (looks != 0 && is_stuck(a) && !rcv_lock_is_free(a))
         return RCV_ERR_AGAIN;
-    int rc = lock_wait(a, a->busy_timeout < most ? a->busy_timeout : most, patient, begun, NULL);
+    int rc = lock_wait(a, a->busy_timeout < most ? a->busy_timeout : most, patient, begun, NULL, NULL);
     if (rc != RCV_ERR_BUSY)
         return rc;
     atomic_store(&a->stuck_until, os_nanos() + STUCK);

@@ -91,6 +91,7 @@ void lock_after_fork(rcv_arena *a)
     atomic_store(&a->step_lost, false);
     atomic_store(&a->prelocked, 0);
     atomic_store(&a->waiters, 0);
+    atomic_store(&a->may_yield, false);
     held_after_fork(a);
 }
 
@@ -340,7 +341,7 @@ int rcv_lock_busy(rcv_arena *a)
                      handler[0] != '\0' ? "; its last step was of " : "", handler, where);
 }
 
-int lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun, struct rcv_holder *longest)
+int lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun, struct rcv_holder *longest, int (*yield)(rcv_arena *a))
 {
     uint64_t me = this_thread();
     int      rc = 0, err;
@@ -357,7 +358,7 @@ int lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun, struct 
                            "changed", a->name, seconds);
         else if (err != 0)
             rc = rcv_raise(RCV_ERR_OS, err, "arena \"%s\": can't lock its object", a->name);
-    } else if (queue_wait(a, seconds, before, &dead, longest) != 0) {
+    } else if (queue_wait(a, seconds, before, &dead, longest, yield) != 0) {
         rc = rcv_lock_busy(a);
     } else {
         a->prelocked_dead = dead; /* whoever writes this holds the lock */
@@ -372,10 +373,12 @@ int lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun, struct 
 
 /* rcv_lock_wait -- wait for the lock and keep it for this thread's next lock_take. Without the GIL; may be called again.
  * RCV_ERR_BUSY: not held. */
-int rcv_lock_wait(rcv_arena *a, struct rcv_holder *longest)
+int rcv_lock_wait(rcv_arena *a, struct rcv_holder *longest) { return rcv_lock_wait_yielding(a, longest, NULL); }
+
+int rcv_lock_wait_yielding(rcv_arena *a, struct rcv_holder *longest, int (*yield)(rcv_arena *a))
 {
     uint64_t begun = os_nanos();
-    int      rc = lock_wait(a, a->busy_timeout, false, begun, longest);
+    int      rc = lock_wait(a, a->busy_timeout, false, begun, longest, yield);
     if (rc == RCV_ERR_BUSY)
         held_waited(a, os_nanos() - begun); /* in vain, but it has waited */
     return rc;

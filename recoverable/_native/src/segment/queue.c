@@ -30,11 +30,12 @@
 #define LOOK 10000000u      /* and so recovery starts within that, of a kill */
 #define PASSED_MOST 1000u   /* a place where nobody was asleep that often is not somebody's */
 #define WAIT_MAX 1e9        /* seconds: longer is for ever */
+#define ASK 1000000u        /* between two times that a step of this process is asked to give way, by all of its threads together */
 
 struct waiting {
     uint64_t          ticket;
     struct rcv_place *place; /* NULL: the table is full */
-    uint64_t          begun, now, looked;
+    uint64_t          begun, now, looked, asked;
     uint64_t          offer, offer_seen; /* an offer to another, as the word has it, and since when */
     uint64_t          hold, hold_seen, longest; /* the hold that goes on, as `since` has it, and since when; how long one has lasted */
     bool              dead;
@@ -245,16 +246,27 @@ static uint64_t pause_for(const rcv_arena *a, const struct waiting *w, uint64_t 
     return most < left ? most : left;
 }
 
+/* ask_after -- in how long that thread asks the step that holds the lock to give way: 0, now; else one that can is looked for again
+ * after a LOOK. Who does takes the GIL, which many would keep busy. */
+static uint64_t ask_after(rcv_arena *a, const struct waiting *w)
+{
+    uint64_t turn = (uint64_t)ASK * atomic_load_explicit(&a->waiters, memory_order_relaxed);
+    if (!atomic_load_explicit(&a->may_yield, memory_order_relaxed))
+        return LOOK;
+    turn = turn < LOOK ? turn : LOOK;
+    return w->now - w->asked < turn ? turn - (w->now - w->asked) : 0;
+}
+
 /* queue_wait -- at most that long. `before`: it has waited in vain already, and is offered the lock at the end of one step. A
  * signal does not cut it short. */
-int queue_wait(rcv_arena *a, double seconds, bool before, bool *dead, struct rcv_holder *longest)
+int queue_wait(rcv_arena *a, double seconds, bool before, bool *dead, struct rcv_holder *longest, int (*yield)(rcv_arena *a))
 {
     seconds = seconds > 0 ? seconds : 0; /* NaN, too */
     uint64_t       most = (uint64_t)((seconds < WAIT_MAX ? seconds : WAIT_MAX) * 1e9);
     struct waiting w = {.ticket = atomic_fetch_add(&a->hdr->lock.tickets, 1) + 1, .begun = os_nanos(), .before = before};
     static _Atomic uint32_t no_bell;
     bool                    held;
-    w.now = w.looked = w.begun;
+    w.now = w.looked = w.asked = w.begun;
     for (;;) {
         stand(a, &w);
         _Atomic uint32_t *bell = w.place != NULL ? &w.place->bell : &no_bell;
@@ -266,8 +278,14 @@ int queue_wait(rcv_arena *a, double seconds, bool before, bool *dead, struct rcv
             break;
         if (longest != NULL)
             note_holder(a, &w, longest);
-        os_futex_wait(bell, seen, pause_for(a, &w, most - (w.now - w.begun)));
+        uint64_t left = most - (w.now - w.begun), ask = yield != NULL ? ask_after(a, &w) : left;
+        if (ask == 0)
+            (void)yield(a); /* in its place: whoever is offered the lock is asleep */
+        else
+            os_futex_wait(bell, seen, pause_for(a, &w, ask < left ? ask : left));
         w.now = os_nanos();
+        if (ask == 0)
+            w.asked = w.now;
     }
     if (w.place != NULL)
         leave_place(w.place, w.ticket);

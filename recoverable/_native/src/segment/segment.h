@@ -127,6 +127,7 @@ struct rcv_arena {
     rcv_txn            *in_flight;   /* all live transactions of this process, doubly linked */
     uint64_t            n_in_flight, serial;
     uint32_t            n_ambient;   /* how many of them are found by context: ambient.c */
+    _Atomic bool        may_yield;   /* one of those is mounted: who waits for the lock asks it to give way */
     uint64_t            feed_waiting, feed_tickets; /* how many of them wait for room in the feed, in line; tickets that there were */
     uint64_t            log_epoch; /* the last that any transaction has begun */
     struct rcv_logged   logged[RCV_LOGGED]; /* here and not in each transaction: only one is mounted, and its cache lines stay warm */
@@ -293,7 +294,7 @@ void            restore_put(rcv_arena *a, const struct rcv_commit *head, const u
 /* -- queue.c: who waits for the lock, and who is next ----------------------------------------------------------- */
 
 /* queue_wait -- 0: held; *dead: from a dead owner. ETIMEDOUT. *longest, if it is not NULL: who has had it for the longest meanwhile. */
-int  queue_wait(rcv_arena *a, double seconds, bool before, bool *dead, struct rcv_holder *longest);
+int  queue_wait(rcv_arena *a, double seconds, bool before, bool *dead, struct rcv_holder *longest, int (*yield)(rcv_arena *a));
 int  queue_pass(rcv_arena *a);             /* drop a lock that is being waited for. RCV_ERR_BUG: it was not ours */
 bool lock_seize(rcv_arena *a, uint64_t word);  /* take the lock from an owner that is dead */
 
@@ -341,8 +342,8 @@ int  lock_take(rcv_arena *a);
 /* lock_drop -- 0; RCV_ERR_MISUSE: this thread does not hold it; RCV_ERR_BUG: it was taken from us. Nothing was changed then. */
 int  lock_drop(rcv_arena *a);
 /* lock_wait -- rcv_lock_wait(), for at most that many seconds, of a thread that has wanted it since os_nanos() was `begun`.
- * `before`: it has stood in the queue before, in vain. */
-int  lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun, struct rcv_holder *longest);
+ * `before`: it has stood in the queue before, in vain. `yield`, if it is not NULL: as rcv_lock_wait_yielding()'s. */
+int  lock_wait(rcv_arena *a, double seconds, bool before, uint64_t begun, struct rcv_holder *longest, int (*yield)(rcv_arena *a));
 /* lock_is_free_soon -- is it free, or will it be when it has been looked at for some 50 µs? A loop that turns takes longer. brief.c */
 bool lock_is_free_soon(rcv_arena *a);
 /* lock_give_back -- what rcv_lock_wait has kept for this thread, if the thread does not want it after all. */

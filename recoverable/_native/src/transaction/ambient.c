@@ -12,9 +12,9 @@ void rcv_ambient(rcv_txn *t)
         return;
     t->ambient = true;
     t->arena->n_ambient++;
+    if (t->mounted)
+        atomic_store(&t->arena->may_yield, true);
 }
-
-int rcv_has_ambient(const rcv_arena *a) { return a->n_ambient != 0; }
 
 int rcv_ambient_take(rcv_txn *t)
 {

@@ -52,6 +52,7 @@ void txn_step_lost(rcv_arena *a)
 {
     rcv_txn *t = a->mounted;
     a->mounted = NULL;
+    atomic_store(&a->may_yield, false);
     a->step_thread = a->reader_thread = 0;
     a->readers = a->held = 0;
     a->watch.stopped = 0; /* with its thread */
@@ -98,6 +99,8 @@ static int unmount(rcv_txn *t)
     a->mounted = NULL;
     a->step_thread = 0;
     a->held = 0;
+    if (unlikely(t->ambient))
+        atomic_store(&a->may_yield, false);
     heap_boundary(a);
     undo_maybe_trim(a);
     if (unlikely(t->timed))
@@ -215,6 +218,8 @@ int rcv_txn_mount(rcv_txn *t)
     a->mounted = t;
     t->mounted = true;
     t->mounting = ++a->mountings;
+    if (unlikely(t->ambient))
+        atomic_store(&a->may_yield, true);
     txn_log_epoch(t);
     t->traps_before = a->n.traps;
     PHASE("step.entered");
