@@ -46,6 +46,9 @@ class _Adapter(AnswerAdapter):
             status = getattr(here.request.scope.get("route_handler"), "status_code", None)  # the one of the route
         return status
 
+    def lose_tasks(self, answer: Any) -> None:
+        answer.background = None
+
 
 # -- a Request, as it was before a run -----------------------------------------------------------------------------------
 

@@ -57,6 +57,9 @@ class _Adapter(AnswerAdapter):
     def status_of(self, answer: Response | HTTPException) -> int:
         return answer.status_code
 
+    def lose_tasks(self, answer: Response) -> None:
+        answer.background = None
+
 
 # -- a Request, as it was before a run -----------------------------------------------------------------------------------
 

@@ -81,6 +81,8 @@ def _has_committed(
         committed = transaction.hooks is not None and bool(options.decide(result, answer))
     if not committed:
         transaction.hooks = None
+        if transaction.touched:
+            web.lose_tasks(result)
     transaction.settled = True
     return committed
 

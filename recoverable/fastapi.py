@@ -53,13 +53,26 @@ if TYPE_CHECKING:
 __all__ = ["setup", "transaction"]
 
 
+class _Done:
+    """What a run has come to, where `commit_if` is asked for what the function has returned."""
+
+    __slots__ = ("response", "returned")
+
+    def __init__(self, response: Any, returned: Any) -> None:
+        self.response, self.returned = response, returned
+
+
 class _Adapter(web.AnswerAdapter):
     """What FastAPI raises where a request is not valid is an answer, as an HTTPException is."""
 
+    responses = (_Done,)
     errors = (RequestValidationError,)
 
-    def status_of(self, answer: RequestValidationError) -> int:
-        return 422
+    def status_of(self, answer: _Done | RequestValidationError) -> int | None:
+        return web.status_of(answer.response) if isinstance(answer, _Done) else 422
+
+    def lose_tasks(self, answer: _Done) -> None:
+        web.lose_tasks(answer.response)
 
 
 web.register(_Adapter())
@@ -244,15 +257,6 @@ def _remembering(endpoint: Any, fn: Any) -> Any:
     return wraps(remembering)
 
 
-class _Done:
-    """What a run has come to, where `commit_if` is asked for what the function has returned."""
-
-    __slots__ = ("response", "returned")
-
-    def __init__(self, response: Any, returned: Any) -> None:
-        self.response, self.returned = response, returned
-
-
 def _options(options: outcome.Options) -> outcome.Options:
     """Return the options of a route for those of its function."""
     if not _asks_for_values(options):
@@ -277,14 +281,10 @@ def _options(options: outcome.Options) -> outcome.Options:
     within = options.within
     return replace(
         options,
-        decide=decides if decide is not web.commits else _commits_done,
+        decide=decide if decide is web.commits else decides,
         fallback=None if fallback is None else falls_back,
-        within=within and replace(within, decide=decides if decide is not web.commits else _commits_done),
+        within=within and replace(within, decide=decide if decide is web.commits else decides),
     )
-
-
-def _commits_done(result: Any, error: BaseException | None) -> bool:
-    return web.commits(None if result is None else result.response, error)
 
 
 def _whole(handler: RouteHandler, endpoint: Any, decorated: Any) -> RouteHandler:

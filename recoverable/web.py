@@ -29,6 +29,7 @@ __all__ = [
     "comes_too_late",
     "commits",
     "is_answer",
+    "lose_tasks",
     "register",
     "request_id",
     "status_of",
@@ -56,6 +57,10 @@ class AnswerAdapter(Protocol):
 
     def status_of(self, answer: Any) -> int | None:
         """Return the status of what is of one of these classes, or None: it says nothing of how a run has ended."""
+
+    def lose_tasks(self, answer: Any) -> None:
+        """Its run was rolled back: what is to be done when it has been sent is not done."""
+        return
 
     def arena(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arena | None:
         """Return the arena of the application that a request among these arguments belongs to, or None."""
@@ -184,6 +189,14 @@ def status_of(answer: Any) -> int | None:
             if status is not None:
                 return status
     return None
+
+
+def lose_tasks(answer: Any) -> None:
+    """What was to be done when a response was sent is not done, since its run was rolled back."""
+    if isinstance(answer, _responses):
+        for adapter in adapters:
+            if isinstance(answer, adapter.responses):
+                adapter.lose_tasks(answer)
 
 
 def commits(result: Any, error: BaseException | None) -> bool:
