@@ -159,7 +159,7 @@ class Exchange(Exchanged):
         """Take a message of an answer that may not leave yet, or of nothing that is held."""
         kind = message["type"]
         if kind == "http.response.start":
-            self._start, self._held = message, []
+            self._start, self._held, self._held_size = message, [], 0
             if self._whole is None and message["status"] < 500:
                 await self._leave()
         elif kind not in ANSWER or self._held is None:  # a hint; or what the server refuses
@@ -174,6 +174,10 @@ class Exchange(Exchanged):
                 await self._leave()
             elif self._whole is None and message.get("more_body"):
                 await self._leave()
+            elif self._whole is not None:
+                self._held_size += len(message.get("body", b""))
+                if self._held_size > self.limit:  # it can't commit any more, nor be run again once this has left
+                    await self._leave()
 
     def begin_whole(self) -> None:
         """All of its handling is the transaction that runs here: hold the answer until that is committed."""

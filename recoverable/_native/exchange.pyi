@@ -36,6 +36,7 @@ class Exchanged:
     _whole: Transaction | None
     _start: Message | None
     _held: list[Message] | None
+    _held_size: int
     def __init__(self, app: App, scope: Scope, receive: Receive, send: Send, limit: int) -> None: ...
     @property
     def outermost(self) -> Any: ...

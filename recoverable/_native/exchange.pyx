@@ -67,6 +67,7 @@ cdef class Exchanged:
     cdef public object _whole # the transaction that all of it is
     cdef public object _start # of an answer that is held
     cdef public list _held # and what followed it
+    cdef public Py_ssize_t _held_size # bytes of its body
     cdef object __weakref__
 
     def __init__(self, app, scope, receive, send, Py_ssize_t limit):

@@ -282,6 +282,35 @@ async def test_an_answer_waits_for_the_disk(
     assert seen == ["on the disk", "http.response.start", "http.response.body"]
 
 
+async def test_a_long_answer_of_500_is_not_held_in_memory(shared: tuple[Arena, Arena]) -> None:
+    """Beyond `body_limit` it leaves as it comes; what its application has done is rolled back all the same."""
+    arena, for_app = shared
+    sent: list[int] = []
+    seen: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        arena.root["a"] = 1
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        for _ in range(5):
+            await send({"type": "http.response.body", "body": bytes(400), "more_body": True})
+            seen.append(sum(sent))
+        await send({"type": "http.response.body"})
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            sent.append(len(message.get("body", b"")))
+            await send(message)
+
+        await protected(scope, receive, sending)
+
+    protected = Middleware(app, for_app, protect="all", body_limit=1000)
+    async with client_of(watched) as client:
+        response = await client.get("/")
+    assert (response.status_code, len(response.content)) == (500, 2000)
+    assert seen == [0, 0, 1200, 1600, 2000]
+    assert content(arena) == {}
+
+
 @PROTECT
 async def test_faults_strike(shared: tuple[Arena, Arena], protect: str) -> None:
     """Faults at random hit what is run on ASGI as well: requests fail, and what they have done is gone."""
