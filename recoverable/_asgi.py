@@ -176,8 +176,10 @@ class Exchange(Exchanged):
                 await self._leave()
             elif self._whole is not None:
                 self._held_size += len(message.get("body", b""))
-                if self._held_size > self.limit:  # it can't commit any more, nor be run again once this has left
+                if self._held_size > self.limit:
+                    whole = self._whole  # which is to be rolled back, and can't be run again from here on
                     await self._leave()
+                    self._whole = whole
 
     def begin_whole(self) -> None:
         """All of its handling is the transaction that runs here: hold the answer until that is committed."""
