@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import abc, streams, web
 
 from recoverable import middleware, runner
 from recoverable._aiohttp_kept import keep_body, kept_of, routed_to
+from recoverable._given import given
 from recoverable._native.runtime import (
     AiohttpBefore,
     AiohttpRequests,
@@ -49,7 +49,6 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLONES: Final = "_recoverable_clones"
 HEADS_WAIT: Final = hasattr(abc.AbstractStreamWriter, "send_headers")
 #: What is not looked into; of all else aiohttp's abstract classes are asked, which takes long.
-_PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None), list, tuple, dict, set, web.Application})
 _HANDLE: Final = getattr(web.RequestHandler._handle_request, "__code__", None)
 
 
@@ -78,29 +77,7 @@ def same(one: object, other: object) -> bool:
 
 def _search(args: tuple[Any, ...], kwargs: dict[str, Any]) -> web.BaseRequest | None:
     """Find the request of a call where nothing has said which it is: in the program's own middlewares, say."""
-    return next(_among(args, kwargs), None) or of_task()
-
-
-def _among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[web.BaseRequest]:
-    """Give the requests among a call's arguments, and in what these are made of."""
-    for value in (*args, *kwargs.values()):
-        if type(value) in _PLAIN:
-            continue
-        if isinstance(value, web.BaseRequest):
-            yield value
-        elif isinstance(value, web.View):
-            yield value.request
-        elif isinstance(value, functools.partial):
-            yield from _among((value.func, *value.args), value.keywords)
-        else:
-            held = getattr(getattr(value, "__self__", value), "__dict__", None)  # a class-based view, or its method
-            inside = [held["request"]] if isinstance(held, dict) and "request" in held else []
-            for cell in getattr(value, "__closure__", None) or ():
-                try:
-                    inside.append(cell.cell_contents)
-                except ValueError:  # empty so far
-                    continue
-            yield from (each for each in inside if isinstance(each, web.BaseRequest))
+    return next(given(web.BaseRequest, args, kwargs), None) or of_task()
 
 
 def _givens(request: web.BaseRequest) -> list[web.BaseRequest]:
@@ -128,7 +105,7 @@ def _relatives(request: web.BaseRequest) -> list[web.BaseRequest]:
 def restore(before: AiohttpBefore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """Make the request as it was before a run with these arguments, or return a sentence that says why it can't be done."""
     request = before.request
-    own = same(of_task(), request) or any(each is request for each in _among(args, kwargs))
+    own = same(of_task(), request) or any(each is request for each in given(web.BaseRequest, args, kwargs))
     if own:
         _put(request._state, before.state)
         if (match := getattr(request, "_match_info", None)) is not None:

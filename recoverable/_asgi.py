@@ -161,25 +161,24 @@ class Exchange(Exchanged):
         if kind == "http.response.start":
             self._start, self._held, self._held_size = message, [], 0
             if self._whole is None and message["status"] < 500:
-                await self._leave()
+                await self.flush()
         elif kind not in ANSWER or self._held is None:  # a hint; or what the server refuses
             await self._send(message)
         else:
             self._held.append(message)
-            if self._whole is not None and self.commits():
+            if self._whole is None:
+                if message.get("more_body"):
+                    await self.flush()
+            elif self.commits():
                 # Before the first part of it leaves; its handling goes on outside, its background tasks say.
-                if not self._whole.left:
+                if not self._whole.left:  # else another task, which has sent a part as well, waits for the commit
                     self.name_whole()
                     await runner.leave(self._whole, outcome.DEFAULT)
-                await self._leave()
-            elif self._whole is None and message.get("more_body"):
-                await self._leave()
-            elif self._whole is not None:
+                    await self.flush()
+            else:
                 self._held_size += len(message.get("body", b""))
-                if self._held_size > self.limit:
-                    whole = self._whole  # which is to be rolled back, and can't be run again from here on
+                if self._held_size > self.limit:  # it is to be rolled back, and can't be run again from here on
                     await self._leave()
-                    self._whole = whole
 
     def begin_whole(self) -> None:
         """All of its handling is the transaction that runs here: hold the answer until that is committed."""
@@ -203,7 +202,9 @@ class Exchange(Exchanged):
         whole, start = self._whole, self._start
         if whole is None or start is None or start["status"] < 500 or whole.arena.capsules is None:
             return None
-        return None if self.raised is None or status_of(self.raised) is not None else self.raised
+        if self.raised is None or status_of(self.raised) is not None:
+            return None
+        return self.raised.with_traceback(self.raised_at)
 
     def name_whole(self) -> None:
         """Call the transaction of all of it by its endpoint, which its framework has put into the scope when it had found it."""
@@ -211,8 +212,7 @@ class Exchange(Exchanged):
             self._whole.rename(name_of(endpoint))
 
     async def _leave(self) -> None:
-        """Send what was held, and hold no more."""
-        self._whole, self.withholds = None, False
+        """Send what was held."""
         start, held = self._start, self._held
         self._start, self._held = None, None
         for message in [] if start is None else [start, *(held or ())]:
@@ -220,7 +220,8 @@ class Exchange(Exchanged):
             await self._send(message)
 
     async def flush(self) -> None:
-        """It has ended: send what was held."""
+        """Send what was held, and hold no more: it has ended, or been committed."""
+        self._whole, self.withholds = None, False
         await self._leave()
 
     def drop_answer(self) -> bool:
@@ -294,11 +295,20 @@ class Host(Protocol):
 hosts: list[Host] = []
 
 
-def note_raised(error: BaseException) -> None:
-    """A response is going to be made of what was raised. For frameworks, whose answers don't say so."""
+def note_raised(error: BaseException, scope: Scope) -> None:
+    """A response is going to be made of what was raised. For frameworks, whose answers don't say so.
+
+    Args:
+        error: It.
+        scope: Of the request: one handler may call another application, whose failures are not its own.
+    """
     here = running_request.get()
-    if here is not None and isinstance(here.request, Exchange):
-        here.request.raised = here.request.outermost.raised = error
+    exchange: Any = None if here is None else here.request
+    if not isinstance(exchange, Exchange) or scope.get(KEY) is not exchange.outermost:
+        return
+    each: Any
+    for each in (exchange, exchange.outermost):
+        each.raised, each.raised_at = error, error.__traceback__  # which Starlette takes off
 
 
 def _is_of(value: object, exchange: Exchange) -> bool:

@@ -46,10 +46,18 @@ class Lifespan:
             raise RuntimeError(f"the application did not shut down: {said.get('message', '')}")
 
     async def _live(self, scope: Scope) -> None:
+        said = False
+
+        async def say(message: Message) -> None:
+            nonlocal said
+            said = True
+            await self._said.put(message)
+
         try:
-            await self._app(scope, self._to_app.get, self._said.put)
-        except Exception:  # one that knows no lifespan; others have said so
-            pass
+            await self._app(scope, self._to_app.get, say)
+        except Exception:
+            if said:  # else it is one that knows no lifespan
+                raise
         finally:
             self._said.put_nowait(None)
 

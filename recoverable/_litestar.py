@@ -16,7 +16,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 import litestar.middleware._internal.exceptions.middleware as handling
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.connection import ASGIConnection
 from litestar.datastructures import UploadFile
 from litestar.exceptions import HTTPException
@@ -78,7 +78,7 @@ class _Requests:
         here = running_request.get()
         if files and here is not None and isinstance(here.request, _asgi.Exchange):
             yield _Files(here.request.scope, files)
-        yield from (value for value in values if isinstance(value, ASGIConnection))
+        yield from (value for value in values if isinstance(value, Request))
 
     def back(self, request: Any, exchange: Exchange, kept: int) -> _asgi.Back:
         if isinstance(request, _Files):
@@ -147,7 +147,7 @@ def _handle_exceptions() -> None:
     async def handle_request_exception(
         self: Any, litestar_app: Any, scope: Any, receive: Any, send: Any, exc: Exception
     ) -> None:
-        _asgi.note_raised(exc)
+        _asgi.note_raised(exc, scope)
         if not isinstance(exc, middleware.FAILURES) or _is_handled(scope, exc):
             await handle(self, litestar_app=litestar_app, scope=scope, receive=receive, send=send, exc=exc)
             return

@@ -169,8 +169,9 @@ def _come_in() -> None:
 
     @functools.wraps(handle)
     async def handle_user_exception(self: Any, error: Exception) -> Any:
-        _asgi.note_raised(error)
         context: Any = _cv_request.get(None)
+        if context is not None:
+            _asgi.note_raised(error, context.request.scope)
         if isinstance(error, middleware.FAILURES) and context is not None:
             own = self._find_error_handler(error, context.request.blueprints)
             if own is None or own is self._find_error_handler(Exception(), context.request.blueprints):

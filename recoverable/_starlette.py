@@ -33,6 +33,7 @@ from starlette.responses import (
 from starlette.routing import BaseRoute, Match
 
 from recoverable import _asgi, middleware
+from recoverable._given import given
 from recoverable._starlette_parts import parts_of
 from recoverable.web import AnswerAdapter, register
 
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from recoverable._asgi import Exchange, Scope
 
 __all__ = ["add_innermost", "answer_failures", "routes_of"]
-
-_PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None), list, tuple, dict, set})
 
 
 class _Adapter(AnswerAdapter):
@@ -64,31 +63,14 @@ class _Adapter(AnswerAdapter):
 # -- a Request, as it was before a run -----------------------------------------------------------------------------------
 
 
-def _among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[HTTPConnection[Any]]:
-    for value in (*args, *kwargs.values()):
-        if type(value) in _PLAIN:
-            continue
-        if isinstance(value, HTTPConnection):
-            yield value
-        elif isinstance(value, functools.partial):
-            yield from _among((value.func, *value.args), value.keywords)
-        else:
-            held = getattr(getattr(value, "__self__", value), "__dict__", None)  # a class-based view, or its method
-            inside = [held["request"]] if isinstance(held, dict) and "request" in held else []
-            for cell in getattr(value, "__closure__", None) or ():
-                try:
-                    inside.append(cell.cell_contents)
-                except ValueError:  # empty so far
-                    continue
-            yield from (each for each in inside if isinstance(each, HTTPConnection))
-
-
 class _Requests:
     """The Kind of `recoverable._asgi` for Starlette."""
 
     libraries = "starlette", "fastapi"
     parts_of = staticmethod(parts_of)
-    among = staticmethod(_among)
+
+    def among(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[HTTPConnection[Any]]:
+        return given(HTTPConnection, args, kwargs)
 
     def has(self, scope: Scope) -> bool:
         return isinstance(scope.get("app"), Starlette)
@@ -169,12 +151,12 @@ def _noting(handler: Any) -> Any:
     if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None)):  # noqa: B004
 
         async def noting(connection: Any, error: BaseException) -> Any:
-            _asgi.note_raised(error)
+            _asgi.note_raised(error, connection.scope)
             return await handler(connection, error)
     else:
 
         def noting(connection: Any, error: BaseException) -> Any:  # type: ignore[misc]  # in a thread
-            _asgi.note_raised(error)
+            _asgi.note_raised(error, connection.scope)
             return handler(connection, error)
 
     noting._recoverable_noting = True  # type: ignore[attr-defined]
@@ -193,6 +175,9 @@ def _remember_raised() -> None:
                 handlers[key] = _noting(handler)
 
     ExceptionMiddleware.__init__ = beginning  # type: ignore[method-assign]
+    made: Any = ExceptionMiddleware(None)  # type: ignore[arg-type]  # or what was answered with a raised 404 would be committed
+    if not hasattr(made._exception_handlers[HTTPException], "_recoverable_noting"):
+        raise ImportError("what its ExceptionMiddleware makes responses of can't be seen")
 
 
 # -- for recoverable.asgi.setup ----------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class Middleware:
         capsules: Capsules | None = None,
         body_limit: int | str = "1 MiB",
     ) -> None:
-        frameworks.discover()
+        frameworks.check(app)
         lifespan = _Lifespan(app, arena)
         self._served = _serving(app, arena, protect, body_limit, lifespan, withholds=True)
         service.check_capsules(arena, capsules)
@@ -143,7 +143,10 @@ class _Boundary:
                 raise
         finally:
             exchange.end(scope)
-            if outer is None:  # the next request may come in this very context
+            here = running_request.get()
+            if (
+                outer is None and here is not None and here.request is None
+            ):  # the next one may come in this very context
                 running_request.set(None)
         if connection is not None:
             connection.end()
@@ -268,7 +271,7 @@ class _Lifespan:
         async def sending(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self.begin()
-            elif message["type"].startswith("lifespan.shutdown."):
+            elif message["type"].startswith(("lifespan.shutdown.", "lifespan.startup.failed")):
                 await self.end()
             await send(message)
 
@@ -378,9 +381,9 @@ def prepare(
     body_limit: int | str,
 ) -> None:
     """Do what setup() does; `ready`: what else is to be done before the first request."""
-    frameworks.discover()
+    frameworks.check(app)
     host = next((each for each in hosts if each.has(app)), None)
-    if host is None and not hasattr(app, "add_middleware"):
+    if host is None and not isinstance(getattr(app, "user_middleware", None), list):
         raise TypeError(
             f"app={app!r} is no application of Starlette, FastAPI, Litestar or Quart. Nothing was changed. Put "
             "recoverable.asgi.Middleware(app, arena) around it, and have that served."

@@ -86,7 +86,7 @@ def recoverable(
 
     Raises:
         TypeError: It is a class, a generator function, or no function.
-        ArenaOptionError: An option can't be.
+        ArenaOptionError: An option is invalid.
         JournalError: `durable` needs a journal, and `arena` was opened without one. Where the arena is only known at the call,
             that raises it, and runs nothing.
     """

@@ -114,7 +114,7 @@ def setup(
     Raises:
         TypeError: It is no application of FastAPI.
         JournalError: `durable` is "journal" or "disk", and the arena was opened without a journal.
-        ArenaOptionError: An option can't be, or the application has an arena already.
+        ArenaOptionError: An option is invalid, or the application has an arena already.
         FaultsNotAllowedError: Faults were asked for, and `allow_faults` is false.
         FaultSyntaxError: The text of `faults` is wrong.
     """
@@ -297,6 +297,8 @@ def _whole(handler: RouteHandler, endpoint: Any, decorated: Any) -> RouteHandler
         if here is not None and here.attempt > 1:  # where the run before had returned, its dependencies have not ended
             lost = ConflictError("the run that had begun this has lost a conflict, and runs again")
             await _ends(request).__aexit__(ConflictError, lost, None)
+        if values:
+            _running.get().given = None
         swallowed: BaseException | None = None
         token = share_transaction()  # functions in threads are in it, too
         functions = _ends(request, _FUNCTION)
@@ -328,8 +330,10 @@ def _whole(handler: RouteHandler, endpoint: Any, decorated: Any) -> RouteHandler
 
     async def serve(request: Any) -> Any:
         here = running_request.get()
-        if here is None or not isinstance(here.request, Exchange):  # of another application that has the same router
-            return await handler(request)
+        if decorated is None and (here is None or not isinstance(here.request, Exchange)):
+            return await handler(
+                request
+            )  # of an application that has the same router, and is not set up: the dependency says so
         token = _running.set(_Call()) if values else None
         try:
             done = await whole(request)

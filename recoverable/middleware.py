@@ -109,7 +109,7 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
         # of an application around this one, which answers for the library's failures and has these faults already
         inside = outer is not None and adapter.same(outer.request, request)
         whole = every or (inside and outer is not None and outer.whole)
-        token = running_request.set(here := Running(request, arena, whole, requests))
+        running_request.set(here := Running(request, arena, whole, requests))
         try:
             function = None
             if watch_handler is not None and not inside:
@@ -124,8 +124,8 @@ def of(adapter: WebAdapter, arena: Any, protect: str) -> Callable[[Any, Handler]
             raise leaving(adapter, request, error)  # noqa: B904 -- which has its cause
         finally:
             here.request = None  # tasks that it has started may live on
-            if outer is not None:
-                running_request.reset(token)
+            if outer is not None and running_request.get() is here:  # else it is closed elsewhere
+                running_request.set(outer)
 
     return recoverable_middleware
 

@@ -229,7 +229,9 @@ def _waited_for(coroutine: Any) -> asyncio.TaskGroup | None:
     while (inner := _awaited(coroutine)) is not None:
         coroutine = inner
     frame = getattr(coroutine, "cr_frame", None)
-    if frame is None or frame.f_code is not asyncio.TaskGroup.__aexit__.__code__:
+    # In later releases of 3.12 one calls the other, with the same names.
+    waits = [getattr(asyncio.TaskGroup, name, None) for name in ("__aexit__", "_aexit")]
+    if frame is None or not any(frame.f_code is getattr(each, "__code__", None) for each in waits):
         return None
     group = frame.f_locals.get("self")
     # Where its body was cancelled by it, or has failed, the group has taken that back, or has not cancelled anybody.

@@ -20,6 +20,7 @@ def hand_on_watched(hand_on: Callable[[Any, App], Awaitable[None]]) -> None: ...
 class Exchanged:
     app: App
     scope: Scope
+    raised_at: Any
     raised: BaseException | None
     read: int
     passed: int

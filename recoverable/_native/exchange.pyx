@@ -54,6 +54,7 @@ cdef frozenset _ANSWER = ANSWER
 cdef class Exchanged:
     """What each request needs of an Exchange; `recoverable._asgi` says what it is."""
     cdef public object app, scope, raised
+    cdef public object raised_at # the traceback that it had
     cdef object around # the outermost one, or None: it is that itself
     cdef public Py_ssize_t read, passed, sent, limit
     cdef public bint over
@@ -123,7 +124,7 @@ cdef class Exchanged:
 cdef int ended(Exchanged e, scope) except -1:
     e.over = True
     e._receive, e._send = e.from_client, e.to_client
-    e._whole = e.raised = None # which hold it, or frames that do
+    e._whole = e.raised = e.raised_at = None # which hold it, or frames that do
     if e.around is None:
         forget(scope)
     return 0
@@ -282,7 +283,7 @@ cdef class Serve:
                 raise
         finally:
             ended(exchange, scope)
-            if outer is None: # the next request may come in this very context
+            if outer is None and get_value(_running_request) is here: # the next request may come in this very context
                 PyContextVar_Set(_running_request, None)
 
 

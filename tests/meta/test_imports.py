@@ -41,6 +41,7 @@ LAYERS = [
         "callbacks",
         "transaction",
         "_kept",
+        "_given",
         "web",
         "lines",
         "waits",

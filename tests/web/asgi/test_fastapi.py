@@ -610,3 +610,24 @@ async def test_under_uvicorn(shared: tuple[Arena, Arena], protect: str) -> None:
         done = sum(answer.status_code == 200 for answer in answers)
         assert done > 20
         assert arena.root["n"] == done
+
+
+async def test_a_router_that_is_shared_with_an_application_without_setup(shared: tuple[Arena, Arena]) -> None:
+    """There a decorated path function is a transaction all the same."""
+    arena, for_app = shared
+    router = APIRouter()
+
+    @router.get("/")
+    @recoverable(arena=arena)
+    async def endpoint() -> dict[str, int]:
+        arena.root["n"] = arena.root.get("n", 0) + 1
+        return {"n": arena.root["n"]}
+
+    apps = FastAPI(), FastAPI()
+    for app in apps:
+        app.include_router(router)
+    setup(apps[0], for_app)
+    for n, app in enumerate(apps, 1):
+        async with client_of(app) as client:
+            assert (await client.get("/")).json() == {"n": n}
+    assert arena.root["n"] == 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import litestar
 import pytest
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, WebSocket
 from litestar.datastructures import UploadFile
 from litestar.di import Provide
 from litestar.enums import RequestEncodingType
@@ -20,7 +20,7 @@ from litestar.response import Redirect
 
 from recoverable import Arena, ArenaBusyError, ArenaOptionError, ConflictError, after_commit, attempt, recoverable
 from recoverable.asgi import Middleware, setup
-from support.asgi import client_of, lifespan_of
+from support.asgi import Socket, client_of, lifespan_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -361,3 +361,32 @@ def test_a_second_arena_is_refused(shared: Shared) -> None:
     setup(app, for_app)
     with pytest.raises(ArenaOptionError, match="has an arena already"):
         setup(app, for_app)
+
+
+async def test_a_message_whose_function_is_given_the_websocket(shared: Shared, lose: Lose) -> None:
+    """After a conflict it runs again, as long as it has sent nothing."""
+    arena, for_app = shared
+    runs: list[int] = []
+
+    @recoverable
+    async def handle(socket: WebSocket[Any, Any, Any], text: str) -> str:
+        runs.append(attempt())
+        arena.root.get("contended")
+        if len(runs) == 1:
+            await lose()
+        arena.root["text"] = text
+        return f"{text}: {len(runs)}"
+
+    @litestar.websocket("/")
+    async def echo(socket: WebSocket[Any, Any, Any]) -> None:
+        await socket.accept()
+        await socket.send_text(await handle(socket, await socket.receive_text()))
+
+    app = application_of([echo], openapi_config=None)
+    setup(app, for_app)
+    async with lifespan_of(app):
+        socket = Socket(app, "/")
+        assert (await socket.next())["type"] == "websocket.accept"
+        assert await socket.ask("hello") == "hello: 2"
+        await socket.close()
+    assert arena.root["text"] == "hello"

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from recoverable import Arena, ArenaBusyError, ArenaOptionError, FaultsNotAllowedError, attempt, recoverable
+from recoverable import Arena, ArenaBusyError, ArenaOptionError, FaultsNotAllowedError, attempt, recoverable, runner
 from recoverable.asgi import Middleware, setup
 from recoverable.journal import answers
 from support.asgi import Socket, client_of, lifespan_of
@@ -309,6 +310,91 @@ async def test_a_long_answer_of_500_is_not_held_in_memory(shared: tuple[Arena, A
     assert (response.status_code, len(response.content)) == (500, 2000)
     assert seen == [0, 0, 1200, 1600, 2000]
     assert content(arena) == {}
+
+
+@pytest.mark.parametrize("body_limit", [1000, 10])
+async def test_one_that_its_client_does_not_take_is_rolled_back_too(
+    shared: tuple[Arena, Arena], body_limit: int
+) -> None:
+    """The task that sends a long answer of 500 is cancelled, as Starlette does when the client hangs up, and no error is left."""
+    arena, for_app = shared
+    stuck = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        arena.root["a"] = 1
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        sending = asyncio.create_task(send({"type": "http.response.body", "body": bytes(100), "more_body": True}))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait([sending])
+
+    async def send(message: Any) -> None:
+        await stuck.wait()
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    scope: Any = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+    serving = asyncio.create_task(Middleware(app, for_app, protect="all", body_limit=body_limit)(scope, receive, send))
+    await asyncio.wait([serving], timeout=0.2)
+    stuck.set()
+    await serving
+    assert content(arena) == {}
+
+
+async def test_an_answer_of_another_application_is_not_its_own(shared: tuple[Arena, Arena]) -> None:
+    """A handler calls an application in this process, which answers an exception: that says nothing of the request around."""
+    arena, for_app = shared
+
+    async def missing(request: Request) -> Response:
+        raise HTTPException(404)
+
+    other = Starlette(routes=[Route("/", missing)])
+
+    async def endpoint(request: Request) -> Response:
+        arena.root["a"] = 1
+        async with client_of(other) as client:
+            return PlainTextResponse(str((await client.get("/")).status_code))
+
+    app = Starlette(routes=[Route("/", endpoint)])
+    setup(app, for_app, protect="all")
+    async with client_of(app) as client:
+        assert (await client.get("/")).text == "404"
+    assert content(arena) == {"a": 1}
+
+
+async def test_two_tasks_that_send_wait_for_the_commit(
+    shared: tuple[Arena, Arena], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one has a part of the answer commit, another one's part does not let it out."""
+    arena, for_app = shared
+    seen: list[Any] = []
+    leave = runner.leave
+
+    async def leaving(*args: Any) -> None:
+        await leave(*args)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        seen.append("committed")
+
+    monkeypatch.setattr(runner, "leave", leaving)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        arena.root["a"] = 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        parts = ({"type": "http.response.body", "body": b"x", "more_body": more} for more in (True, False))
+        await asyncio.gather(*(send(part) for part in parts))
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            seen.append(message["type"])
+            await send(message)
+
+        await Middleware(app, for_app, protect="all")(scope, receive, sending)
+
+    async with client_of(watched) as client:
+        assert (await client.get("/")).text == "xx"
+    assert seen == ["committed", "http.response.start", "http.response.body", "http.response.body"]
 
 
 @PROTECT
