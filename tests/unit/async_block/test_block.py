@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -20,9 +20,6 @@ from recoverable import (
     recoverable,
 )
 from support.async_blocks import AppError, commit, outside
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_a_clean_end_commits_all_of_its_steps(arena: Arena, run: Any) -> None:

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -20,9 +20,6 @@ from recoverable import (
     StepTooLongError,
 )
 from support.async_blocks import AppError, commit, outside
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_tasks_that_it_starts_are_in_it(arena: Arena, run: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -412,8 +413,9 @@ async def test_commit_if_and_fallback_are_the_functions(shared: tuple[Arena, Are
     assert content(arena) == {"n": 1}
 
 
-async def test_class_based_views_and_partials(shared: tuple[Arena, Arena]) -> None:
-    """A decorated method is decorated as a path function, too."""
+@pytest.mark.parametrize("partial", [False, True])
+async def test_class_based_views_and_partials(shared: tuple[Arena, Arena], partial: bool) -> None:
+    """A decorated method is decorated as a path function, too, and what a partial is of."""
     arena, for_app = shared
 
     class View:
@@ -423,7 +425,7 @@ async def test_class_based_views_and_partials(shared: tuple[Arena, Arena]) -> No
             return JSONResponse({}, 200 if n else 500)
 
     app = FastAPI()
-    app.get("/")(View().get)
+    app.get("/")(functools.partial(View.get, View()) if partial else View().get)
     setup(app, for_app)
     async with client_of(app) as client:
         assert (await client.get("/?n=0")).status_code == 500

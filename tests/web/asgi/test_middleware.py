@@ -218,8 +218,28 @@ async def test_a_traceback_is_written_once(shared: tuple[Arena, Arena], log: lis
     assert [event["request_id"] for event in log if event["event"] == "request.rolled_back"] == ["mine"]
 
 
+async def test_a_start_up_that_fails_closes_the_arena(shared: tuple[Arena, Arena]) -> None:
+    """Nothing will be served, and no shut-down follows."""
+    _, for_app = shared
+    sent: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no"})
+
+    async def send(message: Any) -> None:
+        assert for_app.closed
+        sent.append(message["type"])
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    await Middleware(app, for_app)({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.failed"]
+
+
 async def test_the_lifespan(shared: tuple[Arena, Arena]) -> None:
-    """The arena is closed when the server shuts down, also after an application that knows of no lifespan has failed it."""
+    """The arena is closed when the server shuts down, after the application's own shut-down."""
     _, for_app = shared
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

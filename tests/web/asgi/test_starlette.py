@@ -288,7 +288,7 @@ async def test_mounted_applications_find_the_arena(shared: tuple[Arena, Arena], 
     assert arena.root["a"] == 1
 
 
-async def test_the_route_of_a_working_set(shared: tuple[Arena, Arena], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_route_of_a_working_set(shared: tuple[Arena, Arena]) -> None:
     """A request is known by its method and the path of its route, placeholders and all."""
     from recoverable import _asgi
     from recoverable._native.runtime import running_request
