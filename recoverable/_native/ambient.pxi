@@ -138,10 +138,11 @@ cdef class Ambient:
         except BaseException as error: # it is closed; or of a signal's handler
             self.asked = False
             self.leave()
-            if not isinstance(error, RuntimeError):
+            if not isinstance(error, RuntimeError) or not self.loop.is_closed():
                 raise
             raise _errors.TransactionError(
-                f"the event loop of {self.transaction.handler!r} is closed, and its transaction with that; nothing was done here") from error
+                f"the event loop of {self.transaction.handler!r} is closed, so its transaction can't go on. Nothing was done here. Await "
+                "what runs in its tasks and threads before the loop ends.") from error
         return 0
 
     cdef int wait_for_step(self) except -1:
@@ -151,9 +152,10 @@ cdef class Ambient:
         cdef double until = rcv_monotonic() + t.arena.busy_timeout
         while self.can_be_entered() and t.runs_elsewhere():
             if rcv_monotonic() > until:
-                raise _errors.TransactionError(
-                    f"{t.handler} runs in another thread, whose step did not end for busy_timeout; nothing was done here: what is a "
-                    "part of one request runs in one thread at a time")
+                raise _errors.ArenaBusyError(
+                    f"another thread of {t.handler} has held its step for longer than busy_timeout ({t.arena.busy_timeout:g} s). Nothing "
+                    "was done here. Make the block in that thread shorter, or await the thread first: tasks and threads of one "
+                    "transaction run in it one at a time.")
             with nogil:
                 usleep(LOOK)
         return 0

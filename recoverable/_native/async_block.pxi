@@ -49,12 +49,14 @@ cdef class AsyncBlock:
 
     cdef int refuse_inside(self, Transaction outer) except -1:
         if self.independent:
-            what = "an independent `async with` block inside a transaction: await arena.run(...), or use `with`"
-        elif outer.one_step or outer.open_blocks:
-            what = "async with arena.transaction() inside a block or a savepoint, which is part of one step"
-        else:
-            return 0
-        raise _errors.TransactionError(f"{what}. Nothing was begun.")
+            raise _errors.TransactionError(
+                "`async with arena.transaction(independent=True)` can't be inside a transaction. Nothing was begun. Use `with`, or await "
+                "arena.run(fn, nested='independent').")
+        if outer.one_step or outer.open_blocks:
+            raise _errors.TransactionError(
+                "`async with arena.transaction()` can't be inside a `with` block or a savepoint, which is a part of one step. Nothing was "
+                "begun. Use `with` here, or make the one around `async with`.")
+        return 0
 
     async def leave(self, error):
         """Commit what the block has done, or roll it back because of an error.
