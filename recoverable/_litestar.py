@@ -12,7 +12,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import AsyncIterator, Iterator
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import litestar.middleware._internal.exceptions.middleware as handling
@@ -160,8 +160,13 @@ def _handle_exceptions() -> None:
         if error is not None and isinstance(error, middleware.FAILURES):
             return  # an answer, of which our own event tells
         if error is not None and (where := events.traceback_reported(error)) is not None:
-            logger.error(f"Uncaught exception (path={scope['path']}): {type(error).__qualname__}; see {where}")
-            return
+            line = f"Uncaught exception (path={scope['path']}): {type(error).__qualname__}; see {where}"
+            handler = logging_config.exception_logging_handler
+            logging_config = SimpleNamespace(  # Litestar says whether anything is written
+                log_exceptions=logging_config.log_exceptions,
+                disable_stack_trace=logging_config.disable_stack_trace,
+                exception_logging_handler=handler and (lambda logger, scope, trace: logger.error(line)),
+            )
         write(self, logger=logger, logging_config=logging_config, scope=scope)
 
     handler.handle_request_exception = handle_request_exception

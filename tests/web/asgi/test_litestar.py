@@ -163,6 +163,20 @@ async def test_a_crash_leaves_nothing(
         )
 
 
+async def test_the_programs_settings_of_the_log_hold(shared: Shared, caplog: pytest.LogCaptureFixture) -> None:
+    """Who wants no record of crashes gets none, neither Litestar's nor one that points to our event."""
+
+    async def handler() -> None:
+        shared[0].root["a"] = 1
+        raise RuntimeError("crash")
+
+    app = application(shared[1], handler, logging_config=config_of_logs(log_exceptions="never"))
+    logging.getLogger("litestar").propagate = True
+    async with client_of(app) as client:
+        assert (await client.get("/")).status_code == 500
+    assert [record for record in caplog.records if record.name == "litestar"] == []
+
+
 # -- conflicts ----------------------------------------------------------------------------------------------------------
 
 
