@@ -28,6 +28,7 @@ __all__ = [
     "all_open",
     "bind",
     "borrowed",
+    "decorated",
     "find",
     "find_behind",
     "handlers",
@@ -48,6 +49,8 @@ _segments: dict[tuple[int, int], Segment] = {}  # by device and inode: a name ma
 _bound: weakref.WeakSet[Arena] = weakref.WeakSet()
 #: Handlers that were decorated with an arena.
 handlers: weakref.WeakSet[Handler[Any]] = weakref.WeakSet()
+#: What is decorated with `@recoverable`: the functions themselves.
+decorated: weakref.WeakSet[Any] = weakref.WeakSet()
 #: The segment that stands for all others while a capsule is replayed: who opens any arena gets it.
 stand_in: Segment | None = None
 #: Arenas that somebody has got so, and may have kept.

@@ -7,6 +7,7 @@ frameworks accept as a handler: `runner.transactional` makes it of a coroutine f
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -127,6 +128,8 @@ def _wrap(fn: Any, arena: Arena | None, options: outcome.Options) -> Any:
     wrapper.__qualname__ = handler  # a partial or a callable object has none
     if arena is not None:
         _registry.handlers.add(cast("Any", wrapper))
+    with contextlib.suppress(TypeError):  # no such thing can be referred to weakly
+        _registry.decorated.add(fn)
     return wrapper
 
 

@@ -16,6 +16,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import replace
@@ -27,7 +28,7 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import FastAPIError, RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
-from recoverable import _starlette, asgi, outcome, runner, web
+from recoverable import _fastapi_json, _registry, _starlette, asgi, outcome, runner, web
 from recoverable._asgi import Exchange
 from recoverable._native.runtime import (
     Handler,
@@ -76,6 +77,7 @@ class _Adapter(web.AnswerAdapter):
 
 
 web.register(_Adapter())
+_fastapi_json.teach()
 
 _REQUEST, _FUNCTION = "fastapi_inner_astack", "fastapi_function_astack"  # where a scope has what ends dependencies
 
@@ -146,8 +148,9 @@ async def transaction() -> AsyncIterator[Any]:
     here = running_request.get()
     if here is None or current_transaction(here.arena.native) is None:
         raise NoTransactionError(
-            "recoverable.fastapi.transaction is a dependency of routes, and needs recoverable.fastapi.setup(app, arena) before the "
-            "application starts up. Nothing was run. In a WebSocket await arena.run() for each message."
+            "Depends(recoverable.fastapi.transaction) is for routes of an application with an arena, not for WebSockets. "
+            "Nothing was run. In a WebSocket await arena.run(fn, ...) for each message; else call "
+            "recoverable.fastapi.setup(app, arena) before the application starts up."
         )
     yield here.arena.root
 
@@ -157,14 +160,36 @@ async def transaction() -> AsyncIterator[Any]:
 
 def _serve_routes(app: fastapi.FastAPI) -> None:
     """Have the routes of an application served, and those of what is mounted in it and has no arena of its own."""
+    served: list[Any] = []
     for each in _starlette.applications(app, asgi.set_up):
         for route in _starlette.routes_of(each):
             if isinstance(route, fastapi.routing.APIRoute) and not hasattr(route.get_route_handler, "_recoverable"):
+                served.append(route)
                 _serve(route)
                 continue
             router: Any = getattr(route, "original_router", None)
             if hasattr(router, "_mark_routes_changed"):
                 router._mark_routes_changed()  # what it has made of its routes is made again
+    _tell_misplaced(served)
+
+
+def _tell_misplaced(routes: list[Any]) -> None:
+    """Warn of functions that are decorated above their routes' decorators, which have them as they were before."""
+    decorated = [found[0].fn for route in routes if (found := decorated_by(route.endpoint)) is not None]
+    for route in routes:
+        fn = route.endpoint
+        if (
+            inspect.isfunction(fn)
+            and fn in _registry.decorated
+            and fn not in decorated
+            and not _depends(route.dependant)
+        ):
+            warnings.warn(
+                f"{route.path} calls {name_of(fn)} as it was before it was decorated with @recoverable: it runs in no transaction "
+                "there. Write @recoverable below the route's decorator.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def _serve(route: Any) -> None:

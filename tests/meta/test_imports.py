@@ -81,7 +81,7 @@ LAYERS = [
     ["portable"],
     ["capsules"],
     ["faults"],
-    ["service"],
+    ["_fastapi_json", "service"],
     ["aiohttp", "asgi", "fastapi", "metrics"],
     ["cli"],
 ]
@@ -288,7 +288,7 @@ def test_only_adapters_import_frameworks_of_asgi() -> None:
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if found := {module.partition(".")[0] for module in modules} & {"fastapi", "starlette", "uvicorn", "anyio"}:
                 importers.setdefault(str(path.relative_to(PACKAGE)), set()).update(found)
-    assert importers == {"_starlette.py": {"starlette"}, "fastapi.py": {"fastapi"}}
+    assert importers == {"_starlette.py": {"starlette"}, "_fastapi_json.py": {"fastapi"}, "fastapi.py": {"fastapi"}}
 
 
 def test_ctypes_and_cython_use_one_library() -> None:

@@ -16,7 +16,18 @@ from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, HT
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from recoverable import Arena, NoTransactionError, after_commit, attempt, recoverable
+from recoverable import (
+    Arena,
+    Array,
+    Counter,
+    Deque,
+    NoTransactionError,
+    Record,
+    Set,
+    after_commit,
+    attempt,
+    recoverable,
+)
 from recoverable.fastapi import setup, transaction
 from support.asgi import client_of, served
 
@@ -633,3 +644,68 @@ async def test_a_router_that_is_shared_with_an_application_without_setup(shared:
         async with client_of(app) as client:
             assert (await client.get("/")).json() == {"n": n}
     assert arena.root["n"] == 2
+
+
+async def test_decorators_in_the_wrong_order_are_told(shared: tuple[Arena, Arena]) -> None:
+    """The route has the function that is not decorated: that is said when the application starts up."""
+    app = FastAPI()
+
+    @recoverable
+    @app.get("/wrong")
+    async def wrong() -> None: ...
+
+    @app.get("/right")
+    @recoverable
+    async def right() -> None: ...
+
+    setup(app, shared[1])
+    with pytest.warns(RuntimeWarning, match="/wrong calls .*wrong as it was before it was decorated") as told:
+        async with client_of(app) as client:
+            await client.get("/right")
+    assert len(told) == 1
+
+
+# -- what is answered ---------------------------------------------------------------------------------------------------
+
+
+class Place(Record):
+    """A record of the program."""
+
+    name: str
+    tags: list[str]
+
+
+@pytest.mark.parametrize("annotated", ["no", "any", "dict"])
+async def test_containers_are_answered_as_what_they_hold(shared: tuple[Arena, Arena], annotated: str) -> None:
+    """Empty and nested ones, pairs, sets, counters and records: their JSON is that of the Python values."""
+    arena, for_app = shared
+    with arena.transaction():
+        arena.root["all"] = {
+            "empty": [],
+            "pairs": [["a", "b"], ["c", "d"]],
+            "codes": ["ab", "cd"],
+            "set": Set(["xy"]),
+            "counter": Counter(7),
+            "deque": Deque([1, [2]]),
+            "place": Place(name="here", tags=["x"]),
+            "array": Array(3, "i4"),
+            "nested": {"a": {"b": [{}]}},
+        }
+    expected = arena.root["all"].to_python()
+    app = FastAPI()
+
+    @recoverable
+    async def endpoint(key: str | None = None) -> Any:
+        found = arena.root["all"]
+        return {"it": found if key is None else found[key]}
+
+    if annotated == "no":
+        del endpoint.__wrapped__.__annotations__["return"]
+    elif annotated == "dict":
+        endpoint.__wrapped__.__annotations__["return"] = dict[str, Any]
+    app.get("/")(endpoint)
+    setup(app, for_app)
+    async with client_of(app) as client:
+        assert (await client.get("/")).json() == {"it": expected}
+        for key, value in expected.items():
+            assert (await client.get("/", params={"key": key})).json() == {"it": value}

@@ -1,0 +1,36 @@
+"""Containers in what path functions return: FastAPI makes JSON of them as of the Python values that they hold.
+
+FastAPI asks its encoders, by class, and pydantic, which has a serializer for each class. A container is none of theirs, so one
+would be taken for whatever `dict()` makes of it: an empty List for `{}`, pairs for an object.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fastapi.encoders
+from pydantic_core import SchemaSerializer, core_schema
+
+from recoverable import containers
+from recoverable._native.runtime import Container
+
+__all__ = ["teach"]
+
+
+def teach() -> None:
+    """Have FastAPI and pydantic know the containers."""
+    as_python = core_schema.plain_serializer_function_ser_schema(_values)
+    serializer = SchemaSerializer(core_schema.any_schema(serialization=as_python))
+    classes: list[Any] = [each for name in containers.__all__ if isinstance(each := getattr(containers, name), type)]
+    for cls in classes:
+        if issubclass(cls, Container):
+            cls.__pydantic_serializer__ = serializer  # records of the program inherit it
+    fastapi.encoders.encoders_by_class_tuples[_encoded] = (Container,)
+
+
+def _values(container: Any) -> Any:
+    return container.to_python()
+
+
+def _encoded(container: Any) -> Any:
+    return fastapi.encoders.jsonable_encoder(container.to_python())
