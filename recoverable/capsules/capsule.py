@@ -230,7 +230,7 @@ class Capsule:
             f"def test_{name}_of_{self.at:%Y%m%d_%H%M%S}() -> None:\n"
             f'    """{self._told().replace(chr(92), chr(92) * 2).replace(chr(34) * 3, chr(39) * 3)}"""\n'
             f"    replay = Capsule.open({os.path.abspath(self.file)!r}).replay({given})\n"  # noqa: PTH100
-            "    assert replay.error is None, replay.text\n"
+            "    assert not replay.crashed, replay.text\n"
             + (
                 f"    # Without its secrets ({', '.join(self.hidden)}) it may be refused before it comes as far.\n"
                 "    assert (replay.status or 200) < 400, replay.text\n"

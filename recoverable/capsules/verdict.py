@@ -49,9 +49,14 @@ class Replay:
         return self.text
 
     @property
+    def crashed(self) -> bool:
+        """Whether it has raised something that is no answer below 500."""
+        return self.error is not None and not web.is_answer(self.error)
+
+    @property
     def status(self) -> int | None:
-        """The status of what it has returned, or None: that is no response."""
-        return web.status_of(self.result)
+        """The status of what it has returned or raised, or None: that is no response."""
+        return web.status_of(self.result if self.error is None else self.error)
 
 
 def told(capsule: Capsule, error: BaseException | None, run: Run, result: Any) -> Replay:
