@@ -62,7 +62,8 @@ def litestar(arena: Arena, protect: Any, runs: list[int]) -> App:
         return write(arena, await request.json(), runs)
 
     handler.__annotations__ = {"request": LitestarRequest, "return": dict}
-    app = Litestar([post("/", status_code=200)(recoverable(handler) if protect == "decorated" else handler)])
+    route = post("/", status_code=200)(recoverable(handler) if protect == "decorated" else handler)
+    app = Litestar([route], logging_config=None)  # else a thread of its own writes the program's log
     setup(app, arena, protect=protect)
     return app
 
