@@ -86,7 +86,7 @@ cdef object run_plainly(PlainHandler handler, NativeArena arena, tuple args, dic
     cdef object failure = None
     try:
         result = one_step(handler, t, args, kwargs)
-        if is_all_of(t, handler):
+        if t.hooks is None and is_all_of(t, handler):
             return result
     except BaseException as failed: # of the run, or of a signal's handler after its end
         failure = failed

@@ -7,6 +7,7 @@ import contextvars
 import functools
 import gc
 import inspect
+import logging
 import pickle
 import sys
 import typing
@@ -27,6 +28,7 @@ from recoverable import (
     TransactionError,
     after_commit,
     attempt,
+    event_log,
     recoverable,
 )
 from recoverable._native.runtime import current_transaction
@@ -665,3 +667,24 @@ def test_a_signal_between_commit_and_callbacks_drops_none(arena: Arena, fails: i
     assert called == [1]
     assert committed == [1 + fails]
     assert content(arena) == {"a": 1}
+
+
+def test_callbacks_run_when_nothing_else_follows(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No event is written of the commit, no journal waits: what a first run has asked for is called all the same."""
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    calls: list[str] = []
+
+    @recoverable
+    def write() -> str:
+        arena.root["n"] = 1
+        after_commit(calls.append, "called")
+        return "done"
+
+    @recoverable
+    def read() -> None:
+        after_commit(calls.append, "untouched")
+
+    assert not event_log.committed_wanted()
+    assert write() == "done"
+    read()
+    assert calls == ["called", "untouched"]
