@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from recoverable import outcome, runner
 from recoverable._asgi_kept import Received, keep_body, kept_of, routed_to
-from recoverable._native.exchange import ANSWER, KEY, Exchanged, ExchangeRequests, Kept
+from recoverable._native.exchange import ANSWER, KEY, Exchanged, ExchangeRequests, Kept, whole_copy
 from recoverable._native.runtime import Requests, current_transaction, running_request
 from recoverable.callbacks import name_of
 from recoverable.web import WebAdapter, commits, register, status_of
@@ -45,6 +45,7 @@ __all__ = [
     "adapter",
     "hosts",
     "kinds",
+    "note_answer",
     "note_raised",
 ]
 
@@ -89,7 +90,7 @@ def _put_back(kept: Kept, scope: Scope) -> None:
     scope.update(kept.scope)
     for mapping, items, attributes in kept.written:
         dict.clear(mapping)
-        dict.update(mapping, items)
+        dict.update(mapping, whole_copy(items) if mapping is kept.scope.get("session") else items)
         if attributes is not None:
             vars(mapping).clear()
             vars(mapping).update(attributes)
@@ -189,9 +190,14 @@ class Exchange(Exchanged):
 
         Who has not answered, because the client has hung up perhaps, has failed: servers make a 500 of it.
         """
+        status = None if self._start is None else self._start["status"]
+        if status is not None and (
+            status >= 500 or self.raised_as not in (None, status)
+        ):  # a middleware has made another of it
+            return bool(status < 500)
         if self.raised is not None:
             return commits(None, self.raised)
-        return self._start is not None and bool(self._start["status"] < 500)
+        return status is not None
 
     def answer(self) -> Answer | None:
         """Return how it was answered, for the commit rule; None: it has committed already."""
@@ -223,6 +229,10 @@ class Exchange(Exchanged):
         """Send what was held, and hold no more: it has ended, or been committed."""
         self._whole, self.withholds = None, False
         await self._leave()
+
+    def is_refuted(self) -> bool:
+        """Return whether it was going to be answered with what is not so, since it was rolled back before that left."""
+        return self._whole is not None and self._start is not None and bool(self._start["status"] < 500)
 
     def drop_answer(self) -> bool:
         """Drop an answer that is held; return False if some of it has left."""
@@ -308,7 +318,17 @@ def note_raised(error: BaseException, scope: Scope) -> None:
         return
     each: Any
     for each in (exchange, exchange.outermost):
-        each.raised, each.raised_at = error, error.__traceback__  # which Starlette takes off
+        each.raised, each.raised_at, each.raised_as = error, error.__traceback__, None  # which Starlette takes off
+
+
+def note_answer(response: Any, scope: Scope) -> None:
+    """What was noted is answered by that. For frameworks whose handlers of exceptions return responses."""
+    here = running_request.get()
+    exchange: Any = None if here is None else here.request
+    if isinstance(exchange, Exchange) and scope.get(KEY) is exchange.outermost and exchange.raised is not None:
+        each: Any
+        for each in (exchange, exchange.outermost):
+            each.raised_as = status_of(response)
 
 
 def _is_of(value: object, exchange: Exchange) -> bool:

@@ -27,7 +27,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from recoverable import _asgi, middleware
-from recoverable._native.exchange import KEY, remembering
+from recoverable._native.exchange import KEY, remembering, whole_copy
 from recoverable._native.runtime import current_transaction
 from recoverable.transaction import after_commit
 from recoverable.web import AnswerAdapter, register
@@ -127,7 +127,7 @@ def _remember(exchange: Exchange) -> Callable[[], _asgi.Back] | None:
     taken = _taken(request, exchange)
     after, flashes = list(context._after_request_functions), context.flashes
     shared = {} if app is None else dict(vars(app.g))
-    items = (dict(session), dict(vars(session))) if isinstance(session, dict) else None
+    items = (whole_copy(session), dict(vars(session))) if isinstance(session, dict) else None
 
     def back() -> _asgi.Back:
         files = [] if request._files is None else [file for _, file in request._files.items(multi=True)]
@@ -153,7 +153,7 @@ def _remember(exchange: Exchange) -> Callable[[], _asgi.Back] | None:
             vars(app.g).update(shared)
         if items is not None:
             dict.clear(session)
-            dict.update(session, items[0])
+            dict.update(session, whole_copy(items[0]))
             vars(session).update(items[1])
 
     return back
@@ -177,7 +177,10 @@ def _come_in() -> None:
             if own is None or own is self._find_error_handler(Exception(), context.request.blueprints):
                 status, text, headers = middleware.refusal(error)
                 return self.response_class(text, status, headers, content_type="text/plain; charset=utf-8")
-        return await handle(self, error)
+        response = await handle(self, error)
+        if context is not None:
+            _asgi.note_answer(response, context.request.scope)
+        return response
 
     @functools.wraps(match)
     def match_request(self: Any) -> None:

@@ -152,12 +152,16 @@ def _noting(handler: Any) -> Any:
 
         async def noting(connection: Any, error: BaseException) -> Any:
             _asgi.note_raised(error, connection.scope)
-            return await handler(connection, error)
+            response = await handler(connection, error)
+            _asgi.note_answer(response, connection.scope)
+            return response
     else:
 
         def noting(connection: Any, error: BaseException) -> Any:  # type: ignore[misc]  # in a thread
             _asgi.note_raised(error, connection.scope)
-            return handler(connection, error)
+            response = handler(connection, error)
+            _asgi.note_answer(response, connection.scope)
+            return response
 
     noting._recoverable_noting = True  # type: ignore[attr-defined]
     return noting
@@ -183,9 +187,9 @@ def _remember_raised() -> None:
 # -- for recoverable.asgi.setup ----------------------------------------------------------------------------------------------
 
 
-def add_innermost(app: Any, boundary: Any, **options: Any) -> None:
+def add_innermost(app: Any, boundary: Any) -> None:
     """Put something behind all middlewares of an application, be they added later."""
-    app.user_middleware.append(Middleware(boundary, **options))
+    app.user_middleware.append(Middleware(boundary))
 
 
 def routes_of(app: Any) -> Iterator[BaseRoute]:

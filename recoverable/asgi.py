@@ -158,6 +158,9 @@ async def _answered(exchange: Exchange, error: BaseException) -> bool:
         await exchange.refuse(error)
         return True
     if exchange.holds and isinstance(error, Exception):
+        if exchange.is_refuted():
+            exchange.drop_answer()
+            return False
         await exchange.flush()
     return False
 
@@ -405,6 +408,9 @@ def prepare(
         lifespan.capsules = capsules
         return _serving(app, arena, protect, body_limit, lifespan, later=inside)
 
+    def innermost(app: App) -> App:  # no class: Sentry puts something into those
+        return Innermost(app, Exchange, arena)
+
     _Boundary(app, arena, protect, body_limit, _handle, False)  # says now what is wrong with the options
     service.check_capsules(arena, capsules)
     service.configure(arena, step_limit, durable)
@@ -427,5 +433,5 @@ def prepare(
         return
     app.add_middleware(outermost)
     if inside:
-        starlette.add_innermost(app, Innermost, kind=Exchange, arena=arena)
+        starlette.add_innermost(app, innermost)
     set_up[app] = arena

@@ -226,6 +226,8 @@ def decorated_by(endpoint: Any) -> tuple[Any, Any] | None:
         return endpoint, endpoint.fn
     if isinstance(endpoint, functools.partial) and (inner := decorated_by(endpoint.func)) is not None:
         return inner[0], functools.partial(inner[1], *endpoint.args, **endpoint.keywords)
+    if inspect.isfunction(endpoint) and (inner := decorated_by(getattr(endpoint, "__wrapped__", None))) is not None:
+        return inner[0], endpoint  # another decorator in between; what it calls joins
     if type(endpoint) is MethodType and (inner := decorated_by(endpoint.__func__)) is not None:
         return inner[0], MethodType(inner[1], endpoint.__self__)
     return None
@@ -321,7 +323,9 @@ def _whole(handler: RouteHandler, endpoint: Any, decorated: Any) -> RouteHandler
         here = current_transaction()
         if here is not None and here.attempt > 1:  # where the run before had returned, its dependencies have not ended
             lost = ConflictError("the run that had begun this has lost a conflict, and runs again")
-            await _ends(request).__aexit__(ConflictError, lost, None)
+            # A dependency may make another error of it, which is as little the end.
+            with contextlib.suppress(Exception):
+                await _ends(request).__aexit__(ConflictError, lost, None)
         if values:
             _running.get().given = None
         swallowed: BaseException | None = None

@@ -279,10 +279,14 @@ class Listener:
             self._thread.join(timeout=2.0)
 
 
+_beginning = threading.Lock()
+
+
 def listen(native: NativeArena) -> None:
     """Tell others of this process's requests from now on, when they ask. Twice is fine."""
-    if native.listener is None and not native.closed:
-        native.listener = Listener(native)
+    with _beginning:
+        if native.listener is None and not native.closed:
+            native.listener = Listener(native)
 
 
 def stop(native: NativeArena) -> bool:
@@ -295,6 +299,8 @@ def stop(native: NativeArena) -> bool:
 
 def _forked() -> None:
     """Who waits, and the thread, are the parent's. To wake its loops would write to descriptors that may be another's by then."""
+    global _beginning
+    _beginning = threading.Lock()
     own_threads_forked()
     for segment in _registry.all_open():
         native = segment.native

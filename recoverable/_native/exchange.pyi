@@ -21,6 +21,7 @@ class Exchanged:
     app: App
     scope: Scope
     raised_at: Any
+    raised_as: int | None
     raised: BaseException | None
     read: int
     passed: int
@@ -66,6 +67,8 @@ class Kept(RequestBefore):
     def passed(self) -> int: ...
     @property
     def sent(self) -> int: ...
+
+def whole_copy(session: Any) -> dict[Any, Any]: ...
 
 remembering: list[Callable[[Any], Callable[[], Callable[[], object] | str | None] | None]]
 

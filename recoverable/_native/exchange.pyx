@@ -11,6 +11,8 @@ from cpython.object cimport PyObject
 
 from recoverable._native.runtime cimport RequestBefore, Requests, Running
 
+from copy import deepcopy
+
 from recoverable._native.runtime import running_request
 
 cdef extern from *:
@@ -55,6 +57,7 @@ cdef class Exchanged:
     """What each request needs of an Exchange; `recoverable._asgi` says what it is."""
     cdef public object app, scope, raised
     cdef public object raised_at # the traceback that it had
+    cdef public object raised_as # the status of what its framework has made of it, or None: not known
     cdef object around # the outermost one, or None: it is that itself
     cdef public Py_ssize_t read, passed, sent, limit
     cdef public bint over
@@ -178,7 +181,18 @@ cdef class Kept(RequestBefore):
     cdef readonly Py_ssize_t read, passed, sent
 
 
-cdef tuple _WRITTEN = ("state", "session") # what in a scope is a dict that handlers write to
+cdef str _SESSION = "session"
+cdef tuple _WRITTEN = ("state", _SESSION) # what in a scope is a dict that handlers write to
+
+
+def whole_copy(session):
+    """The items of a session, and what lies in them, which is to be in a cookie or a store."""
+    if not session:
+        return {}
+    try:
+        return deepcopy(dict(session))
+    except Exception: # something in it can't be copied
+        return dict(session)
 
 
 #: What frameworks have of a request beside its scope: remember(exchange) returns what says how that is put back (`Back`), or None.
@@ -208,10 +222,11 @@ cdef int keep(Kept kept, Exchanged exchange) except -1:
             continue
         mapping = <object>found
         if type(mapping) is dict:
-            kept.written.append((mapping, PyDict_Copy(mapping), None))
+            kept.written.append((mapping, whole_copy(mapping) if name is _SESSION else PyDict_Copy(mapping), None))
         elif isinstance(mapping, dict):
             attributes = getattr(mapping, "__dict__", None)
-            kept.written.append((mapping, dict(mapping), None if attributes is None else dict(attributes)))
+            items = whole_copy(mapping) if name is _SESSION else dict(mapping)
+            kept.written.append((mapping, items, None if attributes is None else dict(attributes)))
     if _remembering:
         kept.others = [back for remember in _remembering if (back := remember(exchange)) is not None]
     return 0

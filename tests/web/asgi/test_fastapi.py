@@ -665,6 +665,65 @@ async def test_decorators_in_the_wrong_order_are_told(shared: tuple[Arena, Arena
     assert len(told) == 1
 
 
+async def test_a_dependency_that_translates_exceptions_ends_no_run(shared: tuple[Arena, Arena]) -> None:
+    """What it makes of a conflict that the commit has met is not the end: the route runs again."""
+    arena, for_app = shared
+    runs: list[int] = []
+
+    async def translating() -> AsyncIterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise HTTPException(500) from error
+
+    async def other() -> None:
+        with arena.transaction():
+            arena.root["n"] = 10
+
+    @recoverable
+    async def endpoint() -> int:
+        runs.append(attempt())
+        n = arena.root.get("n", 0)
+        arena.root["m"] = n
+        if len(runs) == 1:
+            await asyncio.create_task(other(), context=contextvars.Context())
+        return n
+
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(translating)])(endpoint)
+    setup(app, for_app)
+    async with client_of(app) as client:
+        assert (await client.get("/")).json() == 10
+    assert len(runs) == 2
+
+
+async def test_another_decorator_in_between(shared: tuple[Arena, Arena]) -> None:
+    """One that uses `functools.wraps`: the route is the transaction all the same."""
+    arena, for_app = shared
+    sent: list[str] = []
+
+    def limited(fn: Any) -> Any:
+        @functools.wraps(fn)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return await fn(*args, **kwargs)
+
+        return wrapper
+
+    async def endpoint(tasks: BackgroundTasks, bad: bool = False) -> Any:
+        arena.root["n"] = -1
+        tasks.add_task(sent.append, "mail")
+        return {"name": 1} if bad else JSONResponse({}, 503)
+
+    app = FastAPI()
+    app.get("/", response_model=Item)(limited(recoverable(endpoint)))
+    setup(app, for_app)
+    async with client_of(app) as client:
+        assert (await client.get("/")).status_code == 503
+        assert (await client.get("/?bad=1")).status_code == 500
+    assert content(arena) == {}
+    assert sent == []
+
+
 # -- what is answered ---------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from recoverable import Arena, ArenaBusyError, ArenaOptionError, FaultsNotAllowedError, attempt, recoverable, runner
@@ -19,7 +19,7 @@ from recoverable.journal import answers
 from support.asgi import Socket, client_of, lifespan_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     Lose = Callable[[], Awaitable[Any]]
@@ -381,6 +381,68 @@ async def test_an_answer_of_another_application_is_not_its_own(shared: tuple[Are
     async with client_of(app) as client:
         assert (await client.get("/")).text == "404"
     assert content(arena) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("raised", "answered", "kept"), [(404, 200, True), (307, 503, False), (404, 410, True), (307, 307, True)]
+)
+async def test_what_a_middleware_makes_of_an_exceptions_answer_decides(
+    shared: tuple[Arena, Arena], raised: int, answered: int, kept: bool
+) -> None:
+    """The client is told that, and the state goes with what it is told."""
+    arena, for_app = shared
+
+    async def endpoint(request: Request) -> Response:
+        arena.root["a"] = 1
+        raise HTTPException(raised, headers={"Location": "/"})
+
+    class Changing:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def sending(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    message["status"] = answered
+                await send(message)
+
+            await self.app(scope, receive, sending)
+
+    app = Starlette(routes=[Route("/", endpoint)])
+    app.add_middleware(Changing)
+    setup(app, for_app, protect="all")
+    async with client_of(app) as client:
+        assert (await client.get("/")).status_code == answered
+    assert content(arena) == ({"a": 1} if kept else {})
+
+
+async def test_a_stream_that_fails_before_its_first_part_is_no_200(shared: tuple[Arena, Arena]) -> None:
+    """It has been rolled back, and nothing had left: who serves it makes a 500 of it."""
+    arena, for_app = shared
+    sent: list[Any] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        raise KeyError("before the first part")
+        yield b""
+
+    async def endpoint(request: Request) -> Response:
+        arena.root["a"] = 1
+        return StreamingResponse(parts())
+
+    app = Starlette(routes=[Route("/", endpoint)])
+    setup(app, for_app, protect="all")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    scope: Any = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+    with pytest.raises(BaseException, match=r"before the first part|unhandled"):
+        await app(scope, receive, send)
+    assert sent[0]["status"] == 500
+    assert content(arena) == {}
 
 
 async def test_two_tasks_that_send_wait_for_the_commit(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import subprocess
+import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +15,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
@@ -394,3 +398,42 @@ async def test_middlewares_are_made_as_older_starlettes_make_them(shared: tuple[
     app = application(shared[1], endpoint)
     for each in app.user_middleware:
         each.cls(*each.args, app=app.router, **each.kwargs)
+
+
+async def test_what_lies_in_a_session_is_as_before(shared: tuple[Arena, Arena], lose: Lose) -> None:
+    """A list in it that a run has appended to, and lost, has that once, however many runs there were."""
+    arena, for_app = shared
+    runs: list[int] = []
+
+    async def endpoint(request: Request) -> Response:
+        runs.append(attempt())
+        request.session.setdefault("cart", ["old"]).append("new")
+        arena.root.get("contended")
+        if len(runs) % 4:
+            await lose()
+        arena.root["a"] = 1
+        request.session["changed"] = True
+        return JSONResponse(request.session["cart"])
+
+    app = application(for_app, endpoint, middleware=[Middleware(SessionMiddleware, secret_key="secret")])
+    async with client_of(app) as client:
+        assert (await client.get("/")).json() == ["old", "new"]
+        assert (await client.get("/")).json() == ["old", "new", "new"]
+    assert len(runs) == 8
+
+
+def test_sentry_finds_nothing_that_it_cannot_patch(name: str) -> None:
+    """It puts something into the classes of middlewares, and has done so before the application is set up."""
+    program = f"""
+        import sentry_sdk
+        from starlette.applications import Starlette
+        from recoverable import Arena
+        from recoverable.asgi import setup
+        sentry_sdk.init("http://a@127.0.0.1:1/1", default_integrations=True, transport=lambda event: None)
+        with Arena.temporary("4 MiB", name={name!r}) as arena:
+            app = Starlette()
+            setup(app, arena)
+            app.build_middleware_stack()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
