@@ -457,3 +457,21 @@ def test_asked_while_arenas_are_opened_and_closed(new_name: Callable[[], str]) -
                 arena.native.listener = None
         os.close(reader)
         os.close(writer)
+
+
+def test_one_listens_however_many_begin_at_once(name: str) -> None:
+    """First requests of several loops, each in a thread of its own: one thread tells, and the arena can be closed."""
+    for _ in range(20):
+        with Arena.temporary("4 MiB", name=name) as arena:
+            ready = threading.Barrier(8)
+
+            def begin(arena: Arena = arena, ready: threading.Barrier = ready) -> None:
+                ready.wait()
+                arena.listen()
+
+            threads = [threading.Thread(target=begin) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert [each.name for each in threading.enumerate()].count("recoverable-requests") == 1
