@@ -175,7 +175,8 @@ class Exchange(Exchanged):
                 if not self._whole.left:  # else another task, which has sent a part as well, waits for the commit
                     self.name_whole()
                     await runner.leave(self._whole, outcome.DEFAULT)
-                    await self.flush()
+                    self._whole, self.withholds = None, False
+                    await self._leave()  # flush(), of which each such request would pay the coroutine
             else:
                 self._held_size += len(message.get("body", b""))
                 if self._held_size > self.limit:  # it is to be rolled back, and can't be run again from here on

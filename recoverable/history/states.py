@@ -104,6 +104,11 @@ class States:
         self._lock = threading.Lock()
         _caches.add(self)
 
+    def __del__(self) -> None:
+        """Leave no thread behind that waits to forget what is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def at(
         self, line: Line, seq: int = END, at: int = END, progress: Callable[[int, int, str], None] | None = None
     ) -> State:

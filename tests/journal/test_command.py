@@ -325,7 +325,7 @@ def test_restore_to_a_time(name: str, folder: str, ask: Callable[..., Any]) -> N
     Arena.unlink(name)
     assert ask("restore", "--to", moment, "--name", name, folder)[0] == 0
     with Arena.open(name) as arena:
-        assert arena.root["n"] in (1, 2)  # the table has milliseconds
+        assert arena.root["n"] < 3  # the table has milliseconds, in which several may lie
     Arena.unlink(name)
     code, _, err = ask("restore", "--to", "2001-01-01", "--name", name, folder)
     assert (code, "does not go back as far" in err) == (ABSENT, True)
