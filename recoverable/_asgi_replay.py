@@ -112,7 +112,7 @@ class _Client:
     """A client of an application, which is called with its one request.
 
     Attributes:
-        status: Of the answer; None: there is none yet.
+        status: The answer's status; None: not answered yet.
         done: Whether the client has gone.
     """
 

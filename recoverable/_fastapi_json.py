@@ -1,7 +1,7 @@
-"""Containers in what path functions return: FastAPI makes JSON of them as of the Python values that they hold.
+"""Encoding containers that path functions return: FastAPI serializes them like the Python values that they hold.
 
-FastAPI asks its encoders, by class, and pydantic, which has a serializer for each class. A container is none of theirs, so one
-would be taken for whatever `dict()` makes of it: an empty List for `{}`, pairs for an object.
+FastAPI looks up an encoder by class, and pydantic a serializer. Neither knows our containers, so they would fall back to `dict()`,
+which makes an empty List `{}` and a list of pairs an object.
 """
 
 from __future__ import annotations
